@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The shared-memory ABI of dpsup: what the primary, the seed and the workers agree on.
+//
+// This is the only definition. C reads it through dpsup.h, which asserts every layout rule; Python
+// reads this very text through cffi. So: enums and structs only, fixed-width fields, no pointers,
+// no preprocessor line. Raise DPS_ABI_VERSION with every change.
+//
+// Each 64-byte line has one writer, named at the line's head; every other process only reads it.
+// Addresses are offsets from dps_ctl.base, the lowest hugepage address of the generation: DPDK maps
+// hugepages at the same addresses in every process, but nothing that a worker wrote is ever
+// followed as a pointer.
+
+enum {
+	DPS_ABI_VERSION = 1,
+	DPS_MAGIC = 0x44505350,     // "PSPD"
+	DPS_SLOT_MAGIC = 0x544c5344,
+
+	DPS_MAX_IO = 8,
+	DPS_MAX_SLOTS = 64,
+	DPS_MAX_PORTS = 16,
+	DPS_MAX_GROUPS = 16,
+	DPS_MAX_POOLS = 8,
+	DPS_BUCKETS = 512,          // units of steering in a group
+	DPS_BURST = 64,             // most packets that a worker has in hand
+	DPS_REASONS = 16,           // drop reasons of a plugin
+	DPS_COUNTERS = 16,          // counters of a plugin
+	DPS_NAME = 32,              // bytes of a name, the closing NUL included
+	DPS_PATH = 1024,
+	DPS_ARGS = 8192,            // bytes of a group's arguments, key NUL value NUL ...
+	DPS_ERROR = 512,
+	DPS_UNDO = 256,             // most bytes of one packet that a plugin may rewrite
+	DPS_NO_SLOT = 255
+};
+
+// Verdict of a packet, 16 bits: what in the high 4, which in the low 12.
+enum {
+	DPS_V_DROP = 0x0000,        // low bits: the plugin's reason
+	DPS_V_OUT = 0x1000,         // low bits: port
+	DPS_V_GROUP = 0x2000,       // low bits: group
+	DPS_V_QUARANTINE = 0x3000,
+	DPS_V_REQUEUE = 0x4000,     // steer it anew; only the primary says this
+	DPS_V_KIND = 0xf000,
+	DPS_V_ARG = 0x0fff
+};
+
+// dps_desc.flags
+enum {
+	DPS_F_HASH = 1,             // hash is that of the packet's flow
+	DPS_F_SEGMENTS = 2,         // more than one segment; meta holds pkt_len and the mbuf
+	DPS_F_VLAN = 4,             // meta.vlan is the outermost tag
+	DPS_F_TSC = 8               // meta.tsc is when the io core received the burst
+};
+
+// What a plugin asks for beside bytes, length, port and hash (dps_slot.needs).
+enum {
+	DPS_NEED_VLAN = 1,
+	DPS_NEED_TSC = 2
+};
+
+// dps_slot.command
+enum {
+	DPS_RUN = 0,
+	DPS_STOP = 1                // leave at the next burst boundary
+};
+
+// dps_slot.state
+enum {
+	DPS_SLOT_EMPTY = 0,
+	DPS_SLOT_STARTING = 1,
+	DPS_SLOT_READY = 2,         // plugin initialised, in the loop
+	DPS_SLOT_LEAVING = 3        // past its last burst
+};
+
+// Exit codes of the seed and the workers. From 100 on: what was refused, and trying again is of no
+// use, but for DPS_EXIT_TEMPORARY.
+enum {
+	DPS_EXIT_OK = 0,
+	DPS_EXIT_USAGE = 100,
+	DPS_EXIT_ABI = 101,             // built against another version of this header
+	DPS_EXIT_DPDK = 102,            // another DPDK version than the primary's
+	DPS_EXIT_GENERATION = 103,      // the primary is of another generation
+	DPS_EXIT_PRIMARY_GONE = 104,    // the primary is dead
+	DPS_EXIT_ATTACH = 105,          // rte_eal_init failed
+	DPS_EXIT_PLUGIN = 106,          // cannot be loaded
+	DPS_EXIT_PLUGIN_ABI = 107,      // built against another plugin header
+	DPS_EXIT_PLUGIN_INIT = 108,     // its init refused
+	DPS_EXIT_CORE = 109,            // cannot be pinned to its core
+	DPS_EXIT_SEED_GONE = 110,       // the seed's socket could not be made
+	DPS_EXIT_TEMPORARY = 111
+};
+
+// One packet on IN. Written by the io core.
+struct dps_desc {
+	uint64_t where;             // bits 0-47: offset of the first byte from dps_ctl.base;
+	                            // bits 48-63: bytes of headroom before it
+	uint16_t len;               // bytes in the first segment
+	uint8_t port;               // input port
+	uint8_t flags;              // DPS_F_*
+	uint32_t hash;              // Toeplitz hash of the flow
+};
+
+// One packet on OUT. Written by the worker.
+struct dps_ret {
+	int16_t shift;              // bytes that the packet's start moved (negative: into the headroom)
+	uint16_t len;               // bytes in the first segment
+	uint16_t verdict;
+	uint16_t pad;
+};
+
+// Rarely wanted facts about the packet at the same index of IN. Written by the io core, only where
+// dps_desc.flags says so.
+struct dps_meta {
+	uint64_t tsc;               // TSC cycles
+	uint64_t mbuf;              // offset of the rte_mbuf from dps_ctl.base, to walk segments
+	uint32_t pkt_len;           // bytes over all segments
+	uint16_t vlan;              // TCI of the outermost tag
+	uint16_t pad0;
+	uint64_t pad1;
+};
+
+// One group. Written by the primary before the seed attaches.
+struct dps_group_conf {
+	char name[DPS_NAME];
+	char plugin[DPS_PATH];      // a built-in name, or the path of a shared object
+	uint32_t builtin;           // 1: a built-in name
+	uint32_t adaptive;          // 1: idle workers give the CPU back
+	uint32_t n_args;            // pairs in args
+	uint32_t first_slot;
+	uint32_t max;               // slots
+	uint32_t ring;              // elements of a lane's rings
+	uint32_t pad[2];
+	char args[DPS_ARGS];
+};
+
+// The control block, memzone "dpsup". Written by the primary before the seed attaches, read-only
+// afterwards.
+struct dps_ctl {
+	uint32_t magic;             // DPS_MAGIC, stored last
+	uint32_t abi_version;       // DPS_ABI_VERSION
+	uint32_t abi_size;          // sizeof(struct dps_ctl)
+	int32_t primary_pid;
+	uint64_t generation;
+	uint64_t base;              // lowest hugepage address
+	char dpdk_version[DPS_NAME];
+
+	uint32_t n_io;
+	uint32_t n_slots;
+	uint32_t n_ports;
+	uint32_t n_groups;
+	uint64_t tsc_hz;
+	uint64_t pad[5];
+
+	uint64_t slot[DPS_MAX_SLOTS];           // offset of each slot from base
+	char port[DPS_MAX_PORTS][DPS_NAME];
+	struct dps_group_conf group[DPS_MAX_GROUPS];
+};
+
+// One slot: a worker's seat. It and its lanes lie together in hugepages of their own.
+struct dps_slot {
+	// Written by the primary, before the seed attaches.
+	uint32_t magic;             // DPS_SLOT_MAGIC
+	uint32_t index;
+	uint32_t group;
+	uint32_t member;            // index within the group
+	uint32_t n_lanes;           // one per io core
+	uint32_t ring;              // elements of a ring, a power of two
+	uint64_t pad0[5];
+	uint64_t in[DPS_MAX_IO];    // offset of each IN ring from the slot's start
+	uint64_t out[DPS_MAX_IO];
+	uint64_t meta[DPS_MAX_IO];
+
+	// Written by the primary, while workers run.
+	uint32_t command;           // DPS_RUN, DPS_STOP
+	int32_t core;               // CPU of the next worker
+	uint32_t pad1[14];
+
+	// Written by the seed: how the last sitter ended.
+	int32_t exit_pid;
+	int32_t exit_status;        // as waitpid gives it
+	uint32_t exits;             // how many ended so far
+	uint32_t pad2[13];
+
+	// Written by the worker, before its first burst.
+	int32_t pid;
+	uint32_t state;             // DPS_SLOT_*
+	uint32_t needs;             // DPS_NEED_*
+	uint32_t rewrites;          // bytes from a packet's start that the plugin may change
+	uint32_t prepends;          // bytes of headroom that it may take
+	uint32_t n_reasons;
+	uint32_t n_counters;
+	uint32_t pad3;
+	uint64_t ready_ns;          // CLOCK_MONOTONIC when this worker was ready
+	uint64_t first_ns;          // CLOCK_MONOTONIC of its first burst, 0: none yet
+	uint64_t pad4[2];
+	char reason[DPS_REASONS][DPS_NAME];
+	char counter_name[DPS_COUNTERS][DPS_NAME];
+	char error[DPS_ERROR];      // why it could not start
+
+	// Written by the worker: the burst in hand. The order of the stores is the protocol.
+	uint64_t undo;              // (lane + 1) << 32 | index on IN of the packet saved; 0: none
+	uint32_t cursor;            // packets of this burst that are done
+	uint32_t lane;              // lane of this burst
+	uint32_t base;              // index on IN of its first packet
+	uint16_t undo_head;         // bytes saved before the packet's start
+	uint16_t undo_len;          // bytes saved from the packet's start on
+	uint64_t pad5[5];
+	struct dps_ret staged[DPS_BURST];
+	uint8_t undo_bytes[DPS_UNDO];
+
+	// Written by the worker, once a burst or loop.
+	uint64_t beats;             // loops
+	uint64_t bursts;
+	uint64_t packets;           // seen by this slot's workers
+	uint64_t busy;              // TSC cycles in bursts
+	uint64_t pad6[4];
+	uint64_t counter[DPS_COUNTERS];         // the plugin's own
+};

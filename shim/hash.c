@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The Toeplitz hash of a flow, for packets that the driver did not hash. The same function, key and
+// fields as the NIC's (Microsoft, "RSS hashing functions"), so that both agree about a flow:
+// addresses, and ports of TCP, UDP and SCTP; of a fragment the addresses alone, as it has no ports;
+// of anything but IP the MAC addresses and the EtherType.
+
+#include <errno.h>
+#include <string.h>
+
+#include <rte_byteorder.h>
+#include <rte_ether.h>
+#include <rte_ip.h>
+
+#include "primary.h"
+
+enum { TUPLE_MOST = 36 };       // two IPv6 addresses and two ports
+
+// By position and value of an input byte: the XOR of the key's windows at its set bits.
+static uint32_t table[TUPLE_MOST][256];
+static uint64_t fields;
+
+// The 32 bits of the key that start at a bit; past the key's end come zeros.
+static uint32_t
+key_window(const uint8_t *key, uint32_t len, uint32_t bit)
+{
+	uint32_t window = 0;
+
+	for (uint32_t i = 0; i < 32; i++) {
+		uint32_t at = bit + i;
+		uint32_t set = at / 8 < len ? key[at / 8] >> (7 - at % 8) & 1 : 0;
+
+		window = window << 1 | set;
+	}
+	return window;
+}
+
+uint32_t
+dps_hash_bytes(const uint8_t *key, uint32_t key_len, const uint8_t *data, uint32_t len)
+{
+	uint32_t hash = 0;
+
+	for (uint32_t bit = 0; bit < len * 8; bit++)
+		if (data[bit / 8] >> (7 - bit % 8) & 1)
+			hash ^= key_window(key, key_len, bit);
+	return hash;
+}
+
+int
+dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types)
+{
+	if (len < TUPLE_MOST + 4 || len > DPS_KEY)
+		return -EINVAL;
+	for (uint32_t i = 0; i < TUPLE_MOST; i++)
+		for (uint32_t v = 0; v < 256; v++) {
+			uint32_t hash = 0;
+
+			for (uint32_t bit = 0; bit < 8; bit++)
+				if (v >> (7 - bit) & 1)
+					hash ^= key_window(key, len, i * 8 + bit);
+			table[i][v] = hash;
+		}
+	fields = types;
+	return 0;
+}
+
+static uint32_t
+hash_tuple(const uint8_t *tuple, uint32_t len)
+{
+	uint32_t hash = 0;
+
+	for (uint32_t i = 0; i < len; i++)
+		hash ^= table[i][tuple[i]];
+	return hash;
+}
+
+static bool
+has_ports(uint8_t proto)
+{
+	switch (proto) {
+	case IPPROTO_TCP:
+		return fields & DPS_RSS_TCP;
+	case IPPROTO_UDP:
+		return fields & DPS_RSS_UDP;
+	case IPPROTO_SCTP:
+		return fields & DPS_RSS_SCTP;
+	default:
+		return false;
+	}
+}
+
+static bool
+hash_ipv4(const uint8_t *p, uint32_t len, uint32_t *hash)
+{
+	const struct rte_ipv4_hdr *ip = (const void *)p;
+	uint8_t tuple[TUPLE_MOST];
+	uint32_t header = (p[0] & 0xf) * 4u;
+	uint32_t n = 8;
+
+	if (len < sizeof(*ip) || header < sizeof(*ip))
+		return false;
+	memcpy(tuple, &ip->src_addr, 8);
+	if (has_ports(ip->next_proto_id) && len >= header + 4 &&
+	    (ip->fragment_offset & RTE_BE16(0x3fff)) == 0) {
+		memcpy(tuple + 8, p + header, 4);
+		n = 12;
+	}
+	*hash = hash_tuple(tuple, n);
+	return true;
+}
+
+static bool
+hash_ipv6(const uint8_t *p, uint32_t len, uint32_t *hash)
+{
+	uint8_t tuple[TUPLE_MOST];
+	uint32_t at = 40;
+	uint32_t n = 32;
+	uint8_t proto;
+
+	if (len < at)
+		return false;
+	memcpy(tuple, p + 8, 32);
+	proto = p[6];
+	// Extension headers, bounded; a fragment header ends the search without ports.
+	for (int i = 0; i < 8 && len >= at + 8; i++) {
+		if (proto != IPPROTO_HOPOPTS && proto != IPPROTO_ROUTING &&
+		    proto != IPPROTO_DSTOPTS)
+			break;
+		proto = p[at];
+		at += (p[at + 1] + 1) * 8u;
+	}
+	if (has_ports(proto) && len >= at + 4) {
+		memcpy(tuple + 32, p + at, 4);
+		n = 36;
+	}
+	*hash = hash_tuple(tuple, n);
+	return true;
+}
+
+uint32_t
+hash_flow(const uint8_t *p, uint32_t len)
+{
+	uint8_t tuple[14];
+	uint32_t at = 12;
+	uint32_t hash = 0;
+	uint16_t type;
+
+	if (len < sizeof(struct rte_ether_hdr)) {
+		memset(tuple, 0, sizeof(tuple));
+		memcpy(tuple, p, len);
+		return hash_tuple(tuple, sizeof(tuple));
+	}
+	memcpy(&type, p + at, 2);
+	for (int i = 0; i < 4 && len >= at + 6; i++) {
+		if (type != RTE_BE16(RTE_ETHER_TYPE_VLAN) && type != RTE_BE16(RTE_ETHER_TYPE_QINQ) &&
+		    type != RTE_BE16(RTE_ETHER_TYPE_QINQ1))
+			break;
+		at += 4;
+		memcpy(&type, p + at, 2);
+	}
+	at += 2;
+	if (type == RTE_BE16(RTE_ETHER_TYPE_IPV4) && fields & DPS_RSS_IPV4 &&
+	    hash_ipv4(p + at, len - at, &hash))
+		return hash;
+	if (type == RTE_BE16(RTE_ETHER_TYPE_IPV6) && fields & DPS_RSS_IPV6 &&
+	    hash_ipv6(p + at, len - at, &hash))
+		return hash;
+	memcpy(tuple, p, 12);
+	memcpy(tuple + 12, &type, 2);
+	return hash_tuple(tuple, sizeof(tuple));
+}
+
+uint32_t
+dps_hash_packet(const uint8_t *packet, uint32_t len)
+{
+	return hash_flow(packet, len);
+}

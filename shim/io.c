@@ -1,0 +1,1112 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The io core: burst rx, hash, steering, lanes, collection, burst tx. It waits for nobody: a full,
+// dead or slow lane costs only its own buckets. Everything that others want of it comes through one
+// mailbox, looked at between bursts.
+//
+// Order within a flow. A bucket belongs to one lane, lanes are FIFO, and a bucket that moves waits:
+// its new packets are held here until the old lane has returned all that it had, or its warden has
+// handed that back as REQUEUE, which goes ahead of what is held.
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#include <rte_cycles.h>
+#include <rte_lcore.h>
+#include <rte_launch.h>
+#include <rte_mbuf_dyn.h>
+#include <rte_pause.h>
+
+#include "primary.h"
+
+enum {
+	HOLD_GATE = 512,        // lossless inputs are not polled while more packets are held
+	HASH_MASK = DPS_BUCKETS - 1,
+	NAP_LEAST_NS = 5000,
+	NAP_MOST_NS = 50000,
+	SPIN_US = 20,           // of nothing to do before the first nap
+	ANSWER_MS = 2000        // for an io core to answer, far above any burst
+};
+
+int dps_mark_offset = -1;
+
+static void
+free_counted(uint64_t *counter, struct rte_mbuf *m)
+{
+	dps_count(counter, 1);
+	rte_pktmbuf_free(m);
+}
+
+// --- tx ------------------------------------------------------------------------------------------
+
+static void
+tx_flush(struct io *io, uint32_t index)
+{
+	struct tx_port *tx = &io->tx[index];
+	struct port *port = &the_primary.port[index];
+
+	while (tx->head != tx->tail) {
+		uint32_t at = tx->tail & (TX_WAIT - 1);
+		uint32_t n = RTE_MIN(tx->head - tx->tail, TX_WAIT - at);
+		uint64_t bytes = 0;
+		uint16_t sent;
+
+		n = RTE_MIN(n, (uint32_t)TX_MOST);
+		for (uint32_t i = 0; i < n; i++)
+			bytes += tx->wait[at + i]->pkt_len;
+		sent = rte_eth_tx_burst(port->id, tx->queue, &tx->wait[at], n);
+		tx->tail += sent;
+		if (sent < n) {
+			for (uint32_t i = sent; i < n; i++)
+				bytes -= tx->wait[at + i]->pkt_len;
+		}
+		dps_count(&io->port[index].tx_packets, sent);
+		dps_count(&io->port[index].tx_bytes, bytes);
+		if (sent < n)
+			break;
+	}
+}
+
+static void
+tx_put(struct io *io, uint32_t index, struct rte_mbuf *m)
+{
+	struct tx_port *tx = &io->tx[index];
+
+	if (unlikely(tx->queue < 0)) {
+		// Another io core owns this port's queue: hand the packet over.
+		struct io *owner = the_primary.io[tx->owner];
+
+		m->port = index;
+		if (rte_ring_sp_enqueue(owner->xfer[io->index], m) != 0)
+			free_counted(&io->port[index].drops[DPS_DROP_TX_FULL], m);
+		return;
+	}
+	if (unlikely(tx->head - tx->tail == TX_WAIT)) {
+		tx_flush(io, index);
+		if (tx->head - tx->tail == TX_WAIT) {
+			free_counted(&io->port[index].drops[DPS_DROP_TX_FULL], m);
+			return;
+		}
+	}
+	tx->wait[tx->head++ & (TX_WAIT - 1)] = m;
+}
+
+static uint32_t
+xfer_pull(struct io *io)
+{
+	uint32_t total = 0;
+
+	for (uint32_t i = 0; i < the_primary.n_io; i++) {
+		struct rte_mbuf *m[DPS_BURST];
+		uint32_t n;
+
+		if (i == io->index)
+			continue;
+		n = rte_ring_sc_dequeue_burst(io->xfer[i], (void **)m, DPS_BURST, NULL);
+		for (uint32_t k = 0; k < n; k++)
+			tx_put(io, m[k]->port, m[k]);
+		total += n;
+	}
+	return total;
+}
+
+// --- lanes ---------------------------------------------------------------------------------------
+
+static inline uint32_t
+outstanding(const struct lane *lane)
+{
+	return lane->sent - lane->collected;
+}
+
+static uint16_t
+vlan_of(const struct rte_mbuf *m, bool *found)
+{
+	const uint8_t *p = rte_pktmbuf_mtod(m, const uint8_t *);
+
+	*found = m->data_len >= 16 && ((p[12] == 0x81 && p[13] == 0x00) ||
+				       (p[12] == 0x88 && p[13] == 0xa8) ||
+				       (p[12] == 0x91 && p[13] == 0x00));
+	return *found ? p[14] << 8 | p[15] : 0;
+}
+
+static void __rte_noinline
+describe_more(struct lane *lane, uint32_t at, struct rte_mbuf *m)
+{
+	struct dps_meta *meta = &lane->meta[at];
+	struct dps_desc *desc = &lane->desc[at];
+
+	if (m->nb_segs > 1) {
+		meta->mbuf = (uintptr_t)m - the_primary.ctl->base;
+		meta->pkt_len = m->pkt_len;
+		desc->flags |= DPS_F_SEGMENTS;
+	}
+	if (lane->needs & DPS_NEED_VLAN) {
+		bool found;
+
+		meta->vlan = vlan_of(m, &found);
+		if (found)
+			desc->flags |= DPS_F_VLAN;
+	}
+	if (lane->needs & DPS_NEED_TSC) {
+		meta->tsc = rte_rdtsc();
+		desc->flags |= DPS_F_TSC;
+	}
+}
+
+// Lend a packet to a lane; it is published with its burst. False: no room.
+static inline bool
+lane_lend(struct io *io, struct lane *lane, struct rte_mbuf *m)
+{
+	uint32_t at = lane->sent & lane->mask;
+	struct dps_desc *desc = &lane->desc[at];
+
+	if (unlikely(outstanding(lane) >= lane->credit || lane->corrupt))
+		return false;
+	desc->where = dps_where(rte_pktmbuf_mtod(m, uintptr_t) - the_primary.ctl->base,
+				m->data_off);
+	desc->len = m->data_len;
+	desc->port = m->port;
+	desc->flags = DPS_F_HASH;
+	desc->hash = m->hash.rss;
+	if (unlikely(m->nb_segs > 1 || lane->needs))
+		describe_more(lane, at, m);
+	lane->shadow[at] = m;
+	lane->sent++;
+	if (!io->is_active[lane->slot]) {
+		io->is_active[lane->slot] = true;
+		io->active[io->n_active++] = lane;
+	}
+	return true;
+}
+
+static inline void
+lane_publish(struct lane *lane)
+{
+	lane->in->prod.head = lane->sent;
+	dps_store32((uint32_t *)(uintptr_t)&lane->in->prod.tail, lane->sent);
+	dps_count(&lane->stats.sent, lane->sent - lane->published);
+	dps_store32(&lane->published, lane->sent);
+}
+
+static void
+publish_all(struct io *io)
+{
+	for (uint32_t i = 0; i < io->n_active; i++)
+		if (io->active[i]->sent != io->active[i]->published)
+			lane_publish(io->active[i]);
+}
+
+// --- steering ------------------------------------------------------------------------------------
+
+static void
+hold(struct io_group *g, struct rte_mbuf *m)
+{
+	if (g->held_head - g->held_tail == HOLD_MOST) {
+		free_counted(&g->hold_full, m);
+		return;
+	}
+	g->waits[mark_of(m)->bucket] = 1;
+	g->moving = true;
+	g->held[g->held_head++ & (HOLD_MOST - 1)] = m;
+}
+
+// Give a packet to its bucket's lane. False: it has to wait, and may (the group holds).
+static inline bool
+place(struct io *io, struct io_group *g, struct rte_mbuf *m)
+{
+	uint8_t member = g->map[mark_of(m)->bucket];
+	struct lane *lane;
+
+	if (unlikely(member == DPS_NO_SLOT)) {
+		if (g->hold)
+			return false;
+		free_counted(&g->no_worker, m);
+		return true;
+	}
+	lane = &io->lane[g->first + member];
+	if (unlikely(!lane_lend(io, lane, m))) {
+		if (g->hold)
+			return false;
+		free_counted(&lane->stats.lane_full, m);
+	}
+	return true;
+}
+
+static inline void
+steer(struct io *io, struct io_group *g, struct rte_mbuf *m)
+{
+	if (unlikely(g->waits[mark_of(m)->bucket]) || unlikely(!place(io, g, m)))
+		hold(g, m);
+}
+
+// What a dead worker left goes ahead of everything held for its buckets.
+static void
+steer_again(struct io *io, struct io_group *g, struct rte_mbuf *m)
+{
+	if (g->front_head == g->front_tail && place(io, g, m))
+		return;
+	if (g->front_head - g->front_tail == HOLD_MOST) {
+		free_counted(&g->hold_full, m);
+		return;
+	}
+	g->waits[mark_of(m)->bucket] = 1;
+	g->moving = true;
+	g->front[g->front_head++ & (HOLD_MOST - 1)] = m;
+}
+
+static bool
+is_draining(const struct io *io, const struct io_group *g)
+{
+	for (uint32_t i = 0; i < g->max; i++)
+		if (io->lane[g->first + i].draining)
+			return true;
+	return false;
+}
+
+static uint32_t
+release_held(struct io *io, struct io_group *g)
+{
+	uint32_t moved = 0;
+
+	for (; g->front_tail != g->front_head; g->front_tail++, moved++)
+		if (!place(io, g, g->front[g->front_tail & (HOLD_MOST - 1)]))
+			return moved;
+	if (is_draining(io, g))
+		return moved;
+	for (; g->held_tail != g->held_head; g->held_tail++, moved++)
+		if (!place(io, g, g->held[g->held_tail & (HOLD_MOST - 1)]))
+			return moved;
+	memset(g->waits, 0, sizeof(g->waits));
+	g->moving = false;
+	return moved;
+}
+
+// --- rx ------------------------------------------------------------------------------------------
+
+// Segments whose lengths do not add up: what was announced is not what is there.
+static bool
+is_whole(const struct rte_mbuf *m)
+{
+	const struct rte_mbuf *seg;
+	uint32_t len = 0;
+	uint32_t n = 0;
+
+	for (seg = m; seg != NULL; seg = seg->next, n++)
+		len += seg->data_len;
+	return len == m->pkt_len && n == m->nb_segs;
+}
+
+static inline void
+receive(struct io *io, uint32_t index, struct io_group *g, struct rte_mbuf *m)
+{
+	struct port *port = &the_primary.port[index];
+	struct dps_port_stats *stats = &io->port[index];
+	struct dps_mark *mark;
+
+	if (unlikely(m->nb_segs > 1 || m->pkt_len != m->data_len || m->pkt_len == 0)) {
+		if (m->pkt_len == 0 || !is_whole(m)) {
+			free_counted(&stats->drops[DPS_DROP_TRUNCATED], m);
+			return;
+		}
+	}
+	if (unlikely(m->pkt_len > port->frame_most)) {
+		free_counted(&stats->drops[DPS_DROP_OVERSIZE], m);
+		return;
+	}
+	// A tag that the driver took off unasked goes back: what arrived is what workers see.
+	if (unlikely(m->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) && rte_vlan_insert(&m) != 0) {
+		free_counted(&stats->drops[DPS_DROP_TRUNCATED], m);
+		return;
+	}
+	if (unlikely(g == NULL)) {
+		free_counted(&stats->drops[DPS_DROP_NO_GROUP], m);
+		return;
+	}
+	m->port = index;
+	if (!port->hw_rss || !(m->ol_flags & RTE_MBUF_F_RX_RSS_HASH))
+		m->hash.rss = hash_flow(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len);
+	mark = mark_of(m);
+	mark->bucket = m->hash.rss & HASH_MASK;
+	mark->hops = 0;
+	steer(io, g, m);
+}
+
+static uint64_t
+pool_free(const struct io *io, uint32_t pool)
+{
+	struct rte_mempool *mp = the_primary.pool[pool];
+	struct rte_mempool_cache *cache = rte_mempool_default_cache(mp, io->lcore);
+
+	return pool_shared(mp) + (cache != NULL ? cache->len : 0);
+}
+
+// A lossless input is polled only if whatever it may give has a place.
+static bool
+may_receive(const struct io *io, const struct port *port, const struct io_group *g)
+{
+	uint32_t room = rte_pktmbuf_data_room_size(the_primary.pool[port->pool]) -
+			RTE_PKTMBUF_HEADROOM;
+	uint32_t segments = port->frame_most / room + 1;
+
+	return g->fed > 0 && g->held_head - g->held_tail < HOLD_GATE &&
+	       g->front_head == g->front_tail && pool_free(io, port->pool) >= io->burst * segments;
+}
+
+static uint32_t
+rx_queue_poll(struct io *io, const struct rx_queue *rxq)
+{
+	struct port *port = &the_primary.port[rxq->port];
+	struct io_group *g = port->group >= 0 ? &io->group[port->group] : NULL;
+	struct dps_port_stats *stats = &io->port[rxq->port];
+	struct rte_mbuf *m[DPS_BURST];
+	uint64_t bytes = 0;
+	uint64_t left;
+	uint32_t n;
+
+	if (port->hold && !may_receive(io, port, g))
+		return 0;
+	n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
+	if (n == 0)
+		return 0;
+	left = pool_free(io, port->pool);
+	if (left < io->low_water[port->pool])
+		io->low_water[port->pool] = left;
+	for (uint32_t i = 0; i < n; i++)
+		rte_prefetch0(rte_pktmbuf_mtod(m[i], void *));
+	for (uint32_t i = 0; i < n; i++) {
+		bytes += m[i]->pkt_len;
+		receive(io, rxq->port, g, m[i]);
+	}
+	publish_all(io);
+	dps_count(&stats->rx_packets, n);
+	dps_count(&stats->rx_bytes, bytes);
+	return n;
+}
+
+// --- collection ----------------------------------------------------------------------------------
+
+// Give the packet the start and length that its worker decided on, if the buffer has them.
+static inline bool
+reshape(struct rte_mbuf *m, const struct dps_ret *ret)
+{
+	int32_t start;
+
+	if (likely(ret->shift == 0 && ret->len == m->data_len))
+		return true;
+	start = (int32_t)m->data_off + ret->shift;
+	if (m->nb_segs > 1 || ret->len == 0 || start < 0 || start + ret->len > m->buf_len)
+		return false;
+	m->data_off = start;
+	m->data_len = ret->len;
+	m->pkt_len = ret->len;
+	return true;
+}
+
+static void
+steer_on(struct io *io, struct lane *lane, uint32_t group, struct rte_mbuf *m)
+{
+	struct dps_mark *mark = mark_of(m);
+
+	if (++mark->hops > HOP_LIMIT) {
+		free_counted(&io->port[m->port].drops[DPS_DROP_HOP_LIMIT], m);
+		return;
+	}
+	dps_count(&lane->stats.on, 1);
+	steer(io, &io->group[group], m);
+}
+
+static inline void
+take_back(struct io *io, struct lane *lane, struct rte_mbuf *m, struct dps_ret ret)
+{
+	uint32_t arg = ret.verdict & DPS_V_ARG;
+
+	switch (ret.verdict & DPS_V_KIND) {
+	case DPS_V_OUT:
+		if (unlikely(arg >= the_primary.n_ports || !reshape(m, &ret)))
+			break;
+		dps_count(&lane->stats.out, 1);
+		tx_put(io, arg, m);
+		return;
+	case DPS_V_DROP:
+		free_counted(&lane->stats.dropped[arg % DPS_REASONS], m);
+		return;
+	case DPS_V_GROUP:
+		if (arg >= the_primary.n_groups || !reshape(m, &ret))
+			break;
+		steer_on(io, lane, arg, m);
+		return;
+	case DPS_V_QUARANTINE:
+		free_counted(&lane->stats.quarantined, m);
+		return;
+	case DPS_V_REQUEUE:
+		dps_count(&lane->stats.requeued, 1);
+		dps_count(&io->stats.requeued, 1);
+		steer_again(io, &io->group[lane->group], m);
+		return;
+	}
+	free_counted(&lane->stats.bad_verdict, m);
+}
+
+// Whatever the verdicts say, is there room for a burst? Asked for lossless lanes only.
+static bool
+may_collect(const struct io *io)
+{
+	for (uint32_t i = 0; i < the_primary.n_ports; i++)
+		if (io->tx[i].head - io->tx[i].tail > TX_WAIT - DPS_BURST ||
+		    (io->tx[i].queue < 0 &&
+		     rte_ring_free_count(the_primary.io[io->tx[i].owner]->xfer[io->index]) <
+			     DPS_BURST))
+			return false;
+	for (uint32_t i = 0; i < the_primary.n_groups; i++)
+		if (io->group[i].held_head - io->group[i].held_tail > HOLD_MOST - DPS_BURST ||
+		    io->group[i].front_head - io->group[i].front_tail > HOLD_MOST - DPS_BURST)
+			return false;
+	return true;
+}
+
+static uint32_t
+collect(struct io *io, struct lane *lane)
+{
+	uint32_t tail = dps_load32((uint32_t *)(uintptr_t)&lane->out->prod.tail);
+	uint32_t n = tail - lane->collected;
+
+	if (n == 0 || unlikely(lane->corrupt))
+		return 0;
+	if (unlikely(n > outstanding(lane))) {
+		// Nobody can return what was not lent: the slot's memory is not to be trusted.
+		lane->corrupt = true;
+		lane->stats.lanes_corrupt = 1;
+		return 0;
+	}
+	if (lane->hold && unlikely(!may_collect(io)))
+		return 0;
+	n = RTE_MIN(n, (uint32_t)DPS_BURST);
+	for (uint32_t i = 0; i < n; i++)
+		rte_prefetch0(lane->shadow[(lane->collected + i) & lane->mask]);
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t at = (lane->collected + i) & lane->mask;
+
+		take_back(io, lane, lane->shadow[at], lane->ret[at]);
+	}
+	dps_store32(&lane->collected, lane->collected + n);
+	lane->out->cons.head = lane->collected;
+	dps_store32((uint32_t *)(uintptr_t)&lane->out->cons.tail, lane->collected);
+	dps_count(&lane->stats.collected, n);
+	if (unlikely(lane->draining) && (int32_t)(lane->collected - lane->drain_to) >= 0)
+		lane->draining = false;
+	return n;
+}
+
+static uint32_t
+collect_all(struct io *io)
+{
+	uint32_t total = 0;
+
+	for (uint32_t i = 0; i < io->n_active;) {
+		struct lane *lane = io->active[i];
+
+		total += collect(io, lane);
+		if (outstanding(lane) == 0) {
+			io->is_active[lane->slot] = false;
+			io->active[i] = io->active[--io->n_active];
+		} else {
+			i++;
+		}
+	}
+	// REQUEUE and GROUP verdicts lend packets in the middle of a collection.
+	publish_all(io);
+	return total;
+}
+
+// --- the mailbox ---------------------------------------------------------------------------------
+
+static void
+op_map(struct io *io, struct io_group *g)
+{
+	bool fed[DPS_NO_SLOT + 1] = { false };
+
+	for (uint32_t b = 0; b < DPS_BUCKETS; b++) {
+		uint8_t old = g->map[b];
+		uint8_t new = io->arg_map[b];
+
+		fed[new] = true;
+		if (new == old)
+			continue;
+		g->map[b] = new;
+		if (old != DPS_NO_SLOT) {
+			struct lane *lane = &io->lane[g->first + old];
+
+			if (outstanding(lane) > 0) {
+				lane->draining = true;
+				lane->drain_to = lane->sent;
+				g->waits[b] = 1;
+				g->moving = true;
+			}
+		}
+	}
+	g->fed = 0;
+	for (uint32_t i = 0; i < g->max; i++)
+		g->fed += fed[i];
+}
+
+static void
+op_lane(struct io *io, uint32_t slot)
+{
+	io->lane[slot].needs = the_primary.slot[slot]->needs & (DPS_NEED_VLAN | DPS_NEED_TSC);
+}
+
+// The slot was corrupt, its worker is dead: what it had in hand is known, and given up by name.
+static void
+op_reset(struct io *io, uint32_t slot)
+{
+	struct lane *lane = &io->lane[slot];
+
+	for (uint32_t i = lane->collected; i != lane->sent; i++)
+		free_counted(&lane->stats.corrupt, lane->shadow[i & lane->mask]);
+	rte_ring_init(lane->in, "dpsup_in", lane->size, RING_F_SP_ENQ | RING_F_SC_DEQ);
+	rte_ring_init(lane->out, "dpsup_out", lane->size, RING_F_SP_ENQ | RING_F_SC_DEQ);
+	lane->sent = 0;
+	lane->published = 0;
+	lane->collected = 0;
+	lane->draining = false;
+	lane->corrupt = false;
+	lane->stats.lanes_corrupt = 0;
+}
+
+static void
+audit_add(uint64_t *by_pool, const struct rte_mbuf *m)
+{
+	for (; m != NULL; m = m->next)
+		for (uint32_t p = 0; p < the_primary.n_pools; p++)
+			if (m->pool == the_primary.pool[p])
+				by_pool[p]++;
+}
+
+static void
+op_audit(struct io *io)
+{
+	struct io_audit *a = &io->audit;
+
+	memset(a, 0, sizeof(*a));
+	for (uint32_t s = 0; s < the_primary.n_slots; s++) {
+		struct lane *lane = &io->lane[s];
+
+		for (uint32_t i = lane->collected; i != lane->sent; i++)
+			audit_add(a->lanes, lane->shadow[i & lane->mask]);
+	}
+	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
+		struct io_group *g = &io->group[k];
+
+		for (uint32_t i = g->front_tail; i != g->front_head; i++)
+			audit_add(a->io, g->front[i & (HOLD_MOST - 1)]);
+		for (uint32_t i = g->held_tail; i != g->held_head; i++)
+			audit_add(a->io, g->held[i & (HOLD_MOST - 1)]);
+	}
+	for (uint32_t k = 0; k < the_primary.n_ports; k++)
+		for (uint32_t i = io->tx[k].tail; i != io->tx[k].head; i++)
+			audit_add(a->io, io->tx[k].wait[i & (TX_WAIT - 1)]);
+	for (uint32_t k = 0; k < the_primary.n_io; k++) {
+		struct rte_mbuf **slots;
+		struct rte_ring *r = io->xfer[k];
+
+		if (k == io->index)
+			continue;
+		slots = (struct rte_mbuf **)&r[1];
+		for (uint32_t i = r->cons.tail; i != r->prod.tail; i++)
+			audit_add(a->io, slots[i & r->mask]);
+	}
+	for (uint32_t p = 0; p < the_primary.n_pools; p++) {
+		struct rte_mempool *mp = the_primary.pool[p];
+		struct rte_mempool_cache *cache = rte_mempool_default_cache(mp, io->lcore);
+
+		a->cached[p] = cache != NULL ? cache->len : 0;
+		a->free[p] = pool_shared(mp);
+	}
+}
+
+static void
+op_stop(struct io *io)
+{
+	for (uint32_t k = 0; k < the_primary.n_ports; k++) {
+		struct tx_port *tx = &io->tx[k];
+
+		if (tx->queue >= 0)
+			tx_flush(io, k);
+		for (; tx->tail != tx->head; tx->tail++)
+			free_counted(&io->port[k].drops[DPS_DROP_STOPPED],
+				     tx->wait[tx->tail & (TX_WAIT - 1)]);
+	}
+	for (uint32_t s = 0; s < the_primary.n_slots; s++) {
+		struct lane *lane = &io->lane[s];
+
+		for (; lane->collected != lane->sent; lane->collected++) {
+			struct rte_mbuf *m = lane->shadow[lane->collected & lane->mask];
+
+			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+		}
+	}
+	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
+		struct io_group *g = &io->group[k];
+
+		for (; g->front_tail != g->front_head; g->front_tail++) {
+			struct rte_mbuf *m = g->front[g->front_tail & (HOLD_MOST - 1)];
+
+			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+		}
+		for (; g->held_tail != g->held_head; g->held_tail++) {
+			struct rte_mbuf *m = g->held[g->held_tail & (HOLD_MOST - 1)];
+
+			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+		}
+	}
+	io->stop = true;
+}
+
+static void
+answer(struct io *io, uint32_t asked)
+{
+	switch (io->op) {
+	case OP_NONE:
+		break;
+	case OP_RX:
+		io->rx_on = io->arg;
+		break;
+	case OP_MAP:
+		op_map(io, &io->group[io->arg]);
+		break;
+	case OP_LANE:
+		op_lane(io, io->arg);
+		break;
+	case OP_RESET:
+		op_reset(io, io->arg);
+		break;
+	case OP_AUDIT:
+		op_audit(io);
+		break;
+	case OP_STOP:
+		op_stop(io);
+		break;
+	}
+	dps_store32(&io->answered, asked);
+}
+
+// --- the loop ------------------------------------------------------------------------------------
+
+static void
+nap(struct io *io, uint64_t idle_us, uint64_t *nap_ns)
+{
+	struct timespec t = { 0 };
+
+	if (!io->adaptive || idle_us < SPIN_US) {
+		rte_pause();
+		return;
+	}
+	*nap_ns = RTE_MIN(*nap_ns * 2, (uint64_t)NAP_MOST_NS);
+	t.tv_nsec = *nap_ns;
+	nanosleep(&t, NULL);
+	dps_count(&io->stats.sleeps, 1);
+}
+
+static int
+io_loop(void *arg)
+{
+	struct io *io = arg;
+	uint64_t cycles_us = rte_get_tsc_hz() / 1000000;
+	uint64_t idle_since = rte_rdtsc();
+	uint64_t nap_ns = NAP_LEAST_NS;
+
+	// Naps of microseconds, not of the default 50 µs more.
+	prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0);
+	while (!io->stop) {
+		uint64_t start = rte_rdtsc();
+		uint32_t work = 0;
+		uint32_t asked;
+
+		if (io->rx_on)
+			for (uint32_t i = 0; i < io->n_rxq; i++)
+				work += rx_queue_poll(io, &io->rxq[i]);
+		if (io->n_active > 0)
+			work += collect_all(io);
+		if (the_primary.n_io > 1)
+			work += xfer_pull(io);
+		for (uint32_t i = 0; i < the_primary.n_groups; i++)
+			if (unlikely(io->group[i].moving)) {
+				work += release_held(io, &io->group[i]);
+				publish_all(io);
+			}
+		for (uint32_t i = 0; i < the_primary.n_ports; i++)
+			if (io->tx[i].head != io->tx[i].tail)
+				tx_flush(io, i);
+
+		dps_count(&io->stats.loops, 1);
+		asked = dps_load32(&io->asked);
+		if (unlikely(asked != io->answered))
+			answer(io, asked);
+		if (work > 0) {
+			uint64_t now = rte_rdtsc();
+
+			dps_count(&io->stats.busy_loops, 1);
+			dps_count(&io->stats.busy_cycles, now - start);
+			idle_since = now;
+			nap_ns = NAP_LEAST_NS;
+		} else {
+			nap(io, (start - idle_since) / cycles_us, &nap_ns);
+		}
+	}
+	return 0;
+}
+
+// --- control thread ------------------------------------------------------------------------------
+
+static int
+ask(struct io *io, enum io_op op, uint32_t arg)
+{
+	const struct timespec step = { .tv_nsec = 20000 };
+	uint64_t deadline = rte_rdtsc() + rte_get_tsc_hz() / 1000 * ANSWER_MS;
+
+	if (!the_primary.io_running) {
+		// Before the start there is nobody to disturb.
+		io->op = op;
+		io->arg = arg;
+		answer(io, io->asked);
+		return 0;
+	}
+	io->op = op;
+	io->arg = arg;
+	dps_store32(&io->asked, io->asked + 1);
+	while (dps_load32(&io->answered) != io->asked) {
+		if (rte_rdtsc() > deadline)
+			return -ETIMEDOUT;
+		nanosleep(&step, NULL);
+	}
+	return 0;
+}
+
+static int
+ask_all(enum io_op op, uint32_t arg)
+{
+	for (uint32_t i = 0; i < the_primary.n_io; i++) {
+		int ret = ask(the_primary.io[i], op, arg);
+
+		if (ret != 0)
+			return ret;
+	}
+	return 0;
+}
+
+// The io cores' own state lies outside the hugepages that workers can write.
+static void *
+own_zalloc(size_t len)
+{
+	void *p;
+
+	len = RTE_ALIGN(len, (size_t)RTE_CACHE_LINE_SIZE);
+	if (posix_memalign(&p, RTE_CACHE_LINE_SIZE, len) != 0)
+		return NULL;
+	return memset(p, 0, len);
+}
+
+static int
+lane_init(struct io *io, uint32_t slot)
+{
+	struct dps_slot *s = the_primary.slot[slot];
+	struct lane *lane = &io->lane[slot];
+
+	lane->in = slot_ring(s, s->in[io->index]);
+	lane->out = slot_ring(s, s->out[io->index]);
+	lane->desc = (struct dps_desc *)&lane->in[1];
+	lane->ret = (struct dps_ret *)&lane->out[1];
+	lane->meta = (struct dps_meta *)((char *)s + s->meta[io->index]);
+	lane->size = s->ring;
+	lane->mask = s->ring - 1;
+	lane->credit = s->ring - 1 - DPS_BURST;
+	lane->slot = slot;
+	lane->group = s->group;
+	lane->hold = io->group[s->group].hold;
+	lane->shadow = own_zalloc(sizeof(*lane->shadow) * s->ring);
+	return lane->shadow == NULL ? -ENOMEM : 0;
+}
+
+static int
+group_init(struct io *io, uint32_t group)
+{
+	struct dps_group_conf *conf = &the_primary.ctl->group[group];
+	struct io_group *g = &io->group[group];
+
+	memset(g->map, DPS_NO_SLOT, sizeof(g->map));
+	g->first = conf->first_slot;
+	g->max = conf->max;
+	for (uint32_t i = 0; i < the_primary.n_ports; i++)
+		if (the_primary.port[i].group == (int32_t)group)
+			g->hold = the_primary.port[i].hold;
+	g->front = own_zalloc(sizeof(*g->front) * HOLD_MOST);
+	g->held = own_zalloc(sizeof(*g->held) * HOLD_MOST);
+	return g->front == NULL || g->held == NULL ? -ENOMEM : 0;
+}
+
+// Queue q of a port belongs to io core q mod n; where a port has fewer tx queues than there are io
+// cores, the others hand their packets to the owner of queue 0.
+static void
+queues_assign(struct io *io)
+{
+	struct primary *p = &the_primary;
+
+	for (uint32_t i = 0; i < p->n_ports; i++) {
+		struct port *port = &p->port[i];
+
+		for (uint32_t q = 0; q < port->rx_queues; q++)
+			if (q % p->n_io == io->index)
+				io->rxq[io->n_rxq++] = (struct rx_queue){ i, q };
+		io->tx[i].queue = io->index < port->tx_queues ? (int32_t)io->index : -1;
+		io->tx[i].owner = io->index < port->tx_queues ? io->index :
+								io->index % port->tx_queues;
+	}
+}
+
+int
+dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
+{
+	struct primary *p = &the_primary;
+	struct io *io;
+	int ret;
+
+	if (index >= p->n_io || burst == 0 || burst > DPS_BURST || !rte_lcore_is_enabled(lcore))
+		return -EINVAL;
+	if (dps_mark_offset < 0) {
+		static const struct rte_mbuf_dynfield field = {
+			.name = "dpsup_mark",
+			.size = sizeof(struct dps_mark),
+			.align = __alignof__(struct dps_mark),
+		};
+
+		dps_mark_offset = rte_mbuf_dynfield_register(&field);
+		if (dps_mark_offset < 0)
+			return -ENOSPC;
+	}
+	io = own_zalloc(sizeof(*io));
+	if (io == NULL)
+		return -ENOMEM;
+	io->index = index;
+	io->lcore = lcore;
+	io->burst = burst;
+	io->adaptive = adaptive;
+	p->io[index] = io;
+	for (uint32_t i = 0; i < p->n_groups; i++) {
+		ret = group_init(io, i);
+		if (ret != 0)
+			return ret;
+	}
+	for (uint32_t i = 0; i < p->n_slots; i++) {
+		ret = lane_init(io, i);
+		if (ret != 0)
+			return ret;
+	}
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		io->xfer[i] = own_zalloc(rte_ring_get_memsize(XFER_SIZE));
+		if (io->xfer[i] == NULL)
+			return -ENOMEM;
+		ret = rte_ring_init(io->xfer[i], "dpsup_xfer", XFER_SIZE,
+				    RING_F_SP_ENQ | RING_F_SC_DEQ);
+		if (ret != 0)
+			return ret;
+	}
+	queues_assign(io);
+	for (uint32_t i = 0; i < p->n_pools; i++)
+		io->low_water[i] = p->pool[i]->size;
+	io->created = true;
+	return 0;
+}
+
+int
+dps_io_start(void)
+{
+	struct primary *p = &the_primary;
+
+	// What drivers hold from now on counts as theirs; see dps_audit_get.
+	for (uint32_t i = 0; i < p->n_pools; i++)
+		p->rx_held[i] = p->pool[i]->size - rte_mempool_avail_count(p->pool[i]);
+	p->io_running = true;
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		int ret = rte_eal_remote_launch(io_loop, p->io[i], p->io[i]->lcore);
+
+		if (ret != 0)
+			return ret;
+	}
+	return 0;
+}
+
+int
+dps_io_stop(void)
+{
+	struct primary *p = &the_primary;
+	int ret;
+
+	if (!p->io_running)
+		return 0;
+	ret = ask_all(OP_STOP, 0);
+	if (ret != 0)
+		return ret;
+	for (uint32_t i = 0; i < p->n_io; i++)
+		rte_eal_wait_lcore(p->io[i]->lcore);
+	p->io_running = false;
+	for (uint32_t i = 0; i < p->n_io; i++)
+		for (uint32_t k = 0; k < p->n_io; k++) {
+			void *m;
+
+			while (rte_ring_sc_dequeue(p->io[i]->xfer[k], &m) == 0)
+				rte_pktmbuf_free(m);
+		}
+	return 0;
+}
+
+int
+dps_io_rx(uint32_t on)
+{
+	return ask_all(OP_RX, on);
+}
+
+int
+dps_io_lane(uint32_t slot)
+{
+	return slot < the_primary.n_slots ? ask_all(OP_LANE, slot) : -EINVAL;
+}
+
+int
+dps_io_map(uint32_t group, const uint8_t *member, uint32_t n)
+{
+	struct primary *p = &the_primary;
+
+	if (group >= p->n_groups || n != DPS_BUCKETS)
+		return -EINVAL;
+	for (uint32_t b = 0; b < n; b++)
+		if (member[b] != DPS_NO_SLOT && member[b] >= p->ctl->group[group].max)
+			return -EINVAL;
+	for (uint32_t i = 0; i < p->n_io; i++)
+		memcpy(p->io[i]->arg_map, member, n);
+	return ask_all(OP_MAP, group);
+}
+
+int
+dps_io_reset(uint32_t slot)
+{
+	struct dps_slot *s = the_primary.slot[slot];
+
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	s->undo = 0;
+	s->cursor = 0;
+	s->base = 0;
+	s->pid = 0;
+	return ask_all(OP_RESET, slot);
+}
+
+int
+dps_io_stats_get(uint32_t index, struct dps_io_stats *out)
+{
+	struct primary *p = &the_primary;
+	struct io *io = p->io[index];
+
+	if (index >= p->n_io)
+		return -EINVAL;
+	*out = io->stats;
+	out->held = 0;
+	out->xfer = 0;
+	out->tx_waiting = 0;
+	for (uint32_t i = 0; i < p->n_groups; i++)
+		out->held += io->group[i].held_head - io->group[i].held_tail +
+			     io->group[i].front_head - io->group[i].front_tail;
+	for (uint32_t i = 0; i < p->n_io; i++)
+		out->xfer += rte_ring_count(io->xfer[i]);
+	for (uint32_t i = 0; i < p->n_ports; i++)
+		out->tx_waiting += io->tx[i].head - io->tx[i].tail;
+	return 0;
+}
+
+int
+dps_group_stats_get(uint32_t group, struct dps_group_stats *out)
+{
+	struct primary *p = &the_primary;
+
+	if (group >= p->n_groups)
+		return -EINVAL;
+	memset(out, 0, sizeof(*out));
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		const struct io_group *g = &p->io[i]->group[group];
+
+		out->no_worker += g->no_worker;
+		out->hold_full += g->hold_full;
+		out->held += g->held_head - g->held_tail + g->front_head - g->front_tail;
+		out->moving |= g->moving;
+	}
+	return 0;
+}
+
+int
+dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out)
+{
+	struct primary *p = &the_primary;
+
+	if (slot >= p->n_slots)
+		return -EINVAL;
+	memset(out, 0, sizeof(*out));
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		const struct lane *lane = &p->io[i]->lane[slot];
+		const struct dps_lane_stats *s = &lane->stats;
+
+		out->sent += s->sent;
+		out->collected += s->collected;
+		out->out += s->out;
+		out->on += s->on;
+		out->requeued += s->requeued;
+		out->lane_full += s->lane_full;
+		out->bad_verdict += s->bad_verdict;
+		out->quarantined += s->quarantined;
+		out->corrupt += s->corrupt;
+		for (int r = 0; r < DPS_REASONS; r++)
+			out->dropped[r] += s->dropped[r];
+		out->outstanding += outstanding(lane);
+		out->lanes_corrupt += s->lanes_corrupt;
+	}
+	return 0;
+}
+
+// Account for every mbuf of a pool. With one io core the answer is one instant's, packets flowing
+// or not. What drivers hold cannot be listed: it is the rest, bounded by what they took at start
+// (rx) and by the descriptors of the drivers that keep packets until sent (tx).
+int
+dps_audit_get(uint32_t pool, struct dps_audit *out)
+{
+	struct primary *p = &the_primary;
+	uint64_t tx_most = 0;
+	int64_t rest;
+	int ret;
+
+	if (pool >= p->n_pools)
+		return -EINVAL;
+	memset(out, 0, sizeof(*out));
+	ret = ask_all(OP_AUDIT, 0);
+	if (ret != 0)
+		return ret;
+	out->size = p->pool[pool]->size;
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		const struct io_audit *a = &p->io[i]->audit;
+
+		out->cached += a->cached[pool];
+		out->lanes += a->lanes[pool];
+		out->io += a->io[pool];
+		out->free = a->free[pool];
+	}
+	for (uint32_t i = 0; i < p->n_ports; i++)
+		if (!p->port[i].copies_tx)
+			tx_most += (uint64_t)p->port[i].tx_desc * p->port[i].tx_queues;
+	rest = (int64_t)out->size -
+	       (int64_t)(out->free + out->cached + out->lanes + out->io + out->quarantine);
+	out->rx_rings = RTE_MAX((int64_t)0, RTE_MIN(rest, (int64_t)p->rx_held[pool]));
+	rest -= out->rx_rings;
+	out->tx_rings = RTE_MAX((int64_t)0, RTE_MIN(rest, (int64_t)tx_most));
+	out->unexplained = rest - out->tx_rings;
+	return 0;
+}

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef DPSUP_PRIMARY_H
+#define DPSUP_PRIMARY_H
+
+// The primary's private state, in its own heap. Lines are grouped by the thread that writes them.
+
+#include <stdbool.h>
+
+#include <rte_ethdev.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_ring.h>
+#include <rte_ring_elem.h>
+
+#include "dpsup.h"
+#include "shim.h"
+
+enum {
+	TX_WAIT = 1024,         // packets that wait for a port that refuses them, a power of two
+	TX_MOST = 512,          // handed to a driver at once
+	HOLD_MOST = 8192,       // packets held in a group and io core, a power of two
+	XFER_SIZE = 1024,       // packets under way from io core to io core
+	HOP_LIMIT = 8,
+	ETHER_MOST = 14 + 2 * 4 // Ethernet header with two VLAN tags
+};
+
+// One lane as its io core knows it: the rings' geometry, the credit and the mbufs that it lent are
+// private, nothing of it is read back from memory that a worker can write.
+struct lane {
+	// set up before the io core starts
+	struct rte_ring *in;
+	struct rte_ring *out;
+	struct dps_desc *desc;
+	struct dps_ret *ret;
+	struct dps_meta *meta;
+	struct rte_mbuf **shadow;       // [size], by index on IN
+	uint32_t size;
+	uint32_t mask;
+	uint32_t credit;                // most packets out at a time
+	uint32_t slot;
+	uint32_t group;
+	bool hold;
+
+	// the io core's; the control thread reads sent and collected in recovery
+	uint32_t sent __rte_cache_aligned;
+	uint32_t published;
+	uint32_t collected;
+	uint32_t drain_to;              // what was sent when the move began
+	bool draining;                  // buckets moved away, packets of theirs still out
+	bool corrupt;
+	uint8_t needs;                  // DPS_NEED_*
+	struct dps_lane_stats stats;
+} __rte_cache_aligned;
+
+// One group in one io core.
+struct io_group {
+	uint8_t map[DPS_BUCKETS];       // bucket -> lane, DPS_NO_SLOT: none
+	uint8_t waits[DPS_BUCKETS];     // 1: packets of this bucket go to the hold queue
+	uint32_t first;                 // lane of member 0
+	uint32_t max;
+	uint32_t fed;                   // members with a bucket
+	bool hold;
+	bool moving;
+	uint32_t front_head;            // packets that came back as REQUEUE, ahead of all held ones
+	uint32_t front_tail;
+	uint32_t held_head;
+	uint32_t held_tail;
+	struct rte_mbuf **front;        // [HOLD_MOST]
+	struct rte_mbuf **held;         // [HOLD_MOST]
+	uint64_t no_worker;
+	uint64_t hold_full;
+};
+
+struct tx_port {
+	struct rte_mbuf *wait[TX_WAIT];
+	uint32_t head;
+	uint32_t tail;
+	int32_t queue;                  // -1: another io core owns the port's tx queue
+	uint32_t owner;                 // io core that does
+};
+
+struct rx_queue {
+	uint16_t port;                  // dpsup's index
+	uint16_t queue;
+};
+
+enum io_op {
+	OP_NONE,
+	OP_RX,
+	OP_MAP,
+	OP_LANE,
+	OP_RESET,
+	OP_AUDIT,
+	OP_STOP
+};
+
+struct io_audit {
+	uint64_t free[DPS_MAX_POOLS];   // in the pool's own ring
+	uint64_t cached[DPS_MAX_POOLS];
+	uint64_t lanes[DPS_MAX_POOLS];
+	uint64_t io[DPS_MAX_POOLS];
+};
+
+// One io core.
+struct io {
+	// set up before it starts
+	uint32_t index;
+	uint32_t lcore;
+	uint32_t burst;
+	bool adaptive;
+	bool created;
+	uint32_t n_rxq;
+	struct rx_queue rxq[DPS_MAX_PORTS * DPS_MAX_IO];
+	struct rte_ring *xfer[DPS_MAX_IO];      // from io core i to this one
+
+	// written by the control thread
+	uint32_t asked __rte_cache_aligned;
+	enum io_op op;
+	uint32_t arg;
+	uint8_t arg_map[DPS_BUCKETS];
+
+	// written by the io core
+	uint32_t answered __rte_cache_aligned;
+	struct io_audit audit;
+	struct dps_io_stats stats __rte_cache_aligned;
+	struct dps_port_stats port[DPS_MAX_PORTS];
+	uint64_t low_water[DPS_MAX_POOLS];
+	bool rx_on;
+	bool stop;
+	uint32_t n_active;
+	struct lane *active[DPS_MAX_SLOTS];     // lanes with packets out
+	bool is_active[DPS_MAX_SLOTS];
+	struct lane lane[DPS_MAX_SLOTS];
+	struct io_group group[DPS_MAX_GROUPS];
+	struct tx_port tx[DPS_MAX_PORTS];
+};
+
+struct port {
+	uint16_t id;                    // ethdev's
+	uint32_t pool;
+	int32_t group;
+	bool hold;
+	bool copies_tx;
+	uint32_t frame_most;            // bytes of the longest frame
+	uint32_t rx_queues;
+	uint32_t tx_queues;
+	uint32_t rx_desc;
+	uint32_t tx_desc;
+	bool hw_rss;
+	bool started;
+	struct dps_port_info info;
+};
+
+struct primary {
+	struct dps_ctl *ctl;
+	struct dps_slot *slot[DPS_MAX_SLOTS];
+	uint64_t slot_len;              // bytes
+	uint32_t n_io;
+	uint32_t n_pools;
+	uint32_t n_ports;
+	uint32_t n_groups;
+	uint32_t n_slots;
+	bool io_running;
+	struct rte_mempool *pool[DPS_MAX_POOLS];
+	uint64_t rx_held[DPS_MAX_POOLS];        // mbufs that drivers took at start
+	struct port port[DPS_MAX_PORTS];
+	struct io *io[DPS_MAX_IO];
+};
+
+extern struct primary the_primary;
+
+// Free mbufs are kept in a ring, whose count an io core may read at any time.
+#define POOL_OPS "ring_mp_mc"
+
+static inline uint64_t
+pool_shared(const struct rte_mempool *mp)
+{
+	return rte_ring_count(mp->pool_data);
+}
+
+// hash.c
+uint32_t hash_flow(const uint8_t *p, uint32_t len);
+
+// slot.c
+struct rte_ring *slot_ring(struct dps_slot *slot, uint64_t offset);
+
+// io.c: hop count of a packet, in the mbuf
+struct dps_mark {
+	uint16_t bucket;
+	uint16_t hops;
+};
+extern int dps_mark_offset;
+static inline struct dps_mark *
+mark_of(struct rte_mbuf *m)
+{
+	return RTE_MBUF_DYNFIELD(m, dps_mark_offset, struct dps_mark *);
+}
+
+#endif

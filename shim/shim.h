@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// What the primary's Python may call. Read by C and, as this very text, by cffi: declarations only.
+// Functions return 0 (or a count) or -errno; none prints, exits or waits without a bound.
+
+enum {
+	DPS_TEXT = 256,
+	DPS_KEY = 64
+};
+
+// Why an io core dropped a packet before or after the workers saw it.
+enum {
+	DPS_DROP_TRUNCATED = 0,     // bytes announced and bytes there differ
+	DPS_DROP_OVERSIZE = 1,      // longer than the port's MTU allows
+	DPS_DROP_NO_GROUP = 2,      // the port feeds no group
+	DPS_DROP_NO_WORKER = 3,     // no slot of the group takes packets
+	DPS_DROP_LANE_FULL = 4,
+	DPS_DROP_HOLD_FULL = 5,     // too many packets held for buckets on the move
+	DPS_DROP_BAD_VERDICT = 6,   // verdict, port or group unknown, or bytes outside the buffer
+	DPS_DROP_HOP_LIMIT = 7,     // steered from group to group too often
+	DPS_DROP_QUARANTINE = 8,
+	DPS_DROP_TX_FULL = 9,       // refused by the port's driver
+	DPS_DROP_CORRUPT = 10,      // lent to a slot whose shared memory was found corrupt
+	DPS_DROP_STOPPED = 11,      // still under way when the io core stopped
+	DPS_N_DROPS = 12
+};
+
+struct dps_pool_conf {
+	char name[DPS_NAME];
+	uint32_t mbufs;
+	uint32_t data_room;         // bytes, headroom included
+	uint32_t cache;
+	int32_t numa;
+	uint64_t page_size;         // bytes
+};
+
+struct dps_pool_stats {
+	uint64_t size;
+	uint64_t free;              // in the pool and in the io cores' caches
+	uint64_t low_water;         // fewest free mbufs seen
+};
+
+struct dps_port_conf {
+	char name[DPS_NAME];
+	char device[DPS_NAME];      // as EAL names it
+	uint32_t pool;
+	uint32_t rx_desc;
+	uint32_t tx_desc;
+	int32_t rx_free;            // -1: the driver's default
+	int32_t rx_drop;
+	int32_t tx_free;
+	uint32_t mtu;
+	uint32_t promiscuous;
+	uint64_t rss_types;         // DPS_RSS_*
+	uint32_t key_len;           // 0: the driver's own key
+	uint8_t key[DPS_KEY];
+	int32_t group;              // index of the group that the port feeds, -1: none
+	uint32_t hold;              // the group's on_full is "hold"
+};
+
+// dps_port_conf.rss_types, dps_hash_conf
+enum {
+	DPS_RSS_IPV4 = 1,
+	DPS_RSS_IPV6 = 2,
+	DPS_RSS_TCP = 4,
+	DPS_RSS_UDP = 8,
+	DPS_RSS_SCTP = 16
+};
+
+struct dps_port_info {
+	char driver[DPS_NAME];
+	uint8_t mac[8];             // 6 used
+	uint32_t max_rx_queues;
+	uint32_t max_tx_queues;
+	uint32_t rx_queues;         // in use
+	uint32_t tx_queues;
+	uint32_t rx_desc;           // per queue, after the driver's own limits
+	uint32_t tx_desc;
+	uint32_t mtu;
+	uint32_t link_up;
+	uint32_t link_mbps;         // 0: unknown
+	uint32_t hw_rss;            // 1: the NIC hashes as asked
+	uint32_t reta_size;         // 0: no indirection table
+	uint32_t key_size;          // bytes, 0: none
+	uint32_t copies_tx;         // 1: the driver keeps no mbuf after tx
+	int32_t numa;
+	uint64_t rss_offloads;      // RTE_ETH_RSS_* that the driver can do
+	uint64_t rx_offloads;       // RTE_ETH_RX_OFFLOAD_* likewise
+	uint64_t tx_offloads;
+	char note[DPS_TEXT];        // what could not be had, in words; "" if all was
+};
+
+struct dps_port_stats {
+	uint64_t rx_packets;        // received by io cores
+	uint64_t rx_bytes;
+	uint64_t tx_packets;        // taken by the driver
+	uint64_t tx_bytes;
+	uint64_t rx_missed;         // the driver's count: no descriptor
+	uint64_t rx_errors;
+	uint64_t rx_nombuf;         // mbuf allocation failures
+	uint64_t tx_errors;
+	uint64_t drops[DPS_N_DROPS];
+};
+
+struct dps_lane_stats {
+	uint64_t sent;              // packets lent to the slot, all io cores
+	uint64_t collected;         // packets returned
+	uint64_t out;               // of those, sent to a port
+	uint64_t on;                // of those, sent on to a group
+	uint64_t requeued;
+	uint64_t lane_full;         // never lent: no room
+	uint64_t bad_verdict;
+	uint64_t quarantined;
+	uint64_t corrupt;           // given up with a corrupt slot
+	uint64_t dropped[DPS_REASONS];  // by the plugin's reason
+	uint32_t outstanding;
+	uint32_t lanes_corrupt;     // lanes that were isolated
+};
+
+struct dps_io_stats {
+	uint64_t loops;
+	uint64_t busy_loops;
+	uint64_t sleeps;
+	uint64_t busy_cycles;
+	uint64_t held;              // packets waiting for buckets on the move, or for room
+	uint64_t xfer;              // packets on their way to the io core that owns their tx queue
+	uint64_t tx_waiting;
+	uint64_t requeued;
+};
+
+// What one group has under way, for dps_group_stats.
+struct dps_group_stats {
+	uint64_t no_worker;
+	uint64_t hold_full;
+	uint64_t held;
+	uint32_t moving;            // 1: buckets are on the move in some io core
+};
+
+struct dps_recovery {
+	uint32_t corrupt;           // 1: indices out of range, lane isolated, nothing repaired
+	uint32_t committed;         // packets that were returned but not yet taken off IN
+	uint32_t published;         // packets of an unfinished burst that were done
+	uint32_t undone;            // 1: a half-changed packet was restored
+	uint32_t left;              // packets left in IN for the successor
+};
+
+struct dps_audit {
+	uint64_t size;
+	uint64_t free;
+	uint64_t cached;
+	uint64_t rx_rings;
+	uint64_t tx_rings;
+	uint64_t lanes;
+	uint64_t io;
+	uint64_t quarantine;
+	int64_t unexplained;
+};
+
+// eal.c
+int dps_eal_start(int argc, char **argv);
+int dps_eal_stop(void);
+const char *dps_eal_version(void);
+const char *dps_strerror(int err);
+uint64_t dps_heap_used(void);           // bytes allocated in EAL's shared heaps
+uint64_t dps_tsc_hz(void);
+
+// pool.c
+int dps_pool_create(const struct dps_pool_conf *conf);          // returns the pool's index
+int dps_pool_stats_get(uint32_t pool, struct dps_pool_stats *out);
+
+// port.c
+int dps_port_create(const struct dps_port_conf *conf, uint32_t n_io,
+		    char *why);         // [DPS_TEXT]; returns the port's index
+int dps_port_start(uint32_t port);
+int dps_port_info_get(uint32_t port, struct dps_port_info *out);
+int dps_port_stats_get(uint32_t port, struct dps_port_stats *out);
+int dps_port_reta_get(uint32_t port, uint16_t *queues, uint32_t n);     // returns entries written
+
+// hash.c
+int dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types);
+uint32_t dps_hash_bytes(const uint8_t *key, uint32_t key_len, const uint8_t *data, uint32_t len);
+uint32_t dps_hash_packet(const uint8_t *packet, uint32_t len);
+
+// slot.c
+int dps_ctl_create(uint64_t generation, uint32_t n_io);
+int dps_ctl_port(uint32_t port, const char *name);
+int dps_ctl_group(uint32_t group, const struct dps_group_conf *conf);
+int dps_ctl_publish(void);
+int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
+int dps_slot_prepare(uint32_t slot, int32_t core);      // for a new sitter: command, error, state
+int dps_slot_command(uint32_t slot, uint32_t command);
+int dps_slot_read(uint32_t slot, struct dps_slot *out);
+
+// io.c
+int dps_io_create(uint32_t io, uint32_t lcore, uint32_t burst, uint32_t adaptive);
+int dps_io_start(void);
+int dps_io_stop(void);                  // bounded; the io cores free all that they hold
+int dps_io_rx(uint32_t on);             // 0: stop receiving, go on collecting
+int dps_io_lane(uint32_t slot);         // (re)reads what the slot's plugin needs
+int dps_io_map(uint32_t group, const uint8_t *member, uint32_t n);      // bucket -> member
+int dps_io_reset(uint32_t slot);        // after a corrupt slot's sitter died: empty lanes
+int dps_io_stats_get(uint32_t io, struct dps_io_stats *out);
+int dps_group_stats_get(uint32_t group, struct dps_group_stats *out);
+int dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out);
+int dps_audit_get(uint32_t pool, struct dps_audit *out);
+
+// recover.c
+int dps_slot_recover(uint32_t slot, struct dps_recovery *out);  // -EBUSY: the sitter lives
+int dps_slot_requeue(uint32_t slot);    // returns packets handed back for steering

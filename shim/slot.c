@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The control block and the slots: all shared memory of dpsup is laid out here, once, before the
+// seed attaches. Nothing in it is created, freed or looked up by name afterwards.
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <rte_cycles.h>
+#include <rte_errno.h>
+#include <rte_malloc.h>
+#include <rte_memory.h>
+#include <rte_memzone.h>
+
+#include "primary.h"
+
+enum { SLOT_PAGE = 2 << 20 };   // a slot begins on a hugepage of its own
+
+static int
+lowest(const struct rte_memseg_list *msl, void *arg)
+{
+	uint64_t *low = arg;
+
+	if (!msl->external && (uintptr_t)msl->base_va < *low)
+		*low = (uintptr_t)msl->base_va;
+	return 0;
+}
+
+int
+dps_ctl_create(uint64_t generation, uint32_t n_io)
+{
+	struct primary *p = &the_primary;
+	const struct rte_memzone *mz;
+	struct dps_ctl *ctl;
+
+	if (n_io == 0 || n_io > DPS_MAX_IO)
+		return -EINVAL;
+	mz = rte_memzone_reserve(DPS_MZ_CTL, sizeof(*ctl), SOCKET_ID_ANY, 0);
+	if (mz == NULL)
+		return -rte_errno;
+	ctl = mz->addr;
+	memset(ctl, 0, sizeof(*ctl));
+	ctl->abi_version = DPS_ABI_VERSION;
+	ctl->abi_size = sizeof(*ctl);
+	ctl->primary_pid = getpid();
+	ctl->generation = generation;
+	ctl->base = UINT64_MAX;
+	rte_memseg_list_walk(lowest, &ctl->base);
+	snprintf(ctl->dpdk_version, sizeof(ctl->dpdk_version), "%s", dps_eal_version());
+	ctl->n_io = n_io;
+	ctl->tsc_hz = rte_get_tsc_hz();
+	p->ctl = ctl;
+	p->n_io = n_io;
+	return 0;
+}
+
+int
+dps_ctl_port(uint32_t port, const char *name)
+{
+	struct dps_ctl *ctl = the_primary.ctl;
+
+	if (port >= DPS_MAX_PORTS)
+		return -EINVAL;
+	snprintf(ctl->port[port], sizeof(ctl->port[port]), "%s", name);
+	ctl->n_ports = RTE_MAX(ctl->n_ports, port + 1);
+	return 0;
+}
+
+int
+dps_ctl_group(uint32_t group, const struct dps_group_conf *conf)
+{
+	struct dps_ctl *ctl = the_primary.ctl;
+
+	if (group >= DPS_MAX_GROUPS || conf->first_slot + conf->max > DPS_MAX_SLOTS)
+		return -EINVAL;
+	ctl->group[group] = *conf;
+	ctl->n_groups = RTE_MAX(ctl->n_groups, group + 1);
+	the_primary.n_groups = ctl->n_groups;
+	return 0;
+}
+
+int
+dps_ctl_publish(void)
+{
+	struct primary *p = &the_primary;
+
+	p->ctl->n_slots = p->n_slots;
+	dps_store32(&p->ctl->magic, DPS_MAGIC);
+	return 0;
+}
+
+struct rte_ring *
+slot_ring(struct dps_slot *slot, uint64_t offset)
+{
+	return (struct rte_ring *)((char *)slot + offset);
+}
+
+static int
+lanes_init(struct dps_slot *s)
+{
+	for (uint32_t i = 0; i < s->n_lanes; i++) {
+		int ret = rte_ring_init(slot_ring(s, s->in[i]), "dpsup_in", s->ring,
+					RING_F_SP_ENQ | RING_F_SC_DEQ);
+		if (ret == 0)
+			ret = rte_ring_init(slot_ring(s, s->out[i]), "dpsup_out", s->ring,
+					    RING_F_SP_ENQ | RING_F_SC_DEQ);
+		if (ret != 0)
+			return ret;
+	}
+	return 0;
+}
+
+int
+dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
+{
+	struct primary *p = &the_primary;
+	uint32_t ring = p->ctl->group[group].ring;
+	const struct rte_memzone *mz;
+	char name[RTE_MEMZONE_NAMESIZE];
+	struct dps_slot *s;
+	size_t in_len = rte_ring_get_memsize_elem(sizeof(struct dps_desc), ring);
+	size_t out_len = rte_ring_get_memsize_elem(sizeof(struct dps_ret), ring);
+	size_t len = RTE_ALIGN(sizeof(*s), 4096);
+	uint64_t at;
+
+	if (slot >= DPS_MAX_SLOTS || group >= p->n_groups)
+		return -EINVAL;
+	len += p->n_io * (in_len + out_len + (size_t)ring * sizeof(struct dps_meta) + 3 * 128);
+	len = RTE_ALIGN(len, (size_t)SLOT_PAGE);
+	snprintf(name, sizeof(name), "dpsup_slot_%u", slot);
+	mz = rte_memzone_reserve_aligned(name, len, SOCKET_ID_ANY, 0, SLOT_PAGE);
+	if (mz == NULL)
+		return -rte_errno;
+	s = mz->addr;
+	memset(s, 0, len);
+	s->index = slot;
+	s->group = group;
+	s->member = member;
+	s->n_lanes = p->n_io;
+	s->ring = ring;
+	at = RTE_ALIGN(sizeof(*s), 4096);
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		s->in[i] = at;
+		at = RTE_ALIGN(at + in_len, 128);
+		s->out[i] = at;
+		at = RTE_ALIGN(at + out_len, 128);
+		s->meta[i] = at;
+		at = RTE_ALIGN(at + (uint64_t)ring * sizeof(struct dps_meta), 128);
+	}
+	p->slot[slot] = s;
+	p->slot_len = len;
+	p->n_slots = RTE_MAX(p->n_slots, slot + 1);
+	p->ctl->slot[slot] = (uintptr_t)s - p->ctl->base;
+	dps_store32(&s->magic, DPS_SLOT_MAGIC);
+	return lanes_init(s);
+}
+
+// The slot is empty: say where its next worker runs and wipe what the last one said of itself.
+// Indices, counters and the exit record stay: they belong to the slot.
+int
+dps_slot_prepare(uint32_t slot, int32_t core)
+{
+	struct dps_slot *s = the_primary.slot[slot];
+
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	s->core = core;
+	s->error[0] = '\0';
+	s->state = DPS_SLOT_EMPTY;
+	dps_store32(&s->command, DPS_RUN);
+	return 0;
+}
+
+int
+dps_slot_command(uint32_t slot, uint32_t command)
+{
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	dps_store32(&the_primary.slot[slot]->command, command);
+	return 0;
+}
+
+int
+dps_slot_read(uint32_t slot, struct dps_slot *out)
+{
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	memcpy(out, the_primary.slot[slot], sizeof(*out));
+	return 0;
+}

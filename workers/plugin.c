@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Load a plugin into this worker: a built-in one, or a shared object behind dpsup_plugin.h.
+
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "worker.h"
+
+static const struct dps_plugin *const builtin[] = {
+	&plugin_forward, &plugin_macswap, &plugin_sink, &plugin_delay, &plugin_crash,
+};
+
+static struct dps_env env;
+static const char *arg_keys[DPS_ARGS / 4];
+static const char *arg_values[DPS_ARGS / 4];
+static const char *port_names[DPS_MAX_PORTS];
+static const char *group_names[DPS_MAX_GROUPS];
+
+static int __attribute__((format(printf, 3, 4)))
+refuse(struct dps_slot *slot, int code, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(slot->error, sizeof(slot->error), format, ap);
+	va_end(ap);
+	return code;
+}
+
+static int
+find(struct dps_slot *slot, const struct dps_group_conf *conf, const struct dps_plugin **plugin)
+{
+	void *object;
+
+	if (conf->builtin) {
+		for (size_t i = 0; i < sizeof(builtin) / sizeof(builtin[0]); i++)
+			if (strcmp(builtin[i]->name, conf->plugin) == 0) {
+				*plugin = builtin[i];
+				return 0;
+			}
+		return refuse(slot, DPS_EXIT_PLUGIN, "no built-in plugin \"%s\"", conf->plugin);
+	}
+	object = dlopen(conf->plugin, RTLD_NOW | RTLD_LOCAL);
+	if (object == NULL)
+		return refuse(slot, DPS_EXIT_PLUGIN, "cannot load: %s", dlerror());
+	*plugin = dlsym(object, "dps_plugin");
+	if (*plugin == NULL)
+		return refuse(slot, DPS_EXIT_PLUGIN,
+			      "%s exports no symbol dps_plugin: is it a dpsup plugin?",
+			      conf->plugin);
+	return 0;
+}
+
+static uint32_t
+copy_names(char to[][DPS_NAME], uint32_t most, const char *const *from)
+{
+	uint32_t n = 0;
+
+	for (; from != NULL && n < most && from[n] != NULL; n++)
+		snprintf(to[n], DPS_NAME, "%s", from[n]);
+	return n;
+}
+
+static int
+check(struct dps_slot *slot, const struct dps_plugin *p)
+{
+	if (p->abi != DPS_PLUGIN_ABI || p->size != sizeof(*p))
+		return refuse(slot, DPS_EXIT_PLUGIN_ABI,
+			      "built against plugin ABI %u (%u bytes), this dpsup has %u (%zu): "
+			      "build it again with this dpsup_plugin.h",
+			      p->abi, p->size, DPS_PLUGIN_ABI, sizeof(*p));
+	if (p->packet == NULL || p->name == NULL)
+		return refuse(slot, DPS_EXIT_PLUGIN_ABI, "it has no name or no packet function");
+	if (p->rewrites + p->prepends > DPS_UNDO)
+		return refuse(slot, DPS_EXIT_PLUGIN_ABI,
+			      "rewrites + prepends is %u bytes, at most %u can be put back",
+			      p->rewrites + p->prepends, DPS_UNDO);
+	return 0;
+}
+
+static void
+fill_env(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_group_conf *conf)
+{
+	const char *at = conf->args;
+
+	for (uint32_t i = 0; i < conf->n_args; i++) {
+		arg_keys[i] = at;
+		at += strlen(at) + 1;
+		arg_values[i] = at;
+		at += strlen(at) + 1;
+	}
+	for (uint32_t i = 0; i < ctl->n_ports; i++)
+		port_names[i] = ctl->port[i];
+	for (uint32_t i = 0; i < ctl->n_groups; i++)
+		group_names[i] = ctl->group[i].name;
+	env = (struct dps_env){
+		.group = conf->name,
+		.worker = slot->member,
+		.n_args = conf->n_args,
+		.arg_keys = arg_keys,
+		.arg_values = arg_values,
+		.n_ports = ctl->n_ports,
+		.n_groups = ctl->n_groups,
+		.port_names = port_names,
+		.group_names = group_names,
+		.tsc_hz = ctl->tsc_hz,
+		.counters = slot->counter,
+		.error = slot->error,
+		.error_len = sizeof(slot->error),
+	};
+}
+
+int
+plugin_load(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin **plugin,
+	    void **state)
+{
+	const struct dps_group_conf *conf = &ctl->group[slot->group];
+	const struct dps_plugin *p;
+	int ret;
+
+	ret = find(slot, conf, &p);
+	if (ret == 0)
+		ret = check(slot, p);
+	if (ret != 0)
+		return ret;
+	fill_env(ctl, slot, conf);
+	*state = NULL;
+	if (p->init != NULL && p->init(&env, state) != 0) {
+		if (slot->error[0] == '\0')
+			refuse(slot, 0, "its init refused and gave no reason");
+		return DPS_EXIT_PLUGIN_INIT;
+	}
+	slot->needs = p->needs;
+	slot->rewrites = p->rewrites;
+	slot->prepends = p->prepends;
+	slot->n_reasons = copy_names(slot->reason, DPS_REASONS, p->reasons);
+	slot->n_counters = copy_names(slot->counter_name, DPS_COUNTERS, p->counters);
+	*plugin = p;
+	return 0;
+}

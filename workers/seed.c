@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The seed: attaches once per generation as a DPDK secondary, then forks the workers.
+//
+// rte_eal_init in a secondary takes EAL's shared locks and allocates from the shared heap; each
+// attach leaves some of that behind when its process dies. A fork of a process that attached does
+// neither and takes 3 ms. DPDK calls fork after rte_eal_init unsupported because the child has no
+// EAL threads; it is sound here because the child makes no EAL call.
+//
+// This program links EAL statically, and no bus or driver: so attaching loads no PMD, probes no
+// device of the primary's (net_pcap would truncate the primary's output file, 22.11) and asks the
+// primary nothing over EAL's IPC.
+
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_memory.h>
+#include <rte_memzone.h>
+#include <rte_version.h>
+
+#include "worker.h"
+
+enum { ORDER_MOST = 128 };
+
+struct seed {
+	struct shared shared;
+	const char *socket_path;
+	const char *file_prefix;
+	const char *lcores;
+	const char *huge_dir;
+	const char *name;
+	const char *dpdk_version;
+	uint64_t generation;
+	uint64_t primary_start;
+	int32_t primary_pid;
+	uint32_t abi;
+	int notify;
+	int listener;
+	int orders;                             // connection of whoever supervises, -1: none
+	int signals;
+	pid_t child[DPS_MAX_SLOTS];
+	char *title;
+	size_t title_len;
+};
+
+static struct seed seed = { .notify = -1, .orders = -1 };
+
+static void __attribute__((noreturn, format(printf, 2, 3)))
+refuse(int code, const char *format, ...)
+{
+	char why[DPS_ERROR];
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(why, sizeof(why), format, ap);
+	va_end(ap);
+	if (seed.notify >= 0)
+		dprintf(seed.notify, "REFUSED %d %s\n", code, why);
+	fprintf(stderr, "seed: %s\n", why);
+	_exit(code);
+}
+
+// --- before and after the attach ------------------------------------------------------------------
+
+// Start time of a process in clock ticks since boot, field 22 of /proc/PID/stat; 0 if it is gone.
+static uint64_t
+start_time(int32_t pid)
+{
+	char path[64], line[1024];
+	uint64_t ticks = 0;
+	char *at;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	f = fopen(path, "r");
+	if (f == NULL)
+		return 0;
+	if (fgets(line, sizeof(line), f) != NULL && (at = strrchr(line, ')')) != NULL) {
+		at++;
+		for (int field = 3; field < 22 && at != NULL; field++)
+			at = strchr(at + 1, ' ');
+		if (at != NULL)
+			ticks = strtoull(at, NULL, 10);
+	}
+	fclose(f);
+	return ticks;
+}
+
+static void
+check_primary(const char *when)
+{
+	struct pollfd p = { .fd = seed.shared.primary_pidfd, .events = POLLIN };
+
+	if (seed.shared.primary_pidfd < 0 || poll(&p, 1, 0) != 0 ||
+	    start_time(seed.primary_pid) != seed.primary_start)
+		refuse(DPS_EXIT_PRIMARY_GONE, "the primary, pid %d, is dead (%s the attach)",
+		       seed.primary_pid, when);
+}
+
+static void
+attach(void)
+{
+	char prefix[300], lcores[64], huge[600], program[] = "dpsup-seed";
+	char *argv[] = {
+		program, (char[]){ "--proc-type=secondary" }, (char[]){ "--no-telemetry" },
+		prefix, lcores, (char[]){ "--log-level=lib.eal:warning" }, NULL, NULL,
+	};
+	int argc = 6;
+
+	snprintf(prefix, sizeof(prefix), "--file-prefix=%s", seed.file_prefix);
+	snprintf(lcores, sizeof(lcores), "--lcores=%s", seed.lcores);
+	if (seed.huge_dir != NULL) {
+		snprintf(huge, sizeof(huge), "--huge-dir=%s", seed.huge_dir);
+		argv[argc++] = huge;
+	}
+	if (rte_eal_init(argc, argv) < 0)
+		refuse(DPS_EXIT_ATTACH, "EAL would not attach to \"%s\": %s", seed.file_prefix,
+		       rte_strerror(rte_errno));
+}
+
+static void
+check_control_block(void)
+{
+	const struct rte_memzone *mz = rte_memzone_lookup(DPS_MZ_CTL);
+	const struct dps_ctl *ctl;
+
+	if (mz == NULL)
+		refuse(DPS_EXIT_GENERATION, "\"%s\" is no dpsup instance", seed.file_prefix);
+	ctl = mz->addr;
+	if (dps_load32(&ctl->magic) != DPS_MAGIC || ctl->abi_version != DPS_ABI_VERSION ||
+	    ctl->abi_size != sizeof(*ctl))
+		refuse(DPS_EXIT_ABI, "the primary has ABI %u (%u bytes), this worker %u (%zu)",
+		       ctl->abi_version, ctl->abi_size, DPS_ABI_VERSION, sizeof(*ctl));
+	if (ctl->generation != seed.generation || ctl->primary_pid != seed.primary_pid)
+		refuse(DPS_EXIT_GENERATION, "generation %" PRIu64 " of pid %d was asked for, "
+		       "found %" PRIu64 " of pid %d", seed.generation, seed.primary_pid,
+		       ctl->generation, ctl->primary_pid);
+	seed.shared.ctl = ctl;
+	for (uint32_t i = 0; i < ctl->n_slots; i++) {
+		struct dps_slot *slot = (void *)(uintptr_t)(ctl->base + ctl->slot[i]);
+
+		if (dps_load32(&slot->magic) != DPS_SLOT_MAGIC)
+			refuse(DPS_EXIT_ABI, "slot %u is not laid out", i);
+		seed.shared.slot[i] = slot;
+	}
+}
+
+static int
+add_range(const struct rte_memseg_list *msl, const struct rte_memseg *ms, size_t len, void *arg)
+{
+	struct shared *shared = arg;
+
+	if (msl->external || shared->n_ranges == sizeof(shared->range) / sizeof(shared->range[0]))
+		return 0;
+	shared->range[shared->n_ranges].start = ms->addr;
+	shared->range[shared->n_ranges].len = len;
+	shared->range[shared->n_ranges].page = msl->page_sz;
+	shared->n_ranges++;
+	return 0;
+}
+
+// --- children -------------------------------------------------------------------------------------
+
+static void
+close_all_but(const int *keep, int n)
+{
+	int last = 2;
+
+	// keep is ascending
+	for (int i = 0; i < n; i++) {
+		if (keep[i] > last + 1)
+			syscall(SYS_close_range, last + 1, keep[i] - 1, 0);
+		last = keep[i];
+	}
+	syscall(SYS_close_range, last + 1, ~0U, 0);
+}
+
+// An inherited socket of EAL's would keep a dead seed's address alive and block the primary's IPC.
+static void __attribute__((noreturn))
+become_worker(struct dps_slot *slot, int log, int notify)
+{
+	const struct dps_group_conf *conf = &seed.shared.ctl->group[slot->group];
+	int keep[2] = { notify, seed.shared.primary_pidfd };
+	char name[16];
+	sigset_t none;
+
+	if (dup2(log, 1) < 0 || dup2(log, 2) < 0)
+		_exit(DPS_EXIT_TEMPORARY);
+	if (keep[0] > keep[1]) {
+		keep[0] = seed.shared.primary_pidfd;
+		keep[1] = notify;
+	}
+	close_all_but(keep, 2);
+	for (int s = 1; s < NSIG; s++)
+		signal(s, SIG_DFL);
+	// Whoever reads the log may be gone.
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	setsid();
+	snprintf(name, sizeof(name), "%.11s/%u", conf->name, slot->member % 1000);
+	prctl(PR_SET_NAME, name);
+	memset(seed.title, 0, seed.title_len);
+	snprintf(seed.title, seed.title_len, "dpsup-worker: %s %s/%u", seed.name, conf->name,
+		 slot->member);
+	worker_run(&seed.shared, slot, notify);
+}
+
+static void
+tell(const char *text, int fd)
+{
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)text, .iov_len = strlen(text) };
+	char control[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (seed.orders < 0)
+		return;
+	if (fd >= 0) {
+		struct cmsghdr *c;
+
+		msg.msg_control = control;
+		msg.msg_controllen = sizeof(control);
+		c = CMSG_FIRSTHDR(&msg);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &fd, sizeof(int));
+	}
+	sendmsg(seed.orders, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void
+order_fork(uint32_t index, int log, int notify)
+{
+	char text[ORDER_MOST];
+	int pidfd;
+	pid_t pid;
+
+	if (index >= seed.shared.ctl->n_slots || seed.child[index] != 0) {
+		snprintf(text, sizeof(text), "refused %u slot is taken or unknown", index);
+		tell(text, -1);
+		return;
+	}
+	pid = fork();
+	if (pid == 0)
+		become_worker(seed.shared.slot[index], log, notify);
+	if (pid < 0) {
+		snprintf(text, sizeof(text), "refused %u fork: %s", index, strerror(errno));
+		tell(text, -1);
+		return;
+	}
+	seed.child[index] = pid;
+	pidfd = syscall(SYS_pidfd_open, pid, 0);
+	snprintf(text, sizeof(text), "forked %u %d", index, pid);
+	tell(text, pidfd);
+	if (pidfd >= 0)
+		close(pidfd);
+}
+
+static void
+reap(void)
+{
+	struct signalfd_siginfo info;
+	int status;
+	pid_t pid;
+
+	if (read(seed.signals, &info, sizeof(info)) < 0)
+		return;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+		for (uint32_t i = 0; i < seed.shared.ctl->n_slots; i++) {
+			struct dps_slot *slot = seed.shared.slot[i];
+			char text[ORDER_MOST];
+
+			if (seed.child[i] != pid)
+				continue;
+			seed.child[i] = 0;
+			slot->exit_status = status;
+			dps_store32(&slot->exits, slot->exits + 1);
+			__atomic_store_n(&slot->exit_pid, pid, __ATOMIC_RELEASE);
+			snprintf(text, sizeof(text), "exit %u %d %d", i, pid, status);
+			tell(text, -1);
+		}
+}
+
+// --- orders ---------------------------------------------------------------------------------------
+
+static void
+take_order(void)
+{
+	char text[ORDER_MOST + 1];
+	char control[CMSG_SPACE(2 * sizeof(int))];
+	struct iovec iov = { .iov_base = text, .iov_len = ORDER_MOST };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	ssize_t len = recvmsg(seed.orders, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	struct cmsghdr *c;
+	int fd[2] = { -1, -1 };
+	uint32_t slot;
+
+	if (len <= 0) {
+		if (len < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		close(seed.orders);
+		seed.orders = -1;
+		return;
+	}
+	text[len] = '\0';
+	c = CMSG_FIRSTHDR(&msg);
+	if (c != NULL && c->cmsg_type == SCM_RIGHTS)
+		memcpy(fd, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0) < sizeof(fd) ?
+						c->cmsg_len - CMSG_LEN(0) : sizeof(fd));
+	if (sscanf(text, "fork %" SCNu32, &slot) == 1 && fd[1] >= 0)
+		order_fork(slot, fd[0], fd[1]);
+	else if (strcmp(text, "quit") == 0)
+		_exit(DPS_EXIT_OK);
+	else
+		tell("refused order not understood", -1);
+	for (int i = 0; i < 2; i++)
+		if (fd[i] >= 0)
+			close(fd[i]);
+}
+
+static void
+listen_at(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		refuse(DPS_EXIT_SEED_GONE, "socket path too long: %s", path);
+	strcpy(address.sun_path, path);
+	unlink(path);
+	seed.listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (seed.listener < 0 ||
+	    bind(seed.listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+	    chmod(path, 0600) < 0 || listen(seed.listener, 4) < 0)
+		refuse(DPS_EXIT_SEED_GONE, "socket %s: %s", path, strerror(errno));
+}
+
+static void __attribute__((noreturn))
+serve(void)
+{
+	for (;;) {
+		struct pollfd p[] = {
+			{ .fd = seed.shared.primary_pidfd, .events = POLLIN },
+			{ .fd = seed.signals, .events = POLLIN },
+			{ .fd = seed.listener, .events = POLLIN },
+			{ .fd = seed.orders, .events = POLLIN },
+		};
+
+		if (poll(p, 4, -1) < 0)
+			continue;
+		if (p[0].revents != 0)
+			_exit(DPS_EXIT_PRIMARY_GONE);
+		if (p[1].revents != 0)
+			reap();
+		if (p[3].revents != 0)
+			take_order();
+		if (p[2].revents != 0) {
+			// The newest supervisor is the one that counts.
+			int fd = accept4(seed.listener, NULL, NULL, SOCK_CLOEXEC);
+
+			if (fd >= 0) {
+				if (seed.orders >= 0)
+					close(seed.orders);
+				seed.orders = fd;
+			}
+		}
+	}
+}
+
+static void
+parse(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "socket", required_argument, NULL, 's' },
+		{ "file-prefix", required_argument, NULL, 'f' },
+		{ "lcores", required_argument, NULL, 'l' },
+		{ "huge-dir", required_argument, NULL, 'h' },
+		{ "name", required_argument, NULL, 'n' },
+		{ "dpdk", required_argument, NULL, 'd' },
+		{ "generation", required_argument, NULL, 'g' },
+		{ "primary", required_argument, NULL, 'p' },
+		{ "primary-start", required_argument, NULL, 't' },
+		{ "abi", required_argument, NULL, 'a' },
+		{ "notify", required_argument, NULL, 'y' },
+		{ NULL, 0, NULL, 0 },
+	};
+	int o;
+
+	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (o) {
+		case 's': seed.socket_path = optarg; break;
+		case 'f': seed.file_prefix = optarg; break;
+		case 'l': seed.lcores = optarg; break;
+		case 'h': seed.huge_dir = optarg; break;
+		case 'n': seed.name = optarg; break;
+		case 'd': seed.dpdk_version = optarg; break;
+		case 'g': seed.generation = strtoull(optarg, NULL, 10); break;
+		case 'p': seed.primary_pid = atoi(optarg); break;
+		case 't': seed.primary_start = strtoull(optarg, NULL, 10); break;
+		case 'a': seed.abi = atoi(optarg); break;
+		case 'y': seed.notify = atoi(optarg); break;
+		default: refuse(DPS_EXIT_USAGE, "unknown option");
+		}
+	}
+	if (seed.socket_path == NULL || seed.file_prefix == NULL || seed.lcores == NULL ||
+	    seed.name == NULL || seed.dpdk_version == NULL || seed.primary_pid <= 0)
+		refuse(DPS_EXIT_USAGE, "this program is started by dpsup, with --socket, "
+		       "--file-prefix, --lcores, --name, --dpdk, --generation, --primary, "
+		       "--primary-start, --abi, --notify");
+}
+
+// The copies keep their values when the workers write their title over the arguments.
+static void
+keep_arguments(int argc, char **argv)
+{
+	char *end = argv[argc - 1] + strlen(argv[argc - 1]) + 1;
+
+	seed.title = argv[0];
+	seed.title_len = end - argv[0];
+	seed.socket_path = strdup(seed.socket_path);
+	seed.file_prefix = strdup(seed.file_prefix);
+	seed.name = strdup(seed.name);
+}
+
+int
+main(int argc, char **argv)
+{
+	sigset_t child;
+
+	parse(argc, argv);
+	keep_arguments(argc, argv);
+	// SIGCHLD is read from a descriptor, by this thread; EAL's threads inherit the mask.
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	seed.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+	seed.shared.primary_pidfd = syscall(SYS_pidfd_open, seed.primary_pid, 0);
+
+	if (seed.abi != DPS_ABI_VERSION)
+		refuse(DPS_EXIT_ABI, "the primary has ABI %u, this worker %u", seed.abi,
+		       DPS_ABI_VERSION);
+	if (strcmp(seed.dpdk_version, strchr(rte_version(), ' ') + 1) != 0)
+		refuse(DPS_EXIT_DPDK, "the primary runs DPDK %s, this worker was built with %s: "
+		       "build dpsup again", seed.dpdk_version, strchr(rte_version(), ' ') + 1);
+	check_primary("before");
+	attach();
+	check_primary("after");
+	check_control_block();
+	rte_memseg_contig_walk(add_range, &seed.shared);
+	listen_at(seed.socket_path);
+	dprintf(seed.notify, "READY\n");
+	close(seed.notify);
+	serve();
+}

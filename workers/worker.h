@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef DPSUP_WORKER_H
+#define DPSUP_WORKER_H
+
+// The worker program: one executable, the seed that attaches and the workers that it forks.
+
+#include <stdbool.h>
+
+#include "dpsup.h"
+#include "dpsup_plugin.h"
+
+_Static_assert(DPS_PLUGIN_VLAN == DPS_NEED_VLAN && DPS_PLUGIN_TIMESTAMP == DPS_NEED_TSC, "same");
+_Static_assert(DPS_PLUGIN_REASONS == DPS_REASONS && DPS_PLUGIN_COUNTERS == DPS_COUNTERS, "same");
+_Static_assert(DPS_PLUGIN_REWRITES == DPS_UNDO, "same");
+
+// What the seed knows once it is attached; its children inherit it.
+struct shared {
+	const struct dps_ctl *ctl;
+	struct dps_slot *slot[DPS_MAX_SLOTS];
+	int primary_pidfd;
+	uint32_t n_ranges;
+	struct {
+		const volatile uint8_t *start;
+		uint64_t len;           // bytes
+		uint64_t page;          // bytes
+	} range[256];                   // hugepage memory, to be faulted in by each worker
+};
+
+// worker.c: become the worker of a slot; called in a fresh child, does not return.
+void worker_run(const struct shared *shared, struct dps_slot *slot, int notify)
+	__attribute__((noreturn));
+
+// loop.c: until the slot is told to stop.
+void worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin *plugin,
+		 void *state);
+
+// plugin.c: 0, or the exit code; the reason is in slot->error.
+int plugin_load(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin **plugin,
+		void **state);
+
+extern const struct dps_plugin plugin_forward;
+extern const struct dps_plugin plugin_macswap;
+extern const struct dps_plugin plugin_sink;
+extern const struct dps_plugin plugin_delay;
+extern const struct dps_plugin plugin_crash;
+
+// portmap.c: where packets of each input port leave, from the argument table "map".
+struct portmap {
+	uint16_t out[DPS_MAX_PORTS];    // verdict by input port
+};
+int portmap_init(struct portmap *map, const struct dps_env *env);
+
+#endif
