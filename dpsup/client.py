@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""An instance as a Python object: the same nouns and verbs as the command line, which uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from dpsup import runtime, status
+from dpsup.bus import Client, Subscriber
+from dpsup.errors import DpsupError, NotPermitted, NotRunning, UsageError
+from dpsup.messages import Publication
+from dpsup.runtime import CONTROL, EVENTS, PRIMARY, Runtime
+
+
+def running() -> dict[str, Runtime]:
+    """Instances that have a supervisor, or a data plane without one (headless)."""
+    return {
+        name: one
+        for name, one in sorted(runtime.instances().items())
+        if one.is_supervised() or runtime.is_headless(one)
+    }
+
+
+def find(name: str | None) -> Runtime:
+    """The instance of that name, or the only one running. Raises: NotRunning, UsageError."""
+    found = runtime.instances() if name else running()
+    if name:
+        if name not in found or name not in running():
+            others = ", ".join(running())
+            raise NotRunning(
+                f'no instance "{name}" is running',
+                help=f"running: {others}" if others else "`dpsup start FILE` starts one",
+            )
+        return found[name]
+    if not found:
+        raise NotRunning("no instance is running", help="`dpsup start FILE` starts one")
+    if len(found) > 1:
+        raise UsageError(
+            f"several instances are running: {', '.join(found)}", help="choose one with -n NAME"
+        )
+    return next(iter(found.values()))
+
+
+class Instance:
+    """A running instance. `dpsup.connect` makes one; close it, or use it in a `with`.
+
+    Every call returns the plain document of its verb and raises DpsupError with the instance's own
+    words. A headless instance (its supervisor is dead) answers `status` and `audit` alone.
+    """
+
+    def __init__(self, where: Runtime) -> None:
+        self.runtime = where
+        self.name = where.name
+        if not os.access(where.path, os.W_OK):
+            raise NotPermitted(
+                f'no right to talk to instance "{where.name}"',
+                help="run as the user who started it, or as root",
+            )
+        self.headless = runtime.is_headless(where)
+        self._client = Client(where.file(PRIMARY if self.headless else CONTROL))
+
+    def __enter__(self) -> Instance:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, verb: str, timeout: float = 10.0, **args: Any) -> Any:
+        if self.headless:
+            raise DpsupError(
+                f'instance "{self.name}" has no supervisor: it forwards, but takes no orders',
+                help="`dpsup stop` ends it, `dpsup start` starts it anew",
+            )
+        return self._client.ask(verb, timeout, **args)
+
+    def status(self) -> dict[str, Any]:
+        """The Status document, its counters read after this call began."""
+        if self.headless:
+            return self._headless_status()
+        return self._ask("status")  # type: ignore[no-any-return]
+
+    def _headless_status(self) -> dict[str, Any]:
+        plan = json.loads((self.runtime.path / "plan.json").read_text())
+        state = self.runtime.read_state()
+        plan["primary_pid"] = state.primary.pid if state and state.primary else None
+        return status.status(plan, self._client.ask("counters"), None)
+
+    def audit(self) -> dict[str, Any]:
+        """The Audit document: every mbuf of every pool."""
+        if self.headless:
+            return status.audit(self.name, self._client.ask("audit"))
+        return self._ask("audit")  # type: ignore[no-any-return]
+
+    def stats(self) -> dict[str, Any]:
+        return self._ask("stats")  # type: ignore[no-any-return]
+
+    def scale(self, group: str, n: int, *, wait: bool = True) -> dict[str, Any]:
+        """Have `n` workers in a group; returns once they are ready, if `wait`."""
+        return self._ask("scale", 60.0, group=group, n=n, wait=wait)  # type: ignore[no-any-return]
+
+    def restart(self, target: str = "") -> dict[str, Any]:
+        """Restart a worker ("fw/0"), a group, or all, one after the other."""
+        return self._ask("restart", 600.0, target=target)  # type: ignore[no-any-return]
+
+    def kill(self, worker: str, signal: int = 9) -> dict[str, Any]:
+        return self._ask("kill", worker=worker, signal=int(signal))  # type: ignore[no-any-return]
+
+    def stop(self, drain: float | None = None) -> dict[str, Any]:
+        """Ask it to stop; packets under way get `drain` seconds (default 5) to leave."""
+        args = {} if drain is None else {"drain": float(drain)}
+        return self._ask("stop", **args)  # type: ignore[no-any-return]
+
+    def events(self, since: int = 0, most: int = 1000) -> list[dict[str, Any]]:
+        return self._ask("events", since=since, most=most)["events"]  # type: ignore[no-any-return]
+
+    def logs(self, name: str = "", since: int = 0, most: int = 1000) -> list[dict[str, Any]]:
+        """Log lines of all processes, or of one ("fw/0", "primary", "seed")."""
+        return self._ask("logs", name=name, since=since, most=most)["lines"]  # type: ignore[no-any-return]
+
+    def follow(self, *topics: str) -> Iterator[Publication]:
+        """Publications ("event", "log", "stat") until the instance ends.
+
+        Each carries its topic's sequence number: a gap says how many were missed, and
+        `events(since)` or `logs(since)` has them.
+        """
+        subscriber = Subscriber(self.runtime.file(EVENTS), topics or ("event",))
+        try:
+            yield from subscriber.follow(self.runtime.is_supervised)
+        finally:
+            subscriber.close()
+
+
+def connect(name: str | None = None) -> Instance:
+    """The running instance of that name, or the only one there is.
+
+    Raises: NotRunning; UsageError where several run and none is named; NotPermitted.
+    """
+    return Instance(find(name))

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the bus can ask of a supervisor: one function for each verb."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import signal
+from typing import Any
+
+from dpsup import process, status
+from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
+from dpsup.messages import ProtocolError, Request, want
+from dpsup.supervisor import Group, Supervisor, Worker
+
+SCALE_S = 30.0
+ONLY_GROUP = "workers"  # names the only group where no group has that name
+
+
+async def handle(sup: Supervisor, request: Request) -> Any:
+    verb = VERBS.get(request.verb)
+    if verb is None:
+        raise ProtocolError(f"no such verb: {request.verb}", help=f"one of {', '.join(VERBS)}")
+    return await verb(sup, request.args)
+
+
+def _plan(sup: Supervisor) -> dict[str, Any]:
+    import dataclasses
+
+    present = set(p["name"] for p in sup.hello.get("ports", []))
+    plan = dataclasses.asdict(sup.plan)
+    plan["ports"] = [p for p in plan["ports"] if not present or p["name"] in present]
+    return plan
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, 1)
+    return f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(known)}"
+
+
+def find_group(sup: Supervisor, name: str) -> Group:
+    names = [g.plan.name for g in sup.groups]
+    if name in names:
+        return sup.groups[names.index(name)]
+    if name == ONLY_GROUP and len(names) == 1:
+        return sup.groups[0]
+    if name == ONLY_GROUP:
+        raise NoSuchObject(
+            "`workers` names the only group, but there are several", help=", ".join(names)
+        )
+    raise NoSuchObject(f'no group "{name}"', help=_suggest(name, names))
+
+
+def find_worker(sup: Supervisor, name: str) -> Worker:
+    group, _, member = name.rpartition("/")
+    for worker in sup.workers():
+        if worker.name == name:
+            return worker
+        if group == ONLY_GROUP and len(sup.groups) == 1 and worker.name.endswith(f"/{member}"):
+            return worker
+    known = [w.name for w in sup.workers() if w.state != "stopped"]
+    raise NoSuchObject(f'no worker "{name}"', help=_suggest(name, known))
+
+
+async def _counters(sup: Supervisor) -> dict[str, Any] | None:
+    if sup.primary.state != "running":
+        return None
+    try:
+        counters: dict[str, Any] = await sup.ask("counters")
+    except TimedOut:
+        return None
+    sup.note_failover(counters)
+    return counters
+
+
+async def _ping(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+    return {"name": sup.plan.name, "state": sup.state}
+
+
+async def _status(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+    counters = await _counters(sup)
+    return status.status(_plan(sup), counters, sup.view())
+
+
+async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+    counters = await _counters(sup)
+    if counters is None:
+        raise DpsupError("no primary is running yet", help="`dpsup status` shows the state")
+    counters["slots"] = [
+        {**slot, "id": worker.name, "state_name": worker.state}
+        for slot, worker in zip(counters["slots"], sup.workers(), strict=True)
+    ]
+    processes = {
+        "supervisor": process.usage(sup.view()["pid"]),
+        **{c.name: process.usage(c.identity.pid) for c in (sup.primary, sup.seed) if c.identity},
+        **{w.name: process.usage(w.pid) for w in sup.workers() if w.pid},
+    }
+    return {
+        "apiVersion": status.API,
+        "kind": "Stats",
+        "name": sup.plan.name,
+        "tsc_hz": sup.hello.get("tsc_hz"),
+        **counters,
+        "account": status.account(counters),
+        "port_info": sup.hello.get("ports", []),
+        "processes": processes,
+    }
+
+
+async def _audit(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+    return status.audit(sup.plan.name, await sup.ask("audit"))
+
+
+async def _scale(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    group = find_group(sup, want(args, "group", str))
+    n = want(args, "n", int)
+    if not 0 <= n <= group.plan.max:
+        raise UsageError(
+            f"group {group.plan.name} can have 0 to {group.plan.max} workers, not {n}",
+            why="rings, slots and memory are reserved for `max` at the start",
+            help=f"set max = {max(n, 1)} in [[workers]] of {sup.plan.topology_file}, then restart",
+        )
+    _must_run(sup)
+    before = group.desired
+    group.desired = n
+    for worker in group.workers:
+        worker.wanted = worker.member < n
+        if worker.wanted:
+            sup.fire("worker", worker, "start")
+        elif worker.state != "stopped":
+            sup.fire("worker", worker, "stop")
+    sup.events.add(type="scale", name=group.plan.name, old=before, new=n)
+    if want(args, "wait", bool, True):
+        # A worker that was told to stop a moment ago comes back once it has ended.
+        settled = ("running", "held", "stopped")
+
+        def done() -> bool:
+            for worker in group.workers:
+                if worker.wanted and worker.state == "stopped":
+                    sup.fire("worker", worker, "start")
+            return all(w.state in settled and (w.state != "stopped") == w.wanted
+                       for w in group.workers)  # fmt: skip
+
+        if not await sup.until(done, SCALE_S):
+            raise TimedOut(f"{group.plan.name} has {group.ready} of {n} workers ready")
+    return {"group": group.plan.name, "old": before, "desired": n, "ready": group.ready}
+
+
+def _must_run(sup: Supervisor) -> None:
+    if sup.state not in ("running", "degraded"):
+        raise DpsupError(
+            f"the instance is {sup.state}", help="try again when `dpsup status` says running"
+        )
+
+
+async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    """Rolling: each one is back before the next one goes."""
+    _must_run(sup)
+    target = want(args, "target", str, "")
+    if "/" in target:
+        workers = [find_worker(sup, target)]
+    elif target:
+        workers = [w for w in find_group(sup, target).workers if w.wanted]
+    else:
+        workers = [w for w in sup.workers() if w.wanted]
+    done = []
+    for worker in workers:
+        if not worker.wanted:
+            raise DpsupError(f"{worker.name} is not in use", help="`dpsup scale` starts it")
+        forks = worker.restarts
+
+        def back(worker: Worker = worker, forks: int = forks) -> bool:
+            return worker.state in ("running", "held") and worker.restarts > forks
+
+        sup.fire("worker", worker, "restart")
+        if not await sup.until(back, SCALE_S) or worker.state == "held":
+            raise TimedOut(f"{worker.name} did not come back: it is {worker.state}")
+        done.append(worker.name)
+    return {"restarted": done}
+
+
+async def _kill(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    worker = find_worker(sup, want(args, "worker", str))
+    number = want(args, "signal", int, int(signal.SIGKILL))
+    if worker.pidfd < 0:
+        raise DpsupError(f"{worker.name} has no process: it is {worker.state}")
+    try:
+        signal.Signals(number)
+    except ValueError:
+        raise UsageError(f"no signal {number}") from None
+    pid = worker.pid
+    process.signal_pidfd(worker.pidfd, number)
+    return {"worker": worker.name, "pid": pid, "signal": number}
+
+
+async def _events(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
+    return {"events": sup.events.since(since, most)}
+
+
+async def _logs(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    name = want(args, "name", str, "")
+    since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
+    entries = [e for e in sup.log.since(since) if not name or e["name"] == name]
+    if name and not entries and name not in ("primary", "seed"):
+        find_worker(sup, name)
+    return {"lines": entries[-most:]}
+
+
+async def _stop(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    drain = want(args, "drain", float, None)
+
+    async def soon() -> None:
+        await asyncio.sleep(0.01)  # the answer first
+        sup.stop(drain)
+
+    sup._task(soon())
+    return {"pid": sup.view()["pid"]}
+
+
+VERBS = {
+    "ping": _ping,
+    "status": _status,
+    "stats": _stats,
+    "audit": _audit,
+    "scale": _scale,
+    "restart": _restart,
+    "kill": _kill,
+    "events": _events,
+    "logs": _logs,
+    "stop": _stop,
+}

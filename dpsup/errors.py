@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What can go wrong, said for people.
+
+Every error that reaches a user is a `DpsupError`: what is wrong, why it matters, what to do, and
+the exit code that scripts rely on. A topology's problems are collected as `Problem`s, so that one
+run of `dpsup check` shows all of them.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Exit(enum.IntEnum):
+    """Exit codes of every dpsup command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_RUNNING = 3
+    NO_SUCH_OBJECT = 4
+    DEGRADED = 5
+    HOST = 6
+    NOT_PERMITTED = 7
+    TIMED_OUT = 8
+    BAD_TOPOLOGY = 78
+
+
+class DpsupError(Exception):
+    """An error for people: `message` says what, `why` the consequence, `help` what to do."""
+
+    exit_code = Exit.FAILED
+
+    def __init__(self, message: str, *, why: str = "", help: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.why = why
+        self.help = help
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.why:
+            lines.append(f"  why:  {self.why}")
+        if self.help:
+            lines.append(f"  help: {self.help}")
+        return "\n".join(lines)
+
+
+class UsageError(DpsupError):
+    exit_code = Exit.USAGE
+
+
+class NotRunning(DpsupError):
+    exit_code = Exit.NOT_RUNNING
+
+
+class NoSuchObject(DpsupError):
+    exit_code = Exit.NO_SUCH_OBJECT
+
+
+class HostError(DpsupError):
+    """The machine cannot: hugepages, cores, kernel features."""
+
+    exit_code = Exit.HOST
+
+
+class NotPermitted(DpsupError):
+    exit_code = Exit.NOT_PERMITTED
+
+
+class TimedOut(DpsupError):
+    exit_code = Exit.TIMED_OUT
+
+
+class ShimError(DpsupError):
+    """A call into the C shim returned -errno."""
+
+    def __init__(
+        self, call: str, errno_: int, message: str, *, why: str = "", help: str = ""
+    ) -> None:
+        super().__init__(message, why=why, help=help)
+        self.call = call
+        self.errno = errno_
+
+
+class Severity(enum.StrEnum):
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding about a topology file.
+
+    `line` is 1-based, 0 where no line of the file can be named; `source` is that line's text.
+    `exit_code` tells a topology's own fault (78) from what the host lacks (6) or forbids (7).
+    """
+
+    message: str
+    file: str = ""
+    line: int = 0
+    source: str = ""
+    why: str = ""
+    help: str = ""
+    severity: Severity = Severity.ERROR
+    exit_code: Exit = Exit.BAD_TOPOLOGY
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        out = [f"{self.severity}: {self.message}"]
+        if where:
+            out.append(f"  --> {where}")
+        if self.source:
+            gutter = str(self.line)
+            out.append(f"  {gutter} | {self.source}")
+        if self.why:
+            out.append(f"  why:  {self.why}")
+        if self.help:
+            out.append(f"  help: {self.help}")
+        return "\n".join(out)
+
+
+class TopologyError(DpsupError):
+    """A topology that cannot be started, with all its problems."""
+
+    exit_code = Exit.BAD_TOPOLOGY
+
+    def __init__(self, problems: list[Problem]) -> None:
+        errors = [p for p in problems if p.severity is Severity.ERROR]
+        super().__init__("\n\n".join(str(p) for p in problems))
+        self.problems = problems
+        # The file's own faults come first: a host is judged by what a sound file asks for.
+        codes = {p.exit_code for p in errors}
+        for code in (Exit.BAD_TOPOLOGY, Exit.NOT_PERMITTED, Exit.HOST):
+            if code in codes:
+                self.exit_code = code
+                break
+
+    def __str__(self) -> str:
+        return self.message

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From a command to an instance and back: start in the foreground or detached, stop, clean."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dpsup import process, runtime
+from dpsup.check import prepare
+from dpsup.client import connect, find, running
+from dpsup.errors import DpsupError, Exit, TimedOut
+from dpsup.host import read_host
+from dpsup.messages import as_error, as_exception
+from dpsup.plan import Plan, make_plan
+from dpsup.runtime import Runtime
+
+STOP_S = 60.0  # beyond the drain: for everything to end
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def notify_systemd(word: str) -> None:
+    """sd_notify(3): a datagram to $NOTIFY_SOCKET, where there is one."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.sendto(word.encode(), address)
+
+
+def _take_over(where: Runtime) -> int:
+    """Holding the lock: end and sweep what a dead supervisor left; the generation to start."""
+    state = where.read_state()
+    if state is None:
+        where.sweep()
+        return 1
+    if any(p.alive for p in state.processes()):
+        _say(f'instance "{where.name}" has a data plane without supervisor: it is ended first')
+        if not where.end_processes(state):
+            raise DpsupError(f'processes of a dead "{where.name}" do not end')
+    where.sweep()
+    return state.generation + 1
+
+
+def foreground(
+    file: str, idle_limit: float | None, *, verbose: bool, ready_fd: int | None
+) -> tuple[int, dict[str, Any] | None]:
+    """Run an instance until it ends. Returns the exit code and the final account, if there is one.
+
+    `ready_fd` is told in one JSON line whether all is ready, then closed.
+    """
+    try:
+        return _run(file, idle_limit, verbose, ready_fd)
+    except DpsupError as e:
+        if ready_fd is not None:
+            _tell(ready_fd, {"ok": False, "error": {**as_error(e), "message": str(e)}})
+        raise
+
+
+def _tell(fd: int, word: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(fd, json.dumps(word).encode() + b"\n")
+        os.close(fd)
+
+
+def _run(
+    file: str, idle_limit: float | None, verbose: bool, ready_fd: int | None
+) -> tuple[int, dict[str, Any] | None]:
+    host = read_host()
+    topology, plan, problems = prepare(file, host)
+    for problem in problems:
+        _say(f"{problem}\n")
+    where = Runtime(plan.runtime_dir, plan.name)
+    where.acquire()
+    try:
+        plan = make_plan(topology, host, _take_over(where))
+        _say(f"check      {file}: ok, {_shape(plan)}")
+        # Everything else of ours is imported only now: a bad file is told of sooner.
+        from dpsup import control
+        from dpsup.supervisor import Supervisor
+
+        async def life() -> tuple[int, Supervisor]:
+            sup = Supervisor(
+                plan, where, lambda g: make_plan(topology, read_host(), g), _say, idle_limit
+            )
+            sup.log.listeners.append(lambda e: _show_line(e, verbose))
+
+            def ready() -> None:
+                notify_systemd("READY=1")
+                _say(_ready_line(plan))
+                if ready_fd is not None:
+                    _tell(ready_fd, {"ok": True, "name": plan.name, "pid": os.getpid()})
+
+            sup.on_running = _once(ready)
+            return await sup.run(control.handle), sup
+
+        process.pin(plan.supervisor_cores)
+        code, sup = asyncio.run(life())
+    finally:
+        notify_systemd("STOPPING=1")
+        where.sweep()
+        where.release()
+    if sup.failure is not None:
+        raise sup.failure
+    if sup.summary is not None and idle_limit is not None and _has_loss(sup.summary):
+        code = Exit.FAILED
+    return code, sup.summary
+
+
+def _has_loss(summary: dict[str, Any]) -> bool:
+    return bool(
+        summary["lost"] or summary["in_flight"] or any(p["unexplained"] for p in summary["audit"])
+    )
+
+
+def _once(f: Callable[[], None]) -> Callable[[], None]:
+    done = False
+
+    def once() -> None:
+        nonlocal done
+        if not done:
+            done = True
+            f()
+
+    return once
+
+
+def _shape(plan: Plan) -> str:
+    workers = sum(g.count for g in plan.groups)
+    return (
+        f"{len(plan.ports)} ports, {len(plan.io)} io cores, {len(plan.groups)} groups, "
+        f"{workers} workers, {plan.memory.total >> 20} MiB of hugepages"
+    )
+
+
+def _ready_line(plan: Plan) -> str:
+    groups = ", ".join(f"{g.name} {g.count}" for g in plan.groups)
+    return f"{plan.name} is running: {groups} ready.  dpsup status · dpsup events -f · dpsup stop"
+
+
+def _show_line(entry: dict[str, Any], verbose: bool) -> None:
+    if verbose or entry["name"] not in ("primary", "seed"):
+        _say(f"{entry['name']:10} {entry['line']}")
+
+
+def detach(file: str, idle_limit: float | None, say: Callable[[str], None]) -> None:
+    """Start an instance that outlives us and keeps none of our descriptors; return when ready."""
+    ready_r, ready_w = os.pipe()
+    argv = [sys.executable, "-P", "-m", "dpsup", "start", file, "--ready-fd", str(ready_w)]
+    if idle_limit is not None:
+        argv += ["--exit-when-idle", f"{idle_limit:f}s"]
+    # What it says until it is ready is for whoever waits here; later it has no terminal.
+    with open(os.devnull, "r+b") as null:  # noqa: PTH123
+        child = subprocess.Popen(
+            argv,
+            stdin=null,
+            stdout=null,
+            stderr=null,
+            pass_fds=(ready_w,),
+            start_new_session=True,
+        )
+    os.close(ready_w)
+    with os.fdopen(ready_r) as ready:
+        line = ready.readline()
+    if not line:
+        raise DpsupError(f"the supervisor ended with exit code {child.wait()} before it was ready")
+    word = json.loads(line)
+    if not word["ok"]:
+        child.wait()
+        raise as_exception(word["error"])
+    child.returncode = 0  # it is on its own from here
+    say(f"{word['name']} is running, supervisor pid {word['pid']}")
+
+
+def stop(name: str | None, drain: float | None) -> None:
+    """Stop an instance and wait for its end; a headless one is ended and swept."""
+    where = find(name)
+    if runtime.is_headless(where):
+        where.acquire()
+        state = where.read_state()
+        if state is not None and not where.end_processes(state):
+            raise TimedOut("the data plane does not end")
+        where.sweep()
+        where.release()
+        return
+    with connect(where.name) as instance:
+        pid = instance.stop(drain)["pid"]
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if not select.select([pidfd], [], [], (drain or 5.0) + STOP_S)[0]:
+                raise TimedOut(f"supervisor {pid} is still stopping")
+        finally:
+            os.close(pidfd)
+    # The supervisor may be gone before its folder is (a slow disk): a moment, no more.
+    deadline = time.monotonic() + 1
+    while where.path.exists() and where.is_supervised() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def clean(name: str | None) -> list[str]:
+    """Sweep dead instances, or one. A headless one is ended only when it is named."""
+    done = []
+    live = running()
+    for one, where in runtime.instances().items():
+        if (name and one != name) or where.is_supervised() or (one in live and not name):
+            continue
+        where.acquire()
+        state = where.read_state()
+        if state is not None:
+            where.end_processes(state)
+        done += [f"removed {path}" for path in where.sweep()]
+        where.release()
+        done.append(f"removed {where.path}")
+    return done

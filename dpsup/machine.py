@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The state machine of topology, primary, seed and workers: one table, every pair answered.
+
+A machine is a state and, for workers, whether it is wanted; *why* it ended is a third fact, which
+policy.py judges. A cell says the next state and the actions, `-` that the event changes nothing
+there. The supervisor has one method for each action; nothing else assigns a state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# An event that cannot matter in a state is answered by `-`, on purpose and cell by cell.
+TABLES = {
+    # The process that holds ports and memory. late: a deadline passed.
+    "primary": """
+    state     start           ready             stop            died            late           swept
+    absent    starting:spawn  -                 -               -               -              -
+    starting  -               running:announce  stopping:kill   lost:sweep      starting:kill  -
+    running   -               -                 stopping:quit   lost:sweep      -              -
+    stopping  -               -                 -               lost:sweep      stopping:kill  -
+    lost      -               -                 -               -               -              absent:report
+    """,
+    # The process that forks workers; a dead one is replaced, its workers live on.
+    "seed": """
+    state      start            ready         stop           died            late            lost
+    absent     attaching:spawn  -             -              -               -               -
+    attaching  -                running:fill  stopping:kill  absent:replace  attaching:kill  -
+    running    -                -             stopping:quit  absent:replace  -               -
+    stopping   -                -             -              absent:report   stopping:kill   -
+    """,
+    # A slot and its sitter. retry, again, give_up, rest: the policy's verdict once its lanes are
+    # repaired; lost: the primary is gone, and with it the slot.
+    "worker": """
+    state       start          stop             restart        ready         drained        died               late           retry              again          give_up        rest             due            lost
+    stopped     starting:fork  -                -              -             -              -                  -              -                  -              -              -                -              -
+    starting    -              draining:kill    -              running:feed  -              recovering:repair  starting:kill  -                  -              -              -                -              stopped:forget
+    running     -              draining:unfeed  draining:halt  -             -              recovering:repair  -              -                  -              -              -                -              stopped:forget
+    draining    -              -                -              -             draining:halt  recovering:repair  draining:kill  -                  -              -              -                -              stopped:forget
+    recovering  -              -                -              -             -              -                  -              backoff:lend,wait  starting:fork  held:lend,say  stopped:handback  -              stopped:forget
+    backoff     -              stopped:handback  starting:fork  -             -              -                  -              -                  -              -              -                starting:fork  stopped:forget
+    held        -              stopped:handback  starting:fork  -             -              -                  -              -                  -              -              -                -              stopped:forget
+    """,
+    # whole: every group has as many ready as desired; short: some has fewer.
+    "topology": """
+    state     start         whole             short              stop                fail                primary_lost       gone
+    stopped   starting:begin  -               -                  -                   -                   -                  -
+    starting  -             running:announce  -                  stopping:wind_down  stopping:wind_down  starting:again     -
+    running   -             -                 degraded:announce  stopping:wind_down  stopping:wind_down  starting:again     -
+    degraded  -             running:announce  -                  stopping:wind_down  stopping:wind_down  starting:again     -
+    stopping  -             -                 -                  -                   -                   -                  stopped:finish
+    """,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    state: str
+    actions: tuple[str, ...] = ()
+
+
+def _read(text: str) -> dict[tuple[str, str], Step]:
+    header, *rows = (line.split() for line in text.strip().splitlines())
+    table: dict[tuple[str, str], Step] = {}
+    for state, *cells in rows:
+        for event, cell in zip(header[1:], cells, strict=True):
+            if cell == "-":
+                table[state, event] = Step(state)
+            else:
+                to, _, actions = cell.partition(":")
+                table[state, event] = Step(to, tuple(actions.split(",")))
+    return table
+
+
+TABLE = {machine: _read(text) for machine, text in TABLES.items()}
+
+STATES = {m: tuple(dict.fromkeys(s for s, _ in t)) for m, t in TABLE.items()}
+EVENTS = {m: tuple(dict.fromkeys(e for _, e in t)) for m, t in TABLE.items()}
+ACTIONS = {m: frozenset(a for s in t.values() for a in s.actions) for m, t in TABLE.items()}
+
+
+def step(machine: str, state: str, event: str) -> Step:
+    """What `event` makes of a machine in `state`. Total: every pair has an answer."""
+    return TABLE[machine][state, event]

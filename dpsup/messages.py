@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What goes over the bus, typed and versioned, and its limits. Pure: bytes in, values out.
+
+A request names a verb and its arguments and carries an id; asking again with the same id gives the
+same answer and does nothing twice. A publication carries its topic's sequence number, so that a
+subscriber knows what it missed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpsup.errors import DpsupError, Exit
+
+VERSION = 1
+MAX_REQUEST = 64 << 10  # bytes
+MAX_REPLY = 4 << 20
+MAX_DEPTH = 16
+MAX_ID = 64
+TOPICS = ("event", "log", "stat")
+
+_VERB = re.compile(r"[a-z_]{1,32}")
+
+
+class ProtocolError(DpsupError):
+    """A message that is not one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    verb: str
+    id: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`error` is None where the request was carried out."""
+
+    id: str
+    result: Any = None
+    error: dict[str, Any] | None = None
+
+    def value(self) -> Any:
+        """The result, or the error as the exception it was on the other side."""
+        if self.error is None:
+            return self.result
+        raise as_exception(self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    topic: str
+    seq: int
+    data: dict[str, Any]
+
+
+def _depth(raw: bytes) -> int:
+    """Most brackets open at a time, strings left out: known before a parser recurses."""
+    depth = most = 0
+    in_string = escaped = False
+    for c in raw:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif c == 0x5C:
+                escaped = True
+            elif c == 0x22:
+                in_string = False
+        elif c == 0x22:
+            in_string = True
+        elif c in b"[{":
+            depth += 1
+            most = max(most, depth)
+        elif c in b"]}":
+            depth -= 1
+    return most
+
+
+def _load(raw: bytes, limit: int) -> dict[str, Any]:
+    if len(raw) > limit:
+        raise ProtocolError(f"message of {len(raw)} bytes, at most {limit} are taken")
+    # A reply is the instance's own; only what strangers may send is counted byte by byte.
+    if limit == MAX_REQUEST and _depth(raw) > MAX_DEPTH:
+        raise ProtocolError(f"message nested deeper than {MAX_DEPTH}")
+    try:
+        message = json.loads(raw)
+    except (ValueError, RecursionError) as e:
+        raise ProtocolError(f"not JSON: {e}") from None
+    if not isinstance(message, dict):
+        raise ProtocolError("a message is a JSON object")
+    if message.get("v") != VERSION:
+        raise ProtocolError(
+            f"message version {message.get('v')!r}, this dpsup speaks {VERSION}",
+            help="use the dpsup that the instance was started with",
+        )
+    return message
+
+
+def _dump(**message: Any) -> bytes:
+    return json.dumps({"v": VERSION, **message}, separators=(",", ":")).encode()
+
+
+def encode_request(request: Request) -> bytes:
+    return _dump(id=request.id, verb=request.verb, args=request.args)
+
+
+def decode_request(raw: bytes) -> Request:
+    message = _load(raw, MAX_REQUEST)
+    verb, id_, args = message.get("verb"), message.get("id"), message.get("args", {})
+    if not isinstance(verb, str) or not _VERB.fullmatch(verb):
+        raise ProtocolError("verb: a lower-case word is wanted")
+    if not isinstance(id_, str) or not 0 < len(id_) <= MAX_ID:
+        raise ProtocolError(f"id: a string of 1 to {MAX_ID} characters is wanted")
+    if not isinstance(args, dict):
+        raise ProtocolError("args: an object is wanted")
+    return Request(verb, id_, args)
+
+
+def encode_reply(reply: Reply) -> bytes:
+    if reply.error is not None:
+        return _dump(id=reply.id, ok=False, error=reply.error)
+    return _dump(id=reply.id, ok=True, result=reply.result)
+
+
+def decode_reply(raw: bytes) -> Reply:
+    message = _load(raw, MAX_REPLY)
+    if message.get("ok") is True:
+        return Reply(str(message.get("id", "")), result=message.get("result"))
+    error = message.get("error")
+    if not isinstance(error, dict):
+        raise ProtocolError("a reply has a result or an error")
+    return Reply(str(message.get("id", "")), error=error)
+
+
+def encode_publication(publication: Publication) -> bytes:
+    return _dump(topic=publication.topic, seq=publication.seq, data=publication.data)
+
+
+def decode_publication(raw: bytes) -> Publication:
+    message = _load(raw, MAX_REPLY)
+    topic, seq, data = message.get("topic"), message.get("seq"), message.get("data")
+    if topic not in TOPICS or not isinstance(seq, int) or not isinstance(data, dict):
+        raise ProtocolError("not a publication")
+    return Publication(topic, seq, data)
+
+
+def as_error(exception: DpsupError) -> dict[str, Any]:
+    return {
+        "code": int(exception.exit_code),
+        "message": exception.message,
+        "why": exception.why,
+        "help": exception.help,
+    }
+
+
+def as_exception(error: dict[str, Any]) -> DpsupError:
+    e = DpsupError(
+        str(error.get("message", "failed")),
+        why=str(error.get("why", "")),
+        help=str(error.get("help", "")),
+    )
+    try:
+        e.exit_code = Exit(error.get("code", 1))
+    except ValueError:
+        e.exit_code = Exit.FAILED
+    return e
+
+
+def want(args: dict[str, Any], key: str, kind: type, default: Any = ...) -> Any:
+    """An argument of a request, of the type that its verb takes."""
+    value = args.get(key, default)
+    if value is ...:
+        raise ProtocolError(f"args.{key} is missing")
+    if value is default:
+        return value
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ProtocolError(f"args.{key}: {kind.__name__} is wanted")
+    return value
+
+
+class Limiter:
+    """Requests of each peer, as a token bucket; a peer that overdoes it hears so."""
+
+    def __init__(self, rate: float = 200.0, burst: float = 400.0, peers: int = 1024) -> None:
+        self.rate = rate
+        self.burst = burst
+        self.peers = peers
+        self._tokens: dict[bytes, tuple[float, float]] = {}
+
+    def allows(self, peer: bytes, now: float) -> bool:
+        tokens, at = self._tokens.pop(peer, (self.burst, now))
+        tokens = min(self.burst, tokens + (now - at) * self.rate)
+        allowed = tokens >= 1
+        self._tokens[peer] = (tokens - 1 if allowed else tokens, now)
+        while len(self._tokens) > self.peers:
+            # The least recently heard of; dicts keep order.
+            del self._tokens[next(iter(self._tokens))]
+        return allowed
+
+
+class Answered:
+    """The last answers by request id, so that a repeated request is not carried out twice."""
+
+    def __init__(self, most: int = 256) -> None:
+        self.most = most
+        self._replies: dict[tuple[bytes, str], bytes] = {}
+
+    def get(self, peer: bytes, request_id: str) -> bytes | None:
+        return self._replies.get((peer, request_id))
+
+    def put(self, peer: bytes, request_id: str, reply: bytes) -> None:
+        self._replies[peer, request_id] = reply
+        while len(self._replies) > self.most:
+            del self._replies[next(iter(self._replies))]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What processes print, as log lines with their names; and the instance's own events.
+
+Both are kept in bounded memory, numbered, and published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+KEPT = 2000  # lines and events each
+LINE_MOST = 4096  # bytes
+
+
+class Journal:
+    """A bounded list of numbered entries, each also handed to `publish`."""
+
+    def __init__(self, topic: str, publish: Callable[[str, dict[str, Any]], int]) -> None:
+        self._topic = topic
+        self._publish = publish
+        self._entries: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+
+    def add(self, **entry: Any) -> None:
+        entry["at"] = time.time()
+        entry["at_ns"] = time.monotonic_ns()
+        entry["seq"] = self._publish(self._topic, entry)
+        self._entries.append(entry)
+        for listener in self.listeners:
+            listener(entry)
+
+    def since(self, seq: int, most: int = KEPT) -> list[dict[str, Any]]:
+        """The last `most` entries numbered above `seq`."""
+        return [e for e in self._entries if e["seq"] > seq][-most:] if most > 0 else []
+
+
+class Lines:
+    """Reads a pipe line by line until its end, then closes it."""
+
+    def __init__(self, fd: int, each: Callable[[str], None], end: Callable[[], None]) -> None:
+        self._fd = fd
+        self._each = each
+        self._end = end
+        self._rest = b""
+        asyncio.get_running_loop().add_reader(fd, self._read)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._fd, 65536)
+        except BlockingIOError:
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_MOST or (not data and self._rest):
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._each(line[:LINE_MOST].decode(errors="replace").rstrip())
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._end()

@@ -1,0 +1,411 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The primary: owns EAL, hugepages, pools, ports and every ring, and runs the io cores.
+
+Started by the supervisor with a plan; lays everything out, says READY, then answers the
+supervisor's requests. It never touches a packet, and outlives a supervisor that dies. The one
+module that imports the C shim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dpsup import process
+from dpsup._shim import ffi, lib
+from dpsup.bus import Responder
+from dpsup.errors import DpsupError, Exit, ShimError
+from dpsup.messages import ProtocolError, Request, as_error, want
+
+# Microsoft's example key ("Verifying the RSS hash calculation"), the default of most NICs.
+MICROSOFT_KEY = bytes.fromhex(
+    "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
+)
+# One 16-bit word repeated: both directions of a flow hash alike (Woo and Park, 2012).
+SYMMETRIC_KEY = bytes.fromhex("6d5a") * 20
+
+DROPS = (
+    "truncated",
+    "oversize",
+    "no_group",
+    "no_worker",
+    "lane_full",
+    "hold_full",
+    "bad_verdict",
+    "hop_limit",
+    "quarantine",
+    "tx_full",
+    "corrupt",
+    "stopped",
+)
+_RSS = {
+    "ipv4": "DPS_RSS_IPV4",
+    "ipv6": "DPS_RSS_IPV6",
+    "tcp": "DPS_RSS_TCP",
+    "udp": "DPS_RSS_UDP",
+    "sctp": "DPS_RSS_SCTP",
+}
+
+
+def rss_key(spec: str) -> bytes:
+    """The bytes of a key given as "symmetric", "default" or hex digits."""
+    if spec == "symmetric":
+        return SYMMETRIC_KEY
+    return MICROSOFT_KEY if spec == "default" else bytes.fromhex(spec)
+
+
+def rss_types(fields: list[str]) -> int:
+    return sum(getattr(lib, _RSS[f]) for f in fields)
+
+
+def _check(call: str, ret: int, message: str = "", help: str = "") -> int:
+    """The one funnel from -errno to an error for people."""
+    if ret >= 0:
+        return ret
+    text = ffi.string(lib.dps_strerror(-ret)).decode()
+    raise ShimError(call, -ret, f"{message or call}: {text}", help=help)
+
+
+def _text(chars: Any) -> str:
+    return ffi.string(chars).decode(errors="replace")  # type: ignore[no-any-return]
+
+
+def _fields(struct: Any) -> dict[str, Any]:
+    """Integer fields of a cffi struct."""
+    return {
+        name: int(getattr(struct, name))
+        for name, field in ffi.typeof(struct[0]).fields
+        if field.type.kind == "primitive"
+    }
+
+
+def flat_args(args: list[list[str]]) -> bytes:
+    """A group's arguments as the ABI has them: key NUL value NUL ..."""
+    return b"".join(f"{k}\0{v}\0".encode() for k, v in args)
+
+
+class Primary:
+    """Everything between EAL's start and its end."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.plan = plan
+        self.notes: list[str] = []
+        self.absent: list[str] = []  # ports that were not required and are not there
+        self.port_index: dict[str, int] = {}
+        self.stopping = False
+
+    # --- start -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        plan = self.plan
+        argv = [ffi.new("char[]", a.encode()) for a in ("dpsup", *plan["eal_args"])]
+        _check(
+            "eal_start",
+            lib.dps_eal_start(len(argv), ffi.new("char *[]", argv)),
+            "EAL did not start",
+            help="`dpsup logs` or the lines above have EAL's own words",
+        )
+        for pool in plan["pools"]:
+            self._pool(pool)
+        _check("ctl_create", lib.dps_ctl_create(plan["generation"], len(plan["io"])))
+        for port in plan["ports"]:
+            self._port(port)
+        self._hash()
+        for i, group in enumerate(plan["groups"]):
+            self._group(i, group)
+        slot = 0
+        for i, group in enumerate(plan["groups"]):
+            for member in range(group["max"]):
+                _check(
+                    "slot_create",
+                    lib.dps_slot_create(slot, i, member),
+                    f"no memory for slot {group['name']}/{member}",
+                )
+                slot += 1
+        for io in plan["io"]:
+            _check(
+                "io_create",
+                lib.dps_io_create(io["index"], io["lcore"], io["burst"], io["idle"] == "adaptive"),
+                f"io core {io['core']}",
+            )
+        for name, index in self.port_index.items():
+            _check("port_start", lib.dps_port_start(index), f'port "{name}" does not start')
+        _check("ctl_publish", lib.dps_ctl_publish())
+        _check("io_start", lib.dps_io_start())
+
+    def _pool(self, pool: dict[str, Any]) -> None:
+        conf = ffi.new("struct dps_pool_conf *")
+        conf.name = pool["name"].encode()
+        for key in ("mbufs", "data_room", "cache", "numa", "page_size"):
+            setattr(conf, key, pool[key])
+        _check(
+            "pool_create",
+            lib.dps_pool_create(conf),
+            f'mempool "{pool["name"]}" of {pool["mbufs"]} mbufs',
+            help='more [host] hugepages, or fewer mbufs; "auto" computes what is needed',
+        )
+
+    def _port(self, port: dict[str, Any]) -> None:
+        conf = ffi.new("struct dps_port_conf *")
+        key = rss_key(port["rss_key"])
+        conf.name = port["name"].encode()
+        conf.device = port["device"].encode()
+        conf.pool = port["pool"]
+        conf.rx_desc = port["rx_desc"]
+        conf.tx_desc = port["tx_desc"]
+        for name in ("rx_free", "rx_drop", "tx_free"):
+            setattr(conf, name, -1 if port[name] is None else int(port[name]))
+        conf.mtu = port["mtu"]
+        conf.promiscuous = port["promiscuous"]
+        conf.rss_types = rss_types(port["rss_fields"])
+        conf.key_len = len(key)
+        conf.key = key.ljust(lib.DPS_KEY, b"\0")
+        conf.group = port["group"]
+        group = self.plan["groups"][port["group"]] if port["group"] >= 0 else None
+        conf.hold = group is not None and group["on_full"] == "hold"
+        why = ffi.new("char[]", lib.DPS_TEXT)
+        ret = lib.dps_port_create(conf, len(self.plan["io"]), why)
+        if ret < 0 and not port["required"]:
+            self.absent.append(port["name"])
+            self.notes.append(f'port "{port["name"]}" is not there: {_text(why)}')
+            return
+        said = _text(why)
+        _check(
+            "port_create",
+            ret,
+            f'port "{port["name"]}" ({port["device"]})' + (f": {said}" if said else ""),
+            help="required = false starts without it",
+        )
+        self.port_index[port["name"]] = ret
+        _check("ctl_port", lib.dps_ctl_port(ret, port["name"].encode()))
+
+    def _hash(self) -> None:
+        """Software hashing, for what drivers do not hash: one key and field set for all ports."""
+        first = self.plan["ports"][0]
+        key = rss_key(first["rss_key"])
+        _check("hash_conf", lib.dps_hash_conf(key, len(key), rss_types(first["rss_fields"])))
+
+    def _group(self, index: int, group: dict[str, Any]) -> None:
+        conf = ffi.new("struct dps_group_conf *")
+        args = flat_args(group["args"])
+        if len(args) > lib.DPS_ARGS:
+            raise DpsupError(f'args of group "{group["name"]}" take {len(args)} bytes')
+        conf.name = group["name"].encode()
+        conf.plugin = (group["plugin_path"] or group["plugin"]).encode()
+        conf.builtin = not group["plugin_path"]
+        conf.adaptive = any(io["idle"] == "adaptive" for io in self.plan["io"])
+        conf.n_args = len(group["args"])
+        conf.first_slot = group["first_slot"]
+        conf.max = group["max"]
+        conf.ring = group["ring"]
+        conf.args = args.ljust(lib.DPS_ARGS, b"\0")
+        _check("ctl_group", lib.dps_ctl_group(index, conf))
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def handle(self, request: Request) -> Any:
+        method = getattr(self, f"do_{request.verb}", None)
+        if method is None:
+            raise ProtocolError(f"the primary knows no `{request.verb}`")
+        return method(request.args)
+
+    def do_hello(self, _: dict[str, Any]) -> dict[str, Any]:
+        me = process.identify(os.getpid())
+        return {
+            "pid": me.pid,
+            "start": me.start,
+            "generation": self.plan["generation"],
+            "abi": int(lib.DPS_ABI_VERSION),
+            "dpdk": _text(lib.dps_eal_version()),
+            "tsc_hz": int(lib.dps_tsc_hz()),
+            "notes": self.notes,
+            "absent": self.absent,
+            "ports": [self._port_info(name, i) for name, i in self.port_index.items()],
+        }
+
+    def _port_info(self, name: str, index: int) -> dict[str, Any]:
+        info = ffi.new("struct dps_port_info *")
+        _check("port_info_get", lib.dps_port_info_get(index, info))
+        reta = ffi.new("uint16_t[512]")
+        entries = lib.dps_port_reta_get(index, reta, 512)
+        mac = bytes(ffi.buffer(info.mac))[:6]
+        return {
+            "name": name,
+            "driver": _text(info.driver),
+            "mac": ":".join(f"{b:02x}" for b in mac),
+            "note": _text(info.note).strip(),
+            "reta": list(reta[0 : max(entries, 0)]),
+            **_fields(info),
+        }
+
+    def do_rx(self, args: dict[str, Any]) -> None:
+        _check("io_rx", lib.dps_io_rx(want(args, "on", bool)))
+
+    def do_prepare(self, args: dict[str, Any]) -> None:
+        slot, core = want(args, "slot", int), want(args, "core", int)
+        _check("slot_prepare", lib.dps_slot_prepare(slot, core))
+
+    def do_command(self, args: dict[str, Any]) -> None:
+        slot, command = want(args, "slot", int), want(args, "command", str)
+        code = {"run": lib.DPS_RUN, "stop": lib.DPS_STOP}[command]
+        _check("slot_command", lib.dps_slot_command(slot, code))
+
+    def do_lane(self, args: dict[str, Any]) -> None:
+        _check("io_lane", lib.dps_io_lane(want(args, "slot", int)))
+
+    def do_map(self, args: dict[str, Any]) -> None:
+        members = bytes.fromhex(want(args, "map", str))
+        _check("io_map", lib.dps_io_map(want(args, "group", int), members, len(members)))
+
+    def do_recover(self, args: dict[str, Any]) -> dict[str, Any]:
+        out = ffi.new("struct dps_recovery *")
+        _check("slot_recover", lib.dps_slot_recover(want(args, "slot", int), out))
+        return _fields(out)
+
+    def do_requeue(self, args: dict[str, Any]) -> int:
+        return _check("slot_requeue", lib.dps_slot_requeue(want(args, "slot", int)))
+
+    def do_reset(self, args: dict[str, Any]) -> None:
+        _check("io_reset", lib.dps_io_reset(want(args, "slot", int)))
+
+    def do_audit(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        pools = []
+        for i, pool in enumerate(self.plan["pools"]):
+            out = ffi.new("struct dps_audit *")
+            # Several io cores answer one after the other: what moves between them meanwhile may
+            # be counted twice or not at all, a leak is there each time.
+            for _try in range(1 if len(self.plan["io"]) == 1 else 20):
+                _check("audit_get", lib.dps_audit_get(i, out))
+                if out.unexplained == 0:
+                    break
+            pools.append({"name": pool["name"], **_fields(out)})
+        return pools
+
+    def do_counters(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Everything that is counted, read after the request came; `at_ns` is when."""
+        at = time.monotonic_ns()
+        ports = []
+        for name, i in self.port_index.items():
+            stats = ffi.new("struct dps_port_stats *")
+            _check("port_stats_get", lib.dps_port_stats_get(i, stats))
+            info = ffi.new("struct dps_port_info *")
+            _check("port_info_get", lib.dps_port_info_get(i, info))
+            drops = {DROPS[d]: int(n) for d, n in enumerate(stats.drops) if n}
+            link = {"link_up": bool(info.link_up), "link_mbps": int(info.link_mbps)}
+            ports.append({"name": name, "drops": drops, **link, **_fields(stats)})
+        return {
+            "at_ns": at,
+            "generation": self.plan["generation"],
+            "ports": ports,
+            "pools": [self._pool_stats(i, p["name"]) for i, p in enumerate(self.plan["pools"])],
+            "io": [self._io_stats(io) for io in self.plan["io"]],
+            "groups": [self._group_stats(i) for i in range(len(self.plan["groups"]))],
+            "slots": [self._slot(i) for i in range(self.plan["n_slots"])],
+            "heap_bytes": int(lib.dps_heap_used()),
+        }
+
+    def _pool_stats(self, index: int, name: str) -> dict[str, Any]:
+        stats = ffi.new("struct dps_pool_stats *")
+        _check("pool_stats_get", lib.dps_pool_stats_get(index, stats))
+        return {"name": name, **_fields(stats)}
+
+    def _io_stats(self, io: dict[str, Any]) -> dict[str, Any]:
+        stats = ffi.new("struct dps_io_stats *")
+        _check("io_stats_get", lib.dps_io_stats_get(io["index"], stats))
+        return {"core": io["core"], **_fields(stats)}
+
+    def _group_stats(self, index: int) -> dict[str, Any]:
+        stats = ffi.new("struct dps_group_stats *")
+        _check("group_stats_get", lib.dps_group_stats_get(index, stats))
+        return _fields(stats)
+
+    def _slot(self, index: int) -> dict[str, Any]:
+        slot = ffi.new("struct dps_slot *")
+        _check("slot_read", lib.dps_slot_read(index, slot))
+        lane = ffi.new("struct dps_lane_stats *")
+        _check("lane_stats_get", lib.dps_lane_stats_get(index, lane))
+        reasons = [_text(slot.reason[r]) for r in range(min(slot.n_reasons, lib.DPS_REASONS))]
+        dropped = {
+            reasons[r] if r < len(reasons) else f"reason_{r}": int(n)
+            for r, n in enumerate(lane.dropped)
+            if n
+        }
+        counters = {
+            _text(slot.counter_name[c]): int(slot.counter[c])
+            for c in range(min(slot.n_counters, lib.DPS_COUNTERS))
+        }
+        return {
+            "pid": int(slot.pid),
+            "state": int(slot.state),
+            "beats": int(slot.beats),
+            "bursts": int(slot.bursts),
+            "busy": int(slot.busy),
+            "ready_ns": int(slot.ready_ns),
+            "first_ns": int(slot.first_ns),
+            "error": _text(slot.error),
+            "exit_pid": int(slot.exit_pid),
+            "exit_status": int(slot.exit_status),
+            "dropped": dropped,
+            "counters": counters,
+            **_fields(lane),
+        }
+
+    def do_stop(self, _: dict[str, Any]) -> None:
+        self.stopping = True
+
+    # --- stop ------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Bounded: the io cores free what they hold, ports are closed."""
+        _check("io_stop", lib.dps_io_stop(), "io cores do not stop")
+        lib.dps_eal_stop()
+
+
+def _say(notify: int, text: str) -> None:
+    os.write(notify, f"{text}\n".encode())
+    os.close(notify)
+
+
+def main(argv: list[str]) -> int:
+    plan_file, _, notify_fd = argv
+    plan = json.loads(Path(plan_file).read_text())
+    notify = int(notify_fd)
+    process.pin(tuple(plan["supervisor_cores"]))
+    wake_r, wake_w = os.pipe()
+    os.set_blocking(wake_w, False)
+    asked_to_end: list[int] = []
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sig, lambda s, _: asked_to_end.append(s))
+    signal.set_wakeup_fd(wake_w)
+
+    primary = Primary(plan)
+    try:
+        primary.start()
+        responder = Responder(f"{plan['runtime_dir']}/primary.sock", primary.handle)
+    except DpsupError as e:
+        _say(notify, "REFUSED " + json.dumps(as_error(e)))
+        return int(Exit.FAILED)
+    responder.watch(wake_r)
+    _say(notify, "READY")
+    while not primary.stopping and not asked_to_end:
+        # Handlers of signals run between two polls at the latest; the bound is for nothing else.
+        if wake_r in responder.poll(1.0):
+            os.read(wake_r, 64)
+    primary.stop()
+    responder.close()
+    return 0
+
+
+def plan_document(plan: Any) -> str:
+    """A plan as the primary reads it."""
+    return json.dumps(dataclasses.asdict(plan))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

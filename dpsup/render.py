@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Documents as tables for people. The one module that imports rich."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_STATE = {"running": "green", "degraded": "yellow", "held": "red", "backoff": "yellow"}
+
+_WIDE = 200  # where nobody's terminal limits it
+
+console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=_WIDE)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        left = column in ("NAME", "GROUP", "WORKER", "STATE", "PLUGIN", "DROPPED", "LAST EXIT")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "DROPPED")
+    return table
+
+
+def _drops(drops: dict[str, int]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in drops.items()) or "-"
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=_STATE.get(state, ""))
+
+
+def print_status(doc: dict[str, Any]) -> None:
+    supervisor = doc["supervisor"]["pid"] or "none (headless)"
+    console.print(
+        Text.assemble(
+            (doc["name"], "bold"),
+            "  ",
+            _state(doc["state"]),
+            f"  generation {doc['generation']}  supervisor {supervisor}"
+            f"  primary {doc['primary']['pid']}",
+        )
+    )
+    table = _table("NAME", "RX", "TX", "MISSED", "TX DROPPED", "DROPPED")
+    for p in doc["ports"]:
+        link = "" if p["link_up"] else " (down)"
+        counts = (p["rx_packets"], p["tx_packets"], p["rx_missed"], p["tx_dropped"])
+        table.add_row(p["name"] + link, *map(str, counts), _drops(p["dropped"]))
+    console.print(table)
+    table = _table("WORKER", "STATE", "PID", "CORE", "RX", "TX", "RESTARTS", "LAST EXIT", "DROPPED")
+    for group in doc["groups"]:
+        for w in group["workers"]:
+            last = w["last_exit"]
+            table.add_row(
+                w["id"],
+                _state(w["state"]),
+                str(w["pid"] or "-"),
+                str(w["core"]),
+                str(w["rx_packets"]),
+                str(w["tx_packets"]),
+                str(w["restarts"]),
+                last["how"] if last else "-",
+                _drops(w["dropped"]),
+            )
+    console.print(table)
+    for pool in doc["mempools"]:
+        console.print(
+            f"mempool {pool['name']}: {pool['in_use']} of {pool['size']} in use, least free "
+            f"{pool['low_water']}, {pool['alloc_failures']} allocation failures"
+        )
+    recovery = doc["recovery"]
+    failover = recovery["last_failover_us"]
+    console.print(
+        f"recovery: {recovery['deaths']} deaths, {recovery['lost']} packets lost, "
+        f"{recovery['quarantined']} quarantined"
+        + (f", last failover {failover:.0f} us" if failover is not None else "")
+    )
+    for hint in hints(doc):
+        console.print(Text(f"hint: {hint}", style="yellow"))
+
+
+def hints(doc: dict[str, Any]) -> list[str]:
+    """What is not as desired, and what to type."""
+    found = []
+    name = doc["name"]
+    if doc["supervisor"]["pid"] is None:
+        found.append(f"no supervisor: `dpsup -n {name} stop` ends it, `dpsup start` starts it anew")
+    for group in doc["groups"]:
+        for w in group["workers"]:
+            if w["state"] in ("held", "backoff") and w["last_exit"]:
+                reason = w["last_exit"]["reason"]
+                found.append(
+                    f"{w['id']} is in {w['state']} after {w['last_exit']['how']}"
+                    + (f" ({reason})" if reason else "")
+                    + f": `dpsup -n {name} logs {w['id']}`, `dpsup -n {name} restart {w['id']}`"
+                )
+    return found
+
+
+def print_audit(doc: dict[str, Any]) -> None:
+    shown = {
+        "size": "SIZE",
+        "free": "FREE",
+        "cached": "CACHED",
+        "rx_rings": "RX",
+        "tx_rings": "TX",
+        "lanes": "LANES",
+        "io": "IO",
+        "quarantine": "QUAR",
+        "unexplained": "UNEXPLAINED",
+    }
+    table = _table("NAME", *shown.values())
+    for pool in doc["pools"]:
+        table.add_row(pool["name"], *(str(pool[k]) for k in shown))
+    console.print(table)
+
+
+def print_stats(doc: dict[str, Any]) -> None:
+    hz = doc["tsc_hz"] or 1
+    table = _table("NAME", "CORE", "LOOPS", "BUSY LOOPS", "BUSY", "SLEEPS", "HELD")
+    for i, io in enumerate(doc["io"]):
+        busy = f"{io['busy_cycles'] / hz:.2f} s"
+        counts = (io["core"], io["loops"], io["busy_loops"], busy, io["sleeps"], io["held"])
+        table.add_row(f"io/{i}", *map(str, counts))
+    console.print(table)
+    table = _table("WORKER", "LENT", "RETURNED", "OUT", "ON", "REQUEUED", "BURSTS", "CYC/PKT")
+    for s in doc["slots"]:
+        if s["pid"] or s["sent"]:
+            cycles = f"{s['busy'] / s['collected']:.0f}" if s["collected"] else "-"
+            counts = (s["sent"], s["collected"], s["out"], s["on"], s["requeued"], s["bursts"])
+            table.add_row(s["id"], *map(str, counts), cycles)
+    console.print(table)
+    for s in doc["slots"]:
+        for counter, value in s["counters"].items():
+            console.print(f"{s['id']} {counter}: {value}")
+    print_account(doc["account"])
+
+
+def print_account(account: dict[str, Any]) -> None:
+    dropped = account["dropped"]
+    total = sum(dropped.values())
+    detail = f" ({_drops(dropped)})" if total else ""
+    console.print(
+        f"in {account['received']}, out {account['sent']}, dropped {total}{detail}, "
+        f"in flight {account['in_flight']}, lost {account['lost']}"
+    )
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """The last word of a run: the account, and the mbufs."""
+    print_account(summary)
+    unexplained = sum(p["unexplained"] for p in summary["audit"])
+    console.print(f"worker deaths {summary['deaths']}, mbufs unexplained {unexplained}")
+
+
+def _clock(entry: dict[str, Any]) -> str:
+    return datetime.fromtimestamp(entry["at"]).strftime("%H:%M:%S.%f")[:-3]
+
+
+def event_line(event: dict[str, Any]) -> str:
+    skip = {"at", "at_ns", "seq", "type", "name", "kind"}
+    if event["type"] == "state":
+        what = f"{event['kind']} {event['name']}: {event['old']} -> {event['new']} ({event['why']})"
+    else:
+        rest = " ".join(f"{k}={v}" for k, v in event.items() if k not in skip)
+        what = f"{event['type']} {event.get('name', '')} {rest}".strip()
+    return f"{_clock(event)} {what}"
+
+
+def log_line(entry: dict[str, Any]) -> str:
+    return f"{_clock(entry)} {entry['name']:10} {entry['line']}"

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The runtime folder of an instance: its lock, its state, and sweeping what dead ones left.
+
+Whoever holds the lock supervises. `state.json` names the processes of the running generation, so
+that the next supervisor, or `dpsup stop`, finds them after a crash. Only what carries the
+instance's own name and belongs to nobody alive is ever removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from dpsup import process
+from dpsup.errors import DpsupError, NotPermitted
+from dpsup.process import Identity
+
+CONTROL = "control.sock"
+EVENTS = "events.sock"
+PRIMARY = "primary.sock"
+SEED = "seed.sock"
+
+
+@dataclass
+class State:
+    """Who is who in the running generation."""
+
+    name: str
+    generation: int
+    file_prefix: str
+    hugepage_dir: str
+    topology_file: str
+    supervisor: Identity | None = None
+    primary: Identity | None = None
+    seed: Identity | None = None
+    workers: dict[str, Identity] = field(default_factory=dict)
+
+    def processes(self) -> list[Identity]:
+        return [p for p in (self.primary, self.seed, *self.workers.values()) if p is not None]
+
+
+def _state_of(text: str) -> State | None:
+    def identity(value: dict[str, int] | None) -> Identity | None:
+        return None if value is None else Identity(**value)
+
+    try:
+        data = json.loads(text)
+        for key in ("supervisor", "primary", "seed"):
+            data[key] = identity(data[key])
+        data["workers"] = {k: Identity(**v) for k, v in data["workers"].items()}
+        return State(**data)
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+class Runtime:
+    """The runtime folder at `path`, of the instance `name`."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path = Path(path)
+        self.name = name
+        self._lock: int | None = None
+
+    def file(self, name: str) -> str:
+        return str(self.path / name)
+
+    # --- lock ------------------------------------------------------------------------------------
+
+    def acquire(self) -> None:
+        """Become the supervisor of this instance. Raises: DpsupError naming who already is."""
+        while True:
+            try:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                lock = os.open(self.file("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except PermissionError:
+                raise NotPermitted(
+                    f"no right to make the runtime folder {self.path}",
+                    help="run as root, or set [host] runtime_dir to a folder of yours",
+                ) from None
+            except FileNotFoundError:
+                continue  # the last owner has just removed it
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                state = self.read_state()
+                pid = f", pid {state.supervisor.pid}" if state and state.supervisor else ""
+                raise DpsupError(
+                    f'instance "{self.name}" is already running{pid}',
+                    why="two supervisors would fight over the same workers",
+                    help=f"`dpsup -n {self.name} status` shows it, "
+                    f"`dpsup -n {self.name} stop` ends it",
+                ) from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(lock).st_ino == os.stat(self.file("lock")).st_ino:  # noqa: PTH116
+                    self._lock = lock
+                    self._advertise()
+                    return
+            os.close(lock)
+
+    def is_supervised(self) -> bool:
+        """Does anybody hold the lock?"""
+        try:
+            lock = os.open(self.file("lock"), os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def _link(self) -> Path | None:
+        usual = roots()[0] / self.name
+        return None if usual == self.path else usual
+
+    def _advertise(self) -> None:
+        """Where the folder is elsewhere than usual, leave a link for `dpsup -n NAME`."""
+        link = self._link()
+        if link is not None:
+            with contextlib.suppress(OSError):
+                link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                if link.is_symlink():
+                    link.unlink()
+                link.symlink_to(self.path)
+
+    def release(self) -> None:
+        """Remove the folder with everything in it, and the lock last."""
+        link = self._link()
+        if link is not None and link.is_symlink():
+            link.unlink()
+        shutil.rmtree(self.path, ignore_errors=True)
+        for root in (self.path.parent, roots()[0]):
+            if root.name == "dpsup":
+                with contextlib.suppress(OSError):
+                    root.rmdir()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # --- state -----------------------------------------------------------------------------------
+
+    def write_state(self, state: State) -> None:
+        new = self.path / "state.json.new"
+        new.write_text(json.dumps(asdict(state)))
+        new.replace(self.path / "state.json")
+
+    def read_state(self) -> State | None:
+        try:
+            return _state_of((self.path / "state.json").read_text())
+        except OSError:
+            return None
+
+    # --- sweeping --------------------------------------------------------------------------------
+
+    def end_processes(self, state: State, timeout: float = 5.0) -> bool:
+        """End what a dead supervisor left running: the primary, and with it everybody else."""
+        alive = [p for p in state.processes() if p.alive]
+        if state.primary is not None:
+            process.kill(state.primary)
+        if not process.wait_gone(alive, timeout):
+            for one in alive:
+                process.kill(one)
+            return process.wait_gone(alive, timeout)
+        return True
+
+    def sweep(self) -> list[str]:
+        """Remove sockets, EAL's folders and hugepage files of this name; the caller holds the lock
+        and has ended the processes. Returns what was removed."""
+        removed = []
+        mine = re.compile(rf"dpsup-{re.escape(self.name)}-g\d+")
+        for folder in eal_folders(self.path):
+            for one in _children(folder):
+                if mine.fullmatch(one.name):
+                    shutil.rmtree(one, ignore_errors=True)
+                    removed.append(str(one))
+            with contextlib.suppress(OSError):
+                folder.rmdir() if not _children(folder) and folder.parent == self.path else None
+        for mount in hugetlbfs():
+            for one in _children(mount):
+                if re.fullmatch(mine.pattern + r"map_\d+", one.name):
+                    one.unlink(missing_ok=True)
+                    removed.append(str(one))
+        for name in (CONTROL, EVENTS, PRIMARY, SEED, "plan.json"):
+            (self.path / name).unlink(missing_ok=True)
+        return removed
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def hugetlbfs() -> list[Path]:
+    mounts = []
+    for line in Path("/proc/mounts").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == "hugetlbfs":
+            mounts.append(Path(fields[1]))
+    return mounts
+
+
+def eal_folders(runtime_dir: Path) -> list[Path]:
+    """Where EAL may have put its runtime files (22.11, eal_filesystem.c)."""
+    folders = [Path("/var/run/dpdk"), Path("/tmp/dpdk"), runtime_dir / "dpdk"]
+    if "RUNTIME_DIRECTORY" in os.environ:
+        folders.append(Path(os.environ["RUNTIME_DIRECTORY"]) / "dpdk")
+    if "XDG_RUNTIME_DIR" in os.environ:
+        folders.append(Path(os.environ["XDG_RUNTIME_DIR"]) / "dpdk")
+    return list(dict.fromkeys(folders))
+
+
+def roots() -> list[Path]:
+    """Where runtime folders are, the usual one first."""
+    mine = os.environ.get("XDG_RUNTIME_DIR")
+    found = [Path("/run/dpsup")]
+    if mine:
+        found.append(Path(mine) / "dpsup")
+    if os.geteuid() != 0 and mine:
+        found.reverse()
+    return found
+
+
+def instances() -> dict[str, Runtime]:
+    """All runtime folders there are, dead ones too, by name."""
+    return {
+        one.name: Runtime(str(one.resolve()), one.name)
+        for root in reversed(roots())
+        for one in _children(root)
+        if one.is_dir()
+    }
+
+
+def is_headless(runtime: Runtime) -> bool:
+    """No supervisor, but the data plane lives."""
+    state = runtime.read_state()
+    return (
+        state is not None
+        and state.primary is not None
+        and state.primary.alive
+        and not runtime.is_supervised()
+    )

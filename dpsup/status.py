@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The documents that commands print: composed from the primary's counters and the supervisor's
+view. Pure; scripts rely on their keys."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+API = "dpsup/v1"
+
+Doc = dict[str, Any]
+
+
+def ports(counters: Doc) -> list[Doc]:
+    return [
+        {
+            "name": p["name"],
+            "rx_packets": p["rx_packets"],
+            "tx_packets": p["tx_packets"],
+            "rx_missed": p["rx_missed"],
+            "tx_dropped": p["drops"].get("tx_full", 0),
+            "rx_bytes": p["rx_bytes"],
+            "tx_bytes": p["tx_bytes"],
+            "rx_errors": p["rx_errors"],
+            "tx_errors": p["tx_errors"],
+            "rx_nombuf": p["rx_nombuf"],
+            "dropped": {k: v for k, v in p["drops"].items() if k != "tx_full"},
+            "link_up": p["link_up"],
+            "link_mbps": p["link_mbps"],
+        }
+        for p in counters["ports"]
+    ]
+
+
+def mempools(plan: Doc, counters: Doc) -> list[Doc]:
+    failures: Counter[str] = Counter()
+    pool_of = {p["name"]: plan["pools"][p["pool"]]["name"] for p in plan["ports"]}
+    for port in counters["ports"]:
+        failures[pool_of[port["name"]]] += port["rx_nombuf"]
+    return [
+        {
+            "name": p["name"],
+            "size": p["size"],
+            "in_use": p["size"] - p["free"],
+            "low_water": p["low_water"],
+            "alloc_failures": failures[p["name"]],
+        }
+        for p in counters["pools"]
+    ]
+
+
+def slot_dropped(slot: Doc) -> dict[str, int]:
+    """Why packets of a slot went nowhere: the plugin's reasons, then dpsup's own."""
+    dropped = dict(slot["dropped"])
+    for key, count in (
+        ("lane_full", slot["lane_full"]),
+        ("bad_verdict", slot["bad_verdict"]),
+        ("quarantine", slot["quarantined"]),
+        ("corrupt", slot["corrupt"]),
+    ):
+        if count:
+            dropped[key] = dropped.get(key, 0) + count
+    return dropped
+
+
+def in_flight(counters: Doc) -> int:
+    """Packets received and neither sent nor dropped: lent, held or waiting."""
+    lent = sum(int(s["outstanding"]) for s in counters["slots"])
+    return lent + sum(int(io["held"] + io["xfer"] + io["tx_waiting"]) for io in counters["io"])
+
+
+def account(counters: Doc) -> Doc:
+    """Every packet received, by what became of it. Counters are read one after the other: what is
+    lost can be told only once nothing is in flight."""
+    dropped: Counter[str] = Counter()
+    for port in counters["ports"]:
+        dropped.update(port["drops"])
+    for slot in counters["slots"]:
+        dropped.update(slot_dropped(slot))
+    for group in counters["groups"]:
+        dropped.update({k: group[k] for k in ("no_worker", "hold_full") if group[k]})
+    received = sum(p["rx_packets"] for p in counters["ports"])
+    sent = sum(p["tx_packets"] for p in counters["ports"])
+    flight = in_flight(counters)
+    return {
+        "received": received,
+        "sent": sent,
+        "dropped": dict(dropped),
+        "in_flight": flight,
+        "lost": 0 if flight else received - sent - sum(dropped.values()),
+    }
+
+
+def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
+    """Without a supervisor's view, only what shared memory tells: who sits where."""
+    found = []
+    for g, group in enumerate(plan["groups"]):
+        workers = []
+        seen = view["groups"][g] if view else None
+        for member in range(group["max"]):
+            slot = counters["slots"][group["first_slot"] + member]
+            known = seen["workers"][member] if seen else None
+            # A seat that was never taken is not worth a line.
+            if known is None and not slot["pid"]:
+                continue
+            if known is not None and known["hidden"] and not slot["sent"]:
+                continue
+            core = group["cores"][member]
+            workers.append(
+                {
+                    "id": f"{group['name']}/{member}",
+                    "pid": known["pid"] if known else slot["pid"],
+                    "core": core,
+                    "state": known["state"] if known else "running",
+                    "rx_packets": slot["sent"],
+                    "tx_packets": slot["out"] + slot["on"],
+                    "dropped": slot_dropped(slot),
+                    "restarts": known["restarts"] if known else 0,
+                    "last_exit": known["last_exit"] if known else None,
+                    "outstanding": slot["outstanding"],
+                    "requeued": slot["requeued"],
+                    "counters": slot["counters"],
+                    **({"retry_in_s": known["retry_in_s"]} if known else {}),
+                }
+            )
+        ready = sum(w["state"] == "running" for w in workers)
+        found.append(
+            {
+                "name": group["name"],
+                "plugin": group["plugin"],
+                "desired": seen["desired"] if seen else ready,
+                "ready": ready,
+                "spares_ready": 0,
+                "max": group["max"],
+                "workers": workers,
+                "dropped": {
+                    k: counters["groups"][g][k]
+                    for k in ("no_worker", "hold_full")
+                    if counters["groups"][g][k]
+                },
+                "held": counters["groups"][g]["held"],
+            }
+        )
+    return found
+
+
+def status(plan: Doc, counters: Doc | None, view: Doc | None) -> Doc:
+    """The Status document. `view` is None where the supervisor is dead (headless); `counters` is
+    None while no primary runs."""
+    if counters is None:
+        counters = {
+            "at_ns": view["at_ns"] if view else 0,
+            "ports": [],
+            "pools": [],
+            "io": [],
+            "groups": [{"no_worker": 0, "hold_full": 0, "held": 0} for _ in plan["groups"]],
+            "slots": [_NO_SLOT] * plan["n_slots"],
+            "heap_bytes": 0,
+        }
+    recovery = view["recovery"] if view else {}
+    corrupt = sum(s["corrupt"] for s in counters["slots"])
+    return {
+        "apiVersion": API,
+        "kind": "Status",
+        "name": plan["name"],
+        "state": view["state"] if view else "degraded",
+        "generation": plan["generation"],
+        "at_ns": counters["at_ns"],
+        "supervisor": {"pid": view["pid"] if view else None},
+        "primary": view["primary"] if view else {"pid": plan["primary_pid"], "state": "running"},
+        "seed": view["seed"] if view else None,
+        "topology_file": plan["topology_file"],
+        "ports": ports(counters),
+        "mempools": mempools(plan, counters),
+        "groups": groups(plan, counters, view),
+        "io": counters["io"],
+        "in_flight": in_flight(counters),
+        "recovery": {
+            "deaths": recovery.get("deaths", 0),
+            "lost": recovery.get("lost", 0) + corrupt,
+            "duplicated": 0,
+            "quarantined": sum(s["quarantined"] for s in counters["slots"]),
+            "last_failover_us": recovery.get("last_failover_us"),
+        },
+    }
+
+
+_NO_SLOT: Doc = {
+    "pid": 0,
+    "sent": 0,
+    "out": 0,
+    "on": 0,
+    "requeued": 0,
+    "lane_full": 0,
+    "bad_verdict": 0,
+    "quarantined": 0,
+    "corrupt": 0,
+    "outstanding": 0,
+    "dropped": {},
+    "counters": {},
+}
+
+
+def audit(name: str, pools: list[Doc]) -> Doc:
+    return {"apiVersion": API, "kind": "Audit", "name": name, "pools": pools}
