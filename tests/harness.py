@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Real instances: real EAL, real processes, real hugepages; and nothing left when they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+# Never `-m dpsup`: in the source folder that would be the sources, not what was installed.
+DPSUP = [str(Path(sys.executable).with_name("dpsup"))]
+PATIENCE = 60.0  # seconds, to catch what hangs
+
+HEAD = """
+version = 1
+name = "{name}"
+[host]
+shared_cores = true
+[mempools.default]
+mbufs = 8191
+"""
+
+
+def run(
+    *args: str, check: bool = False, timeout: float = PATIENCE
+) -> subprocess.CompletedProcess[str]:
+    """`dpsup ARGS`, its output captured."""
+    done = subprocess.run(
+        [*DPSUP, *args], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr + done.stdout
+    if check:
+        assert done.returncode == 0, f"dpsup {' '.join(args)}: {done.returncode}\n{done.stderr}"
+    return done
+
+
+def wait_for(what: Callable[[], Any], timeout: float = PATIENCE, step: float = 0.02) -> Any:
+    """The first true value of `what`."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = what()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {timeout} s in vain"
+        time.sleep(step)
+
+
+def leftovers(name: str) -> list[str]:
+    """Whatever an instance of that name left on this machine."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if re.search(rf"dpsup-{re.escape(name)}-g\d|dpsup-worker: {re.escape(name)} ", words) or (
+            "dpsup.primary" in words and f"/{name}/" in words
+        ):
+            found.append(f"{process.parent.name}: {words}")
+    for folder in ("/run/dpsup", "/var/run/dpdk", "/dev/hugepages"):
+        if Path(folder).is_dir():
+            found += [
+                str(one)
+                for one in Path(folder).iterdir()
+                if one.name == name or re.match(rf"dpsup-{re.escape(name)}-g\d", one.name)
+            ]
+    return found
+
+
+class Run:
+    """One instance under test."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+        self.file = folder / "topology.toml"
+        self.process: subprocess.Popen[str] | None = None
+
+    def write(self, text: str) -> Path:
+        """A topology: the usual head (name, a mempool), then `text`."""
+        self.file.write_text(HEAD.format(name=self.name) + textwrap.dedent(text))
+        return self.file
+
+    def start(self, text: str | None = None) -> Run:
+        """Start detached and wait until it runs."""
+        if text is not None:
+            self.write(text)
+        run("start", str(self.file), "--detach", check=True, timeout=120)
+        return self
+
+    def foreground(self, text: str | None = None, *options: str) -> subprocess.Popen[str]:
+        if text is not None:
+            self.write(text)
+        self.process = subprocess.Popen(
+            [*DPSUP, "start", str(self.file), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return self.process
+
+    def job(self, text: str, idle: str = "500ms", timeout: float = 300.0) -> dict[str, Any]:
+        """Run a pcap job to its end; its final account. It must end with everything accounted."""
+        self.write(text)
+        done = run("start", str(self.file), "--exit-when-idle", idle, "-o", "json", timeout=timeout)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def do(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return run(args[0], "-n", self.name, *args[1:], check=check)
+
+    def status(self) -> dict[str, Any]:
+        done = self.do("status", "-o", "json", check=False)
+        assert done.returncode in (0, 5), done.stderr
+        return json.loads(done.stdout)
+
+    def audit(self) -> dict[str, Any]:
+        done = self.do("audit", "-o", "json", check=False)
+        assert done.returncode in (0, 1), done.stderr
+        return json.loads(done.stdout)
+
+    def stats(self) -> dict[str, Any]:
+        return json.loads(self.do("stats", "-o", "json").stdout)
+
+    def events(self) -> list[dict[str, Any]]:
+        return json.loads(self.do("events", "-o", "json").stdout)
+
+    def worker(self, worker: str) -> dict[str, Any]:
+        group = worker.split("/")[0]
+        for g in self.status()["groups"]:
+            for w in g["workers"]:
+                if g["name"] == group and w["id"] == worker:
+                    return w
+        raise AssertionError(f"no worker {worker}")
+
+    def until(self, condition: Callable[[dict[str, Any]], Any], timeout: float = PATIENCE) -> Any:
+        """Wait until the status fulfils a condition."""
+        return wait_for(lambda: condition(self.status()), timeout, 0.05)
+
+    def until_running(self) -> None:
+        """Wait for a start in the foreground."""
+
+        def running() -> bool:
+            done = self.do("status", "-o", "json", check=False)
+            return done.returncode == 0 and json.loads(done.stdout)["state"] == "running"
+
+        wait_for(running, step=0.05)
+
+    def stop(self) -> None:
+        self.do("stop")

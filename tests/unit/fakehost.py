@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Machines that exist only in tests, and topologies to judge on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpsup.host import Host, Hugetlbfs, Pages, PciDevice
+
+MIB = 1 << 20
+GIB = 1 << 30
+FILE = "/etc/dpsup/edge.toml"
+
+MINIMAL = """\
+version = 1
+name = "edge"
+
+[mempools.default]
+
+[[ports]]
+name = "wan"
+vdev = "net_null0"
+
+[[io]]
+cores = "1"
+
+[[workers]]
+name = "fw"
+"""
+
+FULL = """\
+version = 1
+name = "edge"                       # instance
+
+[host]
+supervisor_cores = "0"
+hugepages = "auto"
+eal_extra = []
+runtime_dir = "auto"
+shared_cores = false
+
+[mempools.default]
+mbufs = 16383
+data_room = 2176
+cache = 256
+numa = 0
+page_size = "2M"
+
+[[ports]]
+name = "wan"
+pci = "0000:3b:00.0"
+mempool = "default"
+required = true
+descriptors = { rx = 1024, tx = 1024 }
+thresholds = { rx_free = 32, rx_drop = false, tx_free = 32 }
+mtu = 1500
+promiscuous = true
+rss = { fields = ["ipv4", "ipv6", "tcp", "udp"], key = "symmetric" }
+
+[[ports]]
+name = "lan"
+vdev = "net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap"
+mempool = "default"
+
+[[io]]
+cores = "1"
+burst = 32
+idle = "adaptive"
+
+[[workers]]
+name = "fw"
+plugin = "macswap"
+args = { map = { wan = "lan", lan = "wan" } }
+input = ["wan", "lan"]
+count = 2
+max = 4
+spares = 1
+cores = "auto"
+ring = 1024
+on_full = "drop"
+restart = { policy = "always", period = "60s", backoff = { initial = "50ms", max = "10s" } }
+health = { stall_after = "200ms" }
+
+[bus]
+endpoint = "ipc"
+
+[metrics]
+listen = ""
+
+[log]
+level = "info"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeHost(Host):
+    files: Mapping[str, str] = field(default_factory=dict)
+    folders: frozenset[str] = frozenset()
+    writable: frozenset[str] = frozenset({"/"})
+
+    def is_file(self, path: str) -> bool:
+        return path in self.files
+
+    def is_dir(self, path: str) -> bool:
+        return path in self.folders
+
+    def can_write(self, path: str) -> bool:
+        return any(path.startswith(prefix) for prefix in self.writable)
+
+    def read_text(self, path: str) -> str:
+        if path not in self.files:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return self.files[path]
+
+
+def machine(text: str = "", cpus: int = 8, **changes: Any) -> FakeHost:
+    """A root shell on a sound machine, with `text` as the topology file."""
+    everything = frozenset(range(cpus))
+    host = FakeHost(
+        online=everything,
+        allowed=everything,
+        numa={0: everything},
+        hugepages={2 * MIB: Pages(1024, 1024), GIB: Pages(0, 0)},
+        node_hugepages={0: {2 * MIB: Pages(1024, 1024), GIB: Pages(0, 0)}},
+        hugetlbfs=(Hugetlbfs("/dev/hugepages", 2 * MIB, writable=True),),
+        pmd_dir="/usr/lib/dpdk/pmds",
+        dpdk_version="22.11",
+        pmds={
+            "net_null": "size=<int> copy=<int> no-rx=0|1",
+            "net_pcap": "rx_pcap=<string> tx_pcap=<string> iface=<ifc> phy_mac=<int>"
+            "infinite_rx=<0|1>",
+            "net_af_packet": "iface=<string> qpairs=<int>",
+            "net_memif": "id=<int>role=server|clientbsize=<int>socket=<string>"
+            "socket-abstract=yes|nomac=xx:xx:xx:xx:xx:xx",
+            "net_ring": "",
+            "net_bonding": "mode=[0-6]",
+            "net_ixgbe": "",
+            "crypto_null": "",
+        },
+        pci_drivers=frozenset({"net_ixgbe"}),
+        pci={"0000:3b:00.0": PciDevice(0, "vfio-pci")},
+        is_root=True,
+        uid=0,
+        cwd="/etc/dpsup",
+        files={FILE: text, "/etc/dpsup/in.pcap": ""},
+        folders=frozenset({"/etc/dpsup", "/"}),
+    )
+    return dataclasses.replace(host, **changes)
+
+
+def swap(text: str, old: str, new: str) -> str:
+    """`text` with one thing changed, and an error if it is not there exactly once."""
+    assert text.count(old) == 1, f"{old!r} is there {text.count(old)} times"
+    return text.replace(old, new)
