@@ -27,6 +27,10 @@ HIGH_WATER = 1000  # messages kept for a slow peer, then its own are dropped
 LINGER_MS = 500
 
 
+class Gone(DpsupError):
+    """The other side ended before it answered."""
+
+
 def _ipc(path: str) -> str:
     return f"ipc://{path}"
 
@@ -216,8 +220,12 @@ class AsyncClient:
         return reply.value()
 
     def close(self) -> None:
+        """Whoever still waits hears at once that there will be no answer."""
         self._reader.cancel()
         self._socket.close()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Gone("the primary is gone"))
 
 
 class Client:

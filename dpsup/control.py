@@ -9,6 +9,7 @@ import signal
 from typing import Any
 
 from dpsup import process, status
+from dpsup.bus import Gone
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
 from dpsup.messages import ProtocolError, Request, want
 from dpsup.supervisor import Group, Supervisor, Worker
@@ -67,7 +68,7 @@ async def _counters(sup: Supervisor) -> dict[str, Any] | None:
         return None
     try:
         counters: dict[str, Any] = await sup.ask("counters")
-    except TimedOut:
+    except (Gone, TimedOut):
         return None
     sup.note_failover(counters)
     return counters

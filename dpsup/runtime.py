@@ -173,8 +173,9 @@ class Runtime:
         return True
 
     def sweep(self) -> list[str]:
-        """Remove sockets, EAL's folders and hugepage files of this name; the caller holds the lock
-        and has ended the processes. Returns what was removed."""
+        """Remove what generations of this name left: sockets, EAL's folders, hugepage files. The
+        caller holds the lock and has ended the processes; its own sockets stay. Returns what was
+        removed."""
         removed = []
         mine = re.compile(rf"dpsup-{re.escape(self.name)}-g\d+")
         for folder in eal_folders(self.path):
@@ -189,7 +190,7 @@ class Runtime:
                 if re.fullmatch(mine.pattern + r"map_\d+", one.name):
                     one.unlink(missing_ok=True)
                     removed.append(str(one))
-        for name in (CONTROL, EVENTS, PRIMARY, SEED, "plan.json"):
+        for name in (PRIMARY, SEED, "plan.json"):
             (self.path / name).unlink(missing_ok=True)
         return removed
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsup import machine, process, status, steering
-from dpsup.bus import AsyncClient, Publisher, Server
+from dpsup.bus import AsyncClient, Gone, Publisher, Server
 from dpsup.errors import DpsupError, Exit, ShimError, TimedOut
 from dpsup.output import Journal, Lines
 from dpsup.plan import GroupPlan, Plan
@@ -222,7 +222,7 @@ class Supervisor:
         async def guarded() -> None:
             try:
                 await coroutine
-            except (ShimError, TimedOut, SeedError, OSError) as e:
+            except (Gone, ShimError, TimedOut, SeedError, OSError) as e:
                 # The process on the other side is dying; its pidfd says so in a moment.
                 self.events.add(type="error", message=str(e))
             except DpsupError as e:
@@ -273,7 +273,7 @@ class Supervisor:
     async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:
         """A request to the primary."""
         if self._asks is None:
-            raise TimedOut("no primary is running", help="`dpsup status` shows what is going on")
+            raise Gone("no primary is running", help="`dpsup status` shows what is going on")
         return await self._asks.ask(verb, timeout, **args)
 
     def _close_asks(self) -> None:
@@ -381,6 +381,8 @@ class Supervisor:
         for group in self.groups:
             await self._steer(group)
         await self.ask("rx", on=True)
+        if self.primary_deaths:
+            self.progress(f"{self.plan.name} is running again, generation {self.plan.generation}")
         self.on_running()
         self._changed.set()
 
