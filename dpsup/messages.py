@@ -185,7 +185,7 @@ def want(args: dict[str, Any], key: str, kind: type, default: Any = ...) -> Any:
 class Limiter:
     """Requests of each peer, as a token bucket; a peer that overdoes it hears so."""
 
-    def __init__(self, rate: float = 200.0, burst: float = 400.0, peers: int = 1024) -> None:
+    def __init__(self, rate: float = 500.0, burst: float = 1000.0, peers: int = 1024) -> None:
         self.rate = rate
         self.burst = burst
         self.peers = peers

@@ -187,7 +187,8 @@ class Primary:
 
     def _hash(self) -> None:
         """Software hashing, for what drivers do not hash: one key and field set for all ports."""
-        first = self.plan["ports"][0]
+        ports = self.plan["ports"]
+        first = next((p for p in ports if p["group"] >= 0), ports[0])
         key = rss_key(first["rss_key"])
         _check("hash_conf", lib.dps_hash_conf(key, len(key), rss_types(first["rss_fields"])))
 

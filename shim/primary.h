@@ -154,7 +154,8 @@ struct port {
 struct primary {
 	struct dps_ctl *ctl;
 	struct dps_slot *slot[DPS_MAX_SLOTS];
-	uint64_t slot_len;              // bytes
+	char *slots;                    // where the next slot will lie
+	char *slots_end;
 	uint32_t n_io;
 	uint32_t n_pools;
 	uint32_t n_ports;

@@ -112,45 +112,72 @@ lanes_init(struct dps_slot *s)
 	return 0;
 }
 
+// Bytes of a slot with all its lanes, in whole pages.
+static size_t
+slot_len(uint32_t n_io, uint32_t ring)
+{
+	size_t lane = RTE_ALIGN(rte_ring_get_memsize_elem(sizeof(struct dps_desc), ring), 128) +
+		      RTE_ALIGN(rte_ring_get_memsize_elem(sizeof(struct dps_ret), ring), 128) +
+		      RTE_ALIGN(ring * sizeof(struct dps_meta), (size_t)128);
+
+	return RTE_ALIGN(RTE_ALIGN(sizeof(struct dps_slot), (size_t)4096) + n_io * lane,
+			 (size_t)SLOT_PAGE);
+}
+
+// One zone for all slots: zones of their own would each lose a page to the allocator's header.
+static int
+slots_reserve(struct primary *p)
+{
+	const struct rte_memzone *mz;
+	size_t len = 0;
+
+	for (uint32_t g = 0; g < p->n_groups; g++)
+		len += p->ctl->group[g].max * slot_len(p->n_io, p->ctl->group[g].ring);
+	mz = rte_memzone_reserve_aligned("dpsup_slots", len, SOCKET_ID_ANY, 0, SLOT_PAGE);
+	if (mz == NULL)
+		return -rte_errno;
+	p->slots = mz->addr;
+	p->slots_end = p->slots + len;
+	return 0;
+}
+
 int
 dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 {
 	struct primary *p = &the_primary;
-	uint32_t ring = p->ctl->group[group].ring;
-	const struct rte_memzone *mz;
-	char name[RTE_MEMZONE_NAMESIZE];
 	struct dps_slot *s;
-	size_t in_len = rte_ring_get_memsize_elem(sizeof(struct dps_desc), ring);
-	size_t out_len = rte_ring_get_memsize_elem(sizeof(struct dps_ret), ring);
-	size_t len = RTE_ALIGN(sizeof(*s), 4096);
+	size_t len;
 	uint64_t at;
 
 	if (slot >= DPS_MAX_SLOTS || group >= p->n_groups)
 		return -EINVAL;
-	len += p->n_io * (in_len + out_len + (size_t)ring * sizeof(struct dps_meta) + 3 * 128);
-	len = RTE_ALIGN(len, (size_t)SLOT_PAGE);
-	snprintf(name, sizeof(name), "dpsup_slot_%u", slot);
-	mz = rte_memzone_reserve_aligned(name, len, SOCKET_ID_ANY, 0, SLOT_PAGE);
-	if (mz == NULL)
-		return -rte_errno;
-	s = mz->addr;
+	if (p->slots == NULL) {
+		int ret = slots_reserve(p);
+
+		if (ret != 0)
+			return ret;
+	}
+	len = slot_len(p->n_io, p->ctl->group[group].ring);
+	if (p->slots + len > p->slots_end)
+		return -ENOSPC;
+	s = (struct dps_slot *)p->slots;
+	p->slots += len;
 	memset(s, 0, len);
 	s->index = slot;
 	s->group = group;
 	s->member = member;
 	s->n_lanes = p->n_io;
-	s->ring = ring;
+	s->ring = p->ctl->group[group].ring;
 	at = RTE_ALIGN(sizeof(*s), 4096);
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		s->in[i] = at;
-		at = RTE_ALIGN(at + in_len, 128);
+		at += RTE_ALIGN(rte_ring_get_memsize_elem(sizeof(struct dps_desc), s->ring), 128);
 		s->out[i] = at;
-		at = RTE_ALIGN(at + out_len, 128);
+		at += RTE_ALIGN(rte_ring_get_memsize_elem(sizeof(struct dps_ret), s->ring), 128);
 		s->meta[i] = at;
-		at = RTE_ALIGN(at + (uint64_t)ring * sizeof(struct dps_meta), 128);
+		at += RTE_ALIGN(s->ring * sizeof(struct dps_meta), (size_t)128);
 	}
 	p->slot[slot] = s;
-	p->slot_len = len;
 	p->n_slots = RTE_MAX(p->n_slots, slot + 1);
 	p->ctl->slot[slot] = (uintptr_t)s - p->ctl->base;
 	dps_store32(&s->magic, DPS_SLOT_MAGIC);

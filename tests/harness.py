@@ -28,6 +28,26 @@ shared_cores = true
 mbufs = 8191
 """
 
+# Two ports that receive as fast as they are polled, one flow, and two workers.
+NULL = """
+[[ports]]
+name = "wan"
+vdev = "net_null0"
+[[ports]]
+name = "lan"
+vdev = "net_null1"
+[[io]]
+cores = "1"
+[[workers]]
+name = "fw"
+plugin = "macswap"
+args = { map = { wan = "lan", lan = "wan" } }
+input = ["wan", "lan"]
+count = 2
+max = 4
+restart = { intensity = 100, backoff = { initial = "10ms", factor = 1 } }
+"""
+
 
 def run(
     *args: str, check: bool = False, timeout: float = PATIENCE

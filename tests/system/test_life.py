@@ -8,26 +8,7 @@ import os
 import signal
 from typing import Any
 
-from harness import Run, leftovers, run, wait_for
-
-NULL = """
-[[ports]]
-name = "wan"
-vdev = "net_null0"
-[[ports]]
-name = "lan"
-vdev = "net_null1"
-[[io]]
-cores = "1"
-[[workers]]
-name = "fw"
-plugin = "macswap"
-args = { map = { wan = "lan", lan = "wan" } }
-input = ["wan", "lan"]
-count = 2
-max = 4
-restart = { intensity = 100, backoff = { initial = "10ms", factor = 1 } }
-"""
+from harness import NULL, Run, leftovers, run, wait_for
 
 
 def test_status_has_the_keys_that_scripts_rely_on(instance: Run) -> None:

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The ABI as the compiler sees it, and as Python reads it: one header, no drift."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from dpsup import primary, steering, supervisor
+from dpsup._shim import ffi, lib
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The text of shim/abi.h without comments, and the version it had. Change the header, and raise
+# DPS_ABI_VERSION with it.
+PINNED = {1: "2742d4c80a57871d"}
+
+
+def abi_text() -> str:
+    text = re.sub(r"//.*", "", (ROOT / "shim" / "abi.h").read_text())
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize(
+    "struct",
+    re.findall(r"^struct (\w+) \{", (ROOT / "shim" / "abi.h").read_text(), re.MULTILINE)
+    + re.findall(r"^struct (\w+) \{", (ROOT / "shim" / "shim.h").read_text(), re.MULTILINE),
+)
+def test_layouts_agree(struct: str) -> None:
+    # cffi compares its own layout with the compiler's at the first use.
+    assert ffi.sizeof(f"struct {struct}") > 0
+    for _, field in ffi.typeof(f"struct {struct}").fields:
+        assert field.offset >= 0
+
+
+def test_the_version_moves_with_the_text() -> None:
+    digest = hashlib.sha256(abi_text().encode()).hexdigest()[:16]
+    assert PINNED.get(int(lib.DPS_ABI_VERSION)) == digest, "raise DPS_ABI_VERSION, pin the new text"
+
+
+def test_constants_that_python_keeps_are_those_of_the_header() -> None:
+    assert lib.DPS_BUCKETS == steering.BUCKETS
+    assert lib.DPS_NO_SLOT == steering.NOBODY
+    assert lib.DPS_N_DROPS == len(primary.DROPS)
+    assert lib.DPS_EXIT_USAGE in supervisor.PERMANENT
+    assert lib.DPS_EXIT_CORE in supervisor.PERMANENT
+    assert lib.DPS_EXIT_TEMPORARY not in supervisor.PERMANENT
+
+
+def test_drop_reasons_are_named_as_in_the_header() -> None:
+    text = (ROOT / "shim" / "shim.h").read_text()
+    names = re.findall(r"DPS_DROP_(\w+) = \d+", text)
+    assert tuple(n.lower() for n in names) == primary.DROPS

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The bus against a real instance: noise, limits, idempotence, sequence numbers, the client."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+import zmq
+from harness import NULL, Run, wait_for
+
+import dpsup
+from dpsup import DpsupError, messages
+
+
+class Raw:
+    """A peer that says what it likes."""
+
+    def __init__(self, instance: Run) -> None:
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(f"ipc:///run/dpsup/{instance.name}/control.sock")
+
+    def say(self, raw: bytes) -> dict[str, Any] | None:
+        self.socket.send_multipart([b"", raw])
+        if not self.socket.poll(10_000):
+            return None
+        return json.loads(self.socket.recv_multipart()[-1])
+
+
+def test_bad_messages_get_an_error_and_the_bus_goes_on(instance: Run) -> None:
+    instance.start(NULL)
+    raw = Raw(instance)
+    for noise in (b"", b"\0\xff" * 10, b"{}", b'{"v":9}', b"[" * 1000, b'{"v":1,"id":"a"}'):
+        reply = raw.say(noise)
+        assert reply is not None
+        assert reply["ok"] is False
+        assert reply["error"]["message"]
+    wrong = messages.encode_request(messages.Request("scale", "x1", {"group": 5, "n": "two"}))
+    reply = raw.say(wrong)
+    assert reply is not None
+    assert "args.group" in reply["error"]["message"]
+    reply = raw.say(messages.encode_request(messages.Request("dance", "x2")))
+    assert reply is not None
+    assert "no such verb" in reply["error"]["message"]
+    assert instance.status()["state"] == "running"
+
+
+def test_an_oversized_message_costs_only_its_sender(instance: Run) -> None:
+    instance.start(NULL)
+    Raw(instance).socket.send_multipart([b"", b"x" * (messages.MAX_REQUEST + 1)])
+    with dpsup.connect(instance.name) as client:
+        assert client.status()["state"] == "running"
+
+
+def test_a_flood_is_refused_and_others_are_served(instance: Run) -> None:
+    instance.start(NULL)
+    raw = Raw(instance)
+    request = messages.encode_request(messages.Request("ping", "same"))
+    for _ in range(5000):
+        raw.socket.send_multipart([b"", request])
+    refused = 0
+    while raw.socket.poll(1000):
+        refused += b"too many requests" in raw.socket.recv_multipart()[-1]
+    assert refused > 100
+    with dpsup.connect(instance.name) as client:
+        assert client.status()["state"] == "running"
+
+
+def test_the_same_request_is_carried_out_once(instance: Run) -> None:
+    instance.start(NULL)
+    raw = Raw(instance)
+    request = messages.encode_request(
+        messages.Request("kill", uuid.uuid4().hex, {"worker": "fw/0", "signal": 9})
+    )
+    first = raw.say(request)
+    assert first is not None
+    assert first["ok"]
+    instance.until(lambda s: s["recovery"]["deaths"] == 1 and s["state"] == "running")
+    assert raw.say(request) == first
+    assert instance.status()["recovery"]["deaths"] == 1
+
+
+def test_events_are_numbered_and_a_snapshot_fills_gaps(instance: Run) -> None:
+    instance.start(NULL)
+    with dpsup.connect(instance.name) as client:
+        events = client.events()
+        numbers = [e["seq"] for e in events]
+        assert numbers == list(range(1, len(numbers) + 1))
+        following = client.follow("event")
+        seen = None
+        # A subscription takes a moment to arrive: kill until something is heard.
+        for publication in _with(following, lambda: client.kill("fw/1"), client):
+            seen = publication
+            break
+        assert seen is not None
+        assert seen.seq > numbers[-1]
+        missed = client.events(since=numbers[-1])
+        assert [e["seq"] for e in missed][: seen.seq - numbers[-1]] == list(
+            range(numbers[-1] + 1, seen.seq + 1)
+        )
+
+
+def _with(following: Any, provoke: Any, client: dpsup.Instance) -> Any:
+    import threading
+
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(0.2):
+            with dpsup.connect(client.name) as mine:
+                try:
+                    mine.kill("fw/1")
+                except DpsupError:
+                    continue
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield next(following)
+    finally:
+        stop.set()
+        thread.join()
+        wait_for(lambda: client.status()["state"] == "running")
+
+
+def test_the_client_has_the_nouns_of_the_command_line(instance: Run) -> None:
+    instance.start(NULL)
+    with dpsup.connect(instance.name) as client:
+        assert client.scale("fw", 3)["ready"] == 3
+        assert client.status()["groups"][0]["ready"] == 3
+        assert client.audit()["kind"] == "Audit"
+        assert client.stats()["kind"] == "Stats"
+        assert any(line["name"] == "primary" for line in client.logs())
+        with pytest.raises(DpsupError, match="no worker"):
+            client.kill("fw/9")
+    with pytest.raises(dpsup.errors.NotRunning):
+        dpsup.connect("nobody-of-that-name")
+
+
+def test_nobody_else_may_use_the_sockets(instance: Run) -> None:
+    from pathlib import Path
+
+    instance.start(NULL)
+    folder = Path("/run/dpsup", instance.name)
+    assert folder.stat().st_mode & 0o077 == 0
+    for socket in folder.glob("*.sock"):
+        assert socket.stat().st_mode & 0o077 == 0, socket

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The seed refuses what it must, with a code and a message of its own; and forking from it leaves
+nothing behind, however often."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import NULL, Run, wait_for
+
+import dpsup
+from dpsup import supervisor
+from dpsup._shim import lib
+from dpsup.process import start_ticks
+
+RESTARTS = 1000
+
+
+def attach(instance: Run, tmp_path: Path, **changed: str) -> subprocess.CompletedProcess[str]:
+    """Start a seed by hand, with some of its arguments changed."""
+    doc = instance.status()
+    primary = doc["primary"]["pid"]
+    arguments = {
+        "socket": str(tmp_path / "seed.sock"),
+        "file-prefix": f"dpsup-{instance.name}-g1",
+        "lcores": "126@0",
+        "name": instance.name,
+        "dpdk": dpsup._build.DPDK_VERSION,
+        "generation": "1",
+        "primary": str(primary),
+        "primary-start": str(start_ticks(primary)),
+        "abi": str(int(lib.DPS_ABI_VERSION)),
+        **changed,
+    }
+    argv = [str(supervisor.WORKER_PROGRAM)]
+    for key, value in arguments.items():
+        argv += [f"--{key}", value]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "says"),
+    [
+        ({"abi": "0"}, "DPS_EXIT_ABI", "ABI 0"),
+        ({"dpdk": "1.2.3"}, "DPS_EXIT_DPDK", "1.2.3"),
+        ({"generation": "7"}, "DPS_EXIT_GENERATION", "generation 7"),
+        ({"primary-start": "1"}, "DPS_EXIT_PRIMARY_GONE", "dead"),
+        ({"primary": "4194300"}, "DPS_EXIT_PRIMARY_GONE", "dead"),
+        ({"file-prefix": "dpsup-nobody-g1"}, "DPS_EXIT_ATTACH", "dpsup-nobody-g1"),
+        ({"socket": "/nowhere/seed.sock"}, "DPS_EXIT_SEED_GONE", "/nowhere"),
+        ({"unknown": "x"}, "DPS_EXIT_USAGE", "unknown"),
+    ],
+    ids=lambda v: v if isinstance(v, str) and v.startswith("DPS") else "",
+)
+def test_each_refusal_has_its_code(
+    instance: Run, tmp_path: Path, changed: dict[str, str], code: str, says: str
+) -> None:
+    instance.start(NULL)
+    done = attach(instance, tmp_path, **changed)
+    assert done.returncode == getattr(lib, code), done.stderr
+    assert says in done.stderr
+    # Whoever was refused, the instance goes on.
+    assert instance.status()["state"] == "running"
+
+
+def test_a_worker_ends_with_its_primary_and_holds_no_socket_of_eal(instance: Run) -> None:
+    instance.start(NULL)
+    doc = instance.status()
+    pid = doc["groups"][0]["workers"][0]["pid"]
+    held = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    assert not any(h.startswith("socket:") for h in held), held
+    assert len(held) <= 4, held  # stdin, its log twice, the primary's pidfd
+    assert os.getsid(pid) == pid
+
+
+def snapshot(instance: Run, client: dpsup.Instance) -> dict[str, Any]:
+    prefix = f"dpsup-{instance.name}-g1"
+    return {
+        "heap": client.stats()["heap_bytes"],
+        "eal": sorted(p.name for p in Path("/var/run/dpdk", prefix).iterdir()),
+        "runtime": sorted(p.name for p in Path("/run/dpsup", instance.name).iterdir()),
+        "pages": sorted(p.name for p in Path("/dev/hugepages").glob(f"{prefix}map_*")),
+        "fds": len(list(Path(f"/proc/{client.status()['supervisor']['pid']}/fd").iterdir())),
+    }
+
+
+@pytest.mark.timeout(600)
+def test_a_thousand_restarts_leave_everything_as_it_was(instance: Run) -> None:
+    text = NULL.replace('"10ms"', '"0ms"').replace("intensity = 100", "intensity = 1000000")
+    # Few packets: this is about processes.
+    instance.start(text.replace("net_null0", "net_null0,size=64").replace("count = 2", "count = 1"))
+    with dpsup.connect(instance.name) as client:
+        client.kill("fw/0")
+        wait_for(lambda: client.status()["state"] == "running")
+        before = snapshot(instance, client)
+        for _ in range(RESTARTS):
+            pid = client.status()["groups"][0]["workers"][0]["pid"]
+            client.kill("fw/0")
+            wait_for(
+                lambda pid=pid: (
+                    (w := client.status()["groups"][0]["workers"][0])["state"] == "running"
+                    and w["pid"] != pid
+                ),
+                step=0.01,
+            )
+        after = snapshot(instance, client)
+        assert client.status()["recovery"]["deaths"] == RESTARTS + 1
+        assert client.audit()["pools"][0]["unexplained"] == 0
+    assert after == before

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Who may import what: the rules of the layout, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "dpsup").glob("*.py"))
+HOMES = {
+    "zmq": {"bus"},
+    "psutil": {"process"},
+    "click": {"cli"},
+    "pydantic": {"schema"},
+    "pydantic_core": {"schema"},
+    "rich": {"render"},
+    "cffi": set(),
+    "dpsup._shim": {"primary"},
+}
+PURE = {"errors", "machine", "messages", "plan", "policy", "source", "status", "steering"}
+WORLD = {
+    "asyncio", "ctypes", "fcntl", "logging", "os", "random", "select", "signal", "socket",
+    "subprocess", "threading", "time",
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_third_party_packages_have_one_home(path: Path) -> None:
+    names = imports(path)
+    for package, homes in HOMES.items():
+        if any(n == package or n.startswith(f"{package}.") for n in names):
+            assert path.stem in homes, f"{path.name} imports {package}"
+
+
+@pytest.mark.parametrize("stem", sorted(PURE))
+def test_the_core_is_pure(stem: str) -> None:
+    names = {n.split(".")[0] for n in imports(ROOT / "dpsup" / f"{stem}.py")}
+    assert not names & WORLD
+
+
+def test_every_module_is_installed() -> None:
+    listed = set(re.findall(r"'dpsup/(\w+)\.py'", (ROOT / "meson.build").read_text()))
+    assert listed == {p.stem for p in SOURCES}
+
+
+def test_workers_know_nothing_of_the_primary_and_the_shim_nothing_of_workers() -> None:
+    for path in (ROOT / "workers").glob("*.[ch]"):
+        assert '"primary.h"' not in path.read_text()
+        assert '"shim.h"' not in path.read_text()
+    for path in (ROOT / "shim").glob("*.[ch]"):
+        assert '"worker.h"' not in path.read_text()
+
+
+def test_a_worker_makes_no_eal_call() -> None:
+    # rte_ring's and rte_mbuf's inline functions are memory accesses; these would be EAL.
+    eal = re.compile(r"\brte_(eal_|malloc|zmalloc|memzone|mempool|mp_|eth_|errno|lcore|log)")
+    for name in ("loop.c", "worker.c", "plugin.c", "portmap.c"):
+        text = re.sub(r"//.*|/\*.*?\*/", "", (ROOT / "workers" / name).read_text(), flags=re.DOTALL)
+        assert not eal.search(text), name
