@@ -177,6 +177,7 @@ static int
 configure(const struct dps_port_conf *conf, struct port *port, struct rte_eth_dev_info *dev,
 	  struct rte_eth_conf *eth, char *why)
 {
+	uint32_t most;
 	int ret;
 
 	eth->rxmode.mtu = conf->mtu;
@@ -185,11 +186,12 @@ configure(const struct dps_port_conf *conf, struct port *port, struct rte_eth_de
 		return 0;
 	// Some virtual drivers state a frame limit that their own default MTU breaks; there the MTU
 	// is the kernel's or the peer's, and the io core's own check of length holds.
-	eth->rxmode.mtu = RTE_MIN((uint32_t)dev->max_mtu, dev->max_rx_pktlen - 18);
-	if (conf->mtu > eth->rxmode.mtu + 4u) {
-		say(why, "mtu %u is more than the driver takes (%u)", conf->mtu, eth->rxmode.mtu);
+	most = RTE_MIN((uint32_t)dev->max_mtu, dev->max_rx_pktlen - RTE_ETHER_HDR_LEN);
+	if (conf->mtu > most) {
+		say(why, "mtu %u is more than the driver takes (%u)", conf->mtu, most);
 		return -EINVAL;
 	}
+	eth->rxmode.mtu = most - RTE_ETHER_CRC_LEN;
 	ret = rte_eth_dev_configure(port->id, port->rx_queues, port->tx_queues, eth);
 	if (ret < 0)
 		say(why, "driver refused %u rx and %u tx queues", port->rx_queues, port->tx_queues);
