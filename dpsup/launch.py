@@ -28,7 +28,9 @@ STOP_S = 60.0  # beyond the drain: for everything to end
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    # Whoever read this may be gone; the instance goes on.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def notify_systemd(word: str) -> None:

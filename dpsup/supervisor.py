@@ -173,13 +173,11 @@ class Supervisor:
             loop.add_signal_handler(sig, self._interrupted)
         server = Server(self.runtime.file(CONTROL), lambda request: handle(self, request))
         serving = asyncio.create_task(server.serve())
-        monitoring = asyncio.create_task(self._monitor())
+        self._task(self._monitor())
         try:
             self.fire("topology", self, "start")
             await self._gone.wait()
         finally:
-            monitoring.cancel()
-            await asyncio.sleep(0)
             for task in list(self._tasks):
                 task.cancel()
             await server.close()
@@ -227,6 +225,8 @@ class Supervisor:
                 self.events.add(type="error", message=str(e))
             except DpsupError as e:
                 self._fail(e)
+            except Exception as e:  # a fault of ours: end in order, and say so
+                self._fail(DpsupError(f"internal error: {e!r}"))
 
         task = asyncio.create_task(guarded())
         self._tasks.add(task)

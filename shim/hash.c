@@ -3,7 +3,7 @@
 // The Toeplitz hash of a flow, for packets that the driver did not hash. The same function, key and
 // fields as the NIC's (Microsoft, "RSS hashing functions"), so that both agree about a flow:
 // addresses, and ports of TCP, UDP and SCTP; of a fragment the addresses alone, as it has no ports;
-// of anything but IP the MAC addresses and the EtherType.
+// of anything but IP the MAC addresses and the EtherType, of 802.3 the MAC addresses alone.
 
 #include <errno.h>
 #include <string.h>
@@ -165,6 +165,9 @@ hash_flow(const uint8_t *p, uint32_t len)
 	if (type == RTE_BE16(RTE_ETHER_TYPE_IPV6) && fields & DPS_RSS_IPV6 &&
 	    hash_ipv6(p + at, len - at, &hash))
 		return hash;
+	// 802.3: a length, not a type; frames of one conversation differ in it.
+	if (rte_be_to_cpu_16(type) < 0x600)
+		type = 0;
 	memcpy(tuple, p, 12);
 	memcpy(tuple + 12, &type, 2);
 	return hash_tuple(tuple, sizeof(tuple));

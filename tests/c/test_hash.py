@@ -115,6 +115,8 @@ def test_other_packets_hash_by_mac_and_type() -> None:
     same = bytes(range(12)) + b"\x08\x06" + bytes(range(28))
     other = bytes(range(1, 13)) + b"\x08\x06" + bytes(28)
     assert hash_of(arp) == hash_of(same) != hash_of(other)
+    llc = [bytes(range(12)) + n.to_bytes(2, "big") + bytes(n) for n in (3, 500, 1500)]
+    assert len({hash_of(frame) for frame in llc}) == 1
 
 
 @given(st.binary(max_size=120))
