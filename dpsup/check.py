@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from dpsup import limits
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.plan import (
     MIB,
@@ -21,21 +22,21 @@ from dpsup.plan import (
     make_plan,
     memory_nodes,
     page_size,
-    ranges,
     runtime_dir,
     worker_cores,
 )
+from dpsup.reading import read
 from dpsup.schema import Path
-from dpsup.topology import Group, Port, Topology, parse_vdev, read, show, suggest
+from dpsup.topology import Group, Port, Topology
+from dpsup.values import parse_vdev
+from dpsup.words import cpus, listing, plural, show, suggest
 
 if TYPE_CHECKING:
     from dpsup.host import Host
 
 PLUGINS = ("forward", "macswap", "sink", "delay", "crash")
 UNMAPPED = ("sink", "crash")  # those that take no map of ports
-BURST = 64  # the least that each lane must be able to hold
-MAX_IO_CORES = 127  # RTE_MAX_LCORE, less the main lcore
-LANE_SPARE = 65  # slots of a ring that a lane never fills
+LANE_SPARE = limits.BURST + 1  # elements of a ring that a lane never fills
 
 _SOCKET_PATH = 107  # sun_path without its closing zero
 _SOCKET_NAME = 12  # the longest name of a socket in the runtime folder
@@ -97,18 +98,18 @@ def _cores_exist(topology: Topology, host: Host) -> Iterator[Problem]:
         if absent:
             yield topology.source.problem(
                 path,
-                f"{_cpus(absent)} for {who} is not on this machine"
+                f"{cpus(absent)} for {who} is not on this machine"
                 if len(absent) == 1
-                else f"{_cpus(absent)} for {who} are not on this machine",
-                why=f"it has {_cpus(host.online)} online",
-                help=f"use {_cpus(host.allowed)}",
+                else f"{cpus(absent)} for {who} are not on this machine",
+                why=f"it has {cpus(host.online)} online",
+                help=f"use {cpus(host.allowed)}",
                 exit_code=Exit.HOST,
             )
         if barred:
             yield topology.source.problem(
                 path,
-                f"dpsup may not use {_cpus(barred)}, meant for {who}",
-                why=f"its CPU affinity or cpuset allows {_cpus(host.allowed)}",
+                f"dpsup may not use {cpus(barred)}, meant for {who}",
+                why=f"its CPU affinity or cpuset allows {cpus(host.allowed)}",
                 help="start it without taskset or AllowedCPUs=, or name CPUs that are allowed",
                 exit_code=Exit.HOST,
             )
@@ -118,13 +119,6 @@ def _cores_shared(topology: Topology, host: Host) -> Iterator[Problem]:
     problem = topology.source.problem
     shared_ok = topology.host.shared_cores
     io: dict[int, int] = {}  # CPU: the line that claims it for an io core
-    if len(topology.io_cores) > MAX_IO_CORES:
-        yield problem(
-            ("io",),
-            f"{len(topology.io_cores)} io cores are more than DPDK has room for",
-            why=f"its builds have {MAX_IO_CORES + 1} lcores, one of them the supervisor's",
-            help=f"use at most {MAX_IO_CORES}",
-        )
     for i, table in enumerate(topology.io):
         path: Path = ("io", i, "cores")
         for core in table.cores:
@@ -140,7 +134,7 @@ def _cores_shared(topology: Topology, host: Host) -> Iterator[Problem]:
     if both:
         yield problem(
             ("host", "supervisor_cores"),
-            f"the supervisor shares {_cpus(both)} with an io core",
+            f"the supervisor shares {cpus(both)} with an io core",
             why="Python and wardens then wait for an io core that polls, and slow it",
             help=f"free CPU {both[0]} of one of them",
             severity=Severity.WARNING,
@@ -159,7 +153,7 @@ def _workers_shared(topology: Topology, host: Host, io: dict[int, int]) -> Itera
         if clash and not topology.host.shared_cores:
             yield problem(
                 path,
-                f"group `{group.name}` uses {_cpus(clash)}, which is an io core",
+                f"group `{group.name}` uses {cpus(clash)}, which is an io core",
                 why=f"line {io[clash[0]]} claims it, and an io core never yields its CPU",
                 help='write cores = "auto", name others, or set [host] shared_cores = true',
             )
@@ -176,8 +170,8 @@ def _workers_shared(topology: Topology, host: Host, io: dict[int, int]) -> Itera
             others += ["an io core"] * any(core in io for core in shared)
             yield problem(
                 path,
-                f"workers of group `{group.name}` share {_cpus(sorted(set(shared)))}",
-                why=f"{_and(others)} take turns there: each is slower, and its packets wait",
+                f"workers of group `{group.name}` share {cpus(sorted(set(shared)))}",
+                why=f"{listing(others)} take turns there: each is slower, and its packets wait",
                 help="name as many free CPUs as there are workers"
                 if group.cores
                 else "use fewer workers, or a machine with more CPUs",
@@ -432,7 +426,7 @@ def pool_needs(topology: Topology, name: str) -> tuple[int, int]:
     held = sum((port.descriptors.rx + port.descriptors.tx) * n_io for port in ports)
     held += sum(io.burst for _, io in topology.io_cores) if ports else 0
     held += int(n_io * topology.mempools[name].cache * 1.5)
-    least = held + sum(n_io * group.max * BURST for group in groups)
+    least = held + sum(n_io * group.max * limits.BURST for group in groups)
     full = held + sum(n_io * group.count * (group.ring - LANE_SPARE) for group in groups)
     return least, max(least, full)
 
@@ -472,7 +466,7 @@ def _hugepages(topology: Topology, host: Host) -> Iterator[Problem]:
         total = pages.total + memory.pages_needed - pages.free
         yield problem(
             path,
-            f"{_pages(memory.pages_needed)} of {name} needed, and {pages.free} free",
+            f"{plural(memory.pages_needed, 'hugepage')} of {name} needed, and {pages.free} free",
             why=f"the start reserves {memory.total // MIB} MiB; in all there are {pages.total}",
             help=f"echo {total} > /sys/kernel/mm/{sysfs}, or ./deploy/host-setup"
             + ("" if page < 1 << 30 else f" (or boot with hugepagesz=1G hugepages={total})"),
@@ -494,16 +488,12 @@ def _hugepages_of_nodes(
             total = pages.total + needed - pages.free
             yield topology.source.problem(
                 _path_of_memory(topology),
-                f"{_pages(needed)} needed on NUMA node {node}, and {pages.free} free",
+                f"{plural(needed, 'hugepage')} needed on NUMA node {node}, and {pages.free} free",
                 why="pools and drivers take the memory of the node that they are on",
                 help=f"echo {total} > /sys/devices/system/node/node{node}/{sysfs},"
                 " or ./deploy/host-setup",
                 exit_code=Exit.HOST,
             )
-
-
-def _pages(number: int) -> str:
-    return f"{number} hugepage{'s' * (number != 1)}"
 
 
 def _path_of_memory(topology: Topology) -> Path:
@@ -573,15 +563,6 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
             else "mount its file system read-write, or set another runtime_dir",
             exit_code=Exit.HOST if host.is_root else Exit.NOT_PERMITTED,
         )
-
-
-def _cpus(cores: frozenset[int] | list[int]) -> str:
-    return f"CPU{'s' * (len(cores) != 1)} {ranges(sorted(cores))}"
-
-
-def _and(words: list[str]) -> str:
-    words = words if len(words) <= 4 else [*words[:3], f"{len(words) - 3} more"]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 # A single value's faults, and what needs all values to be right.

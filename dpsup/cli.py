@@ -77,10 +77,10 @@ def _output_option(f: Callable[..., Any]) -> Callable[..., Any]:
 def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    from dpsup.topology import parse_duration
+    from dpsup.values import parse_duration
 
     try:
-        return float(parse_duration(value))  # type: ignore[arg-type]
+        return parse_duration(value)
     except Exception:
         raise click.BadParameter(f'"{value}" is no duration: write 500ms, 2s or 1m') from None
 
@@ -260,7 +260,9 @@ def check(file: str, output: str) -> None:
         raise failed
     for problem in problems:
         click.echo(f"{problem}\n", err=True)
-    click.echo(f"{file}: ok" + (f", {len(problems)} warnings" if problems else ""))
+    from dpsup.words import plural
+
+    click.echo(f"{file}: ok" + (f", {plural(len(problems), 'warning')}" if problems else ""))
 
 
 @cli.command()

@@ -23,6 +23,7 @@ from dpsup.host import read_host
 from dpsup.messages import as_error, as_exception
 from dpsup.plan import Plan, make_plan
 from dpsup.runtime import Runtime
+from dpsup.words import plural
 
 STOP_S = 60.0  # beyond the drain: for everything to end
 
@@ -142,10 +143,15 @@ def _once(f: Callable[[], None]) -> Callable[[], None]:
 
 
 def _shape(plan: Plan) -> str:
-    workers = sum(g.count for g in plan.groups)
+    counts = (
+        (len(plan.ports), "port"),
+        (len(plan.io), "io core"),
+        (len(plan.groups), "group"),
+        (sum(g.count for g in plan.groups), "worker"),
+    )
     return (
-        f"{len(plan.ports)} ports, {len(plan.io)} io cores, {len(plan.groups)} groups, "
-        f"{workers} workers, {plan.memory.total >> 20} MiB of hugepages"
+        ", ".join(plural(n, word) for n, word in counts)
+        + f", {plan.memory.total >> 20} MiB of hugepages"
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import posixpath
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dpsup.topology import AUTO, Group, Mempool, Topology
+from dpsup.topology import Group, Mempool, Topology
+from dpsup.values import AUTO
+from dpsup.words import plural, ranges
 
 if TYPE_CHECKING:
     from dpsup.host import Host
@@ -64,6 +66,7 @@ class PortPlan:
 
     name: str
     device: str  # EAL's name: "0000:3b:00.0" or "net_pcap0"
+    vdev: str  # with its arguments: "net_pcap0,rx_pcap=in.pcap"; "" for PCI
     driver: str  # "net_pcap"; "" for PCI
     pool: int
     required: bool
@@ -153,7 +156,6 @@ def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
     hugepage_dir = _hugepage_dir(host, memory.page_size)
     lcores = [f"0@{_cpu_set(supervisor_cores)}", *(f"{one.lcore}@{one.core}" for one in io)]
     sizes = ",".join(str(by_node.get(node, 0) // MIB) for node in range(max(by_node) + 1))
-    devices = [f"--vdev={port.vdev}" for port in topology.ports if port.vdev]
     pci = [word for port in topology.ports if port.pci for word in ("-a", port.pci)]
     eal_args = (
         "--proc-type=primary",
@@ -163,7 +165,6 @@ def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
         f"--socket-mem={sizes}",
         f"--socket-limit={sizes}",
         *([f"--huge-dir={hugepage_dir}"] if hugepage_dir else []),
-        *devices,
         *(pci or ["--no-pci"]),
         *topology.host.eal_extra,
     )
@@ -291,6 +292,7 @@ def _ports(topology: Topology, host: Host) -> tuple[PortPlan, ...]:
         PortPlan(
             name=port.name,
             device=port.device,
+            vdev=port.vdev or "",
             driver=driver_of(port.device, host) if port.vdev else "",
             pool=pools.index(port.mempool),
             required=port.required,
@@ -409,21 +411,6 @@ def _memory(topology: Topology, host: Host) -> tuple[MemoryPlan, dict[int, int]]
 # --- for people ---------------------------------------------------------------------------------
 
 
-def ranges(numbers: Sequence[int]) -> str:
-    """(3, 4, 5, 8) -> "3-5,8", in the order given."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
 def _mib(size: int) -> str:
     return f"{size / MIB:.0f} MiB"
 
@@ -458,7 +445,7 @@ def _paragraphs(plan: Plan) -> Iterator[tuple[str, str]]:
         feeds = f"feeds {plan.groups[port.group].name}" if port.group >= 0 else "feeds no group"
         yield (
             "port",
-            f"{port.name}: {port.device}, {feeds}, {_count(queues, 'queue')} each way "
+            f"{port.name}: {port.device}, {feeds}, {plural(queues, 'queue')} each way "
             f"(rx {port.rx_desc}, tx {port.tx_desc}), mtu {port.mtu}",
         )
     for group in plan.groups:
@@ -467,10 +454,10 @@ def _paragraphs(plan: Plan) -> Iterator[tuple[str, str]]:
         slot_word = "slot" if group.max == 1 else "slots"
         yield (
             "group",
-            f"{group.name}: {plugin}, {_count(group.count, 'worker')} of {group.max}, "
-            f"{_count(group.spares, 'spare')}, {slot_word} {slots}, "
+            f"{group.name}: {plugin}, {plural(group.count, 'worker')} of {group.max}, "
+            f"{plural(group.spares, 'spare')}, {slot_word} {slots}, "
             f"CPU {ranges(sorted(set(group.cores)))}, "
-            f"rings of {group.ring} ({_count(queues * group.max, 'lane')})",
+            f"rings of {group.ring} ({plural(queues * group.max, 'lane')})",
         )
     memory = plan.memory
     yield (

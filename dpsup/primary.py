@@ -156,6 +156,7 @@ class Primary:
         key = rss_key(port["rss_key"])
         conf.name = port["name"].encode()
         conf.device = port["device"].encode()
+        conf.vdev = port["vdev"].encode()
         conf.pool = port["pool"]
         conf.rx_desc = port["rx_desc"]
         conf.tx_desc = port["tx_desc"]
@@ -195,8 +196,6 @@ class Primary:
     def _group(self, index: int, group: dict[str, Any]) -> None:
         conf = ffi.new("struct dps_group_conf *")
         args = flat_args(group["args"])
-        if len(args) > lib.DPS_ARGS:
-            raise DpsupError(f'args of group "{group["name"]}" take {len(args)} bytes')
         conf.name = group["name"].encode()
         conf.plugin = (group["plugin_path"] or group["plugin"]).encode()
         conf.builtin = not group["plugin_path"]

@@ -22,7 +22,16 @@ if not console.is_terminal:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        left = column in ("NAME", "GROUP", "WORKER", "STATE", "PLUGIN", "DROPPED", "LAST EXIT")
+        left = column in (
+            "NAME",
+            "DRIVER",
+            "GROUP",
+            "WORKER",
+            "STATE",
+            "PLUGIN",
+            "DROPPED",
+            "LAST EXIT",
+        )
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "DROPPED")
     return table
 
@@ -122,6 +131,25 @@ def print_audit(doc: dict[str, Any]) -> None:
 
 def print_stats(doc: dict[str, Any]) -> None:
     hz = doc["tsc_hz"] or 1
+    table = _table("NAME", "DRIVER", "MAC", "LINK", "MTU", "RXQ", "TXQ", "RSS", "RX ERR", "TX ERR")
+    for p, stats in zip(doc["port_info"], doc["ports"], strict=True):
+        speed = f"{stats['link_mbps']} Mbit/s" if stats["link_mbps"] else "up"
+        table.add_row(
+            p["name"],
+            p["driver"],
+            p["mac"],
+            speed if stats["link_up"] else "down",
+            str(p["mtu"]),
+            f"{p['rx_queues']} of {p['max_rx_queues']}",
+            f"{p['tx_queues']} of {p['max_tx_queues']}",
+            "NIC" if p["hw_rss"] else "software",
+            str(stats["rx_errors"]),
+            str(stats["tx_errors"]),
+        )
+    console.print(table)
+    for p in doc["port_info"]:
+        if p["note"]:
+            console.print(f"{p['name']}: {p['note']}")
     table = _table("NAME", "CORE", "LOOPS", "BUSY LOOPS", "BUSY", "SLEEPS", "HELD")
     for i, io in enumerate(doc["io"]):
         busy = f"{io['busy_cycles'] / hz:.2f} s"

@@ -18,7 +18,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -28,21 +27,15 @@ __all__ = [
     "AfterValidator",
     "BeforeValidator",
     "Field",
-    "FieldInfo",
     "Issue",
     "Model",
     "Path",
     "PrivateAttr",
-    "ValidationError",
-    "details",
     "field_at",
-    "field_validator",
     "invalid",
-    "issues",
     "keys_at",
     "model_validator",
     "validate",
-    "validate_json",
 ]
 
 Path = tuple[str | int, ...]
@@ -76,7 +69,7 @@ def invalid(message: str, *, why: str = "", help: str = "", path: Path = ()) -> 
     return PydanticCustomError("dpsup", "{text}", context)
 
 
-def details(error: ValidationError) -> list[Issue]:
+def _details(error: ValidationError) -> list[Issue]:
     found = []
     for item in error.errors(include_url=False):
         context = item.get("ctx", {})
@@ -87,24 +80,11 @@ def details(error: ValidationError) -> list[Issue]:
     return found
 
 
-def issues(error: ValidationError) -> list[tuple[Path, str, str]]:
-    """Errors as plain (path, message, kind)."""
-    return [(issue.path, issue.message, issue.kind) for issue in details(error)]
-
-
 def validate(model: type[M], data: object) -> tuple[M | None, list[Issue]]:
     try:
         return model.model_validate(data), []
     except ValidationError as error:
-        return None, details(error)
-
-
-def validate_json(model: type[M], data: str | bytes) -> tuple[M | None, list[Issue]]:
-    """As `validate`, for a JSON text; arrays become tuples, which a Python list does not."""
-    try:
-        return model.model_validate_json(data), []
-    except ValidationError as error:
-        return None, details(error)
+        return None, _details(error)
 
 
 def _descend(model: type[Model], path: Path) -> tuple[Any, FieldInfo | None]:

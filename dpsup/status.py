@@ -44,7 +44,8 @@ def mempools(plan: Doc, counters: Doc) -> list[Doc]:
             "size": p["size"],
             "in_use": p["size"] - p["free"],
             "low_water": p["low_water"],
-            "alloc_failures": failures[p["name"]],
+            # the drivers' counts, and the polls that found the pool empty
+            "alloc_failures": failures[p["name"]] + p["starved"],
         }
         for p in counters["pools"]
     ]

@@ -40,6 +40,7 @@ WORKER_READY_S = 15.0  # 3 ms and the plugin's init
 HALT_S = 2.0
 QUIT_S = 10.0
 DRAIN_S = 5.0
+LAST_WORDS = 6  # lines of a primary that did not start
 STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 
 # Exit codes of the worker program that trying again does not change: shim/abi.h, 100 to 109.
@@ -481,6 +482,7 @@ class Supervisor:
             )
         for note in self.hello["notes"]:
             self.progress(f"warning    {note}")
+            self.events.add(type="warning", message=note)
         self.fire("seed", self.seed, "start")
 
     def _primary_kill(self, primary: Child) -> None:
@@ -523,12 +525,14 @@ class Supervisor:
     def _primary_report(self, primary: Child) -> None:
         if self.state == "stopping":
             self.fire("topology", self, "gone")
-        elif primary.refused:
-            self._fail(_refusal(primary.refused))
-            self.fire("topology", self, "gone")
-        elif self.primary_deaths == 0:
-            tail = "\n".join(e["line"] for e in self.log.since(0) if e["name"] == "primary")
-            self._fail(DpsupError("the primary ended before it was ready", why=tail[-2000:]))
+        elif primary.refused or self.primary_deaths == 0:
+            error = DpsupError("the primary ended before it was ready")
+            if primary.refused:
+                error = _refusal(primary.refused)
+            # EAL's and the drivers' own words say what an errno cannot.
+            words = [e["line"] for e in self.log.since(0) if e["name"] == "primary"]
+            error.why = error.why or "\n        ".join(words[-LAST_WORDS:])
+            self._fail(error)
             self.fire("topology", self, "gone")
         else:
             self.fire("topology", self, "primary_lost")

@@ -21,7 +21,10 @@ HOMES = {
     "cffi": set(),
     "dpsup._shim": {"primary"},
 }
-PURE = {"errors", "machine", "messages", "plan", "policy", "source", "status", "steering"}
+PURE = {
+    "errors", "faults", "limits", "machine", "messages", "plan", "policy", "relations", "source",
+    "status", "steering", "topology", "values", "words",
+}  # fmt: skip
 WORLD = {
     "asyncio", "ctypes", "fcntl", "logging", "os", "random", "select", "signal", "socket",
     "subprocess", "threading", "time",

@@ -12,7 +12,8 @@ from unit.fakehost import FILE, FULL, GIB, MIB, MINIMAL, machine, swap
 from dpsup.check import check, pool_needs, prepare
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.host import Host, Hugetlbfs, Pages, PciDevice
-from dpsup.topology import Topology, load
+from dpsup.reading import load
+from dpsup.topology import Topology
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
@@ -281,13 +282,6 @@ def test_groups_that_share_a_cpu() -> None:
 
 def test_slots_without_a_worker_share_silently() -> None:
     assert findings(swap(FULL, "max = 4", "max = 64"), cpus=4) == []
-
-
-def test_more_io_cores_than_lcores() -> None:
-    found = findings(swap(MINIMAL, 'cores = "1"', 'cores = "1-128"'), cpus=200)
-    assert any("128 io cores are more" in p.message for p in found)
-    found = findings(swap(MINIMAL, 'cores = "1"', 'cores = "1-127"'), cpus=200)
-    assert not any("io cores are more" in p.message for p in found)
 
 
 # --- ports and groups ---------------------------------------------------------------------------

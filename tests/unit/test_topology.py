@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.fakehost import FILE, FULL, MINIMAL, machine, swap
 
+from dpsup import limits
 from dpsup.check import check, prepare
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.plan import format_plan, make_plan
-from dpsup.topology import Topology, load, parse_vdev
+from dpsup.reading import load
+from dpsup.topology import Topology
+from dpsup.values import parse_vdev
 
 
 def read(text: str) -> Topology:
@@ -204,7 +208,7 @@ def test_only_pool_is_every_ports_pool() -> None:
 
 def test_rss_key_of_hex_digits() -> None:
     key = ":".join(["6D"] * 40)
-    port = read(swap(FULL, 'key = "symmetric"', f'key = "{key}"')).ports[0]
+    port = read(swap(MINIMAL, '"net_null0"', f'"net_null0"\nrss = {{ key = "{key}" }}')).ports[0]
     assert port.rss.key == "6d" * 40
 
 
@@ -301,7 +305,7 @@ WRONG = [
     ('input = ["wan", "lan"]', 'input = ["wan", "wan"]', "wan", "listed twice", "one"),
     ('input = ["wan", "lan"]', 'input = "wan"', "wan", "must be an array", '["wan"]'),
     ("count = 2", "count = 0", "= 0", "at least 1", "1"),
-    ("count = 2", "count = 513", "513", "at most 512", "1"),
+    ("count = 2", "count = 65", "65", "at most 64", "1"),
     ("count = 2", "count = 5", "max = 4", "below `count`", "max = 5"),
     ("spares = 1", "spares = -1", "-1", "at least 0", "1"),
     ("ring = 1024", "ring = 1000", "1000", "not a power of two", "512 or 1024"),
@@ -423,11 +427,105 @@ def test_two_ports_with_one_pci_device_in_two_spellings() -> None:
     assert "two ports use the device 0000:3b:00.0" in the_problem(text).message
 
 
-def test_too_many_ports() -> None:
-    text = MINIMAL + "".join(
-        f'[[ports]]\nname = "p{i}"\nvdev = "net_null{i}"\n' for i in range(1, 33)
-    )
-    assert "33 ports" in the_problem(text).message
+PORT = '[[ports]]\nname = "p{0}"\nvdev = "net_null{0}"\n'
+GROUP = '[[workers]]\nname = "g{0}"\ninput = []\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "most", "offending"),
+    [
+        ('[[io]]\ncores = "1"\n', '[[io]]\ncores = "1-{0}"\n', 8, 'cores = "1-9"'),
+        ("[[io]]\n", '[[io]]\ncores = "2-{0}"\n[[io]]\n', 8, 'cores = "1"'),
+        ("[[io]]\n", "{ports}[[io]]\n", 16, "[[ports]]"),
+        ("[[workers]]\n", "{groups}[[workers]]\n", 16, "[[workers]]"),
+        ("[mempools.default]\n", "[mempools.default]\n{pools}", 8, "[mempools.p9]"),
+        (
+            'name = "fw"\n',
+            'name = "fw"\nmax = 32\n[[workers]]\nname = "b"\ninput = []\nmax = {32}\n',
+            64, "max = 33",
+        ),
+        ('name = "fw"\n', 'name = "fw"\nmax = 64\n{group}', 64, "[[workers]]"),
+    ],
+)  # fmt: skip
+def test_no_more_than_shared_memory_has_room_for(
+    old: str, new: str, most: int, offending: str
+) -> None:
+    def text(n: int) -> str:
+        numbers = range(2, n + 1)
+        written = (
+            new.replace("{0}", str(n))
+            .replace("{32}", str(n - 32))
+            .replace("{ports}", "".join(PORT.format(i) for i in numbers))
+            .replace("{groups}", "".join(GROUP.format(i) for i in numbers))
+            .replace("{pools}", "".join(f"[mempools.p{i}]\n" for i in numbers))
+            .replace("{group}", GROUP.format(2) * (n - 64))
+        )
+        return swap(MINIMAL, old, written)
+
+    assert problems_of(text(most)) == []
+    problem = the_problem(text(most + 1))
+    assert f"{most + 1} " in problem.message
+    assert f"at most {most}" in problem.help
+    assert problem.source == offending
+
+
+def test_limits_are_those_of_shared_memory() -> None:
+    header = (Path(__file__).parents[2] / "shim/abi.h").read_text()
+    abi = {name: int(value) for name, value in re.findall(r"(DPS_\w+) = (\d+)[,\n]", header)}
+    assert abi["DPS_MAX_IO"] == limits.IO_CORES
+    assert abi["DPS_MAX_SLOTS"] == limits.SLOTS
+    assert abi["DPS_MAX_PORTS"] == limits.PORTS
+    assert abi["DPS_MAX_GROUPS"] == limits.GROUPS
+    assert abi["DPS_MAX_POOLS"] == limits.MEMPOOLS
+    assert abi["DPS_BURST"] == limits.BURST
+    assert abi["DPS_NAME"] - 1 == limits.NAME
+    assert abi["DPS_PATH"] - 1 == limits.PLUGIN_PATH
+    assert abi["DPS_ARGS"] == limits.ARGS
+
+
+@pytest.mark.parametrize("length", [limits.ARGS - 4, limits.ARGS - 3])
+def test_arguments_of_a_group_have_a_limit(length: int) -> None:
+    # "é" is one character and two bytes; key and value are closed with a NUL each.
+    text = MINIMAL + f'args = {{ é = "{"x" * length}" }}\n'.replace("é", '"é"')
+    if length + 4 <= limits.ARGS:
+        assert problems_of(text) == []
+    else:
+        problem = the_problem(text)
+        assert "8193 bytes" in problem.message
+        assert "8192" in problem.why
+
+
+@pytest.mark.parametrize("length", [limits.PLUGIN_PATH, limits.PLUGIN_PATH + 1])
+def test_path_of_a_plugin_has_a_limit(length: int) -> None:
+    name = "x" * (length - len("/etc/dpsup/.so"))
+    text = MINIMAL + f'plugin = "{name}.so"\n'
+    if length <= limits.PLUGIN_PATH:
+        assert problems_of(text) == []
+    else:
+        assert "1 bytes too long" in the_problem(text).message
+
+
+def test_device_name_has_a_limit() -> None:
+    assert problems_of(swap(MINIMAL, "net_null0", "net_null" + "0" * 23)) == []
+    assert "32 bytes" in the_problem(swap(MINIMAL, "net_null0", "net_null" + "0" * 24)).message
+
+
+def test_ports_that_feed_workers_have_one_hash() -> None:
+    text = swap(FULL, 'key = "symmetric" }', 'key = "default" }')
+    problem = the_problem(text)
+    assert "`rss` of port `lan` is not that of port `wan`" in problem.message
+    assert "hash in software" in problem.why
+    assert 'key = "default"' in text.split("\n")[int(problem.why.split()[1]) - 1]
+    # A port that feeds nobody may have any; the order of fields says nothing.
+    assert problems_of(swap(text, 'input = ["wan", "lan"]', 'input = ["wan"]')) == []
+    other = 'fields = ["udp", "tcp", "ipv6", "ipv4"]'
+    assert problems_of(swap(FULL, 'fields = ["ipv4", "ipv6", "tcp", "udp"]', other)) == []
+
+
+def test_sctp_is_hashed_when_asked_for() -> None:
+    rss = 'rss = { fields = ["ipv4", "sctp"] }'
+    topology = read(swap(MINIMAL, '"net_null0"', f'"net_null0"\n{rss}'))
+    assert topology.ports[0].rss.fields == ("ipv4", "sctp")
 
 
 def test_every_problem_is_reported_at_once() -> None:

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What shared memory has room for: the numbers of shim/abi.h, by which a topology is judged.
+
+The pure core knows no C; a test holds these and the header together.
+"""
+
+from __future__ import annotations
+
+IO_CORES = 8  # DPS_MAX_IO
+SLOTS = 64  # DPS_MAX_SLOTS, of all groups together
+PORTS = 16  # DPS_MAX_PORTS
+GROUPS = 16  # DPS_MAX_GROUPS
+MEMPOOLS = 8  # DPS_MAX_POOLS
+BURST = 64  # DPS_BURST
+NAME = 31  # DPS_NAME, less the closing NUL
+PLUGIN_PATH = 1023  # DPS_PATH, less the closing NUL
+ARGS = 8192  # DPS_ARGS: key NUL value NUL ...

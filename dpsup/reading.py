@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From a file to a `Topology`, with every problem of the file at once.
+
+Never judges the machine (`check` does), and never stops at the first fault: what is wrong is left
+out, and the rest is read on.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dpsup.errors import Problem, Severity
+from dpsup.faults import distinct, fault, syntax_fault
+from dpsup.relations import default_pool, relations
+from dpsup.schema import Path, validate
+from dpsup.source import Source
+from dpsup.topology import Topology
+from dpsup.values import AUTO, parse_vdev
+
+if TYPE_CHECKING:
+    from dpsup.host import Host
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a file says. With errors, `topology` is what is left without the faulty values: enough
+    to look for further problems of single values, and never to be started."""
+
+    topology: Topology | None
+    problems: list[Problem]
+    sound: bool
+
+
+def load(path: str, host: Host) -> tuple[Topology | None, list[Problem]]:
+    """The topology, if nothing is wrong with it, and every problem of the file."""
+    reading = read(path, host)
+    return (reading.topology if reading.sound else None), reading.problems
+
+
+def read(path: str, host: Host) -> Reading:
+    absolute = posixpath.normpath(posixpath.join(host.cwd, path))
+    try:
+        text = host.read_text(absolute)
+    except UnicodeDecodeError as error:
+        message = f"cannot read {path}: byte {error.start + 1} is not UTF-8"
+        why, help = "TOML files are UTF-8", "save the file as UTF-8"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        message = f"cannot read {path}: {reason}"
+        why, help = "there is nothing to start without a topology", "name a topology file"
+    else:
+        return parse(text, path, absolute)
+    return Reading(None, [Problem(message, path, why=why, help=help)], sound=False)
+
+
+def parse(text: str, file: str, absolute: str) -> Reading:
+    """Read a topology's text; `file` is what messages call it. Never raises."""
+    source = Source.scan(file, text)
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Reading(None, [syntax_fault(error, source)], sound=False)
+
+    topology, issues = validate(Topology, data)
+    problems = [fault(issue, source) for issue in distinct(issues)]
+    faulty = {issue.path for issue in issues}
+    # What is left can be wrong anew: a list of which all elements were faulty is empty.
+    while topology is None and issues:
+        topology, issues = validate(Topology, _without(data, faulty, ()))
+        issues = [issue for issue in issues if issue.path not in faulty]
+        faulty |= {issue.path for issue in issues}
+    if topology is not None:
+        topology = _complete(topology, source, absolute)
+        problems += relations(topology, faulty)
+    sound = topology is not None and not any(p.severity is Severity.ERROR for p in problems)
+    return Reading(topology, sorted(problems, key=lambda p: p.line), sound)
+
+
+def _without(value: Any, faulty: set[Path], path: Path) -> Any:
+    """`value` without what is faulty. Elements of lists of tables stay, empty, for their number."""
+    if isinstance(value, dict):
+        return {
+            key: _without(item, faulty, (*path, key))
+            for key, item in value.items()
+            if (*path, key) not in faulty
+        }
+    if isinstance(value, list) and len(path) == 1:
+        return [
+            {} if (*path, i) in faulty else _without(item, faulty, (*path, i))
+            for i, item in enumerate(value)
+        ]
+    if isinstance(value, list):
+        return [item for i, item in enumerate(value) if (*path, i) not in faulty]
+    return value
+
+
+def _complete(topology: Topology, source: Source, path: str) -> Topology:
+    """The topology with paths made absolute and what the file leaves out by being unambiguous."""
+    directory = posixpath.dirname(path)
+
+    def absolute(name: str) -> str:
+        return posixpath.normpath(posixpath.join(directory, name))
+
+    pool = default_pool(tuple(topology.mempools))
+    names = tuple(port.name for port in topology.ports)
+    fed = names if len(topology.workers) == 1 else ()
+    ports = tuple(
+        port.model_copy(
+            update={
+                "mempool": port.mempool or pool,
+                "vdev": port.vdev and _absolute_vdev(port.vdev, absolute),
+            }
+        )
+        for port in topology.ports
+    )
+    groups = tuple(
+        group.model_copy(
+            update={
+                "input": fed if group.input is None else group.input,
+                "plugin": absolute(group.plugin) if group.is_file else group.plugin,
+            }
+        )
+        for group in topology.workers
+    )
+    runtime = topology.host.runtime_dir
+    host = topology.host.model_copy(
+        update={"runtime_dir": runtime if runtime == AUTO else absolute(runtime)}
+    )
+    done = topology.model_copy(update={"ports": ports, "workers": groups, "host": host})
+    done._source = source
+    done._path = path
+    return done
+
+
+def _absolute_vdev(spec: str, absolute: Callable[[str], str]) -> str:
+    name, devargs = parse_vdev(spec)
+    pcap = ("rx_pcap", "tx_pcap")
+    keys: dict[str, tuple[str, ...]] = {"net_pcap": pcap, "eth_pcap": pcap}
+    # An abstract socket's name is no path.
+    if ("socket-abstract", "yes") not in devargs:
+        keys["net_memif"] = ("socket",)
+    paths = next((keys[driver] for driver in keys if name.startswith(driver)), ())
+    parts = [name]
+    for part in spec.split(",")[1:]:
+        key, _, value = part.partition("=")
+        parts.append(f"{key}={absolute(value)}" if key.strip() in paths and value else part)
+    return ",".join(parts)

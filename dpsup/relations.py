@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a topology's values say about each other: what is missing, there twice, or contradicts.
+
+Looks at a topology without its faulty values. Where a default stands in for one of them nothing is
+said: nobody asked for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+
+from dpsup import limits
+from dpsup.errors import Problem, Severity
+from dpsup.schema import Path
+from dpsup.topology import Backoff, Topology
+from dpsup.words import show, suggest
+
+
+class _View:
+    """A topology, and which of its values are really those of the file."""
+
+    def __init__(self, topology: Topology, faulty: Collection[Path]) -> None:
+        self.topology = topology
+        self.faulty = set(faulty)
+        self.source = topology.source
+        self.problem = topology.source.problem
+
+    def sound(self, *paths: Path) -> bool:
+        """Is there no fault in the values at these paths?"""
+        around = (path[:n] for path in paths for n in range(1, len(path) + 1))
+        return not any(path in self.faulty for path in around)
+
+    def misspelt(self, table: Path, keys: tuple[str, ...]) -> bool:
+        """Was one of the keys probably meant by an unknown one in `table`?"""
+        last = [str(path[-1]) for path in self.faulty if path and path[:-1] == table]
+        return any(suggest(key, keys) for key in last)
+
+
+def relations(topology: Topology, faulty: Collection[Path]) -> list[Problem]:
+    view = _View(topology, faulty)
+    return [problem for look in _LOOKS for problem in look(view)]
+
+
+def default_pool(pools: tuple[str, ...]) -> str:
+    """The pool of a port that names none: the only one, or `default`; else ""."""
+    return pools[0] if len(pools) == 1 else "default" if "default" in pools else ""
+
+
+# --- what is missing, or there twice ------------------------------------------------------------
+
+
+def _missing(view: _View) -> Iterator[Problem]:
+    topology = view.topology
+    examples = {
+        "version": "version = 1",
+        "name": 'name = "edge"',
+        "mempools": "[mempools.default]",
+        "ports": '[[ports]] with name = "wan" and vdev = "net_null0"',
+        "io": '[[io]] with cores = "1"',
+        "workers": '[[workers]] with name = "fw" and plugin = "macswap"',
+    }
+    misspelt = {str(path[0]) for path in view.faulty if len(path) == 1}
+    meant = {suggest(key, tuple(Topology.model_fields)) for key in misspelt}
+    for key, write in examples.items():
+        some = key in topology.model_fields_set and getattr(topology, key) not in ({}, ())
+        within = any(path[:1] == (key,) for path in view.faulty)
+        if not some and not within and key not in meant:
+            what = f"`{key}`" if key in ("version", "name") else write.split(" ")[0]
+            yield view.problem(
+                (key,),
+                f"{what} is missing",
+                why="a topology has a version, a name, and a mempool, port, io and workers table",
+                help=f"add {write}",
+            )
+    for key, example in (("ports", "wan"), ("workers", "fw")):
+        for i, table in enumerate(getattr(topology, key)):
+            path: Path = (key, i)
+            if (
+                "name" not in table.model_fields_set
+                and view.sound((*path, "name"))
+                and not view.misspelt(path, ("name",))
+            ):
+                yield view.problem(
+                    path,
+                    f"`name` is missing in [[{key}]]",
+                    why="commands, maps and messages refer to it by name",
+                    help=f'add name = "{example}"',
+                )
+
+
+def _named_twice(view: _View) -> Iterator[Problem]:
+    for key in ("ports", "workers"):
+        first: dict[str, int] = {}
+        for i, table in enumerate(getattr(view.topology, key)):
+            if table.name in first:
+                line = view.source.line((key, first[table.name], "name"))
+                yield view.problem(
+                    (key, i, "name"),
+                    f"two [[{key}]] are named `{table.name}`",
+                    why=f"line {line} has that name already",
+                    help="give each a name of its own",
+                )
+            elif table.name:
+                first[table.name] = i
+
+
+def _devices(view: _View) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for i, port in enumerate(view.topology.ports):
+        path: Path = ("ports", i)
+        if port.pci and port.vdev:
+            yield view.problem(
+                (*path, "vdev"),
+                "the port has both `pci` and `vdev`",
+                why="a port is one device",
+                help="keep one of them; a second device is a second [[ports]]",
+            )
+        if not port.device:
+            known = view.sound((*path, "pci"), (*path, "vdev"))
+            if known and not view.misspelt(path, ("pci", "vdev")):
+                yield view.problem(
+                    path,
+                    "the port has no device",
+                    why="a port is a PCI device or a virtual one",
+                    help='add pci = "0000:3b:00.0" or vdev = "net_null0"',
+                )
+        elif port.device in first:
+            yield view.problem(
+                (*path, "pci" if port.pci else "vdev"),
+                f"two ports use the device {port.device}",
+                why=f"the port on line {view.source.line(('ports', first[port.device]))}"
+                " has it already",
+                help=f"use another device, such as {re.sub('[0-9]+$', '', port.device)}{i}"
+                if port.vdev
+                else "use another device",
+            )
+        else:
+            first[port.device] = i
+
+
+# --- names that refer to others -----------------------------------------------------------------
+
+
+def _mempools_of_ports(view: _View) -> Iterator[Problem]:
+    pools = tuple(view.topology.mempools)
+    for i, port in enumerate(view.topology.ports):
+        path: Path = ("ports", i, "mempool")
+        if not pools or not view.sound(path):
+            continue
+        if not port.mempool:
+            yield view.problem(
+                ("ports", i),
+                "the port names no mempool",
+                why="there are several, and none is called `default`",
+                help=f'add mempool = "{pools[0]}"',
+            )
+        elif port.mempool not in pools and view.sound(("mempools", port.mempool)):
+            yield _no_such("mempool", port.mempool, pools, path, view)
+
+
+def _inputs(view: _View) -> Iterator[Problem]:
+    ports = tuple(port.name for port in view.topology.ports)
+    fed: dict[str, tuple[str, int]] = {}
+    for i, group in enumerate(view.topology.workers):
+        for j, name in enumerate(group.input or ()):
+            path = ("workers", i, "input", j)
+            if name not in ports:
+                # A port whose own name is faulty may be any that is asked for.
+                if ports and "" not in ports:
+                    yield _no_such("port", name, ports, path, view)
+            elif name in fed:
+                other, line = fed[name]
+                yield view.problem(
+                    path,
+                    f"port `{name}` feeds two groups"
+                    if line != view.source.line(path)
+                    else f"port `{name}` is listed twice",
+                    why=f"line {line} feeds {other} from it already, and a packet goes one way",
+                    help="name the port in one group's input",
+                )
+            elif name:
+                fed[name] = (f"group {show(group.name)}", view.source.line(path))
+
+
+def _no_such(what: str, name: str, known: tuple[str, ...], path: Path, view: _View) -> Problem:
+    close = suggest(name, known)
+    return view.problem(
+        path,
+        f"there is no {what} `{show(name)[1:-1]}`",
+        why=f"the file has {', '.join(f'`{n}`' for n in known)}",
+        help=f"did you mean `{close}`?" if close else f"name one of them, or add the {what}",
+    )
+
+
+# --- values that contradict each other ----------------------------------------------------------
+
+
+def _groups(view: _View) -> Iterator[Problem]:
+    for i, group in enumerate(view.topology.workers):
+        path: Path = ("workers", i)
+        if group.max < group.count and view.sound((*path, "max"), (*path, "count")):
+            yield view.problem(
+                (*path, "max"),
+                f"`max` is {group.max}, below `count`, which is {group.count}",
+                why="rings and slots are made for `max` workers at start",
+                help=f"write max = {group.count}, or more",
+            )
+        size = len(group.plugin.encode())
+        if group.is_file and size > limits.PLUGIN_PATH:
+            yield view.problem(
+                (*path, "plugin"),
+                f"the plugin's path is {size - limits.PLUGIN_PATH} bytes too long",
+                why=f"shared memory has room for {limits.PLUGIN_PATH}; with the folder of the"
+                f" topology file it has {size}",
+                help="put the plugin, or the topology file, in a folder nearer to /",
+            )
+        yield from _backoff(view, group.restart.backoff, (*path, "restart", "backoff"))
+
+
+def _backoff(view: _View, backoff: Backoff, path: Path) -> Iterator[Problem]:
+    if backoff.initial > backoff.max and view.sound((*path, "initial"), (*path, "max")):
+        yield view.problem(
+            (*path, "max" if "max" in backoff.model_fields_set else "initial"),
+            f"`backoff` begins with {backoff.initial:g}s, above its `max` of {backoff.max:g}s",
+            why="the waits grow from `initial` to `max`",
+            help="raise max or lower initial",
+        )
+
+
+def _ports(view: _View) -> Iterator[Problem]:
+    for i, port in enumerate(view.topology.ports):
+        path: Path = ("ports", i)
+        for way in ("rx", "tx"):
+            key: Path = (*path, "thresholds", f"{way}_free")
+            length = getattr(port.descriptors, way)
+            free = getattr(port.thresholds, f"{way}_free")
+            if free is not None and free >= length and view.sound(key, (*path, "descriptors", way)):
+                yield view.problem(
+                    key,
+                    f"`{way}_free` is {free}, and the {way} queue has {length} descriptors",
+                    why="a threshold lies within its queue",
+                    help=f"write {way}_free = {min(32, length - 1)}, or leave it out",
+                )
+        if port.pci and port.mtu > 9710:
+            yield view.problem(
+                (*path, "mtu"),
+                f"`mtu` of [[ports]] is {port.mtu}, and must be at most 9710",
+                why="no NIC takes larger frames; only virtual devices do",
+                help="write mtu = 9000",
+            )
+
+
+def _one_hash(view: _View) -> Iterator[Problem]:
+    """io cores hash in software what a NIC did not, all of them with one key and set of fields."""
+    feeding = view.topology.feeding()
+    for i, port in feeding[1:]:
+        first, model = feeding[0]
+        path: Path = ("ports", i, "rss")
+        there: Path = ("ports", first, "rss")
+        same = port.rss.key == model.rss.key and set(port.rss.fields) == set(model.rss.fields)
+        values = [(*table, key) for table in (path, there) for key in ("key", "fields")]
+        if not same and view.sound(*values):
+            yield view.problem(
+                path,
+                f"`rss` of port `{port.name}` is not that of port `{model.name}`",
+                why=f"line {view.source.line(there)} decides for all ports that feed workers: io"
+                " cores hash in software what a NIC does not, all with one key and set of fields",
+                help="write the same `rss` for both, or leave it out of both",
+            )
+
+
+def _page_sizes(view: _View) -> Iterator[Problem]:
+    first = ""
+    for name, pool in view.topology.mempools.items():
+        path: Path = ("mempools", name, "page_size")
+        if not view.sound(path):
+            continue
+        first = first or name
+        if pool.page_size != view.topology.mempools[first].page_size:
+            yield view.problem(
+                path,
+                f"mempool `{name}` asks for other pages than `{first}`",
+                why="this version of dpsup reserves its memory in pages of one size",
+                help="use one page_size for all mempools",
+            )
+            return
+
+
+# --- room ---------------------------------------------------------------------------------------
+
+
+_SLOTS = "workers, by `max` of all groups together,"
+
+
+def _room(view: _View) -> Iterator[Problem]:
+    """What shared memory has no room for."""
+    topology = view.topology
+    pools = tuple(topology.mempools)
+    for path, words, most, there in (
+        (("ports", limits.PORTS), "ports", limits.PORTS, len(topology.ports)),
+        (("workers", limits.GROUPS), "groups", limits.GROUPS, len(topology.workers)),
+        (("mempools", *pools[limits.MEMPOOLS :][:1]), "mempools", limits.MEMPOOLS, len(pools)),
+    ):
+        if there > most:
+            yield _too_many(view, path, there, words, most)
+    cores = 0
+    for i, io in enumerate(topology.io):
+        if cores <= limits.IO_CORES < cores + len(io.cores):
+            n = len(topology.io_cores)
+            yield _too_many(view, ("io", i, "cores"), n, "io cores", limits.IO_CORES)
+        cores += len(io.cores)
+    slots = 0
+    for i, group in enumerate(topology.workers):
+        if slots <= limits.SLOTS < slots + group.max:
+            n = sum(group.max for group in topology.workers)
+            key = "max" if "max" in group.model_fields_set else "count"
+            yield _too_many(view, ("workers", i, key), n, _SLOTS, limits.SLOTS)
+        slots += group.max
+
+
+def _too_many(view: _View, path: Path, there: int, words: str, most: int) -> Problem:
+    return view.problem(
+        path,
+        f"{there} {words} are more than dpsup has room for",
+        why=f"shared memory is laid out for {most}, before anything starts",
+        help=f"use at most {most}, or start a second instance",
+    )
+
+
+def _notes(view: _View) -> Iterator[Problem]:
+    topology = view.topology
+    if topology.metrics.listen:
+        yield view.problem(
+            ("metrics", "listen"),
+            "this version of dpsup serves no metrics yet",
+            why="nothing will listen there",
+            help='write listen = "", or use dpsup stats',
+            severity=Severity.WARNING,
+        )
+    if topology.host.eal_extra:
+        yield view.problem(
+            ("host", "eal_extra"),
+            "`eal_extra` is handed to EAL unchecked",
+            why="arguments that contradict dpsup's own break isolation, memory or cores",
+            help="leave it out if a key of the topology can say the same",
+            severity=Severity.WARNING,
+        )
+
+
+_LOOKS = (
+    _missing,
+    _named_twice,
+    _devices,
+    _mempools_of_ports,
+    _inputs,
+    _groups,
+    _ports,
+    _one_hash,
+    _page_sizes,
+    _room,
+    _notes,
+)

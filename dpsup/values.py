@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Single values of a topology file: how they are written, and what they become.
+
+Each reader takes what TOML gave and returns the value, or raises `invalid` with what to write.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from dpsup import limits
+from dpsup.schema import AfterValidator, BeforeValidator, Path, invalid
+from dpsup.words import show
+
+AUTO = "auto"
+MAX_CORE = 1023  # CPU_SETSIZE
+RSS_KEY_BYTES = (40, 52)
+
+_YEAR = 366 * 24 * 3600.0
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(us|ms|s|m|h)")
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT])(?:iB)?")
+_INSTANCE = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,{limits.NAME - 1}}}")
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{limits.NAME - 1}}}")
+_PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
+
+
+def parse_duration(value: object) -> float:
+    """ "250ms" -> 0.25 seconds."""
+    if not isinstance(value, str) or (m := _DURATION.fullmatch(value)) is None:
+        raise invalid(f"{show(value)} is not a duration")
+    seconds = float(m[1]) * _SECONDS[m[2]]
+    if seconds > _YEAR:
+        raise invalid(f"{show(value)} is longer than a year")
+    return seconds
+
+
+def _parse_some_time(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds < 0.001:
+        raise invalid(f"{show(value)} is shorter than 1ms")
+    return seconds
+
+
+def parse_size(value: object) -> int:
+    """ "512MiB", "2M" or "1G" -> bytes; K, M, G are powers of 1024, as with hugepages."""
+    if not isinstance(value, str) or (m := _SIZE.fullmatch(value)) is None:
+        raise invalid(f"{show(value)} is not a size")
+    return int(float(m[1]) * 1024 ** (1 + "KMGT".index(m[2])))
+
+
+def parse_cores(value: object) -> tuple[int, ...]:
+    """ "3-6,8" -> (3, 4, 5, 6, 8)."""
+    if not isinstance(value, str):
+        raise invalid(f"{show(value)} is not a list of CPUs in quotes")
+    cores: list[int] = []
+    for part in value.split(","):
+        m = re.fullmatch(r"\s*([0-9]{1,6})\s*(?:-\s*([0-9]{1,6})\s*)?", part)
+        if m is None:
+            raise invalid(f"{show(value)} is not a list of CPUs")
+        first, last = int(m[1]), int(m[2] or m[1])
+        if first > last:
+            raise invalid(f"{show(value)} counts backwards", help=f'write "{last}-{first}"')
+        if last > MAX_CORE:
+            raise invalid(f"CPU {last} is beyond the highest that Linux numbers, {MAX_CORE}")
+        cores.extend(range(first, last + 1))
+    for core in cores:
+        if cores.count(core) > 1:
+            raise invalid(f"CPU {core} is listed twice", help="name each CPU once")
+    return tuple(cores)
+
+
+def _parse_auto_cores(value: object) -> tuple[int, ...]:
+    return () if value == AUTO else parse_cores(value)
+
+
+def _parse_auto_size(value: object) -> int:
+    return 0 if value == AUTO else parse_size(value)
+
+
+def _parse_page_size(value: object) -> int:
+    size = parse_size(value)
+    if size not in (2 << 20, 1 << 30):
+        raise invalid(f"{show(value)} is no page size that dpsup knows")
+    return size
+
+
+def _instance(value: str) -> str:
+    if not _INSTANCE.fullmatch(value):
+        raise invalid(
+            f"{show(value)} cannot be the name of an instance",
+            why=f"it becomes part of file names: {_INSTANCE.pattern}",
+        )
+    return value
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise invalid(
+            f"{show(value)} cannot be a name",
+            why=f"names stand in commands and messages: {_NAME.pattern}",
+            help=f"use up to {limits.NAME} letters, digits, `_`, `.` and `-`; a letter or"
+            " digit first",
+        )
+    return value
+
+
+def _pool_name(value: str) -> str:
+    if len(_name(value)) > 24:
+        raise invalid(
+            f"{show(value)} is too long for the name of a mempool",
+            why="DPDK's names of mempools end after 25 characters",
+            help="use up to 24 characters",
+        )
+    return value
+
+
+def _ring(value: int) -> int:
+    if value & (value - 1):
+        below = 1 << (value.bit_length() - 1)
+        raise invalid(f"{value} is not a power of two", help=f"write {below} or {below * 2}")
+    return value
+
+
+def _rss_fields(value: tuple[str, ...]) -> tuple[str, ...]:
+    if value and not {"ipv4", "ipv6"} & set(value):
+        raise invalid(
+            "there are no addresses in it",
+            why="ports of TCP, UDP and SCTP are hashed together with IP addresses",
+        )
+    return value
+
+
+def _rss_key(value: str) -> str:
+    if value in ("symmetric", "default"):
+        return value
+    digits = value.lower().removeprefix("0x").replace(":", "")
+    if not re.fullmatch(r"[0-9a-f]+", digits):
+        raise invalid(f"{show(value)} is not an RSS key")
+    if len(digits) not in [2 * n for n in RSS_KEY_BYTES]:
+        raise invalid(
+            f"an RSS key of {len(digits)} hex digits is {len(digits) / 2:g} bytes long",
+            why="NICs take Toeplitz keys of 40 or 52 bytes",
+            help='write 80 or 104 hex digits, or key = "symmetric"',
+        )
+    return digits
+
+
+def _listen(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if value and not (host and re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        raise invalid(f"{show(value)} is not an address and a port")
+    return value
+
+
+def pci_address(spec: str) -> str:
+    """The address in "3b:00.0,key=value" as EAL writes it, "" where it is none."""
+    m = _PCI.fullmatch(spec.partition(",")[0].strip().lower())
+    return f"{m[1] or '0000'}:{m[2]}" if m else ""
+
+
+def _pci(value: str) -> str:
+    address = pci_address(value)
+    if not address:
+        raise invalid(f"{show(value)} is not a PCI address")
+    _, comma, devargs = value.partition(",")
+    return address + comma + devargs
+
+
+def _vdev(value: str) -> str:
+    name, devargs = parse_vdev(value)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name):
+        raise invalid(f"{show(value)} does not begin with a virtual device's name")
+    if len(name) > limits.NAME:
+        raise invalid(
+            f"the device's name has {len(name)} bytes: {show(name)}",
+            why=f"there is room for {limits.NAME}",
+            help=f"shorten it: a driver's name and a number, up to {limits.NAME} characters",
+        )
+    for key, _ in devargs:
+        if not key:
+            raise invalid(f"{show(value)} has an empty device argument")
+    return value
+
+
+def parse_vdev(spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """ "net_pcap0,rx_pcap=in.pcap" -> ("net_pcap0", (("rx_pcap", "in.pcap"),))."""
+    name, *rest = spec.split(",")
+    pairs = (part.partition("=") for part in rest)
+    return name.strip(), tuple((key.strip(), value) for key, _, value in pairs)
+
+
+def _array(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _flatten(value: object) -> object:
+    """{"map": {"wan": "lan"}} -> (("map.wan", "lan"),), which is all that a plugin sees."""
+    if not isinstance(value, dict):
+        raise invalid(f"`args` must be a table, not {show(value)}")
+    flat: dict[str, str] = {}
+    for path, item in _leaves(value, ()):
+        key = ".".join(path)
+        if key in flat:
+            raise invalid(f"`{key}` is there twice, once with a dot in its name", path=path)
+        if any(not c.isprintable() for c in key + item):
+            raise invalid("control characters do not reach a plugin", path=path)
+        flat[key] = item
+    # Each key and value as the plugin gets it, closed with a NUL.
+    size = sum(len(f"{key}{item}".encode()) + 2 for key, item in flat.items())
+    if size > limits.ARGS:
+        raise invalid(
+            f"`args` take {size} bytes",
+            why=f"shared memory has room for {limits.ARGS} in each group",
+            help="put long ones in a file, and its path in args",
+        )
+    return tuple(flat.items())
+
+
+def _leaves(table: dict[str, object], path: tuple[str, ...]) -> Iterator[tuple[Any, str]]:
+    for key, value in table.items():
+        here = (*path, key)
+        if isinstance(value, dict):
+            yield from _leaves(value, here)
+        elif isinstance(value, list):
+            parts = [_scalar(item, here) for item in value]
+            for part in parts:
+                if "," in part:
+                    raise invalid(
+                        f"{show(part)} has a comma in it",
+                        why="a plugin gets an array as one text with commas between its elements",
+                        help="leave the comma out",
+                        path=here,
+                    )
+            yield here, ",".join(parts)
+        else:
+            yield here, _scalar(value, here)
+
+
+def _scalar(value: object, path: Path) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and abs(value) < 1 << 64:
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return str(value)
+    raise invalid(
+        f"a plugin cannot be given {show(value)}",
+        why="args are texts, numbers, true and false, and arrays and tables of them",
+        path=path,
+    )
+
+
+ARRAY = BeforeValidator(_array)
+InstanceName = Annotated[str, AfterValidator(_instance)]
+Name = Annotated[str, AfterValidator(_name)]
+PoolName = Annotated[str, AfterValidator(_pool_name)]
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+SomeTime = Annotated[float, BeforeValidator(_parse_some_time)]
+Size = Annotated[int, BeforeValidator(_parse_auto_size)]  # 0: auto
+PageSize = Annotated[int, BeforeValidator(_parse_page_size)]
+Cores = Annotated[tuple[int, ...], BeforeValidator(parse_cores)]
+AutoCores = Annotated[tuple[int, ...], BeforeValidator(_parse_auto_cores)]  # empty: auto
+Texts = Annotated[tuple[str, ...], ARRAY]
+Args = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_flatten)]
+Ring = Annotated[int, AfterValidator(_ring)]
+RssFields = Annotated[
+    tuple[Literal["ipv4", "ipv6", "tcp", "udp", "sctp"], ...], ARRAY, AfterValidator(_rss_fields)
+]
+RssKey = Annotated[str, AfterValidator(_rss_key)]
+Pci = Annotated[str, AfterValidator(_pci)]
+Vdev = Annotated[str, AfterValidator(_vdev)]
+Listen = Annotated[str, AfterValidator(_listen)]

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How messages say a value, a list, a near miss."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Sequence
+
+
+def show(value: object) -> str:
+    """A value as a file would say it, short enough for a message."""
+    if isinstance(value, str):
+        text = json.dumps(value, ensure_ascii=False)
+    elif isinstance(value, bool):
+        text = "true" if value else "false"
+    elif isinstance(value, dict):
+        text = "a table"
+    elif isinstance(value, list | tuple):
+        text = "an array"
+    elif isinstance(value, int) and abs(value) >= 10**18:
+        text = "a number of that size"  # Python refuses to print the largest ones
+    else:
+        text = str(value)
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 48 else f"{text[:45]}..."
+
+
+def suggest(word: str, known: Collection[str]) -> str:
+    """The known word that was probably meant, or ""."""
+    close = difflib.get_close_matches(word.lower(), known, 1, 0.6)
+    return close[0] if close else ""
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """(3, 4, 5, 8) -> "3-5,8", in the order given."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def cpus(cores: Collection[int]) -> str:
+    return f"CPU{'s' * (len(cores) != 1)} {ranges(sorted(cores))}"
+
+
+def plural(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def listing(words: Sequence[str]) -> str:
+    """ "a, b and c", cut where it grows long."""
+    words = words if len(words) <= 4 else [*words[:3], f"{len(words) - 3} more"]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
