@@ -355,6 +355,13 @@ may_receive(const struct io *io, const struct port *port, const struct io_group 
 	       g->front_head == g->front_tail && pool_free(io, port->pool) >= io->burst * segments;
 }
 
+static void __rte_noinline
+note_starved(struct io *io, uint32_t pool)
+{
+	dps_count(&io->starved[pool], 1);
+	io->low_water[pool] = RTE_MIN(io->low_water[pool], pool_free(io, pool));
+}
+
 static uint32_t
 rx_queue_poll(struct io *io, const struct rx_queue *rxq)
 {
@@ -369,8 +376,12 @@ rx_queue_poll(struct io *io, const struct rx_queue *rxq)
 	if (port->hold && !may_receive(io, port, g))
 		return 0;
 	n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
-	if (n == 0)
+	if (n == 0) {
+		// Not every driver counts what it could not allocate.
+		if (unlikely(pool_free(io, port->pool) < io->burst))
+			note_starved(io, port->pool);
 		return 0;
+	}
 	left = pool_free(io, port->pool);
 	if (left < io->low_water[port->pool])
 		io->low_water[port->pool] = left;
@@ -925,9 +936,16 @@ dps_io_start(void)
 {
 	struct primary *p = &the_primary;
 
-	// What drivers hold from now on counts as theirs; see dps_audit_get.
-	for (uint32_t i = 0; i < p->n_pools; i++)
+	// What drivers hold from now on counts as theirs; see dps_audit_get. Some allocated in the
+	// set-up of their queues, on the main lcore: its caches keep nothing back.
+	for (uint32_t i = 0; i < p->n_pools; i++) {
+		struct rte_mempool_cache *cache =
+			rte_mempool_default_cache(p->pool[i], rte_get_main_lcore());
+
+		if (cache != NULL)
+			rte_mempool_cache_flush(cache, p->pool[i]);
 		p->rx_held[i] = p->pool[i]->size - rte_mempool_avail_count(p->pool[i]);
+	}
 	p->io_running = true;
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		int ret = rte_eal_remote_launch(io_loop, p->io[i], p->io[i]->lcore);

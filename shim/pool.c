@@ -87,10 +87,12 @@ dps_pool_stats_get(uint32_t pool, struct dps_pool_stats *out)
 	out->size = p->pool[pool]->size;
 	out->free = rte_mempool_avail_count(p->pool[pool]);
 	out->low_water = out->free;
+	out->starved = 0;
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		uint64_t low = __atomic_load_n(&p->io[i]->low_water[pool], __ATOMIC_RELAXED);
 
 		out->low_water = RTE_MIN(out->low_water, low);
+		out->starved += __atomic_load_n(&p->io[i]->starved[pool], __ATOMIC_RELAXED);
 	}
 	return 0;
 }

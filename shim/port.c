@@ -112,6 +112,7 @@ rss_setup(const struct dps_port_conf *conf, const struct rte_eth_dev_info *dev, 
 	eth->rx_adv_conf.rss_conf.rss_hf = can;
 	eth->rx_adv_conf.rss_conf.rss_key = key;
 	eth->rx_adv_conf.rss_conf.rss_key_len = key_len;
+	port->rss = true;
 	if (dev->rx_offload_capa & RTE_ETH_RX_OFFLOAD_RSS_HASH) {
 		eth->rxmode.offloads |= RTE_ETH_RX_OFFLOAD_RSS_HASH;
 		port->hw_rss = true;
@@ -161,7 +162,7 @@ reta_setup(struct port *port, const struct rte_eth_dev_info *dev, char *note)
 {
 	struct rte_eth_rss_reta_entry64 reta[RTE_ETH_RSS_RETA_SIZE_512 / RTE_ETH_RETA_GROUP_SIZE];
 
-	if (!port->hw_rss || dev->reta_size == 0 || dev->reta_size > RTE_ETH_RSS_RETA_SIZE_512)
+	if (!port->rss || dev->reta_size == 0 || dev->reta_size > RTE_ETH_RSS_RETA_SIZE_512)
 		return;
 	memset(reta, 0, sizeof(reta));
 	for (uint32_t i = 0; i < dev->reta_size; i++) {
@@ -219,6 +220,17 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 	memset(port, 0, sizeof(*port));
 	memset(&eth, 0, sizeof(eth));
 	memcpy(key, conf->key, sizeof(key));
+	if (conf->vdev[0] != '\0') {
+		// Plugged in one by one, not by EAL's start: so that each failure has its port's name,
+		// and a port that is not required may fail.
+		const char *args = strchr(conf->vdev, ',');
+
+		ret = rte_eal_hotplug_add("vdev", conf->device, args != NULL ? args + 1 : "");
+		if (ret != 0) {
+			say(why, "driver refused %.200s", conf->vdev);
+			return ret;
+		}
+	}
 	ret = rte_eth_dev_get_port_by_name(conf->device, &port->id);
 	if (ret != 0) {
 		say(why, "no such device: no driver took %s", conf->device);

@@ -125,6 +125,7 @@ struct io {
 	struct dps_io_stats stats __rte_cache_aligned;
 	struct dps_port_stats port[DPS_MAX_PORTS];
 	uint64_t low_water[DPS_MAX_POOLS];
+	uint64_t starved[DPS_MAX_POOLS];        // polls that got nothing from an empty pool
 	bool rx_on;
 	bool stop;
 	uint32_t n_active;
@@ -146,7 +147,8 @@ struct port {
 	uint32_t tx_queues;
 	uint32_t rx_desc;
 	uint32_t tx_desc;
-	bool hw_rss;
+	bool rss;                       // the driver spreads over queues
+	bool hw_rss;                    // and gives each packet the hash
 	bool started;
 	struct dps_port_info info;
 };

@@ -5,7 +5,8 @@
 
 enum {
 	DPS_TEXT = 256,
-	DPS_KEY = 64
+	DPS_KEY = 64,
+	DPS_VDEV = 4096
 };
 
 // Why an io core dropped a packet before or after the workers saw it.
@@ -38,11 +39,13 @@ struct dps_pool_stats {
 	uint64_t size;
 	uint64_t free;              // in the pool and in the io cores' caches
 	uint64_t low_water;         // fewest free mbufs seen
+	uint64_t starved;           // polls that got nothing and found the pool empty
 };
 
 struct dps_port_conf {
 	char name[DPS_NAME];
 	char device[DPS_NAME];      // as EAL names it
+	char vdev[DPS_VDEV];        // a virtual one with its arguments; "": PCI
 	uint32_t pool;
 	uint32_t rx_desc;
 	uint32_t tx_desc;

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
 
 # Never `-m dpsup`: in the source folder that would be the sources, not what was installed.
 DPSUP = [str(Path(sys.executable).with_name("dpsup"))]
@@ -25,7 +23,7 @@ name = "{name}"
 [host]
 shared_cores = true
 [mempools.default]
-mbufs = 8191
+mbufs = 16383
 """
 
 # Two ports that receive as fast as they are polled, one flow, and two workers.
@@ -154,7 +152,7 @@ class Run:
         return json.loads(self.do("events", "-o", "json").stdout)
 
     def worker(self, worker: str) -> dict[str, Any]:
-        group = worker.split("/")[0]
+        group = worker.split("/", maxsplit=1)[0]
         for g in self.status()["groups"]:
             for w in g["workers"]:
                 if g["name"] == group and w["id"] == worker:

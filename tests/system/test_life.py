@@ -45,7 +45,7 @@ def test_audit_is_exact_while_packets_flow(instance: Run) -> None:
         pool = doc["pools"][0]
         assert pool["unexplained"] == 0, pool
         parts = ("free", "cached", "rx_rings", "tx_rings", "lanes", "io", "quarantine")
-        assert sum(pool[k] for k in parts) == pool["size"] == 8191
+        assert sum(pool[k] for k in parts) == pool["size"] == 16383
 
 
 def test_killed_worker_comes_back(instance: Run) -> None:

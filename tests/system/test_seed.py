@@ -71,7 +71,7 @@ def test_a_worker_ends_with_its_primary_and_holds_no_socket_of_eal(instance: Run
     instance.start(NULL)
     doc = instance.status()
     pid = doc["groups"][0]["workers"][0]["pid"]
-    held = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    held = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
     assert not any(h.startswith("socket:") for h in held), held
     assert len(held) <= 4, held  # stdin, its log twice, the primary's pidfd
     assert os.getsid(pid) == pid
