@@ -27,7 +27,7 @@ from dpsup.plan import (
 )
 from dpsup.reading import read
 from dpsup.schema import Path
-from dpsup.topology import Group, Port, Topology
+from dpsup.topology import HEADROOM, Group, Port, Topology
 from dpsup.values import parse_vdev
 from dpsup.words import cpus, listing, plural, show, suggest
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from dpsup.host import Host
 
 PLUGINS = ("forward", "macswap", "sink", "delay", "crash")
-UNMAPPED = ("sink", "crash")  # those that take no map of ports
+UNMAPPED = ("sink",)  # those that take no map of ports
+ETHER_MOST = 22  # bytes: Ethernet header with two tags
 LANE_SPARE = limits.BURST + 1  # elements of a ring that a lane never fills
 
 _SOCKET_PATH = 107  # sun_path without its closing zero
@@ -424,8 +425,13 @@ def pool_needs(topology: Topology, name: str) -> tuple[int, int]:
     users = {port.name for port in ports}
     groups = [group for group in topology.workers if users & set(group.input or ())]
     held = sum((port.descriptors.rx + port.descriptors.tx) * n_io for port in ports)
-    held += sum(io.burst for _, io in topology.io_cores) if ports else 0
-    held += int(n_io * topology.mempools[name].cache * 1.5)
+    pool = topology.mempools[name]
+    # A burst of the longest packets: an io core of a holding group asks for as many before it
+    # polls, and leaves the other cores as many and a refill of their caches (shim/io.c).
+    room = pool.data_room - HEADROOM
+    segments = max(((port.mtu + ETHER_MOST) // room + 1 for port in ports), default=0)
+    held += sum(io.burst * segments for _, io in topology.io_cores)
+    held += int(n_io * pool.cache * 1.5)
     least = held + sum(n_io * group.max * limits.BURST for group in groups)
     full = held + sum(n_io * group.count * (group.ring - LANE_SPARE) for group in groups)
     return least, max(least, full)

@@ -70,7 +70,7 @@ def foreground(
         return _run(file, idle_limit, verbose, ready_fd)
     except DpsupError as e:
         if ready_fd is not None:
-            _tell(ready_fd, {"ok": False, "error": {**as_error(e), "message": str(e)}})
+            _tell(ready_fd, {"ok": False, "error": as_error(e)})
         raise
 
 
@@ -125,8 +125,12 @@ def _run(
 
 
 def _has_loss(summary: dict[str, Any]) -> bool:
+    """Is anything of a job not accounted for: lost inside, or never received?"""
     return bool(
-        summary["lost"] or summary["in_flight"] or any(p["unexplained"] for p in summary["audit"])
+        summary["lost"]
+        or summary["in_flight"]
+        or summary["missed"]
+        or any(p["unexplained"] for p in summary["audit"])
     )
 
 

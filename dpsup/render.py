@@ -173,8 +173,9 @@ def print_account(account: dict[str, Any]) -> None:
     dropped = account["dropped"]
     total = sum(dropped.values())
     detail = f" ({_drops(dropped)})" if total else ""
+    missed = f" (missed {account['missed']})" if account["missed"] else ""
     console.print(
-        f"in {account['received']}, out {account['sent']}, dropped {total}{detail}, "
+        f"in {account['received']}{missed}, out {account['sent']}, dropped {total}{detail}, "
         f"in flight {account['in_flight']}, lost {account['lost']}"
     )
 

@@ -86,6 +86,8 @@ def account(counters: Doc) -> Doc:
     flight = in_flight(counters)
     return {
         "received": received,
+        # by the drivers' word, for want of a descriptor or an mbuf
+        "missed": sum(p["rx_missed"] + p["rx_nombuf"] for p in counters["ports"]),
         "sent": sent,
         "dropped": dict(dropped),
         "in_flight": flight,

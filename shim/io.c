@@ -343,16 +343,20 @@ pool_free(const struct io *io, uint32_t pool)
 	return pool_shared(mp) + (cache != NULL ? cache->len : 0);
 }
 
-// A lossless input is polled only if whatever it may give has a place.
+// A lossless input is polled only if whatever it may give has a place: a driver that finds no mbuf
+// for a packet that it has read already drops it. Other io cores may take a burst, and a refill of
+// their cache, between this look and the poll.
 static bool
 may_receive(const struct io *io, const struct port *port, const struct io_group *g)
 {
-	uint32_t room = rte_pktmbuf_data_room_size(the_primary.pool[port->pool]) -
+	const struct rte_mempool *mp = the_primary.pool[port->pool];
+	uint32_t room = rte_pktmbuf_data_room_size((struct rte_mempool *)(uintptr_t)mp) -
 			RTE_PKTMBUF_HEADROOM;
-	uint32_t segments = port->frame_most / room + 1;
+	uint64_t need = (uint64_t)io->burst * (port->frame_most / room + 1);
+	uint64_t others = (the_primary.n_io - 1) * (need + mp->cache_size);
 
 	return g->fed > 0 && g->held_head - g->held_tail < HOLD_GATE &&
-	       g->front_head == g->front_tail && pool_free(io, port->pool) >= io->burst * segments;
+	       g->front_head == g->front_tail && pool_free(io, port->pool) >= need + others;
 }
 
 static void __rte_noinline

@@ -44,7 +44,7 @@ def test_the_version_moves_with_the_text() -> None:
 def test_constants_that_python_keeps_are_those_of_the_header() -> None:
     assert lib.DPS_BUCKETS == steering.BUCKETS
     assert lib.DPS_NO_SLOT == steering.NOBODY
-    assert lib.DPS_N_DROPS == len(primary.DROPS)
+    assert len(primary.DROPS) == lib.DPS_N_DROPS
     assert lib.DPS_EXIT_USAGE in supervisor.PERMANENT
     assert lib.DPS_EXIT_CORE in supervisor.PERMANENT
     assert lib.DPS_EXIT_TEMPORARY not in supervisor.PERMANENT
