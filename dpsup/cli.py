@@ -394,7 +394,7 @@ def _stream(
                         show(entry)
             seen = publication.seq
             if not name or publication.data.get("name") == name:
-                show(publication.data)
+                show({**publication.data, "seq": publication.seq})
 
 
 @cli.command()

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from dpsup.pcapfile import Capture, scan
+
 ENVIRONMENT = ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")
 _PMD_INFO = re.compile(rb"PMD_INFO_STRING= (\{[^\0]*\})")
 
@@ -66,6 +68,14 @@ class Host:
 
     def is_dir(self, path: str) -> bool:
         return Path(path).is_dir()
+
+    def scan_capture(self, path: str, longest: int) -> Capture | None:
+        """What a capture file holds (see pcapfile). Raises: OSError."""
+        with Path(path).open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return None  # not to be mapped
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return scan(data, longest)
 
     def can_write(self, path: str) -> bool:
         """Can something be created at `path`: is it, or the nearest folder above it, writable?"""

@@ -14,4 +14,7 @@ MEMPOOLS = 8  # DPS_MAX_POOLS
 BURST = 64  # DPS_BURST
 NAME = 31  # DPS_NAME, less the closing NUL
 PLUGIN_PATH = 1023  # DPS_PATH, less the closing NUL
+DEVICE = 4095  # DPS_VDEV, less the closing NUL
 ARGS = 8192  # DPS_ARGS: key NUL value NUL ...
+ETHERNET = 14  # bytes of an Ethernet header, which an MTU does not count
+FRAME_MORE = ETHERNET + 2 * 4  # ETHER_MOST: with two VLAN tags

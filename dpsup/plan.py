@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 KIB = 1 << 10
 MIB = 1 << 20
 
-# What DPDK adds to the bytes of packets, measured in cache lines and pages (22.11 and 24.11).
+# What DPDK adds to the bytes of packets (22.11 and 24.11).
 _LINE = 64
 _MBUF = 128  # struct rte_mbuf
 _OBJECT_HEADER = 64  # struct rte_mempool_objhdr, padded
-_CACHE_PER_LCORE = 16 * KIB  # struct rte_mempool_cache, for each of
+_CACHE_PER_LCORE = 9 * KIB  # struct rte_mempool_cache, for each of
 _LCORES = 128  # RTE_MAX_LCORE
-_SLACK = 1.03
+_SLACK = 1.01  # objects do not cross pages
 
 _CONTROL_BLOCK = 2 * MIB
-_SLOT_UNIT = 2 * MIB  # slots begin and end with a page
+_SLOT_UNIT = 2 * MIB  # slots have pages of their own, in one zone (shim/slot.c)
 _SLOT_HEAD = 64 * KIB
+# EAL, ethdev and drivers; the pages that alignment loses; 152 KiB for each seed's attach.
 _RESERVE = 32 * MIB
 _RESERVE_PER_1000_DESCRIPTORS = 64 * KIB
 
@@ -350,7 +351,7 @@ def pool_bytes(pool: Mempool) -> int:
 
 
 def slot_bytes(group: Group, n_io: int) -> int:
-    lane = group.ring * 16 + group.ring * 8 + group.ring * 32 + KIB  # IN, OUT, shadow, heads
+    lane = group.ring * 16 + group.ring * 8 + group.ring * 32 + KIB  # IN, OUT, meta, heads
     return _up(_SLOT_HEAD + n_io * lane, _SLOT_UNIT)
 
 

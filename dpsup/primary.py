@@ -204,6 +204,7 @@ class Primary:
         conf.first_slot = group["first_slot"]
         conf.max = group["max"]
         conf.ring = group["ring"]
+        conf.hold = group["on_full"] == "hold"
         conf.args = args.ljust(lib.DPS_ARGS, b"\0")
         _check("ctl_group", lib.dps_ctl_group(index, conf))
 

@@ -14,7 +14,7 @@ from dpsup import limits
 from dpsup.errors import Problem, Severity
 from dpsup.schema import Path
 from dpsup.topology import Backoff, Topology
-from dpsup.words import show, suggest
+from dpsup.words import plural, show, suggest
 
 
 class _View:
@@ -210,7 +210,7 @@ def _groups(view: _View) -> Iterator[Problem]:
         if group.is_file and size > limits.PLUGIN_PATH:
             yield view.problem(
                 (*path, "plugin"),
-                f"the plugin's path is {size - limits.PLUGIN_PATH} bytes too long",
+                f"the plugin's path is {plural(size - limits.PLUGIN_PATH, 'byte')} too long",
                 why=f"shared memory has room for {limits.PLUGIN_PATH}; with the folder of the"
                 f" topology file it has {size}",
                 help="put the plugin, or the topology file, in a folder nearer to /",
@@ -242,6 +242,15 @@ def _ports(view: _View) -> Iterator[Problem]:
                     why="a threshold lies within its queue",
                     help=f"write {way}_free = {min(32, length - 1)}, or leave it out",
                 )
+        size = len((port.vdev or "").encode())
+        if size > limits.DEVICE:
+            yield view.problem(
+                (*path, "vdev"),
+                f"the device's arguments are {plural(size - limits.DEVICE, 'byte')} too long",
+                why=f"there is room for {limits.DEVICE}; with the folder of the topology file they"
+                f" have {size}",
+                help="use shorter paths",
+            )
         if port.pci and port.mtu > 9710:
             yield view.problem(
                 (*path, "mtu"),

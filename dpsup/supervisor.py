@@ -61,6 +61,7 @@ class Worker:
     state: str = "stopped"
     wanted: bool = False
     fed: bool = False  # owns buckets
+    left: bool = False  # died, and its lanes hold packets that nobody has taken over
     asked: bool = False  # told to end
     pid: int | None = None
     pidfd: int = -1
@@ -682,12 +683,14 @@ class Supervisor:
         await self.ask("lane", slot=worker.slot)
         if worker.state == "running":
             worker.fed = True
+            worker.left = False
             self._changed.set()
             await self._steer(self.groups[worker.group])
 
     async def _steer(self, group: Group) -> None:
-        """Bring the io cores' map in line with who is fed. With nobody left, buckets stay with
-        their slots if one of them will come back: its lane keeps the packets until then."""
+        """Bring the io cores' map in line with who is fed, and have them steer anew what waits in
+        the lanes of those who are down. With nobody left, buckets stay with their slots if one of
+        them will come back: its lane keeps the packets until then."""
         async with group.lock:
             members = {w.member for w in group.workers if w.fed}
             new = steering.balance(group.map, members)
@@ -698,6 +701,11 @@ class Supervisor:
                 moved = steering.moved(group.map, new)
                 group.map = new
                 self.events.add(type="steer", name=group.plan.name, buckets_moved=moved)
+            for worker in group.workers if members else ():
+                # Only behind the map: what comes back goes ahead of all that came later.
+                if worker.left and worker.state in ("backoff", "held", "stopped"):
+                    worker.left = False
+                    await self.ask("requeue", slot=worker.slot)
 
     def _worker_unfeed(self, worker: Worker) -> None:
         self._deadline(worker, self.drain_s + 1, "worker", "late")
@@ -742,6 +750,8 @@ class Supervisor:
                 message="the slot's shared memory was found corrupt; what it had is given up",
             )
             await self.ask("reset", slot=worker.slot)
+        # What is left in IN now, and what still comes until its buckets are lent out.
+        worker.left = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(worker.heard.wait(), STATUS_WAIT_S)
         ended = worker.exited.get(pid)
@@ -787,17 +797,9 @@ class Supervisor:
         self.fire("worker", worker, decision.verdict.value)
 
     def _worker_lend(self, worker: Worker) -> None:
-        self._task(self._lend(worker))
-
-    async def _lend(self, worker: Worker) -> None:
-        """Until it is back, others of its group handle its buckets, and what waits in its lanes.
-
-        Nobody else there: the lanes keep what they have for whoever comes next."""
+        """Until it is back, others of its group handle its buckets, and what waits in its lanes."""
         worker.fed = False
-        group = self.groups[worker.group]
-        await self._steer(group)
-        if worker.state in ("backoff", "held", "stopped") and any(w.fed for w in group.workers):
-            await self.ask("requeue", slot=worker.slot)
+        self._task(self._steer(self.groups[worker.group]))
 
     _worker_handback = _worker_lend
 
@@ -821,6 +823,7 @@ class Supervisor:
             worker.pidfd = -1
         worker.pid = None
         worker.fed = False
+        worker.left = False
         self.groups[worker.group].map = steering.EMPTY
 
     # --- watching --------------------------------------------------------------------------------

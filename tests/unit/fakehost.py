@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dpsup.host import Host, Hugetlbfs, Pages, PciDevice
+from dpsup.pcapfile import Capture, scan
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -98,6 +100,7 @@ level = "info"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeHost(Host):
     files: Mapping[str, str] = field(default_factory=dict)
+    captures: Mapping[str, bytes] = field(default_factory=dict)  # those that are not just sound
     folders: frozenset[str] = frozenset()
     writable: frozenset[str] = frozenset({"/"})
 
@@ -106,6 +109,9 @@ class FakeHost(Host):
 
     def is_dir(self, path: str) -> bool:
         return path in self.folders
+
+    def scan_capture(self, path: str, longest: int) -> Capture | None:
+        return scan(self.captures[path], longest) if path in self.captures else Capture()
 
     def can_write(self, path: str) -> bool:
         return any(path.startswith(prefix) for prefix in self.writable)
@@ -149,6 +155,20 @@ def machine(text: str = "", cpus: int = 8, **changes: Any) -> FakeHost:
         folders=frozenset({"/etc/dpsup", "/"}),
     )
     return dataclasses.replace(host, **changes)
+
+
+def pcap(
+    packets: Iterable[tuple[int, int]],
+    order: str = "<",
+    magic: int = 0xA1B2C3D4,
+    link_type: int = 1,
+) -> bytes:
+    """A capture of packets of these captured and original lengths."""
+    more = bytes(8) if magic == 0xA1B2CD34 else b""
+    out = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 65535, link_type)
+    for captured, length in packets:
+        out += struct.pack(f"{order}IIII", 1, 2, captured, length) + more + bytes(captured)
+    return out
 
 
 def swap(text: str, old: str, new: str) -> str:

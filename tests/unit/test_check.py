@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.fakehost import FILE, FULL, GIB, MIB, MINIMAL, machine, swap
+from unit.fakehost import FILE, FULL, GIB, MIB, MINIMAL, machine, pcap, swap
 
-from dpsup.check import check, pool_needs, prepare
+from dpsup.check import check, prepare
+from dpsup.check_memory import pool_needs
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.host import Host, Hugetlbfs, Pages, PciDevice
 from dpsup.reading import load
@@ -120,7 +121,7 @@ FILES = [
     # runtime folder
     (
         'runtime_dir = "auto"', f'runtime_dir = "/{"r" * 94}"',
-        ERROR, Exit.BAD_TOPOLOGY, "rrr", "1 bytes too long", "shorter",
+        ERROR, Exit.BAD_TOPOLOGY, "rrr", "1 byte too long", "shorter",
     ),
     ('runtime_dir = "auto"', f'runtime_dir = "/{"r" * 93}"', None, Exit.OK, "", "", ""),
 ]  # fmt: skip
@@ -172,8 +173,8 @@ MACHINES = [
     ),
     (
         {"hugepages": {2 * MIB: Pages(50, 10)}},
-        ERROR, Exit.HOST, "mbufs = 16383", "43 hugepages of 2 MiB needed, and 10 free",
-        "echo 83 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages, or ./deploy/host-setup",
+        ERROR, Exit.HOST, "mbufs = 16383", "42 hugepages of 2 MiB needed, and 10 free",
+        "echo 82 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages, or ./deploy/host-setup",
     ),
     ({"hugepages": {}}, ERROR, Exit.HOST, "mbufs", "no hugepages of 2 MiB", "hugetlbfs"),
     (
@@ -210,7 +211,7 @@ MACHINES = [
     ),
     (
         {"env": {"RUNTIME_DIRECTORY": "/run/" + "x" * 90}},
-        ERROR, Exit.BAD_TOPOLOGY, 'runtime_dir = "auto"', "1 bytes too long", "shorter",
+        ERROR, Exit.BAD_TOPOLOGY, 'runtime_dir = "auto"', "1 byte too long", "shorter",
     ),
     (
         {"env": {"RUNTIME_DIRECTORY": "/run/" + "x" * 60}},
@@ -297,6 +298,54 @@ def test_port_that_nobody_uses() -> None:
     own = swap(text, '"macswap"', '"./fw.so"')
     files = {FILE: own, "/etc/dpsup/fw.so": "", "/etc/dpsup/in.pcap": ""}
     assert findings(own, files=files) == []
+
+
+# --- captures -----------------------------------------------------------------------------------
+
+IN = "/etc/dpsup/in.pcap"
+SHORT, LONG, TOP = (60, 60), (1523, 1523), (1522, 1522)
+
+
+@pytest.mark.parametrize(
+    ("capture", "message", "help"),
+    [
+        (pcap([SHORT, TOP]), "", ""),
+        (pcap([SHORT, (96, 1500), (96, 99)]), "2 of 3 packets in", "tcpdump -s 0"),
+        (pcap([SHORT, LONG, (9014, 9014)]), "2 of 3 packets in", "write mtu = 9000"),
+        (pcap([(70000, 70000)]), "1 of 1 packet in", "no mtu is that large"),
+        (pcap([SHORT], link_type=113), "no Ethernet header (link type 113)", "`any`"),
+        (pcap([SHORT, SHORT])[:-1], "is damaged after 1 packet", "editcap"),
+    ],
+)
+def test_what_a_capture_holds(capture: bytes, message: str, help: str) -> None:
+    captures = {IN: capture}
+    if not message:
+        assert findings(FULL, captures=captures) == []
+        return
+    problem = the_finding(FULL, captures=captures)
+    assert problem.severity is WARNING
+    assert message in problem.message
+    assert help in problem.help
+    assert "in.pcap" in problem.source
+
+
+def test_number_of_the_first_odd_packet() -> None:
+    cut, long = findings(FULL, captures={IN: pcap([SHORT, (96, 97), LONG])})
+    assert "cut at capture, the first is number 2" in cut.message
+    assert "too long for the port, the first is number 3" in long.message
+    assert "oversize" in long.why
+    # The first port's mtu is another matter.
+    assert findings(swap(FULL, "mtu = 1500", "mtu = 100"), captures={IN: pcap([TOP])}) == []
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_file_that_is_no_capture(required: bool) -> None:
+    text = FULL if required else swap(FULL, 'out.pcap"', 'out.pcap"\nrequired = false')
+    problem = the_finding(text, captures={IN: b"version = 1\n" * 9})
+    assert "is no capture file" in problem.message
+    assert problem.severity is (ERROR if required else WARNING)
+    if required:
+        assert code_of(text, captures={IN: b""}) is Exit.BAD_TOPOLOGY
 
 
 # --- mempools -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -470,17 +471,23 @@ def test_no_more_than_shared_memory_has_room_for(
 
 
 def test_limits_are_those_of_shared_memory() -> None:
-    header = (Path(__file__).parents[2] / "shim/abi.h").read_text()
-    abi = {name: int(value) for name, value in re.findall(r"(DPS_\w+) = (\d+)[,\n]", header)}
-    assert abi["DPS_MAX_IO"] == limits.IO_CORES
-    assert abi["DPS_MAX_SLOTS"] == limits.SLOTS
-    assert abi["DPS_MAX_PORTS"] == limits.PORTS
-    assert abi["DPS_MAX_GROUPS"] == limits.GROUPS
-    assert abi["DPS_MAX_POOLS"] == limits.MEMPOOLS
-    assert abi["DPS_BURST"] == limits.BURST
-    assert abi["DPS_NAME"] - 1 == limits.NAME
-    assert abi["DPS_PATH"] - 1 == limits.PLUGIN_PATH
-    assert abi["DPS_ARGS"] == limits.ARGS
+    shim = Path(__file__).parents[2] / "shim"
+    headers = "".join((shim / name).read_text() for name in ("abi.h", "shim.h", "primary.h"))
+    found = re.findall(r"(\w+) = (\d[ \d+*]*)[,\s]", headers)
+    abi = {name: sum(math.prod(map(int, p.split("*"))) for p in n.split("+")) for name, n in found}
+    assert {
+        "DPS_MAX_IO": limits.IO_CORES,
+        "DPS_MAX_SLOTS": limits.SLOTS,
+        "DPS_MAX_PORTS": limits.PORTS,
+        "DPS_MAX_GROUPS": limits.GROUPS,
+        "DPS_MAX_POOLS": limits.MEMPOOLS,
+        "DPS_BURST": limits.BURST,
+        "DPS_NAME": limits.NAME + 1,
+        "DPS_PATH": limits.PLUGIN_PATH + 1,
+        "DPS_VDEV": limits.DEVICE + 1,
+        "DPS_ARGS": limits.ARGS,
+        "ETHER_MOST": limits.FRAME_MORE,
+    }.items() <= abi.items()
 
 
 @pytest.mark.parametrize("length", [limits.ARGS - 4, limits.ARGS - 3])
@@ -502,7 +509,17 @@ def test_path_of_a_plugin_has_a_limit(length: int) -> None:
     if length <= limits.PLUGIN_PATH:
         assert problems_of(text) == []
     else:
-        assert "1 bytes too long" in the_problem(text).message
+        assert "1 byte too long" in the_problem(text).message
+
+
+@pytest.mark.parametrize("length", [limits.DEVICE, limits.DEVICE + 1])
+def test_device_with_its_arguments_has_a_limit(length: int) -> None:
+    device = "net_pcap0,rx_pcap=/etc/dpsup/"
+    text = swap(MINIMAL, "net_null0", f"net_pcap0,rx_pcap={'x' * (length - len(device))}")
+    if length <= limits.DEVICE:
+        assert problems_of(text) == []
+    else:
+        assert "1 byte too long" in the_problem(text).message
 
 
 def test_device_name_has_a_limit() -> None:
