@@ -129,7 +129,8 @@ struct dps_group_conf {
 	uint32_t first_slot;
 	uint32_t max;               // slots
 	uint32_t ring;              // elements of a lane's rings
-	uint32_t pad[2];
+	uint32_t hold;              // 1: a full lane makes packets wait, 0: it drops them
+	uint32_t pad;
 	char args[DPS_ARGS];
 };
 

@@ -434,7 +434,7 @@ steer_on(struct io *io, struct lane *lane, uint32_t group, struct rte_mbuf *m)
 }
 
 static inline void
-take_back(struct io *io, struct lane *lane, struct rte_mbuf *m, struct dps_ret ret)
+take_back(struct io *io, struct lane *lane, uint32_t index, struct rte_mbuf *m, struct dps_ret ret)
 {
 	uint32_t arg = ret.verdict & DPS_V_ARG;
 
@@ -457,6 +457,9 @@ take_back(struct io *io, struct lane *lane, struct rte_mbuf *m, struct dps_ret r
 		free_counted(&lane->stats.quarantined, m);
 		return;
 	case DPS_V_REQUEUE:
+		// Only the primary says this, and of which packets is in memory of its own.
+		if (index - lane->requeue_from >= lane->requeue_n)
+			break;
 		dps_count(&lane->stats.requeued, 1);
 		dps_count(&io->stats.requeued, 1);
 		steer_again(io, &io->group[lane->group], m);
@@ -504,7 +507,7 @@ collect(struct io *io, struct lane *lane)
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t at = (lane->collected + i) & lane->mask;
 
-		take_back(io, lane, lane->shadow[at], lane->ret[at]);
+		take_back(io, lane, lane->collected + i, lane->shadow[at], lane->ret[at]);
 	}
 	dps_store32(&lane->collected, lane->collected + n);
 	lane->out->cons.head = lane->collected;
@@ -854,9 +857,7 @@ group_init(struct io *io, uint32_t group)
 	memset(g->map, DPS_NO_SLOT, sizeof(g->map));
 	g->first = conf->first_slot;
 	g->max = conf->max;
-	for (uint32_t i = 0; i < the_primary.n_ports; i++)
-		if (the_primary.port[i].group == (int32_t)group)
-			g->hold = the_primary.port[i].hold;
+	g->hold = conf->hold;
 	g->front = own_zalloc(sizeof(*g->front) * HOLD_MOST);
 	g->held = own_zalloc(sizeof(*g->held) * HOLD_MOST);
 	return g->front == NULL || g->held == NULL ? -ENOMEM : 0;

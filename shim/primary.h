@@ -41,6 +41,10 @@ struct lane {
 	uint32_t group;
 	bool hold;
 
+	// written by the control thread, before it publishes them: indices on OUT handed back
+	uint32_t requeue_from;
+	uint32_t requeue_n;
+
 	// the io core's; the control thread reads sent and collected in recovery
 	uint32_t sent __rte_cache_aligned;
 	uint32_t published;

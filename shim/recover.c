@@ -144,6 +144,21 @@ dps_slot_recover(uint32_t slot, struct dps_recovery *out)
 	return 0;
 }
 
+// Tell the io core, in memory that no worker can write, that the next n on OUT are handed back. What
+// an earlier call handed back may still be there: then both are one range.
+static void
+allow_requeue(struct lane *lane, uint32_t n)
+{
+	uint32_t tail = lane->out->prod.tail;
+	uint32_t end = lane->requeue_from + lane->requeue_n;
+
+	if ((int32_t)(dps_load32(&lane->collected) - end) >= 0)
+		lane->requeue_from = tail;
+	dps_order();
+	lane->requeue_n = tail + n - lane->requeue_from;
+	dps_order();
+}
+
 // Hand what is left in IN back for steering. The io cores must no longer feed the slot, so that
 // these packets come before all later ones of their flows.
 int
@@ -164,6 +179,9 @@ dps_slot_requeue(uint32_t slot)
 
 		if (!is_sound(lane))
 			return -EIO;
+		if (n == 0)
+			continue;
+		allow_requeue(lane, n);
 		// The credit leaves room on OUT for all that is out.
 		for (uint32_t k = 0; k < n; k++)
 			publish_out(lane, &again, 1);

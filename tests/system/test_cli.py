@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Commands as a user types them: output, following, sweeping, several instances."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from harness import DPSUP, NULL, Run, leftovers, run, wait_for
+
+TALKER = r"""
+#include <stdio.h>
+#include <dpsup_plugin.h>
+static int init(const struct dps_env *env, void **state)
+{
+	(void)state;
+	printf("worker %u of %s says hello\n", env->worker, env->group);
+	fprintf(stderr, "and complains\n");
+	return 0;
+}
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	return dps_out(p->port);
+}
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "talker", .init = init, .packet = packet,
+};
+"""
+
+
+def test_what_workers_print_becomes_log_lines_with_their_names(instance: Run) -> None:
+    source = instance.folder / "talker.c"
+    source.write_text(TALKER)
+    flags = run("version", "--cflags", check=True).stdout.split()
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-O2", *flags, str(source), "-o", source.with_suffix(".so")],
+        check=True,
+    )
+    instance.start(NULL.replace('"macswap"', '"./talker.so"').replace("args =", "# args ="))
+    lines = json.loads(instance.do("logs", "fw/1", "-o", "json").stdout)
+    assert {entry["name"] for entry in lines} == {"fw/1"}
+    assert [entry["line"] for entry in lines] == ["worker 1 of fw says hello", "and complains"]
+    everything = instance.do("logs").stdout
+    assert "fw/0" in everything
+    assert "EAL" in everything
+    assert instance.do("logs", "fw/7", check=False).returncode == 4
+
+
+def test_logs_and_events_can_be_followed(instance: Run) -> None:
+    instance.start(NULL)
+    with subprocess.Popen(
+        [*DPSUP, "events", "-f", "-n", instance.name, "-o", "json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as following:
+        assert following.stdout is not None
+        os.set_blocking(following.stdout.fileno(), False)
+        heard: list[dict[str, object]] = []
+
+        def hears(kind: str) -> bool:
+            assert following.stdout is not None
+            heard.extend(json.loads(line) for line in following.stdout.readlines())
+            return any(e["type"] == kind for e in heard)
+
+        wait_for(lambda: hears("state"))
+        instance.do("kill", "fw/0")
+        wait_for(lambda: hears("death"))
+        numbers = [e["seq"] for e in heard]
+        assert numbers == list(range(1, len(numbers) + 1))
+        instance.stop()
+        # It ends with the instance.
+        following.wait(timeout=60)
+
+
+def test_dry_run_starts_nothing(instance: Run) -> None:
+    instance.write(NULL)
+    done = run("start", str(instance.file), "--dry-run", check=True)
+    assert "hugepages" in done.stdout
+    assert leftovers(instance.name) == []
+    assert run("status", "-n", instance.name).returncode == 3
+
+
+def test_a_detached_instance_keeps_nothing_of_its_caller(instance: Run) -> None:
+    instance.write(NULL)
+    pipe_r, pipe_w = os.pipe()
+    done = subprocess.run(
+        [*DPSUP, "start", str(instance.file), "--detach"],
+        pass_fds=(pipe_w,),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0
+    os.close(pipe_w)
+    # The end of the pipe: nobody else holds its other end.
+    os.set_blocking(pipe_r, False)
+    assert os.read(pipe_r, 1) == b""
+    os.close(pipe_r)
+    pid = instance.status()["supervisor"]["pid"]
+    held = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    assert held.count("/dev/null") >= 3
+    assert os.getsid(pid) == pid
+
+
+def test_stale_state_of_a_dead_instance_is_swept_and_nobody_elses(instance: Run) -> None:
+    instance.start(NULL)
+    doc = instance.status()
+    victims = [doc["supervisor"]["pid"], doc["primary"]["pid"], doc["seed"]["pid"]]
+    victims += [w["pid"] for w in doc["groups"][0]["workers"]]
+    # Not in hugetlbfs: there EAL itself removes at each start whatever nobody has locked.
+    others = [
+        Path("/var/run/dpdk", f"dpsup-{instance.name}x-g1"),
+        Path("/var/run/dpdk", f"dpsup-{instance.name}-g1x"),
+        Path("/run/dpsup", f"{instance.name}x"),
+    ]
+    for one in others:
+        one.mkdir()
+    try:
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        assert wait_for(lambda: run("status", "-n", instance.name).returncode == 3)
+        assert leftovers(instance.name)
+        instance.start()
+        doc = instance.status()
+        assert (doc["generation"], doc["state"]) == (2, "running")
+        names = {p.name for p in Path("/dev/hugepages").glob(f"dpsup-{instance.name}-g1map_*")}
+        assert names == set()
+        instance.stop()
+        assert all(one.exists() for one in others)
+    finally:
+        for one in others:
+            one.rmdir()
+
+
+def test_clean_removes_the_dead_and_keeps_the_living(instance: Run, tmp_path: Path) -> None:
+    instance.start(NULL)
+    dead = Run(f"{instance.name}dead", tmp_path / "dead")
+    dead.folder.mkdir()
+    dead.start(NULL)
+    doc = dead.status()
+    for pid in (doc["supervisor"]["pid"], doc["primary"]["pid"], doc["seed"]["pid"]):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: dead.do("status", check=False).returncode == 3)
+    assert instance.name in run("status", "-n", instance.name, check=True).stdout
+    run("clean", check=True)
+    assert wait_for(lambda: not leftovers(dead.name), 10)
+    assert instance.status()["state"] == "running"
+
+
+def test_several_instances_need_a_name(instance: Run, tmp_path: Path) -> None:
+    instance.start(NULL)
+    other = Run(f"{instance.name}two", tmp_path / "two")
+    other.folder.mkdir()
+    other.start(NULL)
+    try:
+        done = run("status")
+        assert done.returncode == 2
+        assert instance.name in done.stderr
+        assert other.name in done.stderr
+        assert run("-n", other.name, "status").returncode == 0
+    finally:
+        other.stop()
+
+
+def test_help_is_quick_to_import_and_has_examples() -> None:
+    begun = time.monotonic()
+    text = run("--help", check=True).stdout
+    assert time.monotonic() - begun < 5
+    for command in ("start", "stop", "status", "scale", "restart", "check", "plan", "audit"):
+        assert command in text
+    for command in ("events", "logs", "stats", "kill", "clean", "version"):
+        assert command in text
+    assert "dpsup start" in run("start", "--help", check=True).stdout
+    modules = subprocess.run(
+        [*DPSUP[:-1], str(Path(DPSUP[-1]).with_name("python3")), "-X", "importtime", "-P", "-m",
+         "dpsup", "--help"],
+        capture_output=True, text=True, check=True,
+    ).stderr  # fmt: skip
+    for heavy in ("pydantic", "rich", "dpsup._shim"):
+        assert heavy not in modules
