@@ -191,12 +191,19 @@ def _clock(entry: dict[str, Any]) -> str:
     return datetime.fromtimestamp(entry["at"]).strftime("%H:%M:%S.%f")[:-3]
 
 
+def _brief(value: Any) -> Any:
+    """Of a table of counts, those that are not zero."""
+    if not isinstance(value, dict):
+        return value
+    return ",".join(f"{k}:{v}" for k, v in value.items() if v) or "-"
+
+
 def event_line(event: dict[str, Any]) -> str:
     skip = {"at", "at_ns", "seq", "type", "name", "kind"}
     if event["type"] == "state":
         what = f"{event['kind']} {event['name']}: {event['old']} -> {event['new']} ({event['why']})"
     else:
-        rest = " ".join(f"{k}={v}" for k, v in event.items() if k not in skip)
+        rest = " ".join(f"{k}={_brief(v)}" for k, v in event.items() if k not in skip)
         what = f"{event['type']} {event.get('name', '')} {rest}".strip()
     return f"{_clock(event)} {what}"
 
