@@ -131,38 +131,39 @@ def _cores_shared(topology: Topology, host: Host) -> Iterator[Problem]:
 def _workers_shared(topology: Topology, host: Host, io: dict[int, int]) -> Iterator[Problem]:
     problem = topology.source.problem
     placed: dict[int, list[str]] = {}  # CPU: the workers on it that start
-    for i, (group, cores) in enumerate(
-        zip(topology.workers, worker_cores(topology, host), strict=True)
-    ):
-        path: Path = ("workers", i, "cores")
+    crowded: dict[int, set[int]] = {}  # group: its CPUs on which others were before
+    for i, cores in enumerate(worker_cores(topology, host)):
+        group = topology.workers[i]
         clash = sorted(core for core in group.cores if core in io)
         if clash and not topology.host.shared_cores:
             yield problem(
-                path,
+                ("workers", i, "cores"),
                 f"group `{group.name}` uses {cpus(clash)}, which is an io core",
                 why=f"line {io[clash[0]]} claims it, and an io core never yields its CPU",
                 help='write cores = "auto", name others, or set [host] shared_cores = true',
             )
-        shared: list[int] = []
         for slot, core in enumerate(cores[: group.count]):
             # Who names a core for both means it; who leaves it to dpsup should hear of it.
             unasked = core in io or core in topology.host.supervisor_cores
             if core in placed or (unasked and not group.cores):
-                shared.append(core)
+                crowded.setdefault(i, set()).add(core)
             placed.setdefault(core, []).append(f"{group.name}/{slot}")
-        if shared:
-            others = [who for core in sorted(set(shared)) for who in placed[core]]
-            others += ["the supervisor"] * any(c in topology.host.supervisor_cores for c in shared)
-            others += ["an io core"] * any(core in io for core in shared)
-            yield problem(
-                path,
-                f"workers of group `{group.name}` share {cpus(sorted(set(shared)))}",
-                why=f"{listing(others)} take turns there: each is slower, and its packets wait",
-                help="name as many free CPUs as there are workers"
-                if group.cores
-                else "use fewer workers, or a machine with more CPUs",
-                severity=Severity.WARNING,
-            )
+    if crowded:
+        groups = [f"`{topology.workers[i].name}`" for i in crowded]
+        shared = sorted(set().union(*crowded.values()))
+        others = [who for core in shared for who in placed[core]]
+        others += ["the supervisor"] * any(c in topology.host.supervisor_cores for c in shared)
+        others += ["an io core"] * any(core in io for core in shared)
+        first = next(iter(crowded))
+        yield problem(
+            ("workers", first, "cores"),
+            f"workers of group{'s' * (len(groups) > 1)} {listing(groups)} share {cpus(shared)}",
+            why=f"{listing(others)} take turns there: each is slower, and its packets wait",
+            help="name as many free CPUs as there are workers"
+            if topology.workers[first].cores
+            else "use fewer workers, or a machine with more CPUs",
+            severity=Severity.WARNING,
+        )
 
 
 def _numa(topology: Topology, host: Host) -> Iterator[Problem]:

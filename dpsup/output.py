@@ -15,6 +15,7 @@ from typing import Any
 
 KEPT = 2000  # lines and events each
 LINE_MOST = 4096  # bytes
+LINES_PER_SECOND = 500
 
 
 class Journal:
@@ -39,14 +40,38 @@ class Journal:
         return [e for e in self._entries if e["seq"] > seq][-most:] if most > 0 else []
 
 
+class Throttle:
+    """Lets so many lines a second through. A worker that prints for each packet must not take the
+    supervisor's core; how many lines were left out is said."""
+
+    def __init__(self, per_second: int = LINES_PER_SECOND) -> None:
+        self._most = per_second
+        self._second = -1
+        self._passed = 0
+        self._dropped = 0
+
+    def admit(self, line: str, now: float) -> list[str]:
+        """What to keep of a line that comes at `now` (seconds)."""
+        kept = []
+        if int(now) != self._second:
+            if self._dropped:
+                kept.append(f"({self._dropped} lines left out)")
+            self._second, self._passed, self._dropped = int(now), 0, 0
+        self._passed += 1
+        if self._passed <= self._most:
+            return [*kept, line]
+        self._dropped += 1
+        return kept
+
+
 class Lines:
     """Reads a pipe line by line until its end, then closes it."""
 
-    def __init__(self, fd: int, each: Callable[[str], None], end: Callable[[], None]) -> None:
+    def __init__(self, fd: int, each: Callable[[str], None]) -> None:
         self._fd = fd
         self._each = each
-        self._end = end
         self._rest = b""
+        self._throttle = Throttle()
         asyncio.get_running_loop().add_reader(fd, self._read)
 
     def _read(self) -> None:
@@ -58,9 +83,10 @@ class Lines:
         if len(self._rest) > LINE_MOST or (not data and self._rest):
             lines.append(self._rest)
             self._rest = b""
+        now = time.monotonic()
         for line in lines:
-            self._each(line[:LINE_MOST].decode(errors="replace").rstrip())
+            for kept in self._throttle.admit(line[:LINE_MOST].decode(errors="replace"), now):
+                self._each(kept.rstrip())
         if not data:
             asyncio.get_running_loop().remove_reader(self._fd)
             os.close(self._fd)
-            self._end()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dpsup.errors import Problem, Severity
+from dpsup.errors import Exit, Problem, Severity
 from dpsup.faults import distinct, fault, syntax_fault
 from dpsup.relations import default_pool, relations
 from dpsup.schema import Path, validate
@@ -46,15 +46,18 @@ def read(path: str, host: Host) -> Reading:
     try:
         text = host.read_text(absolute)
     except UnicodeDecodeError as error:
-        message = f"cannot read {path}: byte {error.start + 1} is not UTF-8"
+        reason, code = f"byte {error.start + 1} is not UTF-8", Exit.BAD_TOPOLOGY
         why, help = "TOML files are UTF-8", "save the file as UTF-8"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        message = f"cannot read {path}: {reason}"
-        why, help = "there is nothing to start without a topology", "name a topology file"
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        refused = isinstance(error, PermissionError)
+        code = Exit.NOT_PERMITTED if refused else Exit.BAD_TOPOLOGY
+        why = "there is nothing to start without a topology"
+        help = "make it readable, or run as root" if refused else "name a topology file"
     else:
         return parse(text, path, absolute)
-    return Reading(None, [Problem(message, path, why=why, help=help)], sound=False)
+    problem = Problem(f"cannot read {path}: {reason}", path, why=why, help=help, exit_code=code)
+    return Reading(None, [problem], sound=False)
 
 
 def parse(text: str, file: str, absolute: str) -> Reading:

@@ -325,11 +325,8 @@ class Supervisor:
             elif line.startswith("REFUSED "):
                 child.refused = line.removeprefix("REFUSED ")
 
-        def nothing() -> None:
-            return
-
-        Lines(spawned.output, lambda line: self.log.add(name=child.name, line=line), nothing)
-        Lines(spawned.notify, noted, nothing)
+        Lines(spawned.output, lambda line: self.log.add(name=child.name, line=line))
+        Lines(spawned.notify, noted)
 
     def _child_died(self, child: Child, kind: str) -> None:
         asyncio.get_running_loop().remove_reader(child.pidfd)
@@ -661,8 +658,8 @@ class Supervisor:
                 code, _, text = line.removeprefix("REFUSED ").partition(" ")
                 worker.refused = (int(code), text)
 
-        Lines(log, lambda line: self.log.add(name=worker.name, line=line), lambda: None)
-        Lines(notify, noted, lambda: None)
+        Lines(log, lambda line: self.log.add(name=worker.name, line=line))
+        Lines(notify, noted)
 
     def _worker_died(self, worker: Worker) -> None:
         asyncio.get_running_loop().remove_reader(worker.pidfd)
