@@ -8,8 +8,21 @@ with dpsup.connect("edge") as edge:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from dpsup._build import VERSION as __version__
-from dpsup.client import Instance, connect
 from dpsup.errors import DpsupError
 
+if TYPE_CHECKING:
+    from dpsup.client import Instance, connect
+
 __all__ = ["DpsupError", "Instance", "__version__", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    """The client is imported when it is asked for: most commands start without it."""
+    if name in ("Instance", "connect"):
+        from dpsup import client
+
+        return getattr(client, name)
+    raise AttributeError(name)

@@ -1,4 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-from dpsup.cli import main
+"""The entry point: the imports take a moment, in which Ctrl-C must not print a traceback."""
 
-main()
+from __future__ import annotations
+
+import signal
+
+
+def main() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from dpsup import cli
+
+    signal.signal(signal.SIGINT, before)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

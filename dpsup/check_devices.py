@@ -19,6 +19,13 @@ from dpsup.words import plural, show, suggest
 if TYPE_CHECKING:
     from dpsup.host import Host
 
+# Arguments that name an interface of the kernel's.
+_INTERFACES = {
+    "net_af_packet": ("iface",),
+    "net_af_xdp": ("iface",),
+    "net_pcap": ("iface", "rx_iface", "rx_iface_in", "tx_iface"),
+    "net_tap": ("remote",),
+}
 _DRIVERS_OF_PCI = ("vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core", "mana", "")
 
 
@@ -98,7 +105,18 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
                 help=f"did you mean `{close}`?" if close else "leave it out",
                 severity=Severity.WARNING,
             )
-    if driver in ("net_pcap", "eth_pcap"):
+    for key, value in devargs:
+        if key in _INTERFACES.get(driver, ()) and value not in host.interfaces:
+            close = suggest(value, host.interfaces)
+            yield problem(
+                path,
+                f"there is no network interface {show(value)[1:-1]}",
+                why=f"port `{port.name}` sends and receives through it",
+                help=f"did you mean `{close}`?" if close else "ip link shows those that are there",
+                severity=_missing_device(port),
+                exit_code=Exit.HOST,
+            )
+    if driver == "net_pcap":
         yield from _pcap_files(topology, host, i, port, devargs)
 
 

@@ -99,7 +99,7 @@ def _connect(ctx: click.Context) -> Instance:
 
 
 @cli.command()
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(readable=False))
 @click.option("--detach", is_flag=True, help="Return once all is ready; run in the background.")
 @click.option("--wait", is_flag=True, help="With --detach: wait until ready (the default).")
 @click.option("--dry-run", is_flag=True, help="Print the plan, start nothing.")
@@ -228,7 +228,7 @@ def restart(ctx: click.Context, target: str, output: str) -> None:
 
 
 @cli.command()
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(readable=False))
 @_output_option
 def check(file: str, output: str) -> None:
     """Find everything that is wrong with a topology, without starting it."""
@@ -266,7 +266,7 @@ def check(file: str, output: str) -> None:
 
 
 @cli.command()
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(readable=False))
 @_output_option
 def plan(file: str, output: str) -> None:
     """What `start` would do: cores, queues, rings, mbufs, hugepages needed against available."""

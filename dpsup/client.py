@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 from dpsup import runtime, status
 from dpsup.bus import Client, Subscriber
-from dpsup.errors import DpsupError, NotPermitted, NotRunning, UsageError
+from dpsup.errors import DpsupError, NotRunning, UsageError
 from dpsup.messages import Publication
-from dpsup.runtime import CONTROL, EVENTS, PRIMARY, Runtime
+from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, Runtime
 
 
 def running() -> dict[str, Runtime]:
@@ -55,11 +54,7 @@ class Instance:
     def __init__(self, where: Runtime) -> None:
         self.runtime = where
         self.name = where.name
-        if not os.access(where.path, os.W_OK):
-            raise NotPermitted(
-                f'no right to talk to instance "{where.name}"',
-                help="run as the user who started it, or as root",
-            )
+        where.demand_access()
         self.headless = runtime.is_headless(where)
         self._client = Client(where.file(PRIMARY if self.headless else CONTROL))
 
@@ -92,7 +87,7 @@ class Instance:
         return self._ask("status")  # type: ignore[no-any-return]
 
     def _headless_status(self) -> dict[str, Any]:
-        plan = json.loads((self.runtime.path / "plan.json").read_text())
+        plan = json.loads((self.runtime.path / PLAN).read_text())
         state = self.runtime.read_state()
         plan["primary_pid"] = state.primary.pid if state and state.primary else None
         return status.status(plan, self._client.ask("counters"), None)

@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,7 @@ class Host:
     pmds: Mapping[str, str]  # driver name: its parameters, as its author describes them
     pci_drivers: frozenset[str]  # those of `pmds` that drive PCI devices
     pci: Mapping[str, PciDevice]  # "0000:3b:00.0": …
+    interfaces: frozenset[str]  # the kernel's, in this network namespace
     is_root: bool
     uid: int
     cwd: str
@@ -122,6 +124,7 @@ def read_host(sysroot: str = "/") -> Host:
         pmds=pmds,
         pci_drivers=pci_drivers,
         pci=_pci(root),
+        interfaces=_interfaces(root),
         is_root=os.geteuid() == 0,
         uid=os.geteuid(),
         cwd=str(Path.cwd()),
@@ -212,6 +215,12 @@ def _hugetlbfs(root: Path) -> tuple[Hugetlbfs, ...]:
         writable = "ro" not in options and os.access(root / path.lstrip("/"), os.W_OK | os.X_OK)
         mounts.append(Hugetlbfs(path, size, writable))
     return tuple(mounts)
+
+
+def _interfaces(root: Path) -> frozenset[str]:
+    if root == Path("/"):
+        return frozenset(name for _, name in socket.if_nameindex())
+    return frozenset(path.name for path in (root / "sys/class/net").glob("*"))
 
 
 def _pci(root: Path) -> dict[str, PciDevice]:

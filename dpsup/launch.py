@@ -109,12 +109,12 @@ def _run(
                     _tell(ready_fd, {"ok": True, "name": plan.name, "pid": os.getpid()})
 
             sup.on_running = _once(ready)
+            sup.on_stopping = lambda: notify_systemd("STOPPING=1")
             return await sup.run(control.handle), sup
 
         process.pin(plan.supervisor_cores)
         code, sup = asyncio.run(life())
     finally:
-        notify_systemd("STOPPING=1")
         where.sweep()
         where.release()
     if sup.failure is not None:
@@ -201,6 +201,7 @@ def detach(file: str, idle_limit: float | None, say: Callable[[str], None]) -> N
 def stop(name: str | None, drain: float | None) -> None:
     """Stop an instance and wait for its end; a headless one is ended and swept."""
     where = find(name)
+    where.demand_access()
     if runtime.is_headless(where):
         where.acquire()
         state = where.read_state()
@@ -231,6 +232,7 @@ def clean(name: str | None) -> list[str]:
     for one, where in runtime.instances().items():
         if (name and one != name) or where.is_supervised() or (one in live and not name):
             continue
+        where.demand_access()
         where.acquire()
         state = where.read_state()
         if state is not None:

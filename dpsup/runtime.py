@@ -14,17 +14,26 @@ import json
 import os
 import re
 import shutil
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dpsup import process
-from dpsup.errors import DpsupError, NotPermitted
+from dpsup.errors import DpsupError, Exit, NotPermitted
 from dpsup.process import Identity
 
 CONTROL = "control.sock"
 EVENTS = "events.sock"
 PRIMARY = "primary.sock"
 SEED = "seed.sock"
+LOCK = "lock"
+STATE = "state.json"
+PLAN = "plan.json"
+# Everything that may be in a runtime folder, in the order in which it is removed; "dpdk" is EAL's,
+# where RUNTIME_DIRECTORY says so.
+OURS = (CONTROL, EVENTS, PRIMARY, SEED, PLAN, STATE, f"{STATE}.new", "dpdk", LOCK)
+
+ACQUIRE_S = 0.3  # for those who only look at the lock to be gone
 
 
 @dataclass
@@ -74,44 +83,85 @@ class Runtime:
 
     def acquire(self) -> None:
         """Become the supervisor of this instance. Raises: DpsupError naming who already is."""
+        deadline = time.monotonic() + ACQUIRE_S
         while True:
+            self._make()
             try:
-                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                lock = os.open(self.file("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except PermissionError:
-                raise NotPermitted(
-                    f"no right to make the runtime folder {self.path}",
-                    help="run as root, or set [host] runtime_dir to a folder of yours",
-                ) from None
+                lock = os.open(self.file(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
-                continue  # the last owner has just removed it
+                continue  # the last owner has just removed the folder
+            except OSError as e:
+                raise self._not_permitted() from e
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(lock)
-                state = self.read_state()
-                pid = f", pid {state.supervisor.pid}" if state and state.supervisor else ""
-                raise DpsupError(
-                    f'instance "{self.name}" is already running{pid}',
-                    why="two supervisors would fight over the same workers",
-                    help=f"`dpsup -n {self.name} status` shows it, "
-                    f"`dpsup -n {self.name} stop` ends it",
-                ) from None
+                # Whoever only looks has it for a moment.
+                if time.monotonic() < deadline:
+                    time.sleep(0.01)
+                    continue
+                raise self._already_running(self) from None
             with contextlib.suppress(FileNotFoundError):
-                if os.fstat(lock).st_ino == os.stat(self.file("lock")).st_ino:  # noqa: PTH116
+                if os.fstat(lock).st_ino == os.stat(self.file(LOCK)).st_ino:  # noqa: PTH116
                     self._lock = lock
-                    self._advertise()
-                    return
+                    break
             os.close(lock)
+        other = instances().get(self.name)
+        if other is not None and other.path.resolve() != self.path.resolve():
+            if other.is_supervised() or is_headless(other):
+                self.release()
+                raise self._already_running(other)
+        self._advertise()
+
+    def _make(self) -> None:
+        """The folder, if it is not there; one that holds somebody else's files is refused."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as e:
+            raise self._not_permitted() from e
+        strange = [one.name for one in _children(self.path) if one.name not in OURS]
+        if strange:
+            error = DpsupError(
+                f"runtime folder {self.path} holds files that are not dpsup's: {strange[0]}",
+                why="an instance removes its runtime folder when it ends",
+                help="set [host] runtime_dir to a folder of its own",
+            )
+            error.exit_code = Exit.BAD_TOPOLOGY
+            raise error
+
+    def _not_permitted(self) -> NotPermitted:
+        return NotPermitted(
+            f"no right to make the runtime folder {self.path}",
+            help="run as root, or set [host] runtime_dir to a folder of yours",
+        )
+
+    @staticmethod
+    def _already_running(where: Runtime) -> DpsupError:
+        state = where.read_state()
+        pid = f", pid {state.supervisor.pid}" if state and state.supervisor else ""
+        return DpsupError(
+            f'instance "{where.name}" is already running{pid}, in {where.path}',
+            why="two supervisors would fight over the same workers",
+            help=f"`dpsup -n {where.name} status` shows it, `dpsup -n {where.name} stop` ends it",
+        )
+
+    def demand_access(self) -> None:
+        """Raises: NotPermitted if the folder is somebody else's."""
+        if not os.access(self.path, os.W_OK):
+            raise NotPermitted(
+                f'no right to talk to instance "{self.name}"',
+                help="run as the user who started it, or as root",
+            )
 
     def is_supervised(self) -> bool:
         """Does anybody hold the lock?"""
         try:
-            lock = os.open(self.file("lock"), os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(self.file(LOCK), os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return False
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared, so that those who look do not see each other.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         finally:
@@ -128,20 +178,22 @@ class Runtime:
         if link is not None:
             with contextlib.suppress(OSError):
                 link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                if link.is_symlink():
-                    link.unlink()
+                link.unlink(missing_ok=True)
                 link.symlink_to(self.path)
 
     def release(self) -> None:
-        """Remove the folder with everything in it, and the lock last."""
+        """Remove what is ours in the folder, the lock last, and the folder if it is then empty."""
         link = self._link()
-        if link is not None and link.is_symlink():
+        if link is not None and link.is_symlink() and link.resolve() == self.path.resolve():
             link.unlink()
-        shutil.rmtree(self.path, ignore_errors=True)
-        for root in (self.path.parent, roots()[0]):
-            if root.name == "dpsup":
+        for name in OURS:
+            with contextlib.suppress(OSError):
+                one = self.path / name
+                one.rmdir() if one.is_dir() else one.unlink()
+        for folder in (self.path, self.path.parent, roots()[0]):
+            if folder == self.path or folder.name == "dpsup":
                 with contextlib.suppress(OSError):
-                    root.rmdir()
+                    folder.rmdir()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -149,13 +201,13 @@ class Runtime:
     # --- state -----------------------------------------------------------------------------------
 
     def write_state(self, state: State) -> None:
-        new = self.path / "state.json.new"
+        new = self.path / f"{STATE}.new"
         new.write_text(json.dumps(asdict(state)))
-        new.replace(self.path / "state.json")
+        new.replace(self.path / STATE)
 
     def read_state(self) -> State | None:
         try:
-            return _state_of((self.path / "state.json").read_text())
+            return _state_of((self.path / STATE).read_text())
         except OSError:
             return None
 
@@ -190,7 +242,7 @@ class Runtime:
                 if re.fullmatch(mine.pattern + r"map_\d+", one.name):
                     one.unlink(missing_ok=True)
                     removed.append(str(one))
-        for name in (PRIMARY, SEED, "plan.json"):
+        for name in (PRIMARY, SEED, PLAN):
             (self.path / name).unlink(missing_ok=True)
         return removed
 

@@ -27,7 +27,7 @@ from dpsup.output import Journal, Lines
 from dpsup.plan import GroupPlan, Plan
 from dpsup.policy import Ending, History, Policy, Verdict, decide
 from dpsup.process import Identity, Spawned
-from dpsup.runtime import CONTROL, EVENTS, PRIMARY, SEED, Runtime, State
+from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, SEED, Runtime, State
 from dpsup.seed import Seed, SeedError
 
 WORKER_PROGRAM = Path(__file__).with_name("dpsup-worker")
@@ -152,6 +152,7 @@ class Supervisor:
         self.last_failover_us: float | None = None
         self.summary: dict[str, Any] | None = None
         self.on_running: Callable[[], None] = lambda: None
+        self.on_stopping: Callable[[], None] = lambda: None
         self._asks: AsyncClient | None = None
         self._orders: Seed | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -386,6 +387,7 @@ class Supervisor:
         self._changed.set()
 
     def _topology_wind_down(self) -> None:
+        self.on_stopping()
         self._task(self._wind_down())
 
     async def _wind_down(self) -> None:
@@ -453,7 +455,7 @@ class Supervisor:
     # --- primary ---------------------------------------------------------------------------------
 
     def _primary_spawn(self, primary: Child) -> None:
-        plan_file = self.runtime.path / "plan.json"
+        plan_file = self.runtime.path / PLAN
         plan_file.write_text(json.dumps(dataclasses.asdict(self.plan)))
         argv = [sys.executable, "-P", "-m", "dpsup.primary", str(plan_file)]
         self._spawn(primary, "primary", argv, PRIMARY_READY_S)

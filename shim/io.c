@@ -238,23 +238,9 @@ place(struct io *io, struct io_group *g, struct rte_mbuf *m)
 static inline void
 steer(struct io *io, struct io_group *g, struct rte_mbuf *m)
 {
+	mark_of(m)->seq = g->seq++;
 	if (unlikely(g->waits[mark_of(m)->bucket]) || unlikely(!place(io, g, m)))
 		hold(g, m);
-}
-
-// What a dead worker left goes ahead of everything held for its buckets.
-static void
-steer_again(struct io *io, struct io_group *g, struct rte_mbuf *m)
-{
-	if (g->front_head == g->front_tail && place(io, g, m))
-		return;
-	if (g->front_head - g->front_tail == HOLD_MOST) {
-		free_counted(&g->hold_full, m);
-		return;
-	}
-	g->waits[mark_of(m)->bucket] = 1;
-	g->moving = true;
-	g->front[g->front_head++ & (HOLD_MOST - 1)] = m;
 }
 
 static bool
@@ -266,16 +252,36 @@ is_draining(const struct io *io, const struct io_group *g)
 	return false;
 }
 
+// What a dead worker left goes ahead of everything held for its buckets. A bucket may have moved
+// more than once meanwhile, and what comes back first need not be older: order of arrival decides.
+static void
+steer_again(struct io_group *g, struct rte_mbuf *m)
+{
+	uint32_t seq = mark_of(m)->seq;
+	uint32_t at = g->front_head++;
+
+	for (; at != g->front_tail; at--) {
+		struct rte_mbuf *before = g->front[(at - 1) & g->front_mask];
+
+		if ((int32_t)(mark_of(before)->seq - seq) < 0)
+			break;
+		g->front[at & g->front_mask] = before;
+	}
+	g->front[at & g->front_mask] = m;
+	g->waits[mark_of(m)->bucket] = 1;
+	g->moving = true;
+}
+
 static uint32_t
 release_held(struct io *io, struct io_group *g)
 {
 	uint32_t moved = 0;
 
-	for (; g->front_tail != g->front_head; g->front_tail++, moved++)
-		if (!place(io, g, g->front[g->front_tail & (HOLD_MOST - 1)]))
-			return moved;
 	if (is_draining(io, g))
 		return moved;
+	for (; g->front_tail != g->front_head; g->front_tail++, moved++)
+		if (!place(io, g, g->front[g->front_tail & g->front_mask]))
+			return moved;
 	for (; g->held_tail != g->held_head; g->held_tail++, moved++)
 		if (!place(io, g, g->held[g->held_tail & (HOLD_MOST - 1)]))
 			return moved;
@@ -462,7 +468,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, struct rte_mbuf *m, 
 			break;
 		dps_count(&lane->stats.requeued, 1);
 		dps_count(&io->stats.requeued, 1);
-		steer_again(io, &io->group[lane->group], m);
+		steer_again(&io->group[lane->group], m);
 		return;
 	}
 	free_counted(&lane->stats.bad_verdict, m);
@@ -479,8 +485,7 @@ may_collect(const struct io *io)
 			     DPS_BURST))
 			return false;
 	for (uint32_t i = 0; i < the_primary.n_groups; i++)
-		if (io->group[i].held_head - io->group[i].held_tail > HOLD_MOST - DPS_BURST ||
-		    io->group[i].front_head - io->group[i].front_tail > HOLD_MOST - DPS_BURST)
+		if (io->group[i].held_head - io->group[i].held_tail > HOLD_MOST - DPS_BURST)
 			return false;
 	return true;
 }
@@ -619,7 +624,7 @@ op_audit(struct io *io)
 		struct io_group *g = &io->group[k];
 
 		for (uint32_t i = g->front_tail; i != g->front_head; i++)
-			audit_add(a->io, g->front[i & (HOLD_MOST - 1)]);
+			audit_add(a->io, g->front[i & g->front_mask]);
 		for (uint32_t i = g->held_tail; i != g->held_head; i++)
 			audit_add(a->io, g->held[i & (HOLD_MOST - 1)]);
 	}
@@ -670,7 +675,7 @@ op_stop(struct io *io)
 		struct io_group *g = &io->group[k];
 
 		for (; g->front_tail != g->front_head; g->front_tail++) {
-			struct rte_mbuf *m = g->front[g->front_tail & (HOLD_MOST - 1)];
+			struct rte_mbuf *m = g->front[g->front_tail & g->front_mask];
 
 			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
 		}
@@ -858,7 +863,8 @@ group_init(struct io *io, uint32_t group)
 	g->first = conf->first_slot;
 	g->max = conf->max;
 	g->hold = conf->hold;
-	g->front = own_zalloc(sizeof(*g->front) * HOLD_MOST);
+	g->front_mask = rte_align32pow2(conf->max * conf->ring) - 1;
+	g->front = own_zalloc(sizeof(*g->front) * (g->front_mask + 1));
 	g->held = own_zalloc(sizeof(*g->held) * HOLD_MOST);
 	return g->front == NULL || g->held == NULL ? -ENOMEM : 0;
 }

@@ -65,11 +65,13 @@ struct io_group {
 	uint32_t fed;                   // members with a bucket
 	bool hold;
 	bool moving;
+	uint32_t seq;                   // packets steered into this group so far
 	uint32_t front_head;            // packets that came back as REQUEUE, ahead of all held ones
 	uint32_t front_tail;
+	uint32_t front_mask;            // room for all that the group's lanes can hold
 	uint32_t held_head;
 	uint32_t held_tail;
-	struct rte_mbuf **front;        // [HOLD_MOST]
+	struct rte_mbuf **front;        // [front_mask + 1], in the order of their marks' seq
 	struct rte_mbuf **held;         // [HOLD_MOST]
 	uint64_t no_worker;
 	uint64_t hold_full;
@@ -195,6 +197,7 @@ struct rte_ring *slot_ring(struct dps_slot *slot, uint64_t offset);
 struct dps_mark {
 	uint16_t bucket;
 	uint16_t hops;
+	uint32_t seq;           // arrival in its group
 };
 extern int dps_mark_offset;
 static inline struct dps_mark *

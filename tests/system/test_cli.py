@@ -183,3 +183,34 @@ def test_help_is_quick_to_import_and_has_examples() -> None:
     ).stderr  # fmt: skip
     for heavy in ("pydantic", "rich", "dpsup._shim"):
         assert heavy not in modules
+
+
+def test_a_runtime_folder_with_other_peoples_files_is_refused_and_kept(instance: Run) -> None:
+    precious = instance.folder / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("years of work")
+    instance.write(NULL)
+    text = instance.file.read_text().replace("[host]", f'[host]\nruntime_dir = "{precious}"')
+    instance.file.write_text(text)
+    done = run("start", str(instance.file), "--detach")
+    assert done.returncode == 78
+    assert "thesis.tex" in done.stderr
+    (precious / "thesis.tex").rename(instance.folder / "thesis.tex")
+    instance.start()
+    assert (precious / "state.json").exists()
+    assert instance.status()["state"] == "running"
+    instance.stop()
+    assert not precious.exists()
+
+
+def test_one_name_runs_once_whatever_its_runtime_folder(instance: Run) -> None:
+    instance.start(NULL)
+    pid = instance.status()["supervisor"]["pid"]
+    elsewhere = instance.folder / "elsewhere"
+    text = instance.file.read_text().replace("[host]", f'[host]\nruntime_dir = "{elsewhere}"')
+    instance.file.write_text(text)
+    done = run("start", str(instance.file))
+    assert done.returncode == 1
+    assert str(pid) in done.stderr
+    assert not elsewhere.exists()
+    assert instance.status()["supervisor"]["pid"] == pid

@@ -148,6 +148,7 @@ def machine(text: str = "", cpus: int = 8, **changes: Any) -> FakeHost:
         },
         pci_drivers=frozenset({"net_ixgbe"}),
         pci={"0000:3b:00.0": PciDevice(0, "vfio-pci")},
+        interfaces=frozenset({"lo", "eth0"}),
         is_root=True,
         uid=0,
         cwd="/etc/dpsup",

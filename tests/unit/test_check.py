@@ -83,6 +83,9 @@ FILES = [
     (PCAP, "net_null0,no-rx=1,copy=0", None, Exit.OK, "", "", ""),
     (PCAP, "net_null0,rx=1", WARNING, Exit.OK, "rx=1", "parameter `rx`", "leave it out|no-rx"),
     (PCAP, "net_memif0,bsize=64,mac=x,id=1", None, Exit.OK, "", "", ""),
+    (PCAP, "net_af_packet0,iface=eth0", None, Exit.OK, "", "", ""),
+    (PCAP, "net_af_packet0,iface=eth1", ERROR, Exit.HOST, "eth1", "no network interf", "`eth0`"),
+    (PCAP, "eth_pcap0,iface=xyz", ERROR, Exit.HOST, "xyz", "no network interface xyz", "ip link"),
     (PCAP, "net_ring0,any=thing", None, Exit.OK, "", "", ""),
     (PCAP, "eth_bond0,mode=1", None, Exit.OK, "", "", ""),
     ("in.pcap", "x/no.pcap", ERROR, Exit.BAD_TOPOLOGY, "no.pcap", "file /etc/dpsup/x/n", "rx_pcap"),
@@ -279,6 +282,16 @@ def test_groups_that_share_a_cpu() -> None:
     problem = the_finding(text + 'input = ["lan"]\n')
     assert "group `b` share CPU 3" in problem.message
     assert problem.why.startswith("fw/0 and b/0 take turns")
+
+
+def test_groups_that_share_are_named_in_one_warning() -> None:
+    text = MINIMAL + 'input = ["wan"]\n'
+    text += "".join(f'[[workers]]\nname = "g{i}"\ninput = []\n' for i in range(6))
+    found = [p for p in findings(text, cpus=3) if "share" in p.message]
+    assert [p.message for p in found] == [
+        "workers of groups `g0`, `g1`, `g2` and 3 more share CPU 2"
+    ]
+    assert found[0].source == "[[workers]]"
 
 
 def test_slots_without_a_worker_share_silently() -> None:

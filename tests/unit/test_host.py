@@ -53,6 +53,7 @@ def tree(tmp_path: Path) -> Path:
             "sys/bus/pci/devices/0000:3b:00.0/numa_node": "1\n",
             "sys/bus/pci/devices/0000:3b:00.1/numa_node": "-1\n",
             "sys/bus/pci/drivers/vfio-pci/bind": "",
+            "sys/class/net/eth7/address": "",
         },
     )
     (tmp_path / "sys/bus/pci/devices/0000:3b:00.0/driver").symlink_to(
@@ -77,6 +78,8 @@ def test_machine_in_a_tree(tree: Path) -> None:
         "0000:3b:00.0": PciDevice(1, "vfio-pci"),
         "0000:3b:00.1": PciDevice(-1, ""),
     }
+    assert host.interfaces == {"eth7"}
+    assert "lo" in read_host().interfaces
 
 
 def test_empty_tree_is_a_machine_without_anything(tmp_path: Path) -> None:
