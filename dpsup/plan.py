@@ -456,7 +456,7 @@ def _paragraphs(plan: Plan) -> Iterator[tuple[str, str]]:
         yield (
             "group",
             f"{group.name}: {plugin}, {plural(group.count, 'worker')} of {group.max}, "
-            f"{plural(group.spares, 'spare')}, {slot_word} {slots}, "
+            f"{slot_word} {slots}, "
             f"CPU {ranges(sorted(set(group.cores)))}, "
             f"rings of {group.ring} ({plural(queues * group.max, 'lane')})",
         )

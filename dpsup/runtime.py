@@ -107,10 +107,10 @@ class Runtime:
                     break
             os.close(lock)
         other = instances().get(self.name)
-        if other is not None and other.path.resolve() != self.path.resolve():
-            if other.is_supervised() or is_headless(other):
-                self.release()
-                raise self._already_running(other)
+        elsewhere = other is not None and other.path.resolve() != self.path.resolve()
+        if other is not None and elsewhere and (other.is_supervised() or is_headless(other)):
+            self.release()
+            raise self._already_running(other)
         self._advertise()
 
     def _make(self) -> None:

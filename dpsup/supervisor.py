@@ -40,6 +40,8 @@ WORKER_READY_S = 15.0  # 3 ms and the plugin's init
 HALT_S = 2.0
 QUIT_S = 10.0
 DRAIN_S = 5.0
+UNBORN_S = 0.1  # before the next try, where nobody was forked
+INSIST = 3
 LAST_WORDS = 6  # lines of a primary that did not start
 STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 
@@ -279,6 +281,18 @@ class Supervisor:
             raise Gone("no primary is running", help="`dpsup status` shows what is going on")
         return await self._asks.ask(verb, timeout, **args)
 
+    async def insist(self, verb: str, **args: Any) -> Any:
+        """A request that must be carried out, asked again where the answer does not come: all of
+        the primary's verbs may be. One that never answers is a dead primary."""
+        for _ in range(INSIST):
+            try:
+                return await self.ask(verb, **args)
+            except TimedOut as e:
+                self.events.add(type="error", message=str(e))
+        if self.primary.pidfd >= 0:
+            process.signal_pidfd(self.primary.pidfd, signal.SIGKILL)
+        raise Gone("the primary does not answer")
+
     def _close_asks(self) -> None:
         if self._asks is not None:
             self._asks.close()
@@ -380,7 +394,7 @@ class Supervisor:
         )
         for group in self.groups:
             await self._steer(group)
-        await self.ask("rx", on=True)
+        await self.insist("rx", on=True)
         if self.primary_deaths:
             self.progress(f"{self.plan.name} is running again, generation {self.plan.generation}")
         self.on_running()
@@ -465,7 +479,7 @@ class Supervisor:
 
     async def _meet_primary(self) -> None:
         self._asks = AsyncClient(self.runtime.file(PRIMARY))
-        self.hello = await self.ask("hello")
+        self.hello = await self.insist("hello")
         ports = self.hello["ports"]
         assert self.primary.identity is not None
         self.progress(
@@ -619,28 +633,31 @@ class Supervisor:
             self._task(self._fork(worker))
 
     async def _fork(self, worker: Worker) -> None:
-        log_r, log_w = os.pipe()
-        note_r, note_w = os.pipe()
-        # A worker never waits for whoever reads its log.
-        for fd in (log_r, note_r, log_w):
-            os.set_blocking(fd, False)
+        """Have the seed fork; if that fails, whoever waits for the worker hears `unborn`."""
+        fds: list[int] = []
         worker.refused = None
         worker.asked = False
         worker.exited.clear()
         worker.heard.clear()
         try:
-            await self.ask("prepare", slot=worker.slot, core=worker.core)
+            fds += [*os.pipe(), *os.pipe()]
+            log_r, log_w, note_r, note_w = fds
+            # A worker never waits for whoever reads its log.
+            for fd in (log_r, note_r, log_w):
+                os.set_blocking(fd, False)
+            await self.insist("prepare", slot=worker.slot, core=worker.core)
             if self._orders is None:
                 raise SeedError("the seed is gone")
             worker.pid, worker.pidfd = await self._orders.fork(worker.slot, log_w, note_w)
-        except DpsupError:
-            os.close(log_r)
-            os.close(note_r)
+        except (DpsupError, OSError):
+            for fd in fds:
+                os.close(fd)
+            asyncio.get_running_loop().call_later(UNBORN_S, self._unborn, worker)
             raise
         finally:
             worker.forking = False
-            os.close(log_w)
-            os.close(note_w)
+        os.close(log_w)
+        os.close(note_w)
         worker.restarts += 1
         self._read_worker(worker, log_r, note_r)
         self._deadline(worker, WORKER_READY_S, "worker", "late")
@@ -650,6 +667,10 @@ class Supervisor:
         if worker.state == "draining":
             # Told to stop between the order and the fork.
             self._worker_kill(worker)
+
+    def _unborn(self, worker: Worker) -> None:
+        if worker.pid is None and not worker.forking:
+            self.fire("worker", worker, "unborn")
 
     def _read_worker(self, worker: Worker, log: int, notify: int) -> None:
         def noted(line: str) -> None:
@@ -679,7 +700,7 @@ class Supervisor:
         self._task(self._feed(worker))
 
     async def _feed(self, worker: Worker) -> None:
-        await self.ask("lane", slot=worker.slot)
+        await self.insist("lane", slot=worker.slot)
         if worker.state == "running":
             worker.fed = True
             worker.left = False
@@ -696,7 +717,7 @@ class Supervisor:
             if not members and any(w.wanted for w in group.workers):
                 return
             if new != group.map:
-                await self.ask("map", group=group.index, map=bytes(new).hex())
+                await self.insist("map", group=group.index, map=bytes(new).hex())
                 moved = steering.moved(group.map, new)
                 group.map = new
                 self.events.add(type="steer", name=group.plan.name, buckets_moved=moved)
@@ -704,7 +725,7 @@ class Supervisor:
                 # Only behind the map: what comes back goes ahead of all that came later.
                 if worker.left and worker.state in ("backoff", "held", "stopped"):
                     worker.left = False
-                    await self.ask("requeue", slot=worker.slot)
+                    await self.insist("requeue", slot=worker.slot)
 
     def _worker_unfeed(self, worker: Worker) -> None:
         self._deadline(worker, self.drain_s + 1, "worker", "late")
@@ -726,7 +747,7 @@ class Supervisor:
     def _worker_halt(self, worker: Worker) -> None:
         async def halt() -> None:
             worker.asked = True
-            await self.ask("command", slot=worker.slot, command="stop")
+            await self.insist("command", slot=worker.slot, command="stop")
 
         self._deadline(worker, HALT_S, "worker", "late")
         self._task(halt())
@@ -735,20 +756,22 @@ class Supervisor:
         worker.asked = worker.asked or worker.state == "draining"
         if worker.pidfd >= 0:
             process.signal_pidfd(worker.pidfd, signal.SIGKILL)
+        else:
+            asyncio.get_running_loop().call_soon(self._unborn, worker)
 
     def _worker_repair(self, worker: Worker) -> None:
         self._task(self._repair(worker))
 
     async def _repair(self, worker: Worker) -> None:
         pid = worker.pid or 0
-        found = await self.ask("recover", slot=worker.slot)
+        found = await self.insist("recover", slot=worker.slot)
         if found["corrupt"]:
             self.events.add(
                 type="corrupt",
                 name=worker.name,
                 message="the slot's shared memory was found corrupt; what it had is given up",
             )
-            await self.ask("reset", slot=worker.slot)
+            await self.insist("reset", slot=worker.slot)
         # What is left in IN now, and what still comes until its buckets are lent out.
         worker.left = True
         with contextlib.suppress(TimeoutError):

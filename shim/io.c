@@ -474,20 +474,33 @@ take_back(struct io *io, struct lane *lane, uint32_t index, struct rte_mbuf *m, 
 	free_counted(&lane->stats.bad_verdict, m);
 }
 
-// Whatever the verdicts say, is there room for a burst? Asked for lossless lanes only.
 static bool
-may_collect(const struct io *io)
+has_room(const struct io *io, uint32_t index)
 {
-	for (uint32_t i = 0; i < the_primary.n_ports; i++)
-		if (io->tx[i].head - io->tx[i].tail > TX_WAIT - DPS_BURST ||
-		    (io->tx[i].queue < 0 &&
-		     rte_ring_free_count(the_primary.io[io->tx[i].owner]->xfer[io->index]) <
-			     DPS_BURST))
-			return false;
-	for (uint32_t i = 0; i < the_primary.n_groups; i++)
-		if (io->group[i].held_head - io->group[i].held_tail > HOLD_MOST - DPS_BURST)
-			return false;
-	return true;
+	const struct tx_port *tx = &io->tx[index];
+
+	if (tx->queue < 0)
+		return !rte_ring_full(the_primary.io[tx->owner]->xfer[io->index]);
+	return tx->head - tx->tail < TX_WAIT;
+}
+
+// Lossless lanes: may this packet go where its verdict says, without being dropped there? Asked
+// packet by packet, so that a port or a group that is full stops only who sends there. What comes
+// back as REQUEUE always may: `front` has room for all that the lanes can hold.
+static bool
+may_take_back(const struct io *io, struct dps_ret ret)
+{
+	uint32_t arg = ret.verdict & DPS_V_ARG;
+
+	switch (ret.verdict & DPS_V_KIND) {
+	case DPS_V_OUT:
+		return arg >= the_primary.n_ports || has_room(io, arg);
+	case DPS_V_GROUP:
+		return arg >= the_primary.n_groups ||
+		       io->group[arg].held_head - io->group[arg].held_tail < HOLD_MOST;
+	default:
+		return true;
+	}
 }
 
 static uint32_t
@@ -504,14 +517,16 @@ collect(struct io *io, struct lane *lane)
 		lane->stats.lanes_corrupt = 1;
 		return 0;
 	}
-	if (lane->hold && unlikely(!may_collect(io)))
-		return 0;
 	n = RTE_MIN(n, (uint32_t)DPS_BURST);
 	for (uint32_t i = 0; i < n; i++)
 		rte_prefetch0(lane->shadow[(lane->collected + i) & lane->mask]);
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t at = (lane->collected + i) & lane->mask;
 
+		if (lane->hold && unlikely(!may_take_back(io, lane->ret[at]))) {
+			n = i;
+			break;
+		}
 		take_back(io, lane, lane->collected + i, lane->shadow[at], lane->ret[at]);
 	}
 	dps_store32(&lane->collected, lane->collected + n);

@@ -68,11 +68,12 @@ publish_out(struct lane *lane, const struct dps_ret *ret, uint32_t n)
 	dps_store32((uint32_t *)(uintptr_t)&lane->out->prod.tail, tail + n);
 }
 
-// Are all indices where a sound worker may have left them?
+// Are all indices where a sound worker may have left them? Measured by what the io core has lent:
+// `published` may lag behind what a worker has already taken, if the io core is descheduled there.
 static bool
 is_sound(const struct lane *lane)
 {
-	uint32_t sent = dps_load32(&lane->published);
+	uint32_t sent = dps_load32(&lane->sent);
 	uint32_t collected = dps_load32(&lane->collected);
 	uint32_t in_tail = lane->in->cons.tail;
 	uint32_t out_tail = lane->out->prod.tail;
@@ -104,7 +105,7 @@ recover_lane(struct dps_slot *s, uint32_t io, struct dps_recovery *out)
 	}
 	// The head of a burst that was only peeked at goes back; last, as finishing needs it ahead.
 	in_tail = lane->in->cons.tail;
-	left = dps_load32(&lane->published) - in_tail;
+	left = dps_load32(&lane->sent) - in_tail;
 	if (left > 0 && s->undo == dps_undo_stamp(io, in_tail) && undo(s, lane, in_tail))
 		out->undone = 1;
 	lane->in->cons.head = in_tail;
@@ -126,7 +127,7 @@ dps_slot_recover(uint32_t slot, struct dps_recovery *out)
 	cursor = s->cursor;
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		struct lane *lane = &p->io[i]->lane[slot];
-		uint32_t held = dps_load32(&lane->published) - lane->in->cons.tail;
+		uint32_t held = dps_load32(&lane->sent) - lane->in->cons.tail;
 		bool in_hand = s->lane == i && s->base == lane->in->cons.tail &&
 			       lane->out->prod.tail == lane->in->cons.tail;
 

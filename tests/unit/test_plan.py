@@ -213,7 +213,7 @@ def test_plan_for_people() -> None:
         "CPU 1, a queue of each port",
         "16383 mbufs",
         "wan: 0000:3b:00.0, feeds fw",
-        "2 workers of 4, 1 spare, slots 0-3",
+        "2 workers of 4, slots 0-3",
         "CPU 2-5",
         "rings of 1024 (4 lanes)",
         "1024 free",
