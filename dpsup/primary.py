@@ -9,6 +9,7 @@ module that imports the C shim.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -248,9 +249,13 @@ class Primary:
     def do_rx(self, args: dict[str, Any]) -> None:
         _check("io_rx", lib.dps_io_rx(want(args, "on", bool)))
 
-    def do_prepare(self, args: dict[str, Any]) -> None:
+    def do_prepare(self, args: dict[str, Any]) -> dict[str, int]:
+        """Open a slot: the ticket of its next worker, or the pid of who sits there."""
         slot, core = want(args, "slot", int), want(args, "core", int)
-        _check("slot_prepare", lib.dps_slot_prepare(slot, core))
+        ret = lib.dps_slot_prepare(slot, core)
+        if ret == -errno.EBUSY:
+            return {"sitter": int(lib.dps_slot_sitter(slot))}
+        return {"ticket": _check("slot_prepare", ret)}
 
     def do_command(self, args: dict[str, Any]) -> None:
         slot, command = want(args, "slot", int), want(args, "command", str)

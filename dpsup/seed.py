@@ -32,14 +32,17 @@ class Seed:
         self._waiting: dict[int, asyncio.Future[tuple[int, int]]] = {}
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
-    async def fork(self, slot: int, log: int, notify: int, timeout: float = 5.0) -> tuple[int, int]:
-        """Order a worker for a slot; it gets the two descriptors. Returns its pid and pidfd."""
+    async def fork(
+        self, slot: int, ticket: int, log: int, notify: int, timeout: float = 5.0
+    ) -> tuple[int, int]:
+        """Order a worker for a slot that is open for `ticket`; it gets the two descriptors. Returns
+        its pid and pidfd."""
         future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         self._waiting[slot] = future
         fds = array.array("i", [log, notify])
         try:
             self._socket.sendmsg(
-                [f"fork {slot}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+                [f"fork {slot} {ticket}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
             )
             return await asyncio.wait_for(future, timeout)
         except OSError as e:

@@ -645,10 +645,10 @@ class Supervisor:
             # A worker never waits for whoever reads its log.
             for fd in (log_r, note_r, log_w):
                 os.set_blocking(fd, False)
-            await self.insist("prepare", slot=worker.slot, core=worker.core)
+            ticket = await self._open_slot(worker)
             if self._orders is None:
                 raise SeedError("the seed is gone")
-            worker.pid, worker.pidfd = await self._orders.fork(worker.slot, log_w, note_w)
+            worker.pid, worker.pidfd = await self._orders.fork(worker.slot, ticket, log_w, note_w)
         except (DpsupError, OSError):
             for fd in fds:
                 os.close(fd)
@@ -667,6 +667,21 @@ class Supervisor:
         if worker.state == "draining":
             # Told to stop between the order and the fork.
             self._worker_kill(worker)
+
+    async def _open_slot(self, worker: Worker) -> int:
+        """A ticket for the slot. A worker that nobody knows of, as the seed died on it, may have
+        sat down meanwhile: it is ended, and its lanes are repaired."""
+        found = await self.insist("prepare", slot=worker.slot, core=worker.core)
+        if "sitter" in found:
+            stranger = process.identify(found["sitter"])
+            self.events.add(type="stranger", name=worker.name, pid=stranger.pid)
+            process.kill(stranger)
+            await asyncio.to_thread(process.wait_gone, [stranger], HALT_S)
+            await self.insist("recover", slot=worker.slot)
+            found = await self.insist("prepare", slot=worker.slot, core=worker.core)
+        if "ticket" not in found:
+            raise SeedError(f"pid {found['sitter']} sits in {worker.name}")
+        return int(found["ticket"])
 
     def _unborn(self, worker: Worker) -> None:
         if worker.pid is None and not worker.forking:

@@ -176,11 +176,17 @@ struct dps_slot {
 	int32_t core;               // CPU of the next worker
 	uint32_t pad1[14];
 
+	// By compare-and-swap alone. The primary opens the seat with a new ticket (high 32 bits), the
+	// worker that was forked with that ticket takes it (low 32 bits: its pid); who comes late
+	// finds another ticket, and leaves.
+	uint64_t seat;
+	uint64_t pad2[7];
+
 	// Written by the seed: how the last sitter ended.
 	int32_t exit_pid;
 	int32_t exit_status;        // as waitpid gives it
 	uint32_t exits;             // how many ended so far
-	uint32_t pad2[13];
+	uint32_t pad3[13];
 
 	// Written by the worker, before its first burst.
 	int32_t pid;
@@ -190,10 +196,10 @@ struct dps_slot {
 	uint32_t prepends;          // bytes of headroom that it may take
 	uint32_t n_reasons;
 	uint32_t n_counters;
-	uint32_t pad3;
+	uint32_t pad4;
 	uint64_t ready_ns;          // CLOCK_MONOTONIC when this worker was ready
 	uint64_t first_ns;          // CLOCK_MONOTONIC of its first burst, 0: none yet
-	uint64_t pad4[2];
+	uint64_t pad5[2];
 	char reason[DPS_REASONS][DPS_NAME];
 	char counter_name[DPS_COUNTERS][DPS_NAME];
 	char error[DPS_ERROR];      // why it could not start
@@ -205,7 +211,7 @@ struct dps_slot {
 	uint32_t base;              // index on IN of its first packet
 	uint16_t undo_head;         // bytes saved before the packet's start
 	uint16_t undo_len;          // bytes saved from the packet's start on
-	uint64_t pad5[5];
+	uint64_t pad6[5];
 	struct dps_ret staged[DPS_BURST];
 	uint8_t undo_bytes[DPS_UNDO];
 
@@ -214,6 +220,6 @@ struct dps_slot {
 	uint64_t bursts;
 	uint64_t packets;           // seen by this slot's workers
 	uint64_t busy;              // TSC cycles in bursts
-	uint64_t pad6[4];
+	uint64_t pad7[4];
 	uint64_t counter[DPS_COUNTERS];         // the plugin's own
 };

@@ -19,6 +19,7 @@ DPS_LINE(dps_ctl, slot);
 DPS_LINE(dps_ctl, port);
 DPS_LINE(dps_slot, in);
 DPS_LINE(dps_slot, command);
+DPS_LINE(dps_slot, seat);
 DPS_LINE(dps_slot, exit_pid);
 DPS_LINE(dps_slot, pid);
 DPS_LINE(dps_slot, undo);
@@ -86,6 +87,21 @@ static inline uint16_t
 dps_where_headroom(uint64_t where)
 {
 	return where >> 48;
+}
+
+// The seat of a slot: which ticket it is open for, and who sits there (0: nobody).
+static inline uint64_t
+dps_seat(uint32_t ticket, uint32_t pid)
+{
+	return (uint64_t)ticket << 32 | pid;
+}
+
+// Change the seat if it is as it was seen.
+static inline int
+dps_seat_change(uint64_t *seat, uint64_t seen, uint64_t next)
+{
+	return __atomic_compare_exchange_n(seat, &seen, next, 0, __ATOMIC_ACQ_REL,
+					   __ATOMIC_ACQUIRE);
 }
 
 static inline uint64_t

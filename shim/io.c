@@ -94,6 +94,20 @@ tx_put(struct io *io, uint32_t index, struct rte_mbuf *m)
 	tx->wait[tx->head++ & (TX_WAIT - 1)] = m;
 }
 
+// Ports of this io core that take nothing more: what is meant for them waits in the rings, and then
+// with the senders.
+static bool
+is_stuck(struct io *io)
+{
+	for (uint32_t i = 0; i < the_primary.n_ports; i++)
+		if (io->tx[i].head - io->tx[i].tail > TX_WAIT - DPS_BURST) {
+			tx_flush(io, i);
+			if (io->tx[i].head - io->tx[i].tail > TX_WAIT - DPS_BURST)
+				return true;
+		}
+	return false;
+}
+
 static uint32_t
 xfer_pull(struct io *io)
 {
@@ -103,7 +117,7 @@ xfer_pull(struct io *io)
 		struct rte_mbuf *m[DPS_BURST];
 		uint32_t n;
 
-		if (i == io->index)
+		if (i == io->index || is_stuck(io))
 			continue;
 		n = rte_ring_sc_dequeue_burst(io->xfer[i], (void **)m, DPS_BURST, NULL);
 		for (uint32_t k = 0; k < n; k++)
@@ -1043,7 +1057,6 @@ dps_io_reset(uint32_t slot)
 	s->undo = 0;
 	s->cursor = 0;
 	s->base = 0;
-	s->pid = 0;
 	return ask_all(OP_RESET, slot);
 }
 

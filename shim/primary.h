@@ -193,6 +193,9 @@ uint32_t hash_flow(const uint8_t *p, uint32_t len);
 // slot.c
 struct rte_ring *slot_ring(struct dps_slot *slot, uint64_t offset);
 
+// recover.c: nobody sits there, and nobody will with an older ticket; -EBUSY: somebody does.
+int slot_close(struct dps_slot *slot);
+
 // io.c: hop count of a packet, in the mbuf
 struct dps_mark {
 	uint16_t bucket;

@@ -25,10 +25,23 @@ is_alive(int32_t pid)
 		return false;
 	p.fd = syscall(SYS_pidfd_open, pid, 0);
 	if (p.fd < 0)
-		return false;
-	ready = poll(&p, 1, 0);
+		return errno != ESRCH;  // who does not know must not repair
+	do
+		ready = poll(&p, 1, 0);
+	while (ready < 0 && errno == EINTR);
 	close(p.fd);
-	return ready == 0;
+	return ready <= 0;
+}
+
+int
+slot_close(struct dps_slot *slot)
+{
+	uint64_t seat = dps_load64(&slot->seat);
+
+	if (is_alive((uint32_t)seat) ||
+	    !dps_seat_change(&slot->seat, seat, dps_seat((seat >> 32) + 1, 0)))
+		return -EBUSY;
+	return 0;
 }
 
 // Put the bytes of a half-changed packet back. Its address comes from the io core's own record.
@@ -122,7 +135,7 @@ dps_slot_recover(uint32_t slot, struct dps_recovery *out)
 	if (slot >= p->n_slots)
 		return -EINVAL;
 	memset(out, 0, sizeof(*out));
-	if (is_alive(s->pid))
+	if (slot_close(s) != 0)
 		return -EBUSY;
 	cursor = s->cursor;
 	for (uint32_t i = 0; i < p->n_io; i++) {
@@ -141,7 +154,6 @@ dps_slot_recover(uint32_t slot, struct dps_recovery *out)
 	// What was in hand is settled; a second repair before the next worker must find nothing.
 	s->undo = 0;
 	s->cursor = 0;
-	s->pid = 0;
 	return 0;
 }
 
@@ -171,7 +183,7 @@ dps_slot_requeue(uint32_t slot)
 
 	if (slot >= p->n_slots)
 		return -EINVAL;
-	if (is_alive(s->pid))
+	if (slot_close(s) != 0)
 		return -EBUSY;
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		struct lane *lane = &p->io[i]->lane[slot];

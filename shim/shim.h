@@ -190,7 +190,8 @@ int dps_ctl_port(uint32_t port, const char *name);
 int dps_ctl_group(uint32_t group, const struct dps_group_conf *conf);
 int dps_ctl_publish(void);
 int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
-int dps_slot_prepare(uint32_t slot, int32_t core);      // for a new sitter: command, error, state
+int dps_slot_prepare(uint32_t slot, int32_t core);      // returns a ticket; -EBUSY: somebody sits
+int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
 int dps_slot_command(uint32_t slot, uint32_t command);
 int dps_slot_read(uint32_t slot, struct dps_slot *out);
 

@@ -184,8 +184,8 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 	return lanes_init(s);
 }
 
-// The slot is empty: say where its next worker runs and wipe what the last one said of itself.
-// Indices, counters and the exit record stay: they belong to the slot.
+// Open the slot for its next worker: where it runs, and the ticket that it must show. What the last
+// one said of itself is wiped; indices, counters and the exit record stay: they are the slot's.
 int
 dps_slot_prepare(uint32_t slot, int32_t core)
 {
@@ -193,11 +193,21 @@ dps_slot_prepare(uint32_t slot, int32_t core)
 
 	if (slot >= the_primary.n_slots)
 		return -EINVAL;
+	if (slot_close(s) != 0)
+		return -EBUSY;
 	s->core = core;
 	s->error[0] = '\0';
 	s->state = DPS_SLOT_EMPTY;
 	dps_store32(&s->command, DPS_RUN);
-	return 0;
+	return (s->seat >> 32) & INT32_MAX;
+}
+
+int
+dps_slot_sitter(uint32_t slot)
+{
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	return (uint32_t)dps_load64(&the_primary.slot[slot]->seat);
 }
 
 int

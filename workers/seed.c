@@ -197,7 +197,7 @@ close_all_but(const int *keep, int n)
 
 // An inherited socket of EAL's would keep a dead seed's address alive and block the primary's IPC.
 static void __attribute__((noreturn))
-become_worker(struct dps_slot *slot, int log, int notify)
+become_worker(struct dps_slot *slot, uint32_t ticket, int log, int notify)
 {
 	const struct dps_group_conf *conf = &seed.shared.ctl->group[slot->group];
 	int keep[2] = { notify, seed.shared.primary_pidfd };
@@ -223,7 +223,7 @@ become_worker(struct dps_slot *slot, int log, int notify)
 	memset(seed.title, 0, seed.title_len);
 	snprintf(seed.title, seed.title_len, "dpsup-worker: %s %s/%u", seed.name, conf->name,
 		 slot->member);
-	worker_run(&seed.shared, slot, notify);
+	worker_run(&seed.shared, slot, ticket, notify);
 }
 
 static void
@@ -250,7 +250,7 @@ tell(const char *text, int fd)
 }
 
 static void
-order_fork(uint32_t index, int log, int notify)
+order_fork(uint32_t index, uint32_t ticket, int log, int notify)
 {
 	char text[ORDER_MOST];
 	int pidfd;
@@ -263,7 +263,7 @@ order_fork(uint32_t index, int log, int notify)
 	}
 	pid = fork();
 	if (pid == 0)
-		become_worker(seed.shared.slot[index], log, notify);
+		become_worker(seed.shared.slot[index], ticket, log, notify);
 	if (pid < 0) {
 		snprintf(text, sizeof(text), "refused %u fork: %s", index, strerror(errno));
 		tell(text, -1);
@@ -271,10 +271,16 @@ order_fork(uint32_t index, int log, int notify)
 	}
 	seed.child[index] = pid;
 	pidfd = syscall(SYS_pidfd_open, pid, 0);
+	if (pidfd < 0) {
+		// Nobody could watch it: it must not be.
+		kill(pid, SIGKILL);
+		snprintf(text, sizeof(text), "refused %u pidfd: %s", index, strerror(errno));
+		tell(text, -1);
+		return;
+	}
 	snprintf(text, sizeof(text), "forked %u %d", index, pid);
 	tell(text, pidfd);
-	if (pidfd >= 0)
-		close(pidfd);
+	close(pidfd);
 }
 
 static void
@@ -319,7 +325,7 @@ take_order(void)
 	ssize_t len = recvmsg(seed.orders, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	struct cmsghdr *c;
 	int fd[2] = { -1, -1 };
-	uint32_t slot;
+	uint32_t slot, ticket;
 
 	if (len <= 0) {
 		if (len < 0 && (errno == EAGAIN || errno == EINTR))
@@ -333,8 +339,8 @@ take_order(void)
 	if (c != NULL && c->cmsg_type == SCM_RIGHTS)
 		memcpy(fd, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0) < sizeof(fd) ?
 						c->cmsg_len - CMSG_LEN(0) : sizeof(fd));
-	if (sscanf(text, "fork %" SCNu32, &slot) == 1 && fd[1] >= 0)
-		order_fork(slot, fd[0], fd[1]);
+	if (sscanf(text, "fork %" SCNu32 " %" SCNu32, &slot, &ticket) == 2 && fd[1] >= 0)
+		order_fork(slot, ticket, fd[0], fd[1]);
 	else if (strcmp(text, "quit") == 0)
 		_exit(DPS_EXIT_OK);
 	else

@@ -69,7 +69,7 @@ fault_in(const struct shared *shared)
 }
 
 void
-worker_run(const struct shared *shared, struct dps_slot *slot, int notify)
+worker_run(const struct shared *shared, struct dps_slot *slot, uint32_t ticket, int notify)
 {
 	const struct dps_plugin *plugin;
 	pthread_t watcher;
@@ -77,6 +77,9 @@ worker_run(const struct shared *shared, struct dps_slot *slot, int notify)
 	int ret;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	// Late, as the seed died meanwhile: the seat is somebody else's, and not to be touched.
+	if (!dps_seat_change(&slot->seat, dps_seat(ticket, 0), dps_seat(ticket, getpid())))
+		_exit(DPS_EXIT_TEMPORARY);
 	slot->first_ns = 0;
 	slot->pid = getpid();
 	__atomic_store_n(&slot->state, DPS_SLOT_STARTING, __ATOMIC_RELEASE);

@@ -27,7 +27,7 @@ struct shared {
 };
 
 // worker.c: become the worker of a slot; called in a fresh child, does not return.
-void worker_run(const struct shared *shared, struct dps_slot *slot, int notify)
+void worker_run(const struct shared *shared, struct dps_slot *slot, uint32_t ticket, int notify)
 	__attribute__((noreturn));
 
 // loop.c: until the slot is told to stop.
