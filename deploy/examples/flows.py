@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Writes a pcap of many flows for the examples: flows.py FILE [FLOWS [PACKETS_OF_EACH]]."""
+"""Writes a pcap of many flows for the examples: flows.py [FILE [FLOWS [PACKETS_OF_EACH]]].
+
+FILE is flows.pcap beside this program where none is named.
+"""
 
 import struct
 import sys
+from pathlib import Path
 
 
 def checksum(header: bytes) -> int:
@@ -23,8 +27,8 @@ def packet(flow: int, number: int) -> bytes:
     return bytes.fromhex("020000000002 020000000001 0800") + ip + udp
 
 
-def main(file: str, flows: str = "256", of_each: str = "2") -> None:
-    with open(file, "wb") as out:  # noqa: PTH123
+def main(file: str = "", flows: str = "256", of_each: str = "2") -> None:
+    with (Path(file) if file else Path(__file__).with_name("flows.pcap")).open("wb") as out:
         out.write(struct.pack("<I2H2i2I", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
         for number in range(int(of_each)):
             for flow in range(int(flows)):
