@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from dpsup import runtime, status
+from dpsup import process, runtime, status
 from dpsup.bus import Client, Subscriber
 from dpsup.errors import DpsupError, NotRunning, UsageError
 from dpsup.messages import Publication
@@ -90,7 +90,12 @@ class Instance:
         plan = json.loads((self.runtime.path / PLAN).read_text())
         state = self.runtime.read_state()
         plan["primary_pid"] = state.primary.pid if state and state.primary else None
-        return status.status(plan, self._client.ask("counters"), None)
+        counters = self._client.ask("counters")
+        for slot in counters["slots"]:
+            # Nobody takes the dead out of their seats.
+            if slot["pid"] and not process.start_ticks(slot["pid"]):
+                slot["pid"] = 0
+        return status.status(plan, counters, None)
 
     def audit(self) -> dict[str, Any]:
         """The Audit document: every mbuf of every pool."""

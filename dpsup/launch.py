@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 from dpsup import process, runtime
 from dpsup.check import prepare
 from dpsup.client import connect, find, running
-from dpsup.errors import DpsupError, Exit, TimedOut
+from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut
 from dpsup.host import read_host
 from dpsup.messages import as_error, as_exception
 from dpsup.plan import Plan, make_plan
@@ -67,7 +68,11 @@ def foreground(
     `ready_fd` is told in one JSON line whether all is ready, then closed.
     """
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         return _run(file, idle_limit, verbose, ready_fd)
+    except KeyboardInterrupt:
+        _say("stopped before it ran")
+        return Exit.OK, None
     except DpsupError as e:
         if ready_fd is not None:
             _tell(ready_fd, {"ok": False, "error": as_error(e)})
@@ -115,6 +120,12 @@ def _run(
         process.pin(plan.supervisor_cores)
         code, sup = asyncio.run(life())
     finally:
+        # What is being put in order is not to be interrupted.
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sig, signal.SIG_IGN)
+        state = where.read_state()
+        if state is not None:
+            where.end_processes(state)
         where.sweep()
         where.release()
     if sup.failure is not None:
@@ -187,7 +198,12 @@ def detach(file: str, idle_limit: float | None, say: Callable[[str], None]) -> N
         )
     os.close(ready_w)
     with os.fdopen(ready_r) as ready:
-        line = ready.readline()
+        try:
+            line = ready.readline()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
     if not line:
         raise DpsupError(f"the supervisor ended with exit code {child.wait()} before it was ready")
     word = json.loads(line)
@@ -232,7 +248,11 @@ def clean(name: str | None) -> list[str]:
     for one, where in runtime.instances().items():
         if (name and one != name) or where.is_supervised() or (one in live and not name):
             continue
-        where.demand_access()
+        try:
+            where.demand_access()
+        except NotPermitted as e:
+            done.append(e.message)
+            continue
         where.acquire()
         state = where.read_state()
         if state is not None:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from dpsup.errors import DpsupError, Exit
+from dpsup.errors import DpsupError, Exit, ShimError
 
 VERSION = 1
 MAX_REQUEST = 64 << 10  # bytes
@@ -151,6 +151,7 @@ def decode_publication(raw: bytes) -> Publication:
 def as_error(exception: DpsupError) -> dict[str, Any]:
     return {
         "code": int(exception.exit_code),
+        "errno": getattr(exception, "errno", 0),
         "message": exception.message,
         "why": exception.why,
         "help": exception.help,
@@ -158,11 +159,12 @@ def as_error(exception: DpsupError) -> dict[str, Any]:
 
 
 def as_exception(error: dict[str, Any]) -> DpsupError:
-    e = DpsupError(
-        str(error.get("message", "failed")),
-        why=str(error.get("why", "")),
-        help=str(error.get("help", "")),
-    )
+    message, why, help = (str(error.get(k, "")) for k in ("message", "why", "help"))
+    number = error.get("errno")
+    if isinstance(number, int) and number > 0:
+        e: DpsupError = ShimError("remote", number, message, why=why, help=help)
+    else:
+        e = DpsupError(message or "failed", why=why, help=help)
     try:
         e.exit_code = Exit(error.get("code", 1))
     except ValueError:

@@ -117,6 +117,7 @@ class Primary:
         _check("ctl_create", lib.dps_ctl_create(plan["generation"], len(plan["io"])))
         for port in plan["ports"]:
             self._port(port)
+        self._start_ports()
         self._hash()
         for i, group in enumerate(plan["groups"]):
             self._group(i, group)
@@ -135,8 +136,6 @@ class Primary:
                 lib.dps_io_create(io["index"], io["lcore"], io["burst"], io["idle"] == "adaptive"),
                 f"io core {io['core']}",
             )
-        for name, index in self.port_index.items():
-            _check("port_start", lib.dps_port_start(index), f'port "{name}" does not start')
         _check("ctl_publish", lib.dps_ctl_publish())
         _check("io_start", lib.dps_io_start())
 
@@ -174,8 +173,9 @@ class Primary:
         why = ffi.new("char[]", lib.DPS_TEXT)
         ret = lib.dps_port_create(conf, len(self.plan["io"]), why)
         if ret < 0 and not port["required"]:
-            self.absent.append(port["name"])
-            self.notes.append(f'port "{port["name"]}" is not there: {_text(why)}')
+            self._absent(port["name"], _text(why))
+            index = _check("port_absent", lib.dps_port_absent())
+            _check("ctl_port", lib.dps_ctl_port(index, port["name"].encode()))
             return
         said = _text(why)
         _check(
@@ -186,6 +186,23 @@ class Primary:
         )
         self.port_index[port["name"]] = ret
         _check("ctl_port", lib.dps_ctl_port(ret, port["name"].encode()))
+
+    def _absent(self, name: str, why: str) -> None:
+        self.absent.append(name)
+        self.notes.append(f'port "{name}" is not there: {why}')
+
+    def _start_ports(self) -> None:
+        """Before the io cores are made: they learn only of ports that are there."""
+        for port in self.plan["ports"]:
+            name = port["name"]
+            if name not in self.port_index:
+                continue
+            ret = lib.dps_port_start(self.port_index[name])
+            if ret < 0 and not port["required"]:
+                del self.port_index[name]
+                self._absent(name, "it does not start")
+            else:
+                _check("port_start", ret, f'port "{name}" does not start')
 
     def _hash(self) -> None:
         """Software hashing, for what drivers do not hash: one key and field set for all ports."""
@@ -313,8 +330,12 @@ class Primary:
             "io": [self._io_stats(io) for io in self.plan["io"]],
             "groups": [self._group_stats(i) for i in range(len(self.plan["groups"]))],
             "slots": [self._slot(i) for i in range(self.plan["n_slots"])],
-            "heap_bytes": int(lib.dps_heap_used()),
         }
+
+    def do_heap(self, _: dict[str, Any]) -> int:
+        """Bytes allocated in EAL's heaps. Takes EAL's lock of each, so not while a seed attaches:
+        one that is killed there leaves it held."""
+        return int(lib.dps_heap_used())
 
     def _pool_stats(self, index: int, name: str) -> dict[str, Any]:
         stats = ffi.new("struct dps_pool_stats *")
@@ -347,7 +368,7 @@ class Primary:
             for c in range(min(slot.n_counters, lib.DPS_COUNTERS))
         }
         return {
-            "pid": int(slot.pid),
+            "pid": int(lib.dps_slot_sitter(index)),
             "state": int(slot.state),
             "beats": int(slot.beats),
             "bursts": int(slot.bursts),

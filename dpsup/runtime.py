@@ -157,6 +157,8 @@ class Runtime:
         """Does anybody hold the lock?"""
         try:
             lock = os.open(self.file(LOCK), os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:
+            return True  # somebody else's, and there
         except OSError:
             return False
         try:

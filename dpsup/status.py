@@ -105,7 +105,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
             slot = counters["slots"][group["first_slot"] + member]
             known = seen["workers"][member] if seen else None
             # A seat that was never taken is not worth a line.
-            if known is None and not slot["pid"]:
+            if known is None and not slot["pid"] and member >= group["count"]:
                 continue
             if known is not None and known["hidden"] and not slot["sent"]:
                 continue
@@ -113,9 +113,9 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
             workers.append(
                 {
                     "id": f"{group['name']}/{member}",
-                    "pid": known["pid"] if known else slot["pid"],
+                    "pid": known["pid"] if known else slot["pid"] or None,
                     "core": core,
-                    "state": known["state"] if known else "running",
+                    "state": known["state"] if known else "running" if slot["pid"] else "held",
                     "rx_packets": slot["sent"],
                     "tx_packets": slot["out"] + slot["on"],
                     "dropped": slot_dropped(slot),
@@ -132,7 +132,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
             {
                 "name": group["name"],
                 "plugin": group["plugin"],
-                "desired": seen["desired"] if seen else ready,
+                "desired": seen["desired"] if seen else group["count"],
                 "ready": ready,
                 "spares_ready": 0,
                 "max": group["max"],
@@ -159,7 +159,6 @@ def status(plan: Doc, counters: Doc | None, view: Doc | None) -> Doc:
             "io": [],
             "groups": [{"no_worker": 0, "hold_full": 0, "held": 0} for _ in plan["groups"]],
             "slots": [_NO_SLOT] * plan["n_slots"],
-            "heap_bytes": 0,
         }
     recovery = view["recovery"] if view else {}
     corrupt = sum(s["corrupt"] for s in counters["slots"])

@@ -75,6 +75,7 @@ class Worker:
     refused: tuple[int, str] | None = None
     history: History = field(default_factory=History)
     died_ns: int = 0
+    failed_ns: int = 0  # the death whose successor has not handled a packet yet
     since_ns: int = 0
     due_at: float = 0.0
     timer: asyncio.TimerHandle | None = None
@@ -163,6 +164,7 @@ class Supervisor:
         self._gone = asyncio.Event()
         self._rx_on = False
         self._last_counters: dict[str, Any] | None = None
+        self._last_first_ns = 0
         self._publisher = Publisher(runtime.file(EVENTS))
         self.events = Journal("event", self._publisher.publish)
         self.log = Journal("log", self._publisher.publish)
@@ -173,6 +175,7 @@ class Supervisor:
         """Until the instance has ended; the exit code. `handle` carries out bus requests."""
         loop = asyncio.get_running_loop()
         process.become_subreaper()
+        loop.set_exception_handler(self._broken)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         for sig in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(sig, self._interrupted)
@@ -183,6 +186,8 @@ class Supervisor:
             self.fire("topology", self, "start")
             await self._gone.wait()
         finally:
+            # Whatever the reason for leaving: nobody of ours lives on.
+            await self._kill_all()
             for task in list(self._tasks):
                 task.cancel()
             await server.close()
@@ -193,12 +198,18 @@ class Supervisor:
             return int(self.failure.exit_code)
         return int(Exit.FAILED) if self.primary_deaths and self.idle_limit is not None else 0
 
+    def _broken(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A fault of ours in a callback: end in order, and say so."""
+        cause = context.get("exception") or context.get("message")
+        self._fail(DpsupError(f"internal error: {cause!r}"))
+
     def stop(self, drain: float | None = None) -> None:
         """Wind down in reverse order; asked again, at once."""
         if drain is not None:
             self.drain_s = drain
         if self.state == "stopping":
             self._task(self._kill_all())
+            asyncio.get_running_loop().call_later(QUIT_S, self._gone.set)
         self.fire("topology", self, "stop")
 
     def _interrupted(self) -> None:
@@ -260,6 +271,9 @@ class Supervisor:
 
     def _judge(self) -> None:
         whole = all(g.ready == g.desired for g in self.groups)
+        if self.state == "starting" and self.plan.generation > 1:
+            # A generation that follows starts with whoever can; the rest is held, and said.
+            whole = all(w.state in ("running", "held") for w in self.workers() if w.wanted)
         if self.state in ("starting", "running", "degraded"):
             self.fire("topology", self, "whole" if whole else "short")
 
@@ -287,8 +301,9 @@ class Supervisor:
         for _ in range(INSIST):
             try:
                 return await self.ask(verb, **args)
-            except TimedOut as e:
+            except (ShimError, TimedOut) as e:
                 self.events.add(type="error", message=str(e))
+                await asyncio.sleep(UNBORN_S)
         if self.primary.pidfd >= 0:
             process.signal_pidfd(self.primary.pidfd, signal.SIGKILL)
         raise Gone("the primary does not answer")
@@ -299,24 +314,22 @@ class Supervisor:
             self._asks = None
 
     def write_state(self) -> None:
-        def known(child: Child) -> Identity | None:
-            return child.identity
-
-        self.runtime.write_state(
-            State(
-                name=self.plan.name,
-                generation=self.plan.generation,
-                file_prefix=self.plan.file_prefix,
-                hugepage_dir=self.plan.hugepage_dir,
-                topology_file=self.plan.topology_file,
-                supervisor=process.identify(os.getpid()),
-                primary=known(self.primary),
-                seed=known(self.seed),
-                workers={
-                    w.name: process.identify(w.pid) for w in self.workers() if w.pid is not None
-                },
-            )
+        """For whoever comes after a crash. A full disk must not stop the supervisor."""
+        state = State(
+            name=self.plan.name,
+            generation=self.plan.generation,
+            file_prefix=self.plan.file_prefix,
+            hugepage_dir=self.plan.hugepage_dir,
+            topology_file=self.plan.topology_file,
+            supervisor=process.identify(os.getpid()),
+            primary=self.primary.identity,
+            seed=self.seed.identity,
+            workers={w.name: process.identify(w.pid) for w in self.workers() if w.pid is not None},
         )
+        try:
+            self.runtime.write_state(state)
+        except OSError as e:
+            self.events.add(type="error", message=f"cannot write {self.runtime.path}: {e}")
 
     # --- children --------------------------------------------------------------------------------
 
@@ -326,11 +339,11 @@ class Supervisor:
         child.pidfd = spawned.pidfd
         child.refused = ""
         self._children[spawned.pid] = child
-        self.write_state()
-        self._read_child(child, kind, spawned)
-        self._deadline(child, ready_s, kind, "late")
         loop = asyncio.get_running_loop()
         loop.add_reader(spawned.pidfd, lambda: self._child_died(child, kind))
+        self._deadline(child, ready_s, kind, "late")
+        self._read_child(child, kind, spawned)
+        self.write_state()
 
     def _read_child(self, child: Child, kind: str, spawned: Spawned) -> None:
         def noted(line: str) -> None:
@@ -405,6 +418,13 @@ class Supervisor:
         self._task(self._wind_down())
 
     async def _wind_down(self) -> None:
+        try:
+            await self._end_in_order()
+        except Exception:
+            await self._kill_all()
+            raise
+
+    async def _end_in_order(self) -> None:
         """Reverse order of the start: input, workers, seed, primary."""
         if self.primary.state == "running":
             with contextlib.suppress(DpsupError):
@@ -677,7 +697,7 @@ class Supervisor:
             self.events.add(type="stranger", name=worker.name, pid=stranger.pid)
             process.kill(stranger)
             await asyncio.to_thread(process.wait_gone, [stranger], HALT_S)
-            await self.insist("recover", slot=worker.slot)
+            await self._recover(worker)
             found = await self.insist("prepare", slot=worker.slot, core=worker.core)
         if "ticket" not in found:
             raise SeedError(f"pid {found['sitter']} sits in {worker.name}")
@@ -738,7 +758,8 @@ class Supervisor:
                 self.events.add(type="steer", name=group.plan.name, buckets_moved=moved)
             for worker in group.workers if members else ():
                 # Only behind the map: what comes back goes ahead of all that came later.
-                if worker.left and worker.state in ("backoff", "held", "stopped"):
+                down = worker.state in ("backoff", "held", "stopped")
+                if worker.left and down and worker.member not in members:
                     worker.left = False
                     await self.insist("requeue", slot=worker.slot)
 
@@ -774,12 +795,9 @@ class Supervisor:
         else:
             asyncio.get_running_loop().call_soon(self._unborn, worker)
 
-    def _worker_repair(self, worker: Worker) -> None:
-        self._task(self._repair(worker))
-
-    async def _repair(self, worker: Worker) -> None:
-        pid = worker.pid or 0
-        found = await self.insist("recover", slot=worker.slot)
+    async def _recover(self, worker: Worker) -> dict[str, Any]:
+        """Repair the lanes of a dead worker; what recovery found."""
+        found: dict[str, Any] = await self.insist("recover", slot=worker.slot)
         if found["corrupt"]:
             self.events.add(
                 type="corrupt",
@@ -787,6 +805,14 @@ class Supervisor:
                 message="the slot's shared memory was found corrupt; what it had is given up",
             )
             await self.insist("reset", slot=worker.slot)
+        return found
+
+    def _worker_repair(self, worker: Worker) -> None:
+        self._task(self._repair(worker))
+
+    async def _repair(self, worker: Worker) -> None:
+        pid = worker.pid or 0
+        found = await self._recover(worker)
         # What is left in IN now, and what still comes until its buckets are lent out.
         worker.left = True
         with contextlib.suppress(TimeoutError):
@@ -807,6 +833,7 @@ class Supervisor:
         }
         if unasked:
             self.deaths += 1
+            worker.failed_ns = worker.died_ns
             self.events.add(type="death", name=worker.name, pid=pid, how=how, repaired=found)
         if worker.state != "recovering":
             return  # the primary went meanwhile, and the slot with it
@@ -831,6 +858,14 @@ class Supervisor:
         worker.due_at = time.monotonic() + decision.delay
         if decision.verdict is Verdict.GIVE_UP:
             self.events.add(type="held", name=worker.name, message=decision.reason)
+            if self.state == "starting" and self.plan.generation == 1:
+                how = (worker.last_exit or {}).get("how", "its end")
+                self._fail(
+                    DpsupError(
+                        f"worker {worker.name} does not become ready: {how}, {decision.reason}",
+                        help=f"`plugin` and `args` of its group in {self.plan.topology_file}",
+                    )
+                )
         self.fire("worker", worker, decision.verdict.value)
 
     def _worker_lend(self, worker: Worker) -> None:
@@ -879,6 +914,7 @@ class Supervisor:
             except DpsupError:
                 continue
             self._last_counters = counters
+            self.note_failover(counters)
             self._publisher.publish("stat", status.account(counters))
             for worker in self.workers():
                 slot = counters["slots"][worker.slot]
@@ -899,9 +935,13 @@ class Supervisor:
         """From a death's notice to the first packet that the successor handled."""
         for worker in self.workers():
             first = counters["slots"][worker.slot]["first_ns"]
-            if worker.died_ns and first > worker.died_ns:
-                self.last_failover_us = (first - worker.died_ns) / 1000
-                worker.died_ns = 0
+            if worker.failed_ns and first > worker.failed_ns:
+                if first > self._last_first_ns:
+                    self._last_first_ns = first
+                    self.last_failover_us = (first - worker.failed_ns) / 1000
+                worker.failed_ns = 0
+            elif worker.state in ("held", "stopped"):
+                worker.failed_ns = 0  # whoever sits there next was asked to
 
     def view(self) -> dict[str, Any]:
         """What status.py needs to know beside the counters."""

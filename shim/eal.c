@@ -45,7 +45,8 @@ dps_eal_stop(void)
 			rte_eth_dev_stop(port->id);
 			port->started = false;
 		}
-		rte_eth_dev_close(port->id);
+		if (!port->absent)
+			rte_eth_dev_close(port->id);
 	}
 	the_primary.n_ports = 0;
 	return rte_eal_cleanup();

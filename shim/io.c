@@ -79,6 +79,10 @@ tx_put(struct io *io, uint32_t index, struct rte_mbuf *m)
 		// Another io core owns this port's queue: hand the packet over.
 		struct io *owner = the_primary.io[tx->owner];
 
+		if (the_primary.port[index].absent) {
+			free_counted(&io->port[index].drops[DPS_DROP_TX_FULL], m);
+			return;
+		}
 		m->port = index;
 		if (rte_ring_sp_enqueue(owner->xfer[io->index], m) != 0)
 			free_counted(&io->port[index].drops[DPS_DROP_TX_FULL], m);
@@ -252,7 +256,6 @@ place(struct io *io, struct io_group *g, struct rte_mbuf *m)
 static inline void
 steer(struct io *io, struct io_group *g, struct rte_mbuf *m)
 {
-	mark_of(m)->seq = g->seq++;
 	if (unlikely(g->waits[mark_of(m)->bucket]) || unlikely(!place(io, g, m)))
 		hold(g, m);
 }
@@ -266,22 +269,17 @@ is_draining(const struct io *io, const struct io_group *g)
 	return false;
 }
 
-// What a dead worker left goes ahead of everything held for its buckets. A bucket may have moved
-// more than once meanwhile, and what comes back first need not be older: order of arrival decides.
+// What a dead worker left goes ahead of everything that waits for its buckets: all of that came
+// later, as a bucket is never in two lanes. Ahead it goes once no lane drains any more and all is
+// back that will come.
 static void
 steer_again(struct io_group *g, struct rte_mbuf *m)
 {
-	uint32_t seq = mark_of(m)->seq;
-	uint32_t at = g->front_head++;
-
-	for (; at != g->front_tail; at--) {
-		struct rte_mbuf *before = g->front[(at - 1) & g->front_mask];
-
-		if ((int32_t)(mark_of(before)->seq - seq) < 0)
-			break;
-		g->front[at & g->front_mask] = before;
+	if (g->again_n + g->front_head - g->front_tail > g->front_mask) {
+		free_counted(&g->hold_full, m);
+		return;
 	}
-	g->front[at & g->front_mask] = m;
+	g->again[g->again_n++] = m;
 	g->waits[mark_of(m)->bucket] = 1;
 	g->moving = true;
 }
@@ -293,6 +291,8 @@ release_held(struct io *io, struct io_group *g)
 
 	if (is_draining(io, g))
 		return moved;
+	while (g->again_n > 0)
+		g->front[--g->front_tail & g->front_mask] = g->again[--g->again_n];
 	for (; g->front_tail != g->front_head; g->front_tail++, moved++)
 		if (!place(io, g, g->front[g->front_tail & g->front_mask]))
 			return moved;
@@ -375,7 +375,7 @@ may_receive(const struct io *io, const struct port *port, const struct io_group 
 	uint64_t need = (uint64_t)io->burst * (port->frame_most / room + 1);
 	uint64_t others = (the_primary.n_io - 1) * (need + mp->cache_size);
 
-	return g->fed > 0 && g->held_head - g->held_tail < HOLD_GATE &&
+	return g->fed > 0 && g->held_head - g->held_tail < HOLD_GATE && g->again_n == 0 &&
 	       g->front_head == g->front_tail && pool_free(io, port->pool) >= need + others;
 }
 
@@ -493,6 +493,8 @@ has_room(const struct io *io, uint32_t index)
 {
 	const struct tx_port *tx = &io->tx[index];
 
+	if (the_primary.port[index].absent)
+		return true;
 	if (tx->queue < 0)
 		return !rte_ring_full(the_primary.io[tx->owner]->xfer[io->index]);
 	return tx->head - tx->tail < TX_WAIT;
@@ -536,12 +538,17 @@ collect(struct io *io, struct lane *lane)
 		rte_prefetch0(lane->shadow[(lane->collected + i) & lane->mask]);
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t at = (lane->collected + i) & lane->mask;
+		// Read once: the worker could change it between check and use.
+		union {
+			uint64_t word;
+			struct dps_ret ret;
+		} once = { .word = dps_load64((uint64_t *)&lane->ret[at]) };
 
-		if (lane->hold && unlikely(!may_take_back(io, lane->ret[at]))) {
+		if (lane->hold && unlikely(!may_take_back(io, once.ret))) {
 			n = i;
 			break;
 		}
-		take_back(io, lane, lane->collected + i, lane->shadow[at], lane->ret[at]);
+		take_back(io, lane, lane->collected + i, lane->shadow[at], once.ret);
 	}
 	dps_store32(&lane->collected, lane->collected + n);
 	lane->out->cons.head = lane->collected;
@@ -624,6 +631,7 @@ op_reset(struct io *io, uint32_t slot)
 	lane->published = 0;
 	lane->collected = 0;
 	lane->draining = false;
+	lane->requeue_n = 0;
 	lane->corrupt = false;
 	lane->stats.lanes_corrupt = 0;
 }
@@ -652,6 +660,8 @@ op_audit(struct io *io)
 	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
 		struct io_group *g = &io->group[k];
 
+		for (uint32_t i = 0; i < g->again_n; i++)
+			audit_add(a->io, g->again[i]);
 		for (uint32_t i = g->front_tail; i != g->front_head; i++)
 			audit_add(a->io, g->front[i & g->front_mask]);
 		for (uint32_t i = g->held_tail; i != g->held_head; i++)
@@ -703,6 +713,11 @@ op_stop(struct io *io)
 	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
 		struct io_group *g = &io->group[k];
 
+		while (g->again_n > 0) {
+			struct rte_mbuf *m = g->again[--g->again_n];
+
+			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+		}
 		for (; g->front_tail != g->front_head; g->front_tail++) {
 			struct rte_mbuf *m = g->front[g->front_tail & g->front_mask];
 
@@ -894,13 +909,14 @@ group_init(struct io *io, uint32_t group)
 	g->hold = conf->hold;
 	g->front_mask = rte_align32pow2(conf->max * conf->ring) - 1;
 	g->front = own_zalloc(sizeof(*g->front) * (g->front_mask + 1));
+	g->again = own_zalloc(sizeof(*g->again) * (g->front_mask + 1));
 	g->held = own_zalloc(sizeof(*g->held) * HOLD_MOST);
-	return g->front == NULL || g->held == NULL ? -ENOMEM : 0;
+	return g->again == NULL || g->front == NULL || g->held == NULL ? -ENOMEM : 0;
 }
 
 // Queue q of a port belongs to io core q mod n; where a port has fewer tx queues than there are io
 // cores, the others hand their packets to the owner of queue 0.
-static void
+static int
 queues_assign(struct io *io)
 {
 	struct primary *p = &the_primary;
@@ -908,13 +924,18 @@ queues_assign(struct io *io)
 	for (uint32_t i = 0; i < p->n_ports; i++) {
 		struct port *port = &p->port[i];
 
-		for (uint32_t q = 0; q < port->rx_queues; q++)
-			if (q % p->n_io == io->index)
-				io->rxq[io->n_rxq++] = (struct rx_queue){ i, q };
+		io->tx[i].queue = -1;
+		if (port->absent)
+			continue;
+		for (uint32_t q = io->index; q < port->rx_queues; q += p->n_io) {
+			if (io->n_rxq == RXQ_MOST)
+				return -ENOSPC;
+			io->rxq[io->n_rxq++] = (struct rx_queue){ i, q };
+		}
 		io->tx[i].queue = io->index < port->tx_queues ? (int32_t)io->index : -1;
-		io->tx[i].owner = io->index < port->tx_queues ? io->index :
-								io->index % port->tx_queues;
+		io->tx[i].owner = io->index % port->tx_queues;
 	}
+	return 0;
 }
 
 int
@@ -964,7 +985,9 @@ dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
 		if (ret != 0)
 			return ret;
 	}
-	queues_assign(io);
+	ret = queues_assign(io);
+	if (ret != 0)
+		return ret;
 	for (uint32_t i = 0; i < p->n_pools; i++)
 		io->low_water[i] = p->pool[i]->size;
 	io->created = true;
@@ -1015,7 +1038,9 @@ dps_io_stop(void)
 			void *m;
 
 			while (rte_ring_sc_dequeue(p->io[i]->xfer[k], &m) == 0)
-				rte_pktmbuf_free(m);
+				free_counted(&p->io[i]->port[((struct rte_mbuf *)m)->port]
+						      .drops[DPS_DROP_STOPPED],
+					     m);
 		}
 	return 0;
 }
@@ -1050,35 +1075,53 @@ dps_io_map(uint32_t group, const uint8_t *member, uint32_t n)
 int
 dps_io_reset(uint32_t slot)
 {
-	struct dps_slot *s = the_primary.slot[slot];
+	struct dps_slot *s;
 
 	if (slot >= the_primary.n_slots)
 		return -EINVAL;
+	s = the_primary.slot[slot];
 	s->undo = 0;
 	s->cursor = 0;
 	s->base = 0;
 	return ask_all(OP_RESET, slot);
 }
 
+// How far a counter is ahead of another, both of the io core's: the one behind is read first, as
+// they move on meanwhile.
+static uint32_t
+ahead(const uint32_t *head, const uint32_t *tail)
+{
+	uint32_t behind = dps_load32(tail);
+
+	return dps_load32(head) - behind;
+}
+
+static uint32_t
+waiting(const struct io_group *g)
+{
+	return ahead(&g->held_head, &g->held_tail) + ahead(&g->front_head, &g->front_tail) +
+	       dps_load32(&g->again_n);
+}
+
 int
 dps_io_stats_get(uint32_t index, struct dps_io_stats *out)
 {
 	struct primary *p = &the_primary;
-	struct io *io = p->io[index];
+	struct io *io;
 
 	if (index >= p->n_io)
 		return -EINVAL;
+	io = p->io[index];
 	*out = io->stats;
 	out->held = 0;
 	out->xfer = 0;
 	out->tx_waiting = 0;
 	for (uint32_t i = 0; i < p->n_groups; i++)
-		out->held += io->group[i].held_head - io->group[i].held_tail +
-			     io->group[i].front_head - io->group[i].front_tail;
+		out->held += waiting(&io->group[i]);
 	for (uint32_t i = 0; i < p->n_io; i++)
 		out->xfer += rte_ring_count(io->xfer[i]);
 	for (uint32_t i = 0; i < p->n_ports; i++)
-		out->tx_waiting += io->tx[i].head - io->tx[i].tail;
+		out->tx_waiting += ahead(&io->tx[i].head, &io->tx[i].tail);
 	return 0;
 }
 
@@ -1095,7 +1138,7 @@ dps_group_stats_get(uint32_t group, struct dps_group_stats *out)
 
 		out->no_worker += g->no_worker;
 		out->hold_full += g->hold_full;
-		out->held += g->held_head - g->held_tail + g->front_head - g->front_tail;
+		out->held += waiting(g);
 		out->moving |= g->moving;
 	}
 	return 0;
@@ -1124,7 +1167,7 @@ dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out)
 		out->corrupt += s->corrupt;
 		for (int r = 0; r < DPS_REASONS; r++)
 			out->dropped[r] += s->dropped[r];
-		out->outstanding += outstanding(lane);
+		out->outstanding += ahead(&lane->sent, &lane->collected);
 		out->lanes_corrupt += s->lanes_corrupt;
 	}
 	return 0;
@@ -1157,7 +1200,7 @@ dps_audit_get(uint32_t pool, struct dps_audit *out)
 		out->free = a->free[pool];
 	}
 	for (uint32_t i = 0; i < p->n_ports; i++)
-		if (!p->port[i].copies_tx)
+		if (!p->port[i].copies_tx && !p->port[i].absent)
 			tx_most += (uint64_t)p->port[i].tx_desc * p->port[i].tx_queues;
 	rest = (int64_t)out->size -
 	       (int64_t)(out->free + out->cached + out->lanes + out->io + out->quarantine);

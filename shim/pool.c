@@ -45,8 +45,10 @@ create_on_pages(const struct dps_pool_conf *conf, unsigned int flags)
 	}
 	// IOVA as VA: the zone is one run of addresses whatever its pages.
 	ret = rte_mempool_populate_virt(mp, mz->addr, mz->len, mz->hugepage_sz, NULL, NULL);
-	if (ret < 0)
+	if (ret < (int)conf->mbufs) {
+		ret = ret < 0 ? ret : -ENOMEM;
 		goto free_zone;
+	}
 	rte_mempool_obj_iter(mp, rte_pktmbuf_init, NULL);
 	return mp;
 

@@ -234,11 +234,12 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 	ret = rte_eth_dev_get_port_by_name(conf->device, &port->id);
 	if (ret != 0) {
 		say(why, "no such device: no driver took %s", conf->device);
-		return -ENODEV;
+		ret = -ENODEV;
+		goto unplug;
 	}
 	ret = rte_eth_dev_info_get(port->id, &dev);
 	if (ret != 0)
-		return ret;
+		goto unplug;
 	port->pool = conf->pool;
 	port->group = conf->group;
 	port->hold = conf->hold;
@@ -247,7 +248,8 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 	if (dev.max_rx_queues == 0 || dev.max_tx_queues == 0) {
 		say(why, "driver offers %u rx and %u tx queues, one of each is needed",
 		    dev.max_rx_queues, dev.max_tx_queues);
-		return -ENOTSUP;
+		ret = -ENOTSUP;
+		goto unplug;
 	}
 	port->rx_queues = RTE_MIN(n_io, (uint32_t)dev.max_rx_queues);
 	if (driver_feeds_all_queues(dev.driver_name))
@@ -266,11 +268,11 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 
 	ret = configure(conf, port, &dev, &eth, why);
 	if (ret < 0)
-		return ret;
+		goto unplug;
 	ret = rte_eth_dev_adjust_nb_rx_tx_desc(port->id, &rx_desc, &tx_desc);
 	if (ret < 0) {
 		say(why, "%u rx and %u tx descriptors were refused", conf->rx_desc, conf->tx_desc);
-		return ret;
+		goto unplug;
 	}
 	if (rx_desc != conf->rx_desc || tx_desc != conf->tx_desc)
 		say(note, "driver made it %u rx and %u tx descriptors. ", rx_desc, tx_desc);
@@ -278,7 +280,7 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 	port->tx_desc = tx_desc;
 	ret = queues_setup(conf, port, &dev, &eth, why);
 	if (ret < 0)
-		return ret;
+		goto unplug;
 	if (conf->promiscuous && rte_eth_promiscuous_enable(port->id) != 0)
 		say(note, "driver has no promiscuous mode to set. ");
 
@@ -301,6 +303,27 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 	port->info.rx_offloads = dev.rx_offload_capa;
 	port->info.tx_offloads = dev.tx_offload_capa;
 	return p->n_ports++;
+
+unplug:
+	if (conf->vdev[0] != '\0')
+		rte_eal_hotplug_remove("vdev", conf->device);
+	return ret;
+}
+
+// A port that is not required and not there keeps its name and index: plugins may send to it, and
+// what they send is counted.
+int
+dps_port_absent(void)
+{
+	struct primary *p = &the_primary;
+	struct port *port = &p->port[p->n_ports];
+
+	if (p->n_ports == DPS_MAX_PORTS)
+		return -ENOSPC;
+	memset(port, 0, sizeof(*port));
+	port->group = -1;
+	port->absent = true;
+	return p->n_ports++;
 }
 
 int
@@ -310,11 +333,14 @@ dps_port_start(uint32_t index)
 	struct rte_eth_dev_info dev;
 	int ret;
 
-	if (index >= the_primary.n_ports)
+	if (index >= the_primary.n_ports || port->absent)
 		return -EINVAL;
 	ret = rte_eth_dev_start(port->id);
-	if (ret < 0)
+	if (ret < 0) {
+		rte_eth_dev_close(port->id);
+		port->absent = true;
 		return ret;
+	}
 	port->started = true;
 	if (rte_eth_dev_info_get(port->id, &dev) == 0)
 		reta_setup(port, &dev, port->info.note);
@@ -327,7 +353,7 @@ dps_port_info_get(uint32_t index, struct dps_port_info *out)
 	struct rte_eth_link link;
 	struct port *port = &the_primary.port[index];
 
-	if (index >= the_primary.n_ports)
+	if (index >= the_primary.n_ports || port->absent)
 		return -EINVAL;
 	*out = port->info;
 	if (rte_eth_link_get_nowait(port->id, &link) == 0) {
@@ -343,7 +369,7 @@ dps_port_stats_get(uint32_t index, struct dps_port_stats *out)
 	struct primary *p = &the_primary;
 	struct rte_eth_stats eth;
 
-	if (index >= p->n_ports)
+	if (index >= p->n_ports || p->port[index].absent)
 		return -EINVAL;
 	memset(out, 0, sizeof(*out));
 	for (uint32_t i = 0; i < p->n_io; i++) {

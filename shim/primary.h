@@ -21,6 +21,7 @@ enum {
 	HOLD_MOST = 8192,       // packets held in a group and io core, a power of two
 	XFER_SIZE = 1024,       // packets under way from io core to io core
 	HOP_LIMIT = 8,
+	RXQ_MOST = 256,         // rx queues that one io core polls
 	ETHER_MOST = 14 + 2 * 4 // Ethernet header with two VLAN tags
 };
 
@@ -65,13 +66,14 @@ struct io_group {
 	uint32_t fed;                   // members with a bucket
 	bool hold;
 	bool moving;
-	uint32_t seq;                   // packets steered into this group so far
-	uint32_t front_head;            // packets that came back as REQUEUE, ahead of all held ones
+	uint32_t again_n;               // packets that come back as REQUEUE while lanes drain
+	uint32_t front_head;            // those that came back, ahead of all held ones
 	uint32_t front_tail;
 	uint32_t front_mask;            // room for all that the group's lanes can hold
 	uint32_t held_head;
 	uint32_t held_tail;
-	struct rte_mbuf **front;        // [front_mask + 1], in the order of their marks' seq
+	struct rte_mbuf **again;        // [front_mask + 1]
+	struct rte_mbuf **front;        // [front_mask + 1]
 	struct rte_mbuf **held;         // [HOLD_MOST]
 	uint64_t no_worker;
 	uint64_t hold_full;
@@ -116,7 +118,7 @@ struct io {
 	bool adaptive;
 	bool created;
 	uint32_t n_rxq;
-	struct rx_queue rxq[DPS_MAX_PORTS * DPS_MAX_IO];
+	struct rx_queue rxq[RXQ_MOST];
 	struct rte_ring *xfer[DPS_MAX_IO];      // from io core i to this one
 
 	// written by the control thread
@@ -147,6 +149,7 @@ struct port {
 	uint32_t pool;
 	int32_t group;
 	bool hold;
+	bool absent;                    // not required, and not there: what is sent to it is dropped
 	bool copies_tx;
 	uint32_t frame_most;            // bytes of the longest frame
 	uint32_t rx_queues;
@@ -193,14 +196,13 @@ uint32_t hash_flow(const uint8_t *p, uint32_t len);
 // slot.c
 struct rte_ring *slot_ring(struct dps_slot *slot, uint64_t offset);
 
-// recover.c: nobody sits there, and nobody will with an older ticket; -EBUSY: somebody does.
-int slot_close(struct dps_slot *slot);
+// recover.c: a new ticket for an empty seat; -EBUSY: it is not empty.
+int slot_renew(struct dps_slot *slot);
 
 // io.c: hop count of a packet, in the mbuf
 struct dps_mark {
 	uint16_t bucket;
 	uint16_t hops;
-	uint32_t seq;           // arrival in its group
 };
 extern int dps_mark_offset;
 static inline struct dps_mark *

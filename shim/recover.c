@@ -34,7 +34,19 @@ is_alive(int32_t pid)
 }
 
 int
-slot_close(struct dps_slot *slot)
+slot_renew(struct dps_slot *slot)
+{
+	uint64_t seat = dps_load64(&slot->seat);
+
+	if ((uint32_t)seat != 0 ||
+	    !dps_seat_change(&slot->seat, seat, dps_seat((seat >> 32) + 1, 0)))
+		return -EBUSY;
+	return 0;
+}
+
+// Only here a seat becomes empty: whoever sat there is dead, and is about to be cleared up after.
+static int
+vacate(struct dps_slot *slot)
 {
 	uint64_t seat = dps_load64(&slot->seat);
 
@@ -129,13 +141,14 @@ int
 dps_slot_recover(uint32_t slot, struct dps_recovery *out)
 {
 	struct primary *p = &the_primary;
-	struct dps_slot *s = p->slot[slot];
+	struct dps_slot *s;
 	uint32_t cursor;
 
 	if (slot >= p->n_slots)
 		return -EINVAL;
+	s = p->slot[slot];
 	memset(out, 0, sizeof(*out));
-	if (slot_close(s) != 0)
+	if (vacate(s) != 0)
 		return -EBUSY;
 	cursor = s->cursor;
 	for (uint32_t i = 0; i < p->n_io; i++) {
@@ -163,9 +176,9 @@ static void
 allow_requeue(struct lane *lane, uint32_t n)
 {
 	uint32_t tail = lane->out->prod.tail;
-	uint32_t end = lane->requeue_from + lane->requeue_n;
+	uint32_t pending = lane->requeue_from + lane->requeue_n - dps_load32(&lane->collected);
 
-	if ((int32_t)(dps_load32(&lane->collected) - end) >= 0)
+	if (pending == 0 || pending > lane->mask)
 		lane->requeue_from = tail;
 	dps_order();
 	lane->requeue_n = tail + n - lane->requeue_from;
@@ -178,12 +191,13 @@ int
 dps_slot_requeue(uint32_t slot)
 {
 	struct primary *p = &the_primary;
-	struct dps_slot *s = p->slot[slot];
+	struct dps_slot *s;
 	uint32_t total = 0;
 
 	if (slot >= p->n_slots)
 		return -EINVAL;
-	if (slot_close(s) != 0)
+	s = p->slot[slot];
+	if (slot_renew(s) != 0)
 		return -EBUSY;
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		struct lane *lane = &p->io[i]->lane[slot];

@@ -55,7 +55,7 @@ struct dps_port_conf {
 	uint32_t mtu;
 	uint32_t promiscuous;
 	uint64_t rss_types;         // DPS_RSS_*
-	uint32_t key_len;           // 0: the driver's own key
+	uint32_t key_len;
 	uint8_t key[DPS_KEY];
 	int32_t group;              // index of the group that the port feeds, -1: none
 	uint32_t hold;              // the group's on_full is "hold"
@@ -174,7 +174,8 @@ int dps_pool_stats_get(uint32_t pool, struct dps_pool_stats *out);
 // port.c
 int dps_port_create(const struct dps_port_conf *conf, uint32_t n_io,
 		    char *why);         // [DPS_TEXT]; returns the port's index
-int dps_port_start(uint32_t port);
+int dps_port_absent(void);              // a port that is not there; returns its index
+int dps_port_start(uint32_t port);      // if it fails, the port is absent from now on
 int dps_port_info_get(uint32_t port, struct dps_port_info *out);
 int dps_port_stats_get(uint32_t port, struct dps_port_stats *out);
 int dps_port_reta_get(uint32_t port, uint16_t *queues, uint32_t n);     // returns entries written

@@ -189,11 +189,12 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 int
 dps_slot_prepare(uint32_t slot, int32_t core)
 {
-	struct dps_slot *s = the_primary.slot[slot];
+	struct dps_slot *s;
 
 	if (slot >= the_primary.n_slots)
 		return -EINVAL;
-	if (slot_close(s) != 0)
+	s = the_primary.slot[slot];
+	if (slot_renew(s) != 0)
 		return -EBUSY;
 	s->core = core;
 	s->error[0] = '\0';

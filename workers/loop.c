@@ -159,7 +159,7 @@ burst(struct loop *l, uint32_t index)
 			save(slot, l->plugin, &p, index, base + i);
 		staged->verdict = l->plugin->packet(l->state, &p);
 		staged->shift = p.data - data;
-		staged->len = p.len;
+		staged->len = p.len <= UINT16_MAX ? p.len : 0;  // none: refused by the io core
 		dps_order();
 		__atomic_store_n(&slot->cursor, i + 1, __ATOMIC_RELAXED);
 		dps_order();

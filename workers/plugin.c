@@ -13,8 +13,8 @@ static const struct dps_plugin *const builtin[] = {
 };
 
 static struct dps_env env;
-static const char *arg_keys[DPS_ARGS / 4];
-static const char *arg_values[DPS_ARGS / 4];
+static const char *arg_keys[DPS_ARGS / 3];
+static const char *arg_values[DPS_ARGS / 3];
 static const char *port_names[DPS_MAX_PORTS];
 static const char *group_names[DPS_MAX_GROUPS];
 

@@ -181,18 +181,18 @@ add_range(const struct rte_memseg_list *msl, const struct rte_memseg *ms, size_t
 
 // --- children -------------------------------------------------------------------------------------
 
-static void
+static int
 close_all_but(const int *keep, int n)
 {
 	int last = 2;
 
 	// keep is ascending
 	for (int i = 0; i < n; i++) {
-		if (keep[i] > last + 1)
-			syscall(SYS_close_range, last + 1, keep[i] - 1, 0);
+		if (keep[i] > last + 1 && syscall(SYS_close_range, last + 1, keep[i] - 1, 0) != 0)
+			return -errno;
 		last = keep[i];
 	}
-	syscall(SYS_close_range, last + 1, ~0U, 0);
+	return syscall(SYS_close_range, last + 1, ~0U, 0) == 0 ? 0 : -errno;
 }
 
 // An inherited socket of EAL's would keep a dead seed's address alive and block the primary's IPC.
@@ -210,7 +210,10 @@ become_worker(struct dps_slot *slot, uint32_t ticket, int log, int notify)
 		keep[0] = seed.shared.primary_pidfd;
 		keep[1] = notify;
 	}
-	close_all_but(keep, 2);
+	if (close_all_but(keep, 2) != 0) {
+		dprintf(notify, "REFUSED %d no close_range(2): Linux 5.9 is needed\n", DPS_EXIT_USAGE);
+		_exit(DPS_EXIT_USAGE);
+	}
 	for (int s = 1; s < NSIG; s++)
 		signal(s, SIG_DFL);
 	// Whoever reads the log may be gone.
@@ -273,8 +276,8 @@ order_fork(uint32_t index, uint32_t ticket, int log, int notify)
 	pidfd = syscall(SYS_pidfd_open, pid, 0);
 	if (pidfd < 0) {
 		// Nobody could watch it: it must not be.
-		kill(pid, SIGKILL);
 		snprintf(text, sizeof(text), "refused %u pidfd: %s", index, strerror(errno));
+		kill(pid, SIGKILL);
 		tell(text, -1);
 		return;
 	}
