@@ -20,7 +20,7 @@ import zmq
 import zmq.asyncio
 
 from dpsup import messages
-from dpsup.errors import DpsupError, TimedOut
+from dpsup.errors import DpsupError, NotRunning, TimedOut
 from dpsup.messages import Answered, Limiter, ProtocolError, Publication, Reply, Request
 
 HIGH_WATER = 1000  # messages kept for a slow peer, then its own are dropped
@@ -68,7 +68,7 @@ class _Door:
         except ProtocolError as e:
             self.refused += 1
             return _refusal("", e)
-        return self.answered.get(peer, request.id) or request
+        return self.answered.get(request.id) or request
 
 
 class Server:
@@ -109,7 +109,7 @@ class Server:
             raise
         except Exception as e:  # a fault of ours must not take the supervisor down
             reply = _refusal(request.id, DpsupError(f"internal error: {e!r}"))
-        self._door.answered.put(peer, request.id, reply)
+        self._door.answered.put(request.id, reply)
         self._running.pop((peer, request.id), None)
         await self._socket.send_multipart([peer, reply])
 
@@ -175,7 +175,7 @@ class Responder:
                 reply = _refusal(opened.id, e)
             except Exception as e:  # a fault of ours must not stop the ports
                 reply = _refusal(opened.id, DpsupError(f"internal error: {e!r}"))
-            self._door.answered.put(peer, opened.id, reply)
+            self._door.answered.put(opened.id, reply)
         else:
             reply = opened
         with contextlib.suppress(zmq.ZMQError):
@@ -229,9 +229,10 @@ class AsyncClient:
 
 
 class Client:
-    """Ask a control socket, synchronously."""
+    """Ask a control socket, synchronously. `alive` says whether anybody can still answer."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, alive: Callable[[], bool] = lambda: True) -> None:
+        self._alive = alive
         self._socket: Any = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(_ipc(path))
@@ -241,8 +242,10 @@ class Client:
         self._socket.send_multipart([b"", messages.encode_request(request)])
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
-            if not self._socket.poll(int(left * 1000) + 1):
-                break
+            if not self._socket.poll(min(200, int(left * 1000) + 1)):
+                if not self._alive():
+                    raise NotRunning("the instance has ended")
+                continue
             reply = messages.decode_reply(self._socket.recv_multipart()[-1])
             if reply.id in (request.id, ""):
                 return reply.value()

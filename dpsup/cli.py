@@ -141,7 +141,9 @@ def start(
     if detach:
         launch.detach(file, exit_when_idle, lambda text: click.echo(text, err=True))
         return
-    code, summary = launch.foreground(file, exit_when_idle, verbose=verbose, ready_fd=ready_fd)
+    code, summary = launch.foreground(
+        file, ctx.obj["name"], exit_when_idle, verbose=verbose, ready_fd=ready_fd
+    )
     if summary is not None and output == "json":
         _json(summary)
     elif summary is not None:

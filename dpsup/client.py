@@ -56,7 +56,10 @@ class Instance:
         self.name = where.name
         where.demand_access()
         self.headless = runtime.is_headless(where)
-        self._client = Client(where.file(PRIMARY if self.headless else CONTROL))
+        if self.headless:
+            self._client = Client(where.file(PRIMARY))
+        else:
+            self._client = Client(where.file(CONTROL), where.is_supervised)
 
     def __enter__(self) -> Instance:
         return self

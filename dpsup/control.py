@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import json
 import signal
 from typing import Any
 
@@ -12,9 +13,11 @@ from dpsup import process, status
 from dpsup.bus import Gone
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
 from dpsup.messages import ProtocolError, Request, want
+from dpsup.policy import History
 from dpsup.supervisor import Group, Supervisor, Worker
 
 SCALE_S = 30.0
+REPLY_BYTES = 1 << 20
 ONLY_GROUP = "workers"  # names the only group where no group has that name
 
 
@@ -174,6 +177,8 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
         def back(worker: Worker = worker, forks: int = forks) -> bool:
             return worker.state in ("running", "held") and worker.restarts > forks
 
+        if worker.state == "held":
+            worker.history = History()
         sup.fire("worker", worker, "restart")
         if not await sup.until(back, SCALE_S) or worker.state == "held":
             raise TimedOut(f"{worker.name} did not come back: it is {worker.state}")
@@ -197,7 +202,7 @@ async def _kill(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
 
 async def _events(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
-    return {"events": sup.events.since(since, most)}
+    return {"events": _fitting(sup.events.since(since, most))}
 
 
 async def _logs(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +211,17 @@ async def _logs(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     entries = [e for e in sup.log.since(since) if not name or e["name"] == name]
     if name and not entries and name not in ("primary", "seed"):
         find_worker(sup, name)
-    return {"lines": entries[-most:]}
+    return {"lines": _fitting(entries[-max(most, 1) :])}
+
+
+def _fitting(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The latest entries that fit in a reply."""
+    left = REPLY_BYTES
+    for i in range(len(entries) - 1, -1, -1):
+        left -= len(json.dumps(entries[i]))
+        if left < 0:
+            return entries[i + 1 :]
+    return entries
 
 
 async def _stop(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,13 @@ import asyncio
 import contextlib
 import json
 import os
+import queue
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 from dpsup import process, runtime
 from dpsup.check import prepare
 from dpsup.client import connect, find, running
-from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut
+from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
 from dpsup.host import read_host
 from dpsup.messages import as_error, as_exception
 from dpsup.plan import Plan, make_plan
@@ -27,6 +29,29 @@ from dpsup.runtime import Runtime
 from dpsup.words import plural
 
 STOP_S = 60.0  # beyond the drain: for everything to end
+
+
+class _Voice:
+    """Says lines on stderr from a thread of its own: a terminal that is stopped, or a pipe that
+    nobody reads, must not stop the supervisor. What does not fit is left out."""
+
+    def __init__(self) -> None:
+        self._lines: queue.Queue[str | None] = queue.Queue(maxsize=1000)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def say(self, text: str) -> None:
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(text)
+
+    def _run(self) -> None:
+        while (text := self._lines.get()) is not None:
+            _say(text)
+
+    def close(self) -> None:
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(None)
+        self._thread.join(timeout=1)
 
 
 def _say(text: str) -> None:
@@ -61,39 +86,53 @@ def _take_over(where: Runtime) -> int:
 
 
 def foreground(
-    file: str, idle_limit: float | None, *, verbose: bool, ready_fd: int | None
+    file: str, name: str | None, idle_limit: float | None, *, verbose: bool, ready_fd: int | None
 ) -> tuple[int, dict[str, Any] | None]:
     """Run an instance until it ends. Returns the exit code and the final account, if there is one.
 
     `ready_fd` is told in one JSON line whether all is ready, then closed.
     """
+    ready = _Ready(ready_fd)
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        return _run(file, idle_limit, verbose, ready_fd)
+        return _run(file, name, idle_limit, verbose, ready)
     except KeyboardInterrupt:
         _say("stopped before it ran")
         return Exit.OK, None
     except DpsupError as e:
-        if ready_fd is not None:
-            _tell(ready_fd, {"ok": False, "error": as_error(e)})
+        ready.tell({"ok": False, "error": as_error(e)})
         raise
 
 
-def _tell(fd: int, word: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):
-        os.write(fd, json.dumps(word).encode() + b"\n")
-        os.close(fd)
+class _Ready:
+    """The descriptor of whoever waits for a detached start; told once."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def tell(self, word: dict[str, Any]) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(fd, json.dumps(word).encode() + b"\n")
+                os.close(fd)
 
 
 def _run(
-    file: str, idle_limit: float | None, verbose: bool, ready_fd: int | None
+    file: str, name: str | None, idle_limit: float | None, verbose: bool, caller: _Ready
 ) -> tuple[int, dict[str, Any] | None]:
     host = read_host()
     topology, plan, problems = prepare(file, host)
+    if name is not None and name != plan.name:
+        raise UsageError(
+            f'-n {name}, but {file} is of instance "{plan.name}"',
+            help=f'leave -n out, or write name = "{name}" in the file',
+        )
     for problem in problems:
         _say(f"{problem}\n")
     where = Runtime(plan.runtime_dir, plan.name)
     where.acquire()
+    voice = _Voice()
     try:
         plan = make_plan(topology, host, _take_over(where))
         _say(f"check      {file}: ok, {_shape(plan)}")
@@ -103,15 +142,14 @@ def _run(
 
         async def life() -> tuple[int, Supervisor]:
             sup = Supervisor(
-                plan, where, lambda g: make_plan(topology, read_host(), g), _say, idle_limit
+                plan, where, lambda g: make_plan(topology, read_host(), g), voice.say, idle_limit
             )
-            sup.log.listeners.append(lambda e: _show_line(e, verbose))
+            sup.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
 
             def ready() -> None:
                 notify_systemd("READY=1")
-                _say(_ready_line(plan))
-                if ready_fd is not None:
-                    _tell(ready_fd, {"ok": True, "name": plan.name, "pid": os.getpid()})
+                voice.say(_ready_line(plan))
+                caller.tell({"ok": True, "name": plan.name, "pid": os.getpid()})
 
             sup.on_running = _once(ready)
             sup.on_stopping = lambda: notify_systemd("STOPPING=1")
@@ -120,6 +158,7 @@ def _run(
         process.pin(plan.supervisor_cores)
         code, sup = asyncio.run(life())
     finally:
+        voice.close()
         # What is being put in order is not to be interrupted.
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, signal.SIG_IGN)
@@ -130,8 +169,8 @@ def _run(
         where.release()
     if sup.failure is not None:
         raise sup.failure
-    if sup.summary is not None and idle_limit is not None and _has_loss(sup.summary):
-        code = Exit.FAILED
+    if idle_limit is not None and (sup.summary is None or _has_loss(sup.summary)):
+        code = code if sup.interrupted else Exit.FAILED
     return code, sup.summary
 
 
@@ -175,9 +214,9 @@ def _ready_line(plan: Plan) -> str:
     return f"{plan.name} is running: {groups} ready.  dpsup status · dpsup events -f · dpsup stop"
 
 
-def _show_line(entry: dict[str, Any], verbose: bool) -> None:
+def _show_line(entry: dict[str, Any], verbose: bool, say: Callable[[str], None]) -> None:
     if verbose or entry["name"] not in ("primary", "seed"):
-        _say(f"{entry['name']:10} {entry['line']}")
+        say(f"{entry['name']:10} {entry['line']}")
 
 
 def detach(file: str, idle_limit: float | None, say: Callable[[str], None]) -> None:

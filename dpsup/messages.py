@@ -80,6 +80,10 @@ def _depth(raw: bytes) -> int:
     return most
 
 
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _load(raw: bytes, limit: int) -> dict[str, Any]:
     if len(raw) > limit:
         raise ProtocolError(f"message of {len(raw)} bytes, at most {limit} are taken")
@@ -87,7 +91,7 @@ def _load(raw: bytes, limit: int) -> dict[str, Any]:
     if limit == MAX_REQUEST and _depth(raw) > MAX_DEPTH:
         raise ProtocolError(f"message nested deeper than {MAX_DEPTH}")
     try:
-        message = json.loads(raw)
+        message = json.loads(raw, parse_constant=_no_constant)
     except (ValueError, RecursionError) as e:
         raise ProtocolError(f"not JSON: {e}") from None
     if not isinstance(message, dict):
@@ -209,12 +213,14 @@ class Answered:
 
     def __init__(self, most: int = 256) -> None:
         self.most = most
-        self._replies: dict[tuple[bytes, str], bytes] = {}
+        self._replies: dict[str, bytes] = {}
 
-    def get(self, peer: bytes, request_id: str) -> bytes | None:
-        return self._replies.get((peer, request_id))
+    def get(self, request_id: str) -> bytes | None:
+        return self._replies.get(request_id)
 
-    def put(self, peer: bytes, request_id: str, reply: bytes) -> None:
-        self._replies[peer, request_id] = reply
+    def put(self, request_id: str, reply: bytes) -> None:
+        """Ids are the askers' own and random: a client that connects anew asks with the same."""
+        if len(reply) <= MAX_REQUEST:
+            self._replies[request_id] = reply
         while len(self._replies) > self.most:
             del self._replies[next(iter(self._replies))]

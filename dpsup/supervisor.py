@@ -152,6 +152,7 @@ class Supervisor:
         self.deaths = 0
         self.lost = 0
         self.primary_deaths = 0
+        self.interrupted = False
         self.last_failover_us: float | None = None
         self.summary: dict[str, Any] | None = None
         self.on_running: Callable[[], None] = lambda: None
@@ -163,6 +164,7 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
         self._rx_on = False
+        self._opening = False
         self._last_counters: dict[str, Any] | None = None
         self._last_first_ns = 0
         self._publisher = Publisher(runtime.file(EVENTS))
@@ -213,6 +215,7 @@ class Supervisor:
         self.fire("topology", self, "stop")
 
     def _interrupted(self) -> None:
+        self.interrupted = True
         self.progress("stopping at once" if self.state == "stopping" else "stopping")
         self.stop()
 
@@ -391,8 +394,8 @@ class Supervisor:
         self.fire("primary", self.primary, "start")
 
     def _topology_announce(self) -> None:
-        if self.state == "running" and not self._rx_on:
-            self._rx_on = True
+        if self.state == "running" and not self._opening:
+            self._opening = True
             self._task(self._open())
         elif self.state == "running":
             self.progress(f"{self.plan.name} is running, all workers ready")
@@ -407,7 +410,10 @@ class Supervisor:
         )
         for group in self.groups:
             await self._steer(group)
+        if self.state not in ("running", "degraded"):
+            return
         await self.insist("rx", on=True)
+        self._rx_on = True
         if self.primary_deaths:
             self.progress(f"{self.plan.name} is running again, generation {self.plan.generation}")
         self.on_running()
@@ -466,7 +472,7 @@ class Supervisor:
         }
 
     def _topology_again(self) -> None:
-        self._rx_on = False
+        self._rx_on = self._opening = False
         decision = decide(
             PRIMARY_POLICY, self.primary.history, Ending(), wanted=True, now=time.monotonic()
         )
@@ -591,6 +597,8 @@ class Supervisor:
         self._spawn(seed, "seed", argv, SEED_READY_S)
 
     def _seed_fill(self, _: Child) -> None:
+        if self.state == "stopping":
+            return
         self._orders = Seed(self.runtime.file(SEED), self._seed_says)
         for group in self.groups:
             for worker in group.workers:
@@ -756,7 +764,7 @@ class Supervisor:
                 moved = steering.moved(group.map, new)
                 group.map = new
                 self.events.add(type="steer", name=group.plan.name, buckets_moved=moved)
-            for worker in group.workers if members else ():
+            for worker in group.workers if members or group.map == steering.EMPTY else ():
                 # Only behind the map: what comes back goes ahead of all that came later.
                 down = worker.state in ("backoff", "held", "stopped")
                 if worker.left and down and worker.member not in members:
@@ -769,8 +777,13 @@ class Supervisor:
 
     async def _unfeed(self, worker: Worker) -> None:
         worker.fed = False
+        group = self.groups[worker.group]
         if self.state != "stopping":
-            await self._steer(self.groups[worker.group])
+            await self._steer(group)
+        if worker.wanted and not any(w.fed for w in group.workers):
+            # A restart with nobody to take over: its lanes wait for itself.
+            self.fire("worker", worker, "drained")
+            return
         deadline = time.monotonic() + self.drain_s
         while worker.state == "draining" and time.monotonic() < deadline:
             counters = await self.ask("counters")

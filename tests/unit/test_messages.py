@@ -88,7 +88,7 @@ def test_memory_of_peers_and_answers_is_bounded() -> None:
     limiter, answered = Limiter(peers=10), Answered(most=10)
     for i in range(100):
         limiter.allows(str(i).encode(), 0.0)
-        answered.put(b"p", str(i), b"reply")
+        answered.put(str(i), b"reply")
     assert len(limiter._tokens) == 10
-    assert answered.get(b"p", "99") == b"reply"
-    assert answered.get(b"p", "0") is None
+    assert answered.get("99") == b"reply"
+    assert answered.get("0") is None
