@@ -8,6 +8,7 @@
 
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
+#include <rte_mbuf_dyn.h>
 #include <rte_mempool.h>
 #include <rte_ring.h>
 #include <rte_ring_elem.h>
@@ -184,6 +185,14 @@ extern struct primary the_primary;
 // Free mbufs are kept in a ring, whose count an io core may read at any time.
 #define POOL_OPS "ring_mp_mc"
 
+// A packet that goes nowhere is counted under a reason.
+static inline void
+free_counted(uint64_t *counter, struct rte_mbuf *m)
+{
+	dps_count(counter, 1);
+	rte_pktmbuf_free(m);
+}
+
 static inline uint64_t
 pool_shared(const struct rte_mempool *mp)
 {
@@ -199,7 +208,11 @@ struct rte_ring *slot_ring(struct dps_slot *slot, uint64_t offset);
 // recover.c: a new ticket for an empty seat; -EBUSY: it is not empty.
 int slot_renew(struct dps_slot *slot);
 
-// io.c: hop count of a packet, in the mbuf
+// io.c
+int io_loop(void *io);
+void io_answer(struct io *io, uint32_t asked);  // look at the mailbox
+
+// What steering knows of a packet, in the mbuf.
 struct dps_mark {
 	uint16_t bucket;
 	uint16_t hops;

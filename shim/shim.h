@@ -196,7 +196,7 @@ int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
 int dps_slot_command(uint32_t slot, uint32_t command);
 int dps_slot_read(uint32_t slot, struct dps_slot *out);
 
-// io.c
+// control.c
 int dps_io_create(uint32_t io, uint32_t lcore, uint32_t burst, uint32_t adaptive);
 int dps_io_start(void);
 int dps_io_stop(void);                  // bounded; the io cores free all that they hold

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The control thread's side of the io cores: make, start and stop them, ask them through their
+// mailboxes, read their counters, account for every mbuf.
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <rte_cycles.h>
+#include <rte_launch.h>
+#include <rte_lcore.h>
+
+#include "primary.h"
+
+enum { ANSWER_MS = 2000 };      // for an io core to answer, far above any burst
+
+int dps_mark_offset = -1;
+
+static int
+ask(struct io *io, enum io_op op, uint32_t arg)
+{
+	const struct timespec step = { .tv_nsec = 20000 };
+	uint64_t deadline = rte_rdtsc() + rte_get_tsc_hz() / 1000 * ANSWER_MS;
+
+	if (!the_primary.io_running) {
+		// Before the start there is nobody to disturb.
+		io->op = op;
+		io->arg = arg;
+		io_answer(io, io->asked);
+		return 0;
+	}
+	io->op = op;
+	io->arg = arg;
+	dps_store32(&io->asked, io->asked + 1);
+	while (dps_load32(&io->answered) != io->asked) {
+		if (rte_rdtsc() > deadline)
+			return -ETIMEDOUT;
+		nanosleep(&step, NULL);
+	}
+	return 0;
+}
+
+static int
+ask_all(enum io_op op, uint32_t arg)
+{
+	for (uint32_t i = 0; i < the_primary.n_io; i++) {
+		int ret = ask(the_primary.io[i], op, arg);
+
+		if (ret != 0)
+			return ret;
+	}
+	return 0;
+}
+
+// The io cores' own state lies outside the hugepages that workers can write.
+static void *
+own_zalloc(size_t len)
+{
+	void *p;
+
+	len = RTE_ALIGN(len, (size_t)RTE_CACHE_LINE_SIZE);
+	if (posix_memalign(&p, RTE_CACHE_LINE_SIZE, len) != 0)
+		return NULL;
+	return memset(p, 0, len);
+}
+
+static int
+lane_init(struct io *io, uint32_t slot)
+{
+	struct dps_slot *s = the_primary.slot[slot];
+	struct lane *lane = &io->lane[slot];
+
+	lane->in = slot_ring(s, s->in[io->index]);
+	lane->out = slot_ring(s, s->out[io->index]);
+	lane->desc = (struct dps_desc *)&lane->in[1];
+	lane->ret = (struct dps_ret *)&lane->out[1];
+	lane->meta = (struct dps_meta *)((char *)s + s->meta[io->index]);
+	lane->size = s->ring;
+	lane->mask = s->ring - 1;
+	lane->credit = s->ring - 1 - DPS_BURST;
+	lane->slot = slot;
+	lane->group = s->group;
+	lane->hold = io->group[s->group].hold;
+	lane->shadow = own_zalloc(sizeof(*lane->shadow) * s->ring);
+	return lane->shadow == NULL ? -ENOMEM : 0;
+}
+
+static int
+group_init(struct io *io, uint32_t group)
+{
+	struct dps_group_conf *conf = &the_primary.ctl->group[group];
+	struct io_group *g = &io->group[group];
+
+	memset(g->map, DPS_NO_SLOT, sizeof(g->map));
+	g->first = conf->first_slot;
+	g->max = conf->max;
+	g->hold = conf->hold;
+	g->front_mask = rte_align32pow2(conf->max * conf->ring) - 1;
+	g->front = own_zalloc(sizeof(*g->front) * (g->front_mask + 1));
+	g->again = own_zalloc(sizeof(*g->again) * (g->front_mask + 1));
+	g->held = own_zalloc(sizeof(*g->held) * HOLD_MOST);
+	return g->again == NULL || g->front == NULL || g->held == NULL ? -ENOMEM : 0;
+}
+
+// Queue q of a port belongs to io core q mod n; where a port has fewer tx queues than there are io
+// cores, the others hand their packets to the owner of queue 0.
+static int
+queues_assign(struct io *io)
+{
+	struct primary *p = &the_primary;
+
+	for (uint32_t i = 0; i < p->n_ports; i++) {
+		struct port *port = &p->port[i];
+
+		io->tx[i].queue = -1;
+		if (port->absent)
+			continue;
+		for (uint32_t q = io->index; q < port->rx_queues; q += p->n_io) {
+			if (io->n_rxq == RXQ_MOST)
+				return -ENOSPC;
+			io->rxq[io->n_rxq++] = (struct rx_queue){ i, q };
+		}
+		io->tx[i].queue = io->index < port->tx_queues ? (int32_t)io->index : -1;
+		io->tx[i].owner = io->index % port->tx_queues;
+	}
+	return 0;
+}
+
+int
+dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
+{
+	struct primary *p = &the_primary;
+	struct io *io;
+	int ret;
+
+	if (index >= p->n_io || burst == 0 || burst > DPS_BURST || !rte_lcore_is_enabled(lcore))
+		return -EINVAL;
+	if (dps_mark_offset < 0) {
+		static const struct rte_mbuf_dynfield field = {
+			.name = "dpsup_mark",
+			.size = sizeof(struct dps_mark),
+			.align = __alignof__(struct dps_mark),
+		};
+
+		dps_mark_offset = rte_mbuf_dynfield_register(&field);
+		if (dps_mark_offset < 0)
+			return -ENOSPC;
+	}
+	io = own_zalloc(sizeof(*io));
+	if (io == NULL)
+		return -ENOMEM;
+	io->index = index;
+	io->lcore = lcore;
+	io->burst = burst;
+	io->adaptive = adaptive;
+	p->io[index] = io;
+	for (uint32_t i = 0; i < p->n_groups; i++) {
+		ret = group_init(io, i);
+		if (ret != 0)
+			return ret;
+	}
+	for (uint32_t i = 0; i < p->n_slots; i++) {
+		ret = lane_init(io, i);
+		if (ret != 0)
+			return ret;
+	}
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		io->xfer[i] = own_zalloc(rte_ring_get_memsize(XFER_SIZE));
+		if (io->xfer[i] == NULL)
+			return -ENOMEM;
+		ret = rte_ring_init(io->xfer[i], "dpsup_xfer", XFER_SIZE,
+				    RING_F_SP_ENQ | RING_F_SC_DEQ);
+		if (ret != 0)
+			return ret;
+	}
+	ret = queues_assign(io);
+	if (ret != 0)
+		return ret;
+	for (uint32_t i = 0; i < p->n_pools; i++)
+		io->low_water[i] = p->pool[i]->size;
+	io->created = true;
+	return 0;
+}
+
+int
+dps_io_start(void)
+{
+	struct primary *p = &the_primary;
+
+	// What drivers hold from now on counts as theirs; see dps_audit_get. Some allocated in the
+	// set-up of their queues, on the main lcore: its caches keep nothing back.
+	for (uint32_t i = 0; i < p->n_pools; i++) {
+		struct rte_mempool_cache *cache =
+			rte_mempool_default_cache(p->pool[i], rte_get_main_lcore());
+
+		if (cache != NULL)
+			rte_mempool_cache_flush(cache, p->pool[i]);
+		p->rx_held[i] = p->pool[i]->size - rte_mempool_avail_count(p->pool[i]);
+	}
+	p->io_running = true;
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		int ret = rte_eal_remote_launch(io_loop, p->io[i], p->io[i]->lcore);
+
+		if (ret != 0)
+			return ret;
+	}
+	return 0;
+}
+
+int
+dps_io_stop(void)
+{
+	struct primary *p = &the_primary;
+	int ret;
+
+	if (!p->io_running)
+		return 0;
+	ret = ask_all(OP_STOP, 0);
+	if (ret != 0)
+		return ret;
+	for (uint32_t i = 0; i < p->n_io; i++)
+		rte_eal_wait_lcore(p->io[i]->lcore);
+	p->io_running = false;
+	for (uint32_t i = 0; i < p->n_io; i++)
+		for (uint32_t k = 0; k < p->n_io; k++) {
+			void *m;
+
+			while (rte_ring_sc_dequeue(p->io[i]->xfer[k], &m) == 0)
+				free_counted(&p->io[i]->port[((struct rte_mbuf *)m)->port]
+						      .drops[DPS_DROP_STOPPED],
+					     m);
+		}
+	return 0;
+}
+
+int
+dps_io_rx(uint32_t on)
+{
+	return ask_all(OP_RX, on);
+}
+
+int
+dps_io_lane(uint32_t slot)
+{
+	return slot < the_primary.n_slots ? ask_all(OP_LANE, slot) : -EINVAL;
+}
+
+int
+dps_io_map(uint32_t group, const uint8_t *member, uint32_t n)
+{
+	struct primary *p = &the_primary;
+
+	if (group >= p->n_groups || n != DPS_BUCKETS)
+		return -EINVAL;
+	for (uint32_t b = 0; b < n; b++)
+		if (member[b] != DPS_NO_SLOT && member[b] >= p->ctl->group[group].max)
+			return -EINVAL;
+	for (uint32_t i = 0; i < p->n_io; i++)
+		memcpy(p->io[i]->arg_map, member, n);
+	return ask_all(OP_MAP, group);
+}
+
+int
+dps_io_reset(uint32_t slot)
+{
+	struct dps_slot *s;
+
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	s = the_primary.slot[slot];
+	s->undo = 0;
+	s->cursor = 0;
+	s->base = 0;
+	return ask_all(OP_RESET, slot);
+}
+
+// How far a counter is ahead of another, both of the io core's: the one behind is read first, as
+// they move on meanwhile.
+static uint32_t
+ahead(const uint32_t *head, const uint32_t *tail)
+{
+	uint32_t behind = dps_load32(tail);
+
+	return dps_load32(head) - behind;
+}
+
+static uint32_t
+waiting(const struct io_group *g)
+{
+	return ahead(&g->held_head, &g->held_tail) + ahead(&g->front_head, &g->front_tail) +
+	       dps_load32(&g->again_n);
+}
+
+int
+dps_io_stats_get(uint32_t index, struct dps_io_stats *out)
+{
+	struct primary *p = &the_primary;
+	struct io *io;
+
+	if (index >= p->n_io)
+		return -EINVAL;
+	io = p->io[index];
+	*out = io->stats;
+	out->held = 0;
+	out->xfer = 0;
+	out->tx_waiting = 0;
+	for (uint32_t i = 0; i < p->n_groups; i++)
+		out->held += waiting(&io->group[i]);
+	for (uint32_t i = 0; i < p->n_io; i++)
+		out->xfer += rte_ring_count(io->xfer[i]);
+	for (uint32_t i = 0; i < p->n_ports; i++)
+		out->tx_waiting += ahead(&io->tx[i].head, &io->tx[i].tail);
+	return 0;
+}
+
+int
+dps_group_stats_get(uint32_t group, struct dps_group_stats *out)
+{
+	struct primary *p = &the_primary;
+
+	if (group >= p->n_groups)
+		return -EINVAL;
+	memset(out, 0, sizeof(*out));
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		const struct io_group *g = &p->io[i]->group[group];
+
+		out->no_worker += g->no_worker;
+		out->hold_full += g->hold_full;
+		out->held += waiting(g);
+		out->moving |= g->moving;
+	}
+	return 0;
+}
+
+int
+dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out)
+{
+	struct primary *p = &the_primary;
+
+	if (slot >= p->n_slots)
+		return -EINVAL;
+	memset(out, 0, sizeof(*out));
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		const struct lane *lane = &p->io[i]->lane[slot];
+		const struct dps_lane_stats *s = &lane->stats;
+
+		out->sent += s->sent;
+		out->collected += s->collected;
+		out->out += s->out;
+		out->on += s->on;
+		out->requeued += s->requeued;
+		out->lane_full += s->lane_full;
+		out->bad_verdict += s->bad_verdict;
+		out->quarantined += s->quarantined;
+		out->corrupt += s->corrupt;
+		for (int r = 0; r < DPS_REASONS; r++)
+			out->dropped[r] += s->dropped[r];
+		out->outstanding += ahead(&lane->sent, &lane->collected);
+		out->lanes_corrupt += s->lanes_corrupt;
+	}
+	return 0;
+}
+
+// Account for every mbuf of a pool. With one io core the answer is one instant's, packets flowing
+// or not. What drivers hold cannot be listed: it is the rest, bounded by what they took at start
+// (rx) and by the descriptors of the drivers that keep packets until sent (tx).
+int
+dps_audit_get(uint32_t pool, struct dps_audit *out)
+{
+	struct primary *p = &the_primary;
+	uint64_t tx_most = 0;
+	int64_t rest;
+	int ret;
+
+	if (pool >= p->n_pools)
+		return -EINVAL;
+	memset(out, 0, sizeof(*out));
+	ret = ask_all(OP_AUDIT, 0);
+	if (ret != 0)
+		return ret;
+	out->size = p->pool[pool]->size;
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		const struct io_audit *a = &p->io[i]->audit;
+
+		out->cached += a->cached[pool];
+		out->lanes += a->lanes[pool];
+		out->io += a->io[pool];
+		out->free = a->free[pool];
+	}
+	for (uint32_t i = 0; i < p->n_ports; i++)
+		if (!p->port[i].copies_tx && !p->port[i].absent)
+			tx_most += (uint64_t)p->port[i].tx_desc * p->port[i].tx_queues;
+	rest = (int64_t)out->size -
+	       (int64_t)(out->free + out->cached + out->lanes + out->io + out->quarantine);
+	out->rx_rings = RTE_MAX((int64_t)0, RTE_MIN(rest, (int64_t)p->rx_held[pool]));
+	rest -= out->rx_rings;
+	out->tx_rings = RTE_MAX((int64_t)0, RTE_MIN(rest, (int64_t)tx_most));
+	out->unexplained = rest - out->tx_rings;
+	return 0;
+}
