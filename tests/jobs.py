@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""pcap jobs under test: their topologies, a running one, and what its recoveries found."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from harness import PATIENCE, Run, wait_for
+from traffic import Packet, read_pcap, save
+
+import dpsup
+from dpsup.errors import DpsupError
+
+JUMBO = 9000  # MTU
+SLOW = 100_000  # TSC cycles for one packet: some 40 µs, so that a run lasts and bursts are in hand
+
+LOSSLESS = """
+on_full = "hold"
+restart = { intensity = 1000000, backoff = { initial = "1ms", factor = 1 } }
+"""
+
+ONCE = """
+on_full = "hold"
+restart = {{ intensity = {intensity}, backoff = {{ initial = "1ms", factor = 1 }} }}
+"""
+
+
+def pcap_port(name: str = "wan", mtu: int = JUMBO, inputs: int = 1, outputs: int = 1) -> str:
+    """A port that reads NAME.in.pcap and writes NAME.out.pcap; the n-th of several is NAME.inN."""
+    rx = [f"rx_pcap={name}.in{i or ''}.pcap" for i in range(inputs)]
+    tx = [f"tx_pcap={name}.out{i or ''}.pcap" for i in range(outputs)]
+    return f"""
+[[ports]]
+name = "{name}"
+vdev = "net_pcap_{name},{",".join(rx + tx)}"
+mtu = {mtu}
+"""
+
+
+def group(plugin: str, count: int, args: str = "", most: int = 0, more: str = LOSSLESS) -> str:
+    return f"""
+[[workers]]
+name = "fw"
+plugin = "{plugin}"
+args = {{ {args} }}
+input = ["wan"]
+count = {count}
+max = {most or count}
+{more}
+"""
+
+
+IO = """
+[[io]]
+cores = "1"
+"""
+
+
+def accounted(doc: dict[str, Any], packets: int, dropped: int = 0) -> None:
+    """The final account of a job: nothing lost, nothing left, no mbuf unexplained."""
+    assert doc["received"] == packets
+    assert doc["sent"] == packets - dropped
+    assert sum(doc["dropped"].values()) == dropped, doc["dropped"]
+    assert doc["in_flight"] == doc["lost"] == 0
+    assert [p["unexplained"] for p in doc["audit"]] == [0] * len(doc["audit"])
+
+
+def out(instance: Run, name: str = "wan.out") -> Iterator[bytes]:
+    return read_pcap(instance.folder / f"{name}.pcap")
+
+
+def save_queues(instance: Run, packets: list[Packet]) -> tuple[list[Packet], list[Packet]]:
+    """Inputs of a port's two rx queues: all of a flow arrives on one, as RSS has it."""
+    first = set(sorted({p.flow for p in packets})[::2])
+    parts = (
+        [p for p in packets if p.flow in first],
+        [p for p in packets if p.flow not in first],
+    )
+    save(instance.folder / "wan.in.pcap", parts[0])
+    save(instance.folder / "wan.in1.pcap", parts[1])
+    return parts
+
+
+class Job:
+    """A pcap job in the foreground, and a connection to it for as long as it runs."""
+
+    def __init__(self, instance: Run, text: str) -> None:
+        options = ("--exit-when-idle", "500ms", "-o", "json")
+        self.process = instance.foreground(text, *options)
+        self.name = instance.name
+        self.seen = 0
+        self.log: list[dict[str, Any]] = []
+        self.instance: dpsup.Instance = wait_for(self._connect)
+        wait_for(lambda: self.instance.status()["state"] == "running")
+
+    def _connect(self) -> dpsup.Instance | None:
+        assert self.process.poll() is None, self.process.communicate()
+        with contextlib.suppress(DpsupError):
+            return dpsup.connect(self.name)
+        return None
+
+    def sent(self) -> int:
+        return sum(p["tx_packets"] for p in self.instance.status()["ports"])
+
+    def until_sent(self, packets: int) -> None:
+        wait_for(lambda: self.sent() >= packets, step=0.005)
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far; the instance keeps a bounded number, so ask in time."""
+        new = self.instance.events(since=self.seen)
+        assert not new or not self.seen or new[0]["seq"] == self.seen + 1, "events were missed"
+        self.log += new
+        self.seen = self.log[-1]["seq"]
+        return self.log
+
+    def end(self) -> dict[str, Any]:
+        """Its final account."""
+        self.instance.close()
+        output, errors = self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == 0, errors
+        return json.loads(output)
+
+
+@dataclass
+class Deaths:
+    """What recoveries found; see struct dps_recovery."""
+
+    total: int
+    in_hand: int
+    committed: int
+    published: int
+    undone: int
+
+
+def deaths(events: list[dict[str, Any]]) -> Deaths:
+    found = [e["repaired"] for e in events if e["type"] == "death"]
+    return Deaths(
+        total=len(found),
+        in_hand=sum(bool(r["committed"] or r["published"] or r["undone"]) for r in found),
+        committed=sum(r["committed"] > 0 for r in found),
+        published=sum(r["published"] > 0 for r in found),
+        undone=sum(r["undone"] for r in found),
+    )

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Stop another process at an instruction: the little of ptrace(2) that the kill sweep needs, for
+x86-64."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+_libc.ptrace.restype = ctypes.c_long
+
+_PEEKTEXT, _POKETEXT, _CONT, _SINGLESTEP, _GETREGS, _SETREGS = 1, 4, 7, 9, 12, 13
+_SEIZE, _INTERRUPT = 0x4206, 0x4207
+_WALL = 0x40000000
+_RIP = 16  # index in struct user_regs_struct
+_INT3 = 0xCC
+
+
+class Gone(Exception):
+    """The process has ended."""
+
+
+class Traced:
+    """The main thread of a process, under our control from now to its death."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._call(_SEIZE)
+        self._call(_INTERRUPT)
+        self._wait()
+
+    def _call(self, request: int, address: int = 0, data: object = None) -> int:
+        ctypes.set_errno(0)
+        value = _libc.ptrace(request, self.pid, address, data)
+        if ctypes.get_errno():
+            raise Gone(os.strerror(ctypes.get_errno()))
+        return int(value)
+
+    def _wait(self) -> int:
+        _, status = os.waitpid(self.pid, _WALL)
+        if not os.WIFSTOPPED(status):
+            raise Gone(f"status {status}")
+        return os.WSTOPSIG(status)
+
+    def _registers(self) -> ctypes.Array[ctypes.c_ulong]:
+        registers = (ctypes.c_ulong * 27)()
+        self._call(_GETREGS, 0, ctypes.byref(registers))
+        return registers
+
+    def where(self) -> int:
+        """Address of the next instruction."""
+        return self._registers()[_RIP]
+
+    def step(self) -> int:
+        """Run one instruction; the address of the next."""
+        self._call(_SINGLESTEP)
+        self._wait()
+        return self.where()
+
+    def run_to(self, address: int, times: int, seconds: float) -> bool:
+        """Run until the instruction at `address` is about to run for the n-th time; False if that
+        takes longer. The process stays stopped."""
+        word = self._call(_PEEKTEXT, address)
+        trap = (word & ~0xFF) | _INT3
+        self._call(_POKETEXT, address, ctypes.c_void_p(trap & (1 << 64) - 1))
+        for left in range(times, 0, -1):
+            self._call(_CONT)
+            if not self._stopped_within(seconds):
+                return False
+            registers = self._registers()
+            if registers[_RIP] != address + 1:
+                return False
+            registers[_RIP] = address
+            self._call(_SETREGS, 0, ctypes.byref(registers))
+            if left > 1:
+                self._call(_POKETEXT, address, ctypes.c_void_p(word & (1 << 64) - 1))
+                self.step()
+                self._call(_POKETEXT, address, ctypes.c_void_p(trap & (1 << 64) - 1))
+        return True
+
+    def _stopped_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while True:
+            pid, status = os.waitpid(self.pid, _WALL | os.WNOHANG)
+            if pid:
+                if not os.WIFSTOPPED(status):
+                    raise Gone(f"status {status}")
+                return True
+            if time.monotonic() > deadline:
+                self._call(_INTERRUPT)
+                self._wait()
+                return False
+            time.sleep(0.0001)
+
+    def kill(self) -> None:
+        """SIGKILL, and let its parent hear of it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, _WALL)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A worker killed before each instruction that its loop executes: the sweep behind "at any
+instruction". The worker under test is the one that ships; breakpoints say where it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+
+import pytest
+from harness import Run, wait_for
+from jobs import IO, SLOW, Job, accounted, deaths, group, out, pcap_port
+from ptrace import Gone, Traced
+from traffic import compare, flows, mix, save, swapped
+
+LONG = os.environ.get("DPSUP_LONG") == "1"
+STEPS = 12_000  # single steps that see a few whole bursts
+BURST = 64
+
+
+def executed(pid: int, steps: int) -> list[int]:
+    """Addresses of the instructions that a busy worker executes, in the order first seen. The
+    worker dies of it."""
+    traced = Traced(pid)
+    seen = dict.fromkeys([traced.where()])
+    for _ in range(steps):
+        seen[traced.step()] = None
+    traced.kill()
+    return list(seen)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: bool) -> None:
+    seed = random.randrange(1 << 32)
+    rng = random.Random(seed)
+    print(f"seed {seed}")
+    packets = mix(flows(), 600_000 if LONG else 200_000, seed)
+    save(instance.folder / "wan.in.pcap", packets)
+    args = f"cycles = {SLOW}, rewrite = {str(rewrite).lower()}"
+    job = Job(instance, pcap_port() + IO + group("delay", 1, args))
+    dead: set[int] = set()
+
+    def busy() -> int:
+        worker = job.instance.status()["groups"][0]["workers"][0]
+        fresh = worker["state"] == "running" and worker["pid"] not in dead
+        return worker["pid"] if fresh and worker["outstanding"] else 0
+
+    def victim() -> int:
+        pid = wait_for(busy, step=0.001)
+        dead.add(pid)
+        return pid
+
+    addresses = executed(victim(), STEPS)
+    rounds = [(a, 1) for a in addresses] + [(a, rng.randint(2, BURST)) for a in addresses]
+    if not LONG:
+        rounds = rounds[: len(addresses)]
+    hit = 0
+    for i, (address, times) in enumerate(rounds):
+        traced = Traced(victim())
+        with contextlib.suppress(Gone):
+            hit += traced.run_to(address, times, 0.5)
+        traced.kill()
+        if i % 20 == 0:
+            job.events()
+            audit = job.instance.audit()["pools"][0]
+            assert audit["unexplained"] == 0, (hex(address), times)
+    wait_for(lambda: job.instance.status()["recovery"]["deaths"] == len(dead))
+    found = deaths(job.events())
+    print(f"{len(addresses)} instructions, {len(rounds)} kills, {hit} where aimed, {found}")
+    assert job.sent() < len(packets), "the run was too short to prove anything"
+    assert hit > len(rounds) * 9 // 10
+    assert found.committed > 0
+    assert found.published > 0
+    if rewrite:
+        assert found.undone > 0
+    accounted(job.end(), len(packets))
+    compare(packets, out(instance), *([swapped] if rewrite else []))
