@@ -483,17 +483,20 @@ def test_all_workers_killed_at_once(instance: Run, packets: list[Packet]) -> Non
 
 
 @pytest.mark.parametrize("cores", ["1", "0-1"])
-def test_kills_while_workers_come_and_go(instance: Run, packets: list[Packet], cores: str) -> None:
+def test_kills_while_workers_come_and_go(instance: Run, some_flows: list[Flow], cores: str) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
+    packets = mix(some_flows, 100_000, seed)
     save_queues(instance, packets)
     text = pcap_port(inputs=2) + f'[[io]]\ncores = "{cores}"\n'
     job = Job(instance, text + group("delay", 2, f"cycles = {SLOW}, rewrite = true", most=4))
     rounds = 30
     for i in range(rounds):
-        job.until_sent(len(packets) * (i + 1) // (rounds + 4))
-        workers = job.instance.status()["groups"][0]["workers"]
+        job.until_sent(len(packets) * (i + 1) // (rounds + 10))
+        status = job.instance.status()
+        assert status["ports"][0]["tx_packets"] < len(packets), "the run is too short"
+        workers = status["groups"][0]["workers"]
         alive = [w["pid"] for w in workers if w["pid"] is not None]
         for pid in rng.sample(alive, rng.randrange(len(alive) + 1)):
             with contextlib.suppress(ProcessLookupError):
@@ -502,7 +505,6 @@ def test_kills_while_workers_come_and_go(instance: Run, packets: list[Packet], c
             job.instance.scale("fw", rng.randint(1, 4), wait=rng.random() < 0.5)
         elif rng.random() < 0.3:
             job.instance.restart()
-    assert job.sent() < len(packets), "the run was too short to prove anything"
     accounted(job.end(), len(packets))
     compare(packets, out(instance), swapped)
 
