@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <rte_dev.h>
+#include <rte_bus_vdev.h>
 #include <rte_ethdev.h>
 
 #include "primary.h"
@@ -222,10 +222,11 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 	memcpy(key, conf->key, sizeof(key));
 	if (conf->vdev[0] != '\0') {
 		// Plugged in one by one, not by EAL's start: so that each failure has its port's name,
-		// and a port that is not required may fail.
+		// and a port that is not required may fail. Not by rte_eal_hotplug_add either: its
+		// message to secondaries has room for 128 bytes of arguments.
 		const char *args = strchr(conf->vdev, ',');
 
-		ret = rte_eal_hotplug_add("vdev", conf->device, args != NULL ? args + 1 : "");
+		ret = rte_vdev_init(conf->device, args != NULL ? args + 1 : "");
 		if (ret != 0) {
 			say(why, "driver refused %.200s", conf->vdev);
 			return ret;
@@ -306,7 +307,7 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 
 unplug:
 	if (conf->vdev[0] != '\0')
-		rte_eal_hotplug_remove("vdev", conf->device);
+		rte_vdev_uninit(conf->device);
 	return ret;
 }
 
