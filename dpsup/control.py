@@ -158,6 +158,10 @@ def _must_run(sup: Supervisor) -> None:
         )
 
 
+def _is_settled(worker: Worker) -> bool:
+    return worker.state in ("running", "backoff", "held") or not worker.wanted
+
+
 async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     """Rolling: each one is back before the next one goes."""
     _must_run(sup)
@@ -172,6 +176,8 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     for worker in workers:
         if not worker.wanted:
             raise DpsupError(f"{worker.name} is not in use", help="`dpsup scale` starts it")
+        # One that is on its way down or up gets there first, then it is restarted.
+        await sup.until(lambda: _is_settled(worker), SCALE_S)  # noqa: B023 awaited here
         forks = worker.restarts
 
         def back(worker: Worker = worker, forks: int = forks) -> bool:
