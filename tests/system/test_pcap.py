@@ -387,11 +387,11 @@ def test_packets_that_go_in_circles_are_counted(instance: Run, packets: list[Pac
 
 def test_scaling_keeps_order(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
-    args = f"cycles = {SLOW}, rewrite = true"
+    args = f"cycles = {2 * SLOW}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 1, args, most=3))
     plans = [3, 2, 1, 3, 1, 2]
     for i, n in enumerate(plans):
-        job.until_sent(len(packets) * (i + 1) // (len(plans) + 2))
+        job.until_sent(len(packets) * (i + 1) // (len(plans) + 4))
         job.instance.scale("fw", n)
     assert job.sent() < len(packets), "the run was too short to prove anything"
     accounted(doc := job.end(), len(packets))
@@ -401,10 +401,10 @@ def test_scaling_keeps_order(instance: Run, packets: list[Packet]) -> None:
 
 def test_rolling_restart_keeps_order(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
-    args = f"cycles = {SLOW}, rewrite = true"
+    args = f"cycles = {2 * SLOW}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 3, args))
     for i in range(4):
-        job.until_sent(len(packets) * (i + 1) // 7)
+        job.until_sent(len(packets) * (i + 1) // 10)
         job.instance.restart()
     assert job.sent() < len(packets), "the run was too short to prove anything"
     accounted(doc := job.end(), len(packets))
@@ -413,11 +413,12 @@ def test_rolling_restart_keeps_order(instance: Run, packets: list[Packet]) -> No
 
 
 def kill_often(job: Job, kills: int, packets: int, seed: int) -> None:
-    """SIGKILL busy workers at random, spread over nine tenths of the run."""
+    """SIGKILL busy workers at random, spread over seven tenths of the run: where the supervisor has
+    to wait for its CPU, the last ones come later."""
     rng = random.Random(seed)
     dead: set[int] = set()
     for i in range(kills):
-        due = packets * 9 // 10 * i // kills
+        due = packets * 7 // 10 * i // kills
 
         def victims(due: int = due) -> list[int]:
             status = job.instance.status()
@@ -471,7 +472,7 @@ def test_all_workers_killed_at_once(instance: Run, packets: list[Packet]) -> Non
     job = Job(instance, pcap_port() + IO + group("delay", 3, args))
     rounds = 12
     for i in range(rounds):
-        job.until_sent(len(packets) * (i + 1) // (rounds + 3))
+        job.until_sent(len(packets) * (i + 1) // (rounds + 5))
         for worker in job.instance.status()["groups"][0]["workers"]:
             if worker["pid"] is not None:
                 with contextlib.suppress(ProcessLookupError):
@@ -487,16 +488,15 @@ def test_kills_while_workers_come_and_go(instance: Run, some_flows: list[Flow], 
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    packets = mix(some_flows, 100_000, seed)
+    packets = mix(some_flows, 60_000, seed)
     save_queues(instance, packets)
     text = pcap_port(inputs=2) + f'[[io]]\ncores = "{cores}"\n'
-    job = Job(instance, text + group("delay", 2, f"cycles = {SLOW}, rewrite = true", most=4))
-    rounds = 30
-    for i in range(rounds):
-        job.until_sent(len(packets) * (i + 1) // (rounds + 10))
-        status = job.instance.status()
-        assert status["ports"][0]["tx_packets"] < len(packets), "the run is too short"
-        workers = status["groups"][0]["workers"]
+    job = Job(instance, text + group("delay", 2, f"cycles = {4 * SLOW}, rewrite = true", most=4))
+    rounds = 0
+    # The rest of the traffic is for the last orders to be carried out.
+    while (sent := job.sent()) < len(packets) * 6 // 10:
+        rounds += 1
+        workers = job.instance.status()["groups"][0]["workers"]
         alive = [w["pid"] for w in workers if w["pid"] is not None]
         for pid in rng.sample(alive, rng.randrange(len(alive) + 1)):
             with contextlib.suppress(ProcessLookupError):
@@ -505,7 +505,11 @@ def test_kills_while_workers_come_and_go(instance: Run, some_flows: list[Flow], 
             job.instance.scale("fw", rng.randint(1, 4), wait=rng.random() < 0.5)
         elif rng.random() < 0.3:
             job.instance.restart()
-    accounted(job.end(), len(packets))
+        job.until_sent(sent + len(packets) // 60)
+    print(f"rounds {rounds}")
+    assert rounds >= 5, "the run was too short to prove anything"
+    accounted(doc := job.end(), len(packets))
+    assert doc["deaths"] > 0
     compare(packets, out(instance), swapped)
 
 
