@@ -483,6 +483,37 @@ def test_all_workers_killed_at_once(instance: Run, packets: list[Packet]) -> Non
     compare(packets, out(instance), swapped)
 
 
+def test_deaths_in_a_row_keep_order(instance: Run, packets: list[Packet]) -> None:
+    """The next one dies while it still has what the first one left, and more of that waits."""
+    save(instance.folder / "wan.in.pcap", packets)
+    slowly = LOSSLESS.replace("1ms", "100ms")
+    args = f"cycles = {2 * SLOW}, rewrite = true"
+    job = Job(instance, pcap_port() + IO + group("delay", 3, args, more=slowly))
+
+    def worker(name: str) -> dict[str, Any]:
+        workers = job.instance.status()["groups"][0]["workers"]
+        return next(w for w in workers if w["id"] == name)
+
+    def busy() -> list[dict[str, Any]]:
+        """The one with the fullest lane last, the next one before it, if that has work too."""
+        workers = job.instance.status()["groups"][0]["workers"]
+        workers.sort(key=lambda w: w["outstanding"])
+        all_run = all(w["state"] == "running" for w in workers)
+        return workers[1:] if all_run and workers[1]["outstanding"] > 100 else []
+
+    rounds = 5
+    for i in range(rounds):
+        first, second = wait_for(busy, step=0.005)
+        os.kill(first["pid"], signal.SIGKILL)
+        name, before = first["id"], first["requeued"]
+        wait_for(lambda name=name, n=before: worker(name)["requeued"] > n, step=0.002)
+        os.kill(second["pid"], signal.SIGKILL)
+        job.until_sent(len(packets) * (i + 1) // (rounds + 5))
+    accounted(doc := job.end(), len(packets))
+    assert doc["deaths"] == 2 * rounds
+    compare(packets, out(instance), swapped)
+
+
 @pytest.mark.parametrize("cores", ["1", "0-1"])
 def test_kills_while_workers_come_and_go(instance: Run, some_flows: list[Flow], cores: str) -> None:
     seed = random.randrange(1 << 32)
@@ -523,7 +554,7 @@ static uint16_t packet(void *state, struct dps_packet *p)
 	if (p->len < 14)
 		return dps_out(p->port);
 	memmove(p->data - 4, p->data, 12);
-	for (volatile int i = 0; i < 40000; i++)
+	for (volatile int i = 0; i < 200000; i++)
 		;
 	memcpy(p->data + 8, "\\x81\\x00\\x00\\x2a", 4);
 	p->data -= 4;
