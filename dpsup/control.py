@@ -189,6 +189,10 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
         if not await sup.until(back, SCALE_S) or worker.state == "held":
             raise TimedOut(f"{worker.name} did not come back: it is {worker.state}")
         done.append(worker.name)
+    if "/" not in target:
+        # What they have loaded is older than what runs now.
+        for group in {w.group: sup.groups[w.group] for w in workers}.values():
+            sup.retire_spares(group)
     return {"restarted": done}
 
 

@@ -30,16 +30,17 @@ TABLES = {
     stopping   -                -             -              absent:report   stopping:kill   -
     """,
     # A slot and its sitter. retry, again, give_up, rest: the policy's verdict once its lanes are
-    # repaired; unborn: nobody was forked after all; lost: the primary is gone, the slot with it.
+    # repaired; succeeded: it died, and a spare has its place already; unborn: nobody was forked
+    # after all; lost: the primary is gone, the slot with it.
     "worker": """
-    state       start          stop              restart          unborn             ready         drained        died               late           retry              again          give_up        rest              due            lost
-    stopped     starting:fork  -                 -                -                  -             -              -                  -              -                  -              -              -                 -              -
-    starting    -              draining:kill     -                starting:fork      running:feed  -              recovering:repair  starting:kill  -                  -              -              -                 -              stopped:forget
-    running     -              draining:unfeed   draining:unfeed  -                  -             -              recovering:repair  -              -                  -              -              -                 -              stopped:forget
-    draining    -              -                 -                recovering:repair  -             draining:halt  recovering:repair  draining:kill  -                  -              -              -                 -              stopped:forget
-    recovering  -              -                 -                -                  -             -              -                  -              backoff:lend,wait  starting:fork  held:lend,say  stopped:handback  -              stopped:forget
-    backoff     -              stopped:handback  starting:fork    -                  -             -              -                  -              -                  -              -              -                 starting:fork  stopped:forget
-    held        -              stopped:handback  starting:fork    -                  -             -              -                  -              -                  -              -              -                 -              stopped:forget
+    state       start          stop              restart          unborn             ready         drained        died               succeeded        late           retry              again          give_up        rest              due            lost
+    stopped     starting:fork  -                 -                -                  -             -              -                  -                -              -                  -              -              -                 -              -
+    starting    -              draining:kill     -                starting:fork      running:feed  -              recovering:repair  -                starting:kill  -                  -              -              -                 -              stopped:forget
+    running     -              draining:unfeed   draining:unfeed  -                  -             -              recovering:repair  running:adopt    -              -                  -              -              -                 -              stopped:forget
+    draining    -              -                 -                recovering:repair  -             draining:halt  recovering:repair  draining:unfeed  draining:kill  -                  -              -              -                 -              stopped:forget
+    recovering  -              -                 -                -                  -             -              -                  -                -              backoff:lend,wait  starting:fork  held:lend,say  stopped:handback  -              stopped:forget
+    backoff     -              stopped:handback  starting:fork    -                  -             -              -                  -                -              -                  -              -              -                 starting:fork  stopped:forget
+    held        -              stopped:handback  starting:fork    -                  -             -              -                  -                -              -                  -              -              -                 -              stopped:forget
     """,
     # whole: every group has as many ready as desired; short: some has fewer.
     "topology": """

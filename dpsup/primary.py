@@ -268,12 +268,44 @@ class Primary:
         _check("io_rx", lib.dps_io_rx(want(args, "on", bool)))
 
     def do_prepare(self, args: dict[str, Any]) -> dict[str, int]:
-        """Open a slot: the ticket of its next worker, or the pid of who sits there."""
+        """Open a slot for its next worker: its berth and ticket, or the pid of who sits there."""
         slot, core = want(args, "slot", int), want(args, "core", int)
-        ret = lib.dps_slot_prepare(slot, core)
+        ticket = ffi.new("uint32_t *")
+        ret = lib.dps_slot_prepare(slot, core, ticket)
         if ret == -errno.EBUSY:
-            return {"sitter": int(lib.dps_slot_sitter(slot))}
-        return {"ticket": _check("slot_prepare", ret)}
+            return {"sitting": int(lib.dps_slot_sitter(slot))}
+        return {"berth": _check("slot_prepare", ret), "ticket": int(ticket[0])}
+
+    def do_spare(self, args: dict[str, Any]) -> dict[str, int]:
+        """A berth for a spare of a group."""
+        ticket = ffi.new("uint32_t *")
+        ret = lib.dps_spare_prepare(want(args, "group", int), ticket)
+        return {"berth": _check("spare_prepare", ret), "ticket": int(ticket[0])}
+
+    def do_call_off(self, args: dict[str, Any]) -> bool:
+        """Close a berth that nobody came for. False: somebody did, or still may."""
+        return bool(lib.dps_sitter_fate(want(args, "berth", int), 0) == 0)
+
+    def do_fate(self, args: dict[str, Any]) -> bool:
+        """Has the warden done what it does about this process's death?"""
+        ret = lib.dps_sitter_fate(want(args, "berth", int), want(args, "pid", int))
+        return bool(ret != -errno.EAGAIN)
+
+    def do_takeovers(self, args: dict[str, Any]) -> None:
+        """How many spares may take this slot over before the supervisor is asked."""
+        slot, n = want(args, "slot", int), want(args, "n", int)
+        _check("slot_takeovers", lib.dps_slot_takeovers(slot, n))
+
+    def do_stories(self, args: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the wardens did, in order, after the story of that number."""
+        told = []
+        out = ffi.new("struct dps_story *")
+        last = int(lib.dps_stories())
+        for seq in range(max(want(args, "since", int), last - int(lib.DPS_STORIES)) + 1, last + 1):
+            if lib.dps_story_get(seq, out) == 0:
+                frames = [f"{out.frame[i]:#x}" for i in range(out.n_frames)]
+                told.append({**_fields(out), "frames": frames})
+        return told
 
     def do_command(self, args: dict[str, Any]) -> None:
         slot, command = want(args, "slot", int), want(args, "command", str)
@@ -286,11 +318,6 @@ class Primary:
     def do_map(self, args: dict[str, Any]) -> None:
         members = bytes.fromhex(want(args, "map", str))
         _check("io_map", lib.dps_io_map(want(args, "group", int), members, len(members)))
-
-    def do_recover(self, args: dict[str, Any]) -> dict[str, Any]:
-        out = ffi.new("struct dps_recovery *")
-        _check("slot_recover", lib.dps_slot_recover(want(args, "slot", int), out))
-        return _fields(out)
 
     def do_requeue(self, args: dict[str, Any]) -> int:
         return _check("slot_requeue", lib.dps_slot_requeue(want(args, "slot", int)))
@@ -359,27 +386,23 @@ class Primary:
         _check("slot_read", lib.dps_slot_read(index, slot))
         lane = ffi.new("struct dps_lane_stats *")
         _check("lane_stats_get", lib.dps_lane_stats_get(index, lane))
-        reasons = [_text(slot.reason[r]) for r in range(min(slot.n_reasons, lib.DPS_REASONS))]
+        facts = slot.facts
+        reasons = [_text(facts.reason[r]) for r in range(min(facts.n_reasons, lib.DPS_REASONS))]
         dropped = {
             reasons[r] if r < len(reasons) else f"reason_{r}": int(n)
             for r, n in enumerate(lane.dropped)
             if n
         }
         counters = {
-            _text(slot.counter_name[c]): int(slot.counter[c])
-            for c in range(min(slot.n_counters, lib.DPS_COUNTERS))
+            _text(facts.counter_name[c]): int(slot.counter[c])
+            for c in range(min(facts.n_counters, lib.DPS_COUNTERS))
         }
         return {
             "pid": int(lib.dps_slot_sitter(index)),
-            "state": int(slot.state),
             "beats": int(slot.beats),
             "bursts": int(slot.bursts),
             "busy": int(slot.busy),
-            "ready_ns": int(slot.ready_ns),
             "first_ns": int(slot.first_ns),
-            "error": _text(slot.error),
-            "exit_pid": int(slot.exit_pid),
-            "exit_status": int(slot.exit_status),
             "dropped": dropped,
             "counters": counters,
             **_fields(lane),

@@ -22,9 +22,9 @@ class SeedError(DpsupError):
 
 
 class Seed:
-    """A connection to the seed at `path`; `on_exit(slot, pid, status)` hears of its children."""
+    """A connection to the seed at `path`; `on_exit(pid, status)` hears of its children."""
 
-    def __init__(self, path: str, on_exit: Callable[[int, int, int], None]) -> None:
+    def __init__(self, path: str, on_exit: Callable[[int, int], None]) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.connect(path)
         self._socket.setblocking(False)
@@ -33,24 +33,24 @@ class Seed:
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     async def fork(
-        self, slot: int, ticket: int, log: int, notify: int, timeout: float = 5.0
+        self, berth: int, ticket: int, log: int, notify: int, timeout: float = 5.0
     ) -> tuple[int, int]:
-        """Order a worker for a slot that is open for `ticket`; it gets the two descriptors. Returns
-        its pid and pidfd."""
+        """Order a process for a berth that is open for `ticket`; it gets the two descriptors.
+        Returns its pid and pidfd."""
         future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-        self._waiting[slot] = future
+        self._waiting[berth] = future
         fds = array.array("i", [log, notify])
         try:
             self._socket.sendmsg(
-                [f"fork {slot} {ticket}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+                [f"fork {berth} {ticket}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
             )
             return await asyncio.wait_for(future, timeout)
         except OSError as e:
             raise SeedError(f"the seed does not take orders: {e}") from None
         except TimeoutError:
-            raise TimedOut(f"the seed forked no worker within {timeout:g} s") from None
+            raise TimedOut(f"the seed forked nobody within {timeout:g} s") from None
         finally:
-            self._waiting.pop(slot, None)
+            self._waiting.pop(berth, None)
 
     def quit(self) -> None:
         try:
@@ -70,7 +70,7 @@ class Seed:
             return
         word, *rest = data.decode().split(maxsplit=3)
         if word == "exit":
-            self._on_exit(int(rest[0]), int(rest[1]), int(rest[2]))
+            self._on_exit(int(rest[1]), int(rest[2]))
             return
         future = self._waiting.get(int(rest[0])) if rest and rest[0].isdigit() else None
         if future is None or future.done():

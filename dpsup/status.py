@@ -134,7 +134,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
                 "plugin": group["plugin"],
                 "desired": seen["desired"] if seen else group["count"],
                 "ready": ready,
-                "spares_ready": 0,
+                "spares_ready": seen["spares_ready"] if seen else 0,
                 "max": group["max"],
                 "workers": workers,
                 "dropped": {

@@ -25,7 +25,7 @@ from dpsup.bus import AsyncClient, Gone, Publisher, Server
 from dpsup.errors import DpsupError, Exit, ShimError, TimedOut
 from dpsup.output import Journal, Lines
 from dpsup.plan import GroupPlan, Plan
-from dpsup.policy import Ending, History, Policy, Verdict, decide
+from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide
 from dpsup.process import Identity, Spawned
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, SEED, Runtime, State
 from dpsup.seed import Seed, SeedError
@@ -44,11 +44,38 @@ UNBORN_S = 0.1  # before the next try, where nobody was forked
 INSIST = 3
 LAST_WORDS = 6  # lines of a primary that did not start
 STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
+FATE_S = 0.002  # between two looks at whether a warden is done
+FATE_MOST_S = 10.0
+SPARE_ENDS_S = 5.0
+
+# shim/abi.h: DPS_STORY_DEATH, DPS_NOTICE_*
+DEATH = 1
+NOTICES = ("none", "lease", "pidfd", "doubt")
 
 # Exit codes of the worker program that trying again does not change: shim/abi.h, 100 to 109.
 PERMANENT = range(100, 110)
 PRIMARY_POLICY = Policy(intensity=5, period=60, initial=0.1, factor=2, most=5)
 SEED_POLICY = Policy(intensity=10, period=60, initial=0.05, factor=2, most=5)
+# Spares that do not come up are forked anew less and less often, but for ever.
+SPARE_POLICY = Policy(intensity=12, period=60, initial=0.001, factor=2, most=5)
+
+
+@dataclass(slots=True, eq=False)
+class Sitter:
+    """A process that the seed forked: a worker, or a spare that may become one."""
+
+    name: str  # of the lines that it prints
+    berth: int
+    pid: int
+    pidfd: int
+    ready: bool = False
+    asked: bool = False  # told to end
+    status: int | None = None  # how it ended, as waitpid gives it
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hear(self, status: int) -> None:
+        self.status = status
+        self.heard.set()
 
 
 @dataclass(slots=True, eq=False)
@@ -64,21 +91,26 @@ class Worker:
     wanted: bool = False
     fed: bool = False  # owns buckets
     left: bool = False  # died, and its lanes hold packets that nobody has taken over
-    asked: bool = False  # told to end
-    pid: int | None = None
-    pidfd: int = -1
+    sitter: Sitter | None = None
     forking: bool = False
     restarts: int = -1
+    takeovers: int = 0  # by spares, granted to the slot's warden
+    story: dict[str, Any] | None = None  # of the last death
     last_exit: dict[str, Any] | None = None
-    exited: dict[int, int] = field(default_factory=dict)  # pid -> status, as heard
-    heard: asyncio.Event = field(default_factory=asyncio.Event)
     refused: tuple[int, str] | None = None
     history: History = field(default_factory=History)
-    died_ns: int = 0
     failed_ns: int = 0  # the death whose successor has not handled a packet yet
     since_ns: int = 0
     due_at: float = 0.0
     timer: asyncio.TimerHandle | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self.sitter.pid if self.sitter else None
+
+    @property
+    def pidfd(self) -> int:
+        return self.sitter.pidfd if self.sitter else -1
 
 
 @dataclass(slots=True)
@@ -88,6 +120,10 @@ class Group:
     workers: list[Worker]
     policy: Policy
     desired: int
+    spares: list[Sitter] = field(default_factory=list)
+    filling: bool = False
+    spare_history: History = field(default_factory=History)
+    spare_due_at: float = 0.0
     map: steering.Map = steering.EMPTY
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -161,6 +197,10 @@ class Supervisor:
         self._orders: Seed | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._children: dict[int, Child] = {}
+        self._sitters: dict[int, Sitter] = {}  # by pid, until their end is accounted for
+        self._endings: dict[int, int] = {}  # of pids that nobody knows yet
+        self._told = 0  # the last story heard
+        self._reading = asyncio.Lock()
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
         self._rx_on = False
@@ -235,7 +275,7 @@ class Supervisor:
             self._judge()
         self._changed.set()
 
-    def _task(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _task(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         async def guarded() -> None:
             try:
                 await coroutine
@@ -268,6 +308,9 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(left, 0.5))
         return True
+
+    def _living(self) -> list[Sitter]:
+        return [s for s in self._sitters.values() if s.pidfd >= 0]
 
     def workers(self) -> list[Worker]:
         return [w for g in self.groups for w in g.workers]
@@ -327,7 +370,7 @@ class Supervisor:
             supervisor=process.identify(os.getpid()),
             primary=self.primary.identity,
             seed=self.seed.identity,
-            workers={w.name: process.identify(w.pid) for w in self.workers() if w.pid is not None},
+            workers={f"{s.name} {s.pid}": process.identify(s.pid) for s in self._living()},
         )
         try:
             self.runtime.write_state(state)
@@ -376,17 +419,14 @@ class Supervisor:
                     type="exit", name=child.name, pid=pid, how=process.describe_status(ended)
                 )
             else:
-                for worker in self.workers():
-                    if worker.pid == pid:
-                        self._heard_exit(worker, pid, ended)
+                self._seed_says(pid, ended)
 
     async def _kill_all(self) -> None:
         for child in (self.seed, self.primary):
             if child.pidfd >= 0:
                 process.signal_pidfd(child.pidfd, signal.SIGKILL)
-        for worker in self.workers():
-            if worker.pidfd >= 0:
-                process.signal_pidfd(worker.pidfd, signal.SIGKILL)
+        for sitter in self._living():
+            process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
 
     # --- topology --------------------------------------------------------------------------------
 
@@ -418,6 +458,8 @@ class Supervisor:
             self.progress(f"{self.plan.name} is running again, generation {self.plan.generation}")
         self.on_running()
         self._changed.set()
+        for group in self.groups:
+            self._refill(group)
 
     def _topology_wind_down(self) -> None:
         self.on_stopping()
@@ -442,6 +484,9 @@ class Supervisor:
         await self.until(
             lambda: all(w.state == "stopped" for w in self.workers()), HALT_S * 2 + WORKER_READY_S
         )
+        for group in self.groups:
+            self.retire_spares(group)
+        await self.until(lambda: not self._living(), SPARE_ENDS_S)
         if self.primary.state == "running":
             with contextlib.suppress(DpsupError):
                 await self._settle()
@@ -505,6 +550,7 @@ class Supervisor:
 
     async def _meet_primary(self) -> None:
         self._asks = AsyncClient(self.runtime.file(PRIMARY))
+        self._told = 0
         self.hello = await self.insist("hello")
         ports = self.hello["ports"]
         assert self.primary.identity is not None
@@ -548,7 +594,7 @@ class Supervisor:
             if self._last_counters is not None:
                 self.lost += max(0, status.in_flight(self._last_counters))
             self.progress("the primary died: its generation ends, the next one starts")
-        left = [process.identify(w.pid) for w in self.workers() if w.pid is not None]
+        left = [process.identify(s.pid) for s in self._living()]
         if self.seed.identity is not None:
             left.append(self.seed.identity)
         if not await asyncio.to_thread(process.wait_gone, left, 1.0):
@@ -557,6 +603,10 @@ class Supervisor:
             await asyncio.to_thread(process.wait_gone, left, 5.0)
         for worker in self.workers():
             self.fire("worker", worker, "lost")
+        for group in self.groups:
+            group.spares.clear()
+        for sitter in list(self._sitters.values()):
+            self._forget(sitter)
         await self.until(lambda: self.seed.state == "absent", QUIT_S)
         primary.identity = None
         self.runtime.sweep()
@@ -609,10 +659,12 @@ class Supervisor:
                     self.fire("worker", worker, "start")
         self._judge()
 
-    def _seed_says(self, slot: int, pid: int, ended: int) -> None:
-        for worker in self.workers():
-            if worker.slot == slot:
-                self._heard_exit(worker, pid, ended)
+    def _seed_says(self, pid: int, ended: int) -> None:
+        sitter = self._sitters.get(pid)
+        if sitter is not None:
+            sitter.hear(ended)
+        else:
+            self._endings[pid] = ended
 
     def _drop_orders(self) -> None:
         if self._orders is not None:
@@ -662,93 +714,293 @@ class Supervisor:
 
     async def _fork(self, worker: Worker) -> None:
         """Have the seed fork; if that fails, whoever waits for the worker hears `unborn`."""
-        fds: list[int] = []
         worker.refused = None
-        worker.asked = False
-        worker.exited.clear()
-        worker.heard.clear()
+
+        def noted(sitter: Sitter, line: str) -> None:
+            if worker.sitter is not sitter:
+                return
+            if line == "READY":
+                self._met(worker)
+                self.fire("worker", worker, "ready")
+            elif line.startswith("REFUSED "):
+                worker.refused = _refused(line)
+
+        try:
+            berth = await self._open_slot(worker)
+            worker.sitter = await self._fork_for(worker.name, berth, noted)
+        except (DpsupError, OSError):
+            asyncio.get_running_loop().call_later(UNBORN_S, self._unborn, worker)
+            raise
+        finally:
+            worker.forking = False
+        worker.restarts += 1
+        self._deadline(worker, WORKER_READY_S, "worker", "late")
+        self.write_state()
+        if worker.state == "draining":
+            # Told to stop between the order and the fork.
+            self._worker_kill(worker)
+
+    async def _fork_for(
+        self, name: str, berth: dict[str, int], noted: Callable[[Sitter, str], None]
+    ) -> Sitter:
+        """A process for an open berth; `noted` hears what it says of its start."""
+        fds: list[int] = []
         try:
             fds += [*os.pipe(), *os.pipe()]
             log_r, log_w, note_r, note_w = fds
             # A worker never waits for whoever reads its log.
             for fd in (log_r, note_r, log_w):
                 os.set_blocking(fd, False)
-            ticket = await self._open_slot(worker)
             if self._orders is None:
                 raise SeedError("the seed is gone")
-            worker.pid, worker.pidfd = await self._orders.fork(worker.slot, ticket, log_w, note_w)
+            pid, pidfd = await self._orders.fork(berth["berth"], berth["ticket"], log_w, note_w)
         except (DpsupError, OSError):
             for fd in fds:
                 os.close(fd)
-            asyncio.get_running_loop().call_later(UNBORN_S, self._unborn, worker)
+            with contextlib.suppress(DpsupError):
+                await self.ask("call_off", berth=berth["berth"])
             raise
-        finally:
-            worker.forking = False
         os.close(log_w)
         os.close(note_w)
-        worker.restarts += 1
-        self._read_worker(worker, log_r, note_r)
-        self._deadline(worker, WORKER_READY_S, "worker", "late")
-        loop = asyncio.get_running_loop()
-        loop.add_reader(worker.pidfd, lambda: self._worker_died(worker))
-        self.write_state()
-        if worker.state == "draining":
-            # Told to stop between the order and the fork.
-            self._worker_kill(worker)
+        sitter = self._know(Sitter(name, berth["berth"], pid, pidfd))
+        Lines(log_r, lambda line: self.log.add(name=sitter.name, line=line))
+        Lines(note_r, lambda line: noted(sitter, line))
+        return sitter
 
-    async def _open_slot(self, worker: Worker) -> int:
-        """A ticket for the slot. A worker that nobody knows of, as the seed died on it, may have
-        sat down meanwhile: it is ended, and its lanes are repaired."""
-        found = await self.insist("prepare", slot=worker.slot, core=worker.core)
-        if "sitter" in found:
-            stranger = process.identify(found["sitter"])
-            self.events.add(type="stranger", name=worker.name, pid=stranger.pid)
-            process.kill(stranger)
-            await asyncio.to_thread(process.wait_gone, [stranger], HALT_S)
-            await self._recover(worker)
-            found = await self.insist("prepare", slot=worker.slot, core=worker.core)
-        if "ticket" not in found:
-            raise SeedError(f"pid {found['sitter']} sits in {worker.name}")
-        return int(found["ticket"])
+    def _know(self, sitter: Sitter) -> Sitter:
+        """Watch a process from now on."""
+        self._sitters[sitter.pid] = sitter
+        if sitter.pid in self._endings:
+            sitter.hear(self._endings.pop(sitter.pid))
+        loop = asyncio.get_running_loop()
+        loop.add_reader(sitter.pidfd, lambda: self._sitter_died(sitter))
+        self._changed.set()
+        return sitter
+
+    def _unwatch(self, sitter: Sitter) -> None:
+        if sitter.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(sitter.pidfd)
+            os.close(sitter.pidfd)
+            sitter.pidfd = -1
+
+    def _forget(self, sitter: Sitter) -> None:
+        self._unwatch(sitter)
+        self._sitters.pop(sitter.pid, None)
+
+    async def _open_slot(self, worker: Worker) -> dict[str, int]:
+        """A berth and ticket for the slot. A worker that nobody knows of, as the seed died on it,
+        may have sat down meanwhile: it is ended, and its lanes are repaired."""
+        deadline = time.monotonic() + HALT_S
+        worker.takeovers = 0
+        while True:
+            found: dict[str, int] = await self.insist("prepare", slot=worker.slot, core=worker.core)
+            if "ticket" in found:
+                return found
+            if time.monotonic() > deadline:
+                raise SeedError(f"pid {found['sitting']} sits in {worker.name}")
+            if found["sitting"]:
+                stranger = process.identify(found["sitting"])
+                process.kill(stranger)
+                await asyncio.to_thread(process.wait_gone, [stranger], HALT_S)
+            await asyncio.sleep(FATE_S)
+            await self._read_stories()
 
     def _unborn(self, worker: Worker) -> None:
         if worker.pid is None and not worker.forking:
             self.fire("worker", worker, "unborn")
 
-    def _read_worker(self, worker: Worker, log: int, notify: int) -> None:
-        def noted(line: str) -> None:
-            if line == "READY":
-                self._met(worker)
-                self.fire("worker", worker, "ready")
-            elif line.startswith("REFUSED "):
-                code, _, text = line.removeprefix("REFUSED ").partition(" ")
-                worker.refused = (int(code), text)
+    # --- deaths ----------------------------------------------------------------------------------
 
-        Lines(log, lambda line: self.log.add(name=worker.name, line=line))
-        Lines(notify, noted)
+    def _sitter_died(self, sitter: Sitter) -> None:
+        self._unwatch(sitter)
+        self._changed.set()
+        if self.primary.state in ("running", "stopping"):
+            self._task(self._account_for(sitter))
 
-    def _worker_died(self, worker: Worker) -> None:
-        asyncio.get_running_loop().remove_reader(worker.pidfd)
-        os.close(worker.pidfd)
-        worker.pidfd = -1
-        worker.died_ns = time.monotonic_ns()
+    async def _account_for(self, sitter: Sitter) -> None:
+        """What the wardens did about a death, then what there is to decide about it."""
+        deadline = time.monotonic() + FATE_MOST_S
+        while not await self.insist("fate", berth=sitter.berth, pid=sitter.pid):
+            if time.monotonic() > deadline:
+                raise TimedOut(f"no warden has noticed the end of pid {sitter.pid}")
+            await asyncio.sleep(FATE_S)
+        await self._read_stories()
+        if sitter.pid in self._sitters:
+            # It had not come far enough for a warden to know it.
+            await self._bury(sitter, None)
+
+    async def _read_stories(self) -> None:
+        """In the order in which it happened: who succeeded whom follows from that."""
+        async with self._reading:
+            for story in await self.insist("stories", since=self._told):
+                self._told = story["seq"]
+                if story["kind"] == DEATH:
+                    await self._hear_death(story)
+
+    async def _hear_death(self, story: dict[str, Any]) -> None:
+        sitter = self._sitters.get(story["pid"])
+        if sitter is not None:
+            await self._bury(sitter, story)
+            return
+        for worker in self.workers():
+            if worker.slot == story["slot"]:
+                self.events.add(type="stranger", name=worker.name, pid=story["pid"])
+                await self._give_up_lanes(worker, story)
+
+    async def _bury(self, sitter: Sitter, story: dict[str, Any] | None) -> None:
+        worker = next((w for w in self.workers() if w.sitter is sitter), None)
+        successor = await self._successor(story) if story and story["successor"] else None
+        self._forget(sitter)
+        if worker is None:
+            for group in self.groups:
+                if sitter in group.spares:
+                    group.spares.remove(sitter)
+                    self._spare_died(group, sitter)
+            return
+        worker.story = story
         self._met(worker)
-        self.fire("worker", worker, "died")
+        if successor is None:
+            self.fire("worker", worker, "died")
+            return
+        for group in self.groups:
+            if successor in group.spares:
+                group.spares.remove(successor)
+        worker.sitter = successor
+        successor.name = worker.name
+        worker.restarts += 1
+        worker.takeovers -= 1
+        self.fire("worker", worker, "succeeded")
+        self._task(self._report(worker, sitter, story))
+        self.write_state()
 
-    def _heard_exit(self, worker: Worker, pid: int, ended: int) -> None:
-        worker.exited[pid] = ended
-        worker.heard.set()
+    async def _successor(self, story: dict[str, Any]) -> Sitter | None:
+        """The spare that took over. The seed's word on its birth may still be on its way, or may
+        never come."""
+        pid = story["successor"]
+        if await self.until(lambda: pid in self._sitters, STATUS_WAIT_S):
+            return self._sitters[pid]
+        try:
+            return self._know(Sitter("", story["successor_sitter"], pid, os.pidfd_open(pid)))
+        except OSError:
+            return None
+
+    async def _report(
+        self, worker: Worker, sitter: Sitter, story: dict[str, Any] | None
+    ) -> int | None:
+        """Say how a worker ended; its exit code, negative for a signal, None if nobody knows."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sitter.heard.wait(), STATUS_WAIT_S)
+        status, found = sitter.status, story or {}
+        if found.get("signal"):
+            status = found["signal"]
+        how = "unknown" if status is None else process.describe_status(status)
+        code = os.waitstatus_to_exitcode(status) if status is not None else None
+        died_ns = found.get("died_ns") or found.get("noticed_ns") or time.monotonic_ns()
+        worker.last_exit = {
+            "pid": sitter.pid,
+            "how": how,
+            "code": code if code is not None and code >= 0 else None,
+            "signal": -code if code is not None and code < 0 else None,
+            "asked": sitter.asked,
+            "reason": worker.refused[1] if worker.refused else "",
+            "at_ns": died_ns,
+        }
+        if not sitter.asked:
+            self.deaths += 1
+            worker.failed_ns = died_ns if story is None else story["noticed_ns"]
+            self.events.add(
+                type="death", name=worker.name, pid=sitter.pid, how=how, **_told_of(found)
+            )
+        return code
 
     def _worker_feed(self, worker: Worker) -> None:
         self._task(self._feed(worker))
 
     async def _feed(self, worker: Worker) -> None:
         await self.insist("lane", slot=worker.slot)
+        await self._grant(worker)
         if worker.state == "running":
             worker.fed = True
             worker.left = False
             self._changed.set()
             await self._steer(self.groups[worker.group])
+
+    async def _grant(self, worker: Worker) -> None:
+        """Let the slot's warden seat spares by itself as often as the policy would say yes."""
+        group = self.groups[worker.group]
+        n = 0
+        if worker.state == "running" and worker.wanted and group.plan.spares:
+            n = allowance(group.policy, worker.history, time.monotonic())
+        if n != worker.takeovers:
+            worker.takeovers = n
+            await self.insist("takeovers", slot=worker.slot, n=n)
+
+    def _worker_adopt(self, worker: Worker) -> None:
+        """A spare has taken the place already: keep the books, fork another spare."""
+        group = self.groups[worker.group]
+        decision = decide(group.policy, worker.history, Ending(), wanted=True, now=time.monotonic())
+        worker.history = decision.history
+        group.spare_due_at = max(group.spare_due_at, time.monotonic() + decision.delay)
+        self._task(self._grant(worker))
+        self._refill(group)
+
+    # --- spares ----------------------------------------------------------------------------------
+
+    def _refill(self, group: Group) -> None:
+        if not group.filling and len(group.spares) < group.plan.spares:
+            group.filling = True
+            self._task(self._fill(group))
+
+    async def _fill(self, group: Group) -> None:
+        try:
+            while len(group.spares) < group.plan.spares:
+                await asyncio.sleep(max(0.0, group.spare_due_at - time.monotonic()))
+                if self.state not in ("running", "degraded") or self._orders is None:
+                    return
+                await self._fork_spare(group)
+        finally:
+            group.filling = False
+
+    async def _fork_spare(self, group: Group) -> None:
+        def noted(sitter: Sitter, line: str) -> None:
+            if line == "READY":
+                sitter.ready = True
+                self._changed.set()
+            elif line.startswith("REFUSED "):
+                self.events.add(type="spare", name=sitter.name, message=_refused(line)[1])
+
+        def late() -> None:
+            if not sitter.ready and sitter.pidfd >= 0:
+                process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
+
+        berth = await self.insist("spare", group=group.index)
+        sitter = await self._fork_for(f"{group.plan.name}/spare", berth, noted)
+        group.spares.append(sitter)
+        asyncio.get_running_loop().call_later(WORKER_READY_S, late)
+        self.write_state()
+        if self.state not in ("running", "degraded"):
+            self.retire_spares(group)
+
+    def _spare_died(self, group: Group, sitter: Sitter) -> None:
+        if not sitter.asked:
+            self.events.add(type="spare", name=sitter.name, pid=sitter.pid, message="died")
+        if not sitter.asked and not sitter.ready:
+            now = time.monotonic()
+            decision = decide(SPARE_POLICY, group.spare_history, Ending(), wanted=True, now=now)
+            group.spare_history = decision.history
+            group.spare_due_at = max(
+                group.spare_due_at, now + (decision.delay or SPARE_POLICY.most)
+            )
+        self._refill(group)
+
+    def retire_spares(self, group: Group) -> None:
+        """End them; new ones are forked while the instance runs."""
+        for sitter in group.spares:
+            sitter.asked = True
+            if sitter.pidfd >= 0:
+                process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
+
+    # --- workers, going on -----------------------------------------------------------------------
 
     async def _steer(self, group: Group) -> None:
         """Bring the io cores' map in line with who is fed, and have them steer anew what waits in
@@ -777,6 +1029,7 @@ class Supervisor:
 
     async def _unfeed(self, worker: Worker) -> None:
         worker.fed = False
+        await self._grant(worker)
         group = self.groups[worker.group]
         if self.state != "stopping":
             await self._steer(group)
@@ -795,65 +1048,52 @@ class Supervisor:
 
     def _worker_halt(self, worker: Worker) -> None:
         async def halt() -> None:
-            worker.asked = True
+            if worker.sitter is not None:
+                worker.sitter.asked = True
             await self.insist("command", slot=worker.slot, command="stop")
 
         self._deadline(worker, HALT_S, "worker", "late")
         self._task(halt())
 
     def _worker_kill(self, worker: Worker) -> None:
-        worker.asked = worker.asked or worker.state == "draining"
+        if worker.sitter is not None and worker.state == "draining":
+            worker.sitter.asked = True
         if worker.pidfd >= 0:
             process.signal_pidfd(worker.pidfd, signal.SIGKILL)
         else:
             asyncio.get_running_loop().call_soon(self._unborn, worker)
 
-    async def _recover(self, worker: Worker) -> dict[str, Any]:
-        """Repair the lanes of a dead worker; what recovery found."""
-        found: dict[str, Any] = await self.insist("recover", slot=worker.slot)
-        if found["corrupt"]:
+    async def _give_up_lanes(self, worker: Worker, story: dict[str, Any]) -> None:
+        """Where the warden found nothing that it could repair."""
+        if story["corrupt"]:
             self.events.add(
                 type="corrupt",
                 name=worker.name,
                 message="the slot's shared memory was found corrupt; what it had is given up",
             )
             await self.insist("reset", slot=worker.slot)
-        return found
 
     def _worker_repair(self, worker: Worker) -> None:
         self._task(self._repair(worker))
 
     async def _repair(self, worker: Worker) -> None:
-        pid = worker.pid or 0
-        found = await self._recover(worker)
+        """The warden has repaired the lanes and had no spare: say so, decide how to go on."""
+        sitter, story = worker.sitter, worker.story
+        if story is not None:
+            await self._give_up_lanes(worker, story)
         # What is left in IN now, and what still comes until its buckets are lent out.
         worker.left = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(worker.heard.wait(), STATUS_WAIT_S)
-        ended = worker.exited.get(pid)
-        how = "unknown" if ended is None else process.describe_status(ended)
-        code = os.waitstatus_to_exitcode(ended) if ended is not None else None
-        unasked = not worker.asked
-        worker.pid = None
-        worker.last_exit = {
-            "pid": pid,
-            "how": how,
-            "code": code if code is not None and code >= 0 else None,
-            "signal": -code if code is not None and code < 0 else None,
-            "asked": worker.asked,
-            "reason": worker.refused[1] if worker.refused else "",
-            "at_ns": worker.died_ns,
-        }
-        if unasked:
-            self.deaths += 1
-            worker.failed_ns = worker.died_ns
-            self.events.add(type="death", name=worker.name, pid=pid, how=how, repaired=found)
+        code = None
+        if sitter is not None:
+            code = await self._report(worker, sitter, story)
+        if worker.sitter is sitter:
+            worker.sitter = None
         if worker.state != "recovering":
             return  # the primary went meanwhile, and the slot with it
-        self._decide(worker, code)
+        self._decide(worker, code, sitter is not None and sitter.asked)
         self.write_state()
 
-    def _decide(self, worker: Worker, code: int | None) -> None:
+    def _decide(self, worker: Worker, code: int | None, asked: bool) -> None:
         permanent = code is not None and code in PERMANENT
         if permanent and self.state == "starting" and worker.refused:
             error = DpsupError(
@@ -865,7 +1105,7 @@ class Supervisor:
             worker.wanted = False
             self._fail(error)
         group = self.groups[worker.group]
-        ending = Ending(asked=worker.asked, permanent=permanent, failed=code != 0)
+        ending = Ending(asked=asked, permanent=permanent, failed=code != 0)
         decision = decide(group.policy, worker.history, ending, worker.wanted, time.monotonic())
         worker.history = decision.history
         worker.due_at = time.monotonic() + decision.delay
@@ -902,11 +1142,10 @@ class Supervisor:
 
     def _worker_forget(self, worker: Worker) -> None:
         self._met(worker)
-        if worker.pidfd >= 0:
-            asyncio.get_running_loop().remove_reader(worker.pidfd)
-            os.close(worker.pidfd)
-            worker.pidfd = -1
-        worker.pid = None
+        if worker.sitter is not None:
+            self._forget(worker.sitter)
+        worker.sitter = None
+        worker.takeovers = 0
         worker.fed = False
         worker.left = False
         self.groups[worker.group].map = steering.EMPTY
@@ -929,7 +1168,10 @@ class Supervisor:
             self._last_counters = counters
             self.note_failover(counters)
             self._publisher.publish("stat", status.account(counters))
+            for group in self.groups:
+                self._refill(group)
             for worker in self.workers():
+                await self._grant(worker)
                 slot = counters["slots"][worker.slot]
                 if slot["lanes_corrupt"] and worker.state == "running":
                     self.events.add(type="corrupt", name=worker.name, message="lane isolated")
@@ -972,6 +1214,7 @@ class Supervisor:
             "groups": [
                 {
                     "desired": g.desired,
+                    "spares_ready": sum(s.ready for s in g.spares),
                     "workers": [
                         {
                             "pid": w.pid,
@@ -994,6 +1237,28 @@ class Supervisor:
                 "last_failover_us": self.last_failover_us,
             },
         }
+
+
+def _refused(line: str) -> tuple[int, str]:
+    """Exit code and reason, of what a worker said on its way out."""
+    code, _, text = line.removeprefix("REFUSED ").partition(" ")
+    return int(code), text
+
+
+def _told_of(story: dict[str, Any]) -> dict[str, Any]:
+    """The part of a death's story that an event shows."""
+    keys = ("corrupt", "published", "undone", "left")
+    told = {
+        "repaired": {k: story.get(k, 0) for k in keys},
+        "successor": story.get("successor") or None,
+        "notice": NOTICES[story.get("notice", 0)],
+        "tried": story.get("tried", 0),
+        "times": {k: v for k, v in story.items() if k.endswith("_ns") and v},
+    }
+    if story.get("signal"):
+        told["address"] = f"{story['address']:#x}"
+        told["backtrace"] = story["frames"]
+    return told
 
 
 def _refusal(text: str) -> DpsupError:

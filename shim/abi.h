@@ -12,12 +12,15 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 2,
+	DPS_ABI_VERSION = 3,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
 	DPS_MAX_IO = 8,
 	DPS_MAX_SLOTS = 64,
+	DPS_MAX_SITTERS = 160,      // slots, 64 spares, and those that are being cleared up after
+	DPS_STORIES = 512,          // kept; a power of two, above any number of deaths at once
+	DPS_FRAMES = 24,            // of a backtrace
 	DPS_MAX_PORTS = 16,
 	DPS_MAX_GROUPS = 16,
 	DPS_MAX_POOLS = 8,
@@ -74,7 +77,7 @@ enum {
 	DPS_F_TSC = 8               // tsc is when the io core received the burst
 };
 
-// What a plugin asks for beside bytes, length and port (dps_slot.needs).
+// What a plugin asks for beside bytes, length and port (dps_facts.needs).
 enum {
 	DPS_NEED_VLAN = 1,
 	DPS_NEED_TSC = 2,
@@ -87,12 +90,31 @@ enum {
 	DPS_STOP = 1                // leave at the next burst boundary
 };
 
-// dps_slot.state
+// dps_sitter.hand: where a process is on its way to a slot. PARKED to CLAIMED by compare-and-swap.
 enum {
-	DPS_SLOT_EMPTY = 0,
-	DPS_SLOT_STARTING = 1,
-	DPS_SLOT_READY = 2,         // plugin initialised, in the loop
-	DPS_SLOT_LEAVING = 3        // past its last burst
+	DPS_HAND_STARTING = 0,      // plugin not initialised yet, no slot yet
+	DPS_HAND_PARKED = 1,        // a spare, ready, asleep on this word
+	DPS_HAND_CLAIMED = 2,       // by a warden, which is about to say for which slot
+	DPS_HAND_GO = 3,            // slot and ticket hold: take that seat
+	DPS_HAND_SEATED = 4,
+	DPS_HAND_DEAD = 5
+};
+
+// dps_story.kind
+enum {
+	DPS_STORY_DEATH = 1,
+	DPS_STORY_STUCK = 2,        // with work, no progress: it is ended
+	DPS_STORY_STOPPED = 3,      // by a signal or a debugger
+	DPS_STORY_CONTINUED = 4,
+	DPS_STORY_STARVED = 5,      // ready to run, and gets no CPU
+	DPS_STORY_FED = 6           // gets CPU again
+};
+
+// dps_story.notice: what said that the thread is gone.
+enum {
+	DPS_NOTICE_LEASE = 1,
+	DPS_NOTICE_PIDFD = 2,       // the kernel gave no sign on the lease
+	DPS_NOTICE_DOUBT = 3        // the lease was written to by somebody else; then the pidfd
 };
 
 // Exit codes of the seed and the workers. From 100 on: what was refused, and trying again is of no
@@ -138,6 +160,94 @@ struct dps_lane {
 	uint32_t pad1[31];
 };
 
+// What a plugin says of itself.
+struct dps_facts {
+	uint32_t needs;             // DPS_NEED_*
+	uint32_t rewrites;          // bytes from a packet's start that the plugin may change
+	uint32_t prepends;          // bytes of headroom that it may take
+	uint32_t n_reasons;
+	uint32_t n_counters;
+	uint32_t pad[11];
+	char reason[DPS_REASONS][DPS_NAME];
+	char counter_name[DPS_COUNTERS][DPS_NAME];
+};
+
+// One process that the seed forked: a worker, or a spare that may become one. Its memory is its
+// own; a slot is somebody else's before and after.
+struct dps_sitter {
+	// The lease, lease.h. By its owner's thread once, at the start; then by the kernel, when that
+	// thread is gone. Who waits sets a bit in it. The primary makes it anew for the next owner.
+	uint64_t lease[8];
+
+	// By compare-and-swap alone. The primary opens it with a new ticket (high 32 bits), the process
+	// that was forked with that ticket takes it (low 32 bits: its pid).
+	uint64_t berth;
+	uint64_t pad0[7];
+
+	// DPS_HAND_*. Who moves it to CLAIMED writes the slot and its ticket before GO.
+	uint32_t hand;
+	uint32_t slot;              // DPS_NO_SLOT: none
+	uint32_t ticket;            // of that slot's seat
+	uint32_t group;
+	uint32_t pad1[12];
+
+	// Written by the seed: how the last one ended.
+	int32_t exit_pid;
+	int32_t exit_status;        // as waitpid gives it
+	uint32_t exits;             // how many ended so far
+	uint32_t pad2[13];
+
+	// Written by the process.
+	uint64_t ready_ns;          // CLOCK_MONOTONIC when its plugin was initialised
+	uint64_t seated_ns;         // CLOCK_MONOTONIC when it took its slot
+	uint64_t pad3[6];
+	struct dps_facts facts;
+	char error[DPS_ERROR];      // why it could not start
+
+	// Written by the handler of fatal signals.
+	uint32_t signal;            // 0: none came; stored last
+	int32_t code;               // si_code
+	uint32_t n_frames;
+	uint32_t pad4;
+	uint64_t address;           // si_addr
+	uint64_t died_ns;           // CLOCK_MONOTONIC
+	uint64_t frame[DPS_FRAMES]; // return addresses, the innermost first
+	uint64_t pad5[4];
+
+	// Written by the plugin. The warden adds them to the slot's after its death.
+	uint64_t counter[DPS_COUNTERS];
+};
+
+// What a warden saw and did. Times are CLOCK_MONOTONIC in nanoseconds, 0: did not happen.
+struct dps_story {
+	uint64_t seq;               // from 1; stored last
+	uint32_t kind;              // DPS_STORY_*
+	uint32_t slot;              // DPS_NO_SLOT: a spare's
+	uint32_t sitter;
+	int32_t pid;
+	uint32_t notice;            // DPS_NOTICE_*
+	uint32_t hung;              // 1: ended because it was stuck
+	uint32_t signal;            // fatal signal that its handler saw, 0: none
+	int32_t code;
+	uint32_t n_frames;
+	int32_t successor;          // pid, 0: none
+	uint32_t successor_sitter;
+	uint32_t tried;             // spares that did not take the seat in time
+	uint32_t corrupt;           // the repair: struct dps_recovery
+	uint32_t published;
+	uint32_t undone;
+	uint32_t left;
+	uint64_t address;
+	uint64_t died_ns;           // by its own handler
+	uint64_t noticed_ns;
+	uint64_t repaired_ns;
+	uint64_t claimed_ns;        // a spare was told to go
+	uint64_t seated_ns;         // it took the seat
+	uint64_t first_ns;          // it took its first burst
+	uint64_t gone_ns;           // the whole process has ended
+	uint64_t frame[DPS_FRAMES];
+};
+
 // One group. Written by the primary before the seed attaches.
 struct dps_group_conf {
 	char name[DPS_NAME];
@@ -153,8 +263,8 @@ struct dps_group_conf {
 	char args[DPS_ARGS];
 };
 
-// The control block, memzone "dpsup". Written by the primary before the seed attaches, read-only
-// afterwards.
+// The control block, memzone "dpsup". Written by the primary before the seed attaches, and read-only
+// afterwards, but for the leases, the sitters and the stories at its end.
 struct dps_ctl {
 	uint32_t magic;             // DPS_MAGIC, stored last
 	uint32_t abi_version;       // DPS_ABI_VERSION
@@ -169,11 +279,23 @@ struct dps_ctl {
 	uint32_t n_ports;
 	uint32_t n_groups;
 	uint64_t tsc_hz;
-	uint64_t pad[5];
+	int32_t lease_tid;          // the thread that holds the primary's lease
+	uint32_t pad0;
+	uint64_t pad[4];
 
 	uint64_t slot[DPS_MAX_SLOTS];           // offset of each slot from base
 	char port[DPS_MAX_PORTS][DPS_NAME];
 	struct dps_group_conf group[DPS_MAX_GROUPS];
+
+	// The primary's lease: all that it started wait on it.
+	uint64_t lease[8];
+
+	struct dps_sitter sitter[DPS_MAX_SITTERS];
+
+	// Written by the wardens, one at a time.
+	uint64_t stories;           // the last one's seq; it lies at seq modulo DPS_STORIES
+	uint64_t pad1[7];
+	struct dps_story story[DPS_STORIES];
 };
 
 // One slot: a worker's seat. It and its lanes lie together in hugepages of their own.
@@ -209,27 +331,10 @@ struct dps_slot {
 	uint32_t parks;
 	uint32_t pad9[15];
 
-	// Written by the seed: how the last sitter ended.
-	int32_t exit_pid;
-	int32_t exit_status;        // as waitpid gives it
-	uint32_t exits;             // how many ended so far
-	uint32_t pad3[13];
-
-	// Written by the worker, before its first burst.
-	int32_t pid;
-	uint32_t state;             // DPS_SLOT_*
-	uint32_t needs;             // DPS_NEED_*
-	uint32_t rewrites;          // bytes from a packet's start that the plugin may change
-	uint32_t prepends;          // bytes of headroom that it may take
-	uint32_t n_reasons;
-	uint32_t n_counters;
-	uint32_t pad4;
-	uint64_t ready_ns;          // CLOCK_MONOTONIC when this worker was ready
+	// Written by the worker, as it takes the seat.
 	uint64_t first_ns;          // CLOCK_MONOTONIC of its first burst, 0: none yet
-	uint64_t pad5[2];
-	char reason[DPS_REASONS][DPS_NAME];
-	char counter_name[DPS_COUNTERS][DPS_NAME];
-	char error[DPS_ERROR];      // why it could not start
+	uint64_t pad3[7];
+	struct dps_facts facts;
 
 	// Written by the worker: the packet in hand, if it may be changed. Saved first, then stamped,
 	// then changed; the stamp counts until the packet's word is a verdict.
@@ -246,5 +351,7 @@ struct dps_slot {
 	uint64_t packets;           // seen by this slot's workers
 	uint64_t busy;              // TSC cycles in bursts
 	uint64_t pad7[4];
-	uint64_t counter[DPS_COUNTERS];         // the plugin's own
+
+	// Written by the primary: the plugins' counters of all who sat here and are dead.
+	uint64_t counter[DPS_COUNTERS];
 };

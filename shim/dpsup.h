@@ -17,13 +17,22 @@
 DPS_LINE(dps_ctl, n_io);
 DPS_LINE(dps_ctl, slot);
 DPS_LINE(dps_ctl, port);
+DPS_LINE(dps_ctl, lease);
+DPS_LINE(dps_ctl, sitter);
+DPS_LINE(dps_ctl, stories);
+DPS_LINE(dps_sitter, berth);
+DPS_LINE(dps_sitter, hand);
+DPS_LINE(dps_sitter, exit_pid);
+DPS_LINE(dps_sitter, ready_ns);
+DPS_LINE(dps_sitter, signal);
+DPS_LINE(dps_sitter, counter);
 DPS_LINE(dps_slot, lanes);
 DPS_LINE(dps_slot, command);
 DPS_LINE(dps_slot, seat);
 DPS_LINE(dps_slot, bell);
 DPS_LINE(dps_slot, parks);
-DPS_LINE(dps_slot, exit_pid);
-DPS_LINE(dps_slot, pid);
+DPS_LINE(dps_slot, first_ns);
+DPS_LINE(dps_slot, facts);
 DPS_LINE(dps_slot, undo);
 DPS_LINE(dps_slot, undo_bytes);
 DPS_LINE(dps_slot, beats);
@@ -32,6 +41,8 @@ DPS_LINE(dps_lane, done);
 _Static_assert(sizeof(struct dps_lane) == 256, "the words begin on a line");
 _Static_assert(sizeof(struct dps_meta) == 32, "two to a line");
 _Static_assert(sizeof(struct dps_slot) % 64 == 0, "slots end on a line");
+_Static_assert(sizeof(struct dps_sitter) % 64 == 0, "sitters end on a line");
+_Static_assert((DPS_STORIES & (DPS_STORIES - 1)) == 0, "found by mask");
 
 // A process that is killed keeps all its retired stores (the kernel's entry drains the store
 // buffer), so what recovery sees is a prefix of the program's stores: only the compiler can put
@@ -120,7 +131,8 @@ dps_prefetch_write(const void *p)
 #endif
 }
 
-// The seat of a slot: which ticket it is open for, and who sits there (0: nobody).
+// The seat of a slot, or the berth of a sitter: which ticket it is open for, and who has it (0:
+// nobody).
 static inline uint64_t
 dps_seat(uint32_t ticket, uint32_t pid)
 {

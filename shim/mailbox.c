@@ -56,7 +56,7 @@ op_lane(struct io *io, uint32_t slot)
 	struct lane *lane = &io->lane[slot];
 	struct io_group *g = &io->group[lane->group];
 
-	lane->needs = the_primary.slot[slot]->needs &
+	lane->needs = the_primary.slot[slot]->facts.needs &
 		      (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH);
 	g->lone = lone_lane(io, g);
 }

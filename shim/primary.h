@@ -175,8 +175,15 @@ pool_shared(const struct rte_mempool *mp)
 // hash.c
 uint32_t hash_flow(const uint8_t *p, uint32_t len);
 
-// recover.c: a new ticket for an empty seat; -EBUSY: it is not empty.
-int slot_renew(struct dps_slot *slot);
+// recover.c
+void slot_repair(uint32_t slot, struct dps_story *out);
+
+// warden.c
+int wardens_start(void);
+void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
+void slot_unlock(uint32_t slot);
+bool seat_revoke(uint32_t slot);                // take it back from who was told to sit down, under
+						// the lock; false: too late, somebody sits
 
 // io.c
 int io_loop(void *io);

@@ -8,54 +8,9 @@
 // the protocol as a model, with a kill before every store.
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "primary.h"
-
-// Law 4: nobody touches the lanes until the kernel says that their user is gone. A zombie is.
-static bool
-is_alive(int32_t pid)
-{
-	struct pollfd p = { .events = POLLIN };
-	int ready;
-
-	if (pid <= 0)
-		return false;
-	p.fd = syscall(SYS_pidfd_open, pid, 0);
-	if (p.fd < 0)
-		return errno != ESRCH;  // who does not know must not repair
-	do
-		ready = poll(&p, 1, 0);
-	while (ready < 0 && errno == EINTR);
-	close(p.fd);
-	return ready <= 0;
-}
-
-int
-slot_renew(struct dps_slot *slot)
-{
-	uint64_t seat = dps_load64(&slot->seat);
-
-	if ((uint32_t)seat != 0 ||
-	    !dps_seat_change(&slot->seat, seat, dps_seat((seat >> 32) + 1, 0)))
-		return -EBUSY;
-	return 0;
-}
-
-// Only here a seat becomes empty: whoever sat there is dead, and is about to be cleared up after.
-static int
-vacate(struct dps_slot *slot)
-{
-	uint64_t seat = dps_load64(&slot->seat);
-
-	if (is_alive((uint32_t)seat) ||
-	    !dps_seat_change(&slot->seat, seat, dps_seat((seat >> 32) + 1, 0)))
-		return -EBUSY;
-	return 0;
-}
 
 // Put the bytes of a half-changed packet back. Its address comes from the io core's own record.
 static bool
@@ -82,7 +37,7 @@ is_sound(const struct lane *lane)
 }
 
 static void
-recover_lane(struct dps_slot *s, uint32_t io, struct dps_recovery *out)
+recover_lane(struct dps_slot *s, uint32_t io, struct dps_story *out)
 {
 	struct lane *lane = &the_primary.io[io]->lane[s->index];
 	uint32_t published = dps_load32(&lane->published);
@@ -100,44 +55,31 @@ recover_lane(struct dps_slot *s, uint32_t io, struct dps_recovery *out)
 	out->left += published - done;
 }
 
-int
-dps_slot_recover(uint32_t slot, struct dps_recovery *out)
+// Law 4: only the slot's warden calls this, and only once the kernel has said that the thread which
+// used the lanes is gone.
+void
+slot_repair(uint32_t slot, struct dps_story *out)
 {
 	struct primary *p = &the_primary;
-	struct dps_slot *s;
+	struct dps_slot *s = p->slot[slot];
 
-	if (slot >= p->n_slots)
-		return -EINVAL;
-	s = p->slot[slot];
-	memset(out, 0, sizeof(*out));
-	if (vacate(s) != 0)
-		return -EBUSY;
 	for (uint32_t i = 0; i < p->n_io; i++)
 		if (!is_sound(&p->io[i]->lane[slot]))
 			out->corrupt = 1;
 	if (out->corrupt)
-		return 0;
+		return;
 	for (uint32_t i = 0; i < p->n_io; i++)
 		recover_lane(s, i, out);
 	// What was in hand is settled; a second repair before the next worker must find nothing.
 	s->undo = 0;
-	return 0;
 }
 
-// Hand what is left in the lanes back for steering. The io cores must no longer feed the slot, so
-// that these packets come before all later ones of their flows.
-int
-dps_slot_requeue(uint32_t slot)
+static int
+requeue(uint32_t slot)
 {
 	struct primary *p = &the_primary;
-	struct dps_slot *s;
-	uint32_t total = 0;
+	int total = 0;
 
-	if (slot >= p->n_slots)
-		return -EINVAL;
-	s = p->slot[slot];
-	if (slot_renew(s) != 0)
-		return -EBUSY;
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		struct lane *lane = &p->io[i]->lane[slot];
 		uint32_t collected = dps_load32(&lane->collected);
@@ -158,4 +100,20 @@ dps_slot_requeue(uint32_t slot)
 		total += n;
 	}
 	return total;
+}
+
+// Hand what is left in the lanes back for steering. The io cores must no longer feed the slot, so
+// that these packets come before all later ones of their flows.
+int
+dps_slot_requeue(uint32_t slot)
+{
+	int ret = -EBUSY;
+
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	slot_lock(slot);
+	if (seat_revoke(slot))
+		ret = requeue(slot);
+	slot_unlock(slot);
+	return ret;
 }

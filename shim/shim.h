@@ -152,13 +152,6 @@ struct dps_group_stats {
 	uint32_t moving;            // 1: buckets are on the move in some io core
 };
 
-struct dps_recovery {
-	uint32_t corrupt;           // 1: indices out of range, lane isolated, nothing repaired
-	uint32_t published;         // packets of an unfinished burst that were done
-	uint32_t undone;            // 1: a half-changed packet was restored
-	uint32_t left;              // packets left for the successor
-};
-
 struct dps_audit {
 	uint64_t size;
 	uint64_t free;
@@ -203,10 +196,19 @@ int dps_ctl_port(uint32_t port, const char *name);
 int dps_ctl_group(uint32_t group, const struct dps_group_conf *conf);
 int dps_ctl_publish(void);
 int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
-int dps_slot_prepare(uint32_t slot, int32_t core);      // returns a ticket; -EBUSY: somebody sits
-int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
 int dps_slot_command(uint32_t slot, uint32_t command);
+
+// warden.c: a berth for the next process, by its index; the ticket is what that process must show.
+int dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket);    // -EBUSY: somebody sits
+int dps_spare_prepare(uint32_t group, uint32_t *ticket);
+int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
+int dps_slot_takeovers(uint32_t slot, uint32_t n);      // that wardens may do unasked from now on
 int dps_slot_read(uint32_t slot, struct dps_slot *out);
+int dps_sitter_read(uint32_t sitter, struct dps_sitter *out);
+int dps_sitter_fate(uint32_t sitter, int32_t pid);      // 0: told, or none; -EAGAIN: ask again.
+							// pid 0: call off an order nobody came for
+uint64_t dps_stories(void);                             // seq of the last one
+int dps_story_get(uint64_t seq, struct dps_story *out); // -ENOENT: too old, or to come
 
 // control.c
 int dps_io_create(uint32_t io, uint32_t lcore, uint32_t burst, uint32_t adaptive);
@@ -222,5 +224,4 @@ int dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out);
 int dps_audit_get(uint32_t pool, struct dps_audit *out);
 
 // recover.c
-int dps_slot_recover(uint32_t slot, struct dps_recovery *out);  // -EBUSY: the sitter lives
 int dps_slot_requeue(uint32_t slot);    // returns packets handed back for steering

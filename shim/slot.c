@@ -88,6 +88,10 @@ dps_ctl_publish(void)
 {
 	struct primary *p = &the_primary;
 
+	int ret = wardens_start();
+
+	if (ret != 0)
+		return ret;
 	p->ctl->n_slots = p->n_slots;
 	dps_store32(&p->ctl->magic, DPS_MAGIC);
 	return 0;
@@ -161,34 +165,6 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 	return 0;
 }
 
-// Open the slot for its next worker: where it runs, and the ticket that it must show. What the last
-// one said of itself is wiped; indices, counters and the exit record stay: they are the slot's.
-int
-dps_slot_prepare(uint32_t slot, int32_t core)
-{
-	struct dps_slot *s;
-
-	if (slot >= the_primary.n_slots)
-		return -EINVAL;
-	s = the_primary.slot[slot];
-	if (slot_renew(s) != 0)
-		return -EBUSY;
-	s->core = core;
-	s->undo = 0;    // no stamp of another plugin's may ever match a packet of the next one
-	s->error[0] = '\0';
-	s->state = DPS_SLOT_EMPTY;
-	dps_store32(&s->command, DPS_RUN);
-	return (s->seat >> 32) & INT32_MAX;
-}
-
-int
-dps_slot_sitter(uint32_t slot)
-{
-	if (slot >= the_primary.n_slots)
-		return -EINVAL;
-	return (uint32_t)dps_load64(&the_primary.slot[slot]->seat);
-}
-
 int
 dps_slot_command(uint32_t slot, uint32_t command)
 {
@@ -198,14 +174,5 @@ dps_slot_command(uint32_t slot, uint32_t command)
 	// The worker may be parked.
 	__atomic_fetch_add(&the_primary.slot[slot]->bell, 1, __ATOMIC_RELEASE);
 	syscall(SYS_futex, &the_primary.slot[slot]->bell, FUTEX_WAKE, 1, NULL, NULL, 0);
-	return 0;
-}
-
-int
-dps_slot_read(uint32_t slot, struct dps_slot *out)
-{
-	if (slot >= the_primary.n_slots)
-		return -EINVAL;
-	memcpy(out, the_primary.slot[slot], sizeof(*out));
 	return 0;
 }

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness import PATIENCE, Run, wait_for
@@ -15,6 +19,7 @@ from traffic import Packet, read_pcap, save
 import dpsup
 from dpsup.errors import DpsupError
 
+ROOT = Path(__file__).resolve().parents[1]
 JUMBO = 9000  # MTU
 SLOW = 100_000  # TSC cycles for one packet: some 40 µs, so that a run lasts and bursts are in hand
 
@@ -143,3 +148,41 @@ def deaths(events: list[dict[str, Any]]) -> Deaths:
         published=sum(r["published"] > 0 for r in found),
         undone=sum(r["undone"] for r in found),
     )
+
+
+def build(folder: Path, text: str) -> Path:
+    """A plugin that knows more of dpsup than it should."""
+    source = folder / "evil.c"
+    source.write_text(text)
+    target = folder / "evil.so"
+    subprocess.run(
+        ["cc", "-std=gnu11", "-shared", "-fPIC", "-O2", f"-I{ROOT}/shim", f"-I{ROOT}/workers",
+         str(source), "-o", str(target)],
+        check=True,
+    )  # fmt: skip
+    return target
+
+
+def death_events(job: Job) -> list[dict[str, Any]]:
+    return [e for e in job.events() if e["type"] == "death"]
+
+
+def kill_busy(job: Job) -> int:
+    def busy() -> int:
+        worker = job.instance.status()["groups"][0]["workers"][0]
+        return worker["pid"] if worker["state"] == "running" and worker["outstanding"] else 0
+
+    pid = wait_for(busy, step=0.002)
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def spare_pids(instance: Run) -> list[int]:
+    """By what ps shows."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            title = (process / "cmdline").read_bytes().decode(errors="replace")
+            if title.startswith(f"dpsup-worker: {instance.name} ") and "/spare" in title:
+                found.append(int(process.name))
+    return found

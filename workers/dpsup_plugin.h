@@ -62,10 +62,20 @@ struct dps_packet {
 	const void *origin;     /* the worker's own */
 };
 
-/* What init learns. All pointers stay valid while the worker lives. */
+/*
+ * What init learns. All pointers stay valid, and the same, while the process lives; so does the
+ * pointer to this struct.
+ *
+ * A spare runs init long before it knows whose place it will take: its `worker` is DPS_PLUGIN_SPARE
+ * then, and the index in the group from before its first packet on. A plugin that needs it keeps
+ * the pointer, and looks in packet. `counters` are the process's own and start at 0; what dpsup
+ * shows for a worker is the sum over all processes that had its place.
+ */
+#define DPS_PLUGIN_SPARE 0xffffffffu
+
 struct dps_env {
 	const char *group;
-	uint32_t worker;                /* index in the group */
+	uint32_t worker;                /* index in the group, or DPS_PLUGIN_SPARE */
 	uint32_t n_args;
 	const char *const *arg_keys;    /* nested tables as "map.wan" */
 	const char *const *arg_values;
@@ -74,8 +84,8 @@ struct dps_env {
 	const char *const *port_names;
 	const char *const *group_names;
 	uint64_t tsc_hz;
-	uint64_t *counters;             /* [DPS_PLUGIN_COUNTERS], shown by dpsup stats; they survive
-					 * the process. Only this worker writes them. */
+	uint64_t *counters;             /* [DPS_PLUGIN_COUNTERS], shown by dpsup stats, a kill
+					 * notwithstanding. Only this process writes them. */
 	char *error;                    /* say here why init fails, [error_len] */
 	uint32_t error_len;
 	uint32_t pad;

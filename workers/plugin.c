@@ -19,18 +19,18 @@ static const char *port_names[DPS_MAX_PORTS];
 static const char *group_names[DPS_MAX_GROUPS];
 
 static int __attribute__((format(printf, 3, 4)))
-refuse(struct dps_slot *slot, int code, const char *format, ...)
+refuse(struct dps_sitter *me, int code, const char *format, ...)
 {
 	va_list ap;
 
 	va_start(ap, format);
-	vsnprintf(slot->error, sizeof(slot->error), format, ap);
+	vsnprintf(me->error, sizeof(me->error), format, ap);
 	va_end(ap);
 	return code;
 }
 
 static int
-find(struct dps_slot *slot, const struct dps_group_conf *conf, const struct dps_plugin **plugin)
+find(struct dps_sitter *me, const struct dps_group_conf *conf, const struct dps_plugin **plugin)
 {
 	void *object;
 
@@ -40,14 +40,14 @@ find(struct dps_slot *slot, const struct dps_group_conf *conf, const struct dps_
 				*plugin = builtin[i];
 				return 0;
 			}
-		return refuse(slot, DPS_EXIT_PLUGIN, "no built-in plugin \"%s\"", conf->plugin);
+		return refuse(me, DPS_EXIT_PLUGIN, "no built-in plugin \"%s\"", conf->plugin);
 	}
 	object = dlopen(conf->plugin, RTLD_NOW | RTLD_LOCAL);
 	if (object == NULL)
-		return refuse(slot, DPS_EXIT_PLUGIN, "cannot load: %s", dlerror());
+		return refuse(me, DPS_EXIT_PLUGIN, "cannot load: %s", dlerror());
 	*plugin = dlsym(object, "dps_plugin");
 	if (*plugin == NULL)
-		return refuse(slot, DPS_EXIT_PLUGIN,
+		return refuse(me, DPS_EXIT_PLUGIN,
 			      "%s exports no symbol dps_plugin: is it a dpsup plugin?",
 			      conf->plugin);
 	return 0;
@@ -64,24 +64,24 @@ copy_names(char to[][DPS_NAME], uint32_t most, const char *const *from)
 }
 
 static int
-check(struct dps_slot *slot, const struct dps_plugin *p)
+check(struct dps_sitter *me, const struct dps_plugin *p)
 {
 	if (p->abi != DPS_PLUGIN_ABI || p->size != sizeof(*p))
-		return refuse(slot, DPS_EXIT_PLUGIN_ABI,
+		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "built against plugin ABI %u (%u bytes), this dpsup has %u (%zu): "
 			      "build it again with this dpsup_plugin.h",
 			      p->abi, p->size, DPS_PLUGIN_ABI, sizeof(*p));
 	if (p->packet == NULL || p->name == NULL)
-		return refuse(slot, DPS_EXIT_PLUGIN_ABI, "it has no name or no packet function");
+		return refuse(me, DPS_EXIT_PLUGIN_ABI, "it has no name or no packet function");
 	if (p->rewrites + p->prepends > DPS_UNDO)
-		return refuse(slot, DPS_EXIT_PLUGIN_ABI,
+		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "rewrites + prepends is %u bytes, at most %u can be put back",
 			      p->rewrites + p->prepends, DPS_UNDO);
 	return 0;
 }
 
 static void
-fill_env(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_group_conf *conf)
+fill_env(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_group_conf *conf)
 {
 	const char *at = conf->args;
 
@@ -97,7 +97,7 @@ fill_env(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_grou
 		group_names[i] = ctl->group[i].name;
 	env = (struct dps_env){
 		.group = conf->name,
-		.worker = slot->member,
+		.worker = DPS_PLUGIN_SPARE,
 		.n_args = conf->n_args,
 		.arg_keys = arg_keys,
 		.arg_values = arg_values,
@@ -106,37 +106,46 @@ fill_env(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_grou
 		.port_names = port_names,
 		.group_names = group_names,
 		.tsc_hz = ctl->tsc_hz,
-		.counters = slot->counter,
-		.error = slot->error,
-		.error_len = sizeof(slot->error),
+		.counters = me->counter,
+		.error = me->error,
+		.error_len = sizeof(me->error),
 	};
 }
 
 int
-plugin_load(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin **plugin,
+plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_plugin **plugin,
 	    void **state)
 {
-	const struct dps_group_conf *conf = &ctl->group[slot->group];
+	const struct dps_group_conf *conf = &ctl->group[me->group];
 	const struct dps_plugin *p;
 	int ret;
 
-	ret = find(slot, conf, &p);
+	ret = find(me, conf, &p);
 	if (ret == 0)
-		ret = check(slot, p);
+		ret = check(me, p);
 	if (ret != 0)
 		return ret;
-	fill_env(ctl, slot, conf);
+	fill_env(ctl, me, conf);
+	if (dps_load32(&me->hand) == DPS_HAND_GO)
+		plugin_seated(me->slot - conf->first_slot);
 	*state = NULL;
 	if (p->init != NULL && p->init(&env, state) != 0) {
-		if (slot->error[0] == '\0')
-			refuse(slot, 0, "its init refused and gave no reason");
+		if (me->error[0] == '\0')
+			refuse(me, 0, "its init refused and gave no reason");
 		return DPS_EXIT_PLUGIN_INIT;
 	}
-	slot->needs = p->needs;
-	slot->rewrites = p->rewrites;
-	slot->prepends = p->prepends;
-	slot->n_reasons = copy_names(slot->reason, DPS_REASONS, p->reasons);
-	slot->n_counters = copy_names(slot->counter_name, DPS_COUNTERS, p->counters);
+	me->facts.needs = p->needs;
+	me->facts.rewrites = p->rewrites;
+	me->facts.prepends = p->prepends;
+	me->facts.n_reasons = copy_names(me->facts.reason, DPS_REASONS, p->reasons);
+	me->facts.n_counters = copy_names(me->facts.counter_name, DPS_COUNTERS, p->counters);
 	*plugin = p;
 	return 0;
+}
+
+// Plugins keep a pointer to it, so it is the same one that they learned of in init.
+void
+plugin_seated(uint32_t member)
+{
+	env.worker = member;
 }

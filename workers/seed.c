@@ -40,7 +40,10 @@
 
 #include "worker.h"
 
-enum { ORDER_MOST = 128 };
+enum {
+	ORDER_MOST = 128,
+	CHILDREN = 2 * DPS_MAX_SITTERS  // a berth is free again before its last one is reaped
+};
 
 struct seed {
 	struct shared shared;
@@ -58,7 +61,10 @@ struct seed {
 	int listener;
 	int orders;                             // connection of whoever supervises, -1: none
 	int signals;
-	pid_t child[DPS_MAX_SLOTS];
+	struct {
+		pid_t pid;                      // 0: free
+		uint32_t berth;
+	} child[CHILDREN];
 	char *title;
 	size_t title_len;
 };
@@ -142,7 +148,7 @@ static void
 check_control_block(void)
 {
 	const struct rte_memzone *mz = rte_memzone_lookup(DPS_MZ_CTL);
-	const struct dps_ctl *ctl;
+	struct dps_ctl *ctl;
 
 	if (mz == NULL)
 		refuse(DPS_EXIT_GENERATION, "\"%s\" is no dpsup instance", seed.file_prefix);
@@ -195,13 +201,25 @@ close_all_but(const int *keep, int n)
 	return syscall(SYS_close_range, last + 1, ~0U, 0) == 0 ? 0 : -errno;
 }
 
+void
+worker_rename(const struct shared *shared, uint32_t group, uint32_t member)
+{
+	const struct dps_group_conf *conf = &shared->ctl->group[group];
+	char name[16], index[16] = "spare";
+
+	if (member < conf->max)
+		snprintf(index, sizeof(index), "%u", member);
+	snprintf(name, sizeof(name), "%.9s/%.5s", conf->name, index);
+	prctl(PR_SET_NAME, name);
+	memset(seed.title, 0, seed.title_len);
+	snprintf(seed.title, seed.title_len, "dpsup-worker: %s %s/%s", seed.name, conf->name, index);
+}
+
 // An inherited socket of EAL's would keep a dead seed's address alive and block the primary's IPC.
 static void __attribute__((noreturn))
-become_worker(struct dps_slot *slot, uint32_t ticket, int log, int notify)
+become_worker(struct dps_sitter *me, uint32_t ticket, int log, int notify)
 {
-	const struct dps_group_conf *conf = &seed.shared.ctl->group[slot->group];
 	int keep[2] = { notify, seed.shared.primary_pidfd };
-	char name[16];
 	sigset_t none;
 
 	if (dup2(log, 1) < 0 || dup2(log, 2) < 0)
@@ -221,12 +239,8 @@ become_worker(struct dps_slot *slot, uint32_t ticket, int log, int notify)
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	setsid();
-	snprintf(name, sizeof(name), "%.11s/%u", conf->name, slot->member % 1000);
-	prctl(PR_SET_NAME, name);
-	memset(seed.title, 0, seed.title_len);
-	snprintf(seed.title, seed.title_len, "dpsup-worker: %s %s/%u", seed.name, conf->name,
-		 slot->member);
-	worker_run(&seed.shared, slot, ticket, notify);
+	worker_rename(&seed.shared, me->group, me->slot - seed.shared.ctl->group[me->group].first_slot);
+	worker_run(&seed.shared, me, ticket, notify);
 }
 
 static void
@@ -256,23 +270,27 @@ static void
 order_fork(uint32_t index, uint32_t ticket, int log, int notify)
 {
 	char text[ORDER_MOST];
+	uint32_t at = 0;
 	int pidfd;
 	pid_t pid;
 
-	if (index >= seed.shared.ctl->n_slots || seed.child[index] != 0) {
-		snprintf(text, sizeof(text), "refused %u slot is taken or unknown", index);
+	while (at < CHILDREN && seed.child[at].pid != 0)
+		at++;
+	if (index >= DPS_MAX_SITTERS || at == CHILDREN) {
+		snprintf(text, sizeof(text), "refused %u no such berth", index);
 		tell(text, -1);
 		return;
 	}
 	pid = fork();
 	if (pid == 0)
-		become_worker(seed.shared.slot[index], ticket, log, notify);
+		become_worker(&seed.shared.ctl->sitter[index], ticket, log, notify);
 	if (pid < 0) {
 		snprintf(text, sizeof(text), "refused %u fork: %s", index, strerror(errno));
 		tell(text, -1);
 		return;
 	}
-	seed.child[index] = pid;
+	seed.child[at].pid = pid;
+	seed.child[at].berth = index;
 	pidfd = syscall(SYS_pidfd_open, pid, 0);
 	if (pidfd < 0) {
 		// Nobody could watch it: it must not be.
@@ -296,17 +314,18 @@ reap(void)
 	if (read(seed.signals, &info, sizeof(info)) < 0)
 		return;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		for (uint32_t i = 0; i < seed.shared.ctl->n_slots; i++) {
-			struct dps_slot *slot = seed.shared.slot[i];
+		for (uint32_t i = 0; i < CHILDREN; i++) {
+			uint32_t berth = seed.child[i].berth;
+			struct dps_sitter *sitter = &seed.shared.ctl->sitter[berth];
 			char text[ORDER_MOST];
 
-			if (seed.child[i] != pid)
+			if (seed.child[i].pid != pid)
 				continue;
-			seed.child[i] = 0;
-			slot->exit_status = status;
-			dps_store32(&slot->exits, slot->exits + 1);
-			__atomic_store_n(&slot->exit_pid, pid, __ATOMIC_RELEASE);
-			snprintf(text, sizeof(text), "exit %u %d %d", i, pid, status);
+			seed.child[i].pid = 0;
+			sitter->exit_status = status;
+			dps_store32(&sitter->exits, sitter->exits + 1);
+			__atomic_store_n(&sitter->exit_pid, pid, __ATOMIC_RELEASE);
+			snprintf(text, sizeof(text), "exit %u %d %d", berth, pid, status);
 			tell(text, -1);
 		}
 }
@@ -328,7 +347,7 @@ take_order(void)
 	ssize_t len = recvmsg(seed.orders, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	struct cmsghdr *c;
 	int fd[2] = { -1, -1 };
-	uint32_t slot, ticket;
+	uint32_t berth, ticket;
 
 	if (len <= 0) {
 		if (len < 0 && (errno == EAGAIN || errno == EINTR))
@@ -342,8 +361,8 @@ take_order(void)
 	if (c != NULL && c->cmsg_type == SCM_RIGHTS)
 		memcpy(fd, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0) < sizeof(fd) ?
 						c->cmsg_len - CMSG_LEN(0) : sizeof(fd));
-	if (sscanf(text, "fork %" SCNu32 " %" SCNu32, &slot, &ticket) == 2 && fd[1] >= 0)
-		order_fork(slot, ticket, fd[0], fd[1]);
+	if (sscanf(text, "fork %" SCNu32 " %" SCNu32, &berth, &ticket) == 2 && fd[1] >= 0)
+		order_fork(berth, ticket, fd[0], fd[1]);
 	else if (strcmp(text, "quit") == 0)
 		_exit(DPS_EXIT_OK);
 	else
@@ -483,6 +502,8 @@ main(int argc, char **argv)
 	check_control_block();
 	rte_memseg_contig_walk(add_range, &seed.shared);
 	listen_at(seed.socket_path);
+	if (watch_start(&seed.shared, NULL) != 0)
+		refuse(DPS_EXIT_TEMPORARY, "no thread");
 	dprintf(seed.notify, "READY\n");
 	close(seed.notify);
 	serve();

@@ -1,62 +1,74 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// From a fresh fork of the seed to a running worker. No EAL call is made here or later (law 5):
-// EAL's threads did not survive the fork, and its shared locks must not be held by whoever may be
-// killed. The process leaves by _exit.
+// From a fresh fork of the seed to a worker in its seat, by way of a spare's sleep if no seat is
+// free. No EAL call is made here or later (law 5): EAL's threads did not survive the fork, and its
+// shared locks must not be held by whoever may be killed. The process leaves by _exit.
 
 #define _GNU_SOURCE
 #include <errno.h>
-#include <poll.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <time.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include "lease.h"
 #include "worker.h"
 
 static void __attribute__((noreturn))
-leave(struct dps_slot *slot, int notify, int code)
+leave(struct dps_sitter *me, int notify, int code)
 {
 	char text[DPS_ERROR + 32];
-	int len = snprintf(text, sizeof(text), "REFUSED %d %s\n", code, slot->error);
+	int len = snprintf(text, sizeof(text), "REFUSED %d %s\n", code, me->error);
 
 	if (write(notify, text, len) < 0)
 		code = DPS_EXIT_TEMPORARY;
 	_exit(code);
 }
 
-// A worker without its primary has nobody to work for, and holds that one's hugepages.
-static void *
-watch(void *arg)
+static void
+wake(const void *word)
 {
-	const struct shared *shared = arg;
-	struct pollfd p = { .fd = shared->primary_pidfd, .events = POLLIN };
-
-	while (poll(&p, 1, -1) < 0 && errno == EINTR)
-		;
-	_exit(DPS_EXIT_PRIMARY_GONE);
+	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
-static uint64_t
-now_ns(void)
+// Our berth, then our lease, before anything else is touched. Late, as the seed died meanwhile: the
+// berth is somebody else's.
+static void
+take_berth(struct dps_sitter *me, uint32_t ticket)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
+	if (!dps_seat_change(&me->berth, dps_seat(ticket, 0), dps_seat(ticket, getpid())) ||
+	    dps_lease_take(me->lease) != 0)
+		_exit(DPS_EXIT_TEMPORARY);
+	wake(&me->berth);
 }
 
-static int
-pin(int core)
+// Where a warden may have put us already.
+static void
+go_to_core(struct dps_sitter *me, int core, int notify)
 {
 	cpu_set_t set;
 
 	CPU_ZERO(&set);
 	CPU_SET(core, &set);
-	return sched_setaffinity(0, sizeof(set), &set) == 0 ? 0 : -errno;
+	if (sched_setaffinity(0, sizeof(set), &set) == 0)
+		return;
+	snprintf(me->error, sizeof(me->error), "cannot run on core %d: %s", core, strerror(errno));
+	leave(me, notify, DPS_EXIT_CORE);
+}
+
+// No core file, unless the plugin asks for one. 1 byte, as 0 does not hold for a core_pattern that is
+// a pipe.
+static void
+forgo_core(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_CORE, &limit) == 0 && limit.rlim_cur > 1) {
+		limit.rlim_cur = 1;
+		setrlimit(RLIMIT_CORE, &limit);
+	}
 }
 
 // Each process takes its own page faults on the shared hugepages: take them before READY.
@@ -68,47 +80,80 @@ fault_in(const struct shared *shared)
 			(void)shared->range[i].start[at];
 }
 
+// Asleep until a warden says which slot. There is nothing to do meanwhile, so nothing is done.
+static void
+wait_for_slot(struct dps_sitter *me, int notify)
+{
+	uint32_t hand = DPS_HAND_STARTING;
+
+	if (!__atomic_compare_exchange_n(&me->hand, &hand, DPS_HAND_PARKED, 0, __ATOMIC_ACQ_REL,
+					 __ATOMIC_ACQUIRE))
+		return;
+	if (write(notify, "READY\n", 6) != 6)
+		_exit(DPS_EXIT_TEMPORARY);
+	while ((hand = dps_load32(&me->hand)) != DPS_HAND_GO)
+		syscall(SYS_futex, &me->hand, FUTEX_WAIT, hand, NULL, NULL, 0);
+}
+
+// The slot is ours from the moment that its seat is; who is told too late finds another ticket.
+static struct dps_slot *
+take_seat(const struct shared *shared, struct dps_sitter *me, int notify)
+{
+	struct dps_slot *slot = shared->slot[me->slot % DPS_MAX_SLOTS];
+
+	go_to_core(me, slot->core, notify);
+	if (!dps_seat_change(&slot->seat, dps_seat(me->ticket, 0),
+			     dps_seat(me->ticket, getpid())))
+		_exit(DPS_EXIT_TEMPORARY);
+	dps_store64(&slot->first_ns, 0);
+	slot->facts = me->facts;
+	me->seated_ns = dps_now_ns();
+	dps_store32(&me->hand, DPS_HAND_SEATED);
+	wake(&me->hand);
+	return slot;
+}
+
 void
-worker_run(const struct shared *shared, struct dps_slot *slot, uint32_t ticket, int notify)
+worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, int notify)
 {
 	const struct dps_plugin *plugin;
-	pthread_t watcher;
+	struct dps_slot *slot;
+	bool is_spare;
 	void *state;
 	int ret;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	// Late, as the seed died meanwhile: the seat is somebody else's, and not to be touched.
-	if (!dps_seat_change(&slot->seat, dps_seat(ticket, 0), dps_seat(ticket, getpid())))
-		_exit(DPS_EXIT_TEMPORARY);
-	slot->first_ns = 0;
-	slot->pid = getpid();
-	__atomic_store_n(&slot->state, DPS_SLOT_STARTING, __ATOMIC_RELEASE);
+	take_berth(me, ticket);
+	is_spare = dps_load32(&me->hand) != DPS_HAND_GO;
+	forgo_core();
 	// The watcher stays on the supervisor's cores, where the seed runs.
-	ret = pthread_create(&watcher, NULL, watch, (void *)(uintptr_t)shared);
+	ret = watch_start(shared, me);
 	if (ret != 0) {
-		snprintf(slot->error, sizeof(slot->error), "no thread: %s", strerror(ret));
-		leave(slot, notify, DPS_EXIT_TEMPORARY);
+		snprintf(me->error, sizeof(me->error), "no thread: %s", strerror(-ret));
+		leave(me, notify, DPS_EXIT_TEMPORARY);
 	}
-	ret = pin(slot->core);
-	if (ret != 0) {
-		snprintf(slot->error, sizeof(slot->error), "cannot run on core %d: %s", slot->core,
-			 strerror(-ret));
-		leave(slot, notify, DPS_EXIT_CORE);
-	}
-	ret = plugin_load(shared->ctl, slot, &plugin, &state);
+	// What the plugin allocates lies near the core that it will run on.
+	if (!is_spare)
+		go_to_core(me, shared->slot[me->slot % DPS_MAX_SLOTS]->core, notify);
+	ret = plugin_load(shared->ctl, me, &plugin, &state);
 	if (ret != 0)
-		leave(slot, notify, ret);
+		leave(me, notify, ret);
 	fault_in(shared);
 	prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0);
-	slot->ready_ns = now_ns();
-	dps_store32(&slot->state, DPS_SLOT_READY);
-	if (write(notify, "READY\n", 6) != 6)
+	me->ready_ns = dps_now_ns();
+	if (is_spare)
+		wait_for_slot(me, notify);
+	slot = take_seat(shared, me, notify);
+	plugin_seated(slot->member);
+	if (is_spare) {
+		worker_rename(shared, slot->group, slot->member);
+	} else if (write(notify, "READY\n", 6) != 6) {
 		_exit(DPS_EXIT_TEMPORARY);
+	}
 	close(notify);
 
 	worker_loop(shared->ctl, slot, plugin, state);
 
-	dps_store32(&slot->state, DPS_SLOT_LEAVING);
 	if (plugin->fini != NULL)
 		plugin->fini(state);
 	fflush(NULL);

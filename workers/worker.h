@@ -17,7 +17,7 @@ _Static_assert(DPS_PLUGIN_REWRITES == DPS_UNDO, "same");
 
 // What the seed knows once it is attached; its children inherit it.
 struct shared {
-	const struct dps_ctl *ctl;
+	struct dps_ctl *ctl;
 	struct dps_slot *slot[DPS_MAX_SLOTS];
 	int primary_pidfd;
 	uint32_t n_ranges;
@@ -28,17 +28,25 @@ struct shared {
 	} range[256];                   // hugepage memory, to be faulted in by each worker
 };
 
-// worker.c: become the worker of a slot; called in a fresh child, does not return.
-void worker_run(const struct shared *shared, struct dps_slot *slot, uint32_t ticket, int notify)
+// worker.c: become a worker, or a spare first; called in a fresh child, does not return.
+void worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, int notify)
 	__attribute__((noreturn));
+
+// seed.c: what ps shows.
+void worker_rename(const struct shared *shared, uint32_t group, uint32_t member);
+
+// watch.c: end with the primary; and, of a worker, when its data thread (the caller) crashes.
+// `sitter` is NULL in the seed. 0 or -errno.
+int watch_start(const struct shared *shared, struct dps_sitter *sitter);
 
 // loop.c: until the slot is told to stop.
 void worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin *plugin,
 		 void *state);
 
-// plugin.c: 0, or the exit code; the reason is in slot->error.
-int plugin_load(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin **plugin,
+// plugin.c: 0, or the exit code; the reason is in me->error.
+int plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_plugin **plugin,
 		void **state);
+void plugin_seated(uint32_t member);
 
 extern const struct dps_plugin plugin_forward;
 extern const struct dps_plugin plugin_macswap;

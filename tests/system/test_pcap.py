@@ -487,7 +487,7 @@ def test_all_workers_killed_at_once(instance: Run, packets: list[Packet]) -> Non
 def test_deaths_in_a_row_keep_order(instance: Run, packets: list[Packet]) -> None:
     """The next one dies while it still has what the first one left, and more of that waits."""
     save(instance.folder / "wan.in.pcap", packets)
-    slowly = LOSSLESS.replace("1ms", "100ms")
+    slowly = LOSSLESS.replace("1ms", "100ms") + "spares = 0\n"
     args = f"cycles = {2 * SLOW}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 3, args, more=slowly))
 

@@ -1,0 +1,726 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The wardens: one thread of the primary for each process that the seed forked. It waits for that
+// process's end, repairs the lanes that it used, seats a spare in its place, and writes down what
+// happened. No Python, no EAL call, no wait for another process without a bound.
+//
+// A thread each, not one for all: deaths at once are repaired side by side, and one that waits for
+// a spare that does not come up keeps nobody else waiting. Asleep they cost a stack, and a look at
+// a pidfd once a round.
+//
+// What a warden acts on (who sits where, by which ticket, which process) is in the primary's own
+// memory. What lies in shared memory is for the process to read, and for this file to check.
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+
+#include "lease.h"
+#include "primary.h"
+
+enum {
+	ROUND_MS = 20,          // between two looks at what the lease does not tell
+	SEAT_MS = 100,          // for a spare to take its seat, where there is another one
+	LAST_SEAT_MS = 1000,    // and where there is none: a busy CPU is no reason to fork
+	GRACE_MS = 1000,        // for a process that crashed to end by itself
+	STACK = 256 << 10,      // bytes
+	NOBODY = DPS_MAX_SITTERS
+};
+
+enum warden_state {
+	OFF,                    // nobody; the control thread may open this berth
+	AWAITED,                // opened; a process with the ticket may come
+	ON                      // it holds its lease
+};
+
+struct warden {
+	pthread_t thread;
+	bool started;
+	uint32_t index;
+	uint32_t group;
+	uint32_t state;         // the control thread: OFF to AWAITED and back; the warden: the rest
+	uint32_t slot;          // where it was told to sit; changed under that slot's lock
+	uint32_t dead;          // 1: known to be
+	uint32_t doomed;        // 1: to be killed: it did not take its seat
+	uint32_t told;          // 1: its story is written
+	int32_t pid;
+	int pidfd;              // the warden's alone
+};
+
+struct seat {
+	pthread_mutex_t lock;
+	uint32_t ticket;
+	uint32_t sitter;        // who may sit, or does: an index, or NOBODY
+	uint32_t takeovers;     // that may happen before the supervisor is asked
+	uint64_t story;         // seq of the last death here
+};
+
+static struct warden wardens[DPS_MAX_SITTERS];
+static struct seat seats[DPS_MAX_SLOTS];
+static pthread_mutex_t story_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct dps_sitter *
+sitter_of(const struct warden *w)
+{
+	return &the_primary.ctl->sitter[w->index];
+}
+
+static void
+futex_wait(const uint32_t *word, uint32_t value, uint32_t ms)
+{
+	const struct timespec most = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L };
+
+	syscall(SYS_futex, word, FUTEX_WAIT, value, ms > 0 ? &most : NULL, NULL, 0);
+}
+
+static void
+futex_wake(const uint32_t *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+void
+slot_lock(uint32_t slot)
+{
+	pthread_mutex_lock(&seats[slot].lock);
+}
+
+void
+slot_unlock(uint32_t slot)
+{
+	pthread_mutex_unlock(&seats[slot].lock);
+}
+
+// --- processes ------------------------------------------------------------------------------------
+
+static bool
+is_gone(int pidfd, int ms)
+{
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
+
+	return poll(&p, 1, ms) > 0;
+}
+
+static void
+end(const struct warden *w)
+{
+	if (w->pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
+}
+
+static bool
+is_alive(int32_t pid)
+{
+	int pidfd = syscall(SYS_pidfd_open, pid, 0);
+	bool gone;
+
+	if (pidfd < 0)
+		return errno != ESRCH;
+	gone = is_gone(pidfd, 0);
+	close(pidfd);
+	return !gone;
+}
+
+// --- seats, all under the slot's lock -------------------------------------------------------------
+
+// Nobody sits there, nor was told to: whoever holds an older ticket comes too late from now on.
+static void
+seat_open(uint32_t slot)
+{
+	struct seat *seat = &seats[slot];
+
+	seat->sitter = NOBODY;
+	dps_store64(&the_primary.slot[slot]->seat, dps_seat(++seat->ticket, 0));
+}
+
+bool
+seat_revoke(uint32_t slot)
+{
+	struct seat *seat = &seats[slot];
+
+	if (seat->sitter == NOBODY)
+		return true;
+	if (!dps_seat_change(&the_primary.slot[slot]->seat, dps_seat(seat->ticket, 0),
+			     dps_seat(seat->ticket + 1, 0)))
+		return false;
+	seat->ticket++;
+	__atomic_store_n(&wardens[seat->sitter].slot, DPS_NO_SLOT, __ATOMIC_RELEASE);
+	seat->sitter = NOBODY;
+	return true;
+}
+
+static void
+seat_offer(uint32_t slot, struct warden *w)
+{
+	struct dps_sitter *s = sitter_of(w);
+
+	seats[slot].sitter = w->index;
+	__atomic_store_n(&w->slot, slot, __ATOMIC_RELEASE);
+	s->slot = slot;
+	s->ticket = seats[slot].ticket;
+	dps_store32(&s->hand, DPS_HAND_GO);
+}
+
+// --- succession -----------------------------------------------------------------------------------
+
+// A spare that runs what the slot's lanes were told of; it is the caller's from here on.
+static struct warden *
+claim(uint32_t slot)
+{
+	const struct dps_slot *s = the_primary.slot[slot];
+
+	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
+		struct warden *w = &wardens[i];
+		uint32_t parked = DPS_HAND_PARKED;
+
+		if (dps_load32(&w->state) != ON || w->group != s->group ||
+		    dps_load32(&w->dead) || dps_load32(&w->doomed) ||
+		    sitter_of(w)->facts.needs != s->facts.needs)
+			continue;
+		if (__atomic_compare_exchange_n(&sitter_of(w)->hand, &parked, DPS_HAND_CLAIMED, 0,
+						__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+			return w;
+	}
+	return NULL;
+}
+
+static bool
+has_spare(uint32_t group)
+{
+	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++)
+		if (dps_load32(&wardens[i].state) == ON && wardens[i].group == group &&
+		    dps_load32(&sitter_of(&wardens[i])->hand) == DPS_HAND_PARKED)
+			return true;
+	return false;
+}
+
+static bool
+takes_seat(struct warden *w)
+{
+	const uint32_t *hand = &sitter_of(w)->hand;
+	uint64_t since = dps_now_ns();
+
+	while (dps_load32(hand) == DPS_HAND_GO && !dps_load32(&w->dead)) {
+		uint64_t ms = (dps_now_ns() - since) / 1000000;
+
+		if (ms >= LAST_SEAT_MS || (ms >= SEAT_MS && has_spare(w->group)))
+			break;
+		futex_wait(hand, DPS_HAND_GO, 1);
+	}
+	return dps_load32(hand) == DPS_HAND_SEATED;
+}
+
+// Asleep it is moved for nothing; it need not be moved once it runs.
+static void
+pin(const struct warden *w, int32_t core)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(core, &set);
+	sched_setaffinity(w->pid, sizeof(set), &set);
+}
+
+static void
+seat_successor(uint32_t slot, struct dps_story *story)
+{
+	struct seat *seat = &seats[slot];
+	struct warden *w;
+
+	while (seat->takeovers > 0 && (w = claim(slot)) != NULL) {
+		story->claimed_ns = dps_now_ns();
+		pin(w, the_primary.slot[slot]->core);
+		seat_offer(slot, w);
+		futex_wake(&sitter_of(w)->hand);
+		if (takes_seat(w) || !seat_revoke(slot)) {
+			seat->takeovers--;
+			story->successor = w->pid;
+			story->successor_sitter = w->index;
+			story->seated_ns = RTE_MAX(sitter_of(w)->seated_ns, story->claimed_ns);
+			return;
+		}
+		// It would find its ticket void, if it came at all: dead, stopped, or stuck.
+		story->tried++;
+		dps_store32(&w->doomed, 1);
+		futex_wake(dps_lease_word(sitter_of(w)->lease));
+	}
+}
+
+// --- stories --------------------------------------------------------------------------------------
+
+static struct dps_story *
+story_at(uint64_t seq)
+{
+	return &the_primary.ctl->story[seq & (DPS_STORIES - 1)];
+}
+
+static uint64_t
+story_tell(const struct dps_story *story)
+{
+	struct dps_ctl *ctl = the_primary.ctl;
+	struct dps_story *at;
+	uint64_t seq;
+
+	pthread_mutex_lock(&story_lock);
+	seq = ctl->stories + 1;
+	at = story_at(seq);
+	dps_store64(&at->seq, 0);
+	*at = *story;
+	dps_store64(&at->seq, seq);
+	dps_store64(&ctl->stories, seq);
+	pthread_mutex_unlock(&story_lock);
+	return seq;
+}
+
+// The story of a slot's last death ends with the first burst of whoever came after it.
+static void
+story_end(uint32_t slot, uint64_t noticed_ns)
+{
+	struct dps_story *last = story_at(seats[slot].story);
+	uint64_t first = the_primary.slot[slot]->first_ns;
+
+	if (seats[slot].story != 0 && last->seq == seats[slot].story && first > last->noticed_ns &&
+	    first < noticed_ns)
+		last->first_ns = first;
+}
+
+// --- a warden's work ------------------------------------------------------------------------------
+
+// Until the process has its lease. False: the control thread has called it off.
+static bool
+await(struct warden *w)
+{
+	struct dps_sitter *s = sitter_of(w);
+	const uint32_t *berth = (const uint32_t *)&s->berth;    // the low half, the pid
+
+	while (dps_load32(&w->state) == AWAITED) {
+		uint32_t pid = dps_load32(berth);
+		uint32_t awaited = AWAITED;
+		enum dps_lease_state lease;
+
+		lease = dps_lease_look(s->lease, pid);
+		if (pid == 0 || lease == DPS_LEASE_NEW || lease == DPS_LEASE_STRANGE) {
+			futex_wait(berth, pid, ROUND_MS);
+			continue;
+		}
+		// If it holds its lease now, it did when its pidfd was opened: nobody else's pid.
+		w->pidfd = syscall(SYS_pidfd_open, pid, 0);
+		lease = dps_lease_look(s->lease, pid);
+		if (lease == DPS_LEASE_DIED && w->pidfd >= 0) {
+			close(w->pidfd);
+			w->pidfd = -1;
+		} else if (lease != DPS_LEASE_DIED && w->pidfd < 0) {
+			futex_wait(berth, pid, ROUND_MS);
+			continue;
+		}
+		w->pid = pid;
+		if (__atomic_compare_exchange_n(&w->state, &awaited, ON, 0, __ATOMIC_ACQ_REL,
+						__ATOMIC_ACQUIRE))
+			return true;
+		if (w->pidfd >= 0)
+			close(w->pidfd);
+	}
+	return false;
+}
+
+// Somebody wrote to the lease who must not: nothing but the end of the process can be believed.
+static uint32_t
+doubt(const struct warden *w)
+{
+	do
+		end(w);
+	while (!is_gone(w->pidfd, ROUND_MS));
+	return DPS_NOTICE_DOUBT;
+}
+
+// Until the thread that used the lanes is certainly gone; what said so (DPS_NOTICE_*).
+static uint32_t
+watch(struct warden *w)
+{
+	uint64_t *lease = sitter_of(w)->lease;
+
+	for (;;) {
+		switch (dps_lease_look(lease, w->pid)) {
+		case DPS_LEASE_HELD:
+			break;
+		case DPS_LEASE_DIED:
+			return DPS_NOTICE_LEASE;
+		default:
+			return doubt(w);
+		}
+		if (dps_load32(&w->doomed))
+			end(w);
+		if (is_gone(w->pidfd, 0))
+			return dps_lease_look(lease, w->pid) == DPS_LEASE_DIED ? DPS_NOTICE_LEASE :
+									   DPS_NOTICE_PIDFD;
+		dps_lease_wait(lease, w->pid, ROUND_MS);
+	}
+}
+
+// Its handler's word on a fatal signal, if there was one.
+static void
+read_crash(const struct dps_sitter *s, struct dps_story *story)
+{
+	story->signal = dps_load32(&s->signal);
+	if (story->signal == 0)
+		return;
+	story->code = s->code;
+	story->address = s->address;
+	story->died_ns = s->died_ns;
+	story->n_frames = RTE_MIN(s->n_frames, (uint32_t)DPS_FRAMES);
+	memcpy(story->frame, s->frame, sizeof(story->frame));
+}
+
+static void
+bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
+{
+	struct dps_slot *s = the_primary.slot[slot];
+
+	story->slot = slot;
+	story_end(slot, story->noticed_ns);
+	slot_repair(slot, story);
+	seat_open(slot);
+	story->repaired_ns = dps_now_ns();
+	if (!story->corrupt)
+		seat_successor(slot, story);
+	for (uint32_t i = 0; i < DPS_COUNTERS; i++) {
+		dps_count(&s->counter[i], sitter_of(w)->counter[i]);
+		sitter_of(w)->counter[i] = 0;
+	}
+	seats[slot].story = story_tell(story);
+}
+
+static void
+bury(struct warden *w, uint32_t notice)
+{
+	struct dps_sitter *s = sitter_of(w);
+	struct dps_story story = {
+		.kind = DPS_STORY_DEATH,
+		.slot = DPS_NO_SLOT,
+		.sitter = w->index,
+		.pid = w->pid,
+		.notice = notice,
+		.noticed_ns = dps_now_ns(),
+	};
+	uint32_t parked = DPS_HAND_PARKED;
+	uint64_t seq = 0;
+	uint32_t slot;
+
+	dps_store32(&w->dead, 1);
+	__atomic_compare_exchange_n(&s->hand, &parked, DPS_HAND_DEAD, 0, __ATOMIC_ACQ_REL,
+				    __ATOMIC_ACQUIRE);
+	read_crash(s, &story);
+	// One that crashed ends by itself, so that its status says of what.
+	if (story.signal == 0)
+		end(w);
+	slot = __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE);
+	if (slot != DPS_NO_SLOT) {
+		slot_lock(slot);
+		// Whoever offered the seat may have taken it back.
+		if (w->slot == slot) {
+			bury_worker(w, slot, &story);
+			seq = seats[slot].story;
+		}
+		slot_unlock(slot);
+	}
+	if (seq == 0)
+		seq = story_tell(&story);
+	dps_store32(&w->told, 1);
+	if (w->pidfd >= 0) {
+		if (story.signal != 0 && !is_gone(w->pidfd, GRACE_MS))
+			end(w);
+		while (!is_gone(w->pidfd, GRACE_MS))
+			end(w);
+		close(w->pidfd);
+	}
+	pthread_mutex_lock(&story_lock);
+	if (story_at(seq)->seq == seq)
+		story_at(seq)->gone_ns = dps_now_ns();
+	pthread_mutex_unlock(&story_lock);
+	dps_lease_init(s->lease);
+	dps_store32(&w->state, OFF);
+}
+
+static void *
+warden_run(void *arg)
+{
+	struct warden *w = arg;
+
+	for (;;) {
+		while (dps_load32(&w->state) == OFF)
+			futex_wait(&w->state, OFF, 0);
+		if (await(w))
+			bury(w, watch(w));
+	}
+	return NULL;
+}
+
+// A thread of the primary that takes no signal: those are Python's.
+static int
+thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
+{
+	sigset_t all, before;
+	pthread_attr_t attr;
+	int ret;
+
+	sigfillset(&all);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	ret = pthread_create(thread, &attr, run, arg);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attr);
+	return -ret;
+}
+
+// --- what the control thread asks -----------------------------------------------------------------
+
+// Call off an order that nobody came for. -EBUSY: somebody did, or still may.
+static int
+call_off(struct warden *w)
+{
+	struct dps_sitter *s = sitter_of(w);
+	uint64_t berth = dps_load64(&s->berth);
+	uint32_t pid = (uint32_t)berth;
+	uint32_t awaited = AWAITED;
+
+	if (pid != 0 &&
+	    (dps_lease_look(s->lease, pid) != DPS_LEASE_NEW || is_alive((int32_t)pid)))
+		return -EBUSY;
+	if (!dps_seat_change(&s->berth, berth, dps_seat((berth >> 32) + 1, 0)))
+		return -EBUSY;
+	if (!__atomic_compare_exchange_n(&w->state, &awaited, OFF, 0, __ATOMIC_ACQ_REL,
+					 __ATOMIC_ACQUIRE))
+		return -EBUSY;
+	return 0;
+}
+
+// A berth for the next process of a group; its index, or -errno.
+static int
+berth_open(uint32_t group, uint32_t *ticket)
+{
+	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
+		struct warden *w = &wardens[i];
+		struct dps_sitter *s = sitter_of(w);
+		uint64_t berth = dps_load64(&s->berth);
+
+		if (dps_load32(&w->state) == AWAITED && (uint32_t)berth != 0)
+			call_off(w);
+		if (dps_load32(&w->state) != OFF)
+			continue;
+		if (!w->started) {
+			int ret = thread_start(&w->thread, warden_run, w);
+
+			if (ret != 0)
+				return ret;
+			w->started = true;
+		}
+		w->group = group;
+		w->slot = DPS_NO_SLOT;
+		w->dead = 0;
+		w->doomed = 0;
+		w->told = 0;
+		w->pid = 0;
+		w->pidfd = -1;
+		s->group = group;
+		s->slot = DPS_NO_SLOT;
+		s->hand = DPS_HAND_STARTING;
+		s->signal = 0;
+		s->ready_ns = 0;
+		s->seated_ns = 0;
+		s->error[0] = '\0';
+		memset(s->counter, 0, sizeof(s->counter));
+		*ticket = ((berth >> 32) + 1) & INT32_MAX;
+		dps_store64(&s->berth, dps_seat(*ticket, 0));
+		dps_store32(&w->state, AWAITED);
+		return i;
+	}
+	return -ENOSPC;
+}
+
+// Say AWAITED only after the order is complete, and wake the warden.
+static void
+berth_watch(uint32_t sitter)
+{
+	futex_wake(&wardens[sitter].state);
+}
+
+int
+dps_spare_prepare(uint32_t group, uint32_t *ticket)
+{
+	int ret;
+
+	if (group >= the_primary.n_groups)
+		return -EINVAL;
+	ret = berth_open(group, ticket);
+	if (ret >= 0)
+		berth_watch(ret);
+	return ret;
+}
+
+int
+dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
+{
+	struct dps_slot *s;
+	int ret = -EBUSY;
+
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	s = the_primary.slot[slot];
+	slot_lock(slot);
+	if (seat_revoke(slot))
+		ret = berth_open(s->group, ticket);
+	if (ret >= 0) {
+		s->core = core;
+		s->undo = 0;    // no stamp of another plugin's may ever match a packet of the next one
+		dps_store32(&s->command, DPS_RUN);
+		seat_open(slot);
+		seat_offer(slot, &wardens[ret]);
+		berth_watch(ret);
+	}
+	slot_unlock(slot);
+	return ret;
+}
+
+int
+dps_slot_sitter(uint32_t slot)
+{
+	uint32_t sitter;
+
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	sitter = __atomic_load_n(&seats[slot].sitter, __ATOMIC_ACQUIRE);
+	if (sitter == NOBODY || (uint32_t)dps_load64(&the_primary.slot[slot]->seat) == 0)
+		return 0;
+	return (uint32_t)dps_load64(&the_primary.ctl->sitter[sitter].berth);
+}
+
+int
+dps_slot_takeovers(uint32_t slot, uint32_t n)
+{
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	slot_lock(slot);
+	seats[slot].takeovers = n;
+	slot_unlock(slot);
+	return 0;
+}
+
+int
+dps_sitter_fate(uint32_t sitter, int32_t pid)
+{
+	struct warden *w = &wardens[sitter];
+
+	if (sitter >= DPS_MAX_SITTERS)
+		return -EINVAL;
+	switch (dps_load32(&w->state)) {
+	case AWAITED:
+		if (pid == 0)
+			return call_off(w) == 0 ? 0 : -EAGAIN;
+		return (uint32_t)dps_load64(&sitter_of(w)->berth) != (uint32_t)pid ||
+				       call_off(w) == 0 ? 0 : -EAGAIN;
+	case ON:
+		return w->pid != pid || dps_load32(&w->told) ? 0 : -EAGAIN;
+	default:
+		return 0;
+	}
+}
+
+uint64_t
+dps_stories(void)
+{
+	return dps_load64(&the_primary.ctl->stories);
+}
+
+int
+dps_story_get(uint64_t seq, struct dps_story *out)
+{
+	const struct dps_story *at = story_at(seq);
+	uint64_t first;
+
+	pthread_mutex_lock(&story_lock);
+	*out = *at;
+	pthread_mutex_unlock(&story_lock);
+	if (out->seq != seq)
+		return -ENOENT;
+	if (out->slot == DPS_NO_SLOT || out->first_ns != 0)
+		return 0;
+	first = dps_load64(&the_primary.slot[out->slot]->first_ns);
+	if (seats[out->slot].story == seq && first > out->noticed_ns)
+		out->first_ns = first;
+	return 0;
+}
+
+// The slot's record, with the counters of who sits there.
+int
+dps_slot_read(uint32_t slot, struct dps_slot *out)
+{
+	uint32_t sitter;
+
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	memcpy(out, the_primary.slot[slot], sizeof(*out));
+	sitter = __atomic_load_n(&seats[slot].sitter, __ATOMIC_ACQUIRE);
+	for (uint32_t i = 0; i < DPS_COUNTERS && sitter != NOBODY; i++)
+		out->counter[i] += the_primary.ctl->sitter[sitter].counter[i];
+	return 0;
+}
+
+int
+dps_sitter_read(uint32_t sitter, struct dps_sitter *out)
+{
+	if (sitter >= DPS_MAX_SITTERS)
+		return -EINVAL;
+	memcpy(out, &the_primary.ctl->sitter[sitter], sizeof(*out));
+	return 0;
+}
+
+// --- start ----------------------------------------------------------------------------------------
+
+// Holds the primary's lease for as long as the primary lives.
+static void *
+hold_lease(void *arg)
+{
+	struct dps_ctl *ctl = the_primary.ctl;
+
+	if (dps_lease_take(ctl->lease) != 0)
+		return NULL;
+	__atomic_store_n(&ctl->lease_tid, (int32_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+	futex_wake(arg);
+	for (;;)
+		pause();
+	return NULL;
+}
+
+int
+wardens_start(void)
+{
+	const uint32_t *tid = (const uint32_t *)&the_primary.ctl->lease_tid;
+	pthread_t holder;
+	int ret;
+
+	for (uint32_t i = 0; i < DPS_MAX_SLOTS; i++) {
+		pthread_mutex_init(&seats[i].lock, NULL);
+		seats[i].sitter = NOBODY;
+	}
+	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
+		wardens[i].index = i;
+		wardens[i].slot = DPS_NO_SLOT;
+		ret = dps_lease_init(the_primary.ctl->sitter[i].lease);
+		if (ret != 0)
+			return ret;
+	}
+	ret = dps_lease_init(the_primary.ctl->lease);
+	if (ret != 0)
+		return ret;
+	ret = thread_start(&holder, hold_lease, (void *)(uintptr_t)tid);
+	if (ret != 0)
+		return ret;
+	while (dps_load32(tid) == 0)
+		futex_wait(tid, 0, ROUND_MS);
+	return 0;
+}

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How deaths are noticed and repaired without the supervisor: leases, what they may claim falsely,
+crashes, and the primary's own lease."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+
+import pytest
+from harness import NULL, Run, wait_for
+from jobs import (
+    IO,
+    LOSSLESS,
+    SLOW,
+    Job,
+    accounted,
+    build,
+    death_events,
+    group,
+    kill_busy,
+    out,
+    pcap_port,
+    spare_pids,
+)
+from traffic import Packet, compare, flows, mix, save
+
+pytestmark = pytest.mark.timeout(600)
+NO_SPARES = LOSSLESS + "spares = 0\n"
+
+
+@pytest.fixture
+def packets() -> list[Packet]:
+    return mix(flows(), 40_000, seed=11)
+
+
+def test_a_kill_is_noticed_by_the_lease_before_the_process_is_gone(
+    instance: Run, packets: list[Packet]
+) -> None:
+    save(instance.folder / "wan.in.pcap", packets)
+    job = Job(instance, pcap_port() + IO + group("delay", 1, f"cycles = {SLOW}", more=NO_SPARES))
+    for i in range(20):
+        kill_busy(job)
+        wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] == n + 1)
+    found = death_events(job)
+    assert [e["notice"] for e in found] == ["lease"] * 20
+    for times in (e["times"] for e in found):
+        assert times["noticed_ns"] <= times["repaired_ns"]
+    accounted(job.end(), len(packets))
+    compare(packets, out(instance))
+
+
+# Does something to its own lease at its 500th packet, and goes on; the plugin's counters lie in the
+# same struct.
+SCRIBBLE = """
+#include <signal.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+#include "dpsup.h"
+#include "dpsup_plugin.h"
+
+static struct dps_sitter *me;
+static int seen;
+
+static int init(const struct dps_env *env, void **state)
+{
+	(void)state;
+	me = (void *)((char *)env->counters - offsetof(struct dps_sitter, counter));
+	return 0;
+}
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	for (volatile int i = 0; i < 200000; i++)
+		;
+	if (++seen == 500) {
+		void **head;
+		size_t len;
+
+		syscall(SYS_get_robust_list, 0, &head, &len);
+		%s
+	}
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "scribble", .init = init, .packet = packet,
+};
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "notice"),
+    [
+        # A word that pthread_mutex_lock would take for a death, of a thread that goes on.
+        ("*(uint32_t *)me->lease = 0x41414141;", "doubt"),
+        ("*(uint32_t *)me->lease = 0;", "doubt"),
+        # The kernel's list is empty, or leads nowhere: it says nothing.
+        ("*head = head; kill(getpid(), SIGKILL);", "pidfd"),
+        ("*head = (void *)8; kill(getpid(), SIGKILL);", "pidfd"),
+    ],
+    ids=["a fake", "given back", "no list", "a wild list"],
+)
+@pytest.mark.parametrize("spares", [0, 1])
+def test_notices_that_are_false_or_do_not_come(
+    instance: Run, packets: list[Packet], act: str, notice: str, spares: int
+) -> None:
+    save(instance.folder / "wan.in.pcap", packets[:10_000])
+    plugin = build(instance.folder, SCRIBBLE.replace("%s", act))
+    more = LOSSLESS + f"spares = {spares}\n"
+    job = Job(instance, pcap_port() + IO + group(str(plugin), 1, more=more))
+    wait_for(lambda: job.instance.status()["recovery"]["deaths"] >= 4)
+    assert {e["notice"] for e in death_events(job)} == {notice}
+    accounted(job.end(), 10_000)
+    compare(packets[:10_000], out(instance))
+
+
+@pytest.mark.parametrize(("how", "name"), [("segv", "SIGSEGV"), ("abort", "SIGABRT")])
+def test_a_crash_leaves_its_signal_address_and_backtrace(
+    instance: Run, packets: list[Packet], how: str, name: str
+) -> None:
+    save(instance.folder / "wan.in.pcap", packets[:3000])
+    args = f'how = "{how}", at = 1000'
+    job = Job(instance, pcap_port() + IO + group("crash", 1, args, more=NO_SPARES))
+    wait_for(lambda: job.instance.status()["recovery"]["deaths"] >= 2)
+    for death in death_events(job):
+        assert death["how"] == name
+        assert death["notice"] == "lease"
+        assert death["address"] == "0x0"
+        assert len(death["backtrace"]) > 3
+        assert death["times"]["died_ns"] <= death["times"]["noticed_ns"]
+    lines = [e["line"] for e in job.instance.logs(name="fw/0")]
+    assert any("worker_loop" in line for line in lines), lines
+    accounted(job.end(), 3000)
+    compare(packets[:3000], out(instance))
+
+
+# Crashes at its 300th packet, with a lot of memory that goes into a core file.
+CORE = """
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include "dpsup_plugin.h"
+
+static char *volatile memory;
+static int seen;
+
+static int init(const struct dps_env *env, void **state)
+{
+	const struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
+	size_t len = 200 << 20;
+
+	(void)state;
+	memory = malloc(len);
+	memset(memory, 7, len);
+	return chdir(dps_arg(env, "in")) || setrlimit(RLIMIT_CORE, &all);
+}
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	if (++seen == 300)
+		abort();
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "core", .init = init, .packet = packet,
+};
+"""
+
+
+def test_a_core_dump_holds_nobody_up(instance: Run, packets: list[Packet]) -> None:
+    save(instance.folder / "wan.in.pcap", packets[:500])
+    folder = instance.folder / "cores"
+    folder.mkdir()
+    plugin = build(instance.folder, CORE)
+    instance.start(pcap_port() + IO + group(str(plugin), 1, f'in = "{folder}"'))
+    instance.until(lambda s: s["groups"][0]["spares_ready"] == 1 or s["recovery"]["deaths"])
+    instance.until(lambda s: s["ports"][0]["tx_packets"] == 500)
+    death = next(e for e in instance.events() if e["type"] == "death")
+    times = death["times"]
+    assert death["notice"] == "lease"
+    assert "gone_ns" not in times or (
+        times["repaired_ns"] - times["died_ns"] < (times["gone_ns"] - times["died_ns"]) / 2
+    )
+    assert (folder / "core").stat().st_size > 200 << 20
+    assert instance.audit()["pools"][0]["unexplained"] == 0
+
+
+# Its watcher hears nothing from the primary's pidfd.
+DEAF = """
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include "dpsup_plugin.h"
+
+static int init(const struct dps_env *env, void **state)
+{
+	(void)env;
+	(void)state;
+	for (int fd = 3; fd < 64; fd++) {
+		char path[64], to[64] = "";
+		int never[2];
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		if (readlink(path, to, sizeof(to) - 1) > 0 && strstr(to, "pidfd") != NULL)
+			return pipe(never) || dup2(never[0], fd) < 0;
+	}
+	return 1;
+}
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "deaf", .init = init, .packet = packet,
+};
+"""
+
+
+def test_workers_and_spares_leave_when_the_primarys_lease_is_free(instance: Run) -> None:
+    plugin = build(instance.folder, DEAF)
+    # net_null feeds as fast as it is polled: the workers are busy when it happens.
+    text = re.sub(r"args = .*\n", "", NULL.replace('"macswap"', f'"{plugin}"'))
+    instance.start(text)
+    status = instance.until(lambda s: s["groups"][0]["spares_ready"] == 1 and s)
+    workers = [w["pid"] for w in status["groups"][0]["workers"]]
+    pids = [*workers, *spare_pids(instance), status["seed"]["pid"]]
+    assert len(pids) == len(set(pids)) == 4
+    fds = [os.pidfd_open(pid) for pid in pids]
+    try:
+        # Nobody else may end them.
+        os.kill(status["supervisor"]["pid"], signal.SIGKILL)
+        os.kill(status["primary"]["pid"], signal.SIGKILL)
+        for fd in fds:
+            assert select.select([fd], [], [], 10)[0], "it lives on without its primary"
+    finally:
+        for fd in fds:
+            os.close(fd)
