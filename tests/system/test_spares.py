@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Spares: they take over at once, without the supervisor, as often as the policy allows; whatever
+dies when, all ends in the declared state."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import NULL, Run, wait_for
+from jobs import (
+    IO,
+    LOSSLESS,
+    ONCE,
+    SLOW,
+    Job,
+    accounted,
+    build,
+    death_events,
+    group,
+    kill_busy,
+    out,
+    pcap_port,
+    spare_pids,
+)
+from traffic import Packet, compare, flows, mix, save, swapped, write_pcap
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def with_spares(n: int) -> str:
+    return LOSSLESS + f"spares = {n}\n"
+
+
+def spares_ready(job: Job) -> int:
+    return int(job.instance.status()["groups"][0]["spares_ready"])
+
+
+@pytest.fixture
+def packets() -> list[Packet]:
+    return mix(flows(), 60_000, seed=12)
+
+
+def test_a_spare_takes_over_and_another_one_is_forked(instance: Run, packets: list[Packet]) -> None:
+    save(instance.folder / "wan.in.pcap", packets)
+    args = f"cycles = {SLOW}, rewrite = true"
+    job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=with_spares(1)))
+    for i in range(30):
+        wait_for(lambda: spares_ready(job) == 1, step=0.002)
+        (spare,) = spare_pids(instance)
+        kill_busy(job)
+        wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] == n + 1, step=0.002)
+        worker = job.instance.status()["groups"][0]["workers"][0]
+        assert (worker["pid"], worker["restarts"], worker["state"]) == (spare, i + 1, "running")
+    assert job.sent() < len(packets), "the run was too short to prove anything"
+    found = death_events(job)
+    for death, after in itertools.pairwise(found):
+        assert death["successor"] == after["pid"]
+        assert death["times"]["claimed_ns"] <= death["times"]["seated_ns"]
+    wait_for(lambda: job.instance.status()["recovery"]["last_failover_us"])
+    states = {e["new"] for e in job.log if e["type"] == "state" and e["kind"] == "topology"}
+    assert "degraded" not in states
+    assert job.instance.audit()["pools"][0]["unexplained"] == 0
+    accounted(job.end(), len(packets))
+    compare(packets, out(instance), swapped)
+
+
+@pytest.mark.parametrize("spares", [0, 1, 3])
+def test_whoever_dies_all_ends_as_declared(
+    instance: Run, packets: list[Packet], spares: int
+) -> None:
+    """Workers, spares and both at once, up to all of them."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    save(instance.folder / "wan.in.pcap", packets)
+    args = f"cycles = {SLOW}, rewrite = true"
+    job = Job(instance, pcap_port() + IO + group("delay", 3, args, more=with_spares(spares)))
+    rounds = 12
+    for i in range(rounds):
+        job.until_sent(len(packets) * (i + 1) // (rounds + 6))
+        workers = [w["pid"] for w in job.instance.status()["groups"][0]["workers"] if w["pid"]]
+        everybody = workers + spare_pids(instance)
+        for pid in rng.sample(everybody, rng.randint(1, len(everybody))):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        job.events()
+    assert job.sent() < len(packets), "the run was too short to prove anything"
+
+    def declared() -> bool:
+        status = job.instance.status()
+        fw = status["groups"][0]
+        return status["state"] == "running" and (fw["ready"], fw["spares_ready"]) == (3, spares)
+
+    wait_for(declared)
+    accounted(doc := job.end(), len(packets))
+    assert doc["deaths"] > rounds / 2
+    compare(packets, out(instance), swapped)
+
+
+def test_a_dead_spare_is_replaced_and_nobody_else_hears_of_it(instance: Run) -> None:
+    instance.start(NULL + "spares = 2\n")
+    instance.until(lambda s: s["groups"][0]["spares_ready"] == 2)
+    before = instance.status()
+    old = spare_pids(instance)
+    os.kill(old[0], signal.SIGKILL)
+    wait_for(lambda: len(set(spare_pids(instance)) - set(old)) == 1)
+    after = instance.until(lambda s: s["groups"][0]["spares_ready"] == 2 and s)
+    assert after["recovery"]["deaths"] == 0
+    assert [w["pid"] for w in after["groups"][0]["workers"]] == [
+        w["pid"] for w in before["groups"][0]["workers"]
+    ]
+    assert [e["message"] for e in instance.events() if e["type"] == "spare"] == ["died"]
+
+
+def test_a_spare_that_does_not_come_is_passed_over(instance: Run, packets: list[Packet]) -> None:
+    save(instance.folder / "wan.in.pcap", packets)
+    args = f"cycles = {SLOW}, rewrite = true"
+    job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=with_spares(2)))
+    for i in range(3):
+        wait_for(lambda: spares_ready(job) == 2)
+        for pid in spare_pids(instance)[:1]:
+            os.kill(pid, signal.SIGSTOP)
+        kill_busy(job)
+        wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] == n + 1)
+    found = death_events(job)
+    assert all(d["successor"] for d in found)
+    assert sum(d["tried"] for d in found) > 0
+    accounted(job.end(), len(packets))
+    compare(packets, out(instance), swapped)
+
+
+def test_takeovers_need_no_supervisor(instance: Run, packets: list[Packet]) -> None:
+    save(instance.folder / "wan.in.pcap", packets)
+    args = f"cycles = {SLOW}, rewrite = true"
+    job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=with_spares(2)))
+    wait_for(lambda: spares_ready(job) == 2)
+    status = job.instance.status()
+    supervisor, worker = status["supervisor"]["pid"], status["groups"][0]["workers"][0]["pid"]
+    written = instance.folder / "wan.out.pcap"
+    victims = [worker, *spare_pids(instance)[:1]]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+            size = written.stat().st_size
+            wait_for(lambda size=size: written.stat().st_size > size + 500_000)
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    # One of the two died in its place or as a spare: what there was to know is known afterwards.
+    wait_for(lambda: spares_ready(job) == 2)
+    accounted(doc := job.end(), len(packets))
+    assert doc["deaths"] >= 1
+    compare(packets, out(instance), swapped)
+
+
+def test_no_more_takeovers_than_the_policy_allows(instance: Run) -> None:
+    """A packet that kills whoever gets it, many spares, three restarts."""
+    poison = bytes(14) + b"this one is poison"
+    write_pcap(instance.folder / "wan.in.pcap", [poison] * 3)
+    more = ONCE.format(intensity=3) + "spares = 8\n"
+    crash = group("crash", 1, 'match = "is poison"', more=more)
+    instance.start(pcap_port() + IO + crash)
+    status = instance.until(lambda s: s["groups"][0]["workers"][0]["state"] == "held" and s)
+    assert status["recovery"]["deaths"] == 4
+    assert status["in_flight"] == 3
+    assert instance.audit()["pools"][0]["unexplained"] == 0
+
+
+def test_parked_spares_use_no_cpu(instance: Run) -> None:
+    instance.start(NULL.replace("net_null0", "net_null0,size=64") + "spares = 3\n")
+    instance.until(lambda s: s["groups"][0]["spares_ready"] == 3)
+
+    def used() -> int:
+        """Nanoseconds of the threads that would handle packets."""
+        pids = spare_pids(instance)
+        assert len(pids) == 3
+        return sum(
+            int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) for pid in pids
+        )
+
+    before = used()
+    packets = instance.status()["ports"][0]["rx_packets"]
+    instance.until(lambda s: s["ports"][0]["rx_packets"] > packets + 100_000)
+    assert used() == before
+
+
+# Writes its index into each packet, and counts.
+WHO = """
+#include "dpsup_plugin.h"
+
+static const struct dps_env *me;
+static uint64_t *count;
+static const char *const counters[] = { "seen", 0 };
+
+static int init(const struct dps_env *env, void **state)
+{
+	(void)state;
+	me = env;
+	count = env->counters;
+	return 0;
+}
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	for (volatile int i = 0; i < 20000; i++)
+		;
+	memcpy(p->data, &me->worker, 4);
+	count[0]++;
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "who", .rewrites = 4, .init = init, .packet = packet,
+	.counters = counters,
+};
+"""
+
+
+def test_a_spare_learns_its_place_and_counts_on(instance: Run, packets: list[Packet]) -> None:
+    sent = [p for p in packets if len(p.frame) >= 60][:30_000]
+    save(instance.folder / "wan.in.pcap", sent)
+    plugin = build(instance.folder, WHO)
+    job = Job(instance, pcap_port() + IO + group(str(plugin), 2, more=with_spares(2)))
+    rng = random.Random(5)
+    for i in range(10):
+        wait_for(lambda: spares_ready(job) > 0)
+        workers = job.instance.status()["groups"][0]["workers"]
+        os.kill(rng.choice(workers)["pid"], signal.SIGKILL)
+        wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] == n + 1)
+    wait_for(lambda: job.sent() == len(sent) and not job.instance.status()["in_flight"])
+    seen = sum(w["counters"]["seen"] for w in job.instance.status()["groups"][0]["workers"])
+    job.end()
+    # A packet that was in hand at a death may have been counted twice.
+    assert len(sent) <= seen <= len(sent) + 10
+    assert {struct.unpack_from("<I", frame)[0] for frame in out(instance)} == {0, 1}
+
+
+def test_spares_run_what_was_restarted(instance: Run) -> None:
+    instance.start(NULL)
+    instance.until(lambda s: s["groups"][0]["spares_ready"] == 1)
+    old: list[Any] = spare_pids(instance)
+    instance.do("restart")
+    wait_for(lambda: (now := spare_pids(instance)) and not set(now) & set(old))
+    instance.until(lambda s: s["groups"][0]["spares_ready"] == 1 and s["state"] == "running")
