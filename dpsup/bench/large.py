@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from dpsup.bench import rigs
 from dpsup.bench.host import Cores
@@ -19,22 +19,24 @@ from dpsup.bench.stats import growth, median
 from dpsup.bench.step import Setup, Step
 from dpsup.runtime import PLAN
 
-TRIES = 5  # of what an instance can do again and again
+TRIES = 6  # of what an instance can do again and again
 DATA_ROOM = 256  # a million of the usual 2176 bytes would need more memory than is to be had
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    slots: int
+    slots: int  # seats that are laid out
+    workers: int  # that sit in them
     io: int
     ports: int
     mbufs: int
 
 
-SMALL = Size(8, 1, 2, (1 << 17) - 1)
-TOP = Size(64, 8, 16, (1 << 20) - 1)
+SMALL = Size(8, 4, 1, 2, (1 << 17) - 1)
+TOP = Size(64, 64, 8, 16, (1 << 20) - 1)
 SERIES: dict[str, list[Size]] = {
     "slots": [replace(SMALL, slots=8 << i) for i in range(4)],
+    "workers": [replace(SMALL, slots=64, workers=8 << i) for i in range(4)],
     "io": [replace(SMALL, io=1 << i) for i in range(4)],
     "ports": [replace(SMALL, ports=2 << i) for i in range(4)],
     "mbufs": [replace(SMALL, mbufs=(1 << (17 + i)) - 1) for i in range(4)],
@@ -56,7 +58,7 @@ data_room = {DATA_ROOM}
 name = "fw"
 plugin = "forward"
 input = {json.dumps(names)}
-count = {size.slots - 1}
+count = {size.workers}
 max = {size.slots}
 cores = "{cores.worker}"
 """
@@ -66,8 +68,8 @@ def _measure(rig: Rig, size: Size) -> dict[str, float]:
     steer, stats = [], []
     for n in range(TRIES):
         begin = time.monotonic_ns()
-        # One worker more, one less: the io cores' maps change, and the rest is the same each time.
-        rig.instance.scale("fw", size.slots - n % 2)
+        # One worker less, one more: the io cores' maps change, and the rest is the same each time.
+        rig.instance.scale("fw", size.workers - (n + 1) % 2)
         steer.append(time.monotonic_ns() - begin)
         begin = time.monotonic_ns()
         rig.instance.stats()
@@ -84,7 +86,7 @@ def _measure(rig: Rig, size: Size) -> dict[str, float]:
 
 
 def _readings(name: str, found: dict[str, float], size: Size) -> list[Reading]:
-    detail = {"slots": size.slots, "io": size.io, "ports": size.ports, "mbufs": size.mbufs}
+    detail = asdict(size)
     return [
         Reading(f"large/{name}/{what}", value, UNITS[what], "lower", detail=detail)
         for what, value in found.items()

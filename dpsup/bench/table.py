@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dpsup.bench.compare import Change
 from dpsup.bench.model import Report
 from dpsup.bench.rows import Row, rows
 from dpsup.bench.stats import summaries
+from dpsup.words import plural
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -127,9 +128,20 @@ def as_markdown(table: Table) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [titles, rule, *lines])
 
 
+def _reached(report: Report, form: Callable[[Table], str]) -> list[str]:
+    """The rows that were measured, and how many were not."""
+    found = rows(report.figures)
+    measured = [row for row in found if row.value is not None]
+    parts = [form(row_table(measured))] if measured else []
+    missing = len(found) - len(measured)
+    if missing:
+        parts.append(f"Not measured: {plural(missing, 'other row')} of the figures to reach.")
+    return parts
+
+
 def text(report: Report, changes: Sequence[Change] | None) -> str:
     parts = ["\n".join(head(report)), as_text(figure_table(report))]
-    parts.append(as_text(row_table(rows(report.figures))))
+    parts += _reached(report, as_text)
     if changes is not None:
         parts.append(as_text(change_table(changes)))
     if report.notes:
@@ -143,7 +155,7 @@ def markdown(report: Report, changes: Sequence[Change] | None, **where: Any) -> 
     parts = ["\n".join(f"- {line}" for line in head(report))]
     if plot:
         parts.append(f"![Throughput, side by side]({plot})")
-    parts += ["## Figures to reach", as_markdown(row_table(rows(report.figures)))]
+    parts += ["## Figures to reach", *_reached(report, as_markdown)]
     parts += ["## Everything measured", as_markdown(figure_table(report))]
     if changes is not None:
         parts += ["## Compared", as_markdown(change_table(changes))]
