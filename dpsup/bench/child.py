@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import IO
 from dpsup.errors import DpsupError
 from dpsup.runtime import hugetlbfs
 
+PREFIX = "dpsup-bench"  # of names that a bench makes; its pid follows
 END_S = 10.0
 
 
@@ -92,6 +95,22 @@ def sweep(prefix: str) -> None:
     for mount in hugetlbfs():
         for page in mount.glob(f"{prefix}map_*"):
             page.unlink(missing_ok=True)
+
+
+def is_dead(name: str, pattern: str) -> bool:
+    """Does something of this name belong to a bench that is gone? `pattern` has the pid in it."""
+    found = re.match(pattern, name)
+    return found is not None and not Path(f"/proc/{found[1]}").exists()
+
+
+def sweep_dead() -> None:
+    """What a bench that was killed could not remove: EAL's files, temporary folders."""
+    for path in eal_folder(PREFIX).parent.glob(f"{PREFIX}*"):
+        if is_dead(path.name, rf"{PREFIX}(\d+)-"):
+            sweep(path.name)
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if is_dead(path.name, rf"{PREFIX}(\d+)-"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def eal_folder(prefix: str) -> Path:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dpsup.bench import rigs
-from dpsup.bench.child import quiet
+from dpsup.bench.child import is_dead, quiet
 from dpsup.bench.model import Reading
 from dpsup.bench.probe import Watch
 from dpsup.bench.rigs import POOL, group
@@ -31,6 +31,7 @@ PAUSE_S = 0.02  # long enough for everything to have gone to sleep
 QUIET_S = 2.0
 SETTLE_S = 0.5
 PATIENCE_S = 10.0
+STEM = "dpb"  # an interface's name has 15 bytes at most
 _serial = itertools.count()
 
 
@@ -46,8 +47,9 @@ def _ip(*argv: str, check: bool = True) -> None:
 @contextlib.contextmanager
 def veth() -> Iterator[tuple[str, str]]:
     """A pair of interfaces on which the kernel says nothing by itself."""
-    stem = f"dpb{os.getpid()}{next(_serial)}"
-    pair = (f"{stem}a", f"{stem}b")
+    stem = f"{STEM}{os.getpid()}"
+    number = next(_serial)
+    pair = (f"{stem}a{number}", f"{stem}b{number}")
     try:
         _ip("link", "add", pair[0], "type", "veth", "peer", "name", pair[1])
         for name in pair:
@@ -57,6 +59,13 @@ def veth() -> Iterator[tuple[str, str]]:
     finally:
         with quiet():
             _ip("link", "del", pair[0], check=False)
+
+
+def sweep_dead() -> None:
+    """Interfaces of a bench that was killed."""
+    for _, name in socket.if_nameindex():
+        if is_dead(name, rf"{STEM}(\d+)a\d$"):
+            _ip("link", "del", name, check=False)
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def find_example(folder: str) -> str:
 
 
 def _prefix(stem: str) -> str:
-    return f"dpsup-bench{os.getpid()}-{stem}"
+    return f"{child.PREFIX}{os.getpid()}-{stem}"
 
 
 @contextlib.contextmanager

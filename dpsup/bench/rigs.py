@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -118,7 +117,7 @@ def instance(body: str, cores: Cores, *options: str) -> Iterator[Rig]:
     """Start the topology `body` (all but version, name and host), wait until it is ready, and end
     it. It runs in the foreground of a child that the kernel asks to stop should we die."""
     name = f"{STEM}{os.getpid()}-{next(_serial)}"
-    with tempfile.TemporaryDirectory(prefix="dpsup-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{child.PREFIX}{os.getpid()}-") as folder:
         file = Path(folder) / "topology.toml"
         file.write_text(HEAD.format(name=name, supervisor=cores.supervisor) + body)
         ready_r, ready_w = os.pipe()
@@ -149,8 +148,7 @@ def _end(name: str, supervisor: subprocess.Popen[bytes]) -> None:
 
 
 def sweep_dead() -> None:
-    """What a bench that was killed left: instances of its name whose bench is gone."""
+    """Instances of a bench that was killed: the kernel has asked them to stop."""
     for name, where in runtime.instances().items():
-        found = re.fullmatch(rf"{STEM}(\d+)-\d+", name)
-        if found and not Path(f"/proc/{found[1]}").exists() and not where.is_supervised():
+        if child.is_dead(name, rf"{STEM}(\d+)-\d+$") and not where.is_supervised():
             launch.clean(name)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dpsup.bench import host, rigs, stats
+from dpsup.bench import child, host, idle, rigs, stats
 from dpsup.bench.host import Cores, Steal
 from dpsup.bench.model import Report, regime_of
 from dpsup.bench.probe import Watch
@@ -63,7 +63,8 @@ def bench(names: Sequence[str], setup: Setup, asked: list[str]) -> Report:
             "a bench starts DPDK primaries, and pins and preempts threads",
             help="run it as root",
         )
-    rigs.sweep_dead()
+    for sweep in (rigs.sweep_dead, child.sweep_dead, idle.sweep_dead):
+        sweep()
     cores = setup.cores
     report = Report(
         host=host.describe(cores, asked),
