@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 UNIT = "Mpps"
+SIDE_BY_SIDE = ("path/", "others/")  # the same work
 COLOURS = {Regime.NEAR: "#2b6cb0", Regime.FAR: "#c05621", Regime.MIXED: "#718096"}
 
 
@@ -30,7 +31,7 @@ def demand() -> None:
 def _bars(report: Report) -> list[tuple[str, dict[Regime, Summary]]]:
     found = []
     for figure in report.figures.values():
-        if figure.unit != UNIT:
+        if figure.unit != UNIT or not figure.name.startswith(SIDE_BY_SIDE):
             continue
         regimes = {}
         for regime in COLOURS:
