@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The lane protocol and its repair, for spin. tests/model/test_lane_model.py runs it: this version
+// must have no error in its whole state space, each variant that is named below must have one.
+//
+// Modelled: a slot with two lanes whose indices coincide; for each lane an io core that lends,
+// publishes and collects, on a ring whose words and buffers are used again, with indices that wrap.
+// A worker that rewrites packets in bursts, killed before any of its stores; its repair, itself cut
+// short before any of its stores and started again, while both io cores run on; then a successor,
+// or none: what is left is handed back, waits in the io core ahead of newer packets of its flow, and
+// is lent again. One flow a lane. Packets have numbers; their bytes are two halves, each of which
+// carries the packet's number and how often it was changed.
+//
+// Checked: each packet is delivered once, in order, changed once, by a verdict of its own; nobody
+// touches a buffer after its collection; the io core finds what it may trust. And, with bounds on
+// packets and kills: every run comes to an end (no cycle), and nothing is left undelivered at it.
+//
+// Not modelled: stores out of program order. What a killed process leaves is a prefix of its stores
+// (x86: retired stores survive), what live ones see of each other is TSO, in which a reader that
+// sees an index sees the words before it; so the compiler's order is all that the C code must keep.
+// Nor wild writes, corrupt slots, chains of groups, poison packets, when a death is certain.
+//
+// By hand:     spin -a lane.pml && cc -O2 -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -m1000000
+// a variant:   spin -DNO_UNDO -a lane.pml && cc -DSAFETY -DBFS -o pan pan.c && ./pan
+//              and its story: spin -DNO_UNDO -t -p -g lane.pml
+// no cycle:    spin -a lane.pml && cc -O2 -DNP -o pan pan.c && ./pan -l -m1000000
+// -DENDLESS:   kills without end, and so no check of the end
+//
+// Variants, each wrong (the test says why): NO_UNDO STAMP_FIRST STAMP_NO_LANE VERDICT_EARLY DONE_EARLY
+// CREDIT_ON_DONE PUBLISH_EARLY NOTE_LATE NO_SCAN SCAN_ON NO_CLEAR CLEAR_EARLY CLEAR_PER_LANE
+// REQUEUE_AFRESH NO_DRAIN. DONE_BEFORE_UNDO is right as well: `done = d` shows the io core only what
+// is before packet d; what matters is that the undo is complete before a successor or a REQUEUE.
+
+#ifndef SIZE
+#define SIZE 2          // words of a lane, a power of two
+#endif
+#ifndef INDICES
+#define INDICES 4       // stands for 2^32; a power of two, at least 2 * SIZE
+#endif
+#ifndef BURST
+#define BURST 2
+#endif
+#ifndef PACKETS
+#define PACKETS 3       // per lane, at most 7
+#endif
+#ifndef KILLS
+#define KILLS 2         // of workers and of repairs
+#endif
+#define FIRST (INDICES - 1)     // so that every run wraps
+#define CREDIT SIZE             // the most that is sound; dpsup lends less
+
+#define NEXT(index) (((index) + 1) & (INDICES - 1))
+#define AHEAD(a, b) (((a) - (b)) & (INDICES - 1))
+#define AT(index) ((index) & (SIZE - 1))
+
+// A word: a descriptor (0) or a verdict (bit 0), with the number of the packet it belongs to.
+#define DESC(number) ((number) << 2)
+#define DONE(number) ((number) << 2 | 1)
+#define REQUEUE 3
+#define IS_DONE(word) ((word) & 1)
+#define NUMBER(word) ((word) >> 2)
+
+// Half of a packet's bytes; + 1 is one change.
+#define BYTES(l, number) ((l) << 5 | (number) << 2)
+#define FREE 255        // not lent: nobody may touch it
+
+#ifdef STAMP_NO_LANE
+#define STAMP(l, index) (1 + (index))
+#else
+#define STAMP(l, index) (((l) + 1) << 4 | (index))
+#endif
+
+typedef lane_t {
+	// In the slot's memory.
+	byte word[SIZE];
+	byte sent = FIRST;              // by the io core: after the last packet published
+	byte done = FIRST;              // by the worker: after the last packet committed
+	// The primary's own.
+	byte published = FIRST;         // what a repair takes for `sent`
+	byte collected = FIRST;
+	byte requeue_from;              // what may come back as REQUEUE: one 8-byte store
+	byte requeue_n;
+	bit away;                       // asked of the io core: feed this slot no more
+	bit fed = 1;                    // its answer
+	// The packets: buffers by index, and the flow by number.
+	byte half1[SIZE] = FREE;
+	byte half2[SIZE] = FREE;
+	byte next;                      // to be lent
+	byte delivered;                 // all before this one
+	byte again                      // handed back: so many from `delivered` on
+};
+
+lane_t lane[2];
+byte undo;                      // the stamp; 0: none
+byte saved1, saved2;            // undo_bytes
+byte kills = KILLS;
+
+#define L lane[l]
+
+#ifdef ENDLESS
+#define MAY_DIE true
+#else
+#define MAY_DIE kills > 0 -> kills--
+#endif
+
+#ifdef CREDIT_ON_DONE
+#define OUTSTANDING AHEAD(L.published, L.done)
+#else
+#define OUTSTANDING AHEAD(L.published, L.collected)
+#endif
+
+#ifdef NO_DRAIN
+#define DRAINED true
+#else
+#define DRAINED L.collected == L.published
+#endif
+
+#define WRITE_DESCRIPTOR(index) L.word[AT(index)] = DESC(L.next)
+
+active [2] proctype io_core()
+{
+	byte l = _pid;
+	byte word;
+
+end:
+	do
+	:: L.fed && L.next < PACKETS && OUTSTANDING < CREDIT ->
+		d_step {
+			L.half1[AT(L.published)] = BYTES(l, L.next);
+			L.half2[AT(L.published)] = BYTES(l, L.next);
+#ifndef PUBLISH_EARLY
+			WRITE_DESCRIPTOR(L.published);
+			L.next = (L.next + 1) & 7
+#endif
+		}
+#ifdef NOTE_LATE
+		L.sent = NEXT(L.sent);
+		L.published = L.sent;
+#else
+		L.published = NEXT(L.published);
+		L.sent = L.published;
+#endif
+#ifdef PUBLISH_EARLY
+		d_step {
+			WRITE_DESCRIPTOR(L.published - 1);
+			L.next = (L.next + 1) & 7
+		}
+#endif
+
+	:: L.done != L.collected -> d_step {
+		assert(AHEAD(L.done, L.collected) <= AHEAD(L.published, L.collected));
+		word = L.word[AT(L.collected)];
+		assert(IS_DONE(word));
+		assert(L.half1[AT(L.collected)] == L.half2[AT(L.collected)]);
+		if
+		:: word == REQUEUE ->
+			assert(AHEAD(L.collected, L.requeue_from) < L.requeue_n);
+			assert(L.half1[AT(L.collected)] ==
+			       BYTES(l, (L.delivered + L.again) & 7));
+			L.again++
+		:: else ->
+			assert(L.again == 0);
+			assert(NUMBER(word) == L.delivered);
+			assert(L.half1[AT(L.collected)] == BYTES(l, L.delivered) + 1);
+			L.delivered = (L.delivered + 1) & 7
+		fi;
+		L.half1[AT(L.collected)] = FREE;
+		L.half2[AT(L.collected)] = FREE;
+		L.collected = NEXT(L.collected);
+		if      // forgotten when all is back, for fewer states
+		:: AHEAD(L.collected, L.requeue_from) == L.requeue_n ->
+			L.requeue_from = 0;
+			L.requeue_n = 0
+		:: else
+		fi;
+		word = 0
+	   }
+
+	:: d_step { L.away && L.fed -> L.fed = 0 }
+
+	:: d_step {
+		!L.away && !L.fed && DRAINED ->
+		L.next = (L.again > 0 -> L.delivered : L.next);
+		L.again = 0;
+		L.fed = 1
+	   }
+	od
+}
+
+// Before each store of a worker or of a repair, its end. What follows is a repair from the start.
+// Registers (l, index, stop) go with a store, as nobody sees them move.
+#define CUT_SHORT atomic { MAY_DIE; l = 0; index = 0; stop = 0; goto repair }
+#define STORE(what) if :: d_step { what } :: CUT_SHORT fi
+
+#define WORK_ON(k) atomic { \
+	lane[k].sent != lane[k].done -> \
+	l = k; \
+	index = L.done; \
+	stop = (AHEAD(L.sent, index) > BURST -> (index + BURST) & (INDICES - 1) : L.sent) }
+
+#define CHANGE(half) STORE( \
+	assert(half[AT(index)] != FREE); \
+	half[AT(index)] = half[AT(index)] + 1)
+#define RESTORE(half, saved) STORE( \
+	assert(half[AT(index)] != FREE); \
+	half[AT(index)] = saved)
+#define SAVE \
+	STORE(saved1 = L.half1[AT(index)]); \
+	STORE(saved2 = L.half2[AT(index)])
+#define SET_STAMP STORE(undo = STAMP(l, index))
+#define SET_VERDICT L.word[AT(index)] = DONE(NUMBER(L.word[AT(index)]))
+
+#ifdef SCAN_ON
+#define WITHIN true
+#else
+#define WITHIN index != L.published
+#endif
+
+#ifdef REQUEUE_AFRESH
+#define REQUEUE_FROM L.done
+#else
+#define REQUEUE_FROM L.collected
+#endif
+
+active proctype slot()
+{
+	byte l, index, stop;
+	bit nobody;             // no successor: hand back
+
+end_worker:
+	if
+	:: WORK_ON(0)
+	:: WORK_ON(1)
+	:: CUT_SHORT
+	fi;
+	do
+	:: atomic { index != stop -> assert(!IS_DONE(L.word[AT(index)])) };
+#ifdef STAMP_FIRST
+		SET_STAMP;
+		SAVE;
+#else
+		SAVE;
+		SET_STAMP;
+#endif
+		CHANGE(L.half1);
+#ifdef VERDICT_EARLY
+		STORE(SET_VERDICT);
+#endif
+		CHANGE(L.half2);
+#ifdef DONE_EARLY
+		STORE(L.done = NEXT(index));
+#endif
+		STORE(SET_VERDICT; index = NEXT(index))         // the packet's commit
+	:: index == stop -> break
+	od;
+	STORE(L.done = stop; index = 0; stop = 0);
+	goto end_worker;
+
+repair:
+	do
+	:: atomic { l < 2 -> index = L.done };
+#ifndef NO_SCAN
+		do
+		:: WITHIN && IS_DONE(L.word[AT(index)]) -> index = NEXT(index)
+		:: else -> break
+		od;
+#endif
+#ifdef DONE_BEFORE_UNDO
+		STORE(L.done = index);
+#endif
+#ifndef NO_UNDO
+		if
+		:: index != L.published && undo == STAMP(l, index) ->
+#ifdef CLEAR_EARLY
+			STORE(undo = 0);
+#endif
+			RESTORE(L.half1, saved1);
+			RESTORE(L.half2, saved2)
+		:: else
+		fi;
+#endif
+#ifdef CLEAR_PER_LANE
+		STORE(undo = 0);
+#endif
+		STORE(L.done = index; l++)
+	:: l == 2 -> break
+	od;
+#ifdef NO_CLEAR
+	l = 0;
+#else
+	STORE(undo = 0; l = 0);
+#endif
+	if
+	:: !nobody -> goto end_worker
+	:: nobody = 1
+	fi;
+
+	// No successor. The io cores' answer comes between two bursts: nothing is half published.
+	atomic { lane[0].away = 1; lane[1].away = 1 };
+	!lane[0].fed && !lane[1].fed;
+	do
+	:: l < 2 ->
+		// What may come back as REQUEUE: from `collected` on, not from `done`, as an earlier
+		// try's may not be collected yet.
+		index = L.done;
+		if
+		:: index != L.published -> STORE(
+			L.requeue_from = REQUEUE_FROM;
+			L.requeue_n = AHEAD(L.published, L.requeue_from))
+		:: else
+		fi;
+		do
+		:: index != L.published -> STORE(L.word[AT(index)] = REQUEUE; index = NEXT(index))
+		:: else -> break
+		od;
+		STORE(L.done = index; l++)
+	:: l == 2 -> break
+	od;
+	atomic { l = 0; index = 0; nobody = 0; lane[0].away = 0; lane[1].away = 0 };
+	goto end_worker
+}
+
+#ifndef ENDLESS
+active proctype at_the_end()
+{
+	timeout -> assert(lane[0].delivered == PACKETS && lane[1].delivered == PACKETS)
+}
+#endif
