@@ -13,12 +13,18 @@ struct options {
 	bool fifo;              // before everybody else: for a short sample on busy cores
 	uint32_t count;         // runs
 	uint32_t ms;            // length of each
+	const char *touch;      // lane: only this one; NULL: all
+	uint32_t burst;         // 0: all
+	uint32_t ring;          // 0: all
 };
 
 // Pin the calling thread; with `fifo`, ahead of ordinary ones. Ends the program where that fails.
 void pin(int core, bool fifo);
 
 uint64_t now_ns(void);  // CLOCK_MONOTONIC
+
+// ns that a thread of this process was ready to run and had no CPU.
+uint64_t waited_ns(int tid);
 
 void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...);
 
@@ -27,5 +33,7 @@ double round_trip(const struct options *o);
 
 // The commands: exit code.
 int run_distance(const struct options *o);
+int run_lane(const struct options *o);
+int run_latency(const struct options *o);
 
 #endif

@@ -19,11 +19,16 @@ static const char usage[] =
 	"usage: dpsup-bench COMMAND [OPTIONS]\n"
 	"\n"
 	"  distance   the round trip of a cache line between two CPUs, ns\n"
+	"  lane       packets through a lane and back, as fast as it goes\n"
+	"  latency    how long they take, at 10 to 90 % of that, and alone\n"
 	"\n"
 	"  --cores A,B   CPUs of the two threads\n"
 	"  --count N     measure N times (1)\n"
 	"  --ms T        each for T ms (10)\n"
-	"  --fifo        with real-time priority: a short sample on cores that poll\n";
+	"  --touch T     lane: only none, read or rewrite\n"
+	"  --burst N     lane: only 8, 16, 32, 64 or 128 lent at a time\n"
+	"  --ring N      lane: only 256, 1024 or 4096 words\n"
+	"  --fifo        distance: with real-time priority: a short sample on cores that poll\n";
 
 void
 fail(const char *format, ...)
@@ -61,6 +66,21 @@ now_ns(void)
 	return t.tv_sec * 1000000000ull + t.tv_nsec;
 }
 
+uint64_t
+waited_ns(int tid)
+{
+	unsigned long long ran, waited = 0;
+	char path[64];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/schedstat", tid);
+	file = fopen(path, "r");
+	if (file == NULL || fscanf(file, "%llu %llu", &ran, &waited) != 2)
+		fail("cannot read %s", path);
+	fclose(file);
+	return waited;
+}
+
 static uint32_t
 number(const char *text, const char *option)
 {
@@ -77,6 +97,8 @@ static const struct command {
 	int (*run)(const struct options *o);
 } commands[] = {
 	{ "distance", run_distance },
+	{ "lane", run_lane },
+	{ "latency", run_latency },
 };
 
 int
@@ -86,6 +108,9 @@ main(int argc, char **argv)
 		{ "cores", required_argument, NULL, 'c' },
 		{ "count", required_argument, NULL, 'n' },
 		{ "ms", required_argument, NULL, 'm' },
+		{ "touch", required_argument, NULL, 't' },
+		{ "burst", required_argument, NULL, 'b' },
+		{ "ring", required_argument, NULL, 'r' },
 		{ "fifo", no_argument, NULL, 'f' },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 }
@@ -105,6 +130,15 @@ main(int argc, char **argv)
 		case 'm':
 			o.ms = number(optarg, "ms");
 			break;
+		case 't':
+			o.touch = optarg;
+			break;
+		case 'b':
+			o.burst = number(optarg, "burst");
+			break;
+		case 'r':
+			o.ring = number(optarg, "ring");
+			break;
 		case 'f':
 			o.fifo = true;
 			break;
@@ -122,7 +156,7 @@ main(int argc, char **argv)
 	if (o.core[0] < 0 || o.core[1] < 0 || o.core[0] == o.core[1])
 		fail("--cores: two different CPUs are wanted");
 	// Two threads that spin, perhaps with real-time priority, must not do so for ever.
-	alarm(10 + 2 * (uint64_t)o.count * o.ms / 1000);
+	alarm(60 + 60 * (uint64_t)o.count * o.ms / 1000);
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (strcmp(commands[i].name, argv[optind]) == 0)
 			return commands[i].run(&o);

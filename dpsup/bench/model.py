@@ -76,7 +76,9 @@ class Reading:
     samples: tuple[float, ...] = ()
     detail: dict[str, Any] = field(default_factory=dict)
     one_core: bool = False  # nothing of it hops between the cores: near and far are the same
-    apart: tuple[float, ...] = ()  # distances at this very part of the run, where they were taken
+    # Of this very part of the run, where they were taken there:
+    apart: tuple[float, ...] = ()  # distances
+    waited: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Report:
         )
         if reading.apart:
             conditions = replace(conditions, distance_ns=reading.apart)
+        if reading.waited is not None:
+            conditions = replace(conditions, waited=reading.waited)
         figure.runs.append(Run(reading.value, conditions, reading.samples, reading.detail))
 
 

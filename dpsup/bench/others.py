@@ -28,6 +28,7 @@ from dpsup.errors import DpsupError, UsageError
 
 NULL_PORTS = ["--no-pci", "--vdev", "net_null0", "--vdev", "net_null1"]
 RING_TEST_S = 120.0
+ONE_CORE = "### Testing empty bulk deq ###"  # the test before
 TWO_CORES = "### Testing using two physical cores ###"
 RING_LINE = re.compile(r"(SP/SC|MP/MC): bulk \(size: (\d+)\): ([\d.]+)")
 RING_LINES = 4  # SP/SC and MP/MC, 8 and 32 at a time
@@ -160,7 +161,7 @@ def ring_lines(text: str) -> dict[str, float]:
 def _ring_perf(setup: Setup) -> Step:
     cores = setup.cores
 
-    def run(_: Watch) -> list[Reading]:
+    def run(watch: Watch) -> list[Reading]:
         prefix = _prefix("ring")
         argv = [
             setup.dpdk_test, "-l", f"{cores.io},{cores.worker}", "--in-memory", "--no-pci",
@@ -173,15 +174,8 @@ def _ring_perf(setup: Setup) -> Step:
             output=subprocess.PIPE,
             env={**os.environ, "DPDK_TEST": "ring_perf_autotest"},
         )
-        text = ""
-        deadline = time.monotonic() + RING_TEST_S
         try:
-            assert process.stdout is not None
-            for raw in process.stdout:
-                text += raw.decode(errors="replace")
-                # The rest of it measures other things.
-                if len(ring_lines(text)) == RING_LINES or time.monotonic() > deadline:
-                    break
+            text, apart = _follow_ring_test(process, watch)
         finally:
             with child.quiet():
                 process.kill()
@@ -192,11 +186,32 @@ def _ring_perf(setup: Setup) -> Step:
             tail = "\n".join(text.splitlines()[-5:])
             raise DpsupError(f"dpdk-test printed no figures for two cores:\n{tail}")
         return [
-            Reading(f"others/ring_perf/{name}", cycles, "cycles", "lower")
+            Reading(f"others/ring_perf/{name}", cycles, "cycles", "lower", apart=apart)
             for name, cycles in found.items()
         ]
 
     return Step("others/ring_perf", run)
+
+
+def _follow_ring_test(
+    process: subprocess.Popen[bytes], watch: Watch
+) -> tuple[str, tuple[float, ...]]:
+    """What it prints up to the figures for two cores, and how far apart the cores were right before
+    and after those: the test before and the one after need one core, or do not count here."""
+    text = ""
+    apart: list[float] = []
+    deadline = time.monotonic() + RING_TEST_S
+    assert process.stdout is not None
+    for raw in process.stdout:
+        line = raw.decode(errors="replace")
+        text += line
+        done = len(ring_lines(text)) == RING_LINES
+        if done or ONE_CORE in line:
+            distance = watch.polled()
+            apart += [] if distance is None else [distance]
+        if done or time.monotonic() > deadline:
+            break
+    return text, tuple(apart)
 
 
 def steps(setup: Setup) -> list[Step]:

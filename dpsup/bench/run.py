@@ -25,6 +25,9 @@ class Case(NamedTuple):
 CASES = {
     "distance": Case("a cache line's round trip between the two cores", "path:distance_steps"),
     "path": Case("null port → io core → worker → null port: forward, macswap", "path:steps"),
+    "lane": Case("a lane alone: what is touched, burst, size", "lane:steps"),
+    "latency": Case("through a lane and back, at 10 to 90 % of the load", "lane:latency_steps"),
+    "io": Case("the io core's cycles a packet, by stage", "lane:io_steps"),
     "others": Case("testpmd, ring_perf_autotest, client_server_mp, side by side", "others:steps"),
     "start": Case("start to first packet, attach, fork, failover, scale", "start:steps"),
     "bus": Case("what three subscribers to 10 Hz statistics cost", "bus:steps"),

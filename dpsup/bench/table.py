@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dpsup.bench.compare import Change
-from dpsup.bench.model import Report
+from dpsup.bench.model import Regime, Report
 from dpsup.bench.rows import Row, rows
 from dpsup.bench.stats import summaries
 from dpsup.words import plural
 
 Table = tuple[list[str], list[list[str]]]
+LANE = re.compile(r"lane/(\w+)/burst(\d+)/ring(\d+)/(cycles|mpps)")
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -53,6 +55,8 @@ def figure_table(report: Report) -> Table:
     titles = ["figure", "regime", "median", "min", "max", "spread", "p99", "runs"]
     lines = []
     for figure in report.figures.values():
+        if LANE.fullmatch(figure.name):
+            continue  # a table of their own
         for s in summaries(figure):
             mark = f"{s.runs}"
             if s.tainted:
@@ -72,6 +76,41 @@ def figure_table(report: Report) -> Table:
                 ]
             )
     return titles, lines
+
+
+def lane_table(report: Report) -> Table:
+    """The lanes: a line for what is touched and how many are lent at a time, a column for each
+    size. Cycles and Mpps; a star where all runs were noisy."""
+    cells: dict[tuple[str, Regime], dict[int, dict[str, str]]] = {}
+    for figure in report.figures.values():
+        found = LANE.fullmatch(figure.name)
+        if not found:
+            continue
+        touch, burst, ring, what = found.groups()
+        for s in summaries(figure):
+            line = cells.setdefault((f"{touch}, burst {burst}", s.regime), {})
+            line.setdefault(int(ring), {})[what] = number(s.median) + "*" * s.tainted
+    rings = sorted({ring for line in cells.values() for ring in line})
+    titles = ["lane: cycles (Mpps)", "regime", *(f"{ring} words" for ring in rings)]
+    lines = [
+        [
+            name,
+            str(regime),
+            *(
+                f"{line[ring].get('cycles', '-')} ({line[ring].get('mpps', '-')})"
+                if ring in line
+                else "-"
+                for ring in rings
+            ),
+        ]
+        for (name, regime), line in cells.items()
+    ]
+    return titles, lines
+
+
+def _measured(report: Report, form: Callable[[Table], str]) -> list[str]:
+    tables = (figure_table(report), lane_table(report))
+    return [form(table) for table in tables if table[1]]
 
 
 def row_table(found: Sequence[Row]) -> Table:
@@ -140,7 +179,7 @@ def _reached(report: Report, form: Callable[[Table], str]) -> list[str]:
 
 
 def text(report: Report, changes: Sequence[Change] | None) -> str:
-    parts = ["\n".join(head(report)), as_text(figure_table(report))]
+    parts = ["\n".join(head(report)), *_measured(report, as_text)]
     parts += _reached(report, as_text)
     if changes is not None:
         parts.append(as_text(change_table(changes)))
@@ -156,7 +195,7 @@ def markdown(report: Report, changes: Sequence[Change] | None, **where: Any) -> 
     if plot:
         parts.append(f"![Throughput, side by side]({plot})")
     parts += ["## Figures to reach", *_reached(report, as_markdown)]
-    parts += ["## Everything measured", as_markdown(figure_table(report))]
+    parts += ["## Everything measured", *_measured(report, as_markdown)]
     if changes is not None:
         parts += ["## Compared", as_markdown(change_table(changes))]
     if report.notes:

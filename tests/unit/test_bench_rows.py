@@ -8,7 +8,7 @@ from unit.benchdata import FAR, NEAR, add, report
 
 from dpsup.bench.model import Regime, Report
 from dpsup.bench.rows import TARGETS, Row, rows
-from dpsup.bench.table import as_markdown, markdown, number, text
+from dpsup.bench.table import as_markdown, lane_table, markdown, number, text
 
 CSMP = "forward against client_server_mp"
 
@@ -103,3 +103,16 @@ def test_text_and_markdown_say_all_that_counts() -> None:
 def test_a_markdown_table_has_as_many_cells_in_each_line() -> None:
     lines = as_markdown((["a", "b"], [["1", "2"], ["3", "4"]])).splitlines()
     assert lines == ["| a | b |", "| --- | ---: |", "| 1 | 2 |", "| 3 | 4 |"]
+
+
+def test_lanes_are_one_table_with_a_column_for_each_size() -> None:
+    made = report()
+    for ring, cycles in ((256, 11.0), (1024, 8.5)):
+        name = f"lane/none/burst32/ring{ring}"
+        add(made, f"{name}/cycles", cycles, unit="cycles", better="lower")
+        add(made, f"{name}/mpps", 2600 / cycles, steal=0.5)
+    titles, lines = lane_table(made)
+    assert titles[2:] == ["256 words", "1024 words"]
+    assert lines == [["none, burst 32", "near", "11.0 (236*)", "8.50 (306*)"]]
+    assert text(made, None).count("none, burst 32") == 1
+    assert "lane/none" not in text(made, None)

@@ -102,6 +102,8 @@ def test_a_reading_that_has_its_own_distances_goes_by_them() -> None:
     (run,) = made.figures["a"].runs
     assert run.conditions.regime is Regime.FAR
     assert run.conditions.noise == ""
+    made.add(Reading("b", 1, "Mpps", waited=0.3), Conditions(NEAR))
+    assert "30%" in made.figures["b"].runs[0].conditions.noise
 
 
 def test_what_uses_one_core_counts_in_every_regime() -> None:
