@@ -16,7 +16,7 @@ from dpsup.words import plural
 if TYPE_CHECKING:
     from dpsup.host import Host
 
-LANE_SPARE = limits.BURST + 1  # elements of a ring that a lane never fills
+LANE_SPARE = limits.BURST + 1  # words of a ring that a lane never fills
 
 
 def pools(topology: Topology, _: Host) -> Iterator[Problem]:

@@ -351,7 +351,7 @@ def pool_bytes(pool: Mempool) -> int:
 
 
 def slot_bytes(group: Group, n_io: int) -> int:
-    lane = group.ring * 16 + group.ring * 8 + group.ring * 32 + KIB  # IN, OUT, meta, heads
+    lane = 256 + group.ring * (8 + 32)  # indices, words, meta
     return _up(_SLOT_HEAD + n_io * lane, _SLOT_UNIT)
 
 

@@ -45,6 +45,7 @@ DROPS = (
     "corrupt",
     "stopped",
 )
+STAGES = ("rx", "steer", "collect", "tx", "rest")  # enum dps_stage
 _RSS = {
     "ipv4": "DPS_RSS_IPV4",
     "ipv6": "DPS_RSS_IPV6",
@@ -345,7 +346,8 @@ class Primary:
     def _io_stats(self, io: dict[str, Any]) -> dict[str, Any]:
         stats = ffi.new("struct dps_io_stats *")
         _check("io_stats_get", lib.dps_io_stats_get(io["index"], stats))
-        return {"core": io["core"], **_fields(stats)}
+        stages = {name: int(stats.stage[i]) for i, name in enumerate(STAGES)}
+        return {"core": io["core"], **_fields(stats), "stage_cycles": stages}
 
     def _group_stats(self, index: int) -> dict[str, Any]:
         stats = ffi.new("struct dps_group_stats *")

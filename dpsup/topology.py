@@ -120,7 +120,7 @@ class Port(Model):
 
 class Io(Model):
     cores: Cores = _key((1,), "the CPUs of io cores, one each", '"1"')
-    burst: int = _key(32, "the packets taken from a queue at once", "32", ge=1, le=limits.BURST)
+    burst: int = _key(32, "the packets taken from a queue at once", "32", ge=1, le=limits.IO_BURST)
     idle: Literal["poll", "adaptive"] = _key(
         "adaptive", "what an io core does without packets", '"poll" or "adaptive"'
     )

@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 1,
+	DPS_ABI_VERSION = 2,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -22,7 +22,8 @@ enum {
 	DPS_MAX_GROUPS = 16,
 	DPS_MAX_POOLS = 8,
 	DPS_BUCKETS = 512,          // units of steering in a group
-	DPS_BURST = 64,             // most packets that a worker has in hand
+	DPS_BURST = 64,             // most packets of a worker's burst
+	DPS_IO_BURST = 128,         // and of an io core's
 	DPS_REASONS = 16,           // drop reasons of a plugin
 	DPS_COUNTERS = 16,          // counters of a plugin
 	DPS_NAME = 32,              // bytes of a name, the closing NUL included
@@ -44,18 +45,40 @@ enum {
 	DPS_V_ARG = 0x0fff
 };
 
-// dps_desc.flags
+// A packet in a lane is one 8-byte word, at its index modulo the ring. The io core writes a
+// descriptor; the worker puts the verdict in its place. Each is one store: a word is never half of
+// one and half of the other. These are the fields' lowest bits.
 enum {
-	DPS_F_HASH = 1,             // hash is that of the packet's flow
-	DPS_F_SEGMENTS = 2,         // more than one segment; meta holds pkt_len and the mbuf
-	DPS_F_VLAN = 4,             // meta.vlan is the outermost tag
-	DPS_F_TSC = 8               // meta.tsc is when the io core received the burst
+	// Of both: 1, the word is a verdict.
+	DPS_W_DONE = 63,
+
+	// A descriptor's.
+	DPS_W_OFFSET = 0,           // 40 bits: the first byte, from dps_ctl.base
+	DPS_W_LEN = 40,             // 14 bits: bytes in the first segment, if META does not say
+	DPS_W_PORT = 54,            // 4 bits: input port
+	DPS_W_HEADROOM = 58,        // 4 bits: at least so many times 16 bytes are free before it
+	DPS_W_META = 62,            // 1: dps_meta has more
+
+	// A verdict's.
+	DPS_W_VERDICT = 0,          // 16 bits
+	DPS_W_SHIFT = 16,           // 16 bits, signed: bytes that the packet's start moved
+	DPS_W_NEWLEN = 32,          // 16 bits: bytes in the first segment
+	DPS_W_CHANGED = 62          // 1: SHIFT and NEWLEN hold
 };
 
-// What a plugin asks for beside bytes, length, port and hash (dps_slot.needs).
+// dps_meta.flags
+enum {
+	DPS_F_HASH = 1,             // hash is that of the packet's flow
+	DPS_F_SEGMENTS = 2,         // more than one segment: mbuf and pkt_len hold
+	DPS_F_VLAN = 4,             // vlan is the outermost tag
+	DPS_F_TSC = 8               // tsc is when the io core received the burst
+};
+
+// What a plugin asks for beside bytes, length and port (dps_slot.needs).
 enum {
 	DPS_NEED_VLAN = 1,
-	DPS_NEED_TSC = 2
+	DPS_NEED_TSC = 2,
+	DPS_NEED_HASH = 4
 };
 
 // dps_slot.command
@@ -90,33 +113,29 @@ enum {
 	DPS_EXIT_TEMPORARY = 111
 };
 
-// One packet on IN. Written by the io core.
-struct dps_desc {
-	uint64_t where;             // bits 0-47: offset of the first byte from dps_ctl.base;
-	                            // bits 48-63: bytes of headroom before it
-	uint16_t len;               // bytes in the first segment
-	uint8_t port;               // input port
-	uint8_t flags;              // DPS_F_*
-	uint32_t hash;              // Toeplitz hash of the flow
-};
-
-// One packet on OUT. Written by the worker.
-struct dps_ret {
-	int16_t shift;              // bytes that the packet's start moved (negative: into the headroom)
-	uint16_t len;               // bytes in the first segment
-	uint16_t verdict;
-	uint16_t pad;
-};
-
-// Rarely wanted facts about the packet at the same index of IN. Written by the io core, only where
-// dps_desc.flags says so.
+// Further facts about the packet at the same index, where its descriptor says META. Written by the
+// io core.
 struct dps_meta {
 	uint64_t tsc;               // TSC cycles
 	uint64_t mbuf;              // offset of the rte_mbuf from dps_ctl.base, to walk segments
 	uint32_t pkt_len;           // bytes over all segments
+	uint32_t hash;              // Toeplitz hash of the flow
+	uint16_t len;               // bytes in the first segment
 	uint16_t vlan;              // TCI of the outermost tag
-	uint16_t pad0;
-	uint64_t pad1;
+	uint16_t flags;             // DPS_F_*
+	uint16_t pad;
+};
+
+// One lane: this, then dps_slot.ring words. Indices count for ever, modulo 2^32. What the worker
+// has in hand lies between `done` and `sent`: verdicts first, the rest is still to do.
+struct dps_lane {
+	// Written by the io core. Two lines: processors fetch them in pairs.
+	uint32_t sent;              // index after the last packet lent
+	uint32_t pad0[31];
+
+	// Written by the worker; by the primary while nobody sits in the slot.
+	uint32_t done;              // index after the last packet handed back
+	uint32_t pad1[31];
 };
 
 // One group. Written by the primary before the seed attaches.
@@ -128,7 +147,7 @@ struct dps_group_conf {
 	uint32_t n_args;            // pairs in args
 	uint32_t first_slot;
 	uint32_t max;               // slots
-	uint32_t ring;              // elements of a lane's rings
+	uint32_t ring;              // words of a lane
 	uint32_t hold;              // 1: a full lane makes packets wait, 0: it drops them
 	uint32_t pad;
 	char args[DPS_ARGS];
@@ -165,11 +184,10 @@ struct dps_slot {
 	uint32_t group;
 	uint32_t member;            // index within the group
 	uint32_t n_lanes;           // one per io core
-	uint32_t ring;              // elements of a ring, a power of two
+	uint32_t ring;              // words of a lane, a power of two
 	uint64_t pad0[5];
-	uint64_t in[DPS_MAX_IO];    // offset of each IN ring from the slot's start
-	uint64_t out[DPS_MAX_IO];
-	uint64_t meta[DPS_MAX_IO];
+	uint64_t lanes[DPS_MAX_IO]; // offset of each dps_lane from the slot's start
+	uint64_t meta[DPS_MAX_IO];  // of its dps_meta[ring]
 
 	// Written by the primary, while workers run.
 	uint32_t command;           // DPS_RUN, DPS_STOP
@@ -181,6 +199,15 @@ struct dps_slot {
 	// finds another ticket, and leaves.
 	uint64_t seat;
 	uint64_t pad2[7];
+
+	// Rung by atomic add: io cores that lend to a parked worker, the primary with a command. The
+	// worker parks on it (futex).
+	uint32_t bell;
+	uint32_t pad8[15];
+
+	// Written by the worker, once a park: odd while it is parked or about to be.
+	uint32_t parks;
+	uint32_t pad9[15];
 
 	// Written by the seed: how the last sitter ended.
 	int32_t exit_pid;
@@ -204,15 +231,13 @@ struct dps_slot {
 	char counter_name[DPS_COUNTERS][DPS_NAME];
 	char error[DPS_ERROR];      // why it could not start
 
-	// Written by the worker: the burst in hand. The order of the stores is the protocol.
-	uint64_t undo;              // (lane + 1) << 32 | index on IN of the packet saved; 0: none
-	uint32_t cursor;            // packets of this burst that are done
-	uint32_t lane;              // lane of this burst
-	uint32_t base;              // index on IN of its first packet
+	// Written by the worker: the packet in hand, if it may be changed. Saved first, then stamped,
+	// then changed; the stamp counts until the packet's word is a verdict.
+	uint64_t undo;              // (lane + 1) << 32 | index of the packet saved; 0: none
+	uint32_t lane;              // lane of the burst in hand
 	uint16_t undo_head;         // bytes saved before the packet's start
 	uint16_t undo_len;          // bytes saved from the packet's start on
-	uint64_t pad6[5];
-	struct dps_ret staged[DPS_BURST];
+	uint64_t pad6[6];
 	uint8_t undo_bytes[DPS_UNDO];
 
 	// Written by the worker, once a burst or loop.

@@ -16,8 +16,6 @@
 
 enum { ANSWER_MS = 2000 };      // for an io core to answer, far above any burst
 
-int dps_mark_offset = -1;
-
 static int
 ask(struct io *io, enum io_op op, uint32_t arg)
 {
@@ -72,18 +70,19 @@ lane_init(struct io *io, uint32_t slot)
 	struct dps_slot *s = the_primary.slot[slot];
 	struct lane *lane = &io->lane[slot];
 
-	lane->in = slot_ring(s, s->in[io->index]);
-	lane->out = slot_ring(s, s->out[io->index]);
-	lane->desc = (struct dps_desc *)&lane->in[1];
-	lane->ret = (struct dps_ret *)&lane->out[1];
+	lane->shared = (struct dps_lane *)((char *)s + s->lanes[io->index]);
+	lane->word = dps_lane_words(lane->shared);
+	lane->parks = &s->parks;
+	lane->base = the_primary.ctl->base;
 	lane->meta = (struct dps_meta *)((char *)s + s->meta[io->index]);
 	lane->size = s->ring;
 	lane->mask = s->ring - 1;
-	lane->credit = s->ring - 1 - DPS_BURST;
+	lane->credit = s->ring - 1 - DPS_BURST;     // what the topology file promises
 	lane->slot = slot;
 	lane->group = s->group;
 	lane->hold = io->group[s->group].hold;
-	lane->shadow = own_zalloc(sizeof(*lane->shadow) * s->ring);
+	// A burst is received in one piece, over the end of the ring if need be.
+	lane->shadow = own_zalloc(sizeof(*lane->shadow) * (s->ring + DPS_IO_BURST));
 	return lane->shadow == NULL ? -ENOMEM : 0;
 }
 
@@ -135,19 +134,8 @@ dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
 	struct io *io;
 	int ret;
 
-	if (index >= p->n_io || burst == 0 || burst > DPS_BURST || !rte_lcore_is_enabled(lcore))
+	if (index >= p->n_io || burst == 0 || burst > DPS_IO_BURST || !rte_lcore_is_enabled(lcore))
 		return -EINVAL;
-	if (dps_mark_offset < 0) {
-		static const struct rte_mbuf_dynfield field = {
-			.name = "dpsup_mark",
-			.size = sizeof(struct dps_mark),
-			.align = __alignof__(struct dps_mark),
-		};
-
-		dps_mark_offset = rte_mbuf_dynfield_register(&field);
-		if (dps_mark_offset < 0)
-			return -ENOSPC;
-	}
 	io = own_zalloc(sizeof(*io));
 	if (io == NULL)
 		return -ENOMEM;
@@ -271,8 +259,6 @@ dps_io_reset(uint32_t slot)
 		return -EINVAL;
 	s = the_primary.slot[slot];
 	s->undo = 0;
-	s->cursor = 0;
-	s->base = 0;
 	return ask_all(OP_RESET, slot);
 }
 

@@ -17,17 +17,19 @@
 DPS_LINE(dps_ctl, n_io);
 DPS_LINE(dps_ctl, slot);
 DPS_LINE(dps_ctl, port);
-DPS_LINE(dps_slot, in);
+DPS_LINE(dps_slot, lanes);
 DPS_LINE(dps_slot, command);
 DPS_LINE(dps_slot, seat);
+DPS_LINE(dps_slot, bell);
+DPS_LINE(dps_slot, parks);
 DPS_LINE(dps_slot, exit_pid);
 DPS_LINE(dps_slot, pid);
 DPS_LINE(dps_slot, undo);
-DPS_LINE(dps_slot, staged);
+DPS_LINE(dps_slot, undo_bytes);
 DPS_LINE(dps_slot, beats);
 DPS_LINE(dps_slot, counter);
-_Static_assert(sizeof(struct dps_desc) == 16, "two rings of whole elements");
-_Static_assert(sizeof(struct dps_ret) == 8, "two rings of whole elements");
+DPS_LINE(dps_lane, done);
+_Static_assert(sizeof(struct dps_lane) == 256, "the words begin on a line");
 _Static_assert(sizeof(struct dps_meta) == 32, "two to a line");
 _Static_assert(sizeof(struct dps_slot) % 64 == 0, "slots end on a line");
 
@@ -71,22 +73,51 @@ dps_count(uint64_t *p, uint64_t n)
 	__atomic_store_n(p, *p + n, __ATOMIC_RELAXED);
 }
 
+#define DPS_BIT(n) (1ull << (n))
+#define DPS_FIELD(word, at, bits) ((word) >> (at) & (DPS_BIT(bits) - 1))
+
+enum {
+	DPS_OFFSET_BITS = 40,   // 1 TiB of hugepage addresses: twice what EAL maps by default
+	DPS_LEN_MOST = (1 << 14) - 1,
+	DPS_HEADROOM_UNIT = 16,
+	DPS_HEADROOM_MOST = 15
+};
+
+// A verdict that leaves the packet's start and length as they are.
 static inline uint64_t
-dps_where(uint64_t offset, uint16_t headroom)
+dps_word_verdict(uint16_t verdict)
 {
-	return offset | (uint64_t)headroom << 48;
+	return DPS_BIT(DPS_W_DONE) | verdict;
 }
 
 static inline uint64_t
-dps_where_offset(uint64_t where)
+dps_word_changed(uint16_t verdict, int16_t shift, uint16_t len)
 {
-	return where & ((1ull << 48) - 1);
+	return dps_word_verdict(verdict) | DPS_BIT(DPS_W_CHANGED) |
+	       (uint64_t)(uint16_t)shift << DPS_W_SHIFT | (uint64_t)len << DPS_W_NEWLEN;
 }
 
-static inline uint16_t
-dps_where_headroom(uint64_t where)
+static inline int
+dps_word_is_done(uint64_t word)
 {
-	return where >> 48;
+	return word >> DPS_W_DONE;
+}
+
+static inline uint64_t *
+dps_lane_words(struct dps_lane *lane)
+{
+	return (uint64_t *)(lane + 1);
+}
+
+// Fetch a line that is about to be written.
+static inline void
+dps_prefetch_write(const void *p)
+{
+#if defined(__x86_64__)
+	__asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
+#else
+	__builtin_prefetch(p, 1, 3);
+#endif
 }
 
 // The seat of a slot: which ticket it is open for, and who sits there (0: nobody).

@@ -8,9 +8,12 @@
 // its new packets are held here until the old lane has returned all that it had, or its warden has
 // handed that back as REQUEUE, which goes ahead of what is held.
 
+#include <linux/futex.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <rte_cycles.h>
 #include <rte_pause.h>
@@ -18,38 +21,62 @@
 #include "primary.h"
 
 enum {
-	HOLD_GATE = 512,        // lossless inputs are not polled while more packets are held
+	HOLD_GATE = 512,        // held packets at which lossless inputs are left alone, until none is
 	HASH_MASK = DPS_BUCKETS - 1,
 	NAP_LEAST_NS = 5000,
 	NAP_MOST_NS = 50000,
 	SPIN_US = 20            // of nothing to do before the first nap
 };
 
+// In a timed turn, the clock runs for one stage at a time.
+static inline void
+stage(struct io *io, enum dps_stage next)
+{
+	uint64_t now;
+
+	if (likely(!io->timed))
+		return;
+	now = rte_rdtsc();
+	dps_count(&io->stats.stage[io->stage], now - io->stage_since);
+	io->stage = next;
+	io->stage_since = now;
+}
+
 // --- tx ------------------------------------------------------------------------------------------
 
-static void
+static uint32_t
+tx_send(struct io *io, uint32_t index, struct rte_mbuf **m, uint32_t n)
+{
+	struct dps_port_stats *stats = &io->port[index];
+	enum dps_stage from = io->stage;
+	uint64_t bytes = 0;
+	uint32_t sent;
+
+	for (uint32_t i = 0; i < n; i++)
+		bytes += m[i]->pkt_len;
+	stage(io, DPS_STAGE_TX);
+	sent = rte_eth_tx_burst(the_primary.port[index].id, io->tx[index].queue, m, n);
+	stage(io, from);
+	for (uint32_t i = sent; i < n; i++)
+		bytes -= m[i]->pkt_len;
+	dps_count(&stats->tx_packets, sent);
+	dps_count(&stats->tx_bytes, bytes);
+	return sent;
+}
+
+void
 tx_flush(struct io *io, uint32_t index)
 {
 	struct tx_port *tx = &io->tx[index];
-	struct port *port = &the_primary.port[index];
 
 	while (tx->head != tx->tail) {
 		uint32_t at = tx->tail & (TX_WAIT - 1);
 		uint32_t n = RTE_MIN(tx->head - tx->tail, TX_WAIT - at);
-		uint64_t bytes = 0;
-		uint16_t sent;
+		uint32_t sent;
 
 		n = RTE_MIN(n, (uint32_t)TX_MOST);
-		for (uint32_t i = 0; i < n; i++)
-			bytes += tx->wait[at + i]->pkt_len;
-		sent = rte_eth_tx_burst(port->id, tx->queue, &tx->wait[at], n);
+		sent = tx_send(io, index, &tx->wait[at], n);
 		tx->tail += sent;
-		if (sent < n) {
-			for (uint32_t i = sent; i < n; i++)
-				bytes -= tx->wait[at + i]->pkt_len;
-		}
-		dps_count(&io->port[index].tx_packets, sent);
-		dps_count(&io->port[index].tx_bytes, bytes);
 		if (sent < n)
 			break;
 	}
@@ -81,6 +108,19 @@ tx_put(struct io *io, uint32_t index, struct rte_mbuf *m)
 		}
 	}
 	tx->wait[tx->head++ & (TX_WAIT - 1)] = m;
+}
+
+// Many packets for one port: to the driver from where they lie. What it refuses waits.
+static void
+tx_put_bulk(struct io *io, uint32_t index, struct rte_mbuf **m, uint32_t n)
+{
+	struct tx_port *tx = &io->tx[index];
+	uint32_t i = 0;
+
+	if (tx->head == tx->tail)
+		i = tx_send(io, index, m, n);
+	for (; i < n; i++)
+		tx_put(io, index, m[i]);
 }
 
 // Ports of this io core that take nothing more: what is meant for them waits in the rings, and then
@@ -118,12 +158,6 @@ xfer_pull(struct io *io)
 
 // --- lanes ---------------------------------------------------------------------------------------
 
-static inline uint32_t
-outstanding(const struct lane *lane)
-{
-	return lane->sent - lane->collected;
-}
-
 static uint16_t
 vlan_of(const struct rte_mbuf *m, bool *found)
 {
@@ -135,27 +169,43 @@ vlan_of(const struct rte_mbuf *m, bool *found)
 	return *found ? p[14] << 8 | p[15] : 0;
 }
 
-static void __rte_noinline
-describe_more(struct lane *lane, uint32_t at, struct rte_mbuf *m)
+// What does not fit into the word, or was asked for.
+static uint64_t __rte_noinline
+describe_more(struct lane *lane, uint32_t at, const struct rte_mbuf *m)
 {
 	struct dps_meta *meta = &lane->meta[at];
-	struct dps_desc *desc = &lane->desc[at];
 
+	meta->len = m->data_len;
+	meta->flags = 0;
 	if (m->nb_segs > 1) {
-		meta->mbuf = (uintptr_t)m - the_primary.ctl->base;
+		meta->mbuf = (uintptr_t)m - lane->base;
 		meta->pkt_len = m->pkt_len;
-		desc->flags |= DPS_F_SEGMENTS;
+		meta->flags |= DPS_F_SEGMENTS;
+	}
+	if (lane->needs & DPS_NEED_HASH) {
+		meta->hash = m->hash.rss;
+		meta->flags |= DPS_F_HASH;
 	}
 	if (lane->needs & DPS_NEED_VLAN) {
 		bool found;
 
 		meta->vlan = vlan_of(m, &found);
 		if (found)
-			desc->flags |= DPS_F_VLAN;
+			meta->flags |= DPS_F_VLAN;
 	}
 	if (lane->needs & DPS_NEED_TSC) {
 		meta->tsc = rte_rdtsc();
-		desc->flags |= DPS_F_TSC;
+		meta->flags |= DPS_F_TSC;
+	}
+	return DPS_BIT(DPS_W_META);
+}
+
+static inline void
+make_active(struct io *io, struct lane *lane)
+{
+	if (!lane->is_active) {
+		lane->is_active = true;
+		io->active[io->n_active++] = lane;
 	}
 }
 
@@ -164,34 +214,19 @@ static inline bool
 lane_lend(struct io *io, struct lane *lane, struct rte_mbuf *m)
 {
 	uint32_t at = lane->sent & lane->mask;
-	struct dps_desc *desc = &lane->desc[at];
+	uint64_t word;
 
-	if (unlikely(outstanding(lane) >= lane->credit || lane->corrupt))
+	if (unlikely(lane_room(lane) == 0))
 		return false;
-	desc->where = dps_where(rte_pktmbuf_mtod(m, uintptr_t) - the_primary.ctl->base,
-				m->data_off);
-	desc->len = m->data_len;
-	desc->port = m->port;
-	desc->flags = DPS_F_HASH;
-	desc->hash = m->hash.rss;
-	if (unlikely(m->nb_segs > 1 || lane->needs))
-		describe_more(lane, at, m);
+	if (unlikely(m->nb_segs > 1 || m->data_len > DPS_LEN_MOST || lane->needs))
+		word = lane_word(lane, m, 0, m->port) | describe_more(lane, at, m);
+	else
+		word = lane_word(lane, m, m->data_len, m->port);
+	lane_put(lane, at, word);
 	lane->shadow[at] = m;
-	lane->sent++;
-	if (!io->is_active[lane->slot]) {
-		io->is_active[lane->slot] = true;
-		io->active[io->n_active++] = lane;
-	}
+	dps_store32(&lane->sent, lane->sent + 1);
+	make_active(io, lane);
 	return true;
-}
-
-static inline void
-lane_publish(struct lane *lane)
-{
-	lane->in->prod.head = lane->sent;
-	dps_store32((uint32_t *)(uintptr_t)&lane->in->prod.tail, lane->sent);
-	dps_count(&lane->stats.sent, lane->sent - lane->published);
-	dps_store32(&lane->published, lane->sent);
 }
 
 static void
@@ -204,6 +239,19 @@ publish_all(struct io *io)
 
 // --- steering ------------------------------------------------------------------------------------
 
+// The bucket of a packet, hashed now if its lane needed none.
+static inline uint32_t
+bucket_of(struct rte_mbuf *m)
+{
+	struct dps_mark *mark = mark_of(m);
+
+	if (unlikely(mark->bucket == NO_BUCKET)) {
+		m->hash.rss = hash_flow(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len);
+		mark->bucket = m->hash.rss & HASH_MASK;
+	}
+	return mark->bucket;
+}
+
 static void
 hold(struct io_group *g, struct rte_mbuf *m)
 {
@@ -211,16 +259,17 @@ hold(struct io_group *g, struct rte_mbuf *m)
 		free_counted(&g->hold_full, m);
 		return;
 	}
-	g->waits[mark_of(m)->bucket] = 1;
+	g->waits[bucket_of(m)] = 1;
 	g->moving = true;
 	g->held[g->held_head++ & (HOLD_MOST - 1)] = m;
+	g->gated |= g->held_head - g->held_tail >= HOLD_GATE;
 }
 
 // Give a packet to its bucket's lane. False: it has to wait, and may (the group holds).
 static inline bool
 place(struct io *io, struct io_group *g, struct rte_mbuf *m)
 {
-	uint8_t member = g->map[mark_of(m)->bucket];
+	uint8_t member = g->map[bucket_of(m)];
 	struct lane *lane;
 
 	if (unlikely(member == DPS_NO_SLOT)) {
@@ -241,7 +290,7 @@ place(struct io *io, struct io_group *g, struct rte_mbuf *m)
 static inline void
 steer(struct io *io, struct io_group *g, struct rte_mbuf *m)
 {
-	if (unlikely(g->waits[mark_of(m)->bucket]) || unlikely(!place(io, g, m)))
+	if (unlikely(g->waits[bucket_of(m)]) || unlikely(!place(io, g, m)))
 		hold(g, m);
 }
 
@@ -265,7 +314,7 @@ steer_again(struct io_group *g, struct rte_mbuf *m)
 		return;
 	}
 	g->again[g->again_n++] = m;
-	g->waits[mark_of(m)->bucket] = 1;
+	g->waits[bucket_of(m)] = 1;
 	g->moving = true;
 }
 
@@ -286,6 +335,7 @@ release_held(struct io *io, struct io_group *g)
 			return moved;
 	memset(g->waits, 0, sizeof(g->waits));
 	g->moving = false;
+	g->gated = false;
 	return moved;
 }
 
@@ -360,8 +410,8 @@ may_receive(const struct io *io, const struct port *port, const struct io_group 
 	uint64_t need = (uint64_t)io->burst * (port->frame_most / room + 1);
 	uint64_t others = (the_primary.n_io - 1) * (need + mp->cache_size);
 
-	return g->fed > 0 && g->held_head - g->held_tail < HOLD_GATE && g->again_n == 0 &&
-	       g->front_head == g->front_tail && pool_free(io, port->pool) >= need + others;
+	return g->fed > 0 && !g->gated && g->again_n == 0 && g->front_head == g->front_tail &&
+	       pool_free(io, port->pool) >= need + others;
 }
 
 static void __rte_noinline
@@ -371,29 +421,27 @@ note_starved(struct io *io, uint32_t pool)
 	io->low_water[pool] = RTE_MIN(io->low_water[pool], pool_free(io, pool));
 }
 
-static uint32_t
-rx_queue_poll(struct io *io, const struct rx_queue *rxq)
+static void
+note_received(struct io *io, const struct rx_queue *rxq, uint32_t n, uint64_t bytes)
 {
-	struct port *port = &the_primary.port[rxq->port];
-	struct io_group *g = port->group >= 0 ? &io->group[port->group] : NULL;
 	struct dps_port_stats *stats = &io->port[rxq->port];
-	struct rte_mbuf *m[DPS_BURST];
-	uint64_t bytes = 0;
-	uint64_t left;
-	uint32_t n;
+	uint32_t pool = the_primary.port[rxq->port].pool;
+	uint64_t left = pool_free(io, pool);
 
-	if (port->hold && !may_receive(io, port, g))
-		return 0;
-	n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
-	if (n == 0) {
-		// Not every driver counts what it could not allocate.
-		if (unlikely(pool_free(io, port->pool) < io->burst))
-			note_starved(io, port->pool);
-		return 0;
-	}
-	left = pool_free(io, port->pool);
-	if (left < io->low_water[port->pool])
-		io->low_water[port->pool] = left;
+	if (left < io->low_water[pool])
+		io->low_water[pool] = left;
+	if (unlikely(io->timed))
+		dps_count(&io->stats.stage_packets, n);
+	dps_count(&stats->rx_packets, n);
+	dps_count(&stats->rx_bytes, bytes);
+}
+
+static void
+receive_all(struct io *io, const struct rx_queue *rxq, struct io_group *g, struct rte_mbuf **m,
+	    uint32_t n)
+{
+	uint64_t bytes = 0;
+
 	for (uint32_t i = 0; i < n; i++)
 		rte_prefetch0(rte_pktmbuf_mtod(m[i], void *));
 	for (uint32_t i = 0; i < n; i++) {
@@ -401,8 +449,86 @@ rx_queue_poll(struct io *io, const struct rx_queue *rxq)
 		receive(io, rxq->port, g, m[i]);
 	}
 	publish_all(io);
-	dps_count(&stats->rx_packets, n);
-	dps_count(&stats->rx_bytes, bytes);
+	note_received(io, rxq, n, bytes);
+}
+
+// All packets go to one lane, as they come: received where the lane keeps its record of them, not
+// hashed, not sorted, one word each.
+static uint32_t
+receive_lone(struct io *io, const struct rx_queue *rxq, struct lane *lane)
+{
+	const struct port *port = &the_primary.port[rxq->port];
+	uint32_t most = RTE_MIN(port->frame_most, (uint32_t)DPS_LEN_MOST);
+	uint32_t at = lane->sent & lane->mask;
+	struct rte_mbuf **m = &lane->shadow[at];
+	uint64_t bytes = 0;
+	uint64_t odd = 0;
+	uint32_t n;
+
+	// The worker reads this line all the time: have it back by the time it is written.
+	dps_prefetch_write(&lane->shared->sent);
+	n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
+	stage(io, DPS_STAGE_STEER);
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t len = m[i]->pkt_len;
+
+		// One segment, whole, not empty, not too long, its tags in place.
+		odd |= (m[i]->nb_segs ^ 1u) | (len ^ m[i]->data_len) | (len - 1 >= most) |
+		       (m[i]->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED);
+		bytes += len;
+		m[i]->port = rxq->port;
+		*mark_of(m[i]) = (struct dps_mark){ .bucket = NO_BUCKET };
+		lane_put(lane, at + i, lane_word(lane, m[i], len, rxq->port));
+	}
+	if (unlikely(odd != 0)) {
+		struct rte_mbuf *one_by_one[DPS_IO_BURST];
+
+		memcpy(one_by_one, m, n * sizeof(*m));
+		receive_all(io, rxq, &io->group[lane->group], one_by_one, n);
+		return n;
+	}
+	if (n == 0)
+		return 0;
+	if (unlikely(at + n > lane->size))
+		memcpy(lane->shadow, &lane->shadow[lane->size],
+		       (at + n - lane->size) * sizeof(*m));
+	dps_store32(&lane->sent, lane->sent + n);
+	make_active(io, lane);
+	lane_publish(lane);
+	note_received(io, rxq, n, bytes);
+	return n;
+}
+
+static uint32_t
+rx_queue_poll(struct io *io, const struct rx_queue *rxq)
+{
+	const struct port *port = &the_primary.port[rxq->port];
+	struct io_group *g = port->group >= 0 ? &io->group[port->group] : NULL;
+	struct lane *lone = g != NULL && !g->moving ? g->lone : NULL;
+	struct rte_mbuf *m[DPS_IO_BURST];
+	uint32_t n;
+
+	// A burst must fit, and may take all that a small ring has.
+	if (lone != NULL && lane_room(lone) < io->burst) {
+		if (port->hold && lone->credit >= io->burst)
+			return 0;
+		lone = NULL;
+	}
+	if (port->hold && !may_receive(io, port, g))
+		return 0;
+	stage(io, DPS_STAGE_RX);
+	if (lone != NULL) {
+		n = receive_lone(io, rxq, lone);
+	} else {
+		n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
+		stage(io, DPS_STAGE_STEER);
+		if (n > 0)
+			receive_all(io, rxq, g, m, n);
+	}
+	stage(io, DPS_STAGE_REST);
+	// Not every driver counts what it could not allocate.
+	if (unlikely(n == 0 && pool_free(io, port->pool) < io->burst))
+		note_starved(io, port->pool);
 	return n;
 }
 
@@ -410,18 +536,20 @@ rx_queue_poll(struct io *io, const struct rx_queue *rxq)
 
 // Give the packet the start and length that its worker decided on, if the buffer has them.
 static inline bool
-reshape(struct rte_mbuf *m, const struct dps_ret *ret)
+reshape(struct rte_mbuf *m, uint64_t word)
 {
 	int32_t start;
+	uint32_t len;
 
-	if (likely(ret->shift == 0 && ret->len == m->data_len))
+	if (likely(!(word & DPS_BIT(DPS_W_CHANGED))))
 		return true;
-	start = (int32_t)m->data_off + ret->shift;
-	if (m->nb_segs > 1 || ret->len == 0 || start < 0 || start + ret->len > m->buf_len)
+	start = (int32_t)m->data_off + (int16_t)(word >> DPS_W_SHIFT);
+	len = DPS_FIELD(word, DPS_W_NEWLEN, 16);
+	if (m->nb_segs > 1 || len == 0 || start < 0 || start + len > m->buf_len)
 		return false;
 	m->data_off = start;
-	m->data_len = ret->len;
-	m->pkt_len = ret->len;
+	m->data_len = len;
+	m->pkt_len = len;
 	return true;
 }
 
@@ -439,13 +567,14 @@ steer_on(struct io *io, struct lane *lane, uint32_t group, struct rte_mbuf *m)
 }
 
 static inline void
-take_back(struct io *io, struct lane *lane, uint32_t index, struct rte_mbuf *m, struct dps_ret ret)
+take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 {
-	uint32_t arg = ret.verdict & DPS_V_ARG;
+	struct rte_mbuf *m = lane->shadow[index & lane->mask];
+	uint32_t arg = word & DPS_V_ARG;
 
-	switch (ret.verdict & DPS_V_KIND) {
+	switch (word & DPS_BIT(DPS_W_DONE) ? word & DPS_V_KIND : DPS_V_KIND) {
 	case DPS_V_OUT:
-		if (unlikely(arg >= the_primary.n_ports || !reshape(m, &ret)))
+		if (unlikely(arg >= the_primary.n_ports || !reshape(m, word)))
 			break;
 		dps_count(&lane->stats.out, 1);
 		tx_put(io, arg, m);
@@ -454,7 +583,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, struct rte_mbuf *m, 
 		free_counted(&lane->stats.dropped[arg % DPS_REASONS], m);
 		return;
 	case DPS_V_GROUP:
-		if (arg >= the_primary.n_groups || !reshape(m, &ret))
+		if (arg >= the_primary.n_groups || !reshape(m, word))
 			break;
 		steer_on(io, lane, arg, m);
 		return;
@@ -463,7 +592,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, struct rte_mbuf *m, 
 		return;
 	case DPS_V_REQUEUE:
 		// Only the primary says this, and of which packets is in memory of its own.
-		if (index - lane->requeue_from >= lane->requeue_n)
+		if (!lane_may_requeue(lane, index))
 			break;
 		dps_count(&lane->stats.requeued, 1);
 		dps_count(&io->stats.requeued, 1);
@@ -489,11 +618,11 @@ has_room(const struct io *io, uint32_t index)
 // packet by packet, so that a port or a group that is full stops only who sends there. What comes
 // back as REQUEUE always may: `front` has room for all that the lanes can hold.
 static bool
-may_take_back(const struct io *io, struct dps_ret ret)
+may_take_back(const struct io *io, uint64_t word)
 {
-	uint32_t arg = ret.verdict & DPS_V_ARG;
+	uint32_t arg = word & DPS_V_ARG;
 
-	switch (ret.verdict & DPS_V_KIND) {
+	switch (word & DPS_V_KIND) {
 	case DPS_V_OUT:
 		return arg >= the_primary.n_ports || has_room(io, arg);
 	case DPS_V_GROUP:
@@ -504,44 +633,66 @@ may_take_back(const struct io *io, struct dps_ret ret)
 	}
 }
 
+// n packets of one verdict. Fewer taken than given: the next has no place to go (lossless lanes).
+static uint32_t
+take_run(struct io *io, struct lane *lane, uint32_t index, uint32_t n, uint64_t word)
+{
+	struct rte_mbuf **m = &lane->shadow[index & lane->mask];
+	uint32_t arg = word & DPS_V_ARG;
+
+	if (n >= TX_DIRECT && (word & ~(uint64_t)DPS_V_ARG) == dps_word_verdict(DPS_V_OUT) &&
+	    arg < the_primary.n_ports && io->tx[arg].queue >= 0 &&
+	    (!lane->hold || io->tx[arg].head == io->tx[arg].tail)) {
+		dps_count(&lane->stats.out, n);
+		tx_put_bulk(io, arg, m, n);
+		return n;
+	}
+	if ((word & ~(uint64_t)DPS_V_ARG) == dps_word_verdict(DPS_V_DROP)) {
+		rte_pktmbuf_free_bulk(m, n);
+		dps_count(&lane->stats.dropped[arg % DPS_REASONS], n);
+		return n;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		if (lane->hold && unlikely(!may_take_back(io, word)))
+			return i;
+		take_back(io, lane, index + i, word);
+	}
+	return n;
+}
+
 static uint32_t
 collect(struct io *io, struct lane *lane)
 {
-	uint32_t tail = dps_load32((uint32_t *)(uintptr_t)&lane->out->prod.tail);
-	uint32_t n = tail - lane->collected;
+	uint32_t n = lane_back(lane, DPS_IO_BURST);
+	uint32_t taken = 0;
 
-	if (n == 0 || unlikely(lane->corrupt))
-		return 0;
-	if (unlikely(n > outstanding(lane))) {
-		// Nobody can return what was not lent: the slot's memory is not to be trusted.
-		lane->corrupt = true;
-		lane->stats.lanes_corrupt = 1;
-		return 0;
-	}
-	n = RTE_MIN(n, (uint32_t)DPS_BURST);
-	for (uint32_t i = 0; i < n; i++)
-		rte_prefetch0(lane->shadow[(lane->collected + i) & lane->mask]);
-	for (uint32_t i = 0; i < n; i++) {
-		uint32_t at = (lane->collected + i) & lane->mask;
+	while (taken < n) {
+		uint32_t index = lane->collected + taken;
 		// Read once: the worker could change it between check and use.
-		union {
-			uint64_t word;
-			struct dps_ret ret;
-		} once = { .word = dps_load64((uint64_t *)&lane->ret[at]) };
+		uint64_t word = lane_get(lane, index);
+		uint32_t run = lane_run(lane, index, n - taken, word);
+		uint32_t took = take_run(io, lane, index, run, word);
 
-		if (lane->hold && unlikely(!may_take_back(io, once.ret))) {
-			n = i;
+		taken += took;
+		if (unlikely(took < run))
 			break;
-		}
-		take_back(io, lane, lane->collected + i, lane->shadow[at], once.ret);
 	}
-	dps_store32(&lane->collected, lane->collected + n);
-	lane->out->cons.head = lane->collected;
-	dps_store32((uint32_t *)(uintptr_t)&lane->out->cons.tail, lane->collected);
-	dps_count(&lane->stats.collected, n);
-	if (unlikely(lane->draining) && (int32_t)(lane->collected - lane->drain_to) >= 0)
-		lane->draining = false;
-	return n;
+	if (taken > 0)
+		lane_collected(lane, taken);
+	lane_look(lane);
+	return taken;
+}
+
+// Wake a worker that parked before it saw what it was lent: once for each time that it parks.
+static void __rte_noinline
+ring(struct io *io, struct lane *lane, uint32_t parks)
+{
+	uint32_t *bell = &the_primary.slot[lane->slot]->bell;
+
+	lane->rung = parks;
+	__atomic_fetch_add(bell, 1, __ATOMIC_RELEASE);
+	syscall(SYS_futex, bell, FUTEX_WAKE, 1, NULL, NULL, 0);
+	dps_count(&io->stats.rings, 1);
 }
 
 static uint32_t
@@ -551,10 +702,13 @@ collect_all(struct io *io)
 
 	for (uint32_t i = 0; i < io->n_active;) {
 		struct lane *lane = io->active[i];
+		uint32_t parks = dps_load32(lane->parks);
 
 		total += collect(io, lane);
-		if (outstanding(lane) == 0) {
-			io->is_active[lane->slot] = false;
+		if (unlikely(parks & 1 && lane->rung != parks))
+			ring(io, lane, parks);
+		if (lane_out(lane) == 0) {
+			lane->is_active = false;
 			io->active[i] = io->active[--io->n_active];
 		} else {
 			i++;
@@ -562,187 +716,9 @@ collect_all(struct io *io)
 	}
 	// REQUEUE and GROUP verdicts lend packets in the middle of a collection.
 	publish_all(io);
+	if (unlikely(io->timed))
+		dps_count(&io->stats.stage_packets, total);
 	return total;
-}
-
-// --- the mailbox ---------------------------------------------------------------------------------
-
-static void
-op_map(struct io *io, struct io_group *g)
-{
-	bool fed[DPS_NO_SLOT + 1] = { false };
-
-	for (uint32_t b = 0; b < DPS_BUCKETS; b++) {
-		uint8_t old = g->map[b];
-		uint8_t new = io->arg_map[b];
-
-		fed[new] = true;
-		if (new == old)
-			continue;
-		g->map[b] = new;
-		if (old != DPS_NO_SLOT) {
-			struct lane *lane = &io->lane[g->first + old];
-
-			if (outstanding(lane) > 0) {
-				lane->draining = true;
-				lane->drain_to = lane->sent;
-				g->waits[b] = 1;
-				g->moving = true;
-			}
-		}
-	}
-	g->fed = 0;
-	for (uint32_t i = 0; i < g->max; i++)
-		g->fed += fed[i];
-}
-
-static void
-op_lane(struct io *io, uint32_t slot)
-{
-	io->lane[slot].needs = the_primary.slot[slot]->needs & (DPS_NEED_VLAN | DPS_NEED_TSC);
-}
-
-// The slot was corrupt, its worker is dead: what it had in hand is known, and given up by name.
-static void
-op_reset(struct io *io, uint32_t slot)
-{
-	struct lane *lane = &io->lane[slot];
-
-	for (uint32_t i = lane->collected; i != lane->sent; i++)
-		free_counted(&lane->stats.corrupt, lane->shadow[i & lane->mask]);
-	rte_ring_init(lane->in, "dpsup_in", lane->size, RING_F_SP_ENQ | RING_F_SC_DEQ);
-	rte_ring_init(lane->out, "dpsup_out", lane->size, RING_F_SP_ENQ | RING_F_SC_DEQ);
-	lane->sent = 0;
-	lane->published = 0;
-	lane->collected = 0;
-	lane->draining = false;
-	lane->requeue_n = 0;
-	lane->corrupt = false;
-	lane->stats.lanes_corrupt = 0;
-}
-
-static void
-audit_add(uint64_t *by_pool, const struct rte_mbuf *m)
-{
-	for (; m != NULL; m = m->next)
-		for (uint32_t p = 0; p < the_primary.n_pools; p++)
-			if (m->pool == the_primary.pool[p])
-				by_pool[p]++;
-}
-
-static void
-op_audit(struct io *io)
-{
-	struct io_audit *a = &io->audit;
-
-	memset(a, 0, sizeof(*a));
-	for (uint32_t s = 0; s < the_primary.n_slots; s++) {
-		struct lane *lane = &io->lane[s];
-
-		for (uint32_t i = lane->collected; i != lane->sent; i++)
-			audit_add(a->lanes, lane->shadow[i & lane->mask]);
-	}
-	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
-		struct io_group *g = &io->group[k];
-
-		for (uint32_t i = 0; i < g->again_n; i++)
-			audit_add(a->io, g->again[i]);
-		for (uint32_t i = g->front_tail; i != g->front_head; i++)
-			audit_add(a->io, g->front[i & g->front_mask]);
-		for (uint32_t i = g->held_tail; i != g->held_head; i++)
-			audit_add(a->io, g->held[i & (HOLD_MOST - 1)]);
-	}
-	for (uint32_t k = 0; k < the_primary.n_ports; k++)
-		for (uint32_t i = io->tx[k].tail; i != io->tx[k].head; i++)
-			audit_add(a->io, io->tx[k].wait[i & (TX_WAIT - 1)]);
-	for (uint32_t k = 0; k < the_primary.n_io; k++) {
-		struct rte_mbuf **slots;
-		struct rte_ring *r = io->xfer[k];
-
-		if (k == io->index)
-			continue;
-		slots = (struct rte_mbuf **)&r[1];
-		for (uint32_t i = r->cons.tail; i != r->prod.tail; i++)
-			audit_add(a->io, slots[i & r->mask]);
-	}
-	for (uint32_t p = 0; p < the_primary.n_pools; p++) {
-		struct rte_mempool *mp = the_primary.pool[p];
-		struct rte_mempool_cache *cache = rte_mempool_default_cache(mp, io->lcore);
-
-		a->cached[p] = cache != NULL ? cache->len : 0;
-		a->free[p] = pool_shared(mp);
-	}
-}
-
-static void
-op_stop(struct io *io)
-{
-	for (uint32_t k = 0; k < the_primary.n_ports; k++) {
-		struct tx_port *tx = &io->tx[k];
-
-		if (tx->queue >= 0)
-			tx_flush(io, k);
-		for (; tx->tail != tx->head; tx->tail++)
-			free_counted(&io->port[k].drops[DPS_DROP_STOPPED],
-				     tx->wait[tx->tail & (TX_WAIT - 1)]);
-	}
-	for (uint32_t s = 0; s < the_primary.n_slots; s++) {
-		struct lane *lane = &io->lane[s];
-
-		for (; lane->collected != lane->sent; lane->collected++) {
-			struct rte_mbuf *m = lane->shadow[lane->collected & lane->mask];
-
-			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
-		}
-	}
-	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
-		struct io_group *g = &io->group[k];
-
-		while (g->again_n > 0) {
-			struct rte_mbuf *m = g->again[--g->again_n];
-
-			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
-		}
-		for (; g->front_tail != g->front_head; g->front_tail++) {
-			struct rte_mbuf *m = g->front[g->front_tail & g->front_mask];
-
-			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
-		}
-		for (; g->held_tail != g->held_head; g->held_tail++) {
-			struct rte_mbuf *m = g->held[g->held_tail & (HOLD_MOST - 1)];
-
-			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
-		}
-	}
-	io->stop = true;
-}
-
-void
-io_answer(struct io *io, uint32_t asked)
-{
-	switch (io->op) {
-	case OP_NONE:
-		break;
-	case OP_RX:
-		io->rx_on = io->arg;
-		break;
-	case OP_MAP:
-		op_map(io, &io->group[io->arg]);
-		break;
-	case OP_LANE:
-		op_lane(io, io->arg);
-		break;
-	case OP_RESET:
-		op_reset(io, io->arg);
-		break;
-	case OP_AUDIT:
-		op_audit(io);
-		break;
-	case OP_STOP:
-		op_stop(io);
-		break;
-	}
-	dps_store32(&io->answered, asked);
 }
 
 // --- the loop ------------------------------------------------------------------------------------
@@ -762,50 +738,66 @@ nap(struct io *io, uint64_t idle_us, uint64_t *nap_ns)
 	dps_count(&io->stats.sleeps, 1);
 }
 
+uint32_t
+io_turn(struct io *io)
+{
+	uint32_t work = 0;
+	uint32_t asked;
+
+	if (io->rx_on)
+		for (uint32_t i = 0; i < io->n_rxq; i++)
+			work += rx_queue_poll(io, &io->rxq[i]);
+	if (io->n_active > 0) {
+		stage(io, DPS_STAGE_COLLECT);
+		work += collect_all(io);
+		stage(io, DPS_STAGE_REST);
+	}
+	if (the_primary.n_io > 1)
+		work += xfer_pull(io);
+	for (uint32_t i = 0; i < the_primary.n_groups; i++)
+		if (unlikely(io->group[i].moving)) {
+			work += release_held(io, &io->group[i]);
+			publish_all(io);
+		}
+	for (uint32_t i = 0; i < the_primary.n_ports; i++)
+		if (io->tx[i].head != io->tx[i].tail)
+			tx_flush(io, i);
+	dps_count(&io->stats.loops, 1);
+	asked = dps_load32(&io->asked);
+	if (unlikely(asked != io->answered))
+		io_answer(io, asked);
+	return work;
+}
+
 int
 io_loop(void *arg)
 {
 	struct io *io = arg;
 	uint64_t cycles_us = rte_get_tsc_hz() / 1000000;
-	uint64_t idle_since = rte_rdtsc();
+	uint64_t now = rte_rdtsc();
+	uint64_t idle_since = now;
 	uint64_t nap_ns = NAP_LEAST_NS;
 
 	// Naps of microseconds, not of the default 50 µs more.
 	prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0);
 	while (!io->stop) {
-		uint64_t start = rte_rdtsc();
-		uint32_t work = 0;
-		uint32_t asked;
+		uint64_t start = now;
+		uint32_t work = io_turn(io);
 
-		if (io->rx_on)
-			for (uint32_t i = 0; i < io->n_rxq; i++)
-				work += rx_queue_poll(io, &io->rxq[i]);
-		if (io->n_active > 0)
-			work += collect_all(io);
-		if (the_primary.n_io > 1)
-			work += xfer_pull(io);
-		for (uint32_t i = 0; i < the_primary.n_groups; i++)
-			if (unlikely(io->group[i].moving)) {
-				work += release_held(io, &io->group[i]);
-				publish_all(io);
-			}
-		for (uint32_t i = 0; i < the_primary.n_ports; i++)
-			if (io->tx[i].head != io->tx[i].tail)
-				tx_flush(io, i);
-
-		dps_count(&io->stats.loops, 1);
-		asked = dps_load32(&io->asked);
-		if (unlikely(asked != io->answered))
-			io_answer(io, asked);
+		now = rte_rdtsc();
 		if (work > 0) {
-			uint64_t now = rte_rdtsc();
-
 			dps_count(&io->stats.busy_loops, 1);
 			dps_count(&io->stats.busy_cycles, now - start);
 			idle_since = now;
 			nap_ns = NAP_LEAST_NS;
+			stage(io, DPS_STAGE_REST);
+			io->timed = io->stats.busy_loops % TIMED_TURNS == 0;
+			io->stage = DPS_STAGE_REST;
+			io->stage_since = now;
 		} else {
-			nap(io, (start - idle_since) / cycles_us, &nap_ns);
+			io->timed = false;
+			nap(io, (now - idle_since) / cycles_us, &nap_ns);
+			now = rte_rdtsc();
 		}
 	}
 	return 0;

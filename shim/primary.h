@@ -8,13 +8,10 @@
 
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
-#include <rte_mbuf_dyn.h>
 #include <rte_mempool.h>
 #include <rte_ring.h>
-#include <rte_ring_elem.h>
 
-#include "dpsup.h"
-#include "shim.h"
+#include "lane.h"
 
 enum {
 	TX_WAIT = 1024,         // packets that wait for a port that refuses them, a power of two
@@ -23,40 +20,11 @@ enum {
 	XFER_SIZE = 1024,       // packets under way from io core to io core
 	HOP_LIMIT = 8,
 	RXQ_MOST = 256,         // rx queues that one io core polls
+	TX_DIRECT = 8,          // packets worth a call of the driver's tx at once
+	TIMED_TURNS = 61,       // one turn in so many is timed stage by stage; a prime, as loads have rhythms
+	NO_BUCKET = 0xffff,     // not hashed: its lane took every bucket
 	ETHER_MOST = 14 + 2 * 4 // Ethernet header with two VLAN tags
 };
-
-// One lane as its io core knows it: the rings' geometry, the credit and the mbufs that it lent are
-// private, nothing of it is read back from memory that a worker can write.
-struct lane {
-	// set up before the io core starts
-	struct rte_ring *in;
-	struct rte_ring *out;
-	struct dps_desc *desc;
-	struct dps_ret *ret;
-	struct dps_meta *meta;
-	struct rte_mbuf **shadow;       // [size], by index on IN
-	uint32_t size;
-	uint32_t mask;
-	uint32_t credit;                // most packets out at a time
-	uint32_t slot;
-	uint32_t group;
-	bool hold;
-
-	// written by the control thread, before it publishes them: indices on OUT handed back
-	uint32_t requeue_from;
-	uint32_t requeue_n;
-
-	// the io core's; the control thread reads sent and collected in recovery
-	uint32_t sent __rte_cache_aligned;
-	uint32_t published;
-	uint32_t collected;
-	uint32_t drain_to;              // what was sent when the move began
-	bool draining;                  // buckets moved away, packets of theirs still out
-	bool corrupt;
-	uint8_t needs;                  // DPS_NEED_*
-	struct dps_lane_stats stats;
-} __rte_cache_aligned;
 
 // One group in one io core.
 struct io_group {
@@ -65,8 +33,11 @@ struct io_group {
 	uint32_t first;                 // lane of member 0
 	uint32_t max;
 	uint32_t fed;                   // members with a bucket
+	uint32_t holes;                 // buckets without a member
+	struct lane *lone;              // the one lane that has all buckets and needs no hash
 	bool hold;
 	bool moving;
+	bool gated;                     // too much is held for lossless inputs to be polled
 	uint32_t again_n;               // packets that come back as REQUEUE while lanes drain
 	uint32_t front_head;            // those that came back, ahead of all held ones
 	uint32_t front_tail;
@@ -137,9 +108,11 @@ struct io {
 	uint64_t starved[DPS_MAX_POOLS];        // polls that got nothing from an empty pool
 	bool rx_on;
 	bool stop;
+	bool timed;                     // this turn is
+	enum dps_stage stage;           // that the clock runs for
+	uint64_t stage_since;           // TSC
 	uint32_t n_active;
 	struct lane *active[DPS_MAX_SLOTS];     // lanes with packets out
-	bool is_active[DPS_MAX_SLOTS];
 	struct lane lane[DPS_MAX_SLOTS];
 	struct io_group group[DPS_MAX_GROUPS];
 	struct tx_port tx[DPS_MAX_PORTS];
@@ -202,26 +175,29 @@ pool_shared(const struct rte_mempool *mp)
 // hash.c
 uint32_t hash_flow(const uint8_t *p, uint32_t len);
 
-// slot.c
-struct rte_ring *slot_ring(struct dps_slot *slot, uint64_t offset);
-
 // recover.c: a new ticket for an empty seat; -EBUSY: it is not empty.
 int slot_renew(struct dps_slot *slot);
 
 // io.c
 int io_loop(void *io);
-void io_answer(struct io *io, uint32_t asked);  // look at the mailbox
+uint32_t io_turn(struct io *io);                // one turn of the loop; returns packets moved
+void tx_flush(struct io *io, uint32_t port);
 
-// What steering knows of a packet, in the mbuf.
+// mailbox.c: do what the control thread asks, and say so.
+void io_answer(struct io *io, uint32_t asked);
+
+// What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where nobody but
+// flow director rules would write; the io core has the header to itself from rx to tx.
 struct dps_mark {
 	uint16_t bucket;
 	uint16_t hops;
 };
-extern int dps_mark_offset;
+_Static_assert(sizeof(struct dps_mark) == sizeof(((struct rte_mbuf *)0)->hash.fdir.hi), "fits");
+
 static inline struct dps_mark *
 mark_of(struct rte_mbuf *m)
 {
-	return RTE_MBUF_DYNFIELD(m, dps_mark_offset, struct dps_mark *);
+	return (struct dps_mark *)&m->hash.fdir.hi;
 }
 
 #endif

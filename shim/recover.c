@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Repair of a slot after its worker's death. The io cores run on meanwhile: they only append to IN
-// and take from OUT, and every index that this file writes was the dead worker's.
+// Repair of a slot after its worker's death. The io cores run on meanwhile: they lend more and take
+// what is handed back, and every word and index that this file writes was the dead worker's.
 //
-// At rest OUT.prod.tail == IN.cons.tail: the indices are the journal. The worker publishes on OUT,
-// then finishes IN; so a difference says exactly how many packets were committed.
+// The ring is the journal. Between `done` and what was lent lie the verdicts of an unfinished burst,
+// then descriptors: the first of these is the packet that the worker had in hand. tests/model has
+// the protocol as a model, with a kill before every store.
 
 #include <errno.h>
 #include <poll.h>
@@ -14,7 +15,7 @@
 
 #include "primary.h"
 
-// Law 4: nobody touches the rings until the kernel says that their user is gone. A zombie is.
+// Law 4: nobody touches the lanes until the kernel says that their user is gone. A zombie is.
 static bool
 is_alive(int32_t pid)
 {
@@ -70,71 +71,33 @@ undo(const struct dps_slot *s, const struct lane *lane, uint32_t index)
 	return true;
 }
 
-static void
-finish_in(struct lane *lane, uint32_t n)
-{
-	uint32_t tail = lane->in->cons.tail + n;
-
-	// head first: a reader of both must never see tail ahead of head
-	lane->in->cons.head = tail;
-	dps_order();
-	dps_store32((uint32_t *)(uintptr_t)&lane->in->cons.tail, tail);
-}
-
-static void
-publish_out(struct lane *lane, const struct dps_ret *ret, uint32_t n)
-{
-	uint32_t tail = lane->out->prod.tail;
-
-	for (uint32_t i = 0; i < n; i++)
-		lane->ret[(tail + i) & lane->mask] = ret[i];
-	lane->out->prod.head = tail + n;
-	dps_order();
-	dps_store32((uint32_t *)(uintptr_t)&lane->out->prod.tail, tail + n);
-}
-
-// Are all indices where a sound worker may have left them? Measured by what the io core has lent:
-// `published` may lag behind what a worker has already taken, if the io core is descheduled there.
+// Are the indices where a sound worker may have left them? Measured by what the io core has lent.
 static bool
 is_sound(const struct lane *lane)
 {
-	uint32_t sent = dps_load32(&lane->sent);
 	uint32_t collected = dps_load32(&lane->collected);
-	uint32_t in_tail = lane->in->cons.tail;
-	uint32_t out_tail = lane->out->prod.tail;
+	uint32_t done = dps_load32(&lane->shared->done);
 
-	return !lane->corrupt && out_tail - in_tail <= DPS_BURST && sent - in_tail <= lane->mask &&
-	       sent - out_tail <= lane->mask && out_tail - collected <= lane->mask;
+	return !lane->corrupt && done - collected <= dps_load32(&lane->published) - collected;
 }
 
 static void
 recover_lane(struct dps_slot *s, uint32_t io, struct dps_recovery *out)
 {
 	struct lane *lane = &the_primary.io[io]->lane[s->index];
-	uint32_t in_tail = lane->in->cons.tail;
-	uint32_t delta = lane->out->prod.tail - in_tail;
-	uint32_t left;
+	uint32_t published = dps_load32(&lane->published);
+	uint32_t done = lane->shared->done;
+	uint32_t first = done;
 
-	// An enqueue that was cut short has moved head over elements that were never written.
-	lane->out->prod.head = lane->out->prod.tail;
-	if (delta > 0) {
-		// Committed. These mbufs may be elsewhere by now: they are not looked at.
-		finish_in(lane, delta);
-		out->committed += delta;
-	} else if (s->lane == io && s->base == in_tail && s->cursor > 0) {
-		uint32_t done = s->cursor;
-
-		publish_out(lane, s->staged, done);
-		finish_in(lane, done);
-		out->published += done;
-	}
-	// The head of a burst that was only peeked at goes back; last, as finishing needs it ahead.
-	in_tail = lane->in->cons.tail;
-	left = dps_load32(&lane->sent) - in_tail;
-	if (left > 0 && s->undo == dps_undo_stamp(io, in_tail) && undo(s, lane, in_tail))
+	while (done != published && dps_word_is_done(lane_get(lane, done)))
+		done++;
+	// Before anything is handed back: from then on the shadow's entry may be another packet's.
+	if (done != published && s->undo == dps_undo_stamp(io, done) && undo(s, lane, done))
 		out->undone = 1;
-	lane->in->cons.head = in_tail;
-	out->left += left;
+	dps_order();
+	dps_store32(&lane->shared->done, done);
+	out->published += done - first;
+	out->left += published - done;
 }
 
 int
@@ -142,7 +105,6 @@ dps_slot_recover(uint32_t slot, struct dps_recovery *out)
 {
 	struct primary *p = &the_primary;
 	struct dps_slot *s;
-	uint32_t cursor;
 
 	if (slot >= p->n_slots)
 		return -EINVAL;
@@ -150,43 +112,20 @@ dps_slot_recover(uint32_t slot, struct dps_recovery *out)
 	memset(out, 0, sizeof(*out));
 	if (vacate(s) != 0)
 		return -EBUSY;
-	cursor = s->cursor;
-	for (uint32_t i = 0; i < p->n_io; i++) {
-		struct lane *lane = &p->io[i]->lane[slot];
-		uint32_t held = dps_load32(&lane->sent) - lane->in->cons.tail;
-		bool in_hand = s->lane == i && s->base == lane->in->cons.tail &&
-			       lane->out->prod.tail == lane->in->cons.tail;
-
-		if (!is_sound(lane) || (in_hand && (cursor > DPS_BURST || cursor > held)))
+	for (uint32_t i = 0; i < p->n_io; i++)
+		if (!is_sound(&p->io[i]->lane[slot]))
 			out->corrupt = 1;
-	}
 	if (out->corrupt)
 		return 0;
 	for (uint32_t i = 0; i < p->n_io; i++)
 		recover_lane(s, i, out);
 	// What was in hand is settled; a second repair before the next worker must find nothing.
 	s->undo = 0;
-	s->cursor = 0;
 	return 0;
 }
 
-// Tell the io core, in memory that no worker can write, that the next n on OUT are handed back. What
-// an earlier call handed back may still be there: then both are one range.
-static void
-allow_requeue(struct lane *lane, uint32_t n)
-{
-	uint32_t tail = lane->out->prod.tail;
-	uint32_t pending = lane->requeue_from + lane->requeue_n - dps_load32(&lane->collected);
-
-	if (pending == 0 || pending > lane->mask)
-		lane->requeue_from = tail;
-	dps_order();
-	lane->requeue_n = tail + n - lane->requeue_from;
-	dps_order();
-}
-
-// Hand what is left in IN back for steering. The io cores must no longer feed the slot, so that
-// these packets come before all later ones of their flows.
+// Hand what is left in the lanes back for steering. The io cores must no longer feed the slot, so
+// that these packets come before all later ones of their flows.
 int
 dps_slot_requeue(uint32_t slot)
 {
@@ -201,18 +140,21 @@ dps_slot_requeue(uint32_t slot)
 		return -EBUSY;
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		struct lane *lane = &p->io[i]->lane[slot];
-		const struct dps_ret again = { .verdict = DPS_V_REQUEUE };
-		uint32_t n = dps_load32(&lane->published) - lane->in->cons.tail;
+		uint32_t collected = dps_load32(&lane->collected);
+		uint32_t done = lane->shared->done;
+		uint32_t n = dps_load32(&lane->published) - done;
 
 		if (!is_sound(lane))
 			return -EIO;
 		if (n == 0)
 			continue;
-		allow_requeue(lane, n);
-		// The credit leaves room on OUT for all that is out.
+		// Tell the io core, in memory that no worker can write, which words may say so: all that
+		// are out, as some may be left of an earlier call. One store, so never half a range.
+		dps_store64(&lane->requeue, dps_requeue(collected, done + n - collected));
+		dps_order();
 		for (uint32_t k = 0; k < n; k++)
-			publish_out(lane, &again, 1);
-		finish_in(lane, n);
+			lane_put(lane, done + k, dps_word_verdict(DPS_V_REQUEUE));
+		dps_store32(&lane->shared->done, done + n);
 		total += n;
 	}
 	return total;

@@ -120,6 +120,16 @@ struct dps_lane_stats {
 	uint32_t lanes_corrupt;     // lanes that were isolated
 };
 
+// Where an io core's cycles go, measured in one busy turn of 61.
+enum dps_stage {
+	DPS_STAGE_RX = 0,           // the driver's rx
+	DPS_STAGE_STEER = 1,        // hash, bucket, descriptors, publishing
+	DPS_STAGE_COLLECT = 2,      // what came back from workers
+	DPS_STAGE_TX = 3,           // the driver's tx
+	DPS_STAGE_REST = 4,
+	DPS_N_STAGES = 5
+};
+
 struct dps_io_stats {
 	uint64_t loops;
 	uint64_t busy_loops;
@@ -129,6 +139,9 @@ struct dps_io_stats {
 	uint64_t xfer;              // packets on their way to the io core that owns their tx queue
 	uint64_t tx_waiting;
 	uint64_t requeued;
+	uint64_t rings;             // doorbells of parked workers
+	uint64_t stage[DPS_N_STAGES];   // TSC cycles in timed turns
+	uint64_t stage_packets;     // received or handed back in them, half a packet each
 };
 
 // What one group has under way, for dps_group_stats.
@@ -141,10 +154,9 @@ struct dps_group_stats {
 
 struct dps_recovery {
 	uint32_t corrupt;           // 1: indices out of range, lane isolated, nothing repaired
-	uint32_t committed;         // packets that were returned but not yet taken off IN
 	uint32_t published;         // packets of an unfinished burst that were done
 	uint32_t undone;            // 1: a half-changed packet was restored
-	uint32_t left;              // packets left in IN for the successor
+	uint32_t left;              // packets left for the successor
 };
 
 struct dps_audit {

@@ -4,8 +4,10 @@
 // seed attaches. Nothing in it is created, freed or looked up by name afterwards.
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <rte_cycles.h>
@@ -91,34 +93,11 @@ dps_ctl_publish(void)
 	return 0;
 }
 
-struct rte_ring *
-slot_ring(struct dps_slot *slot, uint64_t offset)
-{
-	return (struct rte_ring *)((char *)slot + offset);
-}
-
-static int
-lanes_init(struct dps_slot *s)
-{
-	for (uint32_t i = 0; i < s->n_lanes; i++) {
-		int ret = rte_ring_init(slot_ring(s, s->in[i]), "dpsup_in", s->ring,
-					RING_F_SP_ENQ | RING_F_SC_DEQ);
-		if (ret == 0)
-			ret = rte_ring_init(slot_ring(s, s->out[i]), "dpsup_out", s->ring,
-					    RING_F_SP_ENQ | RING_F_SC_DEQ);
-		if (ret != 0)
-			return ret;
-	}
-	return 0;
-}
-
 // Bytes of a slot with all its lanes, in whole pages.
 static size_t
 slot_len(uint32_t n_io, uint32_t ring)
 {
-	size_t lane = RTE_ALIGN(rte_ring_get_memsize_elem(sizeof(struct dps_desc), ring), 128) +
-		      RTE_ALIGN(rte_ring_get_memsize_elem(sizeof(struct dps_ret), ring), 128) +
-		      RTE_ALIGN(ring * sizeof(struct dps_meta), (size_t)128);
+	size_t lane = sizeof(struct dps_lane) + ring * (sizeof(uint64_t) + sizeof(struct dps_meta));
 
 	return RTE_ALIGN(RTE_ALIGN(sizeof(struct dps_slot), (size_t)4096) + n_io * lane,
 			 (size_t)SLOT_PAGE);
@@ -170,18 +149,16 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 	s->ring = p->ctl->group[group].ring;
 	at = RTE_ALIGN(sizeof(*s), 4096);
 	for (uint32_t i = 0; i < p->n_io; i++) {
-		s->in[i] = at;
-		at += RTE_ALIGN(rte_ring_get_memsize_elem(sizeof(struct dps_desc), s->ring), 128);
-		s->out[i] = at;
-		at += RTE_ALIGN(rte_ring_get_memsize_elem(sizeof(struct dps_ret), s->ring), 128);
+		s->lanes[i] = at;
+		at += sizeof(struct dps_lane) + s->ring * sizeof(uint64_t);
 		s->meta[i] = at;
-		at += RTE_ALIGN(s->ring * sizeof(struct dps_meta), (size_t)128);
+		at += s->ring * sizeof(struct dps_meta);
 	}
 	p->slot[slot] = s;
 	p->n_slots = RTE_MAX(p->n_slots, slot + 1);
 	p->ctl->slot[slot] = (uintptr_t)s - p->ctl->base;
 	dps_store32(&s->magic, DPS_SLOT_MAGIC);
-	return lanes_init(s);
+	return 0;
 }
 
 // Open the slot for its next worker: where it runs, and the ticket that it must show. What the last
@@ -197,6 +174,7 @@ dps_slot_prepare(uint32_t slot, int32_t core)
 	if (slot_renew(s) != 0)
 		return -EBUSY;
 	s->core = core;
+	s->undo = 0;    // no stamp of another plugin's may ever match a packet of the next one
 	s->error[0] = '\0';
 	s->state = DPS_SLOT_EMPTY;
 	dps_store32(&s->command, DPS_RUN);
@@ -217,6 +195,9 @@ dps_slot_command(uint32_t slot, uint32_t command)
 	if (slot >= the_primary.n_slots)
 		return -EINVAL;
 	dps_store32(&the_primary.slot[slot]->command, command);
+	// The worker may be parked.
+	__atomic_fetch_add(&the_primary.slot[slot]->bell, 1, __ATOMIC_RELEASE);
+	syscall(SYS_futex, &the_primary.slot[slot]->bell, FUTEX_WAKE, 1, NULL, NULL, 0);
 	return 0;
 }
 

@@ -131,7 +131,6 @@ class Deaths:
 
     total: int
     in_hand: int
-    committed: int
     published: int
     undone: int
 
@@ -140,8 +139,7 @@ def deaths(events: list[dict[str, Any]]) -> Deaths:
     found = [e["repaired"] for e in events if e["type"] == "death"]
     return Deaths(
         total=len(found),
-        in_hand=sum(bool(r["committed"] or r["published"] or r["undone"]) for r in found),
-        committed=sum(r["committed"] > 0 for r in found),
+        in_hand=sum(bool(r["published"] or r["undone"]) for r in found),
         published=sum(r["published"] > 0 for r in found),
         undone=sum(r["undone"] for r in found),
     )

@@ -30,14 +30,16 @@
 extern "C" {
 #endif
 
-#define DPS_PLUGIN_ABI 1u
+#define DPS_PLUGIN_ABI 2u
 
 /* First initializer of every plugin: how the worker knows what it was built against. */
 #define DPS_PLUGIN_HEAD .abi = DPS_PLUGIN_ABI, .size = sizeof(struct dps_plugin)
 
-/* What a plugin asks for beyond bytes, length, input port and hash (dps_plugin.needs). */
+/* What a plugin asks for beyond bytes, length and input port (dps_plugin.needs). */
 #define DPS_PLUGIN_VLAN 1u      /* vlan, has_vlan */
 #define DPS_PLUGIN_TIMESTAMP 2u /* tsc */
+#define DPS_PLUGIN_HASH 4u      /* hash */
+#define DPS_PLUGIN_NO_BYTES 8u  /* port and length are enough: the bytes are not fetched for it */
 
 /* Limits. */
 #define DPS_PLUGIN_REWRITES 256u /* most of prepends + rewrites */
@@ -49,9 +51,10 @@ struct dps_packet {
 	uint8_t *data;          /* first byte; a plugin that prepends may move it */
 	uint32_t len;           /* bytes at data (of the first segment); may be changed with it */
 	uint32_t total;         /* bytes of the whole packet; more than len: use dps_next_segment */
-	uint32_t hash;          /* Toeplitz hash of the flow, the same for all packets of a flow */
+	uint32_t hash;          /* Toeplitz hash of the flow, the same for all packets of a flow,
+				 * where asked for */
 	uint16_t port;          /* input port, an index into dps_env.port_names */
-	uint16_t headroom;      /* bytes free before data */
+	uint16_t headroom;      /* bytes free before data: at least so many, at most 240 are told */
 	uint16_t vlan;          /* TCI of the outermost tag, where asked for */
 	uint8_t has_vlan;
 	uint8_t pad;

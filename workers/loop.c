@@ -3,14 +3,18 @@
 // The worker's loop, and the worker's half of the lane protocol. A kill may come before any store;
 // what recovery then finds in the slot is a prefix of these stores, so their order is the protocol:
 //
-//   undo = none, cursor = 0 | lane | base | peek | per packet: save, stamp | change, stage | cursor
-//   | publish on OUT: the commit | finish IN
+//   per packet: save its bytes | stamp whose they are | change | verdict in the packet's word
+//   after the burst: done
 //
-// The clears come before lane and base, as the indices of two lanes may coincide; nothing of the
-// next burst may be hoisted above this one's commit, or packets would be changed twice.
+// The verdict is a packet's commit: one store, in place of its descriptor. A packet whose word is a
+// verdict is never run again, one whose word is a descriptor has its bytes put back and is run once
+// more. `done` only tells the io core. A plugin that changes nothing pays one store a packet.
 
-#include <string.h>
+#define _GNU_SOURCE
+#include <linux/futex.h>
 #include <sched.h>
+#include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,33 +23,18 @@
 #include <rte_mbuf.h>
 #include <rte_pause.h>
 #include <rte_prefetch.h>
-#include <rte_ring.h>
-#include <rte_ring_elem.h>
-#include <rte_ring_peek.h>
 
+#include "loop.h"
 #include "worker.h"
 
 enum {
-	AHEAD = 4,              // packets whose bytes are prefetched
-	NAP_LEAST_NS = 5000,
-	NAP_MOST_NS = 50000,
-	SPIN_US = 10            // of nothing to do before the CPU is given back
-};
-
-struct in_lane {
-	struct rte_ring *in;
-	struct rte_ring *out;
-	const struct dps_meta *meta;
-};
-
-struct loop {
-	struct dps_slot *slot;
-	const struct dps_plugin *plugin;
-	void *state;
-	uint64_t base;
-	bool first;
-	uint32_t n_lanes;
-	struct in_lane lane[DPS_MAX_IO];
+	AHEAD = 6,              // packets whose bytes are fetched
+	LINE_WORDS = 8,
+	SPIN_US = 2,            // of nothing to do, before others on this CPU are let in
+	YIELD_US = 20,          // before the first nap
+	NAP_US = 200,           // before parking
+	NAP_NS = 5000,
+	PARK_MS = 100           // a parked worker shows a beat now and then
 };
 
 static uint64_t segment_base;
@@ -84,28 +73,95 @@ save(struct dps_slot *slot, const struct dps_plugin *plugin, const struct dps_pa
 	dps_order();
 }
 
-static inline void
-open_packet(const struct loop *l, const struct in_lane *lane, const struct dps_desc *d,
-	    uint32_t index, struct dps_packet *p)
+static inline uint8_t *
+data_of(const struct loop *l, uint64_t word)
 {
-	p->data = (uint8_t *)(l->base + dps_where_offset(d->where));
-	p->headroom = dps_where_headroom(d->where);
-	p->len = d->len;
-	p->total = d->len;
-	p->hash = d->hash;
-	p->port = d->port;
+	return (uint8_t *)(l->base + DPS_FIELD(word, DPS_W_OFFSET, DPS_OFFSET_BITS));
+}
+
+static void __attribute__((noinline))
+open_more(const struct dps_meta *meta, struct dps_packet *p)
+{
+	p->len = meta->len;
+	p->total = meta->len;
+	if (meta->flags & DPS_F_SEGMENTS) {
+		p->total = meta->pkt_len;
+		p->origin = meta;
+	}
+	if (meta->flags & DPS_F_HASH)
+		p->hash = meta->hash;
+	if (meta->flags & DPS_F_VLAN) {
+		p->vlan = meta->vlan;
+		p->has_vlan = 1;
+	}
+	if (meta->flags & DPS_F_TSC)
+		p->tsc = meta->tsc;
+}
+
+static inline void
+open_packet(const struct loop *l, const struct loop_lane *lane, uint32_t index, uint64_t word,
+	    struct dps_packet *p)
+{
+	p->data = data_of(l, word);
+	p->len = DPS_FIELD(word, DPS_W_LEN, DPS_W_PORT - DPS_W_LEN);
+	p->total = p->len;
+	p->hash = 0;
+	p->port = DPS_FIELD(word, DPS_W_PORT, DPS_W_HEADROOM - DPS_W_PORT);
+	p->headroom = DPS_FIELD(word, DPS_W_HEADROOM, DPS_W_META - DPS_W_HEADROOM) *
+		      DPS_HEADROOM_UNIT;
 	p->has_vlan = 0;
 	p->origin = NULL;
-	if (unlikely(d->flags & (DPS_F_SEGMENTS | DPS_F_VLAN | DPS_F_TSC))) {
-		const struct dps_meta *meta = &lane->meta[index & lane->in->mask];
+	if (unlikely(word & DPS_BIT(DPS_W_META)))
+		open_more(&lane->meta[index & l->mask], p);
+}
 
-		if (d->flags & DPS_F_SEGMENTS) {
-			p->total = meta->pkt_len;
-			p->origin = meta;
-		}
-		p->vlan = d->flags & DPS_F_VLAN ? meta->vlan : 0;
-		p->has_vlan = (d->flags & DPS_F_VLAN) != 0;
-		p->tsc = d->flags & DPS_F_TSC ? meta->tsc : 0;
+// Bytes are fetched for writing where they will be written.
+static inline void
+fetch(const struct loop *l, uint64_t word, bool saves)
+{
+	if (saves)
+		dps_prefetch_write(data_of(l, word));
+	else
+		rte_prefetch0(data_of(l, word));
+}
+
+static inline __attribute__((always_inline)) void
+run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, bool saves,
+    bool fetches)
+{
+	uint64_t *words = lane->word;
+	uint32_t base = lane->done;
+
+	dps_prefetch_write(&lane->shared->done);
+	for (uint32_t i = 0; i < n; i += LINE_WORDS)
+		dps_prefetch_write(&words[(base + i) & l->mask]);
+	for (uint32_t i = 0; fetches && i < n && i < AHEAD; i++)
+		fetch(l, words[(base + i) & l->mask], saves);
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t *word = &words[(base + i) & l->mask];
+		uint64_t descriptor = *word;
+		struct dps_packet p;
+		uint16_t verdict;
+		uint64_t back;
+		uint8_t *data;
+		uint32_t len;
+
+		if (fetches && i + AHEAD < n)
+			fetch(l, words[(base + i + AHEAD) & l->mask], saves);
+		open_packet(l, lane, base + i, descriptor, &p);
+		data = p.data;
+		len = p.len;
+		if (saves)
+			save(l->slot, l->plugin, &p, lane_index, base + i);
+		verdict = l->plugin->packet(l->state, &p);
+		back = dps_word_verdict(verdict);
+		if (unlikely(p.data != data || p.len != len))
+			// Lengths that no buffer has become 0, which the io core refuses.
+			back = dps_word_changed(verdict, p.data - data,
+						p.len <= UINT16_MAX ? p.len : 0);
+		dps_order();
+		__atomic_store_n(word, back, __ATOMIC_RELAXED);
+		dps_order();
 	}
 }
 
@@ -119,77 +175,114 @@ note_first(struct loop *l)
 	l->first = false;
 }
 
-static uint32_t
+static inline uint32_t
 burst(struct loop *l, uint32_t index)
 {
-	const struct in_lane *lane = &l->lane[index];
+	struct loop_lane *lane = &l->lane[index];
 	struct dps_slot *slot = l->slot;
-	struct dps_desc d[DPS_BURST];
-	bool rewrites = l->plugin->rewrites + l->plugin->prepends > 0;
-	uint64_t start;
-	uint32_t base;
-	uint32_t n;
+	uint32_t n = lane->sent - lane->done;
 
-	if (rte_ring_empty(lane->in))
-		return 0;
+	if (n == 0) {
+		lane->sent = dps_load32(&lane->shared->sent);
+		n = lane->sent - lane->done;
+		if (n == 0)
+			return 0;
+	}
 	if (unlikely(l->first))
 		note_first(l);
-	start = rte_rdtsc();
-	__atomic_store_n(&slot->undo, 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&slot->cursor, 0, __ATOMIC_RELAXED);
-	dps_order();
+	n = n < DPS_BURST ? n : DPS_BURST;
 	__atomic_store_n(&slot->lane, index, __ATOMIC_RELAXED);
 	dps_order();
-	base = lane->in->cons.tail;
-	__atomic_store_n(&slot->base, base, __ATOMIC_RELAXED);
-	dps_order();
-	n = rte_ring_dequeue_burst_elem_start(lane->in, d, sizeof(d[0]), DPS_BURST, NULL);
-	for (uint32_t i = 0; i < n && i < AHEAD; i++)
-		rte_prefetch0((void *)(l->base + dps_where_offset(d[i].where)));
-	for (uint32_t i = 0; i < n; i++) {
-		struct dps_packet p;
-		struct dps_ret *staged = &slot->staged[i];
-		uint8_t *data;
-
-		if (i + AHEAD < n)
-			rte_prefetch0((void *)(l->base + dps_where_offset(d[i + AHEAD].where)));
-		open_packet(l, lane, &d[i], base + i, &p);
-		data = p.data;
-		if (rewrites)
-			save(slot, l->plugin, &p, index, base + i);
-		staged->verdict = l->plugin->packet(l->state, &p);
-		staged->shift = p.data - data;
-		staged->len = p.len <= UINT16_MAX ? p.len : 0;  // none: refused by the io core
-		dps_order();
-		__atomic_store_n(&slot->cursor, i + 1, __ATOMIC_RELAXED);
-		dps_order();
-	}
-	dps_order();
-	// The io core's credit leaves room on OUT for all that it lent; without, the slot is broken.
-	if (unlikely(rte_ring_sp_enqueue_bulk_elem(lane->out, slot->staged, sizeof(slot->staged[0]),
-						   n, NULL) != n))
-		_exit(DPS_EXIT_TEMPORARY);
-	dps_order();
-	rte_ring_dequeue_elem_finish(lane->in, n);
+	if (l->saves)
+		run(l, lane, index, n, true, true);
+	else if (l->fetches)
+		run(l, lane, index, n, false, true);
+	else
+		run(l, lane, index, n, false, false);
+	lane->done += n;
+	dps_store32(&lane->shared->done, lane->done);
 	dps_order();
 	dps_count(&slot->bursts, 1);
 	dps_count(&slot->packets, n);
-	dps_count(&slot->busy, rte_rdtsc() - start);
 	return n;
 }
 
-static void
-nap(uint64_t idle_us, uint64_t *nap_ns)
+uint32_t
+loop_turn(struct loop *l)
 {
-	struct timespec t = { 0 };
+	uint32_t work = 0;
 
-	if (idle_us < SPIN_US) {
-		rte_pause();
-		return;
+	for (uint32_t i = 0; i < l->n_lanes; i++)
+		work += burst(l, i);
+	dps_count(&l->slot->beats, 1);
+	return work;
+}
+
+void
+loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps_plugin *plugin,
+	  void *state)
+{
+	*l = (struct loop){
+		.slot = slot,
+		.plugin = plugin,
+		.state = state,
+		.base = base,
+		.mask = slot->ring - 1,
+		.n_lanes = slot->n_lanes,
+		.first = true,
+		.saves = plugin->rewrites + plugin->prepends > 0,
+		.fetches = !(plugin->needs & DPS_PLUGIN_NO_BYTES),
+	};
+	segment_base = base;
+	for (uint32_t i = 0; i < l->n_lanes; i++) {
+		struct loop_lane *lane = &l->lane[i];
+
+		lane->shared = (struct dps_lane *)((char *)slot + slot->lanes[i]);
+		lane->word = dps_lane_words(lane->shared);
+		lane->meta = (const struct dps_meta *)((char *)slot + slot->meta[i]);
+		lane->done = lane->shared->done;
+		lane->sent = lane->done;
 	}
-	*nap_ns = *nap_ns * 2 < NAP_MOST_NS ? *nap_ns * 2 : NAP_MOST_NS;
-	t.tv_nsec = *nap_ns;
-	nanosleep(&t, NULL);
+}
+
+static bool
+is_empty(const struct loop *l)
+{
+	for (uint32_t i = 0; i < l->n_lanes; i++)
+		if (dps_load32(&l->lane[i].shared->sent) != l->lane[i].done)
+			return false;
+	return dps_load32(&l->slot->command) != DPS_STOP;
+}
+
+// Sleep until an io core rings. Whoever lends sees `parks` odd, now or in its next turn, and rings
+// once; the bell has then moved on from what was read here, and there is no sleep to miss it in.
+static void
+park(struct loop *l)
+{
+	const struct timespec most = { .tv_nsec = PARK_MS * 1000000 };
+	struct dps_slot *slot = l->slot;
+	uint32_t bell = dps_load32(&slot->bell);
+
+	dps_store32(&slot->parks, slot->parks + 1);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (is_empty(l))
+		syscall(SYS_futex, &slot->bell, FUTEX_WAIT, bell, &most, NULL, 0);
+	dps_store32(&slot->parks, slot->parks + 1);
+}
+
+static void
+idle(struct loop *l, uint64_t us)
+{
+	const struct timespec nap = { .tv_nsec = NAP_NS };
+
+	if (us < SPIN_US)
+		rte_pause();
+	else if (us < YIELD_US)
+		sched_yield();
+	else if (us < NAP_US)
+		nanosleep(&nap, NULL);
+	else
+		park(l);
 }
 
 void
@@ -198,36 +291,27 @@ worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_p
 {
 	bool adaptive = ctl->group[slot->group].adaptive;
 	uint64_t cycles_us = ctl->tsc_hz / 1000000;
-	uint64_t idle_since = rte_rdtsc();
-	uint64_t nap_ns = NAP_LEAST_NS;
-	struct loop l = {
-		.slot = slot,
-		.plugin = plugin,
-		.state = state,
-		.base = ctl->base,
-		.first = true,
-		.n_lanes = slot->n_lanes,
-	};
+	uint64_t now = rte_rdtsc();
+	uint64_t idle_since = now;
+	struct loop l;
 
-	segment_base = ctl->base;
-	for (uint32_t i = 0; i < l.n_lanes; i++) {
-		l.lane[i].in = (struct rte_ring *)((char *)slot + slot->in[i]);
-		l.lane[i].out = (struct rte_ring *)((char *)slot + slot->out[i]);
-		l.lane[i].meta = (const struct dps_meta *)((char *)slot + slot->meta[i]);
-	}
+	loop_init(&l, ctl->base, slot, plugin, state);
+	// A predecessor may have died in its park.
+	dps_store32(&slot->parks, (slot->parks + 1) & ~1u);
 	while (dps_load32(&slot->command) != DPS_STOP) {
-		uint32_t work = 0;
+		uint64_t start = now;
+		uint32_t work = loop_turn(&l);
 
-		for (uint32_t i = 0; i < l.n_lanes; i++)
-			work += burst(&l, i);
-		dps_count(&slot->beats, 1);
+		now = rte_rdtsc();
 		if (work > 0) {
-			idle_since = rte_rdtsc();
-			nap_ns = NAP_LEAST_NS;
+			dps_count(&slot->busy, now - start);
+			idle_since = now;
 		} else if (adaptive) {
-			nap((rte_rdtsc() - idle_since) / cycles_us, &nap_ns);
+			idle(&l, (now - idle_since) / cycles_us);
+			now = rte_rdtsc();
 		} else {
-			rte_pause();
+			for (int i = 0; i < 8; i++)
+				rte_pause();
 		}
 	}
 }

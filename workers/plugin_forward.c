@@ -24,6 +24,7 @@ forward_packet(void *state, struct dps_packet *packet)
 const struct dps_plugin plugin_forward = {
 	DPS_PLUGIN_HEAD,
 	.name = "forward",
+	.needs = DPS_PLUGIN_NO_BYTES,
 	.init = forward_init,
 	.packet = forward_packet,
 };

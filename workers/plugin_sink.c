@@ -28,6 +28,7 @@ sink_packet(void *state, struct dps_packet *packet)
 const struct dps_plugin plugin_sink = {
 	DPS_PLUGIN_HEAD,
 	.name = "sink",
+	.needs = DPS_PLUGIN_NO_BYTES,
 	.reasons = reasons,
 	.counters = counters,
 	.init = sink_init,

@@ -9,7 +9,9 @@
 #include "dpsup.h"
 #include "dpsup_plugin.h"
 
-_Static_assert(DPS_PLUGIN_VLAN == DPS_NEED_VLAN && DPS_PLUGIN_TIMESTAMP == DPS_NEED_TSC, "same");
+_Static_assert(DPS_PLUGIN_VLAN == DPS_NEED_VLAN && DPS_PLUGIN_TIMESTAMP == DPS_NEED_TSC &&
+		       DPS_PLUGIN_HASH == DPS_NEED_HASH,
+	       "same");
 _Static_assert(DPS_PLUGIN_REASONS == DPS_REASONS && DPS_PLUGIN_COUNTERS == DPS_COUNTERS, "same");
 _Static_assert(DPS_PLUGIN_REWRITES == DPS_UNDO, "same");
 

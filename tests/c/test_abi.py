@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # The text of shim/abi.h without comments, and the version it had. Change the header, and raise
 # DPS_ABI_VERSION with it.
-PINNED = {1: "889a5d6f00a98a7d"}
+PINNED = {2: "f5d774a80a943b6a"}
 
 
 def abi_text() -> str:
@@ -54,3 +54,9 @@ def test_drop_reasons_are_named_as_in_the_header() -> None:
     text = (ROOT / "shim" / "shim.h").read_text()
     names = re.findall(r"DPS_DROP_(\w+) = \d+", text)
     assert tuple(n.lower() for n in names) == primary.DROPS
+
+
+def test_stages_are_named_as_in_the_header() -> None:
+    text = (ROOT / "shim" / "shim.h").read_text()
+    names = re.findall(r"DPS_STAGE_(\w+) = \d+", text)
+    assert tuple(n.lower() for n in names) == primary.STAGES

@@ -71,7 +71,6 @@ def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: boo
     print(f"{len(addresses)} instructions, {len(rounds)} kills, {hit} where aimed, {found}")
     assert job.sent() < len(packets), "the run was too short to prove anything"
     assert hit > len(rounds) * 9 // 10
-    assert found.committed > 0
     assert found.published > 0
     if rewrite:
         assert found.undone > 0

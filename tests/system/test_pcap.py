@@ -221,7 +221,8 @@ static uint16_t packet(void *state, struct dps_packet *p)
 static const char *const counters[] = { "seen", "segmented", NULL };
 static const char *const reasons[] = { "unused", "short", NULL };
 const struct dps_plugin dps_plugin = {
-	DPS_PLUGIN_HEAD, .name = "facts", .needs = DPS_PLUGIN_VLAN | DPS_PLUGIN_TIMESTAMP,
+	DPS_PLUGIN_HEAD, .name = "facts",
+	.needs = DPS_PLUGIN_VLAN | DPS_PLUGIN_TIMESTAMP | DPS_PLUGIN_HASH,
 	.rewrites = sizeof(struct facts), .reasons = reasons, .counters = counters,
 	.init = init, .packet = packet,
 };

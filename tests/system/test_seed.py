@@ -94,19 +94,22 @@ def test_a_thousand_restarts_leave_everything_as_it_was(instance: Run) -> None:
     # Few packets: this is about processes.
     instance.start(text.replace("net_null0", "net_null0,size=64").replace("count = 2", "count = 1"))
     with dpsup.connect(instance.name) as client:
-        client.kill("fw/0")
-        wait_for(lambda: client.status()["state"] == "running")
-        before = snapshot(instance, client)
-        for _ in range(RESTARTS):
+
+        def restart() -> None:
             pid = client.status()["groups"][0]["workers"][0]["pid"]
             client.kill("fw/0")
             wait_for(
-                lambda pid=pid: (
+                lambda: (
                     (w := client.status()["groups"][0]["workers"][0])["state"] == "running"
                     and w["pid"] != pid
                 ),
                 step=0.01,
             )
+
+        restart()
+        before = snapshot(instance, client)
+        for _ in range(RESTARTS):
+            restart()
         after = snapshot(instance, client)
         assert client.status()["recovery"]["deaths"] == RESTARTS + 1
         assert client.audit()["pools"][0]["unexplained"] == 0

@@ -289,7 +289,7 @@ WRONG = [
     ('key = "symmetric"', 'key = "symetric"', "symetric", "not an RSS key", "symmetric"),
     # io
     ('cores = "1"', 'cores = "auto"', "auto", "not a list of CPUs", '"1"'),
-    ("burst = 32", "burst = 65", "65", "at most 64", "32"),
+    ("burst = 32", "burst = 129", "129", "at most 128", "32"),
     ("burst = 32", "burst = 0", "= 0", "at least 1", "32"),
     ('idle = "adaptive"', 'idle = "adaptiv"', "adaptiv", "cannot be", 'did you mean "adaptive"'),
     # workers
@@ -482,6 +482,7 @@ def test_limits_are_those_of_shared_memory() -> None:
         "DPS_MAX_GROUPS": limits.GROUPS,
         "DPS_MAX_POOLS": limits.MEMPOOLS,
         "DPS_BURST": limits.BURST,
+        "DPS_IO_BURST": limits.IO_BURST,
         "DPS_NAME": limits.NAME + 1,
         "DPS_PATH": limits.PLUGIN_PATH + 1,
         "DPS_VDEV": limits.DEVICE + 1,
@@ -551,7 +552,7 @@ def test_every_problem_is_reported_at_once() -> None:
         ("mbufs = 16383", 'mbufs = "many"'),
         ("cache = 256", "cach = 256"),
         ('name = "lan"', 'name = "wan"'),
-        ("burst = 32", "burst = 65"),
+        ("burst = 32", "burst = 129"),
         ('on_full = "drop"', 'at_zero = "hold"'),
         ('period = "60s"', 'period = "60"'),
         ('input = ["wan", "lan"]', 'input = ["wan", "dmz"]'),

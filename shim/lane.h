@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef DPSUP_LANE_H
+#define DPSUP_LANE_H
+
+// The io core's end of a lane.
+//
+// One ring, one word a packet, there and back: 8 packets to a cache line, and a line that the
+// worker has finished comes back for the io core to read and, a lap later, to write. Of everything
+// that decides (what was lent, how much, to which mbuf) the io core keeps its own copy: the shared
+// words are only ever matched with that, in order.
+
+#include <stdbool.h>
+
+#include <rte_branch_prediction.h>
+#include <rte_cycles.h>
+#include <rte_mbuf.h>
+
+#include "dpsup.h"
+#include "shim.h"
+
+enum { WORDS_TO_LINE = 8 };
+
+// A lane as its io core knows it.
+struct lane {
+	// set up before the io core starts
+	struct dps_lane *shared;
+	uint64_t *word;
+	struct dps_meta *meta;
+	struct rte_mbuf **shadow;       // [size], by index
+	const uint32_t *parks;          // dps_slot.parks
+	uint64_t base;                  // dps_ctl.base
+	uint32_t size;
+	uint32_t mask;
+	uint32_t credit;                // most packets out at a time
+	uint32_t slot;
+	uint32_t group;
+	bool hold;
+
+	// written by the control thread, before it hands them back: dps_requeue
+	uint64_t requeue;
+
+	// the io core's; the control thread reads the indices in recovery
+	uint32_t sent __rte_cache_aligned;
+	uint32_t published;
+	uint32_t collected;
+	uint32_t ready;                 // handed back as of the last look; its words are on their way
+	uint32_t rung;                  // parks at the last ring of the bell
+	uint32_t drain_to;              // what was sent when the move began
+	bool draining;                  // buckets moved away, packets of theirs still out
+	bool corrupt;
+	bool is_active;                 // listed in io.active
+	uint8_t needs;                  // DPS_NEED_*
+	struct dps_lane_stats stats;
+} __rte_cache_aligned;
+
+// n packets from an index on may come back as REQUEUE.
+static inline uint64_t
+dps_requeue(uint32_t from, uint32_t n)
+{
+	return (uint64_t)n << 32 | from;
+}
+
+static inline bool
+lane_may_requeue(const struct lane *lane, uint32_t index)
+{
+	uint64_t range = dps_load64(&lane->requeue);
+
+	return index - (uint32_t)range < range >> 32;
+}
+
+static inline uint32_t
+lane_out(const struct lane *lane)
+{
+	return lane->sent - lane->collected;
+}
+
+static inline uint32_t
+lane_room(const struct lane *lane)
+{
+	return unlikely(lane->corrupt) ? 0 : lane->credit - lane_out(lane);
+}
+
+// The descriptor of a packet; len is at most DPS_LEN_MOST.
+static inline uint64_t
+lane_word(const struct lane *lane, const struct rte_mbuf *m, uint32_t len, uint32_t port)
+{
+	uint64_t headroom = m->data_off / DPS_HEADROOM_UNIT;
+
+	headroom = headroom < DPS_HEADROOM_MOST ? headroom : DPS_HEADROOM_MOST;
+	return ((uintptr_t)m->buf_addr + m->data_off - lane->base) << DPS_W_OFFSET |
+	       (uint64_t)len << DPS_W_LEN | (uint64_t)port << DPS_W_PORT |
+	       headroom << DPS_W_HEADROOM;
+}
+
+// Write a descriptor; it is published later. The shadow is the caller's to fill.
+static inline void
+lane_put(struct lane *lane, uint32_t index, uint64_t word)
+{
+	__atomic_store_n(&lane->word[index & lane->mask], word, __ATOMIC_RELAXED);
+}
+
+static inline void
+lane_publish(struct lane *lane)
+{
+	dps_count(&lane->stats.sent, lane->sent - lane->published);
+	// First: recovery must not find a worker ahead of it.
+	dps_store32(&lane->published, lane->sent);
+	dps_store32(&lane->shared->sent, lane->sent);
+}
+
+// See what has come back, and send for its words: they are read in the next turn, so that nothing
+// waits for a line on its way between two cores. They are to be written a lap later, so they come
+// for writing. Nobody can hand back what was not lent: then the slot's memory is not to be trusted.
+static inline void
+lane_look(struct lane *lane)
+{
+	uint32_t done = dps_load32(&lane->shared->done);
+	uint32_t from = lane->ready;
+
+	if (done == from)
+		return;
+	if (unlikely(done - lane->collected > lane->published - lane->collected || lane->corrupt)) {
+		lane->corrupt = true;
+		lane->stats.lanes_corrupt = 1;
+		return;
+	}
+	for (uint32_t i = from; (int32_t)(done - i) > 0; i += WORDS_TO_LINE)
+		dps_prefetch_write(&lane->word[i & lane->mask]);
+	lane->ready = done;
+}
+
+// How many packets can be collected, up to `most` and in one piece of the ring.
+static inline uint32_t
+lane_back(const struct lane *lane, uint32_t most)
+{
+	uint32_t n = RTE_MIN(lane->ready - lane->collected, most);
+
+	return RTE_MIN(n, lane->size - (lane->collected & lane->mask));
+}
+
+static inline uint64_t
+lane_get(const struct lane *lane, uint32_t index)
+{
+	return __atomic_load_n(&lane->word[index & lane->mask], __ATOMIC_RELAXED);
+}
+
+// The first word of n that differs from the first, n if none does: bursts of one fate go together.
+static inline uint32_t
+lane_run(const struct lane *lane, uint32_t index, uint32_t n, uint64_t first)
+{
+	const uint64_t *word = &lane->word[index & lane->mask];
+	uint32_t i = 1;
+
+	for (; i + WORDS_TO_LINE <= n; i += WORDS_TO_LINE) {
+		uint64_t differ = 0;
+
+		for (uint32_t k = 0; k < WORDS_TO_LINE; k++)
+			differ |= __atomic_load_n(&word[i + k], __ATOMIC_RELAXED) ^ first;
+		if (differ != 0)
+			break;
+	}
+	while (i < n && __atomic_load_n(&word[i], __ATOMIC_RELAXED) == first)
+		i++;
+	return i;
+}
+
+static inline void
+lane_collected(struct lane *lane, uint32_t n)
+{
+	dps_store32(&lane->collected, lane->collected + n);
+	dps_count(&lane->stats.collected, n);
+	if (unlikely(lane->draining) && (int32_t)(lane->collected - lane->drain_to) >= 0)
+		lane->draining = false;
+}
+
+#endif

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// What the control thread asks of an io core, done by the io core itself between two turns.
+
+#include <string.h>
+
+#include "primary.h"
+
+// The lane that takes all packets of a group as they come, if there is one: no hash is needed then.
+static struct lane *
+lone_lane(struct io *io, const struct io_group *g)
+{
+	struct lane *lane;
+
+	if (the_primary.n_groups > 1 || g->fed != 1 || g->holes > 0)
+		return NULL;
+	lane = &io->lane[g->first + g->map[0]];
+	return lane->needs == 0 ? lane : NULL;
+}
+
+static void
+op_map(struct io *io, struct io_group *g)
+{
+	bool fed[DPS_NO_SLOT + 1] = { false };
+
+	g->holes = 0;
+	for (uint32_t b = 0; b < DPS_BUCKETS; b++) {
+		uint8_t old = g->map[b];
+		uint8_t new = io->arg_map[b];
+
+		fed[new] = true;
+		g->holes += new == DPS_NO_SLOT;
+		if (new == old)
+			continue;
+		g->map[b] = new;
+		if (old != DPS_NO_SLOT) {
+			struct lane *lane = &io->lane[g->first + old];
+
+			if (lane_out(lane) > 0) {
+				lane->draining = true;
+				lane->drain_to = lane->sent;
+				g->waits[b] = 1;
+				g->moving = true;
+			}
+		}
+	}
+	g->fed = 0;
+	for (uint32_t i = 0; i < g->max; i++)
+		g->fed += fed[i];
+	g->lone = lone_lane(io, g);
+}
+
+static void
+op_lane(struct io *io, uint32_t slot)
+{
+	struct lane *lane = &io->lane[slot];
+	struct io_group *g = &io->group[lane->group];
+
+	lane->needs = the_primary.slot[slot]->needs &
+		      (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH);
+	g->lone = lone_lane(io, g);
+}
+
+// The slot was corrupt, its worker is dead: what it had in hand is known, and given up by name.
+static void
+op_reset(struct io *io, uint32_t slot)
+{
+	struct lane *lane = &io->lane[slot];
+
+	for (uint32_t i = lane->collected; i != lane->sent; i++)
+		free_counted(&lane->stats.corrupt, lane->shadow[i & lane->mask]);
+	lane->shared->sent = 0;
+	lane->shared->done = 0;
+	lane->sent = 0;
+	lane->published = 0;
+	lane->collected = 0;
+	lane->ready = 0;
+	lane->draining = false;
+	lane->requeue = 0;
+	lane->corrupt = false;
+	lane->stats.lanes_corrupt = 0;
+}
+
+static void
+audit_add(uint64_t *by_pool, const struct rte_mbuf *m)
+{
+	for (; m != NULL; m = m->next)
+		for (uint32_t p = 0; p < the_primary.n_pools; p++)
+			if (m->pool == the_primary.pool[p])
+				by_pool[p]++;
+}
+
+static void
+op_audit(struct io *io)
+{
+	struct io_audit *a = &io->audit;
+
+	memset(a, 0, sizeof(*a));
+	for (uint32_t s = 0; s < the_primary.n_slots; s++) {
+		struct lane *lane = &io->lane[s];
+
+		for (uint32_t i = lane->collected; i != lane->sent; i++)
+			audit_add(a->lanes, lane->shadow[i & lane->mask]);
+	}
+	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
+		struct io_group *g = &io->group[k];
+
+		for (uint32_t i = 0; i < g->again_n; i++)
+			audit_add(a->io, g->again[i]);
+		for (uint32_t i = g->front_tail; i != g->front_head; i++)
+			audit_add(a->io, g->front[i & g->front_mask]);
+		for (uint32_t i = g->held_tail; i != g->held_head; i++)
+			audit_add(a->io, g->held[i & (HOLD_MOST - 1)]);
+	}
+	for (uint32_t k = 0; k < the_primary.n_ports; k++)
+		for (uint32_t i = io->tx[k].tail; i != io->tx[k].head; i++)
+			audit_add(a->io, io->tx[k].wait[i & (TX_WAIT - 1)]);
+	for (uint32_t k = 0; k < the_primary.n_io; k++) {
+		struct rte_mbuf **slots;
+		struct rte_ring *r = io->xfer[k];
+
+		if (k == io->index)
+			continue;
+		slots = (struct rte_mbuf **)&r[1];
+		for (uint32_t i = r->cons.tail; i != r->prod.tail; i++)
+			audit_add(a->io, slots[i & r->mask]);
+	}
+	for (uint32_t p = 0; p < the_primary.n_pools; p++) {
+		struct rte_mempool *mp = the_primary.pool[p];
+		struct rte_mempool_cache *cache = rte_mempool_default_cache(mp, io->lcore);
+
+		a->cached[p] = cache != NULL ? cache->len : 0;
+		a->free[p] = pool_shared(mp);
+	}
+}
+
+static void
+op_stop(struct io *io)
+{
+	for (uint32_t k = 0; k < the_primary.n_ports; k++) {
+		struct tx_port *tx = &io->tx[k];
+
+		if (tx->queue >= 0)
+			tx_flush(io, k);
+		for (; tx->tail != tx->head; tx->tail++)
+			free_counted(&io->port[k].drops[DPS_DROP_STOPPED],
+				     tx->wait[tx->tail & (TX_WAIT - 1)]);
+	}
+	for (uint32_t s = 0; s < the_primary.n_slots; s++) {
+		struct lane *lane = &io->lane[s];
+
+		for (; lane->collected != lane->sent; lane->collected++) {
+			struct rte_mbuf *m = lane->shadow[lane->collected & lane->mask];
+
+			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+		}
+	}
+	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
+		struct io_group *g = &io->group[k];
+
+		while (g->again_n > 0) {
+			struct rte_mbuf *m = g->again[--g->again_n];
+
+			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+		}
+		for (; g->front_tail != g->front_head; g->front_tail++) {
+			struct rte_mbuf *m = g->front[g->front_tail & g->front_mask];
+
+			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+		}
+		for (; g->held_tail != g->held_head; g->held_tail++) {
+			struct rte_mbuf *m = g->held[g->held_tail & (HOLD_MOST - 1)];
+
+			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+		}
+	}
+	io->stop = true;
+}
+
+void
+io_answer(struct io *io, uint32_t asked)
+{
+	switch (io->op) {
+	case OP_NONE:
+		break;
+	case OP_RX:
+		io->rx_on = io->arg;
+		break;
+	case OP_MAP:
+		op_map(io, &io->group[io->arg]);
+		break;
+	case OP_LANE:
+		op_lane(io, io->arg);
+		break;
+	case OP_RESET:
+		op_reset(io, io->arg);
+		break;
+	case OP_AUDIT:
+		op_audit(io);
+		break;
+	case OP_STOP:
+		op_stop(io);
+		break;
+	}
+	dps_store32(&io->answered, asked);
+}
