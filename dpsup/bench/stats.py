@@ -33,6 +33,12 @@ def relative_iqr(values: Sequence[float]) -> float:
     return width / abs(middle) if middle else 0.0
 
 
+def notch(values: Sequence[float]) -> float:
+    """How far off a median may be, at about 95 %: 1.57 IQR / sqrt(n) (McGill et al., 1978)."""
+    width = percentile(values, 75) - percentile(values, 25)
+    return 1.57 * width / math.sqrt(len(values))
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """A figure in one regime."""
@@ -45,6 +51,7 @@ class Summary:
     low: float
     high: float
     spread: float  # relative IQR
+    error: float  # of the median, in the figure's unit: half of McGill's notch
     p99: float | None = None  # over the samples of all runs, where there are samples
     most: float | None = None
 
@@ -66,6 +73,7 @@ def summarise(regime: Regime, runs: Sequence[Run]) -> Summary:
         low=min(basis),
         high=max(basis),
         spread=relative_iqr(basis),
+        error=notch(basis),
         p99=percentile(samples, 99) if samples else None,
         most=max(samples) if samples else None,
     )

@@ -70,7 +70,8 @@ def figure_table(report: Report) -> Table:
                     number(s.median, figure.unit),
                     number(s.low),
                     number(s.high),
-                    f"{s.spread:.1%}",
+                    # A share's spread against a share near 0 would say nothing.
+                    f"{s.spread:.1%}" if figure.unit else number(s.spread * abs(s.median)),
                     number(s.p99),
                     mark,
                 ]
@@ -127,10 +128,16 @@ def row_table(found: Sequence[Row]) -> Table:
                 f"{sign} {number(row.least)}",
                 f"{sign} {number(row.aim)}",
                 row.reached + (" (noisy)" if row.tainted else ""),
-                f"{row.spread:.1%}" if measured else "-",
+                _spread(row),
             ]
         )
     return titles, lines
+
+
+def _spread(row: Row) -> str:
+    if row.value is None:
+        return "-"
+    return f"{row.spread:.1%}" if row.unit else number(row.spread * abs(row.value))
 
 
 def change_table(changes: Sequence[Change]) -> Table:

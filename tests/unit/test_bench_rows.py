@@ -116,3 +116,15 @@ def test_lanes_are_one_table_with_a_column_for_each_size() -> None:
     assert lines == [["none, burst 32", "near", "11.0 (236*)", "8.50 (306*)"]]
     assert text(made, None).count("none, burst 32") == 1
     assert "lane/none" not in text(made, None)
+
+
+def test_a_loss_that_drowns_in_noise_is_called_unclear() -> None:
+    name = "loss with 3 subscribers at 10 Hz beyond the readers' CPU time"
+    for samples, reached in (
+        ((0.0,) * 20, "aim"),
+        ((0.002, 0.0025, 0.003) * 10, "yes"),
+        ((0.02, 0.021, 0.022) * 10, "no"),
+        ((-0.1, 0.001, 0.1) * 5, "unclear"),
+    ):
+        made = add(report(), "bus/loss_beyond", 0.0, better="lower", unit="", samples=samples)
+        assert row(made, name).reached == reached
