@@ -105,6 +105,7 @@ class GroupPlan:
     backoff_factor: float
     backoff_max: float  # seconds
     stall_after: float  # seconds
+    on_stopped: str  # "keep" | "kill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 backoff_factor=restart.backoff.factor,
                 backoff_max=restart.backoff.max,
                 stall_after=group.health.stall_after,
+                on_stopped=group.health.stopped,
             )
         )
         first_slot += group.max

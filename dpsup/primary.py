@@ -226,6 +226,9 @@ class Primary:
         conf.hold = group["on_full"] == "hold"
         conf.args = args.ljust(lib.DPS_ARGS, b"\0")
         _check("ctl_group", lib.dps_ctl_group(index, conf))
+        stall_ns = max(1, int(group["stall_after"] * 1e9))
+        kill = group["on_stopped"] == "kill"
+        _check("group_health", lib.dps_group_health(index, stall_ns, kill))
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -402,6 +405,7 @@ class Primary:
             "beats": int(slot.beats),
             "bursts": int(slot.bursts),
             "busy": int(slot.busy),
+            "ready_ns": int(slot.ready_ns),
             "first_ns": int(slot.first_ns),
             "dropped": dropped,
             "counters": counters,

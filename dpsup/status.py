@@ -124,7 +124,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
                     "outstanding": slot["outstanding"],
                     "requeued": slot["requeued"],
                     "counters": slot["counters"],
-                    **({"retry_in_s": known["retry_in_s"]} if known else {}),
+                    **({k: known[k] for k in ("health", "retry_in_s")} if known else {}),
                 }
             )
         ready = sum(w["state"] == "running" for w in workers)

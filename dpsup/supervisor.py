@@ -51,6 +51,8 @@ SPARE_ENDS_S = 5.0
 # shim/abi.h: DPS_STORY_DEATH, DPS_NOTICE_*
 DEATH = 1
 NOTICES = ("none", "lease", "pidfd", "doubt")
+HEALTH = {2: "stuck", 3: "stopped", 4: "ok", 5: "starved", 6: "ok"}  # by DPS_STORY_*
+SAID = {2: "stuck", 3: "stopped", 4: "continued", 5: "starved", 6: "fed"}
 
 # Exit codes of the worker program that trying again does not change: shim/abi.h, 100 to 109.
 PERMANENT = range(100, 110)
@@ -95,6 +97,7 @@ class Worker:
     forking: bool = False
     restarts: int = -1
     takeovers: int = 0  # by spares, granted to the slot's warden
+    health: str = "ok"  # ok | stuck | stopped | starved
     story: dict[str, Any] | None = None  # of the last death
     last_exit: dict[str, Any] | None = None
     refused: tuple[int, str] | None = None
@@ -198,6 +201,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._children: dict[int, Child] = {}
         self._sitters: dict[int, Sitter] = {}  # by pid, until their end is accounted for
+        self._unheard: dict[int, Sitter] = {}  # by pid, until it is known how they ended
         self._endings: dict[int, int] = {}  # of pids that nobody knows yet
         self._told = 0  # the last story heard
         self._reading = asyncio.Lock()
@@ -607,6 +611,8 @@ class Supervisor:
             group.spares.clear()
         for sitter in list(self._sitters.values()):
             self._forget(sitter)
+        self._unheard.clear()
+        self._endings.clear()
         await self.until(lambda: self.seed.state == "absent", QUIT_S)
         primary.identity = None
         self.runtime.sweep()
@@ -660,7 +666,7 @@ class Supervisor:
         self._judge()
 
     def _seed_says(self, pid: int, ended: int) -> None:
-        sitter = self._sitters.get(pid)
+        sitter = self._unheard.pop(pid, None)
         if sitter is not None:
             sitter.hear(ended)
         else:
@@ -769,9 +775,9 @@ class Supervisor:
 
     def _know(self, sitter: Sitter) -> Sitter:
         """Watch a process from now on."""
-        self._sitters[sitter.pid] = sitter
+        self._sitters[sitter.pid] = self._unheard[sitter.pid] = sitter
         if sitter.pid in self._endings:
-            sitter.hear(self._endings.pop(sitter.pid))
+            self._seed_says(sitter.pid, self._endings.pop(sitter.pid))
         loop = asyncio.get_running_loop()
         loop.add_reader(sitter.pidfd, lambda: self._sitter_died(sitter))
         self._changed.set()
@@ -836,6 +842,22 @@ class Supervisor:
                 self._told = story["seq"]
                 if story["kind"] == DEATH:
                     await self._hear_death(story)
+                else:
+                    self._hear_health(story)
+
+    def _hear_health(self, story: dict[str, Any]) -> None:
+        """A stopped worker lends its buckets out until it goes on: what comes from now on need not
+        wait for it. What it has in its lanes does: nobody may touch that while it lives."""
+        for worker in self.workers():
+            if worker.pid != story["pid"]:
+                continue
+            worker.health = HEALTH[story["kind"]]
+            said = SAID[story["kind"]]
+            self.events.add(type="health", name=worker.name, pid=worker.pid, message=said)
+            lends = worker.health == "stopped"
+            if worker.state == "running" and worker.fed == lends:
+                worker.fed = not lends
+                self._task(self._steer(self.groups[worker.group]))
 
     async def _hear_death(self, story: dict[str, Any]) -> None:
         sitter = self._sitters.get(story["pid"])
@@ -858,6 +880,7 @@ class Supervisor:
                     self._spare_died(group, sitter)
             return
         worker.story = story
+        worker.health = "ok"
         self._met(worker)
         if successor is None:
             self.fire("worker", worker, "died")
@@ -902,7 +925,11 @@ class Supervisor:
             "code": code if code is not None and code >= 0 else None,
             "signal": -code if code is not None and code < 0 else None,
             "asked": sitter.asked,
-            "reason": worker.refused[1] if worker.refused else "",
+            "reason": "stuck with work"
+            if found.get("hung")
+            else worker.refused[1]
+            if worker.refused
+            else "",
             "at_ns": died_ns,
         }
         if not sitter.asked:
@@ -941,7 +968,8 @@ class Supervisor:
         decision = decide(group.policy, worker.history, Ending(), wanted=True, now=time.monotonic())
         worker.history = decision.history
         group.spare_due_at = max(group.spare_due_at, time.monotonic() + decision.delay)
-        self._task(self._grant(worker))
+        # One that was stopped had lent its buckets out.
+        self._task(self._grant(worker) if worker.fed else self._feed(worker))
         self._refill(group)
 
     # --- spares ----------------------------------------------------------------------------------
@@ -1162,6 +1190,7 @@ class Supervisor:
                 quiet_since = time.monotonic()
                 continue
             try:
+                await self._read_stories()
                 counters = await self.ask("counters")
             except DpsupError:
                 continue
@@ -1221,6 +1250,7 @@ class Supervisor:
                             "state": w.state,
                             "restarts": max(w.restarts, 0),
                             "last_exit": w.last_exit,
+                            "health": w.health,
                             "retry_in_s": max(0.0, w.due_at - now)
                             if w.state == "backoff"
                             else None,
@@ -1253,6 +1283,7 @@ def _told_of(story: dict[str, Any]) -> dict[str, Any]:
         "successor": story.get("successor") or None,
         "notice": NOTICES[story.get("notice", 0)],
         "tried": story.get("tried", 0),
+        "hung": bool(story.get("hung")),
         "times": {k: v for k, v in story.items() if k.endswith("_ns") and v},
     }
     if story.get("signal"):

@@ -143,6 +143,9 @@ class Restart(Model):
 
 class Health(Model):
     stall_after: SomeTime = _key(0.2, "how long a worker may be stuck with work", '"200ms"')
+    stopped: Literal["keep", "kill"] = _key(
+        "keep", "what becomes of a worker that a signal stopped", '"keep" or "kill"'
+    )
 
 
 class Group(Model):

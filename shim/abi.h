@@ -333,7 +333,8 @@ struct dps_slot {
 
 	// Written by the worker, as it takes the seat.
 	uint64_t first_ns;          // CLOCK_MONOTONIC of its first burst, 0: none yet
-	uint64_t pad3[7];
+	uint64_t ready_ns;          // its dps_sitter.ready_ns
+	uint64_t pad3[6];
 	struct dps_facts facts;
 
 	// Written by the worker: the packet in hand, if it may be changed. Saved first, then stamped,

@@ -181,6 +181,25 @@ uint32_t hash_flow(const uint8_t *p, uint32_t len);
 // recover.c
 void slot_repair(uint32_t slot, struct dps_story *out);
 
+// health.c: what a warden remembers of a worker from round to round.
+struct health {
+	uint64_t progress;
+	uint64_t beats;
+	uint64_t beat_ns;               // when a beat was last seen
+	uint64_t since_ns;              // without progress
+	uint64_t since_cpu;             // CPU time used then, ns
+	uint64_t slept_ns;              // in the middle of a packet
+	uint64_t last_ns;               // the round before
+	uint64_t last_cpu;
+	uint32_t is;                    // DPS_STORY_STUCK, _STOPPED, _STARVED, or 0: fine
+	uint32_t stops;                 // rounds in a row that found it stopped
+	char last_run;
+};
+
+void health_begin(struct health *health, uint32_t slot, int32_t pid);
+uint32_t health_look(struct health *health, uint32_t slot, int32_t pid);
+bool health_kills_stopped(uint32_t group);
+
 // warden.c
 int wardens_start(void);
 void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core

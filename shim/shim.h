@@ -198,13 +198,15 @@ int dps_ctl_publish(void);
 int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
 int dps_slot_command(uint32_t slot, uint32_t command);
 
+// health.c: after which time without progress a worker counts as stuck.
+int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
+
 // warden.c: a berth for the next process, by its index; the ticket is what that process must show.
 int dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket);    // -EBUSY: somebody sits
 int dps_spare_prepare(uint32_t group, uint32_t *ticket);
 int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
 int dps_slot_takeovers(uint32_t slot, uint32_t n);      // that wardens may do unasked from now on
 int dps_slot_read(uint32_t slot, struct dps_slot *out);
-int dps_sitter_read(uint32_t sitter, struct dps_sitter *out);
 int dps_sitter_fate(uint32_t sitter, int32_t pid);      // 0: told, or none; -EAGAIN: ask again.
 							// pid 0: call off an order nobody came for
 uint64_t dps_stories(void);                             // seq of the last one

@@ -27,6 +27,8 @@ enum {
 	SEAT_MS = 100,          // for a spare to take its seat, where there is another one
 	LAST_SEAT_MS = 1000,    // and where there is none: a busy CPU is no reason to fork
 	GRACE_MS = 1000,        // for a process that crashed to end by itself
+	ABORT_MS = 20,          // for one that is stuck to leave its backtrace
+	ABORTING_MS = 5,        // a round meanwhile
 	STACK = 256 << 10,      // bytes
 	NOBODY = DPS_MAX_SITTERS
 };
@@ -47,6 +49,9 @@ struct warden {
 	uint32_t dead;          // 1: known to be
 	uint32_t doomed;        // 1: to be killed: it did not take its seat
 	uint32_t told;          // 1: its story is written
+	uint32_t watched;       // the slot that its health is of
+	struct health health;
+	uint64_t abort_ns;      // when it was found stuck, 0: it was not
 	int32_t pid;
 	int pidfd;              // the warden's alone
 };
@@ -106,10 +111,16 @@ is_gone(int pidfd, int ms)
 }
 
 static void
-end(const struct warden *w)
+send_signal(const struct warden *w, int number)
 {
 	if (w->pidfd >= 0)
-		syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
+		syscall(SYS_pidfd_send_signal, w->pidfd, number, NULL, 0);
+}
+
+static void
+end(const struct warden *w)
+{
+	send_signal(w, SIGKILL);
 }
 
 static bool
@@ -337,6 +348,51 @@ doubt(const struct warden *w)
 	return DPS_NOTICE_DOUBT;
 }
 
+static void
+tell_health(const struct warden *w, uint32_t slot, uint32_t kind)
+{
+	const struct dps_story story = {
+		.kind = kind,
+		.slot = slot,
+		.sitter = w->index,
+		.pid = w->pid,
+		.noticed_ns = dps_now_ns(),
+	};
+
+	story_tell(&story);
+}
+
+// Is it still of use? One that is not is ended; its death is then like any other.
+static void
+check_health(struct warden *w)
+{
+	uint32_t slot = __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE);
+	uint32_t news;
+
+	if (w->abort_ns != 0) {
+		if (dps_now_ns() - w->abort_ns >= ABORT_MS * 1000000ull)
+			end(w);
+		return;
+	}
+	if (slot == DPS_NO_SLOT || dps_load32(&sitter_of(w)->hand) != DPS_HAND_SEATED)
+		return;
+	if (w->watched != slot) {
+		w->watched = slot;
+		health_begin(&w->health, slot, w->pid);
+		return;
+	}
+	news = health_look(&w->health, slot, w->pid);
+	if (news == 0)
+		return;
+	tell_health(w, slot, news);
+	if (news == DPS_STORY_STUCK) {
+		w->abort_ns = dps_now_ns();
+		send_signal(w, SIGABRT);
+	} else if (news == DPS_STORY_STOPPED && health_kills_stopped(w->group)) {
+		end(w);
+	}
+}
+
 // Until the thread that used the lanes is certainly gone; what said so (DPS_NOTICE_*).
 static uint32_t
 watch(struct warden *w)
@@ -357,7 +413,8 @@ watch(struct warden *w)
 		if (is_gone(w->pidfd, 0))
 			return dps_lease_look(lease, w->pid) == DPS_LEASE_DIED ? DPS_NOTICE_LEASE :
 									   DPS_NOTICE_PIDFD;
-		dps_lease_wait(lease, w->pid, ROUND_MS);
+		check_health(w);
+		dps_lease_wait(lease, w->pid, w->abort_ns != 0 ? ABORTING_MS : ROUND_MS);
 	}
 }
 
@@ -404,6 +461,7 @@ bury(struct warden *w, uint32_t notice)
 		.sitter = w->index,
 		.pid = w->pid,
 		.notice = notice,
+		.hung = w->abort_ns != 0,
 		.noticed_ns = dps_now_ns(),
 	};
 	uint32_t parked = DPS_HAND_PARKED;
@@ -521,6 +579,8 @@ berth_open(uint32_t group, uint32_t *ticket)
 		}
 		w->group = group;
 		w->slot = DPS_NO_SLOT;
+		w->watched = DPS_NO_SLOT;
+		w->abort_ns = 0;
 		w->dead = 0;
 		w->doomed = 0;
 		w->told = 0;
@@ -667,15 +727,6 @@ dps_slot_read(uint32_t slot, struct dps_slot *out)
 	sitter = __atomic_load_n(&seats[slot].sitter, __ATOMIC_ACQUIRE);
 	for (uint32_t i = 0; i < DPS_COUNTERS && sitter != NOBODY; i++)
 		out->counter[i] += the_primary.ctl->sitter[sitter].counter[i];
-	return 0;
-}
-
-int
-dps_sitter_read(uint32_t sitter, struct dps_sitter *out)
-{
-	if (sitter >= DPS_MAX_SITTERS)
-		return -EINVAL;
-	memcpy(out, &the_primary.ctl->sitter[sitter], sizeof(*out));
 	return 0;
 }
 

@@ -106,6 +106,7 @@ take_seat(const struct shared *shared, struct dps_sitter *me, int notify)
 			     dps_seat(me->ticket, getpid())))
 		_exit(DPS_EXIT_TEMPORARY);
 	dps_store64(&slot->first_ns, 0);
+	slot->ready_ns = me->ready_ns;
 	slot->facts = me->facts;
 	me->seated_ns = dps_now_ns();
 	dps_store32(&me->hand, DPS_HAND_SEATED);

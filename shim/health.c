@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Is a worker busy, idle, stuck with work, stopped, or starved of its CPU? Looked at by its warden,
+// once a round; the worker pays nothing for it beyond the beats that it counts anyway.
+//
+// No progress alone says little: a worker that gets no CPU makes none. So what is compared with
+// stall_after is time in which it could have got on: CPU that it used without handing anything
+// back, or time that it slept in the middle of a packet. A worker that waits for its CPU has
+// neither, however long that takes, and is never killed for it.
+
+#include <ctype.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "lease.h"
+#include "primary.h"
+
+enum {
+	STILL_MS = 150,         // without a beat, before the kernel is asked: a parked worker has one
+				// each 100 ms
+	GAP_MS = 100,           // between two rounds, beyond which this thread did not get its CPU
+	AWAKE_US = 1000         // of CPU in a round, that a sleeping process may use: its watcher's
+};
+
+static struct {
+	uint64_t stall_ns;
+	bool kill_stopped;
+} groups[DPS_MAX_GROUPS];
+
+int
+dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped)
+{
+	if (group >= DPS_MAX_GROUPS || stall_ns == 0)
+		return -EINVAL;
+	groups[group].stall_ns = stall_ns;
+	groups[group].kill_stopped = kill_stopped;
+	return 0;
+}
+
+bool
+health_kills_stopped(uint32_t group)
+{
+	return groups[group].kill_stopped;
+}
+
+// CPU time of a process in nanoseconds: all but its data thread sleeps.
+static uint64_t
+cpu_ns(int32_t pid)
+{
+	struct timespec t = { 0 };
+	clockid_t clock;
+
+	if (clock_getcpuclockid(pid, &clock) == 0)
+		clock_gettime(clock, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+// The kernel's letter for what its data thread does: R, S, D, T, t, Z; '?': not known.
+static char
+run_state(int32_t pid)
+{
+	char path[64], text[256];
+	const char *at;
+	ssize_t len;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return '?';
+	len = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (len <= 0)
+		return '?';
+	text[len] = '\0';
+	at = strrchr(text, ')');
+	return at != NULL && at[1] == ' ' && isalpha(at[2]) ? at[2] : '?';
+}
+
+// Something that changes with every packet handed back, and whether there are any to hand back.
+static uint64_t
+progress_of(uint32_t slot, bool *has_work)
+{
+	uint64_t sum = 0;
+
+	*has_work = false;
+	for (uint32_t i = 0; i < the_primary.n_io; i++) {
+		const struct lane *lane = &the_primary.io[i]->lane[slot];
+		uint32_t done = dps_load32(&lane->shared->done);
+		uint32_t out = dps_load32(&lane->published) - done;
+
+		// In a burst, `done` stands still while verdicts are written.
+		for (uint32_t k = 0; k < out && k < DPS_BURST; k++)
+			sum += dps_word_is_done(lane_get(lane, done + k));
+		sum += done;
+		*has_work |= out != 0;
+	}
+	return sum;
+}
+
+void
+health_begin(struct health *h, uint32_t slot, int32_t pid)
+{
+	bool has_work;
+
+	*h = (struct health){ .last_ns = dps_now_ns() };
+	h->since_ns = h->last_ns;
+	h->beat_ns = h->last_ns;
+	h->progress = progress_of(slot, &has_work);
+	h->beats = dps_load64(&the_primary.slot[slot]->beats);
+	h->since_cpu = cpu_ns(pid);
+	h->last_cpu = h->since_cpu;
+}
+
+static uint32_t
+changed(struct health *h, uint32_t is)
+{
+	uint32_t was = h->is;
+
+	h->is = is;
+	if (is == was)
+		return 0;
+	if (is != 0)
+		return is;
+	return was == DPS_STORY_STOPPED ? DPS_STORY_CONTINUED : DPS_STORY_FED;
+}
+
+static uint32_t
+judge(struct health *h, char run, bool has_work, uint64_t now, uint64_t stall_ns)
+{
+	if (run == 'T' || run == 't')
+		// Twice in a row: debuggers stop a process for moments.
+		return ++h->stops > 1 ? changed(h, DPS_STORY_STOPPED) : 0;
+	h->stops = 0;
+	if (h->is == DPS_STORY_STOPPED)
+		return changed(h, 0);
+	if (!has_work)
+		return 0;
+	if (h->last_cpu - h->since_cpu >= stall_ns || h->slept_ns >= stall_ns)
+		return changed(h, DPS_STORY_STUCK);
+	if (now - h->since_ns >= stall_ns && run != 'S' &&
+	    (h->last_cpu - h->since_cpu) * 2 < now - h->since_ns)
+		return changed(h, DPS_STORY_STARVED);
+	return 0;
+}
+
+// What is new, as the kind of a story; 0: nothing is.
+uint32_t
+health_look(struct health *h, uint32_t slot, int32_t pid)
+{
+	const struct dps_slot *s = the_primary.slot[slot];
+	uint64_t now = dps_now_ns();
+	uint64_t cpu = cpu_ns(pid);
+	uint64_t beats = dps_load64(&s->beats);
+	uint64_t gap = now - h->last_ns;
+	bool has_work;
+	uint64_t progress = progress_of(slot, &has_work);
+	bool idle = !has_work || dps_load32(&s->parks) & 1;
+	bool is_still = beats == h->beats;
+	char run = '?';
+
+	if (!is_still)
+		h->beat_ns = now;
+	if (progress != h->progress || (idle && !is_still)) {
+		h->stops = 0;
+		h->slept_ns = 0;
+		h->since_ns = now;
+		h->since_cpu = cpu;
+		h->progress = progress;
+		h->beats = beats;
+		h->last_ns = now;
+		h->last_cpu = cpu;
+		return h->is == DPS_STORY_STUCK ? 0 : changed(h, 0);
+	}
+	if (idle) {
+		// It may be given work any time: the clock for that starts then.
+		h->since_ns = now;
+		h->since_cpu = cpu;
+		h->slept_ns = 0;
+	}
+	if (!idle || now - h->beat_ns >= STILL_MS * 1000000ull)
+		run = run_state(pid);
+	if (!idle && run == 'S' && h->last_run == 'S' && cpu - h->last_cpu < AWAKE_US * 1000ull &&
+	    gap < GAP_MS * 1000000ull)
+		h->slept_ns += gap;
+	else if (run != 'S')
+		h->slept_ns = 0;
+	h->beats = beats;
+	h->last_ns = now;
+	h->last_cpu = cpu;
+	h->last_run = run;
+	return judge(h, run, !idle, now, groups[s->group].stall_ns);
+}

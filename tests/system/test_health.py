@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Busy, idle, stuck with work, stopped, starved: told apart, and only the stuck are ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import NULL, Run, wait_for
+from jobs import IO, LOSSLESS, SLOW, Job, accounted, build, death_events, group, out, pcap_port
+from traffic import Packet, compare, flows, mix, save, swapped
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def packets() -> list[Packet]:
+    return mix(flows(), 20_000, seed=13)
+
+
+def health(more: str, spares: int = 1) -> str:
+    return LOSSLESS + f"spares = {spares}\nhealth = {{ {more} }}\n"
+
+
+def said(job: Job, name: str = "") -> list[str]:
+    return [e["message"] for e in job.events() if e["type"] == "health" and name in ("", e["name"])]
+
+
+def worker(job: Job, member: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = job.instance.status()["groups"][0]["workers"][member]
+    return found
+
+
+# Changes its 2000th packet by half and never comes back: in a loop, asleep, or deaf to SIGABRT.
+HANG = """
+#include <signal.h>
+#include <unistd.h>
+#include "dpsup_plugin.h"
+
+static int seen;
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	uint8_t mac[6];
+
+	(void)state;
+	if (p->len < 12)
+		return dps_out(p->port);
+	memcpy(mac, p->data, 6);
+	memcpy(p->data, p->data + 6, 6);
+	if (++seen == 2000) {
+		%s
+	}
+	memcpy(p->data + 6, mac, 6);
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "hang", .rewrites = 12, .packet = packet,
+};
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "signal_"),
+    [
+        ("for (;;);", "SIGABRT"),
+        ("for (;;) pause();", "SIGABRT"),
+        ("signal(SIGABRT, SIG_IGN); for (;;);", "SIGKILL"),
+    ],
+    ids=["in a loop", "asleep", "deaf"],
+)
+@pytest.mark.parametrize("spares", [0, 1])
+def test_a_worker_that_hangs_is_replaced(
+    instance: Run, packets: list[Packet], act: str, signal_: str, spares: int
+) -> None:
+    save(instance.folder / "wan.in.pcap", packets)
+    plugin = build(instance.folder, HANG.replace("%s", act))
+    more = health('stall_after = "100ms"', spares)
+    job = Job(instance, pcap_port() + IO + group(str(plugin), 2, more=more))
+    wait_for(lambda: job.sent() == len(packets))
+    found = death_events(job)
+    assert len(found) >= 6
+    for death in found:
+        assert (death["hung"], death["how"]) == (True, signal_)
+        assert ("backtrace" in death) == (signal_ == "SIGABRT")
+    assert set(said(job)) >= {"stuck"}
+    assert any(w["last_exit"]["reason"] == "stuck with work" for w in
+               job.instance.status()["groups"][0]["workers"] if w["last_exit"])  # fmt: skip
+    accounted(job.end(), len(packets))
+    compare(packets, out(instance), swapped)
+
+
+def test_slow_is_not_stuck(instance: Run) -> None:
+    """Packets of a third of stall_after each, for many times stall_after."""
+    sent = mix(flows(1)[:10], 50, seed=1)
+    save(instance.folder / "wan.in.pcap", sent)
+    more = health('stall_after = "300ms"')
+    # 2.5 to 4 GHz: 50 to 100 ms.
+    job = Job(instance, pcap_port() + IO + group("delay", 1, "cycles = 250000000", more=more))
+    wait_for(lambda: job.sent() == len(sent))
+    assert said(job) == []
+    accounted(doc := job.end(), len(sent))
+    assert doc["deaths"] == 0
+
+
+def test_a_stopped_worker_is_not_killed_and_goes_on(instance: Run, packets: list[Packet]) -> None:
+    save(instance.folder / "wan.in.pcap", packets)
+    args = f"cycles = {4 * SLOW}, rewrite = true"
+    more = health('stall_after = "50ms"')
+    job = Job(instance, pcap_port() + IO + group("delay", 2, args, more=more))
+    job.until_sent(1000)
+    victim = worker(job)["pid"]
+    os.kill(victim, signal.SIGSTOP)
+    wait_for(lambda: worker(job)["health"] == "stopped")
+    wait_for(lambda: any(e["type"] == "steer" for e in job.events()[-3:]))
+    os.kill(victim, signal.SIGCONT)
+    wait_for(lambda: worker(job)["health"] == "ok")
+    assert said(job, "fw/0") == ["stopped", "continued"]
+    assert worker(job)["pid"] == victim
+    accounted(doc := job.end(), len(packets))
+    assert doc["deaths"] == 0
+    compare(packets, out(instance), swapped)
+
+
+def test_an_idle_worker_that_is_stopped_lends_its_buckets(instance: Run) -> None:
+    """Nothing is in its lanes: nothing waits for it."""
+    instance.start(NULL.replace("net_null0", "net_null0,size=64") + "spares = 0\n")
+
+    def idle_one() -> dict[str, Any] | None:
+        # One flow: one of the two has nothing to do.
+        workers = instance.status()["groups"][0]["workers"]
+        return next((w for w in workers if not w["rx_packets"]), None)
+
+    idle = wait_for(idle_one)
+    os.kill(idle["pid"], signal.SIGSTOP)
+    wait_for(lambda: instance.worker(idle["id"])["health"] == "stopped")
+    assert [e["type"] for e in instance.events()][-1] == "steer"
+    before = instance.status()["ports"][0]["rx_packets"]
+    instance.until(lambda s: s["ports"][0]["rx_packets"] > before + 10_000)
+    os.kill(idle["pid"], signal.SIGCONT)
+    wait_for(lambda: instance.worker(idle["id"])["health"] == "ok")
+    assert instance.status()["recovery"]["deaths"] == 0
+
+
+@pytest.mark.parametrize("spares", [0, 1])
+def test_a_stopped_worker_is_killed_where_that_is_asked_for(
+    instance: Run, packets: list[Packet], spares: int
+) -> None:
+    save(instance.folder / "wan.in.pcap", packets)
+    args = f"cycles = {2 * SLOW}, rewrite = true"
+    more = health('stall_after = "50ms", stopped = "kill"', spares)
+    job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=more))
+    for i in range(3):
+        job.until_sent(1000 * (i + 1))
+        os.kill(worker(job)["pid"], signal.SIGSTOP)
+        wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] == n + 1)
+        wait_for(lambda: worker(job)["state"] == "running")
+    assert said(job).count("stopped") == 3
+    accounted(job.end(), len(packets))
+    compare(packets, out(instance), swapped)
+
+
+@contextlib.contextmanager
+def hogs(core: int, n: int) -> Iterator[None]:
+    """Programs that take all of a CPU that they are given."""
+    running = [
+        subprocess.Popen(["taskset", "-c", str(core), "sh", "-c", "while :; do :; done"])
+        for _ in range(n)
+    ]
+    try:
+        yield
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
+
+
+def test_a_starved_worker_is_not_killed(instance: Run, packets: list[Packet]) -> None:
+    save(instance.folder / "wan.in.pcap", packets)
+    args = f"cycles = {4 * SLOW}, rewrite = true"
+    more = health('stall_after = "20ms"')
+    job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=more))
+    job.until_sent(1000)
+    one = worker(job)
+    # The least of what the scheduler gives.
+    os.sched_setscheduler(one["pid"], os.SCHED_IDLE, os.sched_param(0))
+    with hogs(one["core"], 3):
+        wait_for(lambda: "starved" in said(job))
+    os.sched_setscheduler(one["pid"], os.SCHED_OTHER, os.sched_param(0))
+    wait_for(lambda: worker(job)["health"] == "ok")
+    assert said(job)[-1] == "fed"
+    assert worker(job)["pid"] == one["pid"]
+    accounted(doc := job.end(), len(packets))
+    assert doc["deaths"] == 0
+    compare(packets, out(instance), swapped)
