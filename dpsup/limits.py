@@ -8,6 +8,7 @@ from __future__ import annotations
 
 IO_CORES = 8  # DPS_MAX_IO
 SLOTS = 64  # DPS_MAX_SLOTS, of all groups together
+SPARES = 64  # DPS_MAX_SPARES, likewise
 PORTS = 16  # DPS_MAX_PORTS
 GROUPS = 16  # DPS_MAX_GROUPS
 MEMPOOLS = 8  # DPS_MAX_POOLS

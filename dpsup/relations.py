@@ -326,6 +326,12 @@ def _room(view: _View) -> Iterator[Problem]:
             key = "max" if "max" in group.model_fields_set else "count"
             yield _too_many(view, ("workers", i, key), n, _SLOTS, limits.SLOTS)
         slots += group.max
+    spares = 0
+    for i, group in enumerate(topology.workers):
+        if spares <= limits.SPARES < spares + group.spares:
+            n = sum(group.spares for group in topology.workers)
+            yield _too_many(view, ("workers", i, "spares"), n, "spares", limits.SPARES)
+        spares += group.spares
 
 
 def _too_many(view: _View, path: Path, there: int, words: str, most: int) -> Problem:

@@ -18,7 +18,8 @@ enum {
 
 	DPS_MAX_IO = 8,
 	DPS_MAX_SLOTS = 64,
-	DPS_MAX_SITTERS = 160,      // slots, 64 spares, and those that are being cleared up after
+	DPS_MAX_SPARES = 64,
+	DPS_MAX_SITTERS = 160,      // slots, spares, and those that are being cleared up after
 	DPS_STORIES = 512,          // kept; a power of two, above any number of deaths at once
 	DPS_FRAMES = 24,            // of a backtrace
 	DPS_MAX_PORTS = 16,

@@ -6,9 +6,13 @@ Times are the instance's own: CLOCK_MONOTONIC stamps of its events, and of the w
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from dpsup.bench import rigs
 from dpsup.bench.child import wait_for
@@ -19,6 +23,7 @@ from dpsup.bench.stats import median
 from dpsup.bench.step import Setup, Step
 from dpsup.errors import DpsupError
 
+T = TypeVar("T")
 SCALES = 10  # a run
 KILLS = 10
 BACK_S = 20.0
@@ -107,49 +112,88 @@ def _scale(setup: Setup) -> Step:
     return Step("start/scale", run)
 
 
-def _failover(setup: Setup) -> Step:
+def _failover(setup: Setup, name: str, spares: int) -> Step:
     """Workers are killed while null ports send all that they can."""
-    body = POOL + TWO_NULL + group("macswap", setup.cores, count=1, most=1, more=RESTARTS)
+    more = f"{RESTARTS}spares = {spares}\n"
+    body = POOL + TWO_NULL + group("macswap", setup.cores, count=1, most=1, more=more)
 
     def run(_: Watch) -> list[Reading]:
-        gaps, notices, repairs, forks = [], [], [], []
+        times: dict[str, list[float]] = {}
         with rigs.instance(body, setup.cores) as rig, rig.meter():
             for _i in range(KILLS):
-                seen = rig.last_event()
-                begin = time.monotonic_ns()
-                pid = rig.instance.kill("fw/0")["pid"]
-                gaps.append(_taken_over(rig, pid))
-                events = rig.events(seen)
-                died = when(events, kind="worker", name="fw/0", new="recovering")
-                forked = when(events, kind="worker", name="fw/0", new="starting")
-                notices.append(died - begin)
-                repairs.append(forked - died)
-                forks.append(when(events, kind="worker", name="fw/0", new="running") - forked)
-        return [
-            reading("failover", gaps, "us"),
-            reading("failover/notice", notices, "us"),
-            reading("failover/repair", repairs, "us"),
-            reading("failover/fork", forks, "us"),
-        ]
+                for part, ns in _one_death(rig, spares).items():
+                    times.setdefault(part, []).append(ns)
+        return [reading(f"{name}{part}", ns, "us") for part, ns in times.items()]
 
-    return Step("start/failover", run)
+    return Step(f"start/{name}", run)
 
 
-def _taken_over(rig: Rig, pid: int) -> int:
-    """Nanoseconds from the notice of that process's death to the successor's first packet."""
-    gap: list[int] = []
+def _await(what: Callable[[], T | None], doing: str) -> T:
+    """The first value of `what` that is one."""
+    found: list[T] = []
 
-    def back() -> bool:
-        worker = rig.instance.status()["groups"][0]["workers"][0]
-        if worker["state"] != "running" or worker["pid"] == pid:
-            return False
+    def there() -> bool:
+        value = what()
+        if value:
+            found.append(value)
+        return bool(found)
+
+    wait_for(there, BACK_S, doing, 0.02)
+    return found[0]
+
+
+def _one_death(rig: Rig, spares: int) -> dict[str, float]:
+    """Nanoseconds from a kill to what followed; "" is to the successor's first packet."""
+
+    def ready() -> int:
+        found = rig.instance.status()["groups"][0]
+        worker = found["workers"][0]
+        whole = worker["state"] == "running" and found["spares_ready"] == spares
         first = rig.instance.stats()["slots"][0]["first_ns"]
-        gap[:] = [first - worker["last_exit"]["at_ns"]]
-        return gap[0] > 0
+        return int(worker["pid"]) if whole and first else 0
 
-    wait_for(back, BACK_S, "a successor", 0.02)
-    return gap[0]
+    pid = _await(ready, "a worker")
+    seen = rig.last_event()
+    gone: list[int] = []
+    pidfd = os.pidfd_open(pid)
+
+    def watch() -> None:
+        select.select([pidfd], [], [])
+        gone.append(time.monotonic_ns())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    time.sleep(0.01)  # asleep by then
+    begin = time.monotonic_ns()
+    os.kill(pid, signal.SIGKILL)
+    watcher.join()
+    os.close(pidfd)
+
+    def death() -> dict[str, Any] | None:
+        events = rig.events(seen)
+        return next((e for e in events if e["type"] == "death" and e["pid"] == pid), None)
+
+    found = _await(death, "word of the death")["times"]
+
+    def first() -> int:
+        at = int(rig.instance.stats()["slots"][0]["first_ns"])
+        return at if at > begin else 0
+
+    parts = {
+        "": _await(first, "a successor") - begin,
+        "/lease": found["noticed_ns"] - begin,
+        "/pidfd": gone[0] - begin,
+        "/repair": found["repaired_ns"] - found["noticed_ns"],
+    }
+    if "seated_ns" in found:
+        parts["/seat"] = found["seated_ns"] - found["claimed_ns"]
+    return parts
 
 
 def steps(setup: Setup) -> list[Step]:
-    return [_launch(setup), _scale(setup), _failover(setup)]
+    return [
+        _launch(setup),
+        _scale(setup),
+        _failover(setup, "failover", 0),
+        _failover(setup, "takeover", 1),
+    ]

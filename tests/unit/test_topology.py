@@ -478,6 +478,7 @@ def test_limits_are_those_of_shared_memory() -> None:
     assert {
         "DPS_MAX_IO": limits.IO_CORES,
         "DPS_MAX_SLOTS": limits.SLOTS,
+        "DPS_MAX_SPARES": limits.SPARES,
         "DPS_MAX_PORTS": limits.PORTS,
         "DPS_MAX_GROUPS": limits.GROUPS,
         "DPS_MAX_POOLS": limits.MEMPOOLS,
