@@ -828,17 +828,21 @@ class Supervisor:
         deadline = time.monotonic() + FATE_MOST_S
         while not await self.insist("fate", berth=sitter.berth, pid=sitter.pid):
             if time.monotonic() > deadline:
-                raise TimedOut(f"no warden has noticed the end of pid {sitter.pid}")
+                if self.primary.pidfd >= 0:
+                    process.signal_pidfd(self.primary.pidfd, signal.SIGKILL)
+                raise Gone(f"no warden has noticed the end of pid {sitter.pid}")
             await asyncio.sleep(FATE_S)
         await self._read_stories()
         if sitter.pid in self._sitters:
             # It had not come far enough for a warden to know it.
             await self._bury(sitter, None)
 
-    async def _read_stories(self) -> None:
-        """In the order in which it happened: who succeeded whom follows from that."""
+    async def _read_stories(self, *, must: bool = True) -> None:
+        """In the order in which it happened: who succeeded whom follows from that. Who only looks
+        for news does not insist."""
         async with self._reading:
-            for story in await self.insist("stories", since=self._told):
+            ask = self.insist if must else self.ask
+            for story in await ask("stories", since=self._told):
                 self._told = story["seq"]
                 if story["kind"] == DEATH:
                     await self._hear_death(story)
@@ -1190,7 +1194,7 @@ class Supervisor:
                 quiet_since = time.monotonic()
                 continue
             try:
-                await self._read_stories()
+                await self._read_stories(must=False)
                 counters = await self.ask("counters")
             except DpsupError:
                 continue

@@ -102,17 +102,11 @@ progress_of(uint32_t slot, bool *has_work)
 }
 
 void
-health_begin(struct health *h, uint32_t slot, int32_t pid)
+health_begin(struct health *h)
 {
-	bool has_work;
-
-	*h = (struct health){ .last_ns = dps_now_ns() };
-	h->since_ns = h->last_ns;
+	*h = (struct health){ .was_idle = true };
+	h->last_ns = dps_now_ns();
 	h->beat_ns = h->last_ns;
-	h->progress = progress_of(slot, &has_work);
-	h->beats = dps_load64(&the_primary.slot[slot]->beats);
-	h->since_cpu = cpu_ns(pid);
-	h->last_cpu = h->since_cpu;
 }
 
 static uint32_t
@@ -153,44 +147,41 @@ health_look(struct health *h, uint32_t slot, int32_t pid)
 {
 	const struct dps_slot *s = the_primary.slot[slot];
 	uint64_t now = dps_now_ns();
-	uint64_t cpu = cpu_ns(pid);
 	uint64_t beats = dps_load64(&s->beats);
-	uint64_t gap = now - h->last_ns;
 	bool has_work;
 	uint64_t progress = progress_of(slot, &has_work);
 	bool idle = !has_work || dps_load32(&s->parks) & 1;
-	bool is_still = beats == h->beats;
+	bool got_on = progress != h->progress;
+	bool alive = got_on || (idle && beats != h->beats);
+	uint64_t cpu = idle ? 0 : cpu_ns(pid);
+	uint64_t gap = now - h->last_ns;
 	char run = '?';
 
-	if (!is_still)
+	if (beats != h->beats)
 		h->beat_ns = now;
-	if (progress != h->progress || (idle && !is_still)) {
-		h->stops = 0;
-		h->slept_ns = 0;
-		h->since_ns = now;
-		h->since_cpu = cpu;
-		h->progress = progress;
-		h->beats = beats;
-		h->last_ns = now;
-		h->last_cpu = cpu;
-		return h->is == DPS_STORY_STUCK ? 0 : changed(h, 0);
-	}
-	if (idle) {
-		// It may be given work any time: the clock for that starts then.
+	// The clock runs from the first look that finds it with work: late, never early.
+	if (idle || h->was_idle || got_on) {
 		h->since_ns = now;
 		h->since_cpu = cpu;
 		h->slept_ns = 0;
-	}
-	if (!idle || now - h->beat_ns >= STILL_MS * 1000000ull)
+	} else {
 		run = run_state(pid);
-	if (!idle && run == 'S' && h->last_run == 'S' && cpu - h->last_cpu < AWAKE_US * 1000ull &&
-	    gap < GAP_MS * 1000000ull)
-		h->slept_ns += gap;
-	else if (run != 'S')
-		h->slept_ns = 0;
+		if (run != 'S')
+			h->slept_ns = 0;
+		else if (h->last_run == 'S' && cpu - h->last_cpu < AWAKE_US * 1000ull &&
+			 gap < GAP_MS * 1000000ull)
+			h->slept_ns += gap;
+	}
+	if (idle && now - h->beat_ns >= STILL_MS * 1000000ull)
+		run = run_state(pid);
+	h->was_idle = idle;
+	h->progress = progress;
 	h->beats = beats;
 	h->last_ns = now;
 	h->last_cpu = cpu;
 	h->last_run = run;
-	return judge(h, run, !idle, now, groups[s->group].stall_ns);
+	if (!alive)
+		return judge(h, run, !idle, now, groups[s->group].stall_ns);
+	h->stops = 0;
+	return changed(h, 0);
 }

@@ -194,9 +194,10 @@ struct health {
 	uint32_t is;                    // DPS_STORY_STUCK, _STOPPED, _STARVED, or 0: fine
 	uint32_t stops;                 // rounds in a row that found it stopped
 	char last_run;
+	bool was_idle;
 };
 
-void health_begin(struct health *health, uint32_t slot, int32_t pid);
+void health_begin(struct health *health);
 uint32_t health_look(struct health *health, uint32_t slot, int32_t pid);
 bool health_kills_stopped(uint32_t group);
 

@@ -24,6 +24,7 @@
 
 enum {
 	ROUND_MS = 20,          // between two looks at what the lease does not tell
+	SPARE_ROUND_MS = 50,    // of a process that has no slot yet
 	SEAT_MS = 100,          // for a spare to take its seat, where there is another one
 	LAST_SEAT_MS = 1000,    // and where there is none: a busy CPU is no reason to fork
 	GRACE_MS = 1000,        // for a process that crashed to end by itself
@@ -378,7 +379,7 @@ check_health(struct warden *w)
 		return;
 	if (w->watched != slot) {
 		w->watched = slot;
-		health_begin(&w->health, slot, w->pid);
+		health_begin(&w->health);
 		return;
 	}
 	news = health_look(&w->health, slot, w->pid);
@@ -391,6 +392,14 @@ check_health(struct warden *w)
 	} else if (news == DPS_STORY_STOPPED && health_kills_stopped(w->group)) {
 		end(w);
 	}
+}
+
+static uint32_t
+round_ms(const struct warden *w)
+{
+	if (w->abort_ns != 0)
+		return ABORTING_MS;
+	return w->watched == DPS_NO_SLOT ? SPARE_ROUND_MS : ROUND_MS;
 }
 
 // Until the thread that used the lanes is certainly gone; what said so (DPS_NOTICE_*).
@@ -414,7 +423,7 @@ watch(struct warden *w)
 			return dps_lease_look(lease, w->pid) == DPS_LEASE_DIED ? DPS_NOTICE_LEASE :
 									   DPS_NOTICE_PIDFD;
 		check_health(w);
-		dps_lease_wait(lease, w->pid, w->abort_ns != 0 ? ABORTING_MS : ROUND_MS);
+		dps_lease_wait(lease, w->pid, round_ms(w));
 	}
 }
 

@@ -167,14 +167,18 @@ def death_events(job: Job) -> list[dict[str, Any]]:
     return [e for e in job.events() if e["type"] == "death"]
 
 
-def kill_busy(job: Job) -> int:
+def find_busy(job: Job) -> int:
+    """The pid of the first worker, once it runs and has packets."""
+
     def busy() -> int:
         worker = job.instance.status()["groups"][0]["workers"][0]
         return worker["pid"] if worker["state"] == "running" and worker["outstanding"] else 0
 
-    pid = wait_for(busy, step=0.002)
-    os.kill(pid, signal.SIGKILL)
-    return pid
+    return int(wait_for(busy, step=0.002))
+
+
+def kill_busy(job: Job) -> None:
+    os.kill(find_busy(job), signal.SIGKILL)
 
 
 def spare_pids(instance: Run) -> list[int]:

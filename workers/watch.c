@@ -60,10 +60,6 @@ catch_fatal(void)
 	static char stack[STACK];
 	const stack_t alternate = { .ss_sp = stack, .ss_size = sizeof(stack) };
 	struct sigaction action = { .sa_sigaction = on_fatal, .sa_flags = SA_SIGINFO | SA_ONSTACK };
-	void *frame[1];
-
-	// Its first call loads a library, which a handler must not.
-	backtrace(frame, 1);
 	sigaltstack(&alternate, NULL);
 	// A fault in the handler itself ends the process by the signal's default.
 	sigfillset(&action.sa_mask);
@@ -155,9 +151,12 @@ int
 watch_start(const struct shared *shared, struct dps_sitter *sitter)
 {
 	sigset_t all, before;
+	void *frame[1];
 	pthread_t thread;
 	int ret;
 
+	// Its first call loads a library, which a handler must not: workers have it from the seed.
+	backtrace(frame, 1);
 	of = shared;
 	me = sitter;
 	watcher = 0;
