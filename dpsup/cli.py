@@ -290,6 +290,72 @@ def _plan_command(file: str, output: str) -> None:
         click.echo(format_plan(made))
 
 
+# --- measuring ------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("case", nargs=-1)
+@click.option("--list", "list_", is_flag=True, help="Show the cases, measure nothing.")
+@click.option("--runs", type=click.IntRange(1, 1000), default=5, help="Rounds, interleaved (5).")
+@click.option(
+    "--seconds", type=click.FloatRange(0.2, 3600), default=2.0, help="Of a throughput run (2)."
+)
+@click.option("--cores", metavar="IO,WORKER", help="The two CPUs; default: the last two.")
+@click.option("--testpmd", metavar="PATH", default="auto", help="dpdk-testpmd.")
+@click.option("--dpdk-test", metavar="PATH", default="auto", help="dpdk-test.")
+@click.option("--client-server-mp", metavar="DIR", help="Folder of mp_server and mp_client.")
+@click.option("--save", metavar="FILE", help="Write everything as JSON.")
+@click.option("--compare", metavar="FILE", help="Against an older --save.")
+@click.option("--plot", metavar="FILE", help="Write throughputs side by side as SVG.")
+@click.option("--markdown", metavar="FILE", help="Write the tables for docs/.")
+@_output_option
+def bench(
+    case: tuple[str, ...],
+    list_: bool,
+    runs: int,
+    seconds: float,
+    cores: str | None,
+    testpmd: str,
+    dpdk_test: str,
+    client_server_mp: str | None,
+    save: str | None,
+    compare: str | None,
+    plot: str | None,
+    markdown: str | None,
+    output: str,
+) -> None:
+    """Measure this dpsup on this machine, beside what else moves packets.
+
+    Needs root, hugepages and two CPUs that have nothing else to do, and no topology file. Every
+    figure says how far apart the cores were, how much was stolen, and how far its runs spread.
+
+    \b
+      dpsup bench                                   all cases, some minutes
+      dpsup bench path others --runs 9              throughput, side by side
+      dpsup bench --save new.json --compare old.json
+      dpsup bench path others --plot path.svg --markdown path.md
+    """
+    from dpsup.bench import command
+
+    if list_:
+        listed = command.cases()
+        if output == "json":
+            _json([{"name": name, "what": what} for name, what in listed.items()])
+        else:
+            for name, what in listed.items():
+                click.echo(f"{name:10} {what}")
+        return
+    options = command.Options(
+        case, runs, seconds, cores, testpmd, dpdk_test, client_server_mp, save, compare, plot,
+        markdown, sys.argv[sys.argv.index("bench") + 1 :],
+    )  # fmt: skip
+    doc, text = command.carry_out(options, lambda line: click.echo(line, err=True))
+    if output == "json":
+        _json(doc)
+    else:
+        click.echo(text)
+
+
 # --- looking --------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,9 @@
 enum {
 	HOLD_GATE = 512,        // held packets at which lossless inputs are left alone, until none is
 	HASH_MASK = DPS_BUCKETS - 1,
+	BATCH = 128,            // packets that a lone lane is told of at once, if so many come
+	WINDOW = 384,           // packets out that keep a worker busy: more only go cold in the cache
+	WINDOW_US = 2,          // as long as it returned some within this time
 	NAP_LEAST_NS = 5000,
 	NAP_MOST_NS = 50000,
 	SPIN_US = 20            // of nothing to do before the first nap
@@ -448,7 +451,6 @@ receive_all(struct io *io, const struct rx_queue *rxq, struct io_group *g, struc
 		bytes += m[i]->pkt_len;
 		receive(io, rxq->port, g, m[i]);
 	}
-	publish_all(io);
 	note_received(io, rxq, n, bytes);
 }
 
@@ -461,24 +463,28 @@ receive_lone(struct io *io, const struct rx_queue *rxq, struct lane *lane)
 	uint32_t most = RTE_MIN(port->frame_most, (uint32_t)DPS_LEN_MOST);
 	uint32_t at = lane->sent & lane->mask;
 	struct rte_mbuf **m = &lane->shadow[at];
+	uint16_t port_index = rxq->port;
+	uint64_t *line = NULL;
 	uint64_t bytes = 0;
 	uint64_t odd = 0;
 	uint32_t n;
 
-	// The worker reads this line all the time: have it back by the time it is written.
-	dps_prefetch_write(&lane->shared->sent);
 	n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
 	stage(io, DPS_STAGE_STEER);
 	for (uint32_t i = 0; i < n; i++) {
-		uint32_t len = m[i]->pkt_len;
+		struct rte_mbuf *p = m[i];
+		uint32_t len = p->pkt_len;
 
+		if (i == 0 || (at + i) % DPS_LINE_WORDS == 0)
+			line = lane_line(lane, at + i);
 		// One segment, whole, not empty, not too long, its tags in place.
-		odd |= (m[i]->nb_segs ^ 1u) | (len ^ m[i]->data_len) | (len - 1 >= most) |
-		       (m[i]->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED);
+		odd |= (p->nb_segs ^ 1u) | (len ^ p->data_len) | (len - 1 >= most) |
+		       (p->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED);
 		bytes += len;
-		m[i]->port = rxq->port;
-		*mark_of(m[i]) = (struct dps_mark){ .bucket = NO_BUCKET };
-		lane_put(lane, at + i, lane_word(lane, m[i], len, rxq->port));
+		p->port = port_index;
+		*mark_of(p) = (struct dps_mark){ .bucket = NO_BUCKET };
+		__atomic_store_n(&line[(at + i) % DPS_LINE_WORDS],
+				 lane_word(lane, p, len, port_index), __ATOMIC_RELAXED);
 	}
 	if (unlikely(odd != 0)) {
 		struct rte_mbuf *one_by_one[DPS_IO_BURST];
@@ -494,7 +500,7 @@ receive_lone(struct io *io, const struct rx_queue *rxq, struct lane *lane)
 		       (at + n - lane->size) * sizeof(*m));
 	dps_store32(&lane->sent, lane->sent + n);
 	make_active(io, lane);
-	lane_publish(lane);
+	io->unpublished = lane->sent - lane->published;
 	note_received(io, rxq, n, bytes);
 	return n;
 }
@@ -508,6 +514,8 @@ rx_queue_poll(struct io *io, const struct rx_queue *rxq)
 	struct rte_mbuf *m[DPS_IO_BURST];
 	uint32_t n;
 
+	if (lone != NULL && lane_out(lone) > WINDOW && io->now - lone->back_at < io->window)
+		return 0;
 	// A burst must fit, and may take all that a small ring has.
 	if (lone != NULL && lane_room(lone) < io->burst) {
 		if (port->hold && lone->credit >= io->burst)
@@ -679,7 +687,8 @@ collect(struct io *io, struct lane *lane)
 	}
 	if (taken > 0)
 		lane_collected(lane, taken);
-	lane_look(lane);
+	if (lane_look(lane))
+		lane->back_at = io->now;
 	return taken;
 }
 
@@ -738,16 +747,27 @@ nap(struct io *io, uint64_t idle_us, uint64_t *nap_ns)
 	dps_count(&io->stats.sleeps, 1);
 }
 
+// A lone lane under full load: more comes at once, and what two cores tell each other costs less per
+// packet the more packets it is about.
+static inline bool
+is_gathering(const struct io *io, uint32_t received)
+{
+	return io->unpublished > 0 && io->unpublished < BATCH &&
+	       received == io->n_rxq * io->burst;
+}
+
 uint32_t
 io_turn(struct io *io)
 {
 	uint32_t work = 0;
 	uint32_t asked;
 
+	io->unpublished = 0;
 	if (io->rx_on)
 		for (uint32_t i = 0; i < io->n_rxq; i++)
 			work += rx_queue_poll(io, &io->rxq[i]);
-	if (io->n_active > 0) {
+	if (io->n_active > 0 && !is_gathering(io, work)) {
+		publish_all(io);
 		stage(io, DPS_STAGE_COLLECT);
 		work += collect_all(io);
 		stage(io, DPS_STAGE_REST);
@@ -778,12 +798,15 @@ io_loop(void *arg)
 	uint64_t idle_since = now;
 	uint64_t nap_ns = NAP_LEAST_NS;
 
+	io->window = WINDOW_US * cycles_us;
 	// Naps of microseconds, not of the default 50 µs more.
 	prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0);
 	while (!io->stop) {
 		uint64_t start = now;
-		uint32_t work = io_turn(io);
+		uint32_t work;
 
+		io->now = now;
+		work = io_turn(io);
 		now = rte_rdtsc();
 		if (work > 0) {
 			dps_count(&io->stats.busy_loops, 1);

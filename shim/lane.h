@@ -18,13 +18,12 @@
 #include "dpsup.h"
 #include "shim.h"
 
-enum { WORDS_TO_LINE = 8 };
-
 // A lane as its io core knows it.
 struct lane {
 	// set up before the io core starts
 	struct dps_lane *shared;
 	uint64_t *word;
+	uint32_t *order;                // of the ring's lines, see dps_order_init
 	struct dps_meta *meta;
 	struct rte_mbuf **shadow;       // [size], by index
 	const uint32_t *parks;          // dps_slot.parks
@@ -44,6 +43,7 @@ struct lane {
 	uint32_t published;
 	uint32_t collected;
 	uint32_t ready;                 // handed back as of the last look; its words are on their way
+	uint64_t back_at;               // TSC of the turn that saw some come back
 	uint32_t rung;                  // parks at the last ring of the bell
 	uint32_t drain_to;              // what was sent when the move began
 	bool draining;                  // buckets moved away, packets of theirs still out
@@ -92,11 +92,27 @@ lane_word(const struct lane *lane, const struct rte_mbuf *m, uint32_t len, uint3
 	       headroom << DPS_W_HEADROOM;
 }
 
+// The line that an index's word is in.
+static inline uint64_t *
+lane_line(const struct lane *lane, uint32_t index)
+{
+	return &lane->word[lane->order[(index & lane->mask) / DPS_LINE_WORDS]];
+}
+
 // Write a descriptor; it is published later. The shadow is the caller's to fill.
 static inline void
 lane_put(struct lane *lane, uint32_t index, uint64_t word)
 {
-	__atomic_store_n(&lane->word[index & lane->mask], word, __ATOMIC_RELAXED);
+	__atomic_store_n(&lane->word[dps_word_at(lane->order, lane->mask, index)], word,
+			 __ATOMIC_RELAXED);
+}
+
+// Send for the lines of n words, to write them.
+static inline void
+lane_fetch(const struct lane *lane, uint32_t index, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i += DPS_LINE_WORDS)
+		dps_prefetch_write(&lane->word[dps_word_at(lane->order, lane->mask, index + i)]);
 }
 
 static inline void
@@ -106,27 +122,29 @@ lane_publish(struct lane *lane)
 	// First: recovery must not find a worker ahead of it.
 	dps_store32(&lane->published, lane->sent);
 	dps_store32(&lane->shared->sent, lane->sent);
+	// By the time of the next burst these are here, whoever had a look at them.
+	lane_fetch(lane, lane->sent, DPS_IO_BURST);
 }
 
 // See what has come back, and send for its words: they are read in the next turn, so that nothing
 // waits for a line on its way between two cores. They are to be written a lap later, so they come
 // for writing. Nobody can hand back what was not lent: then the slot's memory is not to be trusted.
-static inline void
+static inline bool
 lane_look(struct lane *lane)
 {
 	uint32_t done = dps_load32(&lane->shared->done);
 	uint32_t from = lane->ready;
 
 	if (done == from)
-		return;
-	if (unlikely(done - lane->collected > lane->published - lane->collected || lane->corrupt)) {
+		return false;
+	if (unlikely(done - from > lane->published - from || lane->corrupt)) {
 		lane->corrupt = true;
 		lane->stats.lanes_corrupt = 1;
-		return;
+		return false;
 	}
-	for (uint32_t i = from; (int32_t)(done - i) > 0; i += WORDS_TO_LINE)
-		dps_prefetch_write(&lane->word[i & lane->mask]);
+	lane_fetch(lane, from, done - from);
 	lane->ready = done;
+	return true;
 }
 
 // How many packets can be collected, up to `most` and in one piece of the ring.
@@ -141,26 +159,28 @@ lane_back(const struct lane *lane, uint32_t most)
 static inline uint64_t
 lane_get(const struct lane *lane, uint32_t index)
 {
-	return __atomic_load_n(&lane->word[index & lane->mask], __ATOMIC_RELAXED);
+	return __atomic_load_n(&lane->word[dps_word_at(lane->order, lane->mask, index)],
+			       __ATOMIC_RELAXED);
 }
 
 // The first word of n that differs from the first, n if none does: bursts of one fate go together.
 static inline uint32_t
 lane_run(const struct lane *lane, uint32_t index, uint32_t n, uint64_t first)
 {
-	const uint64_t *word = &lane->word[index & lane->mask];
 	uint32_t i = 1;
 
-	for (; i + WORDS_TO_LINE <= n; i += WORDS_TO_LINE) {
-		uint64_t differ = 0;
+	while (i < n) {
+		const uint64_t *word = &lane->word[dps_word_at(lane->order, lane->mask, index + i)];
+		uint32_t left = DPS_LINE_WORDS - (index + i) % DPS_LINE_WORDS;
+		uint32_t k = 0;
 
-		for (uint32_t k = 0; k < WORDS_TO_LINE; k++)
-			differ |= __atomic_load_n(&word[i + k], __ATOMIC_RELAXED) ^ first;
-		if (differ != 0)
+		left = RTE_MIN(left, n - i);
+		while (k < left && __atomic_load_n(&word[k], __ATOMIC_RELAXED) == first)
+			k++;
+		i += k;
+		if (k < left)
 			break;
 	}
-	while (i < n && __atomic_load_n(&word[i], __ATOMIC_RELAXED) == first)
-		i++;
 	return i;
 }
 

@@ -106,6 +106,9 @@ struct io {
 	struct dps_port_stats port[DPS_MAX_PORTS];
 	uint64_t low_water[DPS_MAX_POOLS];
 	uint64_t starved[DPS_MAX_POOLS];        // polls that got nothing from an empty pool
+	uint64_t now;                   // TSC at the turn's start
+	uint32_t unpublished;           // of a lone lane, in this turn
+	uint64_t window;                // TSC cycles, see WINDOW_US
 	bool rx_on;
 	bool stop;
 	bool timed;                     // this turn is

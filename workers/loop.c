@@ -29,7 +29,7 @@
 
 enum {
 	AHEAD = 6,              // packets whose bytes are fetched
-	LINE_WORDS = 8,
+	PAUSES = 4,             // between two looks at an empty lane
 	SPIN_US = 2,            // of nothing to do, before others on this CPU are let in
 	YIELD_US = 20,          // before the first nap
 	NAP_US = 200,           // before parking
@@ -38,6 +38,7 @@ enum {
 };
 
 static uint64_t segment_base;
+static uint32_t order[DPS_RING_MOST / DPS_LINE_WORDS];
 
 uint32_t
 dps_next_segment(const struct dps_packet *packet, const void **segment, const uint8_t **bytes)
@@ -133,12 +134,12 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, boo
 	uint32_t base = lane->done;
 
 	dps_prefetch_write(&lane->shared->done);
-	for (uint32_t i = 0; i < n; i += LINE_WORDS)
-		dps_prefetch_write(&words[(base + i) & l->mask]);
+	for (uint32_t i = 0; i < n; i += DPS_LINE_WORDS)
+		dps_prefetch_write(&words[dps_word_at(order, l->mask, base + i)]);
 	for (uint32_t i = 0; fetches && i < n && i < AHEAD; i++)
-		fetch(l, words[(base + i) & l->mask], saves);
+		fetch(l, words[dps_word_at(order, l->mask, base + i)], saves);
 	for (uint32_t i = 0; i < n; i++) {
-		uint64_t *word = &words[(base + i) & l->mask];
+		uint64_t *word = &words[dps_word_at(order, l->mask, base + i)];
 		uint64_t descriptor = *word;
 		struct dps_packet p;
 		uint16_t verdict;
@@ -147,7 +148,7 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, boo
 		uint32_t len;
 
 		if (fetches && i + AHEAD < n)
-			fetch(l, words[(base + i + AHEAD) & l->mask], saves);
+			fetch(l, words[dps_word_at(order, l->mask, base + i + AHEAD)], saves);
 		open_packet(l, lane, base + i, descriptor, &p);
 		data = p.data;
 		len = p.len;
@@ -234,6 +235,7 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 		.fetches = !(plugin->needs & DPS_PLUGIN_NO_BYTES),
 	};
 	segment_base = base;
+	dps_order_init(order, slot->ring);
 	for (uint32_t i = 0; i < l->n_lanes; i++) {
 		struct loop_lane *lane = &l->lane[i];
 
@@ -270,13 +272,21 @@ park(struct loop *l)
 	dps_store32(&slot->parks, slot->parks + 1);
 }
 
+// Each look takes the index's line from the io core that is about to write it: not too often.
+static inline void
+rest(void)
+{
+	for (int i = 0; i < PAUSES; i++)
+		rte_pause();
+}
+
 static void
 idle(struct loop *l, uint64_t us)
 {
 	const struct timespec nap = { .tv_nsec = NAP_NS };
 
 	if (us < SPIN_US)
-		rte_pause();
+		rest();
 	else if (us < YIELD_US)
 		sched_yield();
 	else if (us < NAP_US)
@@ -310,8 +320,7 @@ worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_p
 			idle(&l, (now - idle_since) / cycles_us);
 			now = rte_rdtsc();
 		} else {
-			for (int i = 0; i < 8; i++)
-				rte_pause();
+			rest();
 		}
 	}
 }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`idle = "adaptive"` gives the CPU back, `idle = "poll"` does not. How much and how fast it wakes
-is measured by tests/bench/idle.py; here the bounds are wide."""
+is measured by `dpsup bench idle`; here the bounds are wide."""
 
 from __future__ import annotations
 

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Programs that a bench starts: each ends with it, whatever happens, and leaves no files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from dpsup.errors import DpsupError
+from dpsup.runtime import hugetlbfs
+
+PREFIX = "dpsup-bench"  # of names that a bench makes; its pid follows
+END_S = 10.0
+
+
+def _tied(argv: list[str], sig: signal.Signals) -> list[str]:
+    """The command, ended by the kernel with `sig` should this process die (PR_SET_PDEATHSIG)."""
+    setpriv = shutil.which("setpriv")  # of util-linux
+    return [setpriv, "--pdeathsig", sig.name.removeprefix("SIG"), "--", *argv] if setpriv else argv
+
+
+def spawn(
+    argv: list[str],
+    *,
+    core: int | None = None,
+    sig: signal.Signals = signal.SIGKILL,
+    pass_fds: tuple[int, ...] = (),
+    output: IO[bytes] | int = subprocess.DEVNULL,
+    stdin: int = subprocess.DEVNULL,
+    env: dict[str, str] | None = None,
+    new_session: bool = True,
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, so that a Ctrl-C reaches us alone."""
+    command = _tied(argv, sig)
+    if core is not None:
+        command = ["taskset", "-c", str(core), *command]
+    return subprocess.Popen(
+        command,
+        stdin=stdin,
+        stdout=output,
+        stderr=output,
+        pass_fds=pass_fds,
+        start_new_session=new_session,
+        env=env,
+    )
+
+
+def end(
+    child: subprocess.Popen[bytes],
+    sig: signal.Signals = signal.SIGTERM,
+    patience: float = END_S,
+) -> None:
+    """End it, the hard way if it does not go, and reap it."""
+    if child.poll() is None:
+        child.send_signal(sig)
+        try:
+            child.wait(patience)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    child.wait()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Cleaning up is not to be interrupted by the second Ctrl-C."""
+    old = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+def wait_for(what: Callable[[], bool], timeout: float, doing: str, step: float = 0.005) -> None:
+    """Until `what` is true. Raises: DpsupError that says what was waited for."""
+    deadline = time.monotonic() + timeout
+    while not what():
+        if time.monotonic() > deadline:
+            raise DpsupError(f"waited {timeout:g} s in vain for {doing}")
+        time.sleep(step)
+
+
+def sweep(prefix: str) -> None:
+    """Remove what EAL leaves of a program that ran with this --file-prefix, a private one."""
+    shutil.rmtree(eal_folder(prefix), ignore_errors=True)
+    for mount in hugetlbfs():
+        for page in mount.glob(f"{prefix}map_*"):
+            page.unlink(missing_ok=True)
+
+
+def is_dead(name: str, pattern: str) -> bool:
+    """Does something of this name belong to a bench that is gone? `pattern` has the pid in it."""
+    found = re.match(pattern, name)
+    return found is not None and not Path(f"/proc/{found[1]}").exists()
+
+
+def sweep_dead() -> None:
+    """What a bench that was killed could not remove: EAL's files, temporary folders."""
+    for path in eal_folder(PREFIX).parent.glob(f"{PREFIX}*"):
+        if is_dead(path.name, rf"{PREFIX}(\d+)-"):
+            sweep(path.name)
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if is_dead(path.name, rf"{PREFIX}(\d+)-"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def eal_folder(prefix: str) -> Path:
+    """Where EAL puts its sockets (22.11, eal_filesystem.c)."""
+    root = os.environ.get("RUNTIME_DIRECTORY")
+    if not root:
+        root = "/var/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "/tmp")
+    return Path(root) / "dpdk" / prefix

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Throughputs side by side, as SVG. The one module that imports matplotlib, which is the extra
+`dpsup[bench]`: nothing but --plot needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpsup.bench.model import Regime, Report
+from dpsup.bench.stats import Summary, in_regime
+from dpsup.errors import DpsupError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+UNIT = "Mpps"
+SIDE_BY_SIDE = ("path/", "others/")  # the same work
+COLOURS = {Regime.NEAR: "#2b6cb0", Regime.FAR: "#c05621", Regime.MIXED: "#718096"}
+
+
+def demand() -> None:
+    """Raises: DpsupError where matplotlib is missing: known before anything is measured."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise DpsupError(
+            "--plot needs matplotlib", help="pip install 'dpsup[bench]', or leave --plot out"
+        ) from None
+
+
+def _bars(report: Report) -> list[tuple[str, dict[Regime, Summary]]]:
+    found = []
+    for figure in report.figures.values():
+        if figure.unit != UNIT or not figure.name.startswith(SIDE_BY_SIDE):
+            continue
+        regimes = {}
+        for regime in COLOURS:
+            if any(r.conditions.regime is regime for r in figure.runs):
+                summary = in_regime(figure, regime)
+                if summary is not None:
+                    regimes[regime] = summary
+        if regimes:
+            found.append((figure.name, regimes))
+    return found
+
+
+def _draw(axes: Axes, bars: list[tuple[str, dict[Regime, Summary]]]) -> None:
+    used = [r for r in COLOURS if any(r in regimes for _, regimes in bars)]
+    height = 0.8 / max(len(used), 1)
+    for i, regime in enumerate(used):
+        at: list[float] = []
+        widths: list[float] = []
+        errors: tuple[list[float], list[float]] = ([], [])
+        for row, (_, regimes) in enumerate(bars):
+            s = regimes.get(regime)
+            if s is not None:
+                at.append(row + i * height)
+                widths.append(s.median)
+                errors[0].append(s.median - s.low)
+                errors[1].append(s.high - s.median)
+        axes.barh(
+            at, widths, height * 0.9, xerr=errors, color=COLOURS[regime], ecolor="#2d3748",
+            label=str(regime),
+        )  # fmt: skip
+    middle = height * (len(used) - 1) / 2
+    axes.set_yticks([row + middle for row in range(len(bars))], [name for name, _ in bars])
+    axes.invert_yaxis()
+    axes.set_xlabel("million packets a second: median, and slowest to fastest run")
+    axes.legend(title="cores")
+
+
+def write_svg(report: Report, path: str) -> None:
+    """Raises: DpsupError where there is nothing to plot, or it cannot be written."""
+    demand()
+    from matplotlib.figure import Figure as Canvas
+
+    bars = _bars(report)
+    if not bars:
+        raise DpsupError("no throughput was measured: nothing to plot", help="add the case `path`")
+    canvas = Canvas(figsize=(9, 1.5 + 0.5 * len(bars)), layout="constrained")
+    axes = canvas.add_subplot()
+    _draw(axes, bars)
+    axes.set_title(f"{report.host['cpus']} × {report.host['cpu_model']}, {report.host['date']}")
+    try:
+        canvas.savefig(path, format="svg", metadata={"Date": None})
+    except OSError as e:
+        raise DpsupError(f"cannot write {path}: {e.strerror}") from None
