@@ -31,8 +31,7 @@ BASELINE = Path(__file__).with_name("baseline.json")
 TURNS = 500
 LOOPS = {"io": "io_turn", "worker": "loop_turn"}
 TOLERANCE = 0.05
-# Calls are few and exact; one in this many packets is no change.
-FEW_CALLS = 0.01
+LEAST = 0.02  # a packet: less is a call or two a burst, and rounding
 CALLERS = 16  # deeper than any stack below measure(): so each cost knows its loop
 
 Figures = dict[str, float]
@@ -172,7 +171,7 @@ def moved(was: float | None, now: float | None) -> bool:
     """Less is a change too: what was won must not be lost again unseen."""
     if was is None or now is None:
         return True
-    return abs(now - was) > max(TOLERANCE * was, FEW_CALLS)
+    return abs(now - was) > max(TOLERANCE * was, LEAST)
 
 
 def table(before: dict[str, Figures], now: dict[str, Figures], only_moved: bool = False) -> str:

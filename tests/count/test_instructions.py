@@ -59,7 +59,7 @@ def test_counts_are_exact(counts: Counts) -> None:
 
 def test_what_holds_with_any_compiler(counts: Counts) -> None:
     f = counts.figures
-    assert f["lone-forward"]["worker"] < 60
+    assert f["lone-forward"]["worker"] < 80
     assert f["lone-forward"]["worker"] < f["lone-macswap"]["worker"]  # that saves bytes
     assert f["lone-forward"]["worker"] < f["meta"]["worker"]
     assert f["lone-forward"]["io"] < f["lone-split"]["io"]  # whose verdicts do not go together
