@@ -97,6 +97,7 @@ group_init(struct io *io, uint32_t group)
 	struct io_group *g = &io->group[group];
 
 	memset(g->map, DPS_NO_SLOT, sizeof(g->map));
+	g->holes = DPS_BUCKETS;
 	g->first = conf->first_slot;
 	g->max = conf->max;
 	g->hold = conf->hold;

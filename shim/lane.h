@@ -49,6 +49,7 @@ struct lane {
 	bool draining;                  // buckets moved away, packets of theirs still out
 	bool corrupt;
 	bool is_active;                 // listed in io.active
+	bool changes;                   // its plugin may change bytes
 	uint8_t needs;                  // DPS_NEED_*
 	struct dps_lane_stats stats;
 } __rte_cache_aligned;

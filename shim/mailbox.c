@@ -6,16 +6,22 @@
 
 #include "primary.h"
 
-// The lane that takes all packets of a group as they come, if there is one: no hash is needed then.
-static struct lane *
-lone_lane(struct io *io, const struct io_group *g)
+// What may be left out for a group: everything but a word, and where one lane takes all packets as
+// they come, the hash too. A packet that goes on to another group is steered by the hash that it came
+// in with: if nobody can have changed its bytes, that can be computed then.
+static void
+find_shortcuts(struct io *io, struct io_group *g)
 {
-	struct lane *lane;
+	g->plain = g->holes == 0;
+	for (uint32_t b = 0; b < DPS_BUCKETS && g->plain; b++)
+		g->plain = io->lane[g->first + g->map[b]].needs == 0;
+	g->lone = NULL;
+	if (g->plain && g->fed == 1) {
+		struct lane *lane = &io->lane[g->first + g->map[0]];
 
-	if (the_primary.n_groups > 1 || g->fed != 1 || g->holes > 0)
-		return NULL;
-	lane = &io->lane[g->first + g->map[0]];
-	return lane->needs == 0 ? lane : NULL;
+		if (the_primary.n_groups == 1 || !lane->changes)
+			g->lone = lane;
+	}
 }
 
 static void
@@ -47,18 +53,18 @@ op_map(struct io *io, struct io_group *g)
 	g->fed = 0;
 	for (uint32_t i = 0; i < g->max; i++)
 		g->fed += fed[i];
-	g->lone = lone_lane(io, g);
+	find_shortcuts(io, g);
 }
 
 static void
 op_lane(struct io *io, uint32_t slot)
 {
+	const struct dps_facts *facts = &the_primary.slot[slot]->facts;
 	struct lane *lane = &io->lane[slot];
-	struct io_group *g = &io->group[lane->group];
 
-	lane->needs = the_primary.slot[slot]->facts.needs &
-		      (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH);
-	g->lone = lone_lane(io, g);
+	lane->needs = facts->needs & (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH);
+	lane->changes = facts->rewrites + facts->prepends > 0;
+	find_shortcuts(io, &io->group[lane->group]);
 }
 
 // The slot was corrupt, its worker is dead: what it had in hand is known, and given up by name.

@@ -36,6 +36,7 @@ struct io_group {
 	uint32_t holes;                 // buckets without a member
 	struct lane *lone;              // the one lane that has all buckets and needs no hash
 	bool hold;
+	bool plain;                     // every bucket has a lane, no plugin asks for more than bytes
 	bool moving;
 	bool gated;                     // too much is held for lossless inputs to be polled
 	uint32_t again_n;               // packets that come back as REQUEUE while lanes drain

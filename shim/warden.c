@@ -187,11 +187,13 @@ claim(uint32_t slot)
 
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
 		struct warden *w = &wardens[i];
+		const struct dps_facts *facts = &sitter_of(w)->facts;
 		uint32_t parked = DPS_HAND_PARKED;
 
 		if (dps_load32(&w->state) != ON || w->group != s->group ||
 		    dps_load32(&w->dead) || dps_load32(&w->doomed) ||
-		    sitter_of(w)->facts.needs != s->facts.needs)
+		    facts->needs != s->facts.needs || facts->rewrites != s->facts.rewrites ||
+		    facts->prepends != s->facts.prepends)
 			continue;
 		if (__atomic_compare_exchange_n(&sitter_of(w)->hand, &parked, DPS_HAND_CLAIMED, 0,
 						__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))

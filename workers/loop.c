@@ -29,6 +29,7 @@
 
 enum {
 	AHEAD = 6,              // packets whose bytes are fetched
+	UNDO_SHORT = 16,        // bytes
 	PAUSES = 4,             // between two looks at an empty lane
 	SPIN_US = 2,            // of nothing to do, before others on this CPU are let in
 	YIELD_US = 20,          // before the first nap
@@ -66,7 +67,11 @@ save(struct dps_slot *slot, const struct dps_plugin *plugin, const struct dps_pa
 	uint16_t head = p->headroom < plugin->prepends ? p->headroom : plugin->prepends;
 	uint16_t len = p->len < plugin->rewrites ? p->len : plugin->rewrites;
 
-	memcpy(slot->undo_bytes, p->data - head, head + len);
+	// What plugins change mostly, the Ethernet addresses, in one go; a buffer has more than that.
+	if (likely(head == 0 && len <= UNDO_SHORT))
+		memcpy(slot->undo_bytes, p->data, UNDO_SHORT);
+	else
+		memcpy(slot->undo_bytes, p->data - head, head + len);
 	slot->undo_head = head;
 	slot->undo_len = len;
 	dps_order();

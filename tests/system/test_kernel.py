@@ -60,6 +60,16 @@ def dropped(instance: Run) -> dict[str, int]:
     return instance.stats()["account"]["dropped"]
 
 
+def test_the_io_core_rings_for_parked_workers(instance: Run, hosts: tuple[Host, Host]) -> None:
+    join(instance, hosts)
+    a, b = hosts
+    a.ping(b.ipv4)  # addresses are known from here on
+    before = instance.stats()["io"][0]["rings"]
+    # One a quarter second: worker and io core have long gone to sleep in between.
+    assert a.ping(b.ipv4, "-i", "0.25", count=8) == 8
+    assert instance.stats()["io"][0]["rings"] >= before + 8
+
+
 def test_ping_goes_through_with_ipv4_and_ipv6(instance: Run, hosts: tuple[Host, Host]) -> None:
     join(instance, hosts)
     a, b = hosts
