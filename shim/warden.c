@@ -517,8 +517,12 @@ bury(struct warden *w, uint32_t notice)
 static void *
 warden_run(void *arg)
 {
+	const struct sched_param least = { .sched_priority = 1 };
 	struct warden *w = arg;
 
+	// Ahead of what else runs on its CPU, for microseconds each time: else a death on a busy machine
+	// is noticed a scheduler's slice late, which is milliseconds. Where it is not permitted, so be it.
+	pthread_setschedparam(pthread_self(), SCHED_FIFO, &least);
 	for (;;) {
 		while (dps_load32(&w->state) == OFF)
 			futex_wait(&w->state, OFF, 0);
