@@ -39,6 +39,8 @@ def traces(pid: int, tmp: Path) -> list[str]:
 def start(tmp: Path, *args: str) -> subprocess.Popen[str]:
     """A bench with a place of its own for temporary files."""
     tmp.mkdir(exist_ok=True)
+    # A shell's background jobs ignore it, and so would what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [*DPSUP, "bench", *args],
         stdout=subprocess.PIPE,
