@@ -795,10 +795,10 @@ collect_all(struct io *io)
 static void
 idle(struct io *io, uint64_t us)
 {
+	// Packets are out: a worker on this very CPU may have to run for them to come back.
 	uint64_t yield_us = io->n_active > 0 ? OWED_US : YIELD_US;
 	struct timespec t = { .tv_nsec = NAP_DEEP_NS };
 
-	// Packets are out: a worker on this very CPU has to run for them to come back.
 	if (!io->adaptive || us < SPIN_US) {
 		rte_pause();
 	} else if (us < yield_us) {
