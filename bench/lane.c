@@ -142,7 +142,7 @@ lay_out(struct rig *r, uint32_t ring)
 		.shared = shared,
 		.word = dps_lane_words(shared),
 		.meta = take(&at, ring * sizeof(struct dps_meta)),
-		.order = calloc(ring / DPS_LINE_WORDS, sizeof(uint32_t)),
+		.scatter = calloc(ring / DPS_LINE_WORDS, sizeof(uint32_t)),
 		.shadow = calloc(ring, sizeof(void *)),
 		.parks = &r->slot->parks,
 		.base = (uintptr_t)r->memory,
@@ -150,7 +150,7 @@ lay_out(struct rig *r, uint32_t ring)
 		.mask = ring - 1,
 		.credit = ring - CREDIT_KEPT,
 	};
-	dps_order_init(r->lane.order, ring);
+	dps_scatter_init(r->lane.scatter, ring);
 	r->slot->meta[0] = (char *)r->lane.meta - (char *)r->slot;
 	r->free = calloc(ring, sizeof(void *));
 	for (uint32_t i = 0; i < ring; i++) {
@@ -204,7 +204,7 @@ finish(struct rig *r)
 	pthread_join(r->worker, NULL);
 	if (r->plugin->fini != NULL)
 		r->plugin->fini(r->state);
-	free(r->lane.order);
+	free(r->lane.scatter);
 	free(r->lane.shadow);
 	free(r->free);
 	munmap(r->memory, r->length);

@@ -7,6 +7,7 @@ import asyncio
 import difflib
 import json
 import signal
+from functools import partial
 from typing import Any
 
 from dpsup import process, status
@@ -177,7 +178,7 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
         if not worker.wanted:
             raise DpsupError(f"{worker.name} is not in use", help="`dpsup scale` starts it")
         # One that is on its way down or up gets there first, then it is restarted.
-        await sup.until(lambda: _is_settled(worker), SCALE_S)  # noqa: B023 awaited here
+        await sup.until(partial(_is_settled, worker), SCALE_S)
         forks = worker.restarts
 
         def back(worker: Worker = worker, forks: int = forks) -> bool:

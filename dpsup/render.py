@@ -156,6 +156,12 @@ def print_stats(doc: dict[str, Any]) -> None:
         counts = (io["core"], io["loops"], io["busy_loops"], busy, io["sleeps"], io["held"])
         table.add_row(f"io/{i}", *map(str, counts))
     console.print(table)
+    table = _table("CYC/PKT", *map(str.upper, doc["io"][0]["stage_cycles"]))
+    for i, io in enumerate(doc["io"]):
+        packets = io["stage_packets"] / 2  # counted on their way in and on their way back
+        stages = (f"{c / packets:.1f}" if packets else "-" for c in io["stage_cycles"].values())
+        table.add_row(f"io/{i}", *stages)
+    console.print(table)
     table = _table("WORKER", "LENT", "RETURNED", "OUT", "ON", "REQUEUED", "BURSTS", "CYC/PKT")
     for s in doc["slots"]:
         if s["pid"] or s["sent"]:

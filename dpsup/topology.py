@@ -159,7 +159,7 @@ class Group(Model):
     max: int = _key(1, "the workers that the group can be scaled to", "1", ge=1, le=limits.SLOTS)
     spares: int = _key(1, "the processes that wait to take over", "1", ge=0, le=64)
     cores: AutoCores = _key((), "the CPUs of workers", '"auto" or "3-6,8"')
-    ring: Ring = _key(1024, "the size of a lane's rings", "1024", ge=256, le=1 << 20)
+    ring: Ring = _key(1024, "the size of a lane's rings", "1024", ge=256, le=limits.RING)
     on_full: Literal["drop", "hold"] = _key(
         "drop", "what happens to packets for a full lane", '"drop" or "hold"'
     )

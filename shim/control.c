@@ -72,10 +72,10 @@ lane_init(struct io *io, uint32_t slot)
 
 	lane->shared = (struct dps_lane *)((char *)s + s->lanes[io->index]);
 	lane->word = dps_lane_words(lane->shared);
-	lane->order = own_zalloc(sizeof(*lane->order) * (s->ring / DPS_LINE_WORDS));
-	if (lane->order == NULL)
+	lane->scatter = own_zalloc(sizeof(*lane->scatter) * (s->ring / DPS_LINE_WORDS));
+	if (lane->scatter == NULL)
 		return -ENOMEM;
-	dps_order_init(lane->order, s->ring);
+	dps_scatter_init(lane->scatter, s->ring);
 	lane->parks = &s->parks;
 	lane->base = the_primary.ctl->base;
 	lane->meta = (struct dps_meta *)((char *)s + s->meta[io->index]);

@@ -91,7 +91,7 @@ enum {
 	DPS_OFFSET_BITS = 40,   // 1 TiB of hugepage addresses: twice what EAL maps by default
 	DPS_LEN_MOST = (1 << 14) - 1,
 	DPS_LINE_WORDS = 8,
-	DPS_RING_MOST = 1 << 20,
+	DPS_RING_MOST = 1024 * 1024,
 	DPS_HEADROOM_UNIT = 16,
 	DPS_HEADROOM_MOST = 15
 };
@@ -124,9 +124,9 @@ dps_lane_words(struct dps_lane *lane)
 
 // Where the words of a ring lie: eight to a line, and the lines in bit-reversed order. With lines in
 // order a processor that works through the ring fetches lines ahead by itself, and takes them from
-// the other that is about to write them. order[line] is the line's first word.
+// the other that is about to write them. scatter[line] is the line's first word.
 static inline void
-dps_order_init(uint32_t *order, uint32_t ring)
+dps_scatter_init(uint32_t *scatter, uint32_t ring)
 {
 	uint32_t lines = ring / DPS_LINE_WORDS;
 
@@ -136,16 +136,16 @@ dps_order_init(uint32_t *order, uint32_t ring)
 		for (uint32_t from = 1, to = lines / 2; to > 0; from *= 2, to /= 2)
 			if (i & from)
 				reversed |= to;
-		order[i] = reversed * DPS_LINE_WORDS;
+		scatter[i] = reversed * DPS_LINE_WORDS;
 	}
 }
 
 // The position of an index's word; mask is ring - 1.
 static inline uint32_t
-dps_word_at(const uint32_t *order, uint32_t mask, uint32_t index)
+dps_word_at(const uint32_t *scatter, uint32_t mask, uint32_t index)
 {
 	index &= mask;
-	return order[index / DPS_LINE_WORDS] + index % DPS_LINE_WORDS;
+	return scatter[index / DPS_LINE_WORDS] + index % DPS_LINE_WORDS;
 }
 
 // Fetch a line that is about to be written.

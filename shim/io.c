@@ -248,6 +248,15 @@ publish_all(struct io *io)
 
 // --- steering ------------------------------------------------------------------------------------
 
+// The hash of a packet's flow: the NIC's if it gives the one that was asked for. m->port is dpsup's.
+static inline uint32_t
+flow_hash(const struct rte_mbuf *m)
+{
+	if (the_primary.port[m->port].hw_rss && m->ol_flags & RTE_MBUF_F_RX_RSS_HASH)
+		return m->hash.rss;
+	return hash_flow(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len);
+}
+
 // The bucket of a packet, hashed now if its lane needed none.
 static inline uint32_t
 bucket_of(struct rte_mbuf *m)
@@ -255,7 +264,7 @@ bucket_of(struct rte_mbuf *m)
 	struct dps_mark *mark = mark_of(m);
 
 	if (unlikely(mark->bucket == NO_BUCKET)) {
-		m->hash.rss = hash_flow(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len);
+		m->hash.rss = flow_hash(m);
 		mark->bucket = m->hash.rss & HASH_MASK;
 	}
 	return mark->bucket;
@@ -390,8 +399,7 @@ receive(struct io *io, uint32_t index, struct io_group *g, struct rte_mbuf *m)
 		return;
 	}
 	m->port = index;
-	if (!port->hw_rss || !(m->ol_flags & RTE_MBUF_F_RX_RSS_HASH))
-		m->hash.rss = hash_flow(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len);
+	m->hash.rss = flow_hash(m);
 	mark = mark_of(m);
 	mark->bucket = m->hash.rss & HASH_MASK;
 	mark->hops = 0;
@@ -458,21 +466,17 @@ static void
 steer_plain(struct io *io, const struct rx_queue *rxq, struct io_group *g, struct rte_mbuf **m,
 	    uint32_t n)
 {
-	bool hw_rss = the_primary.port[rxq->port].hw_rss;
 	uint16_t port_index = rxq->port;
 
 	for (uint32_t i = 0; i < n; i++) {
 		struct rte_mbuf *p = m[i];
-		uint32_t hash = p->hash.rss;
 		struct lane *lane;
 		uint32_t bucket;
 
-		if (!hw_rss || !(p->ol_flags & RTE_MBUF_F_RX_RSS_HASH))
-			hash = hash_flow(rte_pktmbuf_mtod(p, const uint8_t *), p->data_len);
-		bucket = hash & HASH_MASK;
-		p->hash.rss = hash;
-		*mark_of(p) = (struct dps_mark){ .bucket = bucket };
 		p->port = port_index;
+		p->hash.rss = flow_hash(p);
+		bucket = p->hash.rss & HASH_MASK;
+		*mark_of(p) = (struct dps_mark){ .bucket = bucket };
 		lane = &io->lane[g->first + g->map[bucket]];
 		// Once one packet waits, later ones of its bucket must not overtake it.
 		if (unlikely(g->moving || lane_room(lane) == 0)) {
@@ -642,6 +646,8 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 		free_counted(&lane->stats.dropped[arg % DPS_REASONS], m);
 		return;
 	case DPS_V_GROUP:
+		// By the hash that it came in with, so before its start or length changes.
+		bucket_of(m);
 		if (arg >= the_primary.n_groups || !reshape(m, word))
 			break;
 		steer_on(io, lane, arg, m);
@@ -789,10 +795,10 @@ collect_all(struct io *io)
 static void
 idle(struct io *io, uint64_t us)
 {
+	// Packets are out: a worker on this very CPU may have to run for them to come back.
 	uint64_t yield_us = io->n_active > 0 ? OWED_US : YIELD_US;
 	struct timespec t = { .tv_nsec = NAP_DEEP_NS };
 
-	// Packets are out: a worker on this very CPU has to run for them to come back.
 	if (!io->adaptive || us < SPIN_US) {
 		rte_pause();
 	} else if (us < yield_us) {
@@ -842,8 +848,11 @@ io_turn(struct io *io)
 			tx_flush(io, i);
 	dps_count(&io->stats.loops, 1);
 	asked = dps_load32(&io->asked);
-	if (unlikely(asked != io->answered))
+	if (unlikely(asked != io->answered)) {
+		// What is being gathered too: whoever asks may go on to hand back all that is out.
+		publish_all(io);
 		io_answer(io, asked);
+	}
 	return work;
 }
 

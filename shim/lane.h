@@ -23,7 +23,7 @@ struct lane {
 	// set up before the io core starts
 	struct dps_lane *shared;
 	uint64_t *word;
-	uint32_t *order;                // of the ring's lines, see dps_order_init
+	uint32_t *scatter;                // of the ring's lines, see dps_scatter_init
 	struct dps_meta *meta;
 	struct rte_mbuf **shadow;       // [size], by index
 	const uint32_t *parks;          // dps_slot.parks
@@ -35,7 +35,7 @@ struct lane {
 	uint32_t group;
 	bool hold;
 
-	// written by the control thread, before it hands them back: dps_requeue
+	// written by the control thread, before it hands them back: lane_requeue
 	uint64_t requeue;
 
 	// the io core's; the control thread reads the indices in recovery
@@ -56,7 +56,7 @@ struct lane {
 
 // n packets from an index on may come back as REQUEUE.
 static inline uint64_t
-dps_requeue(uint32_t from, uint32_t n)
+lane_requeue(uint32_t from, uint32_t n)
 {
 	return (uint64_t)n << 32 | from;
 }
@@ -97,14 +97,14 @@ lane_word(const struct lane *lane, const struct rte_mbuf *m, uint32_t len, uint3
 static inline uint64_t *
 lane_line(const struct lane *lane, uint32_t index)
 {
-	return &lane->word[lane->order[(index & lane->mask) / DPS_LINE_WORDS]];
+	return &lane->word[lane->scatter[(index & lane->mask) / DPS_LINE_WORDS]];
 }
 
 // Write a descriptor; it is published later. The shadow is the caller's to fill.
 static inline void
 lane_put(struct lane *lane, uint32_t index, uint64_t word)
 {
-	__atomic_store_n(&lane->word[dps_word_at(lane->order, lane->mask, index)], word,
+	__atomic_store_n(&lane->word[dps_word_at(lane->scatter, lane->mask, index)], word,
 			 __ATOMIC_RELAXED);
 }
 
@@ -113,7 +113,7 @@ static inline void
 lane_fetch(const struct lane *lane, uint32_t index, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i += DPS_LINE_WORDS)
-		dps_prefetch_write(&lane->word[dps_word_at(lane->order, lane->mask, index + i)]);
+		dps_prefetch_write(&lane->word[dps_word_at(lane->scatter, lane->mask, index + i)]);
 }
 
 static inline void
@@ -160,7 +160,7 @@ lane_back(const struct lane *lane, uint32_t most)
 static inline uint64_t
 lane_get(const struct lane *lane, uint32_t index)
 {
-	return __atomic_load_n(&lane->word[dps_word_at(lane->order, lane->mask, index)],
+	return __atomic_load_n(&lane->word[dps_word_at(lane->scatter, lane->mask, index)],
 			       __ATOMIC_RELAXED);
 }
 
@@ -171,7 +171,7 @@ lane_run(const struct lane *lane, uint32_t index, uint32_t n, uint64_t first)
 	uint32_t i = 1;
 
 	while (i < n) {
-		const uint64_t *word = &lane->word[dps_word_at(lane->order, lane->mask, index + i)];
+		const uint64_t *word = &lane->word[dps_word_at(lane->scatter, lane->mask, index + i)];
 		uint32_t left = DPS_LINE_WORDS - (index + i) % DPS_LINE_WORDS;
 		uint32_t k = 0;
 

@@ -92,7 +92,7 @@ requeue(uint32_t slot)
 			continue;
 		// Tell the io core, in memory that no worker can write, which words may say so: all that
 		// are out, as some may be left of an earlier call. One store, so never half a range.
-		dps_store64(&lane->requeue, dps_requeue(collected, done + n - collected));
+		dps_store64(&lane->requeue, lane_requeue(collected, done + n - collected));
 		dps_order();
 		for (uint32_t k = 0; k < n; k++)
 			lane_put(lane, done + k, dps_word_verdict(DPS_V_REQUEUE));

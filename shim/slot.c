@@ -30,12 +30,23 @@ lowest(const struct rte_memseg_list *msl, void *arg)
 	return 0;
 }
 
+static int
+highest(const struct rte_memseg_list *msl, const struct rte_memseg *ms, void *arg)
+{
+	uint64_t *high = arg;
+
+	if (!msl->external && (uintptr_t)ms->addr + ms->len > *high)
+		*high = (uintptr_t)ms->addr + ms->len;
+	return 0;
+}
+
 int
 dps_ctl_create(uint64_t generation, uint32_t n_io)
 {
 	struct primary *p = &the_primary;
 	const struct rte_memzone *mz;
 	struct dps_ctl *ctl;
+	uint64_t high = 0;
 
 	if (n_io == 0 || n_io > DPS_MAX_IO)
 		return -EINVAL;
@@ -50,6 +61,10 @@ dps_ctl_create(uint64_t generation, uint32_t n_io)
 	ctl->generation = generation;
 	ctl->base = UINT64_MAX;
 	rte_memseg_list_walk(lowest, &ctl->base);
+	// A lane's words have so many bits for a packet's place.
+	rte_memseg_walk(highest, &high);
+	if (high - ctl->base > DPS_BIT(DPS_OFFSET_BITS))
+		return -EOVERFLOW;
 	snprintf(ctl->dpdk_version, sizeof(ctl->dpdk_version), "%s", dps_eal_version());
 	ctl->n_io = n_io;
 	ctl->tsc_hz = rte_get_tsc_hz();

@@ -39,7 +39,7 @@ enum {
 };
 
 static uint64_t segment_base;
-static uint32_t order[DPS_RING_MOST / DPS_LINE_WORDS];
+static uint32_t scatter[DPS_RING_MOST / DPS_LINE_WORDS];
 
 uint32_t
 dps_next_segment(const struct dps_packet *packet, const void **segment, const uint8_t **bytes)
@@ -140,11 +140,11 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, boo
 
 	dps_prefetch_write(&lane->shared->done);
 	for (uint32_t i = 0; i < n; i += DPS_LINE_WORDS)
-		dps_prefetch_write(&words[dps_word_at(order, l->mask, base + i)]);
+		dps_prefetch_write(&words[dps_word_at(scatter, l->mask, base + i)]);
 	for (uint32_t i = 0; fetches && i < n && i < AHEAD; i++)
-		fetch(l, words[dps_word_at(order, l->mask, base + i)], saves);
+		fetch(l, words[dps_word_at(scatter, l->mask, base + i)], saves);
 	for (uint32_t i = 0; i < n; i++) {
-		uint64_t *word = &words[dps_word_at(order, l->mask, base + i)];
+		uint64_t *word = &words[dps_word_at(scatter, l->mask, base + i)];
 		uint64_t descriptor = *word;
 		struct dps_packet p;
 		uint16_t verdict;
@@ -153,7 +153,7 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, boo
 		uint32_t len;
 
 		if (fetches && i + AHEAD < n)
-			fetch(l, words[dps_word_at(order, l->mask, base + i + AHEAD)], saves);
+			fetch(l, words[dps_word_at(scatter, l->mask, base + i + AHEAD)], saves);
 		open_packet(l, lane, base + i, descriptor, &p);
 		data = p.data;
 		len = p.len;
@@ -240,7 +240,7 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 		.fetches = !(plugin->needs & DPS_PLUGIN_NO_BYTES),
 	};
 	segment_base = base;
-	dps_order_init(order, slot->ring);
+	dps_scatter_init(scatter, slot->ring);
 	for (uint32_t i = 0; i < l->n_lanes; i++) {
 		struct loop_lane *lane = &l->lane[i];
 

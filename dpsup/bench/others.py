@@ -46,6 +46,7 @@ def find(program: str, asked: str) -> str:
 
 
 def find_example(folder: str) -> str:
+    """The folder, if client_server_mp's two programs are in it. Raises: UsageError if not."""
     for program in ("mp_server", "mp_client"):
         if not os.access(Path(folder) / program, os.X_OK):
             raise UsageError(

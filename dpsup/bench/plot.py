@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING
 
 from dpsup.bench.model import Regime, Report
@@ -20,12 +21,10 @@ COLOURS = {Regime.NEAR: "#2b6cb0", Regime.FAR: "#c05621", Regime.MIXED: "#718096
 
 def demand() -> None:
     """Raises: DpsupError where matplotlib is missing: known before anything is measured."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is None:
         raise DpsupError(
             "--plot needs matplotlib", help="pip install 'dpsup[bench]', or leave --plot out"
-        ) from None
+        )
 
 
 def _bars(report: Report) -> list[tuple[str, dict[Regime, Summary]]]:

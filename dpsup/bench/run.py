@@ -60,7 +60,7 @@ def _steps(names: Sequence[str], setup: Setup) -> list[Step]:
 
 def bench(names: Sequence[str], setup: Setup, asked: list[str]) -> Report:
     """Measure. A step that fails is left out from then on, and said; one that worked before keeps
-    its runs. Raises: DpsupError where nothing at all could be measured."""
+    its runs. Raises: the first failure, where nothing at all could be measured."""
     if os.geteuid() != 0:
         raise NotPermitted(
             "a bench starts DPDK primaries, and pins and preempts threads",
@@ -78,7 +78,7 @@ def bench(names: Sequence[str], setup: Setup, asked: list[str]) -> Report:
         report.notes.append("two CPUs only: Python shares the worker's core")
     steps = _steps(names, setup)
     steal = Steal((cores.io, cores.worker))
-    broken: set[str] = set()
+    broken: dict[str, DpsupError] = {}
     order = list(stats.interleave([(s, s.rounds) for s in steps], setup.runs))
     for i, step in enumerate(order, 1):
         if step.name in broken:
@@ -86,14 +86,14 @@ def bench(names: Sequence[str], setup: Setup, asked: list[str]) -> Report:
         try:
             setup.say(f"{i}/{len(order)} {_once(step, cores, report)}")
         except DpsupError as e:
-            broken.add(step.name)
+            broken[step.name] = e
             report.notes.append(f"{step.name} failed: {e}")
-            setup.say(f"{step.name} failed: {e}")
+            setup.say(f"{i}/{len(order)} {step.name} failed: {e.message.splitlines()[0]}")
     report.host["steal"] = steal.share
     report.host["seconds"] = steal.seconds
     report.host["load_after"] = os.getloadavg()[0]
     if not report.figures:
-        raise DpsupError("nothing was measured", why="; ".join(report.notes))
+        raise next(iter(broken.values()), DpsupError("nothing was measured"))
     return report
 
 

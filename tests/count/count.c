@@ -337,6 +337,26 @@ known(void)
 	return n;
 }
 
+// Whoever gets an answer may go on to hand back all that a dead worker had: none of it may still wait
+// to be published, in whatever turn it asked.
+static bool
+answers_leave_nothing(void)
+{
+	struct io *io = the_primary.io[0];
+
+	for (uint32_t i = 0; i < 16; i++) {
+		io->op = OP_NONE;
+		io->asked++;
+		io_turn(io);
+		for (uint32_t k = 0; k < n_loops; k++) {
+			if (io->answered != io->asked || io->lane[k].sent != io->lane[k].published)
+				return false;
+			loop_turn(&loops[k]);
+		}
+	}
+	return true;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -361,6 +381,10 @@ main(int argc, char **argv)
 	if (known() != received()) {
 		fprintf(stderr, "%s: %" PRIu64 " packets received, %" PRIu64 " accounted for\n",
 			c->name, received(), known());
+		return 1;
+	}
+	if (!answers_leave_nothing()) {
+		fprintf(stderr, "%s: answered before all was published\n", c->name);
 		return 1;
 	}
 #ifdef __clang__

@@ -94,6 +94,7 @@ def test_the_example_builds_and_does_what_it_says(instance: Run) -> None:
     assert account["dropped"] == worker["dropped"]
     assert account["lost"] == 0
     shown = instance.do("stats").stdout
+    assert "STEER" in shown  # where the io core's cycles go
     for word in ("web", "other_port", "blocked_port", "short_header"):
         assert word in shown
     assert "blocked_port" in instance.do("status").stdout

@@ -10,7 +10,9 @@ import pytest
 from dpsup.bench import large, others, run
 from dpsup.bench.host import Cores, choose_cores
 from dpsup.bench.meter import SEGMENT, Segment, segments
+from dpsup.bench.model import Report
 from dpsup.bench.path import throughput
+from dpsup.bench.step import Setup, Step
 from dpsup.errors import HostError, UsageError
 
 RING_PERF = """
@@ -122,3 +124,19 @@ def test_large_reaches_every_limit() -> None:
     assert large.TOP.slots == limits.SLOTS
     assert large.TOP.io == limits.IO_CORES
     assert large.TOP.ports == limits.PORTS
+
+
+def test_where_nothing_can_be_measured_the_first_reason_is_the_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(step: Step, cores: Cores, report: Report) -> str:
+        raise HostError("39 hugepages of 2 MiB needed", help="reserve them")
+
+    said: list[str] = []
+    setup = Setup(Cores(0, 0, 0), runs=2, say=said.append)
+    monkeypatch.setattr(run, "_steps", lambda names, setup: [Step("path/forward", lambda _: [])])
+    monkeypatch.setattr(run, "_once", refuse)
+    monkeypatch.setattr(run.os, "geteuid", lambda: 0)
+    with pytest.raises(HostError, match="39 hugepages"):
+        run.bench(["path"], setup, [])
+    assert said == ["1/2 path/forward failed: 39 hugepages of 2 MiB needed"]

@@ -470,9 +470,12 @@ def test_no_more_than_shared_memory_has_room_for(
     assert problem.source == offending
 
 
+HEADERS = ("abi.h", "dpsup.h", "shim.h", "primary.h")
+
+
 def test_limits_are_those_of_shared_memory() -> None:
     shim = Path(__file__).parents[2] / "shim"
-    headers = "".join((shim / name).read_text() for name in ("abi.h", "shim.h", "primary.h"))
+    headers = "".join((shim / name).read_text() for name in HEADERS)
     found = re.findall(r"(\w+) = (\d[ \d+*]*)[,\s]", headers)
     abi = {name: sum(math.prod(map(int, p.split("*"))) for p in n.split("+")) for name, n in found}
     assert {
@@ -484,6 +487,7 @@ def test_limits_are_those_of_shared_memory() -> None:
         "DPS_MAX_POOLS": limits.MEMPOOLS,
         "DPS_BURST": limits.BURST,
         "DPS_IO_BURST": limits.IO_BURST,
+        "DPS_RING_MOST": limits.RING,
         "DPS_NAME": limits.NAME + 1,
         "DPS_PATH": limits.PLUGIN_PATH + 1,
         "DPS_VDEV": limits.DEVICE + 1,
