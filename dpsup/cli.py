@@ -186,29 +186,62 @@ def status(ctx: click.Context, output: str) -> None:
         ctx.exit(Exit.DEGRADED)
 
 
-@cli.command()
+# "-1" is a number of workers, not an option.
+@cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("group")
-@click.argument("n", type=int)
+@click.argument("n")
 @click.option("--wait/--no-wait", default=True, help="Return once the workers are ready.")
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @_output_option
 @_name_option
 @click.pass_context
-def scale(ctx: click.Context, group: str, n: int, wait: bool, output: str) -> None:
-    """Have N workers in GROUP; no packet is lost. `workers` names the only group.
+def scale(ctx: click.Context, group: str, n: str, wait: bool, dry_run: bool, output: str) -> None:
+    """Have N workers in GROUP, or +N or -N; no packet is lost. `workers` names the only group.
 
     \b
       dpsup scale workers 4
+      dpsup scale fw +1 --dry-run
     """
+    if n.startswith("-") and not n[1:].isdigit():
+        raise click.NoSuchOption(n, ctx=ctx)
     with _connect(ctx) as instance:
-        doc = instance.scale(group, n, wait=wait)
+        doc = instance.scale(group, n, wait=wait, dry_run=dry_run)
     if output == "json":
         _json(doc)
+    elif dry_run:
+        from dpsup.render import print_scale
+
+        print_scale(doc)
     elif doc["old"] == doc["desired"]:
         click.echo(f"{doc['group']}: unchanged, {doc['ready']} of {doc['desired']} ready")
     else:
         click.echo(
             f"{doc['group']}: {doc['old']} -> {doc['desired']} workers, {doc['ready']} ready"
         )
+
+
+@cli.command()
+@click.argument("group", default="workers")
+@click.option("--dry-run", is_flag=True, help="Measure and predict, and move nothing.")
+@click.option("--over", default="1s", callback=_seconds, help="How long to measure.")
+@_output_option
+@_name_option
+@click.pass_context
+def rebalance(ctx: click.Context, group: str, dry_run: bool, over: float, output: str) -> None:
+    """Spread GROUP's load evenly: measure each bucket, move those that help.
+
+    \b
+      dpsup rebalance fw --dry-run
+      dpsup rebalance fw --over 5s
+    """
+    with _connect(ctx) as instance:
+        doc = instance.rebalance(group, over, dry_run=dry_run)
+    if output == "json":
+        _json(doc)
+    else:
+        from dpsup.render import print_rebalance
+
+        print_rebalance(doc)
 
 
 @cli.command()

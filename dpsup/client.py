@@ -109,9 +109,20 @@ class Instance:
     def stats(self) -> dict[str, Any]:
         return self._ask("stats")  # type: ignore[no-any-return]
 
-    def scale(self, group: str, n: int, *, wait: bool = True) -> dict[str, Any]:
-        """Have `n` workers in a group; returns once they are ready, if `wait`."""
-        return self._ask("scale", 60.0, group=group, n=n, wait=wait)  # type: ignore[no-any-return]
+    def scale(
+        self, group: str, n: int | str, *, wait: bool = True, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Have `n` workers in a group, or "+1" or "-1" of what is there; returns once they are
+        ready, if `wait`. `dry_run`: only say what would change."""
+        args = {"group": group, "n": str(n), "wait": wait, "dry_run": dry_run}
+        return self._ask("scale", 90.0, **args)  # type: ignore[no-any-return]
+
+    def rebalance(
+        self, group: str = "workers", seconds: float = 1.0, *, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Move buckets by their measured load; measures for `seconds` before and after."""
+        args = {"group": group, "seconds": float(seconds), "dry_run": dry_run}
+        return self._ask("rebalance", 2 * seconds + 30.0, **args)  # type: ignore[no-any-return]
 
     def restart(self, target: str = "") -> dict[str, Any]:
         """Restart a worker ("fw/0"), a group, or all, one after the other."""

@@ -10,14 +10,14 @@ import signal
 from functools import partial
 from typing import Any
 
-from dpsup import process, status
+from dpsup import elastic, process, status
 from dpsup.bus import Gone
+from dpsup.elastic import SCALE_S, must_run
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
 from dpsup.messages import ProtocolError, Request, want
 from dpsup.policy import History
 from dpsup.supervisor import Group, Supervisor, Worker
 
-SCALE_S = 30.0
 REPLY_BYTES = 1 << 20
 ONLY_GROUP = "workers"  # names the only group where no group has that name
 
@@ -118,45 +118,18 @@ async def _audit(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _scale(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    n = args.get("n")  # a number, or "+1"
     group = find_group(sup, want(args, "group", str))
-    n = want(args, "n", int)
-    if not 0 <= n <= group.plan.max:
-        raise UsageError(
-            f"group {group.plan.name} can have 0 to {group.plan.max} workers, not {n}",
-            why="rings, slots and memory are reserved for `max` at the start",
-            help=f"set max = {max(n, 1)} in [[workers]] of {sup.plan.topology_file}, then restart",
-        )
-    _must_run(sup)
-    before = group.desired
-    group.desired = n
-    for worker in group.workers:
-        worker.wanted = worker.member < n
-        if worker.wanted:
-            sup.fire("worker", worker, "start")
-        elif worker.state != "stopped":
-            sup.fire("worker", worker, "stop")
-    sup.events.add(type="scale", name=group.plan.name, old=before, new=n)
-    if want(args, "wait", bool, True):
-        # A worker that was told to stop a moment ago comes back once it has ended.
-        settled = ("running", "held", "stopped")
-
-        def done() -> bool:
-            for worker in group.workers:
-                if worker.wanted and worker.state == "stopped":
-                    sup.fire("worker", worker, "start")
-            return all(w.state in settled and (w.state != "stopped") == w.wanted
-                       for w in group.workers)  # fmt: skip
-
-        if not await sup.until(done, SCALE_S):
-            raise TimedOut(f"{group.plan.name} has {group.ready} of {n} workers ready")
-    return {"group": group.plan.name, "old": before, "desired": n, "ready": group.ready}
+    wait, dry_run = want(args, "wait", bool, True), want(args, "dry_run", bool, False)
+    return await elastic.scale(
+        sup, group, n if isinstance(n, str) else str(n), wait=wait, dry_run=dry_run
+    )
 
 
-def _must_run(sup: Supervisor) -> None:
-    if sup.state not in ("running", "degraded"):
-        raise DpsupError(
-            f"the instance is {sup.state}", help="try again when `dpsup status` says running"
-        )
+async def _rebalance(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    group = find_group(sup, want(args, "group", str, ONLY_GROUP))
+    seconds, dry_run = want(args, "seconds", float, 1.0), want(args, "dry_run", bool, False)
+    return await elastic.rebalance(sup, group, seconds, dry_run=dry_run)
 
 
 def _is_settled(worker: Worker) -> bool:
@@ -165,7 +138,7 @@ def _is_settled(worker: Worker) -> bool:
 
 async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     """Rolling: each one is back before the next one goes."""
-    _must_run(sup)
+    must_run(sup)
     target = want(args, "target", str, "")
     if "/" in target:
         workers = [find_worker(sup, target)]
@@ -252,6 +225,7 @@ VERBS = {
     "stats": _stats,
     "audit": _audit,
     "scale": _scale,
+    "rebalance": _rebalance,
     "restart": _restart,
     "kill": _kill,
     "events": _events,

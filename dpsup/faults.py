@@ -13,11 +13,6 @@ from dpsup.source import Source
 from dpsup.topology import Mempool, Topology
 from dpsup.words import show, suggest
 
-_LATER = {
-    ("chains",): "[[chains]]",
-    ("workers", "at_zero"): "`at_zero`",
-    ("workers", "scale"): "`scale`",
-}
 _KINDS = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -64,7 +59,7 @@ def _table(path: Path) -> str:
     if not path:
         return "the file's first level"
     head, *rest = [step for step in path if isinstance(step, str)]
-    many = head in ("ports", "io", "workers")
+    many = head in ("ports", "io", "workers", "chains")
     if head == "mempools" and rest:
         head = f"{head}.{rest.pop(0)}"
     header = f"[[{head}]]" if many else f"[{head}]"
@@ -112,7 +107,7 @@ def fault(issue: Issue, source: Source) -> Problem:
             why = "this version of dpsup has its bus on local sockets only"
     elif kind in _KINDS or kind.endswith("_type"):
         message = f"{name}{of} must be {_KINDS.get(kind, 'of another type')}, not {value}"
-        if path in (("ports",), ("io",), ("workers",)):
+        if path in (("ports",), ("io",), ("workers",), ("chains",)):
             help = f"it is a list of tables: write [[{key}]]"
         elif len(path) == 2 and path[0] == "mempools":
             help = "a pool has a name: write [mempools.default], and its keys below"
@@ -150,14 +145,6 @@ def _limit(context: Any) -> str:
 def _unknown(path: Path, source: Source) -> Problem:
     *table, last = path
     key = str(last)
-    names = tuple(step for step in path if isinstance(step, str))
-    if names in _LATER:
-        return source.problem(
-            path,
-            f"this version of dpsup does not have {_LATER[names]} yet",
-            why="a topology that relied on it would not do what it says",
-            help="remove it",
-        )
     known = keys_at(Topology, tuple(table))
     elsewhere = _home(key) if key not in known else ""
     if elsewhere:
@@ -176,7 +163,7 @@ def _unknown(path: Path, source: Source) -> Problem:
 
 def _home(key: str) -> str:
     """The table that has `key`, if one does."""
-    for top in ("host", "mempools", "ports", "io", "workers"):
+    for top in ("host", "mempools", "ports", "io", "workers", "chains"):
         path: Path = (top, "x") if top == "mempools" else (top, 0) if top != "host" else (top,)
         if key in keys_at(Topology, path):
             return "[mempools.NAME]" if top == "mempools" else _table(path)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dpsup import chains
 from dpsup.topology import Group, Mempool, Topology
 from dpsup.values import AUTO
 from dpsup.words import plural, ranges
@@ -84,6 +85,17 @@ class PortPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalePlan:
+    """A group that follows the load: see autoscale.py."""
+
+    min: int
+    max: int
+    target_busy: float
+    cooldown: float  # seconds
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
 class GroupPlan:
     """One group. Slot `first_slot + i` is worker `name/i`; `cores[i]` is its CPU."""
 
@@ -106,6 +118,18 @@ class GroupPlan:
     backoff_max: float  # seconds
     stall_after: float  # seconds
     on_stopped: str  # "keep" | "kill"
+    next: tuple[tuple[str, int], ...]  # by port: chains.Hop
+    reach: tuple[int, ...]  # groups that its packets may come to
+    on_down: str  # "hold" | "bypass" | "drop"
+    at_zero: str  # likewise
+    scale: ScalePlan | None  # None: its size is changed by hand
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPlan:
+    name: str
+    path: tuple[str, ...]  # port, groups, port
+    on_down: str  # "hold" | "bypass" | "drop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +159,7 @@ class Plan:
     pools: tuple[PoolPlan, ...]
     ports: tuple[PortPlan, ...]
     groups: tuple[GroupPlan, ...]
+    chains: tuple[ChainPlan, ...]
     n_slots: int
     memory: MemoryPlan
 
@@ -184,6 +209,7 @@ def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
         pools=pools,
         ports=_ports(topology, host),
         groups=groups,
+        chains=tuple(ChainPlan(c.name, c.path, c.on_down) for c in topology.chains),
         n_slots=sum(group.max for group in groups),
         memory=memory,
     )
@@ -257,8 +283,10 @@ def _node_of(topology: Topology, group: Group) -> int:
 def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
     groups: list[GroupPlan] = []
     first_slot = 0
+    table = chains.hops(topology)
+    reach = chains.reach(topology, table)
     for group, cores in zip(topology.workers, worker_cores(topology, host), strict=True):
-        restart = group.restart
+        restart, scale, index = group.restart, group.scale, len(groups)
         groups.append(
             GroupPlan(
                 name=group.name,
@@ -280,6 +308,19 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 backoff_max=restart.backoff.max,
                 stall_after=group.health.stall_after,
                 on_stopped=group.health.stopped,
+                next=table[index],
+                reach=reach[index],
+                on_down=chains.on_down(topology, group.name),
+                at_zero=group.at_zero,
+                scale=ScalePlan(
+                    scale.min,
+                    scale.max or group.max,
+                    scale.target_busy,
+                    scale.cooldown,
+                    scale.dry_run,
+                )
+                if group.is_autoscaled
+                else None,
             )
         )
         first_slot += group.max
@@ -462,6 +503,8 @@ def _paragraphs(plan: Plan) -> Iterator[tuple[str, str]]:
             f"CPU {ranges(sorted(set(group.cores)))}, "
             f"rings of {group.ring} ({plural(queues * group.max, 'lane')})",
         )
+    for chain in plan.chains:
+        yield "chain", f"{chain.name}: {' - '.join(chain.path)}, both ways; down: {chain.on_down}"
     memory = plan.memory
     yield (
         "memory",

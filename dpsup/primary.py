@@ -45,6 +45,7 @@ DROPS = (
     "corrupt",
     "stopped",
 )
+WHEN_EMPTY = ("hold", "drop", "bypass")  # enum dps_when_empty
 STAGES = ("rx", "steer", "collect", "tx", "rest")  # enum dps_stage
 _RSS = {
     "ipv4": "DPS_RSS_IPV4",
@@ -85,6 +86,13 @@ def _fields(struct: Any) -> dict[str, Any]:
         for name, field in ffi.typeof(struct[0]).fields
         if field.type.kind == "primitive"
     }
+
+
+def _verdict(hops: list[list[Any]], port: int) -> int:
+    """The verdict that takes a packet of that input port to its next hop."""
+    kind, index = hops[port] if port < len(hops) else ("", -1)
+    kinds = {"port": lib.DPS_V_OUT, "group": lib.DPS_V_GROUP}
+    return int(kinds[kind] | index) if kind else int(lib.DPS_NOWHERE)
 
 
 def flat_args(args: list[list[str]]) -> bytes:
@@ -224,6 +232,8 @@ class Primary:
         conf.max = group["max"]
         conf.ring = group["ring"]
         conf.hold = group["on_full"] == "hold"
+        conf.reach = sum(1 << g for g in group["reach"])
+        conf.next = [_verdict(group["next"], port) for port in range(lib.DPS_MAX_PORTS)]
         conf.args = args.ljust(lib.DPS_ARGS, b"\0")
         _check("ctl_group", lib.dps_ctl_group(index, conf))
         stall_ns = max(1, int(group["stall_after"] * 1e9))
@@ -320,7 +330,16 @@ class Primary:
 
     def do_map(self, args: dict[str, Any]) -> None:
         members = bytes.fromhex(want(args, "map", str))
-        _check("io_map", lib.dps_io_map(want(args, "group", int), members, len(members)))
+        empty = WHEN_EMPTY.index(want(args, "when_empty", str, "hold"))
+        group = want(args, "group", int)
+        _check("io_map", lib.dps_io_map(group, members, len(members), empty))
+
+    def do_loads(self, args: dict[str, Any]) -> list[int]:
+        """Packets steered so far, by bucket, modulo 2^32 in each io core."""
+        loads = ffi.new("uint64_t[]", lib.DPS_BUCKETS)
+        group = want(args, "group", int)
+        _check("io_loads", lib.dps_io_loads(group, loads, lib.DPS_BUCKETS))
+        return list(loads)
 
     def do_requeue(self, args: dict[str, Any]) -> int:
         return _check("slot_requeue", lib.dps_slot_requeue(want(args, "slot", int)))

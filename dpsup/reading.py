@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dpsup.chains import inputs
 from dpsup.errors import Exit, Problem, Severity
 from dpsup.faults import distinct, fault, syntax_fault
 from dpsup.relations import default_pool, relations
@@ -109,8 +110,7 @@ def _complete(topology: Topology, source: Source, path: str) -> Topology:
         return posixpath.normpath(posixpath.join(directory, name))
 
     pool = default_pool(tuple(topology.mempools))
-    names = tuple(port.name for port in topology.ports)
-    fed = names if len(topology.workers) == 1 else ()
+    fed = inputs(topology)
     ports = tuple(
         port.model_copy(
             update={
@@ -123,7 +123,7 @@ def _complete(topology: Topology, source: Source, path: str) -> Topology:
     groups = tuple(
         group.model_copy(
             update={
-                "input": fed if group.input is None else group.input,
+                "input": fed[group.name],
                 "plugin": absolute(group.plugin) if group.is_file else group.plugin,
             }
         )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 
 from dpsup import limits
+from dpsup.chains import mapped
 from dpsup.errors import Problem, Severity
 from dpsup.schema import Path
 from dpsup.topology import Backoff, Topology
@@ -73,7 +74,7 @@ def _missing(view: _View) -> Iterator[Problem]:
                 why="a topology has a version, a name, and a mempool, port, io and workers table",
                 help=f"add {write}",
             )
-    for key, example in (("ports", "wan"), ("workers", "fw")):
+    for key, example in (("ports", "wan"), ("workers", "fw"), ("chains", "edge")):
         for i, table in enumerate(getattr(topology, key)):
             path: Path = (key, i)
             if (
@@ -90,7 +91,7 @@ def _missing(view: _View) -> Iterator[Problem]:
 
 
 def _named_twice(view: _View) -> Iterator[Problem]:
-    for key in ("ports", "workers"):
+    for key in ("ports", "workers", "chains"):
         first: dict[str, int] = {}
         for i, table in enumerate(getattr(view.topology, key)):
             if table.name in first:
@@ -191,6 +192,130 @@ def _no_such(what: str, name: str, known: tuple[str, ...], path: Path, view: _Vi
         why=f"the file has {', '.join(f'`{n}`' for n in known)}",
         help=f"did you mean `{close}`?" if close else f"name one of them, or add the {what}",
     )
+
+
+# --- chains -------------------------------------------------------------------------------------
+
+
+def _chains(view: _View) -> Iterator[Problem]:
+    topology = view.topology
+    ports = tuple(port.name for port in topology.ports)
+    groups = tuple(group.name for group in topology.workers)
+    ends: dict[str, int] = {}
+    passed: dict[str, int] = {}
+    for i, chain in enumerate(topology.chains):
+        path: Path = ("chains", i, "path")
+        if not view.sound(path) or "" in ports or "" in groups:
+            continue
+        if len(chain.path) < 3:
+            yield view.problem(
+                path,
+                f"the chain's path has {plural(len(chain.path), 'name')}"
+                if chain.path
+                else "the chain has no path",
+                why="a chain leads from a port over one or more groups to a port",
+                help='write path = ["wan", "fw", "lan"]',
+            )
+            continue
+        first, *inner, last = chain.path
+        for j, name in ((0, first), (len(chain.path) - 1, last)):
+            if name not in ports:
+                yield _no_such("port", name, ports, (*path, j), view)
+            elif name in ends:
+                yield view.problem(
+                    (*path, j),
+                    f"port `{name}` is the end of two chains",
+                    why=f"line {view.source.line(('chains', ends[name], 'path'))} begins or ends"
+                    " there already, and a packet's input port says which chain it is on",
+                    help="let the port be the end of one chain",
+                )
+        for j, name in enumerate(inner, 1):
+            if name not in groups:
+                yield _no_such("group", name, groups, (*path, j), view)
+            elif name in inner[: j - 1]:
+                yield view.problem(
+                    (*path, j),
+                    f"the chain passes group `{name}` twice",
+                    why="packets would go round in a loop",
+                    help="name each group once in a path",
+                )
+            elif name in passed and topology.chains[passed[name]].on_down != chain.on_down:
+                other = topology.chains[passed[name]]
+                yield view.problem(
+                    ("chains", i, "on_down" if "on_down" in chain.model_fields_set else "path"),
+                    f"group `{name}` is on two chains that disagree about `on_down`",
+                    why=f"chain `{other.name}` says {show(other.on_down)}, `{chain.name}` says"
+                    f" {show(chain.on_down)}, and the group has one rule",
+                    help="write the same on_down for both chains",
+                )
+            passed.setdefault(name, i)
+        for name in {first, last} & set(ports):
+            ends.setdefault(name, i)
+        yield from _chain_ends(view, i)
+
+
+def _chain_ends(view: _View, index: int) -> Iterator[Problem]:
+    """What the rest of the file says about a chain's ends and groups."""
+    topology, chain = view.topology, view.topology.chains[index]
+    path: Path = ("chains", index, "path")
+    if chain.path[0] == chain.path[-1]:
+        yield view.problem(
+            path,
+            f"the chain begins and ends at port `{chain.path[0]}`",
+            why="the input port says in which direction a packet goes along the chain",
+            help="use two ports; a plugin without a map sends packets back by their input port",
+        )
+    for port, group in ((chain.path[0], chain.path[1]), (chain.path[-1], chain.path[-2])):
+        for i, other in enumerate(topology.workers):
+            if other.name != group and port in (other.input or ()) and topology.port(port):
+                line = view.source.line(("workers", i, "input"))
+                yield view.problem(
+                    path,
+                    f"port `{port}` feeds {show(other.name)}, and chain `{chain.name}` takes its"
+                    f" packets to `{group}`",
+                    why=f"line {line} names it as input, and a packet goes one way",
+                    help=f"take `{port}` out of that input, or begin the chain at it",
+                )
+    for i, one in enumerate(topology.workers):
+        if one.name in chain.path[1:-1] and any(mapped(one)):
+            yield view.problem(
+                ("workers", i, "args"),
+                f"`map` of group `{one.name}` takes packets off the chain `{chain.name}`",
+                why="a map says where packets leave, the chain says where they go on",
+                help="leave the map out",
+                severity=Severity.WARNING,
+            )
+
+
+def _at_zero(view: _View) -> Iterator[Problem]:
+    chained = {name for chain in view.topology.chains for name in chain.path[1:-1]}
+    for i, group in enumerate(view.topology.workers):
+        path: Path = ("workers", i)
+        if group.at_zero == "bypass" and group.name not in chained and not any(mapped(group)):
+            yield view.problem(
+                (*path, "at_zero"),
+                f"nothing says where packets go that bypass group `{group.name}`",
+                why="it is on no chain and has no map of ports",
+                help='put it on a chain, or write at_zero = "hold" or "drop"',
+            )
+        scale = group.scale
+        most = scale.max or group.max
+        if not group.is_autoscaled or not view.sound((*path, "scale"), (*path, "max")):
+            continue
+        if most > group.max:
+            yield view.problem(
+                (*path, "scale", "max"),
+                f"`scale` goes up to {most} workers, `max` of the group is {group.max}",
+                why="rings and slots are made for the group's `max` at start",
+                help=f"write max = {most} in [[workers]], or less in scale",
+            )
+        if not scale.min <= group.count <= most or scale.min > most:
+            yield view.problem(
+                (*path, "scale"),
+                f"`scale` keeps {scale.min} to {most} workers, `count` is {group.count}",
+                why="the group starts with `count` workers",
+                help=f"write a count from {scale.min} to {max(scale.min, most)}",
+            )
 
 
 # --- values that contradict each other ----------------------------------------------------------
@@ -369,6 +494,8 @@ _LOOKS = (
     _devices,
     _mempools_of_ports,
     _inputs,
+    _chains,
+    _at_zero,
     _groups,
     _ports,
     _one_hash,

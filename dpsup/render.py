@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dpsup.steering import BUCKETS
+
 _STATE = {"running": "green", "degraded": "yellow", "held": "red", "backoff": "yellow"}
 
 _WIDE = 200  # where nobody's terminal limits it
@@ -191,6 +193,43 @@ def print_summary(summary: dict[str, Any]) -> None:
     print_account(summary)
     unexplained = sum(p["unexplained"] for p in summary["audit"])
     console.print(f"worker deaths {summary['deaths']}, mbufs unexplained {unexplained}")
+
+
+def print_scale(doc: dict[str, Any]) -> None:
+    """What a scale would change."""
+    if doc["old"] == doc["desired"]:
+        console.print(f"{doc['group']}: unchanged, {doc['ready']} of {doc['desired']} ready")
+    else:
+        console.print(f"~ group {doc['group']}: workers {doc['old']} -> {doc['desired']}")
+        for sign, key in (("+", "add"), ("-", "remove")):
+            for one in doc[key]:
+                console.print(f"    {sign} {one['worker']}  core {one['core']}")
+        if doc["at_zero"]:
+            console.print(f"    nobody works in it then: at_zero = {doc['at_zero']}")
+        else:
+            console.print(f"    {doc['buckets_moved']} of {BUCKETS} buckets move")
+    console.print("Nothing was done (--dry-run).")
+
+
+def print_rebalance(doc: dict[str, Any]) -> None:
+    table = _table("WORKER", "BEFORE", "PREDICTED", "MEASURED")
+    for worker, share in doc["before"].items():
+        measured = f"{doc['measured'][worker]:.1%}" if doc["measured"] else "-"
+        table.add_row(worker, f"{share:.1%}", f"{doc['predicted'][worker]:.1%}", measured)
+    console.print(table)
+    for one in doc["elephants"]:
+        console.print(
+            f"bucket {one['bucket']} of {one['worker']} alone has {one['share']:.1%} of the packets"
+        )
+    most, then = doc["imbalance"], doc["imbalance_predicted"]
+    console.print(
+        f"busiest worker: {most:.2f} of an even share, {then:.2f} after "
+        f"{doc['buckets_moved']} of {BUCKETS} buckets moved"
+    )
+    if doc["why"]:
+        console.print(f"Nothing was done: {doc['why']}.")
+    elif doc["dry_run"]:
+        console.print("Nothing was done (--dry-run).")
 
 
 def _clock(entry: dict[str, Any]) -> str:

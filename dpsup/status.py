@@ -11,6 +11,8 @@ API = "dpsup/v1"
 
 Doc = dict[str, Any]
 
+_GROUP_COUNTS = ("no_worker", "hold_full", "held", "bypassed")
+
 
 def ports(counters: Doc) -> list[Doc]:
     return [
@@ -143,6 +145,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
                     if counters["groups"][g][k]
                 },
                 "held": counters["groups"][g]["held"],
+                "bypassed": counters["groups"][g]["bypassed"],
             }
         )
     return found
@@ -157,7 +160,7 @@ def status(plan: Doc, counters: Doc | None, view: Doc | None) -> Doc:
             "ports": [],
             "pools": [],
             "io": [],
-            "groups": [{"no_worker": 0, "hold_full": 0, "held": 0} for _ in plan["groups"]],
+            "groups": [dict.fromkeys(_GROUP_COUNTS, 0) for _ in plan["groups"]],
             "slots": [_NO_SLOT] * plan["n_slots"],
         }
     recovery = view["recovery"] if view else {}

@@ -13,8 +13,12 @@ BUCKETS = 512
 NOBODY = 255
 
 Map = tuple[int, ...]
+Loads = tuple[int, ...]  # packets of each bucket over some time
 
 EMPTY: Map = (NOBODY,) * BUCKETS
+EVEN: Loads = ()  # not measured: each bucket counts as much as any other
+
+_EVEN_ENOUGH = 0.02  # of a share, between the most and the least loaded
 
 
 def balance(old: Map, members: Collection[int]) -> Map:
@@ -45,3 +49,55 @@ def balance(old: Map, members: Collection[int]) -> Map:
 def moved(old: Map, new: Map) -> int:
     """How many buckets change hands."""
     return sum(a != b for a, b in zip(old, new, strict=True))
+
+
+def shares(map_: Map, loads: Loads, members: Collection[int]) -> dict[int, int]:
+    """The load of each member: of buckets that were not measured, their number."""
+    found = dict.fromkeys(sorted(members), 0)
+    for bucket, m in enumerate(map_):
+        if m in found:
+            found[m] += loads[bucket] if loads else 1
+    return found
+
+
+def spread(old: Map, members: Collection[int], loads: Loads = EVEN) -> Map:
+    """`balance` by measured load instead of by number: the buckets of members that left go to the
+    least loaded ones, the heaviest first; then buckets move from the most to the least loaded
+    while that evens them out. A bucket is never split: one that is more than a member's share
+    stays where it is."""
+    if not loads or not any(loads) or not members:
+        return balance(old, members)
+    new = [m if m in members else NOBODY for m in old]
+    have = shares(tuple(new), loads, members)
+    orphans = [b for b in range(BUCKETS) if new[b] == NOBODY]
+    for bucket in sorted(orphans, key=lambda b: (-loads[b], b)):
+        least = min(have, key=lambda m: (have[m], m))
+        new[bucket] = least
+        have[least] += loads[bucket]
+    # Each move evens out two members, so this ends; the bound is against a slip of ours.
+    for _ in range(BUCKETS * len(have)):
+        most = max(have, key=lambda m: (have[m], -m))
+        least = min(have, key=lambda m: (have[m], m))
+        gap = have[most] - have[least]
+        # Of those that help, the one nearest to half of the gap: few moves, even shares.
+        helpful = [b for b in range(BUCKETS) if new[b] == most and 0 < loads[b] < gap]
+        if not helpful or gap * len(have) <= sum(have.values()) * _EVEN_ENOUGH:
+            break
+        best = min(helpful, key=lambda b: (abs(2 * loads[b] - gap), b))
+        new[best] = least
+        have[most] -= loads[best]
+        have[least] += loads[best]
+    return tuple(new)
+
+
+def imbalance(map_: Map, loads: Loads, members: Collection[int]) -> float:
+    """The most loaded member's load over the mean: 1 is even."""
+    have = shares(map_, loads, members).values()
+    total = sum(have)
+    return max(have) * len(have) / total if total else 1.0
+
+
+def elephants(map_: Map, loads: Loads, members: Collection[int]) -> list[int]:
+    """Buckets that alone are more than an even share: no map can even them out."""
+    total = sum(shares(map_, loads, members).values())
+    return [b for b, load in enumerate(loads) if load * len(members) > total > 0]

@@ -22,6 +22,7 @@ from typing import Any
 
 from dpsup import machine, process, status, steering
 from dpsup.bus import AsyncClient, Gone, Publisher, Server
+from dpsup.elastic import Follower
 from dpsup.errors import DpsupError, Exit, ShimError, TimedOut
 from dpsup.output import Journal, Lines
 from dpsup.plan import GroupPlan, Plan
@@ -128,6 +129,9 @@ class Group:
     spare_history: History = field(default_factory=History)
     spare_due_at: float = 0.0
     map: steering.Map = steering.EMPTY
+    when_empty: str = "hold"  # what the io cores were told with it
+    loads: steering.Loads = steering.EVEN  # by bucket, as last measured on request
+    scaling: asyncio.Lock = field(default_factory=asyncio.Lock)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -211,6 +215,7 @@ class Supervisor:
         self._opening = False
         self._last_counters: dict[str, Any] | None = None
         self._last_first_ns = 0
+        self._followers = [Follower(g) for g in self.groups]
         self._publisher = Publisher(runtime.file(EVENTS))
         self.events = Journal("event", self._publisher.publish)
         self.log = Journal("log", self._publisher.publish)
@@ -1040,13 +1045,15 @@ class Supervisor:
         them will come back: its lane keeps the packets until then."""
         async with group.lock:
             members = {w.member for w in group.workers if w.fed}
-            new = steering.balance(group.map, members)
-            if not members and any(w.wanted for w in group.workers):
+            new = steering.spread(group.map, members, group.loads)
+            is_down = any(w.wanted for w in group.workers)
+            rule = group.plan.on_down if is_down else group.plan.at_zero
+            if not members and is_down and rule == "hold":
                 return
-            if new != group.map:
-                await self.insist("map", group=group.index, map=bytes(new).hex())
+            if new != group.map or (not members and rule != group.when_empty):
+                await self.insist("map", group=group.index, map=bytes(new).hex(), when_empty=rule)
                 moved = steering.moved(group.map, new)
-                group.map = new
+                group.map, group.when_empty = new, rule
                 self.events.add(type="steer", name=group.plan.name, buckets_moved=moved)
             for worker in group.workers if members or group.map == steering.EMPTY else ():
                 # Only behind the map: what comes back goes ahead of all that came later.
@@ -1201,6 +1208,8 @@ class Supervisor:
             self._last_counters = counters
             self.note_failover(counters)
             self._publisher.publish("stat", status.account(counters))
+            for follower in self._followers:
+                follower.look(self, counters)
             for group in self.groups:
                 self._refill(group)
             for worker in self.workers():

@@ -148,6 +148,18 @@ class Health(Model):
     )
 
 
+class Scale(Model):
+    """Workers follow the load, between `min` and `max`; max 0: the group's."""
+
+    min: int = _key(1, "the fewest workers", "1", ge=1, le=limits.SLOTS)
+    max: int = _key(0, "the most workers", "4", ge=1, le=limits.SLOTS)
+    target_busy: float = _key(
+        0.7, "the share of its time that a worker should be busy", "0.7", ge=0.05, le=0.95
+    )
+    cooldown: SomeTime = _key(30.0, "how long the load must stay low for one worker less", '"30s"')
+    dry_run: bool = _key(False, "whether decisions are only told as events", "true or false")
+
+
 class Group(Model):
     name: Name = _key("", "what everything else calls the group", '"fw"')
     plugin: str = _key(
@@ -163,6 +175,12 @@ class Group(Model):
     on_full: Literal["drop", "hold"] = _key(
         "drop", "what happens to packets for a full lane", '"drop" or "hold"'
     )
+    at_zero: Literal["hold", "drop", "bypass"] = _key(
+        "hold", "what happens to packets while it is scaled to 0", '"hold", "drop" or "bypass"'
+    )
+    scale: Scale = _key(
+        Scale(), "whether workers follow the load", "{ min = 1, max = 4, target_busy = 0.7 }"
+    )
     restart: Restart = _key(Restart(), "what follows a death", '{ policy = "always" }')
     health: Health = _key(Health(), "when a worker counts as stuck", '{ stall_after = "200ms" }')
 
@@ -175,9 +193,25 @@ class Group(Model):
         return data
 
     @property
+    def is_autoscaled(self) -> bool:
+        return "scale" in self.model_fields_set
+
+    @property
     def is_file(self) -> bool:
         """Is the plugin a shared object, not a built-in one?"""
         return "/" in self.plugin or self.plugin.endswith(".so")
+
+
+class Chain(Model):
+    name: Name = _key("", "what messages call the chain", '"edge"')
+    path: Texts = _key(
+        (), "the port, groups and port that packets pass, both ways", '["wan", "fw", "lan"]'
+    )
+    on_down: Literal["hold", "bypass", "drop"] = _key(
+        "hold",
+        "what happens to packets while none of a group's workers is up",
+        '"hold", "bypass" or "drop"',
+    )
 
 
 class Bus(Model):
@@ -204,6 +238,7 @@ class Topology(Model):
     ports: Annotated[tuple[Port, ...], ARRAY] = _key((), "the ports", "[[ports]]")
     io: Annotated[tuple[Io, ...], ARRAY] = _key((), "the io cores", "[[io]]")
     workers: Annotated[tuple[Group, ...], ARRAY] = _key((), "the groups of workers", "[[workers]]")
+    chains: Annotated[tuple[Chain, ...], ARRAY] = _key((), "the chains of groups", "[[chains]]")
     bus: Bus = _key(Bus(), "the bus", "[bus]")
     metrics: Metrics = _key(Metrics(), "the metrics", "[metrics]")
     log: Log = _key(Log(), "the log", "[log]")

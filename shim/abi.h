@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 3,
+	DPS_ABI_VERSION = 4,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -35,7 +35,8 @@ enum {
 	DPS_ARGS = 8192,            // bytes of a group's arguments, key NUL value NUL ...
 	DPS_ERROR = 512,
 	DPS_UNDO = 256,             // most bytes of one packet that a plugin may rewrite
-	DPS_NO_SLOT = 255
+	DPS_NO_SLOT = 255,
+	DPS_NOWHERE = 0xffff        // dps_group_conf.next
 };
 
 // Verdict of a packet, 16 bits: what in the high 4, which in the low 12.
@@ -260,7 +261,9 @@ struct dps_group_conf {
 	uint32_t max;               // slots
 	uint32_t ring;              // words of a lane
 	uint32_t hold;              // 1: a full lane makes packets wait, 0: it drops them
-	uint32_t pad;
+	uint32_t reach;             // bit g: its packets may come to group g
+	uint16_t next[DPS_MAX_PORTS];   // by input port: the verdict that takes a packet to the next
+				// hop of its chain; DPS_NOWHERE: none
 	char args[DPS_ARGS];
 };
 

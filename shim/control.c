@@ -90,6 +90,20 @@ lane_init(struct io *io, uint32_t slot)
 	return lane->shadow == NULL ? -ENOMEM : 0;
 }
 
+// Where packets must not be lost, inputs are left alone from HOLD_GATE held ones on. What may still
+// come after that is what all lanes of all groups have: with room for it, no lane ever has to wait
+// for a group, and two groups that send to each other cannot wait for each other.
+static uint32_t
+held_room(const struct dps_group_conf *conf)
+{
+	const struct dps_ctl *ctl = the_primary.ctl;
+	uint32_t room = HOLD_MOST;
+
+	for (uint32_t i = 0; i < ctl->n_groups && conf->hold; i++)
+		room += ctl->group[i].max * ctl->group[i].ring;
+	return rte_align32pow2(room);
+}
+
 static int
 group_init(struct io *io, uint32_t group)
 {
@@ -104,7 +118,10 @@ group_init(struct io *io, uint32_t group)
 	g->front_mask = rte_align32pow2(conf->max * conf->ring) - 1;
 	g->front = own_zalloc(sizeof(*g->front) * (g->front_mask + 1));
 	g->again = own_zalloc(sizeof(*g->again) * (g->front_mask + 1));
-	g->held = own_zalloc(sizeof(*g->held) * HOLD_MOST);
+	g->held_mask = held_room(conf) - 1;
+	g->held = own_zalloc(sizeof(*g->held) * (g->held_mask + 1));
+	memcpy(g->next, conf->next, sizeof(g->next));
+	g->reach = conf->reach;
 	return g->again == NULL || g->front == NULL || g->held == NULL ? -ENOMEM : 0;
 }
 
@@ -241,17 +258,19 @@ dps_io_lane(uint32_t slot)
 }
 
 int
-dps_io_map(uint32_t group, const uint8_t *member, uint32_t n)
+dps_io_map(uint32_t group, const uint8_t *member, uint32_t n, uint32_t when_empty)
 {
 	struct primary *p = &the_primary;
 
-	if (group >= p->n_groups || n != DPS_BUCKETS)
+	if (group >= p->n_groups || n != DPS_BUCKETS || when_empty > DPS_EMPTY_BYPASS)
 		return -EINVAL;
 	for (uint32_t b = 0; b < n; b++)
 		if (member[b] != DPS_NO_SLOT && member[b] >= p->ctl->group[group].max)
 			return -EINVAL;
-	for (uint32_t i = 0; i < p->n_io; i++)
+	for (uint32_t i = 0; i < p->n_io; i++) {
 		memcpy(p->io[i]->arg_map, member, n);
+		p->io[i]->arg_when_empty = when_empty;
+	}
 	return ask_all(OP_MAP, group);
 }
 
@@ -265,6 +284,20 @@ dps_io_reset(uint32_t slot)
 	s = the_primary.slot[slot];
 	s->undo = 0;
 	return ask_all(OP_RESET, slot);
+}
+
+int
+dps_io_loads(uint32_t group, uint64_t *packets, uint32_t n)
+{
+	struct primary *p = &the_primary;
+
+	if (group >= p->n_groups || n != DPS_BUCKETS)
+		return -EINVAL;
+	memset(packets, 0, n * sizeof(*packets));
+	for (uint32_t i = 0; i < p->n_io; i++)
+		for (uint32_t b = 0; b < n; b++)
+			packets[b] += dps_load32(&p->io[i]->group[group].load[b]);
+	return 0;
 }
 
 // How far a counter is ahead of another, both of the io core's: the one behind is read first, as
@@ -319,6 +352,7 @@ dps_group_stats_get(uint32_t group, struct dps_group_stats *out)
 
 		out->no_worker += g->no_worker;
 		out->hold_full += g->hold_full;
+		out->bypassed += g->bypassed;
 		out->held += waiting(g);
 		out->moving |= g->moving;
 	}

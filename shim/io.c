@@ -273,29 +273,56 @@ bucket_of(struct rte_mbuf *m)
 static void
 hold(struct io_group *g, struct rte_mbuf *m)
 {
-	if (g->held_head - g->held_tail == HOLD_MOST) {
+	if (g->held_head - g->held_tail > g->held_mask) {
 		free_counted(&g->hold_full, m);
 		return;
 	}
 	g->waits[bucket_of(m)] = 1;
 	g->moving = true;
-	g->held[g->held_head++ & (HOLD_MOST - 1)] = m;
+	g->held[g->held_head++ & g->held_mask] = m;
 	g->gated |= g->held_head - g->held_tail >= HOLD_GATE;
 }
 
-// Give a packet to its bucket's lane. False: it has to wait, and may (the group holds).
+static bool has_room(const struct io *io, uint32_t port);
+static inline void steer(struct io *io, struct io_group *g, struct rte_mbuf *m);
+
+// A group in which nobody works. False: the packet has to wait.
+static bool __rte_noinline
+place_nowhere(struct io *io, struct io_group *g, struct rte_mbuf *m)
+{
+	uint16_t next = g->next[m->port];
+
+	if (g->when_empty == DPS_EMPTY_HOLD)
+		return false;
+	if (g->when_empty == DPS_EMPTY_DROP || next == DPS_NOWHERE) {
+		free_counted(&g->no_worker, m);
+		return true;
+	}
+	if ((next & DPS_V_KIND) == DPS_V_OUT) {
+		if (g->hold && !has_room(io, next & DPS_V_ARG))
+			return false;
+		dps_count(&g->bypassed, 1);
+		tx_put(io, next & DPS_V_ARG, m);
+		return true;
+	}
+	if (++mark_of(m)->hops > HOP_LIMIT) {
+		free_counted(&io->port[m->port].drops[DPS_DROP_HOP_LIMIT], m);
+		return true;
+	}
+	dps_count(&g->bypassed, 1);
+	steer(io, &io->group[next & DPS_V_ARG], m);
+	return true;
+}
+
+// Give a packet to its bucket's lane. False: it has to wait, and may.
 static inline bool
 place(struct io *io, struct io_group *g, struct rte_mbuf *m)
 {
 	uint8_t member = g->map[bucket_of(m)];
 	struct lane *lane;
 
-	if (unlikely(member == DPS_NO_SLOT)) {
-		if (g->hold)
-			return false;
-		free_counted(&g->no_worker, m);
-		return true;
-	}
+	if (unlikely(member == DPS_NO_SLOT))
+		return place_nowhere(io, g, m);
 	lane = &io->lane[g->first + member];
 	if (unlikely(!lane_lend(io, lane, m))) {
 		if (g->hold)
@@ -308,6 +335,7 @@ place(struct io *io, struct io_group *g, struct rte_mbuf *m)
 static inline void
 steer(struct io *io, struct io_group *g, struct rte_mbuf *m)
 {
+	g->load[bucket_of(m)]++;
 	if (unlikely(g->waits[bucket_of(m)]) || unlikely(!place(io, g, m)))
 		hold(g, m);
 }
@@ -349,7 +377,7 @@ release_held(struct io *io, struct io_group *g)
 		if (!place(io, g, g->front[g->front_tail & g->front_mask]))
 			return moved;
 	for (; g->held_tail != g->held_head; g->held_tail++, moved++)
-		if (!place(io, g, g->held[g->held_tail & (HOLD_MOST - 1)]))
+		if (!place(io, g, g->held[g->held_tail & g->held_mask]))
 			return moved;
 	memset(g->waits, 0, sizeof(g->waits));
 	g->moving = false;
@@ -427,8 +455,16 @@ may_receive(const struct io *io, const struct port *port, const struct io_group 
 	uint64_t need = (uint64_t)io->burst * (port->frame_most / room + 1);
 	uint64_t others = (the_primary.n_io - 1) * (need + mp->cache_size);
 
-	return g->fed > 0 && !g->gated && g->again_n == 0 && g->front_head == g->front_tail &&
-	       pool_free(io, port->pool) >= need + others;
+	if (g->fed == 0 && g->when_empty == DPS_EMPTY_HOLD)
+		return false;
+	for (uint32_t i = 0; i < the_primary.n_groups; i++) {
+		const struct io_group *on = &io->group[i];
+
+		if (g->reach & 1u << i &&
+		    (on->gated || on->again_n > 0 || on->front_head != on->front_tail))
+			return false;
+	}
+	return pool_free(io, port->pool) >= need + others;
 }
 
 static void __rte_noinline
@@ -483,6 +519,7 @@ steer_plain(struct io *io, const struct rx_queue *rxq, struct io_group *g, struc
 			steer(io, g, p);
 			continue;
 		}
+		g->load[bucket]++;
 		lane->shadow[lane->sent & lane->mask] = p;
 		lane_put(lane, lane->sent, lane_word(lane, p, p->data_len, port_index));
 		dps_store32(&lane->sent, lane->sent + 1);
@@ -692,7 +729,7 @@ may_take_back(const struct io *io, uint64_t word)
 		return arg >= the_primary.n_ports || has_room(io, arg);
 	case DPS_V_GROUP:
 		return arg >= the_primary.n_groups ||
-		       io->group[arg].held_head - io->group[arg].held_tail < HOLD_MOST;
+		       io->group[arg].held_head - io->group[arg].held_tail <= io->group[arg].held_mask;
 	default:
 		return true;
 	}

@@ -29,6 +29,7 @@ op_map(struct io *io, struct io_group *g)
 {
 	bool fed[DPS_NO_SLOT + 1] = { false };
 
+	g->when_empty = io->arg_when_empty;
 	g->holes = 0;
 	for (uint32_t b = 0; b < DPS_BUCKETS; b++) {
 		uint8_t old = g->map[b];
@@ -116,7 +117,7 @@ op_audit(struct io *io)
 		for (uint32_t i = g->front_tail; i != g->front_head; i++)
 			audit_add(a->io, g->front[i & g->front_mask]);
 		for (uint32_t i = g->held_tail; i != g->held_head; i++)
-			audit_add(a->io, g->held[i & (HOLD_MOST - 1)]);
+			audit_add(a->io, g->held[i & g->held_mask]);
 	}
 	for (uint32_t k = 0; k < the_primary.n_ports; k++)
 		for (uint32_t i = io->tx[k].tail; i != io->tx[k].head; i++)
@@ -175,7 +176,7 @@ op_stop(struct io *io)
 			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
 		}
 		for (; g->held_tail != g->held_head; g->held_tail++) {
-			struct rte_mbuf *m = g->held[g->held_tail & (HOLD_MOST - 1)];
+			struct rte_mbuf *m = g->held[g->held_tail & g->held_mask];
 
 			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
 		}

@@ -34,6 +34,10 @@ struct io_group {
 	uint32_t max;
 	uint32_t fed;                   // members with a bucket
 	uint32_t holes;                 // buckets without a member
+	uint32_t load[DPS_BUCKETS];     // packets steered, modulo 2^32; not those of a lone lane
+	uint16_t next[DPS_MAX_PORTS];   // dps_group_conf.next
+	uint32_t reach;                 // dps_group_conf.reach
+	enum dps_when_empty when_empty;
 	struct lane *lone;              // the one lane that has all buckets and needs no hash
 	bool hold;
 	bool plain;                     // every bucket has a lane, no plugin asks for more than bytes
@@ -45,11 +49,13 @@ struct io_group {
 	uint32_t front_mask;            // room for all that the group's lanes can hold
 	uint32_t held_head;
 	uint32_t held_tail;
+	uint32_t held_mask;             // HOLD_MOST packets; room for all that is under way if it holds
 	struct rte_mbuf **again;        // [front_mask + 1]
 	struct rte_mbuf **front;        // [front_mask + 1]
-	struct rte_mbuf **held;         // [HOLD_MOST]
+	struct rte_mbuf **held;         // [held_mask + 1]
 	uint64_t no_worker;
 	uint64_t hold_full;
+	uint64_t bypassed;
 };
 
 struct tx_port {
@@ -98,6 +104,7 @@ struct io {
 	uint32_t asked __rte_cache_aligned;
 	enum io_op op;
 	uint32_t arg;
+	enum dps_when_empty arg_when_empty;
 	uint8_t arg_map[DPS_BUCKETS];
 
 	// written by the io core

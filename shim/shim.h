@@ -148,8 +148,16 @@ struct dps_io_stats {
 struct dps_group_stats {
 	uint64_t no_worker;
 	uint64_t hold_full;
+	uint64_t bypassed;          // went on along their chains, as nobody works in the group
 	uint64_t held;
 	uint32_t moving;            // 1: buckets are on the move in some io core
+};
+
+// What becomes of packets for buckets that no slot has.
+enum dps_when_empty {
+	DPS_EMPTY_HOLD = 0,         // they wait
+	DPS_EMPTY_DROP = 1,
+	DPS_EMPTY_BYPASS = 2        // they go on along their chain
 };
 
 struct dps_audit {
@@ -218,7 +226,9 @@ int dps_io_start(void);
 int dps_io_stop(void);                  // bounded; the io cores free all that they hold
 int dps_io_rx(uint32_t on);             // 0: stop receiving, go on collecting
 int dps_io_lane(uint32_t slot);         // (re)reads what the slot's plugin needs
-int dps_io_map(uint32_t group, const uint8_t *member, uint32_t n);      // bucket -> member
+int dps_io_map(uint32_t group, const uint8_t *member, uint32_t n,      // bucket -> member
+	       uint32_t when_empty);                                    // DPS_EMPTY_*
+int dps_io_loads(uint32_t group, uint64_t *packets, uint32_t n);        // received so far, by bucket
 int dps_io_reset(uint32_t slot);        // after a corrupt slot's sitter died: empty lanes
 int dps_io_stats_get(uint32_t io, struct dps_io_stats *out);
 int dps_group_stats_get(uint32_t group, struct dps_group_stats *out);

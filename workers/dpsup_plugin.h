@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-#define DPS_PLUGIN_ABI 2u
+#define DPS_PLUGIN_ABI 3u
 
 /* First initializer of every plugin: how the worker knows what it was built against. */
 #define DPS_PLUGIN_HEAD .abi = DPS_PLUGIN_ABI, .size = sizeof(struct dps_plugin)
@@ -89,6 +89,7 @@ struct dps_env {
 	char *error;                    /* say here why init fails, [error_len] */
 	uint32_t error_len;
 	uint32_t pad;
+	const uint16_t *next;           /* by input port: the verdict of dps_next */
 };
 
 struct dps_plugin {
@@ -124,6 +125,16 @@ static inline uint16_t
 dps_on(uint32_t group)
 {
 	return (uint16_t)(0x2000u | (group & 0xfffu));
+}
+
+/*
+ * On along the packet's chain: to the next group, or out of the port at the chain's end. In a group
+ * that is on no chain of the packet's input port: back out of that port.
+ */
+static inline uint16_t
+dps_next(const struct dps_env *env, const struct dps_packet *packet)
+{
+	return env->next[packet->port];
 }
 
 /* Take it out of the traffic as evidence. */

@@ -17,6 +17,7 @@ static const char *arg_keys[DPS_ARGS / 3];
 static const char *arg_values[DPS_ARGS / 3];
 static const char *port_names[DPS_MAX_PORTS];
 static const char *group_names[DPS_MAX_GROUPS];
+static uint16_t next[DPS_MAX_PORTS];
 
 static int __attribute__((format(printf, 3, 4)))
 refuse(struct dps_sitter *me, int code, const char *format, ...)
@@ -93,6 +94,8 @@ fill_env(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_grou
 	}
 	for (uint32_t i = 0; i < ctl->n_ports; i++)
 		port_names[i] = ctl->port[i];
+	for (uint32_t i = 0; i < DPS_MAX_PORTS; i++)
+		next[i] = conf->next[i] == DPS_NOWHERE ? dps_out(i) : conf->next[i];
 	for (uint32_t i = 0; i < ctl->n_groups; i++)
 		group_names[i] = ctl->group[i].name;
 	env = (struct dps_env){
@@ -109,6 +112,7 @@ fill_env(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_grou
 		.counters = me->counter,
 		.error = me->error,
 		.error_len = sizeof(me->error),
+		.next = next,
 	};
 }
 

@@ -8,7 +8,7 @@ int
 portmap_init(struct portmap *map, const struct dps_env *env)
 {
 	for (uint32_t i = 0; i < DPS_MAX_PORTS; i++)
-		map->out[i] = dps_out(i);
+		map->out[i] = env->next[i];
 	for (uint32_t i = 0; i < env->n_args; i++) {
 		const char *key = env->arg_keys[i];
 		int from, to;

@@ -229,6 +229,7 @@ make_group(uint32_t index, const struct count_group *group, uint32_t first_slot)
 		.args = MAP,
 	};
 
+	memset(conf.next, 0xff, sizeof(conf.next));
 	snprintf(conf.name, sizeof(conf.name), "group%u", index);
 	snprintf(conf.plugin, sizeof(conf.plugin), "%s",
 		 group->own ? group->own->name : group->builtin);
