@@ -12,7 +12,7 @@ import time
 import pytest
 from harness import NULL, Run, run, wait_for
 from jobs import IO, JUMBO, SLOW, Job, accounted, group, out, pcap_port
-from traffic import Flow, compare, flows, mix, save, write_pcap
+from traffic import Flow, compare, flows, mix, save, swapped, write_pcap
 
 from dpsup.errors import DpsupError
 
@@ -48,7 +48,7 @@ def test_scale_by_steps_and_dry(instance: Run) -> None:
         assert done.returncode == code, (bad, done.stderr)
     moved = [e["buckets_moved"] for e in instance.events() if e["type"] == "steer"]
     # 2 -> 3: a third of 512 moves, and no more; 3 -> 1 in two steps or one.
-    assert 171 in moved
+    assert {170, 171} & set(moved)
 
 
 def test_two_scales_at_once_happen_one_after_the_other(instance: Run) -> None:
@@ -82,12 +82,9 @@ def test_random_steps_with_kills_lose_nothing(instance: Run, steps: int) -> None
                 job.instance.kill(f"fw/{rng.randrange(4)}")
             done += 1
         time.sleep(rng.random() * 0.03)
-        job.events()
     with contextlib.suppress(DpsupError):
         job.instance.scale("fw", 4)
     accounted(job.end(), len(packets))
-    from traffic import swapped
-
     compare(packets, out(instance), swapped)
 
 
