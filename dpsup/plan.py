@@ -79,7 +79,7 @@ class PortPlan:
     tx_free: int | None
     mtu: int
     promiscuous: bool
-    rss_fields: tuple[str, ...]
+    rss_fields: tuple[str, ...]  # with the tunnels that are looked into
     rss_key: str  # "symmetric" | "default" | hex digits
     group: int
 
@@ -347,7 +347,7 @@ def _ports(topology: Topology, host: Host) -> tuple[PortPlan, ...]:
             tx_free=port.thresholds.tx_free,
             mtu=port.mtu,
             promiscuous=port.promiscuous,
-            rss_fields=port.rss.fields,
+            rss_fields=(*port.rss.fields, *port.rss.inner),
             rss_key=port.rss.key,
             group=fed.get(port.name, -1),
         )

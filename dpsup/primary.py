@@ -53,6 +53,10 @@ _RSS = {
     "tcp": "DPS_RSS_TCP",
     "udp": "DPS_RSS_UDP",
     "sctp": "DPS_RSS_SCTP",
+    "vxlan": "DPS_RSS_VXLAN",
+    "geneve": "DPS_RSS_GENEVE",
+    "gre": "DPS_RSS_GRE",
+    "gtpu": "DPS_RSS_GTPU",
 }
 
 

@@ -392,8 +392,11 @@ def _one_hash(view: _View) -> Iterator[Problem]:
         first, model = feeding[0]
         path: Path = ("ports", i, "rss")
         there: Path = ("ports", first, "rss")
-        same = port.rss.key == model.rss.key and set(port.rss.fields) == set(model.rss.fields)
-        values = [(*table, key) for table in (path, there) for key in ("key", "fields")]
+        same = port.rss.key == model.rss.key and all(
+            set(getattr(port.rss, key)) == set(getattr(model.rss, key))
+            for key in ("fields", "inner")
+        )
+        values = [(*table, key) for table in (path, there) for key in ("key", "fields", "inner")]
         if not same and view.sound(*values):
             yield view.problem(
                 path,

@@ -33,6 +33,7 @@ from dpsup.values import (
     Size,
     SomeTime,
     Texts,
+    Tunnels,
     Vdev,
     parse_vdev,
     pci_address,
@@ -92,6 +93,9 @@ class Rss(Model):
         "the parts of a packet that say which flow it belongs to",
         '["ipv4", "ipv6", "tcp", "udp"]',
         min_length=1,
+    )
+    inner: Tunnels = _key(
+        (), "the tunnels whose inner headers say which flow it is", '["vxlan", "gtpu"]'
     )
     key: RssKey = _key(
         "symmetric", "the Toeplitz key of the hash", '"symmetric", "default" or hex digits'

@@ -272,6 +272,7 @@ Ring = Annotated[int, AfterValidator(_ring)]
 RssFields = Annotated[
     tuple[Literal["ipv4", "ipv6", "tcp", "udp", "sctp"], ...], ARRAY, AfterValidator(_rss_fields)
 ]
+Tunnels = Annotated[tuple[Literal["vxlan", "geneve", "gre", "gtpu"], ...], ARRAY]
 RssKey = Annotated[str, AfterValidator(_rss_key)]
 Pci = Annotated[str, AfterValidator(_pci)]
 Vdev = Annotated[str, AfterValidator(_vdev)]

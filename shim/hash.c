@@ -3,7 +3,9 @@
 // The Toeplitz hash of a flow, for packets that the driver did not hash. The same function, key and
 // fields as the NIC's (Microsoft, "RSS hashing functions"), so that both agree about a flow:
 // addresses, and ports of TCP, UDP and SCTP; of a fragment the addresses alone, as it has no ports;
-// of anything but IP the MAC addresses and the EtherType, of 802.3 the MAC addresses alone.
+// of anything but IP the MAC addresses and the EtherType, of 802.3 the MAC addresses alone. Where it is
+// asked for, the flow of a tunnel's packet is that of its inner headers; of a fragment of one, and of
+// one that cannot be read, that of the outer ones.
 
 #include <errno.h>
 #include <string.h>
@@ -14,7 +16,13 @@
 
 #include "primary.h"
 
-enum { TUPLE_MOST = 36 };       // two IPv6 addresses and two ports
+enum {
+	TUPLE_MOST = 36,        // two IPv6 addresses and two ports
+	DEEP = 2                // tunnels in tunnels that are looked into
+};
+
+// UDP ports: RFC 7348, RFC 8926, 3GPP TS 29.281.
+enum { PORT_VXLAN = 4789, PORT_GENEVE = 6081, PORT_GTPU = 2152 };
 
 // By position and value of an input byte: the XOR of the key's windows at its set bits.
 static uint32_t table[TUPLE_MOST][256];
@@ -79,6 +87,9 @@ dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types)
 	fields = types;
 	for (uint32_t proto = 0; proto < RTE_DIM(with_ports); proto++)
 		with_ports[proto] = fields & DPS_RSS_IPV4 && has_ports(proto);
+	// What may be a tunnel takes the long way.
+	if (fields & (DPS_RSS_INNER & ~DPS_RSS_GRE))
+		with_ports[IPPROTO_UDP] = false;
 	return 0;
 }
 
@@ -116,8 +127,89 @@ is_plain_ipv4(const uint8_t *p, uint32_t len)
 	       (ip->fragment_offset & RTE_BE16(0x3fff)) == 0 && with_ports[ip->next_proto_id];
 }
 
+static bool hash_l3(uint16_t type, const uint8_t *p, uint32_t len, int depth, uint32_t *hash);
+static uint32_t hash_frame(const uint8_t *p, uint32_t len, int depth);
+
+// What lies in a tunnel that says an EtherType.
 static bool
-hash_ipv4(const uint8_t *p, uint32_t len, uint32_t *hash)
+hash_typed(uint16_t type, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	if (type != RTE_BE16(RTE_ETHER_TYPE_TEB))
+		return hash_l3(type, p, len, depth, hash);
+	if (len < sizeof(struct rte_ether_hdr))
+		return false;
+	*hash = hash_frame(p, len, depth);
+	return true;
+}
+
+static bool
+hash_gtpu(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	uint32_t at = 8;
+
+	// Version 1, a user's packet.
+	if (len < at || (p[0] & 0xf0) != 0x30 || p[1] != 0xff)
+		return false;
+	if (p[0] & 7)
+		at += 4;
+	// Extension headers: length in units of 4 bytes, the next one's type at the end.
+	for (int i = 0; i < 4 && p[0] & 4 && at < len && p[at - 1] != 0; i++) {
+		if (p[at] == 0)
+			return false;
+		at += p[at] * 4u;
+	}
+	if (at >= len)
+		return false;
+	return hash_l3(p[at] >> 4 == 4 ? RTE_BE16(RTE_ETHER_TYPE_IPV4) :
+					 RTE_BE16(RTE_ETHER_TYPE_IPV6),
+		       p + at, len - at, depth, hash);
+}
+
+static bool
+hash_gre(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	uint32_t at = 4;
+	uint16_t type;
+
+	// Version 0; checksum, key and sequence number are four bytes each (RFC 2890).
+	if (len < at || (p[1] & 7) != 0)
+		return false;
+	at += ((p[0] >> 7 & 1) + (p[0] >> 5 & 1) + (p[0] >> 4 & 1)) * 4u;
+	memcpy(&type, p + 2, 2);
+	return at < len && hash_typed(type, p + at, len - at, depth, hash);
+}
+
+// The flow inside of a tunnel; false: it is none that was asked for.
+static bool
+hash_inner(uint8_t proto, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	uint32_t head;
+	uint16_t type;
+
+	if (depth == DEEP)
+		return false;
+	if (proto == IPPROTO_GRE)
+		return fields & DPS_RSS_GRE && hash_gre(p, len, depth + 1, hash);
+	if (proto != IPPROTO_UDP || len < 8 + 8)
+		return false;
+	switch (p[2] << 8 | p[3]) {
+	case PORT_VXLAN:
+		return fields & DPS_RSS_VXLAN && p[8] & 8 &&
+		       hash_typed(RTE_BE16(RTE_ETHER_TYPE_TEB), p + 16, len - 16, depth + 1, hash);
+	case PORT_GENEVE:
+		head = 8 + 8 + (p[8] & 0x3f) * 4u;
+		memcpy(&type, p + 10, 2);
+		return fields & DPS_RSS_GENEVE && p[8] >> 6 == 0 && head < len &&
+		       hash_typed(type, p + head, len - head, depth + 1, hash);
+	case PORT_GTPU:
+		return fields & DPS_RSS_GTPU && hash_gtpu(p + 8, len - 8, depth + 1, hash);
+	default:
+		return false;
+	}
+}
+
+static bool
+hash_ipv4(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
 	const struct rte_ipv4_hdr *ip = (const void *)p;
 	uint8_t tuple[TUPLE_MOST];
@@ -126,6 +218,10 @@ hash_ipv4(const uint8_t *p, uint32_t len, uint32_t *hash)
 
 	if (len < sizeof(*ip) || header < sizeof(*ip))
 		return false;
+	if (unlikely(fields & DPS_RSS_INNER) && len > header &&
+	    (ip->fragment_offset & RTE_BE16(0x3fff)) == 0 &&
+	    hash_inner(ip->next_proto_id, p + header, len - header, depth, hash))
+		return true;
 	memcpy(tuple, &ip->src_addr, 8);
 	if (has_ports(ip->next_proto_id) && len >= header + 4 &&
 	    (ip->fragment_offset & RTE_BE16(0x3fff)) == 0) {
@@ -137,7 +233,7 @@ hash_ipv4(const uint8_t *p, uint32_t len, uint32_t *hash)
 }
 
 static bool
-hash_ipv6(const uint8_t *p, uint32_t len, uint32_t *hash)
+hash_ipv6(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
 	uint8_t tuple[TUPLE_MOST];
 	uint32_t at = 40;
@@ -156,6 +252,9 @@ hash_ipv6(const uint8_t *p, uint32_t len, uint32_t *hash)
 		proto = p[at];
 		at += (p[at + 1] + 1) * 8u;
 	}
+	if (unlikely(fields & DPS_RSS_INNER) && len > at &&
+	    hash_inner(proto, p + at, len - at, depth, hash))
+		return true;
 	if (has_ports(proto) && len >= at + 4) {
 		memcpy(tuple + 32, p + at, 4);
 		n = 36;
@@ -164,16 +263,23 @@ hash_ipv6(const uint8_t *p, uint32_t len, uint32_t *hash)
 	return true;
 }
 
-uint32_t
-hash_flow(const uint8_t *p, uint32_t len)
+static bool
+hash_l3(uint16_t type, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	if (type == RTE_BE16(RTE_ETHER_TYPE_IPV4))
+		return fields & DPS_RSS_IPV4 && hash_ipv4(p, len, depth, hash);
+	return type == RTE_BE16(RTE_ETHER_TYPE_IPV6) && fields & DPS_RSS_IPV6 &&
+	       hash_ipv6(p, len, depth, hash);
+}
+
+static uint32_t
+hash_frame(const uint8_t *p, uint32_t len, int depth)
 {
 	uint8_t tuple[14];
 	uint32_t at = 12;
 	uint32_t hash = 0;
 	uint16_t type;
 
-	if (likely(is_plain_ipv4(p, len)))
-		return hash_12(p + sizeof(struct rte_ether_hdr) + offsetof(struct rte_ipv4_hdr, src_addr));
 	if (len < sizeof(struct rte_ether_hdr)) {
 		memset(tuple, 0, sizeof(tuple));
 		memcpy(tuple, p, len);
@@ -188,17 +294,21 @@ hash_flow(const uint8_t *p, uint32_t len)
 		memcpy(&type, p + at, 2);
 	}
 	at += 2;
-	if (type == RTE_BE16(RTE_ETHER_TYPE_IPV4) && fields & DPS_RSS_IPV4 &&
-	    hash_ipv4(p + at, len - at, &hash))
-		return hash;
-	if (type == RTE_BE16(RTE_ETHER_TYPE_IPV6) && fields & DPS_RSS_IPV6 &&
-	    hash_ipv6(p + at, len - at, &hash))
+	if (hash_l3(type, p + at, len - at, depth, &hash))
 		return hash;
 	// 802.3: a length, not a type; frames of one conversation differ in it.
 	if (rte_be_to_cpu_16(type) < 0x600)
 		type = 0;
 	memcpy(tuple, &type, 2);
 	return hash_12(p) ^ table[12][tuple[0]] ^ table[13][tuple[1]];
+}
+
+uint32_t
+hash_flow(const uint8_t *p, uint32_t len)
+{
+	if (likely(is_plain_ipv4(p, len)))
+		return hash_12(p + sizeof(struct rte_ether_hdr) + offsetof(struct rte_ipv4_hdr, src_addr));
+	return hash_frame(p, len, 0);
 }
 
 uint32_t

@@ -113,7 +113,9 @@ rss_setup(const struct dps_port_conf *conf, const struct rte_eth_dev_info *dev, 
 	eth->rx_adv_conf.rss_conf.rss_key = key;
 	eth->rx_adv_conf.rss_conf.rss_key_len = key_len;
 	port->rss = true;
-	if (dev->rx_offload_capa & RTE_ETH_RX_OFFLOAD_RSS_HASH) {
+	if (conf->rss_types & DPS_RSS_INNER) {
+		say(note, "inner headers of tunnels are hashed in software. ");
+	} else if (dev->rx_offload_capa & RTE_ETH_RX_OFFLOAD_RSS_HASH) {
 		eth->rxmode.offloads |= RTE_ETH_RX_OFFLOAD_RSS_HASH;
 		port->hw_rss = true;
 	} else {

@@ -67,7 +67,13 @@ enum {
 	DPS_RSS_IPV6 = 2,
 	DPS_RSS_TCP = 4,
 	DPS_RSS_UDP = 8,
-	DPS_RSS_SCTP = 16
+	DPS_RSS_SCTP = 16,
+	// Inside of these tunnels, in software: the flow is that of the inner headers.
+	DPS_RSS_VXLAN = 32,
+	DPS_RSS_GENEVE = 64,
+	DPS_RSS_GRE = 128,
+	DPS_RSS_GTPU = 256,
+	DPS_RSS_INNER = 480
 };
 
 struct dps_port_info {

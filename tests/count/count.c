@@ -293,7 +293,7 @@ set_up(const struct count_case *c)
 			seat_worker(slot++, &c->group[g]);
 		for (uint32_t b = 0; b < DPS_BUCKETS; b++)
 			map[b] = b % c->group[g].slots;
-		need("io_map", dps_io_map(g, map, DPS_BUCKETS));
+		need("io_map", dps_io_map(g, map, DPS_BUCKETS, DPS_EMPTY_HOLD));
 	}
 	need("io_rx", dps_io_rx(1));
 }
