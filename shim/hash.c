@@ -179,8 +179,8 @@ hash_gre(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 	return at < len && hash_typed(type, p + at, len - at, depth, hash);
 }
 
-// The flow inside of a tunnel; false: it is none that was asked for.
-static bool
+// The flow inside of a tunnel; false: it is none that was asked for. Out of the way of what is none.
+static bool __rte_noinline
 hash_inner(uint8_t proto, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
 	uint32_t head;
@@ -208,7 +208,7 @@ hash_inner(uint8_t proto, const uint8_t *p, uint32_t len, int depth, uint32_t *h
 	}
 }
 
-static bool
+static __rte_always_inline bool
 hash_ipv4(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
 	const struct rte_ipv4_hdr *ip = (const void *)p;
@@ -232,7 +232,7 @@ hash_ipv4(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 	return true;
 }
 
-static bool
+static __rte_always_inline bool
 hash_ipv6(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
 	uint8_t tuple[TUPLE_MOST];
@@ -263,13 +263,19 @@ hash_ipv6(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 	return true;
 }
 
-static bool
-hash_l3(uint16_t type, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+static __rte_always_inline bool
+hash_l3_here(uint16_t type, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
 	if (type == RTE_BE16(RTE_ETHER_TYPE_IPV4))
 		return fields & DPS_RSS_IPV4 && hash_ipv4(p, len, depth, hash);
 	return type == RTE_BE16(RTE_ETHER_TYPE_IPV6) && fields & DPS_RSS_IPV6 &&
 	       hash_ipv6(p, len, depth, hash);
+}
+
+static bool
+hash_l3(uint16_t type, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	return hash_l3_here(type, p, len, depth, hash);
 }
 
 static uint32_t
@@ -294,7 +300,7 @@ hash_frame(const uint8_t *p, uint32_t len, int depth)
 		memcpy(&type, p + at, 2);
 	}
 	at += 2;
-	if (hash_l3(type, p + at, len - at, depth, &hash))
+	if (hash_l3_here(type, p + at, len - at, depth, &hash))
 		return hash;
 	// 802.3: a length, not a type; frames of one conversation differ in it.
 	if (rte_be_to_cpu_16(type) < 0x600)
