@@ -20,7 +20,6 @@ from jobs import (
     Job,
     accounted,
     build,
-    death_events,
     group,
     out,
     pcap_port,
@@ -160,46 +159,47 @@ const struct dps_plugin dps_plugin = {
 # --- policies and spares --------------------------------------------------------------------------
 
 
-def policy(name: str, spares: int, more: str = "") -> str:
-    return f"""
-on_full = "hold"
-spares = {spares}
-restart = {{ policy = "{name}", intensity = 100, backoff = {{ initial = "1ms", factor = 1 }} {more} }}
+# One port that receives as fast as it is polled, and workers that end after so many packets.
+ENDLESS = """
+[[ports]]
+name = "wan"
+vdev = "net_null0"
+[[io]]
+cores = "1"
+[[workers]]
+name = "fw"
+plugin = "crash"
+args = {{ how = "{how}", code = {code}, at = {at} }}
+input = ["wan"]
+count = 2
+spares = 1
+restart = {{ policy = "on-failure", intensity = 1000, backoff = {{ initial = "1ms", factor = 1 }} }}
 """
+LATE = 10_000_000  # packets: seconds, so that a spare is ready
+
+
+def deaths_of(instance: Run) -> list[dict[str, Any]]:
+    return [e for e in instance.events() if e["type"] == "death"]
 
 
 @pytest.mark.parametrize("how", ["segv", "exit"])
-def test_on_failure_a_spare_takes_over_at_once(
-    instance: Run, packets: list[Packet], how: str
-) -> None:
-    """Killed by a signal, or left with another exit code than 0."""
-    save(instance.folder / "wan.in.pcap", packets[:3000])
-    args = f'how = "{how}", code = 3, at = 1000'
-    more = policy("on-failure", 1)
-    job = Job(instance, pcap_port() + IO + group("crash", 1, args, more=more))
-    wait_for(lambda: len(death_events(job)) >= 1)
-    first = death_events(job)[0]
-    assert first["successor"]
-    assert "claimed_ns" in first["times"]
-    accounted(job.end(), 3000)
-    compare(packets[:3000], out(instance))
+def test_on_failure_a_spare_takes_over_at_once(instance: Run, how: str) -> None:
+    """Ended by a signal, or left with another exit code than 0."""
+    instance.start(ENDLESS.format(how=how, code=3, at=LATE))
+    wait_for(lambda: len(deaths_of(instance)) >= 4)
+    assert [e for e in deaths_of(instance) if e["successor"] and e["times"]["claimed_ns"]]
 
 
-def test_on_failure_nobody_follows_one_that_left_in_order(
-    instance: Run, packets: list[Packet]
-) -> None:
-    """exit(0): with a spare ready, the warden leaves the place empty; the other has its buckets."""
-    save(instance.folder / "wan.in.pcap", packets)
-    args = 'how = "exit", code = 0, at = 30000'
-    instance.start(pcap_port() + IO + group("crash", 2, args, more=policy("on-failure", 1)))
-    status = instance.until(
-        lambda s: any(w["state"] == "held" for w in workers_of(s)) and s["in_flight"] == 0 and s
-    )
-    held = next(w for w in workers_of(status) if w["state"] == "held")
-    assert held["last_exit"]["code"] == 0
+def test_on_failure_nobody_follows_one_that_left_in_order(instance: Run) -> None:
+    """exit(0): with a spare ready, the warden leaves the place empty."""
+    instance.start(ENDLESS.format(how="exit", code=0, at=LATE))
+    instance.until(lambda s: s["groups"][0]["spares_ready"] == 1)
+    assert not deaths_of(instance), "too soon to prove anything"
+    status = instance.until(lambda s: all(w["state"] == "held" for w in workers_of(s)) and s)
+    assert [w["last_exit"]["code"] for w in workers_of(status)] == [0, 0]
+    assert [w["held_for"] for w in workers_of(status)] == ["restart policy is on-failure"] * 2
     assert status["groups"][0]["spares_ready"] == 1
-    (death,) = [e for e in instance.events() if e["type"] == "death"]
-    assert death["successor"] is None
+    assert [e["successor"] for e in deaths_of(instance)] == [None, None]
 
 
 def test_with_policy_never_no_spare_takes_over(instance: Run) -> None:
