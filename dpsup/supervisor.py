@@ -470,6 +470,8 @@ class Supervisor:
         self._changed.set()
         for group in self.groups:
             self._refill(group)
+        # A later generation opens with whoever can; if that is not everybody, it is degraded.
+        self._judge()
 
     def _topology_wind_down(self) -> None:
         self.on_stopping()
@@ -1168,7 +1170,8 @@ class Supervisor:
         # What it said on its way out, where nobody knows how it ended: its seed died with it.
         codes = {code, worker.refused[0] if worker.refused else None}
         permanent = not codes.isdisjoint(PERMANENT)
-        if permanent and self.state == "starting" and worker.refused:
+        first = self.state == "starting" and self.plan.generation == 1
+        if permanent and first and worker.refused:
             error = DpsupError(
                 f"worker {worker.name} refused to start: {worker.refused[1]}",
                 help=f"`plugin` and `args` of group {self.groups[worker.group].plan.name} "
@@ -1186,7 +1189,7 @@ class Supervisor:
         worker.held_for = decision.reason if decision.verdict is Verdict.GIVE_UP else ""
         if decision.verdict is Verdict.GIVE_UP:
             self.events.add(type="held", name=worker.name, message=decision.reason)
-            if self.state == "starting" and self.plan.generation == 1:
+            if first:
                 how = (worker.last_exit or {}).get("how", "its end")
                 self._fail(
                     DpsupError(

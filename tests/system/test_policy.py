@@ -83,11 +83,16 @@ def test_buckets_are_lent_without_a_supervisor(
     compare(packets, out(instance), swapped)
 
 
-def test_a_late_supervisor_goes_on_from_the_lent_map(instance: Run, packets: list[Packet]) -> None:
-    """It wakes while packets flow: the dead worker comes back, gets its share, all in order."""
+@pytest.mark.parametrize("backoff", ["1ms", "0ms"])
+def test_a_late_supervisor_goes_on_from_the_lent_map(
+    instance: Run, packets: list[Packet], backoff: str
+) -> None:
+    """It wakes while packets flow: the dead worker comes back, gets its share, all in order. With
+    no wait before the restart, its own idea of the map is the same before and after."""
     args = f"cycles = {SLOW * 2}, rewrite = true"
     save(instance.folder / "wan.in.pcap", packets)
-    job = Job(instance, pcap_port() + IO + group("delay", 2, args, more=NO_SPARES))
+    more = NO_SPARES.replace("1ms", backoff)
+    job = Job(instance, pcap_port() + IO + group("delay", 2, args, more=more))
     written = instance.folder / "wan.out.pcap"
     supervisor = job.instance.status()["supervisor"]["pid"]
     for i in range(3):
@@ -103,11 +108,79 @@ def test_a_late_supervisor_goes_on_from_the_lent_map(instance: Run, packets: lis
         finally:
             os.kill(supervisor, signal.SIGCONT)
         wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] == n + 1)
+        lent = workers_of(job.instance.status())[i % 2]["rx_packets"]
+        wait_for(lambda i=i, n=lent: workers_of(job.instance.status())[i % 2]["rx_packets"] > n)
     assert job.sent() < len(packets), "the run was too short to prove anything"
     wait_for(lambda: job.instance.status()["state"] == "running")
     wait_for(lambda: sum(e["type"] == "lent" for e in job.events()) == 3)
     accounted(job.end(), len(packets))
     compare(packets, out(instance), swapped)
+
+
+# Breaks the lane's index at its 1000th packet, and dies.
+WILD = """
+#include <signal.h>
+#include <unistd.h>
+#include "dpsup.h"
+#include "dpsup_plugin.h"
+
+static struct dps_sitter *me;
+static int seen;
+
+static int init(const struct dps_env *env, void **state)
+{
+	(void)state;
+	me = (void *)((char *)env->counters - offsetof(struct dps_sitter, counter));
+	return 0;
+}
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	for (volatile int i = 0; i < 200000; i++)
+		;
+	if (++seen == 1000 && me->slot == 0) {
+		struct dps_ctl *ctl = (void *)((char *)me - offsetof(struct dps_ctl, sitter));
+		struct dps_slot *slot;
+
+		while (ctl->magic != DPS_MAGIC || ctl->abi_size != sizeof(*ctl))
+			ctl = (void *)((char *)ctl - sizeof(*me));
+		slot = (void *)(uintptr_t)(ctl->base + ctl->slot[0]);
+		((struct dps_lane *)((char *)slot + slot->lanes[0]))->done += 100000;
+		kill(getpid(), SIGKILL);
+	}
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "wild", .init = init, .packet = packet,
+};
+"""
+
+
+def test_a_corrupt_slot_is_given_up_without_a_supervisor(
+    instance: Run, packets: list[Packet]
+) -> None:
+    """What it had is lost by name; everything else goes on."""
+    save(instance.folder / "wan.in.pcap", packets)
+    job = Job(
+        instance, pcap_port() + IO + group(str(build(instance.folder, WILD)), 2, more=NO_SPARES)
+    )
+    status = job.instance.status()
+    written = instance.folder / "wan.out.pcap"
+    os.kill(status["supervisor"]["pid"], signal.SIGSTOP)
+    try:
+        wait_for(lambda: not Path(f"/proc/{workers_of(status)[0]['pid']}/fd/0").exists())
+        until_still(written, 1.5)
+        there = sum(1 for _ in out(instance))
+    finally:
+        os.kill(status["supervisor"]["pid"], signal.SIGCONT)
+    assert there > len(packets) * 0.9
+    doc = job.end()
+    lost = doc["dropped"]["corrupt"]
+    assert 0 < lost < 1024
+    accounted(doc, len(packets), lost)
+    compare(packets, out(instance), missing=lost)
 
 
 def test_while_the_supervisor_answers_nothing_is_lent_by_the_primary(
@@ -321,6 +394,24 @@ vdev = "net_null0"
     # The history is forgotten: one more death is put up with.
     os.kill(instance.worker("fw/0")["pid"], signal.SIGKILL)
     instance.until(lambda s: s["recovery"]["deaths"] == 3 and s["state"] == "running")
+
+
+def test_a_later_generation_with_somebody_held_is_degraded(instance: Run) -> None:
+    """The plugin has gone bad when the primary dies: no reason to end, but to say so."""
+    plugin = build(instance.folder, FUSSY)
+    flag = instance.folder / "refuse"
+    ports = '[[ports]]\nname = "wan"\nvdev = "net_null0"\n'
+    instance.start(ports + IO + group(str(plugin), 1, f'file = "{flag}"', more="spares = 0\n"))
+    flag.touch()
+    os.kill(instance.status()["primary"]["pid"], signal.SIGKILL)
+    instance.until(
+        lambda s: s["generation"] == 2 and s["state"] == "degraded" and s["groups"][0]["workers"]
+    )
+    assert workers_of(instance.status())[0]["state"] == "held"
+    assert instance.do("status", check=False).returncode == 5
+    flag.unlink()
+    instance.do("reset-failed")
+    assert instance.status()["state"] == "running"
 
 
 @pytest.mark.parametrize("target", ["fw/9", "nobody", "nobody/0"])
