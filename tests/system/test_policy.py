@@ -113,6 +113,8 @@ def test_a_late_supervisor_goes_on_from_the_lent_map(
     assert job.sent() < len(packets), "the run was too short to prove anything"
     wait_for(lambda: job.instance.status()["state"] == "running")
     wait_for(lambda: sum(e["type"] == "lent" for e in job.events()) == 3)
+    # By what it read back of the primary's map.
+    assert {e["buckets_moved"] for e in job.log if e["type"] == "lent"} == {256}
     accounted(job.end(), len(packets))
     compare(packets, out(instance), swapped)
 
@@ -382,6 +384,10 @@ vdev = "net_null0"
     assert "reset-failed fw/0" in instance.do("status", check=False).stdout
     (event,) = [e for e in instance.events() if e["type"] == "held"]
     assert event["name"] == "fw/0"
+    # By the supervisor, not by the primary for want of an answer.
+    instance.until(
+        lambda _: [e for e in instance.events() if e["type"] == "steer" and e["seq"] > event["seq"]]
+    )
     # The survivor has all of the traffic: nothing more is lent to the held one's slot.
     before = workers_of(instance.status())
     instance.until(lambda s: workers_of(s)[1]["rx_packets"] > before[1]["rx_packets"] + 10_000)
