@@ -39,6 +39,10 @@ _SLOT_HEAD = 64 * KIB
 _RESERVE = 32 * MIB
 _RESERVE_PER_1000_DESCRIPTORS = 64 * KIB
 
+# How long a slot stands empty before the primary lends its buckets by itself (shim/lend.c): far
+# above what a supervisor that lives takes to answer.
+LEND_AFTER = 1.0  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class IoPlan:
@@ -123,6 +127,9 @@ class GroupPlan:
     on_down: str  # "hold" | "bypass" | "drop"
     at_zero: str  # likewise
     scale: ScalePlan | None  # None: its size is changed by hand
+    strategy: str = "one-for-one"  # "one-for-one" | "rest-for-chain" | "all"
+    backoff_jitter: float = 0.0  # of a wait, at most so much is left out
+    lend_after: float = LEND_AFTER  # seconds without an answer, 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +328,8 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 )
                 if group.is_autoscaled
                 else None,
+                strategy=restart.strategy,
+                backoff_jitter=restart.backoff.jitter,
             )
         )
         first_slot += group.max

@@ -12,6 +12,7 @@ API = "dpsup/v1"
 Doc = dict[str, Any]
 
 _GROUP_COUNTS = ("no_worker", "hold_full", "held", "bypassed")
+_SEEN = ("health", "retry_in_s", "held_for")  # of a worker, by the supervisor alone
 
 
 def ports(counters: Doc) -> list[Doc]:
@@ -126,7 +127,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
                     "outstanding": slot["outstanding"],
                     "requeued": slot["requeued"],
                     "counters": slot["counters"],
-                    **({k: known[k] for k in ("health", "retry_in_s")} if known else {}),
+                    **({k: known[k] for k in _SEEN} if known else {}),
                 }
             )
         ready = sum(w["state"] == "running" for w in workers)
@@ -137,6 +138,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
                 "desired": seen["desired"] if seen else group["count"],
                 "ready": ready,
                 "spares_ready": seen["spares_ready"] if seen else 0,
+                "spares_held": seen["spares_held"] if seen else "",
                 "max": group["max"],
                 "workers": workers,
                 "dropped": {
