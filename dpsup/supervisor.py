@@ -27,6 +27,7 @@ from dpsup.output import Journal, Lines
 from dpsup.plan import GroupPlan, Plan
 from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide
 from dpsup.process import Identity, Spawned
+from dpsup.quarantine import Folder, Keeper
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, SEED, Runtime, State
 from dpsup.seed import Seed, SeedError
 
@@ -47,6 +48,7 @@ STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 FATE_S = 0.002  # between two looks at whether a warden is done
 FATE_MOST_S = 10.0
 SPARE_ENDS_S = 5.0
+EVIDENCE_S = 2.0
 
 # shim/abi.h: DPS_STORY_DEATH, DPS_NOTICE_*
 DEATH = 1
@@ -214,6 +216,7 @@ class Supervisor:
         self._publisher = Publisher(runtime.file(EVENTS))
         self.events = Journal("event", self._publisher.publish)
         self.log = Journal("log", self._publisher.publish)
+        self._evidence = Keeper(Folder(plan.quarantine_dir), self.events.add)
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -513,12 +516,17 @@ class Supervisor:
 
     async def _settle(self) -> None:
         """The final account, taken while everything stands still."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._keep_evidence(), EVIDENCE_S)
         counters = await self.ask("counters")
         self.summary = {
             **status.account(counters),
             "deaths": self.deaths,
             "audit": await self.ask("audit"),
         }
+
+    async def _keep_evidence(self) -> None:
+        await self._evidence.collect(self.plan, self.ask)
 
     def _topology_again(self) -> None:
         self._rx_on = self._opening = False
@@ -1201,6 +1209,8 @@ class Supervisor:
             self._last_counters = counters
             self.note_failover(counters)
             self._publisher.publish("stat", status.account(counters))
+            if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:
+                self._task(self._keep_evidence())
             for group in self.groups:
                 self._refill(group)
             for worker in self.workers():
@@ -1293,6 +1303,9 @@ def _told_of(story: dict[str, Any]) -> dict[str, Any]:
     if story.get("signal"):
         told["address"] = f"{story['address']:#x}"
         told["backtrace"] = story["frames"]
+    if story.get("blamed"):
+        # Of the packet in hand: how many deaths it is to blame for; at two it is in quarantine.
+        told["blamed"] = story["blamed"]
     return told
 
 

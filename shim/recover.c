@@ -37,7 +37,7 @@ is_sound(const struct lane *lane)
 }
 
 static void
-recover_lane(struct dps_slot *s, uint32_t io, struct dps_story *out)
+recover_lane(struct dps_slot *s, uint32_t io, uint64_t culprit, struct dps_story *out)
 {
 	struct lane *lane = &the_primary.io[io]->lane[s->index];
 	uint32_t published = dps_load32(&lane->published);
@@ -49,29 +49,41 @@ recover_lane(struct dps_slot *s, uint32_t io, struct dps_story *out)
 	// Before anything is handed back: from then on the shadow's entry may be another packet's.
 	if (done != published && s->undo == dps_undo_stamp(io, done) && undo(s, lane, done))
 		out->undone = 1;
+	out->published += done - first;
+	if (done != published && culprit == dps_undo_stamp(io, done)) {
+		out->blamed = blame(lane->shadow[done & lane->mask], out);
+		// Its verdict, as if a worker had said so; its bytes are what they were.
+		if (out->blamed >= DPS_POISON)
+			lane_put(lane, done++, dps_word_verdict(DPS_V_QUARANTINE));
+	}
 	dps_order();
 	dps_store32(&lane->shared->done, done);
-	out->published += done - first;
 	out->left += published - done;
 }
 
 // Law 4: only the slot's warden calls this, and only once the kernel has said that the thread which
-// used the lanes is gone.
+// used the lanes is gone. `stuck` is the packet that it had in hand when it was found to be, 0: it was
+// not.
 void
-slot_repair(uint32_t slot, struct dps_story *out)
+slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out)
 {
 	struct primary *p = &the_primary;
 	struct dps_slot *s = p->slot[slot];
+	uint64_t in_hand;
 
 	for (uint32_t i = 0; i < p->n_io; i++)
 		if (!is_sound(&p->io[i]->lane[slot]))
 			out->corrupt = 1;
 	if (out->corrupt)
 		return;
+	in_hand = slot_in_hand(slot);
+	if (!is_to_blame(out, in_hand, stuck))
+		in_hand = 0;
 	for (uint32_t i = 0; i < p->n_io; i++)
-		recover_lane(s, i, out);
+		recover_lane(s, i, in_hand, out);
 	// What was in hand is settled; a second repair before the next worker must find nothing.
 	s->undo = 0;
+	s->hand = 0;
 }
 
 static int

@@ -53,6 +53,7 @@ struct warden {
 	uint32_t watched;       // the slot that its health is of
 	struct health health;
 	uint64_t abort_ns;      // when it was found stuck, 0: it was not
+	uint64_t stuck;         // with which packet: slot_in_hand
 	int32_t pid;
 	int pidfd;              // the warden's alone
 };
@@ -389,6 +390,7 @@ check_health(struct warden *w)
 		return;
 	tell_health(w, slot, news);
 	if (news == DPS_STORY_STUCK) {
+		w->stuck = slot_in_hand(slot);
 		w->abort_ns = dps_now_ns();
 		send_signal(w, SIGABRT);
 	} else if (news == DPS_STORY_STOPPED && health_kills_stopped(w->group)) {
@@ -437,6 +439,7 @@ read_crash(const struct dps_sitter *s, struct dps_story *story)
 	if (story->signal == 0)
 		return;
 	story->code = s->code;
+	story->sender = s->sender;
 	story->address = s->address;
 	story->died_ns = s->died_ns;
 	story->n_frames = RTE_MIN(s->n_frames, (uint32_t)DPS_FRAMES);
@@ -450,7 +453,7 @@ bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
 
 	story->slot = slot;
 	story_end(slot, story->noticed_ns);
-	slot_repair(slot, story);
+	slot_repair(slot, w->stuck, story);
 	seat_open(slot);
 	story->repaired_ns = dps_now_ns();
 	if (!story->corrupt)
@@ -596,6 +599,7 @@ berth_open(uint32_t group, uint32_t *ticket)
 		w->slot = DPS_NO_SLOT;
 		w->watched = DPS_NO_SLOT;
 		w->abort_ns = 0;
+		w->stuck = 0;
 		w->dead = 0;
 		w->doomed = 0;
 		w->told = 0;
