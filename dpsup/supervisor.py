@@ -1291,7 +1291,7 @@ def _refused(line: str) -> tuple[int, str]:
 
 def _told_of(story: dict[str, Any]) -> dict[str, Any]:
     """The part of a death's story that an event shows."""
-    keys = ("corrupt", "published", "undone", "left")
+    keys = ("corrupt", "published", "undone", "left", "mended")
     told = {
         "repaired": {k: story.get(k, 0) for k in keys},
         "successor": story.get("successor") or None,

@@ -241,6 +241,8 @@ struct dps_story {
 	uint32_t left;
 	int32_t sender;             // pid of who sent the signal, 0: nobody did
 	uint32_t blamed;            // deaths that the packet in hand is to blame for, 0: it is not
+	uint32_t mended;            // descriptors that were not what the io core wrote
+	uint32_t pad;
 	uint64_t address;
 	uint64_t died_ns;           // by its own handler
 	uint64_t noticed_ns;

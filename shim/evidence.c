@@ -57,14 +57,19 @@ slot_in_hand(uint32_t slot)
 	return done == end ? 0 : dps_undo_stamp(io, done);
 }
 
+bool
+is_fatal(uint32_t number)
+{
+	for (size_t i = 0; i < RTE_DIM(fatal); i++)
+		if (number == (uint32_t)fatal[i])
+			return true;
+	return false;
+}
+
 static bool
 died_of_itself(const struct dps_story *death)
 {
-	bool known = false;
-
-	for (size_t i = 0; i < RTE_DIM(fatal); i++)
-		known |= death->signal == (uint32_t)fatal[i];
-	if (!known)
+	if (!is_fatal(death->signal))
 		return false;
 	// Sent, not raised by the CPU.
 	if (death->code <= 0)

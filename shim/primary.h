@@ -196,6 +196,7 @@ void slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out);
 
 // evidence.c: the packet that a slot's worker has begun, as dps_undo_stamp names it; 0: none
 uint64_t slot_in_hand(uint32_t slot);
+bool is_fatal(uint32_t signal);         // one that workers note
 bool is_to_blame(const struct dps_story *death, uint64_t in_hand, uint64_t stuck);
 uint32_t blame(struct rte_mbuf *m, const struct dps_story *death);      // returns deaths so far
 

@@ -36,6 +36,28 @@ is_sound(const struct lane *lane)
 	return !lane->corrupt && done - collected <= dps_load32(&lane->published) - collected;
 }
 
+// Descriptors have one right value each, and the io core's own record tells it: put back what a stray
+// write made of them. Returns how many. What is beside them (dps_meta) is not looked at.
+static uint32_t
+mend(struct lane *lane, uint32_t from, uint32_t to)
+{
+	uint32_t mended = 0;
+
+	for (uint32_t i = from; i != to; i++) {
+		const struct rte_mbuf *m = lane->shadow[i & lane->mask];
+		uint64_t more = lane_word(lane, m, 0, m->port) | DPS_BIT(DPS_W_META);
+		bool fits = m->nb_segs == 1 && m->data_len <= DPS_LEN_MOST;
+		uint64_t plain = fits ? lane_word(lane, m, m->data_len, m->port) : more;
+		uint64_t word = lane_get(lane, i);
+
+		if (word == plain || word == more || dps_word_is_done(word))
+			continue;
+		lane_put(lane, i, lane->needs ? more : plain);
+		mended++;
+	}
+	return mended;
+}
+
 static void
 recover_lane(struct dps_slot *s, uint32_t io, uint64_t culprit, struct dps_story *out)
 {
@@ -56,6 +78,9 @@ recover_lane(struct dps_slot *s, uint32_t io, uint64_t culprit, struct dps_story
 		if (out->blamed >= DPS_POISON)
 			lane_put(lane, done++, dps_word_verdict(DPS_V_QUARANTINE));
 	}
+	// It costs a look at every packet's header: not after a mere kill.
+	if (out->signal != 0 || out->hung || out->notice == DPS_NOTICE_DOUBT)
+		out->mended += mend(lane, done, published);
 	dps_order();
 	dps_store32(&lane->shared->done, done);
 	out->left += published - done;

@@ -436,8 +436,11 @@ static void
 read_crash(const struct dps_sitter *s, struct dps_story *story)
 {
 	story->signal = dps_load32(&s->signal);
-	if (story->signal == 0)
+	// What a stray write left there is nobody's word.
+	if (!is_fatal(story->signal)) {
+		story->signal = 0;
 		return;
+	}
 	story->code = s->code;
 	story->sender = s->sender;
 	story->address = s->address;
