@@ -252,6 +252,10 @@ def _death(event: dict[str, Any]) -> str:
             f"{found['published']} verdicts kept, {found['undone']} packets put back, "
             f"{found['left']} left, in {(times['repaired_ns'] - noticed) / 1000:.0f} us"
         )
+    if found.get("mended"):
+        parts.append(f"{found['mended']} overwritten descriptors put right")
+    if event.get("blamed"):
+        parts.append(f"death {event['blamed']} of the packet in hand")
     if event["successor"]:
         took = (times.get("seated_ns", noticed) - noticed) / 1000
         parts.append(f"spare {event['successor']} seated after {took:.0f} us")
