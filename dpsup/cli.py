@@ -516,6 +516,66 @@ def _stream(
                 show({**publication.data, "seq": publication.seq})
 
 
+_quarantine_dir = click.option(
+    "--dir", "folder", metavar="DIR", help="Another instance's [host] quarantine_dir."
+)
+
+
+@cli.group(invoke_without_command=True)
+@_name_option
+@click.pass_context
+def quarantine(ctx: click.Context) -> None:
+    """Packets that were taken out of the traffic: poison, and what plugins put there.
+
+    A packet on which two workers died is not given to a third: it is written to a pcap, with the
+    story of both deaths beside it. Works on a stopped instance too.
+
+    \b
+      dpsup quarantine                          all of them
+      dpsup quarantine show 1                   the story of one
+      tcpdump -r $(dpsup quarantine show 1 -o json | jq -r .file)
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(quarantine_list, output="text", folder=None)
+
+
+@quarantine.command("list")
+@_quarantine_dir
+@_output_option
+@_name_option
+@click.pass_context
+def quarantine_list(ctx: click.Context, output: str, folder: str | None) -> None:
+    """All packets in quarantine, the oldest first."""
+    from dpsup.quarantine import Folder, find, listing
+
+    doc = listing(Folder(folder) if folder else find(ctx.obj["name"]))
+    if output == "json":
+        _json(doc)
+    else:
+        from dpsup.render import print_quarantine
+
+        print_quarantine(doc)
+
+
+@quarantine.command("show")
+@click.argument("number", type=int)
+@_quarantine_dir
+@_output_option
+@_name_option
+@click.pass_context
+def quarantine_show(ctx: click.Context, number: int, output: str, folder: str | None) -> None:
+    """Why packet NUMBER is there, and where its pcap is."""
+    from dpsup.quarantine import Folder, find, show
+
+    doc = show(Folder(folder) if folder else find(ctx.obj["name"]), number)
+    if output == "json":
+        _json(doc)
+    else:
+        from dpsup.render import print_quarantined
+
+        print_quarantined(doc)
+
+
 @cli.command()
 @click.argument("worker")
 @click.option("-s", "--signal", "signal_", default="KILL", help="Name or number: KILL.")

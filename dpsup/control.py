@@ -179,7 +179,7 @@ async def _reset_failed(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]
     else:
         groups = [find_group(sup, target)] if target else sup.groups
         workers = [w for g in groups for w in g.workers]
-    _must_run(sup)
+    must_run(sup)
     started = sup.reset_failed(workers, groups)
     names = [w.name for w in workers if w.wanted]
     sup.events.add(type="reset", name=target or sup.plan.name, restarted=[w.name for w in started])

@@ -20,7 +20,13 @@ from typing import NamedTuple
 
 from dpsup.pcapfile import Capture, scan
 
-ENVIRONMENT = ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")
+ENVIRONMENT = (
+    "RUNTIME_DIRECTORY",
+    "XDG_RUNTIME_DIR",
+    "STATE_DIRECTORY",
+    "XDG_STATE_HOME",
+    "HOME",
+)
 _PMD_INFO = re.compile(rb"PMD_INFO_STRING= (\{[^\0]*\})")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -158,6 +158,7 @@ class Plan:
     generation: int
     topology_file: str
     runtime_dir: str
+    quarantine_dir: str
     file_prefix: str
     hugepage_dir: str
     eal_args: tuple[str, ...]
@@ -208,6 +209,7 @@ def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
         generation=generation,
         topology_file=topology.file,
         runtime_dir=runtime_dir(topology, host),
+        quarantine_dir=quarantine_dir(topology, host),
         file_prefix=prefix,
         hugepage_dir=hugepage_dir,
         eal_args=eal_args,
@@ -233,6 +235,25 @@ def runtime_dir(topology: Topology, host: Host) -> str:
         return f"/run/dpsup/{topology.name}"
     user = host.env.get("XDG_RUNTIME_DIR")
     return f"{user}/dpsup/{topology.name}" if user else f"/tmp/dpsup-{host.uid}/{topology.name}"
+
+
+def state_dir(name: str, env: Mapping[str, str], *, is_root: bool, uid: int) -> str:
+    """Where what outlives an instance lies."""
+    given = env.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return given
+    if is_root:
+        return f"/var/lib/dpsup/{name}"
+    home = env.get("HOME")
+    state = env.get("XDG_STATE_HOME") or (f"{home}/.local/state" if home else "")
+    return f"{state}/dpsup/{name}" if state else f"/var/tmp/dpsup-{uid}/{name}"
+
+
+def quarantine_dir(topology: Topology, host: Host) -> str:
+    if topology.host.quarantine_dir != AUTO:
+        return topology.host.quarantine_dir
+    folder = state_dir(topology.name, host.env, is_root=host.is_root, uid=host.uid)
+    return f"{folder}/quarantine"
 
 
 def eal_runtime_dir(host: Host) -> str:

@@ -46,6 +46,8 @@ DROPS = (
     "stopped",
 )
 WHEN_EMPTY = ("hold", "drop", "bypass")  # enum dps_when_empty
+PACKET_MOST = 1 << 16  # bytes
+EVIDENCE_BYTES = 1 << 20  # of packets, in one reply
 STAGES = ("rx", "steer", "collect", "tx", "rest")  # enum dps_stage
 _RSS = {
     "ipv4": "DPS_RSS_IPV4",
@@ -97,6 +99,11 @@ def _verdict(hops: list[list[Any]], port: int) -> int:
     kind, index = hops[port] if port < len(hops) else ("", -1)
     kinds = {"port": lib.DPS_V_OUT, "group": lib.DPS_V_GROUP}
     return int(kinds[kind] | index) if kind else int(lib.DPS_NOWHERE)
+
+
+def _story(story: Any) -> dict[str, Any]:
+    frames = [f"{story.frame[i]:#x}" for i in range(story.n_frames)]
+    return {**_fields(story), "frames": frames}
 
 
 def flat_args(args: list[list[str]]) -> bytes:
@@ -323,9 +330,38 @@ class Primary:
         last = int(lib.dps_stories())
         for seq in range(max(want(args, "since", int), last - int(lib.DPS_STORIES)) + 1, last + 1):
             if lib.dps_story_get(seq, out) == 0:
-                frames = [f"{out.frame[i]:#x}" for i in range(out.n_frames)]
-                told.append({**_fields(out), "frames": frames})
+                told.append(_story(out))
         return told
+
+    def do_quarantine(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        """The packets in quarantine, as many as a reply has room for, the oldest first."""
+        found: list[dict[str, Any]] = []
+        names = {index: name for name, index in self.port_index.items()}
+        out = ffi.new("struct dps_evidence *")
+        room = ffi.new("uint8_t[]", PACKET_MOST)
+        left = EVIDENCE_BYTES
+        for io in range(len(self.plan["io"])):
+            nth = 0
+            while left > 0 and (n := self._evidence(io, nth, out, room)) is not None:
+                deaths = [_story(ffi.addressof(out.death, d)) for d in range(out.deaths)]
+                port = names.get(out.port, "")
+                data = bytes(ffi.buffer(room, n)).hex()
+                found.append(
+                    {**_fields(out), "io": io, "port": port, "deaths": deaths, "bytes": data}
+                )
+                left -= n
+                nth += 1
+        return found
+
+    @staticmethod
+    def _evidence(io: int, nth: int, out: Any, room: Any) -> int | None:
+        ret = lib.dps_quarantine_get(io, nth, out, room, PACKET_MOST)
+        return None if ret == -errno.ENOENT else _check("quarantine_get", ret)
+
+    def do_release(self, args: dict[str, Any]) -> None:
+        """Free the oldest packets of an io core's in quarantine."""
+        io, n = want(args, "io", int), want(args, "n", int)
+        _check("quarantine_free", lib.dps_quarantine_free(io, n))
 
     def do_command(self, args: dict[str, Any]) -> None:
         slot, command = want(args, "slot", int), want(args, "command", str)

@@ -129,9 +129,9 @@ def _complete(topology: Topology, source: Source, path: str) -> Topology:
         )
         for group in topology.workers
     )
-    runtime = topology.host.runtime_dir
+    folders = {key: getattr(topology.host, key) for key in ("runtime_dir", "quarantine_dir")}
     host = topology.host.model_copy(
-        update={"runtime_dir": runtime if runtime == AUTO else absolute(runtime)}
+        update={k: path if path == AUTO else absolute(path) for k, path in folders.items()}
     )
     done = topology.model_copy(update={"ports": ports, "workers": groups, "host": host})
     done._source = source

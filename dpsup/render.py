@@ -238,6 +238,42 @@ def print_rebalance(doc: dict[str, Any]) -> None:
         console.print("Nothing was done (--dry-run).")
 
 
+def _how(death: dict[str, Any]) -> str:
+    at = f" at {death['address']}" if death["signal"] and int(death["address"], 16) else ""
+    return ("stuck, " if death["hung"] else "") + (death["signal"] or "killed") + at
+
+
+def print_quarantine(doc: dict[str, Any]) -> None:
+    table = _table("N", "WHEN", "GROUP", "PORT", "LENGTH", "FLOW HASH", "WHY", "DEATHS")
+    for p in doc["packets"]:
+        when = datetime.fromtimestamp(p["at"]).strftime("%Y-%m-%d %H:%M:%S")
+        deaths = "; ".join(f"{d['worker']} {_how(d)}" for d in p["deaths"]) or "-"
+        found = (p["group"], p["port"], str(p["length"]), p["flow_hash"], p["why"], deaths)
+        table.add_row(str(p["number"]), when, *found)
+    console.print(table)
+    console.print(f"{len(doc['packets'])} in {doc['folder']}")
+
+
+def print_quarantined(doc: dict[str, Any]) -> None:
+    """One packet's story."""
+    why = {
+        "poison": "it is to blame for the deaths of two workers",
+        "asked": f"plugin {doc['plugin']} put it there",
+    }
+    console.print(
+        f"packet {doc['number']} of {doc['instance']}, {_clock(doc)}: {why[doc['why']]}\n"
+        f"{doc['length']} bytes from port {doc['port']}, flow hash {doc['flow_hash']}, "
+        f"group {doc['group']}\n{doc['file']}"
+    )
+    for death in doc["deaths"]:
+        console.print(
+            f"death of {death['worker']}, plugin {death['plugin']}, pid {death['pid']}, "
+            f"{_clock(death)}: {_how(death)}"
+        )
+        for i, frame in enumerate(death["backtrace"]):
+            console.print(f"  #{i} {frame}")
+
+
 def _clock(entry: dict[str, Any]) -> str:
     return datetime.fromtimestamp(entry["at"]).strftime("%H:%M:%S.%f")[:-3]
 
@@ -261,6 +297,10 @@ def _death(event: dict[str, Any]) -> str:
             f"{found['published']} verdicts kept, {found['undone']} packets put back, "
             f"{found['left']} left, in {(times['repaired_ns'] - noticed) / 1000:.0f} us"
         )
+    if found.get("mended"):
+        parts.append(f"{found['mended']} overwritten descriptors put right")
+    if event.get("blamed"):
+        parts.append(f"death {event['blamed']} of the packet in hand")
     if event["successor"]:
         took = (times.get("seated_ns", noticed) - noticed) / 1000
         parts.append(f"spare {event['successor']} seated after {took:.0f} us")

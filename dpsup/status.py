@@ -61,6 +61,7 @@ def slot_dropped(slot: Doc) -> dict[str, int]:
         ("lane_full", slot["lane_full"]),
         ("bad_verdict", slot["bad_verdict"]),
         ("quarantine", slot["quarantined"]),
+        ("quarantine_full", slot["quarantine_full"]),
         ("corrupt", slot["corrupt"]),
     ):
         if count:
@@ -202,6 +203,7 @@ _NO_SLOT: Doc = {
     "lane_full": 0,
     "bad_verdict": 0,
     "quarantined": 0,
+    "quarantine_full": 0,
     "corrupt": 0,
     "outstanding": 0,
     "dropped": {},

@@ -29,6 +29,7 @@ from dpsup.output import Journal, Lines
 from dpsup.plan import GroupPlan, Plan
 from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide, others
 from dpsup.process import Identity, Spawned
+from dpsup.quarantine import Folder, Keeper
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, SEED, Runtime, State
 from dpsup.seed import Seed, SeedError
 
@@ -49,6 +50,7 @@ STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 FATE_S = 0.002  # between two looks at whether a warden is done
 FATE_MOST_S = 10.0
 SPARE_ENDS_S = 5.0
+EVIDENCE_S = 2.0
 
 # shim/abi.h: DPS_STORY_DEATH, DPS_STORY_LENT, DPS_NOTICE_*
 DEATH = 1
@@ -225,6 +227,7 @@ class Supervisor:
         self._publisher = Publisher(runtime.file(EVENTS))
         self.events = Journal("event", self._publisher.publish)
         self.log = Journal("log", self._publisher.publish)
+        self._evidence = Keeper(Folder(plan.quarantine_dir), self.events.add)
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -526,12 +529,17 @@ class Supervisor:
 
     async def _settle(self) -> None:
         """The final account, taken while everything stands still."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._keep_evidence(), EVIDENCE_S)
         counters = await self.ask("counters")
         self.summary = {
             **status.account(counters),
             "deaths": self.deaths,
             "audit": await self.ask("audit"),
         }
+
+    async def _keep_evidence(self) -> None:
+        await self._evidence.collect(self.plan, self.ask)
 
     def _topology_again(self) -> None:
         self._rx_on = self._opening = False
@@ -1287,6 +1295,8 @@ class Supervisor:
             self._publisher.publish("stat", status.account(counters))
             for follower in self._followers:
                 follower.look(self, counters)
+            if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:
+                self._task(self._keep_evidence())
             for group in self.groups:
                 self._refill(group)
             for worker in self.workers():
@@ -1369,7 +1379,7 @@ def _refused(line: str) -> tuple[int, str]:
 
 def _told_of(story: dict[str, Any]) -> dict[str, Any]:
     """The part of a death's story that an event shows."""
-    keys = ("corrupt", "published", "undone", "left")
+    keys = ("corrupt", "published", "undone", "left", "mended")
     told = {
         "repaired": {k: story.get(k, 0) for k in keys},
         "successor": story.get("successor") or None,
@@ -1381,6 +1391,9 @@ def _told_of(story: dict[str, Any]) -> dict[str, Any]:
     if story.get("signal"):
         told["address"] = f"{story['address']:#x}"
         told["backtrace"] = story["frames"]
+    if story.get("blamed"):
+        # Of the packet in hand: how many deaths it is to blame for; at two it is in quarantine.
+        told["blamed"] = story["blamed"]
     return told
 
 

@@ -55,6 +55,7 @@ class HostTable(Model):
     )
     eal_extra: Texts = _key((), "arguments that EAL gets as they are", "[]")
     runtime_dir: str = _key(AUTO, "the folder of sockets and state", '"auto"', min_length=1)
+    quarantine_dir: str = _key(AUTO, "the folder of quarantined packets", '"auto"', min_length=1)
     shared_cores: bool = _key(False, "whether io cores may share their CPU", "true or false")
 
 

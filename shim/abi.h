@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 4,
+	DPS_ABI_VERSION = 5,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -35,6 +35,7 @@ enum {
 	DPS_ARGS = 8192,            // bytes of a group's arguments, key NUL value NUL ...
 	DPS_ERROR = 512,
 	DPS_UNDO = 256,             // most bytes of one packet that a plugin may rewrite
+	DPS_POISON = 2,             // deaths that a packet is to blame for, at which it is poison
 	DPS_NO_SLOT = 255,
 	DPS_NOWHERE = 0xffff        // dps_group_conf.next
 };
@@ -213,7 +214,7 @@ struct dps_sitter {
 	uint32_t signal;            // 0: none came; stored last
 	int32_t code;               // si_code
 	uint32_t n_frames;
-	uint32_t pad4;
+	int32_t sender;             // pid of who sent it, 0: nobody did
 	uint64_t address;           // si_addr
 	uint64_t died_ns;           // CLOCK_MONOTONIC
 	uint64_t frame[DPS_FRAMES]; // return addresses, the innermost first
@@ -242,6 +243,10 @@ struct dps_story {
 	uint32_t published;
 	uint32_t undone;
 	uint32_t left;
+	int32_t sender;             // pid of who sent the signal, 0: nobody did
+	uint32_t blamed;            // deaths that the packet in hand is to blame for, 0: it is not
+	uint32_t mended;            // descriptors that were not what the io core wrote
+	uint32_t pad;
 	uint64_t address;
 	uint64_t died_ns;           // by its own handler
 	uint64_t noticed_ns;
@@ -347,10 +352,12 @@ struct dps_slot {
 	// Written by the worker: the packet in hand, if it may be changed. Saved first, then stamped,
 	// then changed; the stamp counts until the packet's word is a verdict.
 	uint64_t undo;              // (lane + 1) << 32 | index of the packet saved; 0: none
-	uint32_t lane;              // lane of the burst in hand
+	uint64_t hand;              // (lane + 1) << 32 | index after the last of the burst in hand;
+	                            // 0: none yet
 	uint16_t undo_head;         // bytes saved before the packet's start
 	uint16_t undo_len;          // bytes saved from the packet's start on
-	uint64_t pad6[6];
+	uint32_t pad6;
+	uint64_t pad10[5];
 	uint8_t undo_bytes[DPS_UNDO];
 
 	// Written by the worker, once a burst or loop.

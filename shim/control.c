@@ -338,6 +338,7 @@ dps_io_reset(uint32_t slot)
 		return -EINVAL;
 	s = the_primary.slot[slot];
 	s->undo = 0;
+	s->hand = 0;
 	return ask_all(OP_RESET, slot);
 }
 
@@ -382,6 +383,7 @@ dps_io_stats_get(uint32_t index, struct dps_io_stats *out)
 		return -EINVAL;
 	io = p->io[index];
 	*out = io->stats;
+	out->quarantine = ahead(&io->cell_head, &io->cell_tail);
 	out->held = 0;
 	out->xfer = 0;
 	out->tx_waiting = 0;
@@ -434,6 +436,7 @@ dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out)
 		out->lane_full += s->lane_full;
 		out->bad_verdict += s->bad_verdict;
 		out->quarantined += s->quarantined;
+		out->quarantine_full += s->quarantine_full;
 		out->corrupt += s->corrupt;
 		for (int r = 0; r < DPS_REASONS; r++)
 			out->dropped[r] += s->dropped[r];
@@ -441,6 +444,17 @@ dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out)
 		out->lanes_corrupt += s->lanes_corrupt;
 	}
 	return 0;
+}
+
+// What was written down, or cannot be: the io core frees it, as it does all that it received.
+int
+dps_quarantine_free(uint32_t index, uint32_t n)
+{
+	struct primary *p = &the_primary;
+
+	if (index >= p->n_io || n > ahead(&p->io[index]->cell_head, &p->io[index]->cell_tail))
+		return -EINVAL;
+	return ask(p->io[index], OP_RELEASE, n);
 }
 
 // Account for every mbuf of a pool. With one io core the answer is one instant's, packets flowing
@@ -467,6 +481,7 @@ dps_audit_get(uint32_t pool, struct dps_audit *out)
 		out->cached += a->cached[pool];
 		out->lanes += a->lanes[pool];
 		out->io += a->io[pool];
+		out->quarantine += a->quarantine[pool];
 		out->free = a->free[pool];
 	}
 	for (uint32_t i = 0; i < p->n_ports; i++)

@@ -405,7 +405,6 @@ receive(struct io *io, uint32_t index, struct io_group *g, struct rte_mbuf *m)
 {
 	struct port *port = &the_primary.port[index];
 	struct dps_port_stats *stats = &io->port[index];
-	struct dps_mark *mark;
 
 	if (unlikely(m->nb_segs > 1 || m->pkt_len != m->data_len || m->pkt_len == 0)) {
 		if (m->pkt_len == 0 || !is_whole(m)) {
@@ -428,9 +427,7 @@ receive(struct io *io, uint32_t index, struct io_group *g, struct rte_mbuf *m)
 	}
 	m->port = index;
 	m->hash.rss = flow_hash(m);
-	mark = mark_of(m);
-	mark->bucket = m->hash.rss & HASH_MASK;
-	mark->hops = 0;
+	*mark_of(m) = (struct dps_mark){ .bucket = m->hash.rss & HASH_MASK };
 	steer(io, g, m);
 }
 
@@ -666,6 +663,19 @@ steer_on(struct io *io, struct lane *lane, uint32_t group, struct rte_mbuf *m)
 	steer(io, &io->group[group], m);
 }
 
+// Out of the traffic, for the control thread to write down: that may take its time, and this must not.
+static void
+lock_up(struct io *io, struct lane *lane, struct rte_mbuf *m)
+{
+	if (io->cell_head - io->cell_tail == CELLS) {
+		free_counted(&lane->stats.quarantine_full, m);
+		return;
+	}
+	dps_count(&lane->stats.quarantined, 1);
+	io->cell[io->cell_head % CELLS] = (struct cell){ m, lane->slot };
+	dps_store32(&io->cell_head, io->cell_head + 1);
+}
+
 static inline void
 take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 {
@@ -690,7 +700,9 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 		steer_on(io, lane, arg, m);
 		return;
 	case DPS_V_QUARANTINE:
-		free_counted(&lane->stats.quarantined, m);
+		bucket_of(m);
+		(void)reshape(m, word);
+		lock_up(io, lane, m);
 		return;
 	case DPS_V_REQUEUE:
 		// Only the primary says this, and of which packets is in memory of its own.

@@ -119,6 +119,8 @@ op_audit(struct io *io)
 		for (uint32_t i = g->held_tail; i != g->held_head; i++)
 			audit_add(a->io, g->held[i & g->held_mask]);
 	}
+	for (uint32_t i = io->cell_tail; i != io->cell_head; i++)
+		audit_add(a->quarantine, io->cell[i % CELLS].mbuf);
 	for (uint32_t k = 0; k < the_primary.n_ports; k++)
 		for (uint32_t i = io->tx[k].tail; i != io->tx[k].head; i++)
 			audit_add(a->io, io->tx[k].wait[i & (TX_WAIT - 1)]);
@@ -142,8 +144,18 @@ op_audit(struct io *io)
 }
 
 static void
+op_release(struct io *io, uint32_t n)
+{
+	for (; n > 0 && io->cell_tail != io->cell_head; n--) {
+		rte_pktmbuf_free(io->cell[io->cell_tail % CELLS].mbuf);
+		dps_store32(&io->cell_tail, io->cell_tail + 1);
+	}
+}
+
+static void
 op_stop(struct io *io)
 {
+	op_release(io, CELLS);
 	for (uint32_t k = 0; k < the_primary.n_ports; k++) {
 		struct tx_port *tx = &io->tx[k];
 
@@ -204,6 +216,9 @@ io_answer(struct io *io, uint32_t asked)
 		break;
 	case OP_AUDIT:
 		op_audit(io);
+		break;
+	case OP_RELEASE:
+		op_release(io, io->arg);
 		break;
 	case OP_STOP:
 		op_stop(io);

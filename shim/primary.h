@@ -23,6 +23,7 @@ enum {
 	RXQ_MOST = 256,         // rx queues that one io core polls
 	TX_DIRECT = 8,          // packets worth a call of the driver's tx at once
 	TIMED_TURNS = 61,       // one turn in so many is timed stage by stage; a prime, as loads have rhythms
+	CELLS = 64,             // packets of an io core in quarantine, a power of two
 	NO_BUCKET = 0xffff,     // not hashed: its lane took every bucket
 	ETHER_MOST = 14 + 2 * 4 // Ethernet header with two VLAN tags
 };
@@ -72,6 +73,12 @@ struct rx_queue {
 	uint16_t queue;
 };
 
+// A packet in quarantine.
+struct cell {
+	struct rte_mbuf *mbuf;
+	uint32_t slot;                  // whose lane it came out of
+};
+
 enum io_op {
 	OP_NONE,
 	OP_RX,
@@ -79,6 +86,7 @@ enum io_op {
 	OP_LANE,
 	OP_RESET,
 	OP_AUDIT,
+	OP_RELEASE,                     // the oldest packets from quarantine
 	OP_STOP
 };
 
@@ -87,6 +95,7 @@ struct io_audit {
 	uint64_t cached[DPS_MAX_POOLS];
 	uint64_t lanes[DPS_MAX_POOLS];
 	uint64_t io[DPS_MAX_POOLS];
+	uint64_t quarantine[DPS_MAX_POOLS];
 };
 
 // One io core.
@@ -128,6 +137,9 @@ struct io {
 	struct lane lane[DPS_MAX_SLOTS];
 	struct io_group group[DPS_MAX_GROUPS];
 	struct tx_port tx[DPS_MAX_PORTS];
+	uint32_t cell_head;
+	uint32_t cell_tail;             // moved only when the control thread asks
+	struct cell cell[CELLS];
 };
 
 struct port {
@@ -188,8 +200,14 @@ pool_shared(const struct rte_mempool *mp)
 uint32_t hash_flow(const uint8_t *p, uint32_t len);
 
 // recover.c
-void slot_repair(uint32_t slot, struct dps_story *out);
+void slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out);
 int slot_requeue(uint32_t slot);                // under its lock, after seat_revoke
+
+// evidence.c: the packet that a slot's worker has begun, as dps_undo_stamp names it; 0: none
+uint64_t slot_in_hand(uint32_t slot);
+bool is_fatal(uint32_t signal);         // one that workers note
+bool is_to_blame(const struct dps_story *death, uint64_t in_hand, uint64_t stuck);
+uint32_t blame(struct rte_mbuf *m, const struct dps_story *death);      // returns deaths so far
 
 // health.c: what a warden remembers of a worker from round to round.
 struct health {
@@ -243,7 +261,8 @@ void io_answer(struct io *io, uint32_t asked);
 // flow director rules would write; the io core has the header to itself from rx to tx.
 struct dps_mark {
 	uint16_t bucket;
-	uint16_t hops;
+	uint8_t hops;
+	uint8_t blame;                  // by its warden while it is in a lane; see evidence.c
 };
 _Static_assert(sizeof(struct dps_mark) == sizeof(((struct rte_mbuf *)0)->hash.fdir.hi), "fits");
 

@@ -36,8 +36,30 @@ is_sound(const struct lane *lane)
 	return !lane->corrupt && done - collected <= dps_load32(&lane->published) - collected;
 }
 
+// Descriptors have one right value each, and the io core's own record tells it: put back what a stray
+// write made of them. Returns how many. What is beside them (dps_meta) is not looked at.
+static uint32_t
+mend(struct lane *lane, uint32_t from, uint32_t to)
+{
+	uint32_t mended = 0;
+
+	for (uint32_t i = from; i != to; i++) {
+		const struct rte_mbuf *m = lane->shadow[i & lane->mask];
+		uint64_t more = lane_word(lane, m, 0, m->port) | DPS_BIT(DPS_W_META);
+		bool fits = m->nb_segs == 1 && m->data_len <= DPS_LEN_MOST;
+		uint64_t plain = fits ? lane_word(lane, m, m->data_len, m->port) : more;
+		uint64_t word = lane_get(lane, i);
+
+		if (word == plain || word == more || dps_word_is_done(word))
+			continue;
+		lane_put(lane, i, lane->needs ? more : plain);
+		mended++;
+	}
+	return mended;
+}
+
 static void
-recover_lane(struct dps_slot *s, uint32_t io, struct dps_story *out)
+recover_lane(struct dps_slot *s, uint32_t io, uint64_t culprit, struct dps_story *out)
 {
 	struct lane *lane = &the_primary.io[io]->lane[s->index];
 	uint32_t published = dps_load32(&lane->published);
@@ -49,29 +71,44 @@ recover_lane(struct dps_slot *s, uint32_t io, struct dps_story *out)
 	// Before anything is handed back: from then on the shadow's entry may be another packet's.
 	if (done != published && s->undo == dps_undo_stamp(io, done) && undo(s, lane, done))
 		out->undone = 1;
+	out->published += done - first;
+	if (done != published && culprit == dps_undo_stamp(io, done)) {
+		out->blamed = blame(lane->shadow[done & lane->mask], out);
+		// Its verdict, as if a worker had said so; its bytes are what they were.
+		if (out->blamed >= DPS_POISON)
+			lane_put(lane, done++, dps_word_verdict(DPS_V_QUARANTINE));
+	}
+	// It costs a look at every packet's header: not after a mere kill.
+	if (out->signal != 0 || out->hung || out->notice == DPS_NOTICE_DOUBT)
+		out->mended += mend(lane, done, published);
 	dps_order();
 	dps_store32(&lane->shared->done, done);
-	out->published += done - first;
 	out->left += published - done;
 }
 
 // Law 4: only the slot's warden calls this, and only once the kernel has said that the thread which
-// used the lanes is gone.
+// used the lanes is gone. `stuck` is the packet that it had in hand when it was found to be, 0: it was
+// not.
 void
-slot_repair(uint32_t slot, struct dps_story *out)
+slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out)
 {
 	struct primary *p = &the_primary;
 	struct dps_slot *s = p->slot[slot];
+	uint64_t in_hand;
 
 	for (uint32_t i = 0; i < p->n_io; i++)
 		if (!is_sound(&p->io[i]->lane[slot]))
 			out->corrupt = 1;
 	if (out->corrupt)
 		return;
+	in_hand = slot_in_hand(slot);
+	if (!is_to_blame(out, in_hand, stuck))
+		in_hand = 0;
 	for (uint32_t i = 0; i < p->n_io; i++)
-		recover_lane(s, i, out);
+		recover_lane(s, i, in_hand, out);
 	// What was in hand is settled; a second repair before the next worker must find nothing.
 	s->undo = 0;
+	s->hand = 0;
 }
 
 int

@@ -120,6 +120,7 @@ struct dps_lane_stats {
 	uint64_t lane_full;         // never lent: no room
 	uint64_t bad_verdict;
 	uint64_t quarantined;
+	uint64_t quarantine_full;   // freed instead: too many wait to be written down
 	uint64_t corrupt;           // given up with a corrupt slot
 	uint64_t dropped[DPS_REASONS];  // by the plugin's reason
 	uint32_t outstanding;
@@ -146,6 +147,7 @@ struct dps_io_stats {
 	uint64_t tx_waiting;
 	uint64_t requeued;
 	uint64_t rings;             // doorbells of parked workers
+	uint64_t quarantine;        // packets that wait to be written down
 	uint64_t stage[DPS_N_STAGES];   // TSC cycles in timed turns
 	uint64_t stage_packets;     // received or handed back in them, half a packet each
 };
@@ -164,6 +166,17 @@ enum dps_when_empty {
 	DPS_EMPTY_HOLD = 0,         // they wait
 	DPS_EMPTY_DROP = 1,
 	DPS_EMPTY_BYPASS = 2        // they go on along their chain
+};
+
+// A packet in quarantine.
+struct dps_evidence {
+	uint32_t slot;              // whose lane it came out of
+	uint32_t port;              // input port
+	uint32_t len;               // bytes over all segments
+	uint32_t hash;              // of its flow
+	uint32_t deaths;            // that it is to blame for; 0: its plugin asked
+	uint32_t pad;
+	struct dps_story death[DPS_POISON];     // as far as its warden knew when it repaired the slot
 };
 
 struct dps_audit {
@@ -245,6 +258,12 @@ int dps_audit_get(uint32_t pool, struct dps_audit *out);
 
 // lend.c
 int dps_group_lend(uint32_t group, uint64_t after_ns);  // 0: never; see there
+
+// evidence.c: an io core's packets in quarantine, the oldest first, until they are given up. `bytes`
+// gets as many as there is room for; their number is returned. -ENOENT: there is no such packet.
+int dps_quarantine_get(uint32_t io, uint32_t nth, struct dps_evidence *out, uint8_t *bytes,
+		       uint32_t room);
+int dps_quarantine_free(uint32_t io, uint32_t n);       // control.c
 
 // recover.c
 int dps_slot_requeue(uint32_t slot);    // returns packets handed back for steering

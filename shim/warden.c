@@ -53,6 +53,7 @@ struct warden {
 	uint32_t watched;       // the slot that its health is of
 	struct health health;
 	uint64_t abort_ns;      // when it was found stuck, 0: it was not
+	uint64_t stuck;         // with which packet: slot_in_hand
 	int32_t pid;
 	int pidfd;              // the warden's alone
 };
@@ -413,6 +414,7 @@ check_health(struct warden *w)
 		return;
 	tell_health(w, slot, news);
 	if (news == DPS_STORY_STUCK) {
+		w->stuck = slot_in_hand(slot);
 		w->abort_ns = dps_now_ns();
 		send_signal(w, SIGABRT);
 	} else if (news == DPS_STORY_STOPPED && health_kills_stopped(w->group)) {
@@ -458,9 +460,13 @@ static void
 read_crash(const struct dps_sitter *s, struct dps_story *story)
 {
 	story->signal = dps_load32(&s->signal);
-	if (story->signal == 0)
+	// What a stray write left there is nobody's word.
+	if (!is_fatal(story->signal)) {
+		story->signal = 0;
 		return;
+	}
 	story->code = s->code;
+	story->sender = s->sender;
 	story->address = s->address;
 	story->died_ns = s->died_ns;
 	story->n_frames = RTE_MIN(s->n_frames, (uint32_t)DPS_FRAMES);
@@ -474,7 +480,7 @@ bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
 
 	story->slot = slot;
 	story_end(slot, story->noticed_ns);
-	slot_repair(slot, story);
+	slot_repair(slot, w->stuck, story);
 	seat_open(slot);
 	seats[slot].corrupt = story->corrupt;
 	story->repaired_ns = dps_now_ns();
@@ -623,6 +629,7 @@ berth_open(uint32_t group, uint32_t *ticket)
 		w->slot = DPS_NO_SLOT;
 		w->watched = DPS_NO_SLOT;
 		w->abort_ns = 0;
+		w->stuck = 0;
 		w->dead = 0;
 		w->doomed = 0;
 		w->told = 0;

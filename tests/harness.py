@@ -22,6 +22,7 @@ version = 1
 name = "{name}"
 [host]
 shared_cores = true
+quarantine_dir = "quarantine"
 [mempools.default]
 mbufs = 16383
 """

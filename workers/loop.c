@@ -197,7 +197,7 @@ burst(struct loop *l, uint32_t index)
 	if (unlikely(l->first))
 		note_first(l);
 	n = n < DPS_BURST ? n : DPS_BURST;
-	__atomic_store_n(&slot->lane, index, __ATOMIC_RELAXED);
+	__atomic_store_n(&slot->hand, dps_undo_stamp(index, lane->done + n), __ATOMIC_RELAXED);
 	dps_order();
 	if (l->saves)
 		run(l, lane, index, n, true, true);

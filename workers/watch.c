@@ -44,6 +44,7 @@ on_fatal(int number, siginfo_t *info, void *context)
 	(void)context;
 	me->died_ns = dps_now_ns();
 	me->code = info->si_code;
+	me->sender = info->si_code > 0 ? 0 : info->si_pid;
 	me->address = info->si_code > 0 ? (uintptr_t)info->si_addr : 0;
 	n = backtrace(frame, DPS_FRAMES);
 	for (int i = 0; i < n; i++)

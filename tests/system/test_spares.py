@@ -166,7 +166,7 @@ def test_no_more_takeovers_than_the_policy_allows(instance: Run) -> None:
     poison = bytes(14) + b"this one is poison"
     write_pcap(instance.folder / "wan.in.pcap", [poison] * 3)
     more = ONCE.format(intensity=3) + "spares = 8\n"
-    crash = group("crash", 1, 'match = "is poison"', more=more)
+    crash = group("crash", 1, 'how = "exit", match = "is poison"', more=more)
     instance.start(pcap_port() + IO + crash)
     status = instance.until(lambda s: s["groups"][0]["workers"][0]["state"] == "held" and s)
     assert status["recovery"]["deaths"] == 4

@@ -42,6 +42,7 @@ supervisor_cores = "0"
 hugepages = "auto"
 eal_extra = []
 runtime_dir = "auto"
+quarantine_dir = "auto"
 shared_cores = false
 
 [mempools.default]

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from dpsup.host import Host, Hugetlbfs, Pages, PciDevice, parse_cpulist, read_host, read_pmds
+from dpsup.host import (
+    ENVIRONMENT,
+    Host,
+    Hugetlbfs,
+    Pages,
+    PciDevice,
+    parse_cpulist,
+    read_host,
+    read_pmds,
+)
 
 MIB = 1 << 20
 HUGE = "hugepages/hugepages-2048kB"
@@ -127,12 +136,14 @@ def test_this_machine() -> None:
     assert host.allowed <= host.online
     assert host.allowed
     assert host.cwd == str(Path.cwd())
-    assert set(host.env) <= {"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"}
+    assert set(host.env) <= set(ENVIRONMENT)
 
 
 def test_environment_is_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/x")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
     assert read_host(str(tree)).env == {"RUNTIME_DIRECTORY": "/run/x"}
 
 

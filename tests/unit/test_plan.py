@@ -135,6 +135,23 @@ def test_runtime_folder(env: dict[str, str], root: bool, key: str, folder: str) 
     assert plan_of(text, env=env, is_root=root, uid=0 if root else 7).runtime_dir == folder
 
 
+@pytest.mark.parametrize(
+    ("env", "root", "key", "folder"),
+    [
+        ({}, True, "auto", "/var/lib/dpsup/edge/quarantine"),
+        ({"STATE_DIRECTORY": "/var/lib/a:/b"}, True, "auto", "/var/lib/a/quarantine"),
+        ({"HOME": "/h"}, False, "auto", "/h/.local/state/dpsup/edge/quarantine"),
+        ({"HOME": "/h", "XDG_STATE_HOME": "/s"}, False, "auto", "/s/dpsup/edge/quarantine"),
+        ({}, False, "auto", "/var/tmp/dpsup-7/edge/quarantine"),
+        ({"STATE_DIRECTORY": "/var/lib/a"}, True, "here", "/etc/dpsup/here"),
+        ({}, True, "/there", "/there"),
+    ],
+)
+def test_quarantine_folder(env: dict[str, str], root: bool, key: str, folder: str) -> None:
+    text = swap(FULL, 'quarantine_dir = "auto"', f'quarantine_dir = "{key}"')
+    assert plan_of(text, env=env, is_root=root, uid=0 if root else 7).quarantine_dir == folder
+
+
 def test_memory_holds_what_was_measured() -> None:
     # DPDK 22.11: 16,383 mbufs of 2,176 bytes are 37 lines of 64 bytes each with their headers.
     assert 16383 * 2368 < pool_bytes(Mempool()) < 42 * MIB

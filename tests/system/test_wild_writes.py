@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A plugin that writes where it must not, in the memory that it shares with the primary: what is
+noticed, by what, and what it costs. Its bytes and other mbufs' headers are not among it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness import Run, wait_for
+from jobs import IO, LOSSLESS, Job, accounted, build, death_events, group, out, pcap_port
+from traffic import Packet, compare, flows, mix, save
+
+pytestmark = pytest.mark.timeout(300)
+
+# Finds its way to the control block, and once in all does what it must not, at its 300th packet.
+WILD = """
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+#include "dpsup.h"
+#include "dpsup_plugin.h"
+
+static struct dps_sitter *me;
+static struct dps_ctl *ctl;
+static const char *once;
+static int seen;
+
+static struct dps_slot *slot_at(int index)
+{
+	return (void *)(ctl->base + ctl->slot[index]);
+}
+
+static struct dps_lane *lane_of(struct dps_slot *slot)
+{
+	return (void *)((char *)slot + slot->lanes[0]);
+}
+
+static void go_wild(void)
+{
+	struct dps_slot *slot = slot_at(me->slot);
+	struct dps_slot *other = slot_at(me->slot ^ 1);
+	struct dps_lane *lane = lane_of(slot);
+	static uint32_t scatter[4096];
+
+	(void)other;
+	dps_scatter_init(scatter, slot->ring);
+	%s
+}
+
+static int init(const struct dps_env *env, void **state)
+{
+	(void)state;
+	once = dps_arg(env, "once");
+	me = (void *)((char *)env->counters - offsetof(struct dps_sitter, counter));
+	for (int i = 0; ctl == NULL || ctl->magic != DPS_MAGIC || ctl->n_io != 1; i++)
+		ctl = (void *)((char *)(me - i) - offsetof(struct dps_ctl, sitter));
+	return 0;
+}
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	uint8_t first = *(volatile uint8_t *)p->data;
+
+	(void)state;
+	(void)first;
+	for (volatile int i = 0; i < 20000; i++)
+		;
+	if (++seen == 300 && open(once, O_CREAT | O_EXCL, 0600) >= 0)
+		go_wild();
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "wild", .init = init, .packet = packet,
+};
+"""
+
+
+@pytest.fixture
+def packets() -> list[Packet]:
+    return mix(flows(), 10_000, seed=31)
+
+
+def wild(instance: Run, packets: list[Packet], act: str, count: int = 2) -> Job:
+    save(instance.folder / "wan.in.pcap", packets)
+    plugin = build(instance.folder, WILD.replace("%s", act))
+    more = LOSSLESS + 'spares = 1\nhealth = { stall_after = "60s" }\n'
+    args = f'once = "{instance.folder}/once"'
+    return Job(instance, pcap_port() + IO + group(str(plugin), count, args, more=more))
+
+
+def first_death(job: Job) -> dict[str, Any]:
+    wait_for(lambda: job.instance.status()["recovery"]["deaths"] == 1)
+    (death,) = wait_for(lambda: death_events(job))
+    return death
+
+
+@pytest.mark.parametrize(
+    ("act", "who"),
+    [
+        ("for (;;)\n\t\tdps_store32(&lane->done, lane->sent + 1000);", "own"),
+        ("dps_store32(&lane->done, lane->sent + 1000); kill(getpid(), SIGKILL);", "own"),
+        # Another worker's: that one pays for it, as nobody can say who did it.
+        (
+            "for (int i = 0; i < 2000000; i++)\n"
+            "\t\tdps_store32(&lane_of(other)->done, lane->sent + 1000000);",
+            "other",
+        ),
+    ],
+    ids=["while it lives", "as it dies", "another's"],
+)
+def test_more_handed_back_than_was_lent(
+    instance: Run, packets: list[Packet], act: str, who: str
+) -> None:
+    """The io core and the warden go by what was lent: the lane is isolated, its worker ended, what
+    it had is given up by name, and nothing else is touched."""
+    job = wild(instance, packets, act)
+    death = first_death(job)
+    found = wait_for(lambda: [e for e in job.events() if e["type"] == "corrupt"])
+    assert {e["name"] for e in found} == {death["name"]}
+    assert death["repaired"]["corrupt"] == 1
+    wait_for(lambda: job.instance.status()["state"] == "running")
+    assert job.instance.audit()["pools"][0]["unexplained"] == 0
+    doc = job.end()
+    given_up = doc["dropped"]["corrupt"]
+    assert 0 < given_up < 1024
+    accounted(doc, len(packets), dropped=given_up)
+    assert doc["deaths"] == 1
+    compare(packets, out(instance), missing=given_up)
+
+
+def test_descriptors_are_put_right(instance: Run, packets: list[Packet]) -> None:
+    """Whoever follows one crashes, and what else is in the lane is as the io core wrote it."""
+    act = """
+	for (uint32_t i = lane->done; i != lane->sent; i++) {
+		uint64_t *word = &dps_lane_words(lane)[dps_word_at(scatter, slot->ring - 1, i)];
+
+		if (!dps_word_is_done(*word))
+			*word = 0x4141414141414141;
+	}
+"""
+    job = wild(instance, packets, act, 1)
+    death = first_death(job)
+    assert death["how"] == "SIGSEGV"
+    assert death["repaired"]["mended"] == death["repaired"]["left"] > 1
+    accounted(doc := job.end(), len(packets))
+    assert doc["deaths"] == 1
+    compare(packets, out(instance))
+
+
+@pytest.mark.parametrize(
+    ("act", "how"),
+    [
+        # Not a burst of this lane: nobody can say which packet was in hand.
+        ("slot->hand = 0x4141414141414141; __builtin_trap();", "SIGILL"),
+        ("slot->hand = dps_undo_stamp(0, lane->done + 65); __builtin_trap();", "SIGILL"),
+        # A fatal signal that is none, and a death by another.
+        (
+            "me->signal = 0x41414141; me->n_frames = me->signal; kill(getpid(), SIGKILL);",
+            "SIGKILL",
+        ),
+        ("me->signal = 0x7f; kill(getpid(), SIGKILL);", "SIGKILL"),
+    ],
+    ids=["hand", "hand beyond a burst", "signal", "no signal"],
+)
+def test_evidence_that_is_none(instance: Run, packets: list[Packet], act: str, how: str) -> None:
+    job = wild(instance, packets, act, 1)
+    death = first_death(job)
+    assert death["how"] == how
+    assert "blamed" not in death
+    assert ("backtrace" in death) == (how == "SIGILL")
+    accounted(doc := job.end(), len(packets))
+    assert doc["deaths"] == 1
+    compare(packets, out(instance))
