@@ -164,25 +164,49 @@ def stop(ctx: click.Context, drain: float | None) -> None:
     launch.stop(ctx.obj["name"], drain)
 
 
+def _look_options(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Of commands that show what an instance does, measured over a moment."""
+    options = (
+        click.option("-w", "--watch", is_flag=True, help="Again and again, until Ctrl-C."),
+        click.option(
+            "--over", default="300ms", callback=_seconds, help="How long to measure rates (300ms)."
+        ),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Choice(["text", "wide", "json"]),
+            default="text",
+            help="text fits the terminal, wide leaves nothing out.",
+        ),
+        _name_option,
+    )
+    for option in reversed(options):
+        f = option(f)
+    return f
+
+
 @cli.command()
-@_output_option
-@_name_option
+@_look_options
 @click.pass_context
-def status(ctx: click.Context, output: str) -> None:
-    """What runs and how it is. Exit code 5 if it is not as desired, 3 if it does not run.
+def status(ctx: click.Context, watch: bool, over: float, output: str) -> None:
+    """What runs, what it does, and what to do about it.
+
+    Exit code 5 if it is not as desired, 3 if it does not run.
 
     \b
+      dpsup status -w                             every second
       dpsup status -o json | jq .groups[0].ready
     """
-    with _connect(ctx) as instance:
-        doc = instance.status()
-    if output == "json":
-        _json(doc)
-    else:
-        from dpsup.render import print_status
+    from dpsup import watching
 
-        print_status(doc)
-    if doc["state"] == "degraded":
+    if output == "json" and not watch:
+        with _connect(ctx) as instance:
+            doc = instance.status()
+        _json(doc)
+        state = doc["state"]
+    else:
+        state = watching.show(ctx.obj["name"], "status", over, watch=watch, output=output)
+    if state == "degraded":
         ctx.exit(Exit.DEGRADED)
 
 
@@ -437,19 +461,52 @@ def audit(ctx: click.Context, output: str) -> None:
 
 
 @cli.command()
-@_output_option
-@_name_option
+@_look_options
 @click.pass_context
-def stats(ctx: click.Context, output: str) -> None:
-    """Counters of io cores, lanes, workers and plugins, and what became of every packet."""
-    with _connect(ctx) as instance:
-        doc = instance.stats()
-    if output == "json":
-        _json(doc)
-    else:
-        from dpsup.render import print_stats
+def stats(ctx: click.Context, watch: bool, over: float, output: str) -> None:
+    """Everything that is counted, and what became of every packet.
 
-        print_stats(doc)
+    \b
+      dpsup stats -o json | jq .account
+    """
+    from dpsup import watching
+
+    if output == "json" and not watch:
+        with _connect(ctx) as instance:
+            _json(instance.stats())
+    else:
+        watching.show(ctx.obj["name"], "stats", over, watch=watch, output=output)
+
+
+@cli.command()
+@click.argument("of", metavar="[WORKER|GROUP]", required=False, default="")
+@_look_options
+@click.pass_context
+def workers(ctx: click.Context, of: str, watch: bool, over: float, output: str) -> None:
+    """Each worker: busy share, packets a second, cycles per packet, batch, lane fill, drops.
+
+    \b
+      dpsup workers fw -w
+    """
+    from dpsup import watching
+
+    watching.show(ctx.obj["name"], "workers", over, watch=watch, output=output, of=of)
+
+
+def _section(name: str, text: str) -> None:
+    @cli.command(name, help=f"{text}\n\n\b\n  dpsup {name} -w")
+    @_look_options
+    @click.pass_context
+    def command(ctx: click.Context, watch: bool, over: float, output: str) -> None:
+        from dpsup import watching
+
+        watching.show(ctx.obj["name"], name, over, watch=watch, output=output)
+
+
+_section("ports", "Each port: link, packets a second, what was missed or dropped, and why.")
+_section("cores", "Each CPU in use: who is on it, how busy, how much was stolen.")
+_section("mempools", "Each mempool: use, fewest free, allocation failures.")
+_section("lanes", "Each lane, io core to worker: fill, packets a second, drops where it was full.")
 
 
 @cli.command()

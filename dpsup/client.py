@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from types import TracebackType
@@ -99,6 +100,34 @@ class Instance:
             if slot["pid"] and not process.start_ticks(slot["pid"]):
                 slot["pid"] = 0
         return status.status(plan, counters, None)
+
+    def look(self) -> dict[str, Any]:
+        """All that tables, graphs and metrics are made of: rates.py says what is in it."""
+        from dpsup import host
+
+        found: dict[str, Any] = {
+            "status": self.status(),
+            "counters": None,
+            "lanes": [],
+            "tsc_hz": 0,
+            "port_info": [],
+            "plan": {},
+            "processes": {},
+            "cpus": host.cpu_times(),
+        }
+        with contextlib.suppress(OSError, ValueError):
+            found["plan"] = json.loads((self.runtime.path / PLAN).read_text())
+        if self.headless:
+            hello = self._client.ask("hello")
+            found["counters"] = self._client.ask("counters")
+            found["lanes"] = self._client.ask("lanes")
+            found["tsc_hz"], found["port_info"] = hello["tsc_hz"], hello["ports"]
+        elif found["status"]["ports"]:  # else there is no primary to ask
+            with contextlib.suppress(DpsupError):
+                found["counters"] = self.stats()
+                for key in ("lanes", "tsc_hz", "port_info", "processes"):
+                    found[key] = found["counters"][key]
+        return found
 
     def audit(self) -> dict[str, Any]:
         """The Audit document: every mbuf of every pool."""

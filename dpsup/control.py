@@ -110,6 +110,7 @@ async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
         "account": status.account(counters),
         "port_info": sup.hello.get("ports", []),
         "processes": processes,
+        "lanes": await sup.ask("lanes"),
     }
 
 

@@ -239,3 +239,24 @@ def _pci(root: Path) -> dict[str, PciDevice]:
             driver.resolve().name if driver.exists() else "",
         )
     return devices
+
+
+def cpu_times(proc: str = "/proc", sys: str = "/sys") -> dict[int, dict[str, int]]:
+    """Of each CPU, ticks since boot: all of them, the busy ones, those that the hypervisor stole;
+    and its NUMA node."""
+    nodes: dict[int, int] = {}
+    for folder in Path(sys, "devices/system/node").glob("node[0-9]*/cpu[0-9]*"):
+        nodes[int(folder.name[3:])] = int(folder.parent.name[4:])
+    found = {}
+    for line in Path(proc, "stat").read_text().splitlines():
+        name, *fields = line.split()
+        if re.fullmatch(r"cpu\d+", name):
+            user, nice, system, idle, iowait, irq, softirq, steal = map(int, fields[:8])
+            busy = user + nice + system + irq + softirq
+            found[int(name[3:])] = {
+                "total": busy + idle + iowait + steal,
+                "busy": busy,
+                "steal": steal,
+                "numa": nodes.get(int(name[3:]), 0),
+            }
+    return found

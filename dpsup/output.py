@@ -35,6 +35,10 @@ class Journal:
         for listener in self.listeners:
             listener(entry)
 
+    def restore(self, entries: list[dict[str, Any]]) -> None:
+        """What is known of before; the next number follows the last of these."""
+        self._entries.extend(entries)
+
     def since(self, seq: int, most: int = KEPT) -> list[dict[str, Any]]:
         """The last `most` entries numbered above `seq`."""
         return [e for e in self._entries if e["seq"] > seq][-most:] if most > 0 else []

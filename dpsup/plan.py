@@ -170,6 +170,7 @@ class Plan:
     chains: tuple[ChainPlan, ...]
     n_slots: int
     memory: MemoryPlan
+    metrics_listen: str = ""  # "127.0.0.1:9464"; "": metrics are not served
 
 
 # --- deciding -----------------------------------------------------------------------------------
@@ -221,6 +222,7 @@ def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
         chains=tuple(ChainPlan(c.name, c.path, c.on_down) for c in topology.chains),
         n_slots=sum(group.max for group in groups),
         memory=memory,
+        metrics_listen=topology.metrics.listen,
     )
 
 

@@ -481,6 +481,17 @@ class Primary:
             **_fields(lane),
         }
 
+    def do_lanes(self, _: dict[str, Any]) -> list[dict[str, int]]:
+        """Each lane that packets went through, io core by io core."""
+        found = []
+        lane = ffi.new("struct dps_lane_stats *")
+        for io in self.plan["io"]:
+            for slot in range(self.plan["n_slots"]):
+                _check("lane_of_io", lib.dps_lane_of_io(io["index"], slot, lane))
+                if lane.sent:
+                    found.append({"io": io["index"], "slot": slot, **_fields(lane)})
+        return found
+
     def do_stop(self, _: dict[str, Any]) -> None:
         self.stopping = True
 

@@ -473,12 +473,13 @@ def _too_many(view: _View, path: Path, there: int, words: str, most: int) -> Pro
 
 def _notes(view: _View) -> Iterator[Problem]:
     topology = view.topology
-    if topology.metrics.listen:
+    host = topology.metrics.listen.rpartition(":")[0]
+    if host and not host.startswith("127.") and host not in ("localhost", "[::1]", "::1"):
         yield view.problem(
             ("metrics", "listen"),
-            "this version of dpsup serves no metrics yet",
-            why="nothing will listen there",
-            help='write listen = "", or use dpsup stats',
+            f"metrics are served on {host}, to whoever reaches it",
+            why="there is neither a password nor encryption",
+            help='write listen = "127.0.0.1:9464", or have a firewall in front',
             severity=Severity.WARNING,
         )
     if topology.host.eal_extra:

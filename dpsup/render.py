@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from dpsup.steering import BUCKETS
-
-_STATE = {"running": "green", "degraded": "yellow", "held": "red", "backoff": "yellow"}
+from dpsup.tables import Line
+from dpsup.views import Screen, account
 
 _WIDE = 200  # where nobody's terminal limits it
 
@@ -42,81 +46,53 @@ def _drops(drops: dict[str, int]) -> str:
     return ", ".join(f"{k} {v}" for k, v in drops.items()) or "-"
 
 
-def _state(state: str) -> Text:
-    return Text(state, style=_STATE.get(state, ""))
+# Colour says what to think of a value; NO_COLOR and a dumb terminal take it away.
+_STYLES = {
+    "": "",
+    "good": "green",
+    "warn": "yellow",
+    "bad": "bold red",
+    "dim": "dim",
+    "head": "bold",
+    "bold": "bold",
+    "chosen": "reverse",
+}
 
 
-def print_status(doc: dict[str, Any]) -> None:
-    supervisor = doc["supervisor"]["pid"] or "none (headless)"
-    console.print(
-        Text.assemble(
-            (doc["name"], "bold"),
-            "  ",
-            _state(doc["state"]),
-            f"  generation {doc['generation']}  supervisor {supervisor}"
-            f"  primary {doc['primary']['pid']}",
-        )
-    )
-    table = _table("NAME", "RX", "TX", "MISSED", "TX DROPPED", "DROPPED")
-    for p in doc["ports"]:
-        link = "" if p["link_up"] else " (down)"
-        counts = (p["rx_packets"], p["tx_packets"], p["rx_missed"], p["tx_dropped"])
-        table.add_row(p["name"] + link, *map(str, counts), _drops(p["dropped"]))
-    console.print(table)
-    table = _table("WORKER", "STATE", "PID", "CORE", "RX", "TX", "RESTARTS", "LAST EXIT", "DROPPED")
-    for group in doc["groups"]:
-        for w in group["workers"]:
-            last = w["last_exit"]
-            table.add_row(
-                w["id"],
-                _state(w["state"]),
-                str(w["pid"] or "-"),
-                str(w["core"]),
-                str(w["rx_packets"]),
-                str(w["tx_packets"]),
-                str(w["restarts"]),
-                last["how"] if last else "-",
-                _drops(w["dropped"]),
-            )
-    console.print(table)
-    for pool in doc["mempools"]:
-        console.print(
-            f"mempool {pool['name']}: {pool['in_use']} of {pool['size']} in use, least free "
-            f"{pool['low_water']}, {pool['alloc_failures']} allocation failures"
-        )
-    recovery = doc["recovery"]
-    failover = recovery["last_failover_us"]
-    console.print(
-        f"recovery: {recovery['deaths']} deaths, {recovery['lost']} packets lost, "
-        f"{recovery['quarantined']} quarantined"
-        + (f", last failover {failover:.0f} us" if failover is not None else "")
-    )
-    for hint in hints(doc):
-        console.print(Text(f"hint: {hint}", style="yellow"))
+def screen(*, wide: bool = False) -> Screen:
+    """What stdout has room for. A pipe has no width: nothing is left out."""
+    utf8 = console.encoding.lower().replace("-", "") == "utf8"
+    width = None if wide or not console.is_terminal else console.width
+    return Screen(width, ascii_only=not utf8)
 
 
-def hints(doc: dict[str, Any]) -> list[str]:
-    """What is not as desired, and what to type."""
-    found = []
-    name = doc["name"]
-    if doc["supervisor"]["pid"] is None:
-        found.append(f"no supervisor: `dpsup -n {name} stop` ends it, `dpsup start` starts it anew")
-    for group in doc["groups"]:
-        for w in group["workers"]:
-            if w["state"] in ("held", "backoff") and w["last_exit"]:
-                reason = w["last_exit"]["reason"] or w["held_for"]
-                again = "reset-failed" if w["state"] == "held" else "restart"
-                found.append(
-                    f"{w['id']} is in {w['state']} after {w['last_exit']['how']}"
-                    + (f" ({reason})" if reason else "")
-                    + f": `dpsup -n {name} logs {w['id']}`, `dpsup -n {name} {again} {w['id']}`"
-                )
-        if group["spares_held"]:
-            found.append(
-                f"no spare of {group['name']} is forked any more ({group['spares_held']}): "
-                f"`dpsup -n {name} reset-failed {group['name']}`"
-            )
-    return found
+def _rich(lines: Sequence[Line]) -> Text:
+    text = Text(no_wrap=True, overflow="ignore")
+    for i, line in enumerate(lines):
+        text.append("\n" if i else "")
+        for part, style in line:
+            text.append(part, style=_STYLES[style])
+    return text
+
+
+def print_lines(lines: Sequence[Line]) -> None:
+    console.print(_rich(lines), crop=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def live() -> Iterator[Callable[[Sequence[Line]], None]]:
+    """Draws lines in the place of the last ones, on a screen of its own that is gone afterwards;
+    where stdout is no terminal, one block below the other."""
+    if not console.is_terminal or console.is_dumb_terminal:
+
+        def block(lines: Sequence[Line]) -> None:
+            print_lines([*lines, []])
+            sys.stdout.flush()
+
+        yield block
+        return
+    with Live(console=console, screen=True, auto_refresh=False) as drawn:
+        yield lambda lines: drawn.update(_rich(lines), refresh=True)
 
 
 def print_audit(doc: dict[str, Any]) -> None:
@@ -137,61 +113,8 @@ def print_audit(doc: dict[str, Any]) -> None:
     console.print(table)
 
 
-def print_stats(doc: dict[str, Any]) -> None:
-    hz = doc["tsc_hz"] or 1
-    table = _table("NAME", "DRIVER", "MAC", "LINK", "MTU", "RXQ", "TXQ", "RSS", "RX ERR", "TX ERR")
-    for p, stats in zip(doc["port_info"], doc["ports"], strict=True):
-        speed = f"{stats['link_mbps']} Mbit/s" if stats["link_mbps"] else "up"
-        table.add_row(
-            p["name"],
-            p["driver"],
-            p["mac"],
-            speed if stats["link_up"] else "down",
-            str(p["mtu"]),
-            f"{p['rx_queues']} of {p['max_rx_queues']}",
-            f"{p['tx_queues']} of {p['max_tx_queues']}",
-            "NIC" if p["hw_rss"] else "software",
-            str(stats["rx_errors"]),
-            str(stats["tx_errors"]),
-        )
-    console.print(table)
-    for p in doc["port_info"]:
-        if p["note"]:
-            console.print(f"{p['name']}: {p['note']}")
-    table = _table("NAME", "CORE", "LOOPS", "BUSY LOOPS", "BUSY", "SLEEPS", "HELD")
-    for i, io in enumerate(doc["io"]):
-        busy = f"{io['busy_cycles'] / hz:.2f} s"
-        counts = (io["core"], io["loops"], io["busy_loops"], busy, io["sleeps"], io["held"])
-        table.add_row(f"io/{i}", *map(str, counts))
-    console.print(table)
-    table = _table("CYC/PKT", *map(str.upper, doc["io"][0]["stage_cycles"]))
-    for i, io in enumerate(doc["io"]):
-        packets = io["stage_packets"] / 2  # counted on their way in and on their way back
-        stages = (f"{c / packets:.1f}" if packets else "-" for c in io["stage_cycles"].values())
-        table.add_row(f"io/{i}", *stages)
-    console.print(table)
-    table = _table("WORKER", "LENT", "RETURNED", "OUT", "ON", "REQUEUED", "BURSTS", "CYC/PKT")
-    for s in doc["slots"]:
-        if s["pid"] or s["sent"]:
-            cycles = f"{s['busy'] / s['collected']:.0f}" if s["collected"] else "-"
-            counts = (s["sent"], s["collected"], s["out"], s["on"], s["requeued"], s["bursts"])
-            table.add_row(s["id"], *map(str, counts), cycles)
-    console.print(table)
-    for s in doc["slots"]:
-        for counter, value in s["counters"].items():
-            console.print(f"{s['id']} {counter}: {value}")
-    print_account(doc["account"])
-
-
-def print_account(account: dict[str, Any]) -> None:
-    dropped = account["dropped"]
-    total = sum(dropped.values())
-    detail = f" ({_drops(dropped)})" if total else ""
-    missed = f" (missed {account['missed']})" if account["missed"] else ""
-    console.print(
-        f"in {account['received']}{missed}, out {account['sent']}, dropped {total}{detail}, "
-        f"in flight {account['in_flight']}, lost {account['lost']}"
-    )
+def print_account(found: dict[str, Any]) -> None:
+    console.print(account(found))
 
 
 def print_summary(summary: dict[str, Any]) -> None:

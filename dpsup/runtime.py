@@ -21,6 +21,7 @@ from pathlib import Path
 from dpsup import process
 from dpsup.errors import DpsupError, Exit, NotPermitted
 from dpsup.process import Identity
+from dpsup.recorder import NAMES as RECORDS
 
 CONTROL = "control.sock"
 EVENTS = "events.sock"
@@ -31,7 +32,7 @@ STATE = "state.json"
 PLAN = "plan.json"
 # Everything that may be in a runtime folder, in the order in which it is removed; "dpdk" is EAL's,
 # where RUNTIME_DIRECTORY says so.
-OURS = (CONTROL, EVENTS, PRIMARY, SEED, PLAN, STATE, f"{STATE}.new", "dpdk", LOCK)
+OURS = (CONTROL, EVENTS, PRIMARY, SEED, PLAN, STATE, f"{STATE}.new", *RECORDS, "dpdk", LOCK)
 
 ACQUIRE_S = 0.3  # for those who only look at the lock to be gone
 

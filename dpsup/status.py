@@ -12,7 +12,7 @@ API = "dpsup/v1"
 Doc = dict[str, Any]
 
 _GROUP_COUNTS = ("no_worker", "hold_full", "held", "bypassed")
-_SEEN = ("health", "retry_in_s", "held_for")  # of a worker, by the supervisor alone
+_SEEN = ("health", "retry_in_s", "held_for", "since_ns")  # of a worker, by the supervisor alone
 
 
 def ports(counters: Doc) -> list[Doc]:
@@ -179,6 +179,7 @@ def status(plan: Doc, counters: Doc | None, view: Doc | None) -> Doc:
         "primary": view["primary"] if view else {"pid": plan["primary_pid"], "state": "running"},
         "seed": view["seed"] if view else None,
         "topology_file": plan["topology_file"],
+        "started_ns": view["started_ns"] if view else None,
         "ports": ports(counters),
         "mempools": mempools(plan, counters),
         "groups": groups(plan, counters, view),
@@ -190,6 +191,7 @@ def status(plan: Doc, counters: Doc | None, view: Doc | None) -> Doc:
             "duplicated": 0,
             "quarantined": sum(s["quarantined"] for s in counters["slots"]),
             "last_failover_us": recovery.get("last_failover_us"),
+            "histograms": recovery.get("histograms", {}),
         },
     }
 

@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dpsup import machine, process, status, steering
+from dpsup import exporter, machine, process, recorder, status, steering
 from dpsup.bus import AsyncClient, Gone, Publisher, Server
 from dpsup.elastic import Follower
 from dpsup.errors import DpsupError, Exit, ShimError, TimedOut
+from dpsup.failover import Failovers
 from dpsup.output import Journal, Lines
 from dpsup.plan import GroupPlan, Plan
 from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide, others
@@ -227,6 +228,10 @@ class Supervisor:
         self._publisher = Publisher(runtime.file(EVENTS))
         self.events = Journal("event", self._publisher.publish)
         self.log = Journal("log", self._publisher.publish)
+        recorder.keep(runtime.path, self._publisher, {"event": self.events, "log": self.log})
+        self.failovers = Failovers()
+        self.events.listeners.append(self.failovers.hear)
+        self.started_ns = time.monotonic_ns()
         self._evidence = Keeper(Folder(plan.quarantine_dir), self.events.add)
 
     # --- life ------------------------------------------------------------------------------------
@@ -242,6 +247,8 @@ class Supervisor:
         server = Server(self.runtime.file(CONTROL), lambda request: handle(self, request))
         serving = asyncio.create_task(server.serve())
         self._task(self._monitor())
+        if self.plan.metrics_listen:
+            self._task(exporter.keep(self))
         try:
             self.fire("topology", self, "start")
             await self._gone.wait()
@@ -929,6 +936,7 @@ class Supervisor:
             if successor in group.spares:
                 group.spares.remove(successor)
         worker.sitter = successor
+        worker.since_ns = time.monotonic_ns()
         successor.name = worker.name
         worker.restarts += 1
         worker.takeovers -= 1
@@ -1323,6 +1331,7 @@ class Supervisor:
                 if first > self._last_first_ns:
                     self._last_first_ns = first
                     self.last_failover_us = (first - worker.failed_ns) / 1000
+                self.failovers.first_packet((first - worker.failed_ns) / 1e9)
                 worker.failed_ns = 0
             elif worker.state in ("held", "stopped"):
                 worker.failed_ns = 0  # whoever sits there next was asked to
@@ -1336,6 +1345,7 @@ class Supervisor:
 
         return {
             "at_ns": time.monotonic_ns(),
+            "started_ns": self.started_ns,
             "pid": os.getpid(),
             "state": self.state,
             "primary": child(self.primary),
@@ -1352,6 +1362,7 @@ class Supervisor:
                             "restarts": max(w.restarts, 0),
                             "last_exit": w.last_exit,
                             "health": w.health,
+                            "since_ns": w.since_ns,
                             "held_for": w.held_for if w.state == "held" else "",
                             "retry_in_s": max(0.0, w.due_at - now)
                             if w.state == "backoff"
@@ -1367,6 +1378,7 @@ class Supervisor:
                 "deaths": self.deaths,
                 "lost": self.lost,
                 "last_failover_us": self.last_failover_us,
+                "histograms": self.failovers.document(),
             },
         }
 

@@ -416,6 +416,27 @@ dps_group_stats_get(uint32_t group, struct dps_group_stats *out)
 	return 0;
 }
 
+static void
+add_lane(struct dps_lane_stats *out, const struct lane *lane)
+{
+	const struct dps_lane_stats *s = &lane->stats;
+
+	out->sent += s->sent;
+	out->collected += s->collected;
+	out->out += s->out;
+	out->on += s->on;
+	out->requeued += s->requeued;
+	out->lane_full += s->lane_full;
+	out->bad_verdict += s->bad_verdict;
+	out->quarantined += s->quarantined;
+	out->quarantine_full += s->quarantine_full;
+	out->corrupt += s->corrupt;
+	for (int r = 0; r < DPS_REASONS; r++)
+		out->dropped[r] += s->dropped[r];
+	out->outstanding += ahead(&lane->sent, &lane->collected);
+	out->lanes_corrupt += s->lanes_corrupt;
+}
+
 int
 dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out)
 {
@@ -424,25 +445,20 @@ dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out)
 	if (slot >= p->n_slots)
 		return -EINVAL;
 	memset(out, 0, sizeof(*out));
-	for (uint32_t i = 0; i < p->n_io; i++) {
-		const struct lane *lane = &p->io[i]->lane[slot];
-		const struct dps_lane_stats *s = &lane->stats;
+	for (uint32_t i = 0; i < p->n_io; i++)
+		add_lane(out, &p->io[i]->lane[slot]);
+	return 0;
+}
 
-		out->sent += s->sent;
-		out->collected += s->collected;
-		out->out += s->out;
-		out->on += s->on;
-		out->requeued += s->requeued;
-		out->lane_full += s->lane_full;
-		out->bad_verdict += s->bad_verdict;
-		out->quarantined += s->quarantined;
-		out->quarantine_full += s->quarantine_full;
-		out->corrupt += s->corrupt;
-		for (int r = 0; r < DPS_REASONS; r++)
-			out->dropped[r] += s->dropped[r];
-		out->outstanding += ahead(&lane->sent, &lane->collected);
-		out->lanes_corrupt += s->lanes_corrupt;
-	}
+int
+dps_lane_of_io(uint32_t io, uint32_t slot, struct dps_lane_stats *out)
+{
+	struct primary *p = &the_primary;
+
+	if (io >= p->n_io || slot >= p->n_slots)
+		return -EINVAL;
+	memset(out, 0, sizeof(*out));
+	add_lane(out, &p->io[io]->lane[slot]);
 	return 0;
 }
 

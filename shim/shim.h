@@ -253,7 +253,8 @@ int dps_io_map_get(uint32_t group, uint8_t *member, uint32_t n);        // as it
 int dps_io_reset(uint32_t slot);        // after a corrupt slot's sitter died: empty lanes
 int dps_io_stats_get(uint32_t io, struct dps_io_stats *out);
 int dps_group_stats_get(uint32_t group, struct dps_group_stats *out);
-int dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out);
+int dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out);     // over all io cores
+int dps_lane_of_io(uint32_t io, uint32_t slot, struct dps_lane_stats *out);
 int dps_audit_get(uint32_t pool, struct dps_audit *out);
 
 // lend.c

@@ -579,7 +579,7 @@ def test_every_problem_is_reported_at_once() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('listen = ""', 'listen = "127.0.0.1:9464"', "serves no metrics yet"),
+        ('listen = ""', 'listen = "0.0.0.0:9464"', "to whoever reaches it"),
         ("eal_extra = []", 'eal_extra = ["-n", "4"]', "unchecked"),
     ],
 )
