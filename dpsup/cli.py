@@ -20,6 +20,7 @@ from dpsup.errors import DpsupError, Exit, Problem, UsageError
 
 if TYPE_CHECKING:
     from dpsup.client import Instance
+    from dpsup.history import Wanted
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DPSUP"}
 
@@ -510,67 +511,125 @@ _section("lanes", "Each lane, io core to worker: fill, packets a second, drops w
 
 
 @cli.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on as they happen.")
-@_output_option
+@click.option("--every", default="1s", callback=_seconds, help="Between two looks (1s).")
 @_name_option
 @click.pass_context
-def events(ctx: click.Context, follow: bool, output: str) -> None:
-    """What happened: every change of state, death, repair, scaling."""
-    from dpsup.render import event_line
+def top(ctx: click.Context, every: float) -> None:
+    """What happens now, live: sorted as you like, with keys for scale, kill and drain.
 
-    _stream(ctx, "event", follow, output, event_line, lambda i, s: i.events(since=s))
+    \b
+      dpsup top -n edge
+    """
+    from dpsup import top as screen
+
+    screen.run(ctx.obj["name"], every)
 
 
 @cli.command()
-@click.argument("worker", required=False, default="")
-@click.option("-f", "--follow", is_flag=True, help="Go on as they come.")
-@_output_option
+@click.option("-w", "--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option(
+    "--over", default="300ms", callback=_seconds, help="How long to measure rates (300ms)."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "dot", "svg", "json"]),
+    default="text",
+    help="dot and svg need the graphviz packages of Python and Debian.",
+)
 @_name_option
 @click.pass_context
-def logs(ctx: click.Context, worker: str, follow: bool, output: str) -> None:
-    """What the processes printed: all of them, or WORKER (fw/0, primary, seed)."""
-    from dpsup.render import log_line
+def graph(ctx: click.Context, watch: bool, over: float, output: str) -> None:
+    """The ways that packets go: ports, io cores, workers, with rates and drops.
 
-    _stream(ctx, "log", follow, output, log_line, lambda i, s: i.logs(worker, since=s), worker)
+    \b
+      dpsup graph -w
+      dpsup graph -o svg > edge.svg
+    """
+    from dpsup import watching
+
+    if output in ("dot", "svg"):
+        from dpsup import drawing
+
+        found = next(watching.pictures(ctx.obj["name"], over, over))
+        click.echo(drawing.svg(found) if output == "svg" else drawing.dot(found))
+    else:
+        watching.show(ctx.obj["name"], "graph", over, watch=watch, output=output)
 
 
-def _stream(
-    ctx: click.Context,
-    topic: str,
-    follow: bool,
-    output: str,
-    line: Callable[[dict[str, Any]], str],
-    past: Callable[[Instance, int], list[dict[str, Any]]],
-    name: str = "",
+def _history_options(f: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.option("-f", "--follow", is_flag=True, help="Go on as they come."),
+        click.option("--since", metavar="TIME", callback=_seconds, help="Of the last 10m."),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Choice(["text", "json", "jsonl"]),
+            default="text",
+            help="jsonl: one document a line, as json is with -f.",
+        ),
+        _name_option,
+    )
+    for option in reversed(options):
+        f = option(f)
+    return f
+
+
+@cli.command()
+@click.option("--type", "types", metavar="TYPE,...", default="", help="death, scale, state, ...")
+@_history_options
+@click.pass_context
+def events(ctx: click.Context, types: str, follow: bool, since: float | None, output: str) -> None:
+    """What happened: every change of state, death, repair, scaling; of a dead instance too.
+
+    \b
+      dpsup events --since 10m --type death,held
+      dpsup events -f -o jsonl
+    """
+    from dpsup.history import Wanted, parse_types
+
+    _history(ctx, "event", Wanted(since, parse_types(types)), follow, output)
+
+
+@cli.command()
+@click.argument("worker", nargs=-1)
+@_history_options
+@click.pass_context
+def logs(
+    ctx: click.Context, worker: tuple[str, ...], follow: bool, since: float | None, output: str
 ) -> None:
-    def show(entry: dict[str, Any]) -> None:
-        click.echo(json.dumps(entry) if output == "json" else line(entry))
+    """What the processes printed: all of them, or WORKER (fw/0, primary, seed).
 
-    with _connect(ctx) as instance:
-        if not follow:
-            entries = past(instance, 0)
-            if output == "json":
-                _json(entries)
-            else:
-                for entry in entries:
-                    show(entry)
-            return
-        following = instance.follow(topic)
-        seen = 0
-        for entry in past(instance, 0):
+    \b
+      dpsup logs -f fw/0 fw/1
+    """
+    from dpsup.history import Wanted
+
+    _history(ctx, "log", Wanted(since, names=worker), follow, output)
+
+
+def _history(ctx: click.Context, topic: str, wanted: Wanted, follow: bool, output: str) -> None:
+    from dpsup import history, render
+
+    in_words = render.print_event if topic == "event" else render.print_log
+
+    def show(entry: dict[str, Any]) -> None:
+        if output == "text":
+            in_words(entry)
+        else:
+            click.echo(json.dumps(entry))
+
+    if follow:
+        history.follow(ctx.obj["name"], topic, wanted, show)
+        return
+    entries, word = history.past(ctx.obj["name"], topic, wanted)
+    if word:
+        click.echo(word, err=True)
+    if output == "json":
+        _json(entries)
+    else:
+        for entry in entries:
             show(entry)
-            seen = entry["seq"]
-        for publication in following:
-            if publication.seq <= seen:
-                continue
-            if publication.seq > seen + 1:
-                # Missed between the snapshot and the subscription, or by being slow.
-                for entry in past(instance, seen):
-                    if entry["seq"] < publication.seq:
-                        show(entry)
-            seen = publication.seq
-            if not name or publication.data.get("name") == name:
-                show({**publication.data, "seq": publication.seq})
 
 
 _quarantine_dir = click.option(

@@ -171,6 +171,7 @@ class _Maker:
 
     def groups(self, workers: list[Doc]) -> list[Doc]:
         found = []
+        hops = self._hops()
         for group in self.status["groups"]:
             mine = [w for w in workers if w["group"] == group["name"]]
             rates = [w["pps"] for w in mine if w["pps"] is not None]
@@ -180,8 +181,27 @@ class _Maker:
                     **{k: v for k, v in group.items() if k != "workers"},
                     "pps": sum(rates) if rates else None,
                     "busy": sum(busy) / len(busy) if busy else None,
+                    "inputs": [name for name, to in hops if to == group["name"]],
+                    "next": [to for name, to in hops if name == group["name"]],
                 }
             )
+        return found
+
+    def _hops(self) -> list[tuple[str, str]]:
+        """Who hands packets on to whom, by name: ports to groups, groups to groups and ports. A
+        group whose plugin decides may send to any port."""
+        ports = [p["name"] for p in self.plan.get("ports", [])]
+        groups = self.plan.get("groups", [])
+        names = {"port": ports, "group": [g["name"] for g in groups]}
+        found = [
+            (p["name"], groups[p["group"]]["name"])
+            for p in self.plan.get("ports", [])
+            if p["group"] >= 0
+        ]
+        for group in groups:
+            to = [groups[g]["name"] for g in group["reach"]]
+            to += [names[kind][index] for kind, index in group["next"] if kind]
+            found += [(group["name"], name) for name in dict.fromkeys(to or ports)]
         return found
 
     def io(self) -> list[Doc]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -230,6 +231,20 @@ def _death(event: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
+_EVENTS = {
+    "death": "bad",
+    "held": "bad",
+    "failed": "bad",
+    "corrupt": "bad",
+    "error": "warn",
+    "warning": "warn",
+    "health": "warn",
+    "lent": "warn",
+    "quarantine": "warn",
+}
+_NAMES = ("cyan", "green", "magenta", "blue", "yellow")
+
+
 def event_line(event: dict[str, Any]) -> str:
     skip = {"at", "at_ns", "seq", "type", "name", "kind"}
     if event["type"] == "state":
@@ -242,5 +257,19 @@ def event_line(event: dict[str, Any]) -> str:
     return f"{_clock(event)} {what}"
 
 
-def log_line(entry: dict[str, Any]) -> str:
-    return f"{_clock(entry)} {entry['name']:10} {entry['line']}"
+def print_event(event: dict[str, Any]) -> None:
+    console.print(Text(event_line(event), _STYLES[_EVENTS.get(event["type"], "")]), soft_wrap=True)
+
+
+def _printable(line: str) -> str:
+    """What a process says may come out of a packet: nothing of it is for the terminal to obey."""
+    return "".join(c if c.isprintable() or c == "\t" else "?" for c in line)
+
+
+def print_log(entry: dict[str, Any]) -> None:
+    """A line behind its process's name; each name has a colour of its own."""
+    colour = _NAMES[zlib.crc32(entry["name"].encode()) % len(_NAMES)]
+    line = Text.assemble(
+        f"{_clock(entry)} ", (f"{entry['name']:10}", colour), f" {_printable(entry['line'])}"
+    )
+    console.print(line, soft_wrap=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from dpsup import rates, views
+from dpsup import graph, rates, views
 from dpsup.client import connect
 from dpsup.errors import NoSuchObject
 from dpsup.tables import Line
@@ -37,6 +37,8 @@ def _view(section: str, of: str) -> Callable[[dict[str, Any], views.Screen], lis
         return views.status
     if section == "stats":
         return views.stats
+    if section == "graph":
+        return graph.draw
 
     def shown(picture: dict[str, Any], screen: views.Screen) -> list[Line]:
         if section == "workers":
