@@ -189,7 +189,7 @@ class _Maker:
 
     def _hops(self) -> list[tuple[str, str]]:
         """Who hands packets on to whom, by name: ports to groups, groups to groups and ports. A
-        group whose plugin decides may send to any port."""
+        plugin that nobody gave a way decides by itself: anywhere that it can."""
         ports = [p["name"] for p in self.plan.get("ports", [])]
         groups = self.plan.get("groups", [])
         names = {"port": ports, "group": [g["name"] for g in groups]}
@@ -199,9 +199,11 @@ class _Maker:
             if p["group"] >= 0
         ]
         for group in groups:
-            to = [groups[g]["name"] for g in group["reach"]]
-            to += [names[kind][index] for kind, index in group["next"] if kind]
-            found += [(group["name"], name) for name in dict.fromkeys(to or ports)]
+            to = [names[kind][index] for kind, index in group["next"] if kind]
+            if not to:
+                others = [names["group"][g] for g in group["reach"]]
+                to = [*ports, *(name for name in others if name != group["name"])]
+            found += [(group["name"], name) for name in dict.fromkeys(to)]
         return found
 
     def io(self) -> list[Doc]:

@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import termios
+import threading
 import time
 import tty
 from collections import deque
@@ -27,11 +28,11 @@ Doc = dict[str, Any]
 
 HISTORY = 120  # values of a sparkline that are kept
 SPARK = 12  # and shown
-KEYS = "q quit  up/down choose  p b c d n sort  s scale  k kill  r drain+restart"
+KEYS = "q quit  arrows choose  sort pbcdn  s scale  k kill  r drain, restart"
 SORTS = {
     "p": ("pps", "pps"),
     "b": ("busy", "busy"),
-    "c": ("cycles_per_packet", "cycles per packet"),
+    "c": ("cycles_per_packet", "cycles"),
     "d": ("drop_pps", "drops"),
     "n": ("", "name"),
 }
@@ -208,7 +209,7 @@ class Top:
             made.append([(text, "warn")])
         else:
             made += views.hint_lines(self.picture, screen)[:2]
-        made.append([(f"{KEYS}  (by {SORTS[self.sort][1]})"[: screen.width], "dim")])
+        made.append([(f"{KEYS}  by {SORTS[self.sort][1]}"[: screen.width], "dim")])
         return made
 
 
@@ -242,7 +243,12 @@ def _raw(fd: int) -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def _act(name: str | None, action: tuple[str, ...]) -> str:
+def _act(name: str, top: Top, action: tuple[str, ...]) -> None:
+    """In a thread of its own: a drain takes its time."""
+    top.say(_done(name, action), time.monotonic())
+
+
+def _done(name: str, action: tuple[str, ...]) -> str:
     try:
         with connect(name) as instance:
             if action[0] == "scale":
@@ -280,7 +286,8 @@ def run(name: str | None, every: float) -> None:
                 for key in _keys(os.read(fd, 64)):
                     action = top.key(key)
                     if action is not None:
-                        top.say(_act(name, action), time.monotonic())
+                        top.say(f"{' '.join(action)} ...", time.monotonic())
+                        threading.Thread(target=_act, args=(name, top, action), daemon=True).start()
 
 
 def _look(name: str, top: Top, before: Doc) -> Doc:

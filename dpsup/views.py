@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpsup.tables import Cell, Column, Line, ago, counts, percent, si, table, wrap
-from dpsup.words import plural
+from dpsup.words import listing, plural
 
 Doc = dict[str, Any]
 
@@ -461,16 +461,25 @@ def _worker_hints(picture: Doc, do: str) -> Iterator[str]:
             yield f"{who} is stuck with a packet and is being ended: `{do} events --type death`"
         elif health == "starved":
             yield f"{who} gets no CPU: `{do} cores` says who else is on core {w['core']}"
-        if (w["fill"] or 0) >= FULL and w["drop_pps"] and health == "ok":
-            yield f"{who} does not keep up, its lanes are {percent(w['fill'])} full: " + _relief(
-                picture, w, do
-            )
 
 
-def _relief(picture: Doc, worker: Doc, do: str) -> str:
-    """What to type for a worker that has too much to do."""
-    group = next(g for g in picture["groups"] if g["name"] == worker["group"])
-    others = [w for w in picture["workers"] if w["group"] == group["name"] and w is not worker]
+def _overload(picture: Doc, group: Doc, do: str) -> Iterator[str]:
+    """What to type where workers have too much to do."""
+    mine = [w for w in picture["workers"] if w["group"] == group["name"]]
+    full = [
+        w
+        for w in mine
+        if (w["fill"] or 0) >= FULL and w["drop_pps"] and w.get("health", "ok") == "ok"
+    ]
+    if full:
+        who = f"{listing([w['id'] for w in full])} {'does' if len(full) == 1 else 'do'} not keep up"
+        lost = sum(w["drop_pps"] for w in full)
+        yield f"{who}, {si(lost)} packets a second find the lanes full: " + _relief(
+            picture, group, [w for w in mine if w not in full], do
+        )
+
+
+def _relief(picture: Doc, group: Doc, others: list[Doc], do: str) -> str:
     if any(w["state"] == "running" and (w["busy"] or 0) < IDLE for w in others):
         return f"others are idle, `{do} rebalance {group['name']}` says whether that can change"
     if group["desired"] < group["max"]:
@@ -480,6 +489,7 @@ def _relief(picture: Doc, worker: Doc, do: str) -> str:
 
 def _group_hints(picture: Doc, do: str) -> Iterator[str]:
     for g in picture["groups"]:
+        yield from _overload(picture, g, do)
         if g["spares_held"]:
             yield (
                 f"no spare of {g['name']} is forked any more ({g['spares_held']}): "

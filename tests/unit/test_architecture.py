@@ -21,10 +21,13 @@ HOMES = {
     "cffi": set(),
     "dpsup._shim": {"primary"},
     "matplotlib": {"bench/plot"},
+    "prometheus_client": {"metrics"},
+    "graphviz": {"drawing"},
 }
 PURE = {
-    "errors", "faults", "limits", "machine", "messages", "plan", "policy", "relations", "source",
-    "status", "steering", "topology", "values", "words",
+    "errors", "failover", "faults", "graph", "limits", "machine", "messages", "plan", "policy",
+    "rates", "relations", "source", "status", "steering", "tables", "topology", "values", "views",
+    "words",
     "bench/compare", "bench/model", "bench/rows", "bench/stats", "bench/table",
 }  # fmt: skip
 WORLD = {
