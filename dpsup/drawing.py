@@ -30,17 +30,23 @@ def _digraph(picture: Doc) -> Any:
     title = f"{picture['name']}, {picture['state']}"
     graph = graphviz.Digraph(
         picture["name"],
-        graph_attr={"rankdir": "LR", "label": title, "labelloc": "t", "fontname": "sans-serif"},
+        graph_attr={
+            "compound": "true",
+            "rankdir": "LR",
+            "label": title,
+            "labelloc": "t",
+            "fontname": "sans-serif",
+        },
         node_attr={"shape": "box", "style": "filled", "fontname": "sans-serif", "fontsize": "11"},
         edge_attr={"fontname": "sans-serif", "fontsize": "10"},
     )
     for p in picture["ports"]:
-        link = "" if p["link_up"] else "\nno link"
+        link = "" if p["link_up"] else "\\nno link"
         fill = _NONE if p["link_up"] else _FILLS[0][1]
         graph.node(f"rx {p['name']}", f"{p['name']}{link}", shape="cds", fillcolor=fill)
         graph.node(f"tx {p['name']}", f"{p['name']}{link}", shape="cds", fillcolor=fill)
     for one in picture["io"]:
-        label = f"{one['id']}\ncore {one['core']}, {percent(one['busy'])}"
+        label = f"{one['id']}\\ncore {one['core']}, {percent(one['busy'])}"
         graph.node(one["id"].replace("/", " "), label, fillcolor=_fill(one["busy"]))
     for group in picture["groups"]:
         _cluster(graph, picture, group)
@@ -55,7 +61,7 @@ def _cluster(graph: Any, picture: Doc, group: Doc) -> None:
             if w["group"] != group["name"]:
                 continue
             runs = w["state"] == "running"
-            label = f"{w['id']}\n" + (
+            label = f"{w['id']}\\n" + (
                 f"{si(w['pps'])} pps, {percent(w['busy'])}" if runs else w["state"]
             )
             style = "filled" if runs else "dashed"
@@ -65,7 +71,7 @@ def _cluster(graph: Any, picture: Doc, group: Doc) -> None:
 
 def _edge(graph: Any, start: str, end: str, rate: float | None, drops: float | None) -> None:
     if drops:
-        label = f"{si(rate)}\ndrops {si(drops)}/s"
+        label = f"{si(rate)}\\ndrops {si(drops)}/s"
         graph.edge(start, end, label, color=_RED, fontcolor=_RED, penwidth="2")
     else:
         graph.edge(start, end, "" if rate is None else si(rate))

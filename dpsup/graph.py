@@ -49,19 +49,20 @@ def _trunk(left: int, right: int, rows: int, letters: dict[str, str]) -> list[st
 
 def _column(cells: Sequence[Line], rows: int) -> list[Line]:
     """Cells padded to the same width, empty ones below."""
-    width = max((sum(len(text) for text, _ in cell) for cell in cells), default=0)
+    width = max(map(_length, cells), default=0)
     made = []
     for row in range(rows):
         cell = cells[row] if row < len(cells) else []
-        made.append([*cell, (" " * (width - sum(len(text) for text, _ in cell)), "")])
+        made.append([*cell, (" " * (width - _length(cell)), "")])
     return made
 
 
-def _worker(w: Doc, letters: dict[str, str]) -> Line:
+def _worker(w: Doc, letters: dict[str, str], *, brief: bool) -> Line:
     if w["state"] != "running":
         return [(w["id"], "bold"), (f" {w['state']}", "warn")]
     line: Line = [(w["id"], "bold"), (f" {si(w['pps'])}", "")]
-    line.append((f" {percent(w['busy'])}", ""))
+    if not brief:
+        line.append((f" {percent(w['busy'])}", ""))
     if w["drop_pps"]:
         line.append((f" {letters['drop']} {si(w['drop_pps'])}/s", "bad"))
     health = w.get("health", "ok")
@@ -87,14 +88,35 @@ def draw(picture: Doc, screen: Screen) -> list[Line]:
     ports = {p["name"]: p for p in picture["ports"]}
     made = heading(picture, screen)
     for group in _order(picture["groups"], set(ports)):
-        made += [[], *_block(picture, group, ports, letters)]
+        block = _block(picture, group, ports, letters, brief=False)
+        if screen.width is not None and max(map(_length, block)) > screen.width:
+            block = _block(picture, group, ports, letters, brief=True)
+        made += [[], *(_cut(line, screen) for line in block)]
     for chain in picture["chains"]:
         way = f" {letters['h']}{letters['to']} ".join(chain["path"])
         made += [[], [(f"chain {chain['name']}: {way}", "")]]
     return made + hint_lines(picture, screen)
 
 
-def _block(picture: Doc, group: Doc, ports: dict[str, Doc], letters: dict[str, str]) -> list[Line]:
+def _length(line: Line) -> int:
+    return sum(len(text) for text, _ in line)
+
+
+def _cut(line: Line, screen: Screen) -> Line:
+    """No longer than the screen is wide."""
+    if screen.width is None or _length(line) <= screen.width:
+        return line
+    made: Line = []
+    room = screen.width - 1
+    for text, style in line:
+        made.append((text[:room], style))
+        room -= min(room, len(text))
+    return [*made, ("~" if screen.ascii_only else "…", "dim")]
+
+
+def _block(
+    picture: Doc, group: Doc, ports: dict[str, Doc], letters: dict[str, str], *, brief: bool
+) -> list[Line]:
     inputs: list[Line] = []
     for name in group["inputs"]:
         line: Line = [(name, "bold")]
@@ -104,9 +126,12 @@ def _block(picture: Doc, group: Doc, ports: dict[str, Doc], letters: dict[str, s
                 line.append((f" {letters['drop']} {si(ports[name]['missed_pps'])}/s", "bad"))
         inputs.append(line)
     cores: list[Line] = [
-        [(one["id"], "bold"), (f" {percent(one['busy'])}", "")] for one in picture["io"]
+        [(one["id"], "bold"), ("" if brief else f" {percent(one['busy'])}", "")]
+        for one in picture["io"]
     ]
-    workers = [_worker(w, letters) for w in picture["workers"] if w["group"] == group["name"]]
+    workers = [
+        _worker(w, letters, brief=brief) for w in picture["workers"] if w["group"] == group["name"]
+    ]
     outputs: list[Line] = []
     for name in group["next"]:
         line = [(name, "bold")]

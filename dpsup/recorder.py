@@ -58,9 +58,8 @@ class Recorder:
             self.lost += 1
 
     def _turn(self) -> None:
+        self.close()
         os.replace(self._new, self._old)  # noqa: PTH105
-        os.close(self._fd)
-        self._fd = -1
         self._open()
 
     def close(self) -> None:

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the looking commands show, of an instance that is well, broken, headless, or starting."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from unit import looks
+
+from dpsup import graph, views
+from dpsup.cli import cli
+from dpsup.rates import picture
+from dpsup.tables import Line, plain
+from dpsup.top import KEYS, Top
+from dpsup.views import Screen
+
+PICTURES = {
+    "running": picture(looks.edge(3.0), looks.edge(4.0)),
+    "first look": picture(None, looks.edge(4.0)),
+    "broken": picture(looks.broken(3.0), looks.broken(4.0)),
+    "headless": picture(looks.headless(3.0), looks.headless(4.0)),
+    "starting": picture(looks.starting(), looks.starting()),
+}
+VIEWS = {
+    **{name: view for name, (view, _) in views.SECTIONS.items()},
+    "status": views.status,
+    "stats": views.stats,
+    "graph": graph.draw,
+}
+
+
+def text(lines: list[Line]) -> str:
+    return plain(lines)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_fits_80_columns_and_plain_letters(name: str, view: str) -> None:
+    for screen in (Screen(80), Screen(80, ascii_only=True)):
+        shown = text(VIEWS[view](PICTURES[name], screen))
+        assert all(len(line) <= 80 for line in shown.splitlines()), shown
+    assert shown.isascii()
+
+
+@pytest.mark.parametrize("section", ["workers", "ports", "lanes"])
+def test_more_room_shows_more(section: str) -> None:
+    view, made = VIEWS[section], PICTURES["running"]
+    heads = [text(view(made, Screen(width))).splitlines()[0].split("  ") for width in (80, 250)]
+    narrow, wide = ({word.strip() for word in head if word.strip()} for head in heads)
+    assert narrow < wide
+    assert text(view(made, Screen(None))) == text(view(made, Screen(500)))
+
+
+def test_workers_show_what_operators_ask_for() -> None:
+    head, first, *_ = text(views.workers(PICTURES["running"], Screen(None))).splitlines()
+    for word in ("BUSY", "PPS", "CYC/PKT", "BATCH", "FILL", "DROPPED", "RESTARTS", "SINCE"):
+        assert word in head
+    for value in ("fw/0", "1.00k", "200", "40.0", "5%", "lane_full 2000", "1m04s"):
+        assert value in first
+
+
+def commands(hint: str) -> list[str]:
+    """Of a hint, the commands that it says to type, without `dpsup -n NAME`."""
+    found = re.findall(r"`dpsup (?:-n (\S+) )?([^`]+)`", hint)
+    assert found, f"no command in: {hint}"
+    return [command for _, command in found]
+
+
+def test_every_hint_names_commands_that_exist() -> None:
+    seen = set()
+    for made in (*PICTURES.values(), _overloaded(3)):
+        for hint in views.hints(made):
+            for command in commands(hint):
+                words = command.split()
+                assert words[0] in cli.commands, hint
+                context = cli.commands[words[0]].make_context(words[0], words[1:], obj={})
+                assert context is not None
+                seen.add(words[0])
+    assert {"scale", "reset-failed", "restart", "logs", "kill", "audit", "quarantine"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("running", "fw/0"),
+        ("headless", "no supervisor"),
+        ("starting", "no primary yet"),
+        ("broken", "fw/0 is in held after SIGSEGV (5 deaths in 60 s)"),
+        ("broken", "nat/0 is in backoff after SIGSEGV"),
+        ("broken", "fw/1 is stopped"),
+        ("broken", "port lan has no link"),
+        ("broken", "port wan misses 1.00k packets a second"),
+        ("broken", "mempool default ran empty (7 allocation failures)"),
+        ("broken", "2 packets are in quarantine"),
+        ("broken", "no spare of fw is forked any more (plugin refused)"),
+        ("broken", "12 packets wait for fw"),
+        ("broken", "fw has 1 of 2 workers ready"),
+    ],
+)
+def test_what_is_wrong_is_said(name: str, words: str) -> None:
+    if name == "running":
+        made = _overloaded(max_=3)
+        assert any("does not keep up" in h and "scale fw +1" in h for h in views.hints(made))
+        return
+    assert any(words in hint for hint in views.hints(PICTURES[name])), views.hints(PICTURES[name])
+    assert words in text(views.status(PICTURES[name], Screen(None)))
+
+
+def _overloaded(max_: int) -> dict[str, Any]:
+    made = picture(looks.edge(3.0), looks.edge(4.0))
+    for w in made["workers"]:
+        w["busy"] = 0.99
+    made["workers"][0]["fill"] = 1.0
+    made["groups"][0]["max"] = max_
+    return made
+
+
+def test_advice_on_overload_goes_by_what_can_be_done() -> None:
+    assert any("scale fw +1" in hint for hint in views.hints(_overloaded(3)))
+    assert any("raise max of fw" in hint for hint in views.hints(_overloaded(2)))
+    idle = _overloaded(3)
+    idle["workers"][1]["busy"] = 0.01
+    assert any("rebalance fw" in hint for hint in views.hints(idle))
+
+
+def test_nothing_is_said_where_all_is_well() -> None:
+    made = picture(looks.edge(3.0), looks.edge(4.0))
+    for p in made["ports"]:
+        p["drops_new"] = {}
+    made["mempools"][0]["alloc_failures"] = 0
+    assert views.hints(made) == []
+
+
+def test_json_of_a_section_is_raw() -> None:
+    doc = views.document(PICTURES["running"], "workers", "fw/1")
+    assert (doc["kind"], doc["apiVersion"], doc["name"]) == ("Workers", "dpsup/v1", "edge")
+    assert [w["id"] for w in doc["workers"]] == ["fw/1"]
+    assert doc["workers"][0]["pps"] == pytest.approx(2000)
+
+
+# --- graph ----------------------------------------------------------------------------------------
+
+
+def test_the_graph_follows_the_packets_and_marks_drops() -> None:
+    lines = graph.draw(PICTURES["running"], Screen(80))
+    shown = text(lines)
+    assert shown.index("group fw") < shown.index("group nat")
+    assert "chain up: wan ─▶ fw ─▶ nat ─▶ lan" in shown
+    red = [part for line in lines for part, style in line if style == "bad"]
+    assert any("✗ 500/s" in part for part in red)
+    assert any("✗ 30/s" in part for part in red)
+    row = next(line for line in shown.splitlines() if line.startswith("wan"))
+    assert re.match(r"wan 4.00k +─┬─▶ io/0 50% +─┬─▶ fw/0 1.00k <1% ✗ 500/s +─┬─▶ nat", row)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "shape"),
+    [
+        (1, 1, ["───▶"]),
+        (2, 1, ["─┬─▶", "─┘  "]),
+        (1, 2, ["─┬─▶", " └─▶"]),
+        (2, 2, ["─┬─▶", "─┴─▶"]),
+        (3, 2, ["─┬─▶", "─┼─▶", "─┘  "]),
+        (1, 3, ["─┬─▶", " ├─▶", " └─▶"]),
+    ],
+)
+def test_trunks_join_what_they_should(left: int, right: int, shape: list[str]) -> None:
+    assert graph._trunk(left, right, max(left, right), graph._LINES) == shape
+
+
+def test_dot_has_rates_and_red_drops() -> None:
+    pytest.importorskip("graphviz")
+    from dpsup import drawing
+
+    source = drawing.dot(PICTURES["running"])
+    edge = next(n for n in source.splitlines() if '"io 0" -> "worker fw/0"' in n)
+    assert "drops 250/s" in edge
+    assert drawing._RED in edge
+    assert "style=dashed" in drawing.dot(PICTURES["broken"])
+
+
+# --- top ------------------------------------------------------------------------------------------
+
+
+def top(name: str = "running") -> Top:
+    made = Top()
+    made.see(PICTURES[name])
+    return made
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_top_fits_24_lines_and_keeps_its_keys(name: str) -> None:
+    for height in (10, 24):
+        lines = top(name).lines(Screen(80), height, 0.0)
+        assert len(lines) <= height
+        assert all(len(line) <= 80 for line in text(lines).splitlines())
+        if height == 24:
+            assert text(lines).splitlines()[-1].startswith(KEYS[:20])
+
+
+def test_top_sorts_chooses_and_acts() -> None:
+    screen = top()
+    assert screen.chosen == "fw/0"
+    screen.key("p")  # by packets: nat/0 has the most
+    lines = text(screen.lines(Screen(80), 24, 0)).splitlines()
+    shown = [line.split()[0] for line in lines if "/" in line[:6]]
+    assert shown == ["nat/0", "fw/1", "fw/0"]
+    screen.key("up")
+    assert screen.chosen == "fw/1"
+    assert screen.key("k") is None
+    assert "SIGKILL to fw/1" in text(screen.lines(Screen(80), 24, 0))
+    assert screen.key("y") == ("kill", "fw/1")
+    screen.key("k")
+    assert screen.key("n") is None  # and no sorting either
+    assert (screen.prompt, screen.sort) == ("", "p")
+    screen.key("s")
+    for key in "+x1":
+        assert screen.key(key) is None
+    assert screen.key("\r") == ("scale", "fw", "+1")
+    screen.key("r")
+    assert screen.key("y") == ("drain", "fw/1")
+    screen.key("s")
+    screen.key("esc")
+    assert screen.prompt == ""
+    screen.key("q")
+    assert screen.is_over
+
+
+def test_top_survives_the_end_of_the_instance() -> None:
+    screen = top()
+    screen.key("k")
+    screen.lose("edge has ended; waiting for it to come back")
+    shown = text(screen.lines(Screen(80), 24, 0))
+    assert "edge has ended" in shown
+    assert "fw/0" in shown  # as it was seen last
+    assert screen.key("y") is None  # nobody is there to be killed
+    screen.see(PICTURES["running"])
+    assert "ended" not in text(screen.lines(Screen(80), 24, 0))
+
+
+def test_the_chosen_worker_stays_in_sight() -> None:
+    made = picture(looks.edge(3.0), looks.edge(4.0))
+    one = made["workers"][0]
+    made["workers"] = [{**one, "id": f"fw/{i}"} for i in range(60)]
+    screen = Top()
+    screen.see(made)
+    for _ in range(45):
+        screen.key("down")
+    assert "fw/45 " in text(screen.lines(Screen(80), 24, 0))
