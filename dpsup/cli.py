@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpsup.errors import DpsupError, Exit, Problem, UsageError
+from dpsup.errors import DpsupError, Exit, NoSuchObject, Problem, UsageError
 
 if TYPE_CHECKING:
     from dpsup.client import Instance
@@ -290,6 +290,79 @@ def _plan_command(file: str, output: str) -> None:
         click.echo(format_plan(made))
 
 
+# --- learning -------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("code", required=False, default="")
+@click.option("--markdown", is_flag=True, help="All of them, as docs/errors.md has them.")
+@_output_option
+def explain(code: str, markdown: bool, output: str) -> None:
+    """What an error's code means, and what to do; without CODE, a list of all.
+
+    \b
+      dpsup explain E0203
+      dpsup explain D05         a check of `dpsup doctor`
+    """
+    from dpsup import codes
+    from dpsup.doctor import CHECKS
+
+    if markdown:
+        click.echo(codes.page(CHECKS), nl=False)
+        return
+    table = {**codes.CODES, **CHECKS}
+    if not code:
+        if output == "json":
+            _json({name: entry._asdict() for name, entry in table.items()})
+        else:
+            for name, entry in table.items():
+                click.echo(f"{name:6} {entry.title}")
+        return
+    found = codes.find(code, CHECKS)
+    if found is None:
+        close = codes.nearest(code, CHECKS)
+        raise NoSuchObject(
+            f"no code `{code}`",
+            code="E1002",
+            help=f"did you mean {close}?" if close else "`dpsup explain` lists them all",
+        )
+    if output == "json":
+        _json({"apiVersion": "dpsup/v1", "kind": "Explain", "code": found[0], **found[1]._asdict()})
+    else:
+        click.echo(codes.text(*found))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(readable=False), required=False)
+@click.option("--fix-script", is_flag=True, help="Print the fixes as a shell script to review.")
+@click.option("--sysroot", default="/", metavar="DIR", help="Read another machine's tree.")
+@_output_option
+@click.pass_context
+def doctor(
+    ctx: click.Context, file: str | None, fix_script: bool, sysroot: str, output: str
+) -> None:
+    """What stands between this machine and the topology in FILE, and the commands that help.
+
+    Changes nothing. Without FILE it judges what every topology needs. Exit code 6 if a start would
+    fail, 0 if it only could run better.
+
+    \b
+      dpsup doctor topology.toml
+      dpsup doctor topology.toml --fix-script > fix.sh    read it, then: sh fix.sh
+    """
+    from dpsup.doctor import report
+    from dpsup.doctor.machine import Machine
+
+    findings = report.examine(file, Machine(sysroot))
+    if fix_script:
+        click.echo(report.script(findings, file))
+    elif output == "json":
+        _json(report.document(findings, file, sysroot))
+    else:
+        click.echo(report.text(findings))
+    ctx.exit(report.exit_code(findings))
+
+
 # --- measuring ------------------------------------------------------------------------------------
 
 
@@ -479,7 +552,15 @@ def kill(ctx: click.Context, worker: str, signal_: str) -> None:
             else signal.Signals[f"SIG{signal_.upper().removeprefix('SIG')}"].value
         )
     except KeyError:
-        raise UsageError(f"no signal {signal_}", help="KILL, TERM, SEGV, STOP, ...") from None
+        from dpsup.words import suggest
+
+        names = [one.name.removeprefix("SIG") for one in signal.Signals]
+        close = suggest(signal_, [name.lower() for name in names]).upper()
+        raise UsageError(
+            f"no signal {signal_}",
+            code="E0708",
+            help=f"did you mean `{close}`?" if close else "KILL, TERM, SEGV, STOP, ...",
+        ) from None
     with _connect(ctx) as instance:
         doc = instance.kill(worker, number)
     click.echo(f"{signal.Signals(number).name} to {doc['worker']}, pid {doc['pid']}")
@@ -536,7 +617,9 @@ def main() -> None:
         if debug:
             raise
         text = str(e)
-        click.echo(text if text.startswith(("error", "warning")) else f"error: {text}", err=True)
+        said = text.startswith(("error", "warning"))
+        click.echo(text if said else f"error[{e.code}]: {text}", err=True)
+        click.echo(f"`dpsup explain {e.code}` says more.", err=True)
         code = e.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -547,7 +630,8 @@ def main() -> None:
         if debug:
             raise
         click.echo(
-            f"error: dpsup itself failed: {e!r}\n  help: run it again with --debug and report it",
+            f"error[E0001]: dpsup itself failed: {e!r}\n"
+            "  help: run it again with --debug and report it",
             err=True,
         )
         code = Exit.FAILED

@@ -70,6 +70,7 @@ def _missing(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (key,),
                 f"{what} is missing",
+                code="E0110",
                 why="a topology has a version, a name, and a mempool, port, io and workers table",
                 help=f"add {write}",
             )
@@ -84,6 +85,7 @@ def _missing(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     path,
                     f"`name` is missing in [[{key}]]",
+                    code="E0111",
                     why="commands, maps and messages refer to it by name",
                     help=f'add name = "{example}"',
                 )
@@ -98,6 +100,7 @@ def _named_twice(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     (key, i, "name"),
                     f"two [[{key}]] are named `{table.name}`",
+                    code="E0112",
                     why=f"line {line} has that name already",
                     help="give each a name of its own",
                 )
@@ -113,6 +116,7 @@ def _devices(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "vdev"),
                 "the port has both `pci` and `vdev`",
+                code="E0113",
                 why="a port is one device",
                 help="keep one of them; a second device is a second [[ports]]",
             )
@@ -122,6 +126,7 @@ def _devices(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     path,
                     "the port has no device",
+                    code="E0114",
                     why="a port is a PCI device or a virtual one",
                     help='add pci = "0000:3b:00.0" or vdev = "net_null0"',
                 )
@@ -129,6 +134,7 @@ def _devices(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "pci" if port.pci else "vdev"),
                 f"two ports use the device {port.device}",
+                code="E0115",
                 why=f"the port on line {view.source.line(('ports', first[port.device]))}"
                 " has it already",
                 help=f"use another device, such as {re.sub('[0-9]+$', '', port.device)}{i}"
@@ -152,6 +158,7 @@ def _mempools_of_ports(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 ("ports", i),
                 "the port names no mempool",
+                code="E0117",
                 why="there are several, and none is called `default`",
                 help=f'add mempool = "{pools[0]}"',
             )
@@ -176,6 +183,7 @@ def _inputs(view: _View) -> Iterator[Problem]:
                     f"port `{name}` feeds two groups"
                     if line != view.source.line(path)
                     else f"port `{name}` is listed twice",
+                    code="E0118",
                     why=f"line {line} feeds {other} from it already, and a packet goes one way",
                     help="name the port in one group's input",
                 )
@@ -188,6 +196,7 @@ def _no_such(what: str, name: str, known: tuple[str, ...], path: Path, view: _Vi
     return view.problem(
         path,
         f"there is no {what} `{show(name)[1:-1]}`",
+        code="E0116",
         why=f"the file has {', '.join(f'`{n}`' for n in known)}",
         help=f"did you mean `{close}`?" if close else f"name one of them, or add the {what}",
     )
@@ -203,6 +212,7 @@ def _groups(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "max"),
                 f"`max` is {group.max}, below `count`, which is {group.count}",
+                code="E0119",
                 why="rings and slots are made for `max` workers at start",
                 help=f"write max = {group.count}, or more",
             )
@@ -211,6 +221,7 @@ def _groups(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "plugin"),
                 f"the plugin's path is {plural(size - limits.PLUGIN_PATH, 'byte')} too long",
+                code="E0120",
                 why=f"shared memory has room for {limits.PLUGIN_PATH}; with the folder of the"
                 f" topology file it has {size}",
                 help="put the plugin, or the topology file, in a folder nearer to /",
@@ -223,6 +234,7 @@ def _backoff(view: _View, backoff: Backoff, path: Path) -> Iterator[Problem]:
         yield view.problem(
             (*path, "max" if "max" in backoff.model_fields_set else "initial"),
             f"`backoff` begins with {backoff.initial:g}s, above its `max` of {backoff.max:g}s",
+            code="E0121",
             why="the waits grow from `initial` to `max`",
             help="raise max or lower initial",
         )
@@ -239,6 +251,7 @@ def _ports(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     key,
                     f"`{way}_free` is {free}, and the {way} queue has {length} descriptors",
+                    code="E0122",
                     why="a threshold lies within its queue",
                     help=f"write {way}_free = {min(32, length - 1)}, or leave it out",
                 )
@@ -247,6 +260,7 @@ def _ports(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "vdev"),
                 f"the device's arguments are {plural(size - limits.DEVICE, 'byte')} too long",
+                code="E0120",
                 why=f"there is room for {limits.DEVICE}; with the folder of the topology file they"
                 f" have {size}",
                 help="use shorter paths",
@@ -255,6 +269,7 @@ def _ports(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "mtu"),
                 f"`mtu` of [[ports]] is {port.mtu}, and must be at most 9710",
+                code="E0123",
                 why="no NIC takes larger frames; only virtual devices do",
                 help="write mtu = 9000",
             )
@@ -273,6 +288,7 @@ def _one_hash(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 path,
                 f"`rss` of port `{port.name}` is not that of port `{model.name}`",
+                code="E0124",
                 why=f"line {view.source.line(there)} decides for all ports that feed workers: io"
                 " cores hash in software what a NIC does not, all with one key and set of fields",
                 help="write the same `rss` for both, or leave it out of both",
@@ -290,6 +306,7 @@ def _page_sizes(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 path,
                 f"mempool `{name}` asks for other pages than `{first}`",
+                code="E0125",
                 why="this version of dpsup reserves its memory in pages of one size",
                 help="use one page_size for all mempools",
             )
@@ -338,6 +355,7 @@ def _too_many(view: _View, path: Path, there: int, words: str, most: int) -> Pro
     return view.problem(
         path,
         f"{there} {words} are more than dpsup has room for",
+        code="E0126",
         why=f"shared memory is laid out for {most}, before anything starts",
         help=f"use at most {most}, or start a second instance",
     )
@@ -349,6 +367,7 @@ def _notes(view: _View) -> Iterator[Problem]:
         yield view.problem(
             ("metrics", "listen"),
             "this version of dpsup serves no metrics yet",
+            code="E0127",
             why="nothing will listen there",
             help='write listen = "", or use dpsup stats',
             severity=Severity.WARNING,
@@ -357,6 +376,7 @@ def _notes(view: _View) -> Iterator[Problem]:
         yield view.problem(
             ("host", "eal_extra"),
             "`eal_extra` is handed to EAL unchecked",
+            code="E0128",
             why="arguments that contradict dpsup's own break isolation, memory or cores",
             help="leave it out if a key of the topology can say the same",
             severity=Severity.WARNING,

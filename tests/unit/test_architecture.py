@@ -23,7 +23,7 @@ HOMES = {
     "matplotlib": {"bench/plot"},
 }
 PURE = {
-    "errors", "faults", "limits", "machine", "messages", "plan", "policy", "relations", "source",
+    "codes", "errors", "faults", "limits", "machine", "messages", "plan", "policy", "relations", "source",
     "status", "steering", "topology", "values", "words",
     "bench/compare", "bench/model", "bench/rows", "bench/stats", "bench/table",
 }  # fmt: skip
