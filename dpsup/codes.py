@@ -650,7 +650,9 @@ def find(word: str, more: dict[str, Entry]) -> tuple[str, Entry] | None:
 def nearest(word: str, more: dict[str, Entry]) -> str:
     """The code that was probably meant by `word`, a code mistyped or words of a title; or ""."""
     table = {**CODES, **more}
-    close = suggest(word, [code.lower() for code in table]).upper()
+    # Digits that changed places stay in their area.
+    near = [code.lower() for code in table if code[:3].lower() == word[:3].lower()]
+    close = (suggest(word, near) or suggest(word, [code.lower() for code in table])).upper()
     words = set(word.lower().split())
     by_title = [code for code, entry in table.items() if words <= set(entry.title.lower().split())]
     return by_title[0] if by_title else close

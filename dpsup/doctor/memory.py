@@ -179,12 +179,11 @@ def leftovers(m: Machine, n: Needs | None) -> Iterator[Finding]:
     mine = [one for one in dead if _MINE.fullmatch(PurePosixPath(one).name)]
     if mine:
         what = plural(len(mine), "folder")
-        yield warn("D03", f"dead instances left {what}", ", ".join(mine), "dpsup clean")
+        fix = dict.fromkeys(_removal(m, one) for one in mine)
+        yield warn("D03", f"dead instances left {what}", ", ".join(mine), *fix)
     if maps:
-        ours = [one for one in maps if PurePosixPath(one).name.startswith("dpsup-")]
-        theirs = [one for one in maps if one not in ours]
-        fix = ["dpsup clean"] * bool(ours)
-        fix += [f"rm -f {shlex.quote(one)}" for one in theirs]
+        fix = dict.fromkeys(_removal(m, one) for one in maps)
+        theirs = [one for one in maps if not PurePosixPath(one).name.startswith("dpsup-")]
         yield warn(
             "D03", f"{plural(len(maps), 'file')} of dead processes hold hugepages",
             ", ".join(maps[:4]) + (", ..." if len(maps) > 4 else ""), *fix,
@@ -202,6 +201,15 @@ def leftovers(m: Machine, n: Needs | None) -> Iterator[Finding]:
     if not (mine or maps or stale):
         more = f"; {plural(other, 'empty folder')} of other programs does no harm" if other else ""
         yield ok("D03", f"nothing left by dead processes{running}{more}", read)
+
+
+def _removal(m: Machine, path: str) -> str:
+    """The command that removes what a dead process left: `dpsup clean` knows an instance by its
+    runtime folder alone."""
+    name = _MINE.match(PurePosixPath(path).name)
+    if name and m.exists(f"/run/dpsup/{name[1]}"):
+        return "dpsup clean"
+    return f"rm -rf {shlex.quote(path)}"
 
 
 def _of_dead_processes(m: Machine, folder: str) -> list[str]:
