@@ -42,8 +42,40 @@ class _Root(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _live(kind: str) -> Any:
+    """Completes names of what is there now: `kind` is a function of `complete`."""
+
+    def names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        from dpsup import complete
+
+        of_root = ctx.find_root().params.get("name")
+        chosen = (ctx.obj or {}).get("name") or of_root
+        found = getattr(complete, kind)
+        known = found(chosen) if kind not in ("instances", "codes", "signals") else found()
+        return [name for name in known if name.startswith(incomplete)]
+
+    return names
+
+
+class _Word(click.Choice[str]):
+    """One of some words, with a did-you-mean."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from dpsup.words import suggest
+
+        close = "" if value in self.choices else suggest(str(value), list(self.choices))
+        if close:
+            self.fail(f"{value!r}: did you mean {close!r}?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.group(cls=_Root, context_settings=_CONTEXT)
-@click.option("-n", "--name", help="The instance, where several run.")
+@click.option(
+    "-n",
+    "--name",
+    shell_complete=_live("instances"),
+    help="The instance, where several run.",
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
 def cli(ctx: click.Context, name: str | None, debug: bool) -> None:
@@ -64,13 +96,19 @@ def _name_option(f: Callable[..., Any]) -> Callable[..., Any]:
             ctx.ensure_object(dict)["name"] = value
 
     return click.option(
-        "-n", "--name", "name_", expose_value=False, callback=remember, help="The instance."
+        "-n",
+        "--name",
+        "name_",
+        expose_value=False,
+        callback=remember,
+        help="The instance.",
+        shell_complete=_live("instances"),
     )(f)
 
 
 def _output_option(f: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Format."
+        "-o", "--output", type=_Word(["text", "json"]), default="text", help="Format."
     )(f)
 
 
@@ -158,7 +196,11 @@ def start(
 @_name_option
 @click.pass_context
 def stop(ctx: click.Context, drain: float | None) -> None:
-    """Drain and end an instance; also one whose supervisor is dead."""
+    """Drain and end an instance; also one whose supervisor is dead.
+
+    \b
+      dpsup stop --drain 10s
+    """
     from dpsup import launch
 
     launch.stop(ctx.obj["name"], drain)
@@ -187,7 +229,7 @@ def status(ctx: click.Context, output: str) -> None:
 
 
 @cli.command()
-@click.argument("group")
+@click.argument("group", shell_complete=_live("groups"))
 @click.argument("n", type=int)
 @click.option("--wait/--no-wait", default=True, help="Return once the workers are ready.")
 @_output_option
@@ -212,18 +254,112 @@ def scale(ctx: click.Context, group: str, n: int, wait: bool, output: str) -> No
 
 
 @cli.command()
-@click.argument("target", required=False, default="")
+@click.argument("target", required=False, default="", shell_complete=_live("targets"))
 @_output_option
 @_name_option
 @click.pass_context
 def restart(ctx: click.Context, target: str, output: str) -> None:
-    """Restart a worker (fw/0), a group, or all: one after the other, no packet lost."""
+    """Restart a worker (fw/0), a group, or all: one after the other, no packet lost.
+
+    \b
+      dpsup restart fw
+    """
     with _connect(ctx) as instance:
         doc = instance.restart(target)
     if output == "json":
         _json(doc)
     else:
         click.echo(f"restarted {', '.join(doc['restarted'])}")
+
+
+# --- first steps ----------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("file", type=click.Path(readable=False), default="topology.toml")
+@click.option(
+    "--template",
+    type=_Word(["forward", "ci", "plugin"]),
+    default="forward",
+    help="What it is to do.",
+)
+@click.option("--name", "instance", default="edge", help="Of the instance (edge).")
+@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+def init(file: str, template: str, instance: str, force: bool) -> None:
+    """Write a commented topology to begin with, and what it needs, beside FILE.
+
+    forward: from port to port, without a NIC. ci: one capture into another, with an exit code.
+    plugin: packet code of your own in C.
+
+    \b
+      dpsup init && dpsup start topology.toml
+      dpsup init --template plugin --name fw fw.toml
+    """
+    from dpsup import first
+
+    for line in first.write(file, template, instance, force=force):
+        click.echo(line)
+
+
+@cli.command()
+def schema() -> None:
+    """The topology file's keys as JSON Schema, for editors that complete and check TOML.
+
+    \b
+      dpsup schema > dpsup.schema.json        and in the file: #:schema ./dpsup.schema.json
+    """
+    from dpsup.jsonschema import topology_schema
+
+    _json(topology_schema())
+
+
+@cli.command()
+@click.argument("shell", type=_Word(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands, and names of running instances and workers.
+
+    \b
+      dpsup completion bash > /etc/bash_completion.d/dpsup
+      dpsup completion zsh > "${fpath[1]}/_dpsup"
+      dpsup completion fish > ~/.config/fish/completions/dpsup.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    known = get_completion_class(shell)
+    if known is None:
+        raise UsageError(f"no completion for {shell}")
+    click.echo(known(cli, {}, "dpsup", "_DPSUP_COMPLETE").source())
+
+
+@cli.command()
+@click.argument("name", required=False, default="")
+@click.option("--write", metavar="DIR", help="Write all pages into DIR.")
+@click.pass_context
+def man(ctx: click.Context, name: str, write: str | None) -> None:
+    """Print the man page of dpsup, or of the command NAME, or write them all.
+
+    \b
+      dpsup man status | man -l -
+      dpsup man --write /usr/local/share/man/man1
+    """
+    from dpsup import _build, first, manpage
+
+    pages = dict(manpage.pages(ctx.find_root(), _build.VERSION))
+    if write:
+        first.write_files({f"{write}/{file}": text.encode() for file, text in pages.items()})
+        click.echo(f"{len(pages)} pages in {write}")
+        return
+    found = pages.get(f"dpsup-{name}.1" if name else "dpsup.1")
+    if found is None:
+        from dpsup.words import suggest
+
+        close = suggest(name, list(cli.commands))
+        raise NoSuchObject(
+            f"no command `{name}`",
+            code="E0004",
+            help=f"did you mean `{close}`?" if close else "`dpsup --help` lists them",
+        )
+    click.echo(found, nl=False)
 
 
 # --- topology files -------------------------------------------------------------------------------
@@ -233,7 +369,11 @@ def restart(ctx: click.Context, target: str, output: str) -> None:
 @click.argument("file", type=click.Path(readable=False))
 @_output_option
 def check(file: str, output: str) -> None:
-    """Find everything that is wrong with a topology, without starting it."""
+    """Find everything that is wrong with a topology, without starting it.
+
+    \b
+      dpsup check topology.toml
+    """
     from dpsup.check import prepare
 
     problems: list[Problem] = []
@@ -271,7 +411,11 @@ def check(file: str, output: str) -> None:
 @click.argument("file", type=click.Path(readable=False))
 @_output_option
 def plan(file: str, output: str) -> None:
-    """What `start` would do: cores, queues, rings, mbufs, hugepages needed against available."""
+    """What `start` would do: cores, queues, rings, mbufs, hugepages needed against available.
+
+    \b
+      dpsup plan topology.toml
+    """
     _plan_command(file, output)
 
 
@@ -294,7 +438,7 @@ def _plan_command(file: str, output: str) -> None:
 
 
 @cli.command()
-@click.argument("code", required=False, default="")
+@click.argument("code", required=False, default="", shell_complete=_live("codes"))
 @click.option("--markdown", is_flag=True, help="All of them, as docs/errors.md has them.")
 @_output_option
 def explain(code: str, markdown: bool, output: str) -> None:
@@ -437,7 +581,11 @@ def bench(
 @_name_option
 @click.pass_context
 def audit(ctx: click.Context, output: str) -> None:
-    """Account for every mbuf. Exit code 1 if some stay unexplained."""
+    """Account for every mbuf. Exit code 1 if some stay unexplained.
+
+    \b
+      dpsup audit -o json | jq .pools[0].unexplained
+    """
     import time
 
     with _connect(ctx) as instance:
@@ -463,7 +611,11 @@ def audit(ctx: click.Context, output: str) -> None:
 @_name_option
 @click.pass_context
 def stats(ctx: click.Context, output: str) -> None:
-    """Counters of io cores, lanes, workers and plugins, and what became of every packet."""
+    """Counters of io cores, lanes, workers and plugins, and what became of every packet.
+
+    \b
+      dpsup stats
+    """
     with _connect(ctx) as instance:
         doc = instance.stats()
     if output == "json":
@@ -480,20 +632,28 @@ def stats(ctx: click.Context, output: str) -> None:
 @_name_option
 @click.pass_context
 def events(ctx: click.Context, follow: bool, output: str) -> None:
-    """What happened: every change of state, death, repair, scaling."""
+    """What happened: every change of state, death, repair, scaling.
+
+    \b
+      dpsup events -f
+    """
     from dpsup.render import event_line
 
     _stream(ctx, "event", follow, output, event_line, lambda i, s: i.events(since=s))
 
 
 @cli.command()
-@click.argument("worker", required=False, default="")
+@click.argument("worker", required=False, default="", shell_complete=_live("sources"))
 @click.option("-f", "--follow", is_flag=True, help="Go on as they come.")
 @_output_option
 @_name_option
 @click.pass_context
 def logs(ctx: click.Context, worker: str, follow: bool, output: str) -> None:
-    """What the processes printed: all of them, or WORKER (fw/0, primary, seed)."""
+    """What the processes printed: all of them, or WORKER (fw/0, primary, seed).
+
+    \b
+      dpsup logs -f fw/0
+    """
     from dpsup.render import log_line
 
     _stream(ctx, "log", follow, output, log_line, lambda i, s: i.logs(worker, since=s), worker)
@@ -539,12 +699,24 @@ def _stream(
 
 
 @cli.command()
-@click.argument("worker")
-@click.option("-s", "--signal", "signal_", default="KILL", help="Name or number: KILL.")
+@click.argument("worker", shell_complete=_live("workers"))
+@click.option(
+    "-s",
+    "--signal",
+    "signal_",
+    default="KILL",
+    shell_complete=_live("signals"),
+    help="Name or number: KILL.",
+)
 @_name_option
 @click.pass_context
 def kill(ctx: click.Context, worker: str, signal_: str) -> None:
-    """Send a signal to a worker, to see it come back."""
+    """Send a signal to a worker, to see it come back.
+
+    \b
+      dpsup kill fw/0
+      dpsup kill fw/0 -s SEGV
+    """
     try:
         number = (
             int(signal_)
@@ -570,7 +742,11 @@ def kill(ctx: click.Context, worker: str, signal_: str) -> None:
 @_name_option
 @click.pass_context
 def clean(ctx: click.Context) -> None:
-    """Remove what dead instances left: folders, sockets, hugepage files. Live ones are kept."""
+    """Remove what dead instances left: folders, sockets, hugepage files. Live ones are kept.
+
+    \b
+      dpsup clean
+    """
     from dpsup import launch
 
     for line in launch.clean(ctx.obj["name"]):
@@ -581,7 +757,11 @@ def clean(ctx: click.Context) -> None:
 @click.option("--cflags", is_flag=True, help="Compiler flags for plugins.")
 @_output_option
 def version(cflags: bool, output: str) -> None:
-    """Versions of dpsup, DPDK and the ABI; with --cflags, where the plugin header is."""
+    """Versions of dpsup, DPDK and the ABI; with --cflags, where the plugin header is.
+
+    \b
+      cc -shared -fPIC -O2 $(dpsup version --cflags) fw.c -o fw.so
+    """
     from pathlib import Path
 
     from dpsup import _build
@@ -607,7 +787,7 @@ def main() -> None:
     """Entry point: errors become words and exit codes."""
     debug = "--debug" in sys.argv
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="dpsup", standalone_mode=False)
     except click.ClickException as e:
         e.show()
         code = Exit.USAGE

@@ -335,7 +335,7 @@ def test_an_empty_tree_is_no_traceback(tmp_path: Path, file: Path) -> None:
         assert {f.id for f in findings} == set(CHECKS)
 
 
-@pytest.mark.parametrize("garbage", ["", "?", "-1\n", "9" * 30, "\0\0", "a b c d e f g\n" * 3])
+@pytest.mark.parametrize("garbage", ["", "?", "-1\n", "9999\n", "\0\0", "a b c d e f g\n" * 3])
 def test_garbage_in_every_file_is_no_traceback(tree: Tree, file: Path, garbage: str) -> None:
     for path in tree.root.rglob("*"):
         # What every command reads of CPUs and nodes is host.py's.
