@@ -327,7 +327,7 @@ def completion(shell: str) -> None:
 
     known = get_completion_class(shell)
     if known is None:
-        raise UsageError(f"no completion for {shell}")
+        raise UsageError(f"no completion for {shell}", code="E0002")
     click.echo(known(cli, {}, "dpsup", "_DPSUP_COMPLETE").source())
 
 

@@ -284,6 +284,8 @@ RssFields = Annotated[
     tuple[Literal["ipv4", "ipv6", "tcp", "udp", "sctp"], ...], ARRAY, AfterValidator(_rss_fields)
 ]
 RssKey = Annotated[str, AfterValidator(_rss_key)]
-Pci = Annotated[str, AfterValidator(_pci)]
+Pci = Annotated[
+    str, AfterValidator(_pci), _matching(_PCI.pattern.replace("a-f", "a-fA-F") + "(,.*)?")
+]
 Vdev = Annotated[str, AfterValidator(_vdev)]
 Listen = Annotated[str, AfterValidator(_listen)]
