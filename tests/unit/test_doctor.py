@@ -6,6 +6,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from unit.hosttree import CPU, FLAGS, HUGE, LIMITS, MLX, NIC, PMDS, TOPOLOGY, Tr
 
 from dpsup.doctor import CHECKS, report
 from dpsup.doctor.finding import Finding, Level
+from dpsup.doctor.machine import Machine
 from dpsup.errors import Exit, TopologyError
 
 DEVICE = f"sys/bus/pci/devices/{NIC}"
@@ -326,6 +329,57 @@ def test_files_of_dead_processes_beside_a_live_primary(primary: Tree) -> None:
     assert all("4001" in fix for fix in found.fix)
 
 
+def test_an_older_dpdk_is_said_and_one_too_old_refused(tree: Tree) -> None:
+    def with_version(version: str) -> list[tuple[str, str]]:
+        status = tree.root / "var/lib/dpkg/status"
+        status.write_text(re.sub(r"Version: .*", f"Version: 1:{version}-0", status.read_text()))
+        one = Machine(str(tree.root), uid=0, build=(version, PMDS))
+        return bad(report.examine(None, one))
+
+    assert with_version("22.11.7") == [("D17", "warn")]
+    assert with_version("21.11.4") == [("D17", "error")]
+    assert with_version("24.11.1") == []
+
+
+def test_what_is_only_worth_knowing(tree: Tree, file: Path) -> None:
+    tree.put("proc/sys/kernel/nmi_watchdog", "1\n")
+    tree.put("proc/sys/kernel/core_pattern", "|/lib/systemd/systemd-coredump %P\n")
+    tree.put("sys/fs/selinux/enforce", "1\n")
+    tree.remove("sys/fs/cgroup/cgroup.controllers")
+    findings = report.examine(str(file), tree.machine())
+    assert bad(findings) == []
+    known = {f.id: f for f in findings if f.level is Level.INFO}
+    assert set(known) == {"D21", "D25", "D26", "D27"}
+    assert "sysctl -w kernel.nmi_watchdog=0" in known["D21"].manual
+    assert "systemd-coredump" in known["D25"].message
+
+
+def test_little_room(tree: Tree, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Machine, "free_bytes", lambda *_: 3 << 20)
+    assert bad(report.examine(str(file), tree.machine())) == [("D25", "warn")]
+
+
+def test_lockdown_minds_uio_alone(tree: Tree, file: Path) -> None:
+    tree.put("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
+    assert bad(report.examine(str(file), tree.machine())) == []
+    driver("igb_uio")(tree)
+    assert bad(report.examine(str(file), tree.machine())) == [("D27", "error")]
+
+
+def test_a_held_latency_keeps_cpus_awake(tree: Tree, file: Path) -> None:
+    tree.put(f"{CPU}/cpu2/cpuidle/state1/disable", "0\n")
+    (tree.root / "dev/cpu_dma_latency").write_bytes(struct.pack("i", 0))
+    assert bad(report.examine(str(file), tree.machine())) == []
+
+
+def test_every_check_that_can_find_has_a_fault_planted() -> None:
+    planted = {fault[1][:3] for fault in FAULTS} | {
+        one[:3] for _, found, _ in TOPOLOGIES for one in found
+    }
+    # D15 and D20 cannot apply; D17 and D21 have tests of their own.
+    assert set(CHECKS) - planted == {"D15", "D17", "D20", "D21"}
+
+
 def test_an_empty_tree_is_no_traceback(tmp_path: Path, file: Path) -> None:
     tree = Tree(tmp_path / "empty")
     tree.root.mkdir()
@@ -387,7 +441,5 @@ def test_document_and_text(tree: Tree, file: Path) -> None:
 
 def test_this_machine(file: Path) -> None:
     """Whatever it is: every check has an answer, and none is a traceback."""
-    from dpsup.doctor.machine import Machine
-
     findings = report.examine(None, Machine())
     assert {f.id for f in findings} == set(CHECKS)

@@ -276,7 +276,7 @@ def test_did_you_mean() -> None:
     ):
         done = CliRunner().invoke(cli, args, obj={})
         assert done.exit_code == int(Exit.USAGE)
-        assert meant in done.output
+        assert re.search(rf"[Dd]id you mean .{{0,2}}{meant}", done.output), done.output
     done = CliRunner().invoke(cli, ["kill", "fw/0", "-s", "SEVG"], obj={})
     assert isinstance(done.exception, DpsupError)
     assert "`SEGV`" in done.exception.help
