@@ -25,7 +25,9 @@ ONLY_GROUP = "workers"  # names the only group where no group has that name
 async def handle(sup: Supervisor, request: Request) -> Any:
     verb = VERBS.get(request.verb)
     if verb is None:
-        raise ProtocolError(f"no such verb: {request.verb}", help=f"one of {', '.join(VERBS)}")
+        raise ProtocolError(
+            f"no such verb: {request.verb}", code="E0903", help=f"one of {', '.join(VERBS)}"
+        )
     return await verb(sup, request.args)
 
 
@@ -51,9 +53,11 @@ def find_group(sup: Supervisor, name: str) -> Group:
         return sup.groups[0]
     if name == ONLY_GROUP:
         raise NoSuchObject(
-            "`workers` names the only group, but there are several", help=", ".join(names)
+            "`workers` names the only group, but there are several",
+            code="E0703",
+            help=", ".join(names),
         )
-    raise NoSuchObject(f'no group "{name}"', help=_suggest(name, names))
+    raise NoSuchObject(f'no group "{name}"', code="E0701", help=_suggest(name, names))
 
 
 def find_worker(sup: Supervisor, name: str) -> Worker:
@@ -64,7 +68,7 @@ def find_worker(sup: Supervisor, name: str) -> Worker:
         if group == ONLY_GROUP and len(sup.groups) == 1 and worker.name.endswith(f"/{member}"):
             return worker
     known = [w.name for w in sup.workers() if w.state != "stopped"]
-    raise NoSuchObject(f'no worker "{name}"', help=_suggest(name, known))
+    raise NoSuchObject(f'no worker "{name}"', code="E0702", help=_suggest(name, known))
 
 
 async def _counters(sup: Supervisor) -> dict[str, Any] | None:
@@ -90,7 +94,9 @@ async def _status(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
 async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
     counters = await _counters(sup)
     if counters is None:
-        raise DpsupError("no primary is running yet", help="`dpsup status` shows the state")
+        raise DpsupError(
+            "no primary is running yet", code="E0705", help="`dpsup status` shows the state"
+        )
     counters["slots"] = [
         {**slot, "id": worker.name, "state_name": worker.state}
         for slot, worker in zip(counters["slots"], sup.workers(), strict=True)
@@ -149,7 +155,9 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     done = []
     for worker in workers:
         if not worker.wanted:
-            raise DpsupError(f"{worker.name} is not in use", help="`dpsup scale` starts it")
+            raise DpsupError(
+                f"{worker.name} is not in use", code="E0706", help="`dpsup scale` starts it"
+            )
         # One that is on its way down or up gets there first, then it is restarted.
         await sup.until(partial(_is_settled, worker), SCALE_S)
         forks = worker.restarts
@@ -161,7 +169,7 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
             worker.history = History()
         sup.fire("worker", worker, "restart")
         if not await sup.until(back, SCALE_S) or worker.state == "held":
-            raise TimedOut(f"{worker.name} did not come back: it is {worker.state}")
+            raise TimedOut(f"{worker.name} did not come back: it is {worker.state}", code="E0707")
         done.append(worker.name)
     if "/" not in target:
         # What they have loaded is older than what runs now.
@@ -191,11 +199,11 @@ async def _kill(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     worker = find_worker(sup, want(args, "worker", str))
     number = want(args, "signal", int, int(signal.SIGKILL))
     if worker.pidfd < 0:
-        raise DpsupError(f"{worker.name} has no process: it is {worker.state}")
+        raise DpsupError(f"{worker.name} has no process: it is {worker.state}", code="E0706")
     try:
         signal.Signals(number)
     except ValueError:
-        raise UsageError(f"no signal {number}") from None
+        raise UsageError(f"no signal {number}", code="E0708") from None
     pid = worker.pid
     process.signal_pidfd(worker.pidfd, number)
     return {"worker": worker.name, "pid": pid, "signal": number}

@@ -80,7 +80,7 @@ def _take_over(where: Runtime) -> int:
     if any(p.alive for p in state.processes()):
         _say(f'instance "{where.name}" has a data plane without supervisor: it is ended first')
         if not where.end_processes(state):
-            raise DpsupError(f'processes of a dead "{where.name}" do not end')
+            raise DpsupError(f'processes of a dead "{where.name}" do not end', code="E0609")
     where.sweep()
     return state.generation + 1
 
@@ -126,6 +126,7 @@ def _run(
     if name is not None and name != plan.name:
         raise UsageError(
             f'-n {name}, but {file} is of instance "{plan.name}"',
+            code="E0608",
             help=f'leave -n out, or write name = "{name}" in the file',
         )
     for problem in problems:
@@ -244,7 +245,9 @@ def detach(file: str, idle_limit: float | None, say: Callable[[str], None]) -> N
             child.wait()
             raise
     if not line:
-        raise DpsupError(f"the supervisor ended with exit code {child.wait()} before it was ready")
+        raise DpsupError(
+            f"the supervisor ended with exit code {child.wait()} before it was ready", code="E0611"
+        )
     word = json.loads(line)
     if not word["ok"]:
         child.wait()
@@ -261,7 +264,7 @@ def stop(name: str | None, drain: float | None) -> None:
         where.acquire()
         state = where.read_state()
         if state is not None and not where.end_processes(state):
-            raise TimedOut("the data plane does not end")
+            raise TimedOut("the data plane does not end", code="E0610")
         where.sweep()
         where.release()
         return
@@ -271,7 +274,7 @@ def stop(name: str | None, drain: float | None) -> None:
         pidfd = os.pidfd_open(pid)
         try:
             if not select.select([pidfd], [], [], (drain or 5.0) + STOP_S)[0]:
-                raise TimedOut(f"supervisor {pid} is still stopping")
+                raise TimedOut(f"supervisor {pid} is still stopping", code="E0610")
         finally:
             os.close(pidfd)
     # The supervisor may be gone before its folder is (a slow disk): a moment, no more.

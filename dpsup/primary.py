@@ -257,7 +257,7 @@ class Primary:
     def handle(self, request: Request) -> Any:
         method = getattr(self, f"do_{request.verb}", None)
         if method is None:
-            raise ProtocolError(f"the primary knows no `{request.verb}`")
+            raise ProtocolError(f"the primary knows no `{request.verb}`", code="E0903")
         return method(request.args)
 
     def do_hello(self, _: dict[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,7 @@ class Runtime:
         if strange:
             error = DpsupError(
                 f"runtime folder {self.path} holds files that are not dpsup's: {strange[0]}",
+                code="E0604",
                 why="an instance removes its runtime folder when it ends",
                 help="set [host] runtime_dir to a folder of its own",
             )
@@ -132,6 +133,7 @@ class Runtime:
     def _not_permitted(self) -> NotPermitted:
         return NotPermitted(
             f"no right to make the runtime folder {self.path}",
+            code="E0603",
             help="run as root, or set [host] runtime_dir to a folder of yours",
         )
 
@@ -141,6 +143,7 @@ class Runtime:
         pid = f", pid {state.supervisor.pid}" if state and state.supervisor else ""
         return DpsupError(
             f'instance "{where.name}" is already running{pid}, in {where.path}',
+            code="E0605",
             why="two supervisors would fight over the same workers",
             help=f"`dpsup -n {where.name} status` shows it, `dpsup -n {where.name} stop` ends it",
         )
@@ -150,6 +153,7 @@ class Runtime:
         if not os.access(self.path, os.W_OK):
             raise NotPermitted(
                 f'no right to talk to instance "{self.name}"',
+                code="E0606",
                 help="run as the user who started it, or as root",
             )
 

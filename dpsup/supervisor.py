@@ -261,7 +261,7 @@ class Supervisor:
     def _broken(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A fault of ours in a callback: end in order, and say so."""
         cause = context.get("exception") or context.get("message")
-        self._fail(DpsupError(f"internal error: {cause!r}"))
+        self._fail(DpsupError(f"internal error: {cause!r}", code="E0001"))
 
     def stop(self, drain: float | None = None) -> None:
         """Wind down in reverse order; asked again, at once."""
@@ -303,7 +303,7 @@ class Supervisor:
             except DpsupError as e:
                 self._fail(e)
             except Exception as e:  # a fault of ours: end in order, and say so
-                self._fail(DpsupError(f"internal error: {e!r}"))
+                self._fail(DpsupError(f"internal error: {e!r}", code="E0001"))
 
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
@@ -356,7 +356,9 @@ class Supervisor:
     async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:
         """A request to the primary."""
         if self._asks is None:
-            raise Gone("no primary is running", help="`dpsup status` shows what is going on")
+            raise Gone(
+                "no primary is running", code="E0807", help="`dpsup status` shows what is going on"
+            )
         return await self._asks.ask(verb, timeout, **args)
 
     async def insist(self, verb: str, **args: Any) -> Any:
@@ -370,7 +372,7 @@ class Supervisor:
                 await asyncio.sleep(UNBORN_S)
         if self.primary.pidfd >= 0:
             process.signal_pidfd(self.primary.pidfd, signal.SIGKILL)
-        raise Gone("the primary does not answer")
+        raise Gone("the primary does not answer", code="E0807")
 
     def _close_asks(self) -> None:
         if self._asks is not None:
@@ -548,7 +550,9 @@ class Supervisor:
         )
         self.primary.history = decision.history
         if decision.verdict is Verdict.GIVE_UP:
-            self._fail(DpsupError(f"the primary died again and again: {decision.reason}"))
+            self._fail(
+                DpsupError(f"the primary died again and again: {decision.reason}", code="E0802")
+            )
             return
         asyncio.get_running_loop().call_later(decision.delay, self._next_generation)
 
@@ -643,7 +647,7 @@ class Supervisor:
         if self.state == "stopping":
             self.fire("topology", self, "gone")
         elif primary.refused or self.primary_deaths == 0:
-            error = DpsupError("the primary ended before it was ready")
+            error = DpsupError("the primary ended before it was ready", code="E0801")
             if primary.refused:
                 error = _refusal(primary.refused)
             # EAL's and the drivers' own words say what an errno cannot.
@@ -706,12 +710,14 @@ class Supervisor:
         if refused:
             code, _, text = refused.partition(" ")
             if int(code) in PERMANENT:
-                self._fail(DpsupError(f"the seed refused: {text}"))
+                self._fail(DpsupError(f"the seed refused: {text}", code="E0803"))
                 return
         decision = decide(SEED_POLICY, seed.history, Ending(), wanted=True, now=time.monotonic())
         seed.history = decision.history
         if decision.verdict is Verdict.GIVE_UP:
-            self._fail(DpsupError(f"the seed died again and again: {decision.reason}"))
+            self._fail(
+                DpsupError(f"the seed died again and again: {decision.reason}", code="E0804")
+            )
             return
         asyncio.get_running_loop().call_later(decision.delay, self._seed_anew)
 
@@ -779,7 +785,7 @@ class Supervisor:
             for fd in (log_r, note_r, log_w):
                 os.set_blocking(fd, False)
             if self._orders is None:
-                raise SeedError("the seed is gone")
+                raise SeedError("the seed is gone", code="E0803")
             pid, pidfd = await self._orders.fork(berth["berth"], berth["ticket"], log_w, note_w)
         except (DpsupError, OSError):
             for fd in fds:
@@ -824,7 +830,7 @@ class Supervisor:
             if "ticket" in found:
                 return found
             if time.monotonic() > deadline:
-                raise SeedError(f"pid {found['sitting']} sits in {worker.name}")
+                raise SeedError(f"pid {found['sitting']} sits in {worker.name}", code="E0803")
             if found["sitting"]:
                 stranger = process.identify(found["sitting"])
                 process.kill(stranger)
@@ -851,7 +857,7 @@ class Supervisor:
             if time.monotonic() > deadline:
                 if self.primary.pidfd >= 0:
                     process.signal_pidfd(self.primary.pidfd, signal.SIGKILL)
-                raise Gone(f"no warden has noticed the end of pid {sitter.pid}")
+                raise Gone(f"no warden has noticed the end of pid {sitter.pid}", code="E0807")
             await asyncio.sleep(FATE_S)
         await self._read_stories()
         if sitter.pid in self._sitters:
@@ -1189,6 +1195,7 @@ class Supervisor:
         if permanent and first and worker.refused:
             error = DpsupError(
                 f"worker {worker.name} refused to start: {worker.refused[1]}",
+                code="E0805",
                 help=f"`plugin` and `args` of group {self.groups[worker.group].plan.name} "
                 f"in {self.plan.topology_file}",
             )
@@ -1209,6 +1216,7 @@ class Supervisor:
                 self._fail(
                     DpsupError(
                         f"worker {worker.name} does not become ready: {how}, {decision.reason}",
+                        code="E0806",
                         help=f"`plugin` and `args` of its group in {self.plan.topology_file}",
                     )
                 )
@@ -1403,4 +1411,4 @@ def _refusal(text: str) -> DpsupError:
     try:
         return as_exception(json.loads(text))
     except ValueError:
-        return DpsupError(f"the primary refused: {text}")
+        return DpsupError(f"the primary refused: {text}", code="E0801")

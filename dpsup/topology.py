@@ -162,10 +162,10 @@ class Health(Model):
 
 
 class Scale(Model):
-    """Workers follow the load, between `min` and `max`; max 0: the group's."""
+    """Workers follow the load, between `min` and `max`; None: the group's."""
 
     min: int = _key(1, "the fewest workers", "1", ge=1, le=limits.SLOTS)
-    max: int = _key(0, "the most workers", "4", ge=1, le=limits.SLOTS)
+    max: int | None = _key(None, "the most workers", "4", ge=1, le=limits.SLOTS)
     target_busy: float = _key(
         0.7, "the share of its time that a worker should be busy", "0.7", ge=0.05, le=0.95
     )

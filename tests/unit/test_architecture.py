@@ -23,8 +23,9 @@ HOMES = {
     "matplotlib": {"bench/plot"},
 }
 PURE = {
-    "errors", "faults", "limits", "machine", "messages", "plan", "policy", "relations", "source",
-    "status", "steering", "topology", "values", "words",
+    "codes", "errors", "faults", "jsonschema", "limits", "machine", "manpage", "messages", "plan",
+    "policy", "relations", "source", "status", "steering", "templates", "topology", "values",
+    "words",
     "bench/compare", "bench/model", "bench/rows", "bench/stats", "bench/table",
 }  # fmt: skip
 WORLD = {
