@@ -4,6 +4,7 @@
 
 // The primary's private state, in its own heap. Lines are grouped by the thread that writes them.
 
+#include <pthread.h>
 #include <stdbool.h>
 
 #include <rte_ethdev.h>
@@ -102,6 +103,8 @@ struct io {
 
 	// written by the io core
 	uint32_t answered __rte_cache_aligned;
+	int32_t tid;                    // 0: not running yet; stored after `thread`
+	pthread_t thread;
 	struct io_audit audit;
 	struct dps_io_stats stats __rte_cache_aligned;
 	struct dps_port_stats port[DPS_MAX_PORTS];
@@ -202,8 +205,13 @@ void health_begin(struct health *health);
 uint32_t health_look(struct health *health, uint32_t slot, int32_t pid);
 bool health_kills_stopped(uint32_t group);
 
+// pulse.c
+int pulse_start(void);
+
 // warden.c
 int wardens_start(void);
+int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);   // takes no signal
+uint64_t story_tell(const struct dps_story *story);     // its seq
 void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
 void slot_unlock(uint32_t slot);
 bool seat_revoke(uint32_t slot);                // take it back from who was told to sit down, under
