@@ -195,9 +195,8 @@ def _watch(sup: Supervisor, one: Doc, past: memory.Past) -> Sitter | None:
     return sitter
 
 
-async def resume(sup: Supervisor, found: Found) -> None:
-    """From a data plane without supervisor to one with."""
-    past = memory.recall(sup, found.state.memory)
+async def resume(sup: Supervisor, found: Found, past: memory.Past) -> None:
+    """From a data plane without supervisor to one with; what the last one knew is recalled."""
     owed: dict[str, Doc] = {}  # by worker: the death that nobody has judged yet
 
     def account(story: Doc, plane: Doc) -> None:

@@ -79,7 +79,7 @@ class Instance:
         if self.headless:
             raise DpsupError(
                 f'instance "{self.name}" has no supervisor: it forwards, but takes no orders',
-                help="`dpsup stop` ends it, `dpsup start` starts it anew",
+                help="`dpsup stop` ends it, `dpsup start FILE` supervises it again",
             )
         return self._client.ask(verb, timeout, **args)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dpsup import adopt, process, runtime
+from dpsup import adopt, memory, process, runtime
 from dpsup.check import prepare
 from dpsup.client import connect, find, running
 from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
@@ -188,7 +188,10 @@ def _run(
 
             sup.on_running = _once(ready)
             sup.on_stopping = lambda: notify_systemd("STOPPING=1")
-            resume = partial(adopt.resume, found=going_on) if going_on else None
+            resume = None
+            if going_on:
+                past = memory.recall(sup, going_on.state.memory)
+                resume = partial(adopt.resume, found=going_on, past=past)
             return await sup.run(control.handle, resume), sup
 
         process.pin(plan.supervisor_cores)
