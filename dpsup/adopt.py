@@ -206,6 +206,7 @@ async def resume(sup: Supervisor, found: Found, past: memory.Past) -> None:
             if not story["successor"]:
                 owed[worker.name] = story
 
+    sup.hello = found.hello
     primary = Identity(found.hello["pid"], found.hello["start"])
     if not sup.meet_child(sup.primary, "primary", primary):
         raise Gone("the primary has just ended")
@@ -280,7 +281,8 @@ def _bring_back(sup: Supervisor, worker: Worker, was: str, owed: bool) -> None:
 async def _find_seed(sup: Supervisor, found: Found) -> None:
     """The seed that lives, also one that was attaching just now; else a new one."""
     path = sup.runtime.file(SEED)
-    seeds = process.with_words("--socket", path, "--primary", str(found.hello["pid"]))
+    mine = f"--primary\0{found.hello['pid']}\0"
+    seeds = [s for s in process.with_words("--socket", path) if process.has_words(s.pid, mine)]
     if found.state.seed is not None and found.state.seed.alive:
         seeds = [found.state.seed]
     if not seeds or not sup.meet_child(sup.seed, "seed", seeds[0]):

@@ -219,9 +219,10 @@ class Runtime:
 
     def end_processes(self, state: State, timeout: float = 5.0) -> bool:
         """End what a dead supervisor left running: the primary, and with it everybody else."""
-        alive = [p for p in (*state.processes(), *self.strays()) if p.alive]
-        if state.primary is not None:
-            process.kill(state.primary)
+        strays = self.strays()
+        alive = [p for p in (*state.processes(), *strays) if p.alive]
+        for one in strays if state.primary is None else (state.primary, *strays):
+            process.kill(one)
         if not process.wait_gone(alive, timeout):
             for one in alive:
                 process.kill(one)

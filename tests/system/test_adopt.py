@@ -261,6 +261,7 @@ def test_of_two_starts_one_wins(instance: Run) -> None:
     assert data_plane(instance.status()) == data_plane(before)
 
 
+MOMENTS = 2
 OPS = {
     "idle": [],
     "scale": ["scale", "fw", "4"],
@@ -290,7 +291,7 @@ def test_killed_in_the_middle_of_anything(instance: Run) -> None:
     instance.start(NULL + "spares = 1\n")
     adopted = 0
     for op, words in OPS.items():
-        for _ in range(4):
+        for _ in range(MOMENTS):
             before = declared(instance)
             asked = (
                 subprocess.Popen([*DPSUP, words[0], "-n", instance.name, *words[1:]],
@@ -311,7 +312,7 @@ def test_killed_in_the_middle_of_anything(instance: Run) -> None:
             assert after["groups"][0]["desired"] in wanted.get(op, {1, 2, 4})
             assert [p["unexplained"] for p in instance.audit()["pools"]] == [0]
         instance.do("scale", "fw", "2")
-    assert adopted >= len(OPS) * 2
+    assert adopted >= len(OPS) * MOMENTS / 2
     instance.stop()
     assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
 
@@ -321,7 +322,7 @@ def test_killed_in_the_middle_of_a_start_or_of_an_adoption(instance: Run) -> Non
     print(f"seed {seed}")
     rng = random.Random(seed)
     instance.write(NULL + "spares = 1\n")
-    for i in range(16):
+    for i in range(8):
         starting = instance.foreground()
         # A start takes a second, an adoption half of that.
         time.sleep(rng.uniform(0.2, 1.6))
@@ -404,6 +405,19 @@ def test_primary_that_hangs_is_a_dead_one(instance: Run) -> None:
     os.kill(before["primary"]["pid"], signal.SIGSTOP)
     instance.until(lambda s: s["generation"] == 2 and s["state"] == "running")
     assert not any(lives(pid) for pid in data_plane(before))
+
+
+def test_seed_dies_with_the_supervisor_and_is_replaced(instance: Run) -> None:
+    instance.start(NULL)
+    before = instance.status()
+    kill_supervisor(before)
+    os.kill(before["seed"]["pid"], signal.SIGKILL)
+    instance.start()
+    after = instance.until(lambda s: s["seed"]["state"] == "running" and s)
+    assert after["seed"]["pid"] != before["seed"]["pid"]
+    assert [data_plane(after)[i] for i in (0, 2, 3)] == [data_plane(before)[i] for i in (0, 2, 3)]
+    instance.do("scale", "fw", "3")
+    assert instance.status()["groups"][0]["ready"] == 3
 
 
 @pytest.mark.parametrize("primary_first", [True, False])
