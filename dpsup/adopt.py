@@ -211,7 +211,7 @@ async def resume(sup: Supervisor, found: Found, past: memory.Past) -> None:
     if not sup.meet_child(sup.primary, "primary", primary):
         raise Gone("the primary has just ended")
     plane = await census(sup, account)
-    sup.recall_maps(plane["maps"], plane["rx"])
+    await sup.recall_maps(plane["rx"])
     counters = await sup.insist("counters")
     seats: dict[int, tuple[Doc, Sitter]] = {}
     for one in plane["sitters"]:

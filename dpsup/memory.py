@@ -57,6 +57,7 @@ def note(sup: Supervisor) -> Doc:
                 "last_exit": w.last_exit,
                 "history": _pair(w.history),
                 "due_at": w.due_at,
+                "held_for": w.held_for,
                 "failed_ns": w.failed_ns,
             }
             for w in sup.workers()
@@ -89,6 +90,7 @@ def recall(sup: Supervisor, doc: Doc) -> Past:
             past.states[worker.name] = str(known.get("state", ""))
             worker.restarts = int(known.get("restarts", worker.restarts))
             worker.last_exit = known.get("last_exit")
+            worker.held_for = str(known.get("held_for", ""))
             worker.history = _history(known.get("history"))
             worker.due_at = float(known.get("due_at", 0.0))
             worker.failed_ns = int(known.get("failed_ns", 0))

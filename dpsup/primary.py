@@ -103,7 +103,6 @@ class Primary:
         self.port_index: dict[str, int] = {}
         self.stopping = False
         self.rx = False
-        self.maps: dict[int, str] = {}  # of each group, as the io cores have it
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -232,6 +231,7 @@ class Primary:
         stall_ns = max(1, int(group["stall_after"] * 1e9))
         kill = group["on_stopped"] == "kill"
         _check("group_health", lib.dps_group_health(index, stall_ns, kill))
+        _check("group_lend", lib.dps_group_lend(index, int(group["lend_after"] * 1e9)))
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -314,14 +314,15 @@ class Primary:
             "sitters": sitters,
             "exits": exits,
             "rx": self.rx,
-            "maps": self.maps,
             "stories": int(lib.dps_stories()),
         }
 
     def do_takeovers(self, args: dict[str, Any]) -> None:
-        """How many spares may take this slot over before the supervisor is asked."""
+        """How many spares may take this slot over before the supervisor is asked; with `failures`,
+        only after a worker that did not leave in order."""
         slot, n = want(args, "slot", int), want(args, "n", int)
-        _check("slot_takeovers", lib.dps_slot_takeovers(slot, n))
+        failures = want(args, "failures", bool, False)
+        _check("slot_takeovers", lib.dps_slot_takeovers(slot, n, failures))
 
     def do_stories(self, args: dict[str, Any]) -> list[dict[str, Any]]:
         """What the wardens did, in order, after the story of that number."""
@@ -343,9 +344,15 @@ class Primary:
         _check("io_lane", lib.dps_io_lane(want(args, "slot", int)))
 
     def do_map(self, args: dict[str, Any]) -> None:
-        group, members = want(args, "group", int), bytes.fromhex(want(args, "map", str))
-        _check("io_map", lib.dps_io_map(group, members, len(members)))
-        self.maps[group] = members.hex()
+        members = bytes.fromhex(want(args, "map", str))
+        _check("io_map", lib.dps_io_map(want(args, "group", int), members, len(members)))
+
+    def do_map_read(self, args: dict[str, Any]) -> str:
+        """A group's map as it is: the lender may have changed it."""
+        members = ffi.new("uint8_t[]", lib.DPS_BUCKETS)
+        group = want(args, "group", int)
+        _check("io_map_get", lib.dps_io_map_get(group, members, len(members)))
+        return bytes(members).hex()
 
     def do_requeue(self, args: dict[str, Any]) -> int:
         return _check("slot_requeue", lib.dps_slot_requeue(want(args, "slot", int)))

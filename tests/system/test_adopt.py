@@ -195,7 +195,11 @@ def test_what_workers_print_is_read_on(instance: Run) -> None:
     include = run("version", "--cflags").stdout.split()
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", *include, str(source), "-o",
                     str(instance.folder / "talk.so")], check=True)  # fmt: skip
-    instance.start(NULL.replace('"macswap"', '"./talk.so"').replace("args =", "#"))
+    instance.start(
+        NULL.replace('"macswap"', '"./talk.so"')
+        .replace("args =", "#")
+        .replace("count = 2", "count = 1")
+    )
     worker = instance.worker("fw/0")["pid"]
 
     def lines() -> list[str]:
