@@ -88,7 +88,7 @@ class Instance:
             raise DpsupError(
                 f'instance "{self.name}" has no supervisor: it forwards, but takes no orders',
                 code="E0607",
-                help="`dpsup stop` ends it, `dpsup start` starts it anew",
+                help="`dpsup stop` ends it, `dpsup start FILE` supervises it again",
             )
         return self._client.ask(verb, timeout, **args)
 

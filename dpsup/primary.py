@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsup import process
+from dpsup._build import VERSION
 from dpsup._shim import ffi, lib
 from dpsup.bus import Responder
 from dpsup.errors import DpsupError, Exit, ShimError
@@ -120,6 +121,7 @@ class Primary:
         self.absent: list[str] = []  # ports that were not required and are not there
         self.port_index: dict[str, int] = {}
         self.stopping = False
+        self.rx = False
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -266,6 +268,7 @@ class Primary:
             "pid": me.pid,
             "start": me.start,
             "generation": self.plan["generation"],
+            "version": VERSION,
             "abi": int(lib.DPS_ABI_VERSION),
             "dpdk": _text(lib.dps_eal_version()),
             "tsc_hz": int(lib.dps_tsc_hz()),
@@ -290,7 +293,9 @@ class Primary:
         }
 
     def do_rx(self, args: dict[str, Any]) -> None:
-        _check("io_rx", lib.dps_io_rx(want(args, "on", bool)))
+        on = want(args, "on", bool)
+        _check("io_rx", lib.dps_io_rx(on))
+        self.rx = on
 
     def do_prepare(self, args: dict[str, Any]) -> dict[str, int]:
         """Open a slot for its next worker: its berth and ticket, or the pid of who sits there."""
@@ -315,6 +320,23 @@ class Primary:
         """Has the warden done what it does about this process's death?"""
         ret = lib.dps_sitter_fate(want(args, "berth", int), want(args, "pid", int))
         return bool(ret != -errno.EAGAIN)
+
+    def do_sitters(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Who sits where, and what else a new supervisor needs; told after the story `stories`."""
+        sitters, exits = [], []
+        out = ffi.new("struct dps_sitter_info *")
+        for berth in range(int(lib.DPS_MAX_SITTERS)):
+            _check("sitter_get", lib.dps_sitter_get(berth, out))
+            if out.state:
+                sitters.append({"berth": berth, **_fields(out)})
+            if out.exit_pid:
+                exits.append([int(out.exit_pid), int(out.exit_status)])
+        return {
+            "sitters": sitters,
+            "exits": exits,
+            "rx": self.rx,
+            "stories": int(lib.dps_stories()),
+        }
 
     def do_takeovers(self, args: dict[str, Any]) -> None:
         """How many spares may take this slot over before the supervisor is asked; with `failures`,
@@ -501,6 +523,10 @@ def main(argv: list[str]) -> int:
     plan_file, _, notify_fd = argv
     plan = json.loads(Path(plan_file).read_text())
     notify = int(notify_fd)
+    # Until it is ready, nobody else could make sense of it.
+    process.die_with_parent(yes=True)
+    if not process.is_read(notify):
+        return int(Exit.FAILED)
     process.pin(tuple(plan["supervisor_cores"]))
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_w, False)
@@ -517,7 +543,11 @@ def main(argv: list[str]) -> int:
         _say(notify, "REFUSED " + json.dumps(as_error(e)))
         return int(Exit.FAILED)
     responder.watch(wake_r)
-    _say(notify, "READY")
+    process.die_with_parent(yes=False)
+    try:
+        _say(notify, "READY")
+    except BrokenPipeError:
+        primary.stopping = True
     while not primary.stopping and not asked_to_end:
         # Handlers of signals run between two polls at the latest; the bound is for nothing else.
         if wake_r in responder.poll(1.0):

@@ -100,7 +100,9 @@ def hints(doc: dict[str, Any]) -> list[str]:
     found = []
     name = doc["name"]
     if doc["supervisor"]["pid"] is None:
-        found.append(f"no supervisor: `dpsup -n {name} stop` ends it, `dpsup start` starts it anew")
+        found.append(
+            f"no supervisor: `dpsup -n {name} stop` ends it, `dpsup start FILE` supervises it again"
+        )
     for group in doc["groups"]:
         for w in group["workers"]:
             if w["state"] in ("held", "backoff") and w["last_exit"]:

@@ -17,6 +17,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dpsup import process
 from dpsup.errors import DpsupError, Exit, NotPermitted
@@ -49,6 +50,7 @@ class State:
     primary: Identity | None = None
     seed: Identity | None = None
     workers: dict[str, Identity] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)  # memory.py
 
     def processes(self) -> list[Identity]:
         return [p for p in (self.primary, self.seed, *self.workers.values()) if p is not None]
@@ -221,14 +223,22 @@ class Runtime:
 
     def end_processes(self, state: State, timeout: float = 5.0) -> bool:
         """End what a dead supervisor left running: the primary, and with it everybody else."""
-        alive = [p for p in state.processes() if p.alive]
-        if state.primary is not None:
-            process.kill(state.primary)
+        strays = self.strays()
+        alive = [p for p in (*state.processes(), *strays) if p.alive]
+        for one in strays if state.primary is None else (state.primary, *strays):
+            process.kill(one)
         if not process.wait_gone(alive, timeout):
             for one in alive:
                 process.kill(one)
             return process.wait_gone(alive, timeout)
         return True
+
+    def strays(self) -> list[Identity]:
+        """Primaries and seeds of this folder, whether or not anybody had the time to note them."""
+        return [
+            *process.with_words("dpsup.primary", self.file(PLAN)),
+            *process.with_words("--socket", self.file(SEED)),
+        ]
 
     def sweep(self) -> list[str]:
         """Remove what generations of this name left: sockets, EAL's folders, hugepage files. The

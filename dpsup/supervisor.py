@@ -18,10 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dpsup import machine, process, status, steering
+from dpsup import machine, memory, process, status, steering
 from dpsup.bus import AsyncClient, Gone, Publisher, Server
 from dpsup.elastic import Follower
 from dpsup.errors import DpsupError, Exit, ShimError, TimedOut
@@ -49,6 +50,9 @@ LAST_WORDS = 6  # lines of a primary that did not start
 STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 FATE_S = 0.002  # between two looks at whether a warden is done
 FATE_MOST_S = 10.0
+ANSWER_S = 2.5  # for a primary that is asked for its counters; milliseconds, unless it hangs
+SILENCES = 2  # in a row; one alone may be our own, after a SIGCONT
+LOOK_S = 0.02  # between two looks at whether somebody else's child is ready
 SPARE_ENDS_S = 5.0
 EVIDENCE_S = 2.0
 
@@ -58,6 +62,9 @@ LENT = 7
 NOTICES = ("none", "lease", "pidfd", "doubt")
 HEALTH = {2: "stuck", 3: "stopped", 4: "ok", 5: "starved", 6: "ok"}  # by DPS_STORY_*
 SAID = {2: "stuck", 3: "stopped", 4: "continued", 5: "starved", 6: "fed"}
+IO_SAID = {8: "stuck", 9: "starved", 10: "fed"}  # of io cores
+SEATED = 4  # DPS_HAND_SEATED
+STARTING = 0
 
 # Exit codes of the worker program that trying again does not change: shim/abi.h, 100 to 109.
 PERMANENT = range(100, 110)
@@ -75,6 +82,7 @@ class Sitter:
     berth: int
     pid: int
     pidfd: int
+    start: int = 0  # clock ticks since boot
     ready: bool = False
     asked: bool = False  # told to end
     status: int | None = None  # how it ended, as waitpid gives it
@@ -204,6 +212,7 @@ class Supervisor:
         self.lost = 0
         self.primary_deaths = 0
         self.interrupted = False
+        self.adopted = False  # the data plane is older than this supervisor
         self.last_failover_us: float | None = None
         self.summary: dict[str, Any] | None = None
         self.on_running: Callable[[], None] = lambda: None
@@ -215,7 +224,11 @@ class Supervisor:
         self._sitters: dict[int, Sitter] = {}  # by pid, until their end is accounted for
         self._unheard: dict[int, Sitter] = {}  # by pid, until it is known how they ended
         self._endings: dict[int, int] = {}  # of pids that nobody knows yet
-        self._told = 0  # the last story heard
+        self.told = 0  # the last story that is accounted for
+        self.unreported = 0  # deaths that are accounted for, and not counted yet
+        self._resume: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None
+        self._writing = False
+        self._unwritable = False
         self._reading = asyncio.Lock()
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
@@ -228,11 +241,21 @@ class Supervisor:
         self.events = Journal("event", self._publisher.publish)
         self.log = Journal("log", self._publisher.publish)
         self._evidence = Keeper(Folder(plan.quarantine_dir), self.events.add)
+        self._reserved: dict[str, int] = {}
+        self.events.listeners.append(lambda _: self.remember())
+        self.log.listeners.append(lambda _: self._renumber())
 
     # --- life ------------------------------------------------------------------------------------
 
-    async def run(self, handle: Callable[[Supervisor, Any], Coroutine[Any, Any, Any]]) -> int:
-        """Until the instance has ended; the exit code. `handle` carries out bus requests."""
+    async def run(
+        self,
+        handle: Callable[[Supervisor, Any], Coroutine[Any, Any, Any]],
+        resume: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None,
+    ) -> int:
+        """Until the instance has ended; the exit code. `handle` carries out bus requests;
+        `resume`, where there is a data plane already, brings us up to date with it."""
+        self._resume = resume
+        self.adopted = resume is not None
         loop = asyncio.get_running_loop()
         process.become_subreaper()
         loop.set_exception_handler(self._broken)
@@ -243,7 +266,7 @@ class Supervisor:
         serving = asyncio.create_task(server.serve())
         self._task(self._monitor())
         try:
-            self.fire("topology", self, "start")
+            self.fire("topology", self, "adopt" if self.adopted else "start")
             await self._gone.wait()
         finally:
             # Whatever the reason for leaving: nobody of ours lives on.
@@ -335,8 +358,8 @@ class Supervisor:
 
     def _judge(self) -> None:
         whole = all(g.ready == g.desired for g in self.groups)
-        if self.state == "starting" and self.plan.generation > 1:
-            # A generation that follows starts with whoever can; the rest is held, and said.
+        if self.state == "starting" and (self.plan.generation > 1 or self.adopted):
+            # One that follows, or goes on, starts with whoever can; the rest is held, and said.
             whole = all(w.state in ("running", "held") for w in self.workers() if w.wanted)
         if self.state in ("starting", "running", "degraded"):
             self.fire("topology", self, "whole" if whole else "short")
@@ -390,26 +413,62 @@ class Supervisor:
             supervisor=process.identify(os.getpid()),
             primary=self.primary.identity,
             seed=self.seed.identity,
-            workers={f"{s.name} {s.pid}": process.identify(s.pid) for s in self._living()},
+            workers={f"{s.name} {s.pid}": Identity(s.pid, s.start) for s in self._living()},
+            memory=memory.note(self),
         )
         try:
             self.runtime.write_state(state)
+            self._unwritable = False
         except OSError as e:
-            self.events.add(type="error", message=f"cannot write {self.runtime.path}: {e}")
+            if not self._unwritable:
+                self._unwritable = True
+                self.events.add(type="error", message=f"cannot write {self.runtime.path}: {e}")
+
+    def remember(self) -> None:
+        """Write the state before the loop's next turn: something in it has changed."""
+        if not self._writing:
+            self._writing = True
+            asyncio.get_running_loop().call_soon(self._written)
+
+    def _written(self) -> None:
+        self._writing = False
+        if self.primary.identity is not None:
+            self.write_state()
+
+    def asked(self) -> list[int]:
+        """Who was told to end and may not have yet."""
+        return [s.pid for s in self._sitters.values() if s.asked]
+
+    def reserve(self) -> dict[str, int]:
+        """Numbers of publications that whoever comes after us begins behind: no two are alike."""
+        self._reserved = {t: n + memory.SEQ_BLOCK for t, n in self._publisher.seq.items()}
+        return self._reserved
+
+    def resume_seq(self, seq: dict[str, int]) -> None:
+        for topic in self._publisher.seq.keys() & seq.keys():
+            self._publisher.seq[topic] = max(self._publisher.seq[topic], seq[topic])
+
+    def _renumber(self) -> None:
+        if any(n + memory.SEQ_BLOCK // 2 > self._reserved.get(t, 0)
+               for t, n in self._publisher.seq.items()):  # fmt: skip
+            self.remember()
 
     # --- children --------------------------------------------------------------------------------
 
     def _spawn(self, child: Child, kind: str, argv: list[str], ready_s: float) -> None:
         spawned = process.spawn(argv)
-        child.identity = process.identify(spawned.pid)
-        child.pidfd = spawned.pidfd
-        child.refused = ""
         self._children[spawned.pid] = child
-        loop = asyncio.get_running_loop()
-        loop.add_reader(spawned.pidfd, lambda: self._child_died(child, kind))
+        self._watch_child(child, kind, process.identify(spawned.pid), spawned.pidfd)
         self._deadline(child, ready_s, kind, "late")
         self._read_child(child, kind, spawned)
         self.write_state()
+
+    def _watch_child(self, child: Child, kind: str, identity: Identity, pidfd: int) -> None:
+        child.identity = identity
+        child.pidfd = pidfd
+        child.refused = ""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(pidfd, lambda: self._child_died(child, kind))
 
     def _read_child(self, child: Child, kind: str, spawned: Spawned) -> None:
         def noted(line: str) -> None:
@@ -447,6 +506,136 @@ class Supervisor:
                 process.signal_pidfd(child.pidfd, signal.SIGKILL)
         for sitter in self._living():
             process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
+
+    # --- a data plane that runs already; see adopt.py --------------------------------------------
+
+    def _topology_rejoin(self) -> None:
+        self._task(self._rejoin())
+
+    async def _rejoin(self) -> None:
+        assert self._resume is not None
+        try:
+            self._asks = AsyncClient(self.runtime.file(PRIMARY))
+            self.fire("primary", self.primary, "adopt")
+            await self._resume(self)
+        except (DpsupError, OSError) as e:
+            # Better a new generation than one that nobody understands.
+            self.progress(f"cannot go on with what runs: {e}")
+            self.events.add(type="error", message=f"adoption failed: {e}")
+            if self.primary.pidfd >= 0:
+                self._primary_kill(self.primary)
+
+    def meet_child(self, child: Child, kind: str, identity: Identity) -> bool:
+        """Watch a primary or a seed that somebody else has started. False: it is gone."""
+        try:
+            pidfd = os.pidfd_open(identity.pid)
+        except OSError:
+            return False
+        if not identity.alive:
+            os.close(pidfd)
+            return False
+        self._watch_child(child, kind, identity, pidfd)
+        self._follow(identity.pid, lambda line: self.log.add(name=child.name, line=line))
+        return True
+
+    def meet(self, name: str, berth: int, pid: int) -> Sitter | None:
+        """Watch a worker or spare that somebody else has ordered. None: it is gone."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        if not process.has_words(pid, f"dpsup-worker: {self.plan.name} ", self.runtime.file(SEED)):
+            os.close(pidfd)
+            return None
+        sitter = self._know(Sitter(name, berth, pid, pidfd))
+        self._follow(pid, lambda line: self.log.add(name=sitter.name, line=line))
+        return sitter
+
+    def _follow(self, pid: int, each: Callable[[str], None]) -> None:
+        """Read on what a process prints: also what it has printed while nobody was there."""
+        with contextlib.suppress(OSError):
+            Lines(process.reopen(pid), each)
+
+    async def recall_maps(self, rx: bool) -> None:
+        """What the io cores do: by order of the dead supervisor, or of the primary's lender."""
+        self._rx_on = rx
+        for group in self.groups:
+            group.map = tuple(bytes.fromhex(await self.insist("map_read", group=group.index)))
+
+    def account(
+        self, story: dict[str, Any], asked: set[int], exits: dict[int, int]
+    ) -> Worker | None:
+        """A story from when nobody was there to hear it; whose it is, if a worker's death."""
+        worker = next((w for w in self.workers() if w.slot == story["slot"]), None)
+        if story["kind"] != DEATH:
+            if worker is not None and story["kind"] == LENT:
+                self.events.add(type="lent", name=worker.name, requeued=story["left"])
+            elif worker is not None:
+                said = SAID[story["kind"]]
+                self.events.add(type="health", name=worker.name, pid=story["pid"], message=said)
+            return None
+        sitter = Sitter("", story["sitter"], story["pid"], -1, asked=story["pid"] in asked)
+        if worker is None:
+            if not sitter.asked:
+                self.events.add(type="spare", name="spare", pid=sitter.pid, message="died")
+            return None
+        sitter.status = exits.get(sitter.pid)
+        sitter.heard.set()
+        self.unreported += not sitter.asked
+        if story["successor"]:
+            worker.restarts += 1
+            policy, at = self.groups[worker.group].policy, story["noticed_ns"] / 1e9
+            worker.history = decide(policy, worker.history, Ending(), wanted=True, now=at).history
+        self._task(self._report(worker, sitter, story))
+        self._task(self._give_up_lanes(worker, story))
+        return None if sitter.asked else worker
+
+    def _worker_await(self, worker: Worker) -> None:
+        """It was forked, by order of somebody who is dead; is it in its seat?"""
+        sitter = worker.sitter
+        assert sitter is not None
+        if sitter.ready:
+            self.fire("worker", worker, "ready")
+            return
+
+        async def look() -> None:
+            while worker.sitter is sitter and worker.state == "starting":
+                if await self._hand(sitter) == SEATED:
+                    self._met(worker)
+                    sitter.ready = True
+                    self.fire("worker", worker, "ready")
+                await asyncio.sleep(LOOK_S)
+
+        self._deadline(worker, WORKER_READY_S, "worker", "late")
+        self._task(look())
+
+    def await_spare(self, group: Group, sitter: Sitter) -> None:
+        async def look() -> None:
+            while not sitter.ready and sitter.pidfd >= 0 and sitter in group.spares:
+                sitter.ready = await self._hand(sitter) != STARTING
+                await asyncio.sleep(LOOK_S)
+
+        if not sitter.ready:
+            asyncio.get_running_loop().call_later(WORKER_READY_S, _late, sitter)
+            self._task(look())
+
+    async def _hand(self, sitter: Sitter) -> int:
+        """How far it is on its way to a slot, DPS_HAND_*."""
+        plane = await self.insist("sitters")
+        hands = [s["hand"] for s in plane["sitters"] if s["pid"] == sitter.pid]
+        return int(hands[0]) if hands else STARTING
+
+    def seed_answers(self) -> None:
+        """Raises: OSError while it does not."""
+        self._orders = Seed(self.runtime.file(SEED), self._seed_says)
+
+    async def steer(self, group: Group) -> None:
+        await self._steer(group)
+
+    @staticmethod
+    def is_permanent(code: int | None) -> bool:
+        """Is it of no use to try again after this exit code?"""
+        return code is not None and code in PERMANENT
 
     # --- topology --------------------------------------------------------------------------------
 
@@ -579,7 +768,7 @@ class Supervisor:
 
     async def _meet_primary(self) -> None:
         self._asks = AsyncClient(self.runtime.file(PRIMARY))
-        self._told = 0
+        self.told = 0
         self.hello = await self.insist("hello")
         ports = self.hello["ports"]
         assert self.primary.identity is not None
@@ -680,7 +869,8 @@ class Supervisor:
     def _seed_fill(self, _: Child) -> None:
         if self.state == "stopping":
             return
-        self._orders = Seed(self.runtime.file(SEED), self._seed_says)
+        if self._orders is None:
+            self._orders = Seed(self.runtime.file(SEED), self._seed_says)
         for group in self.groups:
             for worker in group.workers:
                 worker.wanted = worker.member < group.desired
@@ -779,11 +969,9 @@ class Supervisor:
         """A process for an open berth; `noted` hears what it says of its start."""
         fds: list[int] = []
         try:
-            fds += [*os.pipe(), *os.pipe()]
+            # A worker never waits for whoever reads its log, nor minds its death.
+            fds += [*process.lasting_pipe(), *process.lasting_pipe()]
             log_r, log_w, note_r, note_w = fds
-            # A worker never waits for whoever reads its log.
-            for fd in (log_r, note_r, log_w):
-                os.set_blocking(fd, False)
             if self._orders is None:
                 raise SeedError("the seed is gone", code="E0803")
             pid, pidfd = await self._orders.fork(berth["berth"], berth["ticket"], log_w, note_w)
@@ -802,6 +990,7 @@ class Supervisor:
 
     def _know(self, sitter: Sitter) -> Sitter:
         """Watch a process from now on."""
+        sitter.start = process.start_ticks(sitter.pid)
         self._sitters[sitter.pid] = self._unheard[sitter.pid] = sitter
         if sitter.pid in self._endings:
             self._seed_says(sitter.pid, self._endings.pop(sitter.pid))
@@ -868,15 +1057,23 @@ class Supervisor:
         """In the order in which it happened: who succeeded whom follows from that. Who only looks
         for news does not insist."""
         async with self._reading:
-            ask = self.insist if must else self.ask
-            for story in await ask("stories", since=self._told):
-                self._told = story["seq"]
+            news = self.insist if must else partial(self.ask, timeout=ANSWER_S)
+            for story in await news("stories", since=self.told):
                 if story["kind"] == DEATH:
                     await self._hear_death(story)
                 elif story["kind"] == LENT:
                     await self._hear_lent(story)
+                elif story["kind"] in IO_SAID:
+                    self._hear_io(story)
                 else:
                     self._hear_health(story)
+                # Only now: whoever comes after us begins with what we have not dealt with.
+                self.told = story["seq"]
+
+    def _hear_io(self, story: dict[str, Any]) -> None:
+        core = self.plan.io[story["sitter"]].core
+        said = IO_SAID[story["kind"]]
+        self.events.add(type="health", name=f"io core {core}", pid=story["pid"], message=said)
 
     def _hear_health(self, story: dict[str, Any]) -> None:
         """A stopped worker lends its buckets out until it goes on: what comes from now on need not
@@ -927,6 +1124,7 @@ class Supervisor:
             return
         worker.story = story
         worker.health = "ok"
+        self.unreported += not sitter.asked
         self._met(worker)
         if successor is None:
             self.fire("worker", worker, "died")
@@ -980,6 +1178,7 @@ class Supervisor:
         }
         if not sitter.asked:
             self.deaths += 1
+            self.unreported -= 1
             worker.failed_ns = died_ns if story is None else story["noticed_ns"]
             self.events.add(
                 type="death", name=worker.name, pid=sitter.pid, how=how, **_told_of(found)
@@ -993,7 +1192,7 @@ class Supervisor:
         await self.insist("lane", slot=worker.slot)
         await self._grant(worker)
         if worker.state == "running":
-            worker.fed = True
+            worker.fed = worker.health != "stopped"
             worker.left = False
             self._changed.set()
             await self._steer(self.groups[worker.group])
@@ -1050,14 +1249,10 @@ class Supervisor:
                 if code in PERMANENT:
                     self._hold_spares(group, sitter.name, why)
 
-        def late() -> None:
-            if not sitter.ready and sitter.pidfd >= 0:
-                process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
-
         berth = await self.insist("spare", group=group.index)
         sitter = await self._fork_for(f"{group.plan.name}/spare", berth, noted)
         group.spares.append(sitter)
-        asyncio.get_running_loop().call_later(WORKER_READY_S, late)
+        asyncio.get_running_loop().call_later(WORKER_READY_S, _late, sitter)
         self.write_state()
         if self.state not in ("running", "degraded"):
             self.retire_spares(group)
@@ -1089,6 +1284,8 @@ class Supervisor:
         """End them; new ones are forked while the instance runs."""
         for sitter in group.spares:
             sitter.asked = True
+        self.write_state()
+        for sitter in group.spares:
             if sitter.pidfd >= 0:
                 process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
 
@@ -1144,6 +1341,7 @@ class Supervisor:
         async def halt() -> None:
             if worker.sitter is not None:
                 worker.sitter.asked = True
+                self.write_state()
             await self.insist("command", slot=worker.slot, command="stop")
 
         self._deadline(worker, HALT_S, "worker", "late")
@@ -1191,7 +1389,7 @@ class Supervisor:
         # What it said on its way out, where nobody knows how it ended: its seed died with it.
         codes = {code, worker.refused[0] if worker.refused else None}
         permanent = not codes.isdisjoint(PERMANENT)
-        first = self.state == "starting" and self.plan.generation == 1
+        first = self.state == "starting" and self.plan.generation == 1 and not self.adopted
         if permanent and first and worker.refused:
             error = DpsupError(
                 f"worker {worker.name} refused to start: {worker.refused[1]}",
@@ -1288,6 +1486,7 @@ class Supervisor:
         """Looks at the counters: statistics, corrupt lanes, idle input."""
         quiet_since = time.monotonic()
         received = -1
+        silences = 0
         while True:
             await asyncio.sleep(0.1 if self.idle_limit is not None else 0.5)
             if self.state not in ("running", "degraded") or not self._rx_on:
@@ -1295,7 +1494,14 @@ class Supervisor:
                 continue
             try:
                 await self._read_stories(must=False)
-                counters = await self.ask("counters")
+                counters = await self.ask("counters", ANSWER_S)
+                silences = 0
+            except TimedOut as e:
+                silences += 1
+                if silences >= SILENCES and self.primary.pidfd >= 0:
+                    self.events.add(type="error", message=f"the primary hangs: {e}")
+                    self._primary_kill(self.primary)
+                continue
             except DpsupError:
                 continue
             self._last_counters = counters
@@ -1377,6 +1583,12 @@ class Supervisor:
                 "last_failover_us": self.last_failover_us,
             },
         }
+
+
+def _late(sitter: Sitter) -> None:
+    """A spare that is not ready in time is of no use."""
+    if not sitter.ready and sitter.pidfd >= 0:
+        process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
 
 
 def _refused(line: str) -> tuple[int, str]:

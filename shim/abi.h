@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 5,
+	DPS_ABI_VERSION = 6,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -111,8 +111,12 @@ enum {
 	DPS_STORY_CONTINUED = 4,
 	DPS_STORY_STARVED = 5,      // ready to run, and gets no CPU
 	DPS_STORY_FED = 6,          // gets CPU again
-	DPS_STORY_LENT = 7          // nobody took the slot over: others have its buckets, and `left`
+	DPS_STORY_LENT = 7,         // nobody took the slot over: others have its buckets, and `left`
 				    // packets of its lanes
+	// Of an io core: `sitter` is its index, `pid` its thread.
+	DPS_STORY_IO_STUCK = 8,     // the primary ends for it
+	DPS_STORY_IO_STARVED = 9,
+	DPS_STORY_IO_FED = 10
 };
 
 // dps_story.notice: what said that the thread is gone.
@@ -137,7 +141,8 @@ enum {
 	DPS_EXIT_PLUGIN_INIT = 108,     // its init refused
 	DPS_EXIT_CORE = 109,            // cannot be pinned to its core
 	DPS_EXIT_SEED_GONE = 110,       // the seed's socket could not be made
-	DPS_EXIT_TEMPORARY = 111
+	DPS_EXIT_TEMPORARY = 111,
+	DPS_EXIT_IO_STUCK = 112         // the primary's: an io core made no turn
 };
 
 // Further facts about the packet at the same index, where its descriptor says META. Written by the

@@ -249,7 +249,7 @@ dps_io_start(void)
 		if (ret != 0)
 			return ret;
 	}
-	return 0;
+	return pulse_start();
 }
 
 int

@@ -914,6 +914,8 @@ io_loop(void *arg)
 	uint64_t idle_since = now;
 
 	io->window = WINDOW_US * cycles_us;
+	io->thread = pthread_self();
+	__atomic_store_n(&io->tid, (int32_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
 	// Naps of microseconds, not of the default 50 µs more.
 	prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0);
 	while (!io->stop) {

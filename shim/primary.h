@@ -119,6 +119,8 @@ struct io {
 
 	// written by the io core
 	uint32_t answered __rte_cache_aligned;
+	int32_t tid;                    // 0: not running yet; stored after `thread`
+	pthread_t thread;
 	struct io_audit audit;
 	struct dps_io_stats stats __rte_cache_aligned;
 	struct dps_port_stats port[DPS_MAX_PORTS];
@@ -229,8 +231,13 @@ void health_begin(struct health *health);
 uint32_t health_look(struct health *health, uint32_t slot, int32_t pid);
 bool health_kills_stopped(uint32_t group);
 
+// pulse.c
+int pulse_start(void);
+
 // warden.c
 int wardens_start(void);
+int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);   // takes no signal
+uint64_t story_tell(const struct dps_story *story);     // its seq
 void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
 void slot_unlock(uint32_t slot);
 bool seat_is_corrupt(uint32_t slot);            // its last sitter left lanes that nobody can repair

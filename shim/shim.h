@@ -191,6 +191,32 @@ struct dps_audit {
 	int64_t unexplained;
 };
 
+// Who holds a berth.
+struct dps_sitter_info {
+	uint32_t state;             // 0: nobody, 1: somebody may come, 2: it lives, or is buried just now
+	int32_t pid;
+	uint32_t group;
+	uint32_t slot;              // where it sits, or was told to; DPS_NO_SLOT: a spare
+	uint32_t hand;              // DPS_HAND_*
+	uint32_t told;              // 1: it is dead, and its story is told
+	uint32_t health;            // DPS_STORY_STUCK, _STOPPED, _STARVED, or 0: fine
+	int32_t exit_pid;           // how the one before it ended, or it
+	int32_t exit_status;
+};
+
+// What is remembered of an io core from look to look. Nanoseconds.
+struct dps_pulse {
+	uint64_t turns;
+	uint64_t last_ns;           // the look before
+	uint64_t last_cpu;
+	uint64_t since_ns;          // without a turn
+	uint64_t since_cpu;         // CPU time used then
+	uint64_t blocked_ns;
+	uint64_t disk_ns;           // in the kernel, uninterruptible
+	uint32_t starved;
+	uint32_t pad;
+};
+
 // eal.c
 int dps_eal_start(int argc, char **argv);
 int dps_eal_stop(void);
@@ -235,10 +261,15 @@ int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
 int dps_slot_takeovers(uint32_t slot, uint32_t n,       // that wardens may do unasked from now on;
 		       uint32_t failures);              // 1: not for one that left in order
 int dps_slot_read(uint32_t slot, struct dps_slot *out);
+int dps_sitter_get(uint32_t sitter, struct dps_sitter_info *out);
 int dps_sitter_fate(uint32_t sitter, int32_t pid);      // 0: told, or none; -EAGAIN: ask again.
 							// pid 0: call off an order nobody came for
 uint64_t dps_stories(void);                             // seq of the last one
 int dps_story_get(uint64_t seq, struct dps_story *out); // -ENOENT: too old, or to come
+
+// pulse.c: what is new (DPS_STORY_IO_*), 0: nothing. `run`: the kernel's letter for its state.
+int dps_pulse_look(struct dps_pulse *pulse, uint64_t now_ns, uint64_t turns, uint64_t cpu_ns,
+		   int run);
 
 // control.c
 int dps_io_create(uint32_t io, uint32_t lcore, uint32_t burst, uint32_t adaptive);

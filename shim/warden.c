@@ -741,6 +741,32 @@ dps_sitter_fate(uint32_t sitter, int32_t pid)
 	}
 }
 
+// Who holds a berth, or may yet come for it.
+int
+dps_sitter_get(uint32_t sitter, struct dps_sitter_info *out)
+{
+	const struct warden *w = &wardens[sitter];
+	const struct dps_sitter *s;
+
+	if (sitter >= DPS_MAX_SITTERS)
+		return -EINVAL;
+	s = sitter_of(w);
+	*out = (struct dps_sitter_info){
+		.state = dps_load32(&w->state),
+		.pid = (int32_t)(uint32_t)dps_load64(&s->berth),
+		.group = w->group,
+		.slot = __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE),
+		.hand = dps_load32(&s->hand),
+		.told = dps_load32(&w->told),
+		.health = dps_load32(&w->health.is),
+		.exit_pid = __atomic_load_n(&s->exit_pid, __ATOMIC_ACQUIRE),
+		.exit_status = s->exit_status,
+	};
+	if (out->state == ON)
+		out->pid = w->pid;
+	return 0;
+}
+
 uint64_t
 dps_stories(void)
 {

@@ -105,7 +105,9 @@ class Job:
     def _connect(self) -> dpsup.Instance | None:
         assert self.process.poll() is None, self.process.communicate()
         with contextlib.suppress(DpsupError):
-            return dpsup.connect(self.name)
+            found = dpsup.connect(self.name)
+            # Headless: our supervisor is on its way.
+            return None if found.headless else found
         return None
 
     def sent(self) -> int:

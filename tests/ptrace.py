@@ -15,10 +15,11 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 _libc.ptrace.restype = ctypes.c_long
 
 _PEEKTEXT, _POKETEXT, _CONT, _SINGLESTEP, _GETREGS, _SETREGS = 1, 4, 7, 9, 12, 13
-_SEIZE, _INTERRUPT = 0x4206, 0x4207
+_DETACH, _SEIZE, _INTERRUPT = 17, 0x4206, 0x4207
 _WALL = 0x40000000
 _RIP = 16  # index in struct user_regs_struct
 _INT3 = 0xCC
+_JMP_SELF = 0xFEEB
 
 
 class Gone(Exception):
@@ -26,7 +27,7 @@ class Gone(Exception):
 
 
 class Traced:
-    """The main thread of a process, under our control from now to its death."""
+    """A thread, the main one of a process if that is given, under our control from now on."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -96,6 +97,13 @@ class Traced:
                 self._wait()
                 return False
             time.sleep(0.0001)
+
+    def spin(self) -> None:
+        """Let it go, to do nothing but that for ever."""
+        here = self.where()
+        word = self._call(_PEEKTEXT, here) & (1 << 64) - 1
+        self._call(_POKETEXT, here, ctypes.c_void_p((word & ~0xFFFF) | _JMP_SELF))
+        self._call(_DETACH)
 
     def kill(self) -> None:
         """SIGKILL, and let its parent hear of it."""

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from dpsup import primary, steering, supervisor
+from dpsup import adopt, primary, steering, supervisor
 from dpsup._shim import ffi, lib
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # The text of shim/abi.h without comments, and the version it had. Change the header, and raise
 # DPS_ABI_VERSION with it.
-PINNED = {5: "5326be81907529ed"}
+PINNED = {6: "e6f82f17a18c2784"}
 
 
 def abi_text() -> str:
@@ -48,6 +48,12 @@ def test_constants_that_python_keeps_are_those_of_the_header() -> None:
     assert lib.DPS_STORY_DEATH == supervisor.DEATH
     assert lib.DPS_STORY_LENT == supervisor.LENT
     assert supervisor.HEALTH[lib.DPS_STORY_STOPPED] == "stopped"
+    assert supervisor.IO_SAID[lib.DPS_STORY_IO_STUCK] == "stuck"
+    assert adopt.NO_SLOT == lib.DPS_NO_SLOT
+    assert supervisor.SEATED == adopt.SEATED == lib.DPS_HAND_SEATED
+    assert supervisor.STARTING == adopt.STARTING == lib.DPS_HAND_STARTING
+    assert adopt.STOPPED == lib.DPS_STORY_STOPPED
+    assert adopt.ABI == lib.DPS_ABI_VERSION
     assert supervisor.NOTICES[lib.DPS_NOTICE_LEASE] == "lease"
     assert len(primary.DROPS) == lib.DPS_N_DROPS
     assert lib.DPS_EXIT_USAGE in supervisor.PERMANENT
