@@ -20,11 +20,12 @@ HOMES = {
     "rich": {"render"},
     "cffi": set(),
     "dpsup._shim": {"primary"},
-    "matplotlib": {"bench/plot"},
+    "matplotlib": {"bench/plot", "chaos/plot"},
 }
 PURE = {
     "errors", "faults", "limits", "machine", "messages", "plan", "policy", "relations", "source",
     "status", "steering", "topology", "values", "words",
+    "chaos/report", "chaos/traffic",
     "bench/compare", "bench/model", "bench/rows", "bench/stats", "bench/table",
 }  # fmt: skip
 WORLD = {
