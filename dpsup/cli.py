@@ -414,11 +414,14 @@ def chaos(
 
 
 @cli.command()
+@click.option("--detail", is_flag=True, help="Where they are: lane by lane, queue by queue.")
 @_output_option
 @_name_option
 @click.pass_context
-def audit(ctx: click.Context, output: str) -> None:
-    """Account for every mbuf. Exit code 1 if some stay unexplained."""
+def audit(ctx: click.Context, detail: bool, output: str) -> None:
+    """Account for every mbuf. Exit code 1 if some stay unexplained: they are then looked for one by
+    one, and shown with who had them last. JSON always has the details.
+    """
     import time
 
     with _connect(ctx) as instance:
@@ -434,7 +437,7 @@ def audit(ctx: click.Context, output: str) -> None:
     else:
         from dpsup.render import print_audit
 
-        print_audit(doc)
+        print_audit(doc, detail)
     if any(p["unexplained"] for p in doc["pools"]):
         ctx.exit(Exit.FAILED)
 

@@ -178,9 +178,7 @@ class Own:
         count = check(self.traffic, read_pcap(self._out), summary["received"])
         self.found.count.add(count)
         self.found.dropped.update(summary["dropped"])
-        self.found.audits += 1
-        unexplained = sum(abs(int(p["unexplained"])) for p in summary["audit"])
-        self.found.leaked = max(self.found.leaked, unexplained)
+        self.found.note_audit(summary["audit"])
         if summary["in_flight"] or summary["lost"]:
             self.found.problems.append(
                 f"by the counters: {summary['in_flight']} packets in flight after the end, "

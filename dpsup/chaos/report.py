@@ -43,7 +43,15 @@ class Found:
     dropped: Counter[str] = field(default_factory=Counter)
     audits: int = 0
     leaked: int = 0
+    strays: dict[str, dict[str, Any]] = field(default_factory=dict)  # mbufs, by address
     problems: list[str] = field(default_factory=list)
+
+    def note_audit(self, pools: Sequence[dict[str, Any]]) -> None:
+        self.audits += 1
+        self.leaked = max(self.leaked, sum(abs(int(p["unexplained"])) for p in pools))
+        for pool in pools:
+            for stray in pool["strays"]:
+                self.strays.setdefault(stray["address"], stray)
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -132,7 +140,11 @@ def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[
             "lost_with_primary": found.in_flight_lost + unaccounted,
             "dropped": dict(found.dropped),
         },
-        "audit": {"times": found.audits, "leaked": found.leaked},
+        "audit": {
+            "times": found.audits,
+            "leaked": found.leaked,
+            "strays": [*found.strays.values()],
+        },
         "throughput": thinned(found.rate),
         "faults": [[round(i.t, 3), i.kind] for i in found.injected],
     }

@@ -115,9 +115,7 @@ class Target:
     def audit(self) -> None:
         """Every mbuf, while packets flow. A primary that went meanwhile answers nothing."""
         with contextlib.suppress(DpsupError):
-            unexplained = sum(abs(int(p["unexplained"])) for p in self._ask("audit"))
-            self.found.audits += 1
-            self.found.leaked = max(self.found.leaked, unexplained)
+            self.found.note_audit(self._ask("audit"))
 
     def seed_ready_ns(self, since_ns: int) -> int:
         """When a seed became ready after that time; 0: none did yet."""
