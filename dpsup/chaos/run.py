@@ -16,7 +16,7 @@ from dpsup.chaos.own import Own
 from dpsup.chaos.report import Found
 from dpsup.chaos.schedule import Fault
 from dpsup.chaos.target import Target
-from dpsup.errors import DpsupError
+from dpsup.errors import DpsupError, TimedOut
 
 SAMPLE_S = 0.1
 AUDIT_S = 1.0
@@ -117,7 +117,11 @@ class Conductor:
         # One that has got no packet since does not hang yet.
         process.wait_gone(self.injector.hung, HANG_S)
         self.injector.hung.clear()
-        self.target.until_whole()
+        try:
+            self.target.until_whole()
+        except TimedOut as e:
+            # A finding; the packets are checked all the same.
+            self.found.problems.append(str(e))
         self.target.sample()
 
     def _next_leg(self, own: Own) -> None:

@@ -150,12 +150,22 @@ class Target:
             and all(g["ready"] == g["desired"] for g in doc["groups"])
         )
 
+    def _who_is_not(self) -> str:
+        with contextlib.suppress(DpsupError), self.connect() as instance:
+            workers = [w for g in instance.status()["groups"] for w in g["workers"]]
+            found = [f"{w['id']} is {w['state']}, pid {w['pid']}" for w in workers]
+            return ": " + ", ".join(found)
+        return ""
+
     def until_whole(self) -> float:
         """Seconds until the instance is as its file says. Raises: TimedOut."""
         begun = time.monotonic()
         while not self.is_whole():
             if time.monotonic() - begun > BACK_S:
-                raise TimedOut(f"{self.name} is not as declared {BACK_S:g} s after the last fault")
+                raise TimedOut(
+                    f"{self.name} is not as declared {BACK_S:g} s after the last fault"
+                    f"{self._who_is_not()}"
+                )
             self.sample()
             time.sleep(0.05)
         return time.monotonic() - begun
