@@ -628,15 +628,71 @@ def bench(
         click.echo(text)
 
 
+@cli.command()
+@click.argument("file", required=False, type=click.Path(readable=False))
+@click.option("--faults", default="kill,segv,stop,hang,spare-kill,seed", help="See below.")
+@click.option("--rate", metavar="N/s", default="5/s", help="Faults a second, on average (5/s).")
+@click.option("--seed", type=int, help="Of the random schedule; default: another each time.")
+@click.option(
+    "--for", "seconds", metavar="TIME", callback=_seconds, default="30s", help="How long (30s)."
+)
+@click.option("--plot", metavar="FILE", help="Draw throughput and faults as SVG.")
+@_output_option
+@_name_option
+@click.pass_context
+def chaos(
+    ctx: click.Context,
+    file: str | None,
+    faults: str,
+    rate: str,
+    seed: int | None,
+    seconds: float,
+    plot: str | None,
+    output: str,
+) -> None:
+    """Kill, crash, stop and hang processes under load, and see whether the books balance.
+
+    Without -n and FILE it makes a topology and numbered traffic of its own and checks each packet:
+    lost, duplicated, reordered, damaged; and that no mbuf leaked. With -n NAME, or a topology FILE
+    that it starts and stops, it checks what counters and the audit can tell. Exit code 0 only if
+    all is accounted for. The schedule is a function of seed, faults, rate and duration.
+
+    \b
+      kill, segv, stop     a worker; stop: SIGSTOP, then SIGCONT
+      hang                 a worker, in the middle of a packet (own topology only)
+      spare-kill, seed     who waits to take over, who forks
+      attach-kill          the seed, then the next one while it attaches
+      primary              what is in flight is lost, and counted
+      supervisor           then `dpsup start` (own topology only)
+
+    \b
+      dpsup chaos --rate 20/s --seed 7 --for 1m --plot chaos.svg
+      dpsup chaos -n edge --faults kill,spare-kill --rate 1/s
+    """
+    from dpsup.chaos import command
+
+    name = ctx.obj["name"]
+    options = command.Options(name, file, faults, rate, seed, seconds, plot)
+    doc, text = command.carry_out(options, lambda line: click.echo(line, err=True))
+    if output == "json":
+        _json(doc)
+    else:
+        click.echo(text)
+    if not doc["ok"]:
+        ctx.exit(Exit.FAILED)
+
+
 # --- looking --------------------------------------------------------------------------------------
 
 
 @cli.command()
+@click.option("--detail", is_flag=True, help="Where they are: lane by lane, queue by queue.")
 @_output_option
 @_name_option
 @click.pass_context
-def audit(ctx: click.Context, output: str) -> None:
-    """Account for every mbuf. Exit code 1 if some stay unexplained.
+def audit(ctx: click.Context, detail: bool, output: str) -> None:
+    """Account for every mbuf. Exit code 1 if some stay unexplained: they are then looked for one by
+    one, and shown with who had them last. JSON always has the details.
 
     \b
       dpsup audit -o json | jq .pools[0].unexplained
@@ -656,7 +712,7 @@ def audit(ctx: click.Context, output: str) -> None:
     else:
         from dpsup.render import print_audit
 
-        print_audit(doc)
+        print_audit(doc, detail)
     if any(p["unexplained"] for p in doc["pools"]):
         ctx.exit(Exit.FAILED)
 

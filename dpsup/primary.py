@@ -49,6 +49,9 @@ DROPS = (
 WHEN_EMPTY = ("hold", "drop", "bypass")  # enum dps_when_empty
 PACKET_MOST = 1 << 16  # bytes
 EVIDENCE_BYTES = 1 << 20  # of packets, in one reply
+PLACES = (  # enum dps_place
+    "cache", "lent", "handed_back", "again", "front", "held", "tx", "xfer", "quarantine",
+)  # fmt: skip
 STAGES = ("rx", "steer", "collect", "tx", "rest")  # enum dps_stage
 _RSS = {
     "ipv4": "DPS_RSS_IPV4",
@@ -429,8 +432,81 @@ class Primary:
                 _check("audit_get", lib.dps_audit_get(i, out))
                 if out.unexplained == 0:
                     break
-            pools.append({"name": pool["name"], **_fields(out)})
+            found = {"name": pool["name"], **_fields(out), "moving": 0, "strays": []}
+            found["places"] = self._places(i)
+            if out.unexplained:
+                self._search(i, found)
+            pools.append(found)
         return pools
+
+    def _worker_name(self, slot: int) -> str | None:
+        for group in self.plan["groups"]:
+            member = slot - group["first_slot"]
+            if 0 <= member < group["max"]:
+                return f"{group['name']}/{member}"
+        return None
+
+    def _port_name(self, index: int) -> str | None:
+        return next((name for name, i in self.port_index.items() if i == index), None)
+
+    def _places(self, pool: int) -> list[dict[str, Any]]:
+        """Where its mbufs are, io core by io core; then what each port's driver may have."""
+        out = ffi.new("struct dps_audit_place[4096]")
+        n = _check("audit_places", lib.dps_audit_places(pool, out, 4096))
+        places = []
+        for at in out[0:n]:
+            place = PLACES[at.place]
+            places.append(
+                {"io": int(at.io), "place": place, "of": self._of(place, at.index),
+                 "mbufs": int(at.mbufs)}
+            )  # fmt: skip
+        return places
+
+    def _of(self, place: str, index: int) -> str | None:
+        if place in ("lent", "handed_back"):
+            return self._worker_name(index)
+        if place in ("again", "front", "held"):
+            return str(self.plan["groups"][index]["name"])
+        if place == "tx":
+            return self._port_name(index)
+        return f"io/{index}" if place == "xfer" else None
+
+    def _search(self, pool: int, found: dict[str, Any]) -> None:
+        """It does not add up: look for each single mbuf. With several io cores, that one was on its
+        way between their answers is no fault: those are `moving`."""
+        out = ffi.new("struct dps_stray[]", lib.DPS_STRAYS)
+        fresh = ffi.new("uint32_t *")
+        nowhere = _check("audit_search", lib.dps_audit_search(pool, out, lib.DPS_STRAYS, fresh))
+        if len(self.plan["io"]) > 1:
+            lost = max(0, nowhere - found["rx_rings"] - found["tx_rings"])
+            found["moving"] = found["unexplained"] - lost
+            found["unexplained"] = lost
+        if found["unexplained"] <= 0:
+            return
+        # What a driver took meanwhile is nowhere too, and no different: all are suspects then.
+        certain = fresh[0] == found["unexplained"]
+        for stray in out[0 : min(nowhere, lib.DPS_STRAYS, max(fresh[0], found["unexplained"]))]:
+            found["strays"].append({**self._stray(stray), "certain": certain})
+
+    def _stray(self, stray: Any) -> dict[str, Any]:
+        return {
+            "address": f"{stray.address:#x}",
+            "holder": self._worker_name(stray.slot) if stray.by else None,
+            "holder_by": {lib.DPS_STRAY_BY_LANE: "lane", lib.DPS_STRAY_BY_BUCKET: "bucket"}.get(
+                stray.by
+            ),
+            "port": self._port_name(stray.port),
+            "io": int(stray.io),
+            "packets_since": int(stray.ago) if stray.by == lib.DPS_STRAY_BY_LANE else None,
+            "length": int(stray.length),
+            "refcnt": int(stray.refcnt),
+            "bytes": bytes(ffi.buffer(stray.bytes))[: stray.n_bytes].hex(),
+        }
+
+    def do_test_leak(self, args: dict[str, Any]) -> None:
+        """Forget one mbuf, for tests of the audit: refused unless the instance was started with
+        DPSUP_TEST_LEAK=1. Nothing of dpsup asks for it."""
+        _check("test_leak", lib.dps_test_leak(want(args, "slot", int)), "test_leak")
 
     def do_counters(self, _: dict[str, Any]) -> dict[str, Any]:
         """Everything that is counted, read after the request came; `at_ns` is when."""

@@ -33,6 +33,8 @@ def _table(*columns: str) -> Table:
             "PLUGIN",
             "DROPPED",
             "LAST EXIT",
+            "PLACE",
+            "OF",
         )
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "DROPPED")
     return table
@@ -121,7 +123,7 @@ def hints(doc: dict[str, Any]) -> list[str]:
     return found
 
 
-def print_audit(doc: dict[str, Any]) -> None:
+def print_audit(doc: dict[str, Any], detail: bool = False) -> None:
     shown = {
         "size": "SIZE",
         "free": "FREE",
@@ -137,6 +139,29 @@ def print_audit(doc: dict[str, Any]) -> None:
     for pool in doc["pools"]:
         table.add_row(pool["name"], *(str(pool[k]) for k in shown))
     console.print(table)
+    if detail:
+        table = _table("NAME", "IO", "PLACE", "OF", "MBUFS")
+        for pool in doc["pools"]:
+            for at in pool["places"]:
+                table.add_row(
+                    pool["name"], str(at["io"]), at["place"], at["of"] or "-", str(at["mbufs"])
+                )
+        console.print(table)
+    for pool in doc["pools"]:
+        for stray in pool["strays"]:
+            console.print(stray_line(pool["name"], stray))
+
+
+def stray_line(pool: str, stray: dict[str, Any]) -> str:
+    """One mbuf that is nowhere, and what can be told of it."""
+    sure = "lost" if stray["certain"] else "lost, or a driver's"
+    by = {"lane": f", {stray['packets_since']} packets ago", "bucket": ", by its bucket"}
+    holder = f"{stray['holder']}{by[stray['holder_by']]}" if stray["holder"] else "unknown"
+    return (
+        f"{pool}: mbuf {stray['address']} is {sure}; last holder {holder}; came in by "
+        f"{stray['port'] or 'no port'}, {stray['length']} bytes, refcnt {stray['refcnt']}: "
+        f"{stray['bytes'][:64]}"
+    )
 
 
 def print_stats(doc: dict[str, Any]) -> None:

@@ -87,15 +87,14 @@ enum io_op {
 	OP_RESET,
 	OP_AUDIT,
 	OP_RELEASE,                     // the oldest packets from quarantine
+	OP_MARK,
+	OP_LEAK,
 	OP_STOP
 };
 
 struct io_audit {
 	uint64_t free[DPS_MAX_POOLS];   // in the pool's own ring
-	uint64_t cached[DPS_MAX_POOLS];
-	uint64_t lanes[DPS_MAX_POOLS];
-	uint64_t io[DPS_MAX_POOLS];
-	uint64_t quarantine[DPS_MAX_POOLS];
+	uint32_t mbufs[DPS_MAX_POOLS][DPS_N_PLACES][DPS_MAX_SLOTS];
 };
 
 // One io core.
@@ -122,6 +121,7 @@ struct io {
 	int32_t tid;                    // 0: not running yet; stored after `thread`
 	pthread_t thread;
 	struct io_audit audit;
+	bool leaked;                    // by OP_LEAK
 	struct dps_io_stats stats __rte_cache_aligned;
 	struct dps_port_stats port[DPS_MAX_PORTS];
 	uint64_t low_water[DPS_MAX_POOLS];
@@ -260,6 +260,16 @@ void asking_unlock(void);
 int io_loop(void *io);
 uint32_t io_turn(struct io *io);                // one turn of the loop; returns packets moved
 void tx_flush(struct io *io, uint32_t port);
+
+// control.c: they take asking_lock; 0 or -ETIMEDOUT.
+int io_ask(struct io *io, enum io_op op, uint32_t arg);
+int io_ask_all(enum io_op op, uint32_t arg);
+
+// audit.c, between two turns; but for the last
+void io_audit(struct io *io);
+void io_audit_mark(struct io *io);
+void io_leak(struct io *io, uint32_t slot);
+void audit_begin(void);
 
 // mailbox.c: do what is asked, and say so.
 void io_answer(struct io *io, uint32_t asked);

@@ -217,6 +217,48 @@ struct dps_pulse {
 	uint32_t pad;
 };
 
+// Where an io core has mbufs.
+enum dps_place {
+	DPS_PLACE_CACHE = 0,
+	DPS_PLACE_LENT = 1,         // to a slot
+	DPS_PLACE_BACK = 2,         // handed back by it, not collected yet
+	DPS_PLACE_AGAIN = 3,        // a group's: back from a dead worker while lanes drain
+	DPS_PLACE_FRONT = 4,        // likewise, about to be steered anew
+	DPS_PLACE_HELD = 5,         // for buckets on the move, or for room
+	DPS_PLACE_TX = 6,           // wait for a port
+	DPS_PLACE_XFER = 7,         // on their way from another io core
+	DPS_PLACE_QUARANTINE = 8,
+	DPS_N_PLACES = 9
+};
+
+struct dps_audit_place {
+	uint32_t place;             // DPS_PLACE_*
+	uint32_t io;
+	uint32_t index;             // of the slot, group, port or io core
+	uint32_t mbufs;
+};
+
+enum {
+	DPS_STRAYS = 16,            // listed at most
+	DPS_STRAY_BYTES = 64,
+	DPS_STRAY_BY_LANE = 1,      // what names its last holder: the record of that lane
+	DPS_STRAY_BY_BUCKET = 2     // whose its bucket is now
+};
+
+// An mbuf that is nowhere.
+struct dps_stray {
+	uint64_t address;
+	uint32_t length;            // bytes over all segments
+	uint32_t refcnt;
+	uint32_t port;              // that it came in by
+	uint32_t slot;              // that had it last, DPS_NO_SLOT: not known
+	uint32_t by;                // DPS_STRAY_BY_*, 0: not known
+	uint32_t io;
+	uint32_t ago;               // packets that the lane collected since
+	uint32_t n_bytes;
+	uint8_t bytes[DPS_STRAY_BYTES];
+};
+
 // eal.c
 int dps_eal_start(int argc, char **argv);
 int dps_eal_stop(void);
@@ -285,7 +327,12 @@ int dps_io_reset(uint32_t slot);        // after a corrupt slot's sitter died: e
 int dps_io_stats_get(uint32_t io, struct dps_io_stats *out);
 int dps_group_stats_get(uint32_t group, struct dps_group_stats *out);
 int dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out);
+
+// audit.c
 int dps_audit_get(uint32_t pool, struct dps_audit *out);
+int dps_audit_places(uint32_t pool, struct dps_audit_place *out, uint32_t n);
+int dps_audit_search(uint32_t pool, struct dps_stray *out, uint32_t n, uint32_t *fresh);
+int dps_test_leak(uint32_t slot);
 
 // lend.c
 int dps_group_lend(uint32_t group, uint64_t after_ns);  // 0: never; see there

@@ -689,6 +689,8 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 		s->undo = 0;    // no stamp of another plugin's may ever match a packet of the next one
 		dps_store32(&s->command, DPS_RUN);
 		seat_open(slot);
+		// Until the supervisor knows that this one runs, its death is the supervisor's.
+		seats[slot].takeovers = 0;
 		seat_offer(slot, &wardens[ret]);
 		berth_watch(ret);
 	}

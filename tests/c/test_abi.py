@@ -67,6 +67,11 @@ def test_drop_reasons_are_named_as_in_the_header() -> None:
     assert tuple(n.lower() for n in names) == primary.DROPS
 
 
+def test_places_are_as_many_as_in_the_header() -> None:
+    assert len(primary.PLACES) == lib.DPS_N_PLACES
+    assert primary.PLACES[lib.DPS_PLACE_XFER] == "xfer"
+
+
 def test_stages_are_named_as_in_the_header() -> None:
     text = (ROOT / "shim" / "shim.h").read_text()
     names = re.findall(r"DPS_STAGE_(\w+) = \d+", text)

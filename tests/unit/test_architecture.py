@@ -20,12 +20,13 @@ HOMES = {
     "rich": {"render"},
     "cffi": set(),
     "dpsup._shim": {"primary"},
-    "matplotlib": {"bench/plot"},
+    "matplotlib": {"bench/plot", "chaos/plot"},
 }
 PURE = {
     "codes", "errors", "faults", "jsonschema", "limits", "machine", "manpage", "messages", "plan",
     "policy", "relations", "source", "status", "steering", "templates", "topology", "values",
     "words",
+    "chaos/report", "chaos/traffic",
     "bench/compare", "bench/model", "bench/rows", "bench/stats", "bench/table",
 }  # fmt: skip
 WORLD = {

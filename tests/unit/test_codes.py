@@ -19,7 +19,7 @@ from dpsup.reading import load, read
 ROOT = Path(__file__).resolve().parents[2]
 RAISED = {"NotRunning", "NoSuchObject", "HostError", "NotPermitted", "TimedOut", "UsageError"}
 # Where the class's own code says all there is to say.
-GENERAL = {"bench", "messages.py", "primary.py", "bus.py", "seed.py", "values.py"}
+GENERAL = {"chaos", "bench", "messages.py", "primary.py", "bus.py", "seed.py", "values.py"}
 
 
 def calls() -> list[tuple[Path, ast.Call, str]]:
