@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The program tests/step/step.c: built with the real repair, or with one that is spoilt on purpose."""
+"""The program tests/step/step.c, built with the real repair or one that is spoilt on purpose."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The worker that ships, single-stepped through its bursts: at each instruction the real repair runs
-on a copy of what a death there would leave, and every packet must be done or as it came."""
+"""The worker that ships, single-stepped through its bursts: at each instruction the real repair
+works on a copy of what a death there would leave, and every packet must be done or as it came."""
 
 from __future__ import annotations
 
