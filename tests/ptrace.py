@@ -15,6 +15,7 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 _libc.ptrace.restype = ctypes.c_long
 
 _PEEKTEXT, _POKETEXT, _CONT, _SINGLESTEP, _GETREGS, _SETREGS = 1, 4, 7, 9, 12, 13
+_DETACH = 17
 _SEIZE, _INTERRUPT = 0x4206, 0x4207
 _WALL = 0x40000000
 _RIP = 16  # index in struct user_regs_struct
@@ -96,6 +97,10 @@ class Traced:
                 self._wait()
                 return False
             time.sleep(0.0001)
+
+    def let_go(self, number: int = 0) -> None:
+        """It goes on, with this signal if it is not 0."""
+        self._call(_DETACH, 0, ctypes.c_void_p(number))
 
     def kill(self) -> None:
         """SIGKILL, and let its parent hear of it."""

@@ -236,6 +236,8 @@ set_up(void)
 		lane = &the_primary.io[i]->lane[theirs->index];
 		lane->shared = (void *)((char *)copy + theirs->lanes[i]);
 		lane->word = dps_lane_words(lane->shared);
+		lane->meta = (void *)((char *)copy + theirs->meta[i]);
+		lane->group = theirs->group;
 		lane->scatter = scatter;
 		lane->shadow = calloc(ring, sizeof(void *));
 		lane->size = ring;

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A worker that writes where it must not, at some instruction of its loop: what is found out, what
+does no harm, and that nobody else suffers. README's "Limits" says what cannot be found out."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Run, wait_for
+from ptrace import Traced
+from stepping import build_step, step
+from traffic import flows, mix, save
+
+import dpsup
+from dpsup._shim import ffi
+
+TOPOLOGY = """
+[[ports]]
+name = "wan"
+vdev = "net_pcap_wan,rx_pcap={file},infinite_rx=1"
+[[io]]
+cores = "1"
+[[workers]]
+name = "fw"
+plugin = "delay"
+args = {{ cycles = 20000, rewrite = true }}
+input = ["wan"]
+count = 2
+spares = 1
+ring = 256
+on_full = "hold"
+restart = {{ intensity = 100000, backoff = {{ initial = "1ms", factor = 1 }} }}
+health = {{ stall_after = "500ms" }}
+"""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+GET_ROBUST_LIST = 274
+
+
+def robust_list(pid: int) -> int:
+    """Where the kernel believes a thread's list of robust mutexes to begin."""
+    head, length = ctypes.c_void_p(), ctypes.c_size_t()
+    assert _libc.syscall(GET_ROBUST_LIST, pid, ctypes.byref(head), ctypes.byref(length)) == 0
+    return int(head.value or 0)
+
+
+def offset(struct_: str, field: str) -> int:
+    return int(ffi.offsetof(f"struct {struct_}", *field.split(".")))
+
+
+Where = dict[str, Any]
+Write = tuple[int, bytes]
+
+
+def u32(value: int) -> bytes:
+    return struct.pack("<I", value & 0xFFFFFFFF)
+
+
+def u64(value: int) -> bytes:
+    return struct.pack("<Q", value & (1 << 64) - 1)
+
+
+def slot(field: str, data: bytes) -> Callable[[Where, Where], Write]:
+    return lambda me, other: (me["slot"] + offset("dps_slot", field), data)
+
+
+def sitter(field: str, data: bytes) -> Callable[[Where, Where], Write]:
+    return lambda me, other: (me["sitter"] + offset("dps_sitter", field), data)
+
+
+def ctl(field: str, data: bytes) -> Callable[[Where, Where], Write]:
+    return lambda me, other: (me["ctl"] + offset("dps_ctl", field), data)
+
+
+def lane(field: str, data: bytes) -> Callable[[Where, Where], Write]:
+    return lambda me, other: (me["lane"][0] + offset("dps_lane", field), data)
+
+
+def words(value: int) -> Callable[[Where, Where], Write]:
+    return lambda me, other: (me["lane"][0] + 256, u64(value) * me["ring"])
+
+
+WILD = 0x4141414141414141
+CASES: dict[str, Callable[[Where, Where], Write]] = {
+    "lease: a number": sitter("lease", u32(WILD)),
+    "lease: free": sitter("lease", u32(0)),
+    "lease: all of it": sitter("lease", u64(WILD) * 8),
+    "robust list: nowhere": lambda me, other: (robust_list(me["pid"]), u64(8)),
+    "robust list: empty": lambda me, other: (robust_list(me["pid"]), u64(robust_list(me["pid"]))),
+    "robust list: pending": lambda me, other: (robust_list(me["pid"]) + 16, u64(WILD)),
+    "done: ahead": lane("done", u32(WILD)),
+    "done: 0": lane("done", u32(0)),
+    "sent: ahead": lane("sent", u32(WILD)),
+    "words: descriptors of nothing": words(0),
+    "words: wild descriptors": words(WILD),
+    "words: verdicts": words(1 << 63 | 0x1000),
+    "words: no verdict known": words(~0),
+    "words: requeue": words(1 << 63 | 0x4000),
+    "undo stamp": slot("undo", u64(WILD)),
+    "undo lengths": slot("undo_head", b"\xff" * 4),
+    "undo bytes": slot("undo_bytes", b"\xff" * 256),
+    "seat: nobody": slot("seat", u64(0)),
+    "seat: wild": slot("seat", u64(WILD)),
+    "berth: nobody": sitter("berth", u64(0)),
+    "berth: wild": sitter("berth", u64(WILD)),
+    **{f"hand: {n}": sitter("hand", u32(n)) for n in (0, 1, 2, 3, 5, 77)},
+    "its slot": sitter("slot", u32(1)),
+    "its slot: wild": sitter("slot", u32(WILD)),
+    "its ticket": sitter("ticket", u32(WILD)),
+    "its group": sitter("group", u32(WILD)),
+    "a fatal signal that was none": sitter("signal", u32(11)),
+    "an exit that was none": sitter("exit_pid", u32(WILD) * 3),
+    "facts": sitter("facts", u64(WILD) * 8),
+    "slot's head": slot("magic", u64(WILD) * 8),
+    "slot's index": slot("index", u32(63)),
+    "slot's ring": slot("ring", u32(1 << 20)),
+    "slot's lanes": slot("lanes", u64(WILD) * 8),
+    "slot's metas": slot("meta", u64(WILD) * 8),
+    "slot's facts": slot("facts", u64(WILD) * 8),
+    "command: stop": slot("command", u32(1)),
+    "core": slot("core", u32(4000)),
+    "bell and parks": slot("parks", u32(WILD)),
+    "lane in hand": slot("lane", u32(WILD)),
+    "beats": slot("beats", u64(WILD) * 8),
+    "first": slot("first_ns", u64(~0)),
+    "another's done": lambda me, other: (other["lane"][0] + 128, u32(WILD)),
+    "another's undo": lambda me, other: (other["slot"] + offset("dps_slot", "undo"), u64(WILD)),
+    "another's seat": lambda me, other: (other["slot"] + offset("dps_slot", "seat"), u64(0)),
+    "another's lease": lambda me, other: (other["sitter"], u32(WILD)),
+    "stories: too many": ctl("stories", u64(WILD)),
+    "stories: none": ctl("stories", u64(0)),
+    "stories: all wild": ctl("story", u64(WILD) * 1000),
+    "the primary's lease": ctl("lease", u32(WILD)),
+    "slots' places": ctl("slot", u64(WILD) * 64),
+    "groups": ctl("group", u64(WILD) * 200),
+}
+
+
+class Rig:
+    """An instance under load, and a way to write into it."""
+
+    def __init__(self, instance: Run, rng: random.Random) -> None:
+        save(instance.folder / "in.pcap", mix(flows(4), 500, seed=1))
+        instance.start(TOPOLOGY.format(file=instance.folder / "in.pcap"))
+        self.program = build_step(instance.folder / "step")
+        self.live = dpsup.connect(instance.name)
+        self.rng = rng
+
+    def worker(self, member: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.live.status()["groups"][0]["workers"][member]
+        return found
+
+    def settle(self) -> None:
+        wait_for(lambda: (s := self.live.status())["state"] == "running" and s)
+        wait_for(lambda: self.live.status()["groups"][0]["spares_ready"] == 1)
+
+    def where(self, member: int) -> Where:
+        pid = self.worker(member)["pid"]
+        return {"pid": pid, **step(self.program, pid, "where")}
+
+    def passes(self, member: int) -> None:
+        seen = self.worker(member)["rx_packets"]
+        wait_for(lambda: self.worker(member)["rx_packets"] > seen + 200, 20)
+
+
+def do(rig: Rig, name: str, then: int) -> str:
+    """One wild write by fw/0, which then goes on (0) or gets a signal; what came of it."""
+    rig.settle()
+    me, other = rig.where(0), rig.where(1)
+    before = rig.live.status()["recovery"]["deaths"]
+    since = rig.live.events()[-1]["seq"]
+    traced = Traced(me["pid"])
+    for _ in range(rig.rng.randrange(300)):
+        traced.step()
+    address, data = CASES[name](me, other)
+    with Path(f"/proc/{me['pid']}/mem").open("r+b", buffering=0) as memory:
+        memory.seek(address)
+        memory.write(data)
+    traced.let_go(then)
+    if then:
+        wait_for(lambda: rig.live.status()["recovery"]["deaths"] > before, 20)
+    rig.passes(0)
+    rig.passes(1)
+    if not then:
+        os.kill(me["pid"], signal.SIGKILL) if rig.worker(0)["pid"] == me["pid"] else None
+    rig.settle()
+    deaths = rig.live.status()["recovery"]["deaths"] - before
+    events = [e for e in rig.live.events(since=since) if e["type"] in ("corrupt", "death", "health")]
+    audit = rig.live.audit()["pools"][0]
+    assert audit["unexplained"] == 0, audit
+    if not name.startswith("another's"):
+        assert rig.worker(1)["pid"] == other["pid"], "the bystander suffered"
+    said = sorted({e["type"] + ":" + str(e.get("notice", "")) + str(e.get("name")) for e in events})
+    return f"{deaths} deaths {' '.join(said)}"
+
+
+@pytest.mark.timeout(3600)
+def test_explore(instance: Run) -> None:
+    seed = random.randrange(1 << 32)
+    rig = Rig(instance, random.Random(seed))
+    pick = os.environ.get("PICK", "")
+    for then in (0, signal.SIGKILL):
+        for name in CASES:
+            if pick in name:
+                try:
+                    print(f"{name:32} {then:2} {do(rig, name, then)}", flush=True)
+                except BaseException as e:
+                    print(f"{name:32} {then:2} FAIL {e!r} {rig.live.events()[-6:]}", flush=True)
+                    if 'dead' in repr(e) or rig.live.status()['state'] != 'running':
+                        raise
