@@ -62,7 +62,7 @@ restore_head(uint32_t slot, struct dps_slot *s)
 
 	s->magic = DPS_SLOT_MAGIC;
 	s->index = slot;
-	s->group = p->io[0]->lane[slot].group;
+	s->group = group_of(slot);
 	s->n_lanes = p->n_io;
 	s->ring = p->io[0]->lane[slot].size;
 	for (uint32_t i = 0; i < p->n_io; i++) {

@@ -209,7 +209,7 @@ static struct warden *
 claim(uint32_t slot)
 {
 	const struct dps_slot *s = the_primary.slot[slot];
-	uint32_t group = the_primary.io[0]->lane[slot].group;
+	uint32_t group = group_of(slot);
 
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
 		struct warden *w = &wardens[i];
@@ -683,7 +683,7 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 	s = the_primary.slot[slot];
 	slot_lock(slot);
 	if (seat_revoke(slot))
-		ret = berth_open(the_primary.io[0]->lane[slot].group, ticket);
+		ret = berth_open(group_of(slot), ticket);
 	if (ret >= 0) {
 		s->core = core;
 		s->undo = 0;    // no stamp of another plugin's may ever match a packet of the next one
