@@ -59,6 +59,7 @@ struct warden {
 
 struct seat {
 	pthread_mutex_t lock;
+	int32_t core;           // CPU of whoever sits there
 	uint32_t ticket;
 	uint32_t sitter;        // who may sit, or does: an index, or NOBODY
 	uint32_t takeovers;     // that may happen before the supervisor is asked
@@ -197,6 +198,7 @@ seat_offer(uint32_t slot, struct warden *w)
 	seats[slot].sitter = w->index;
 	seats[slot].since_ns = dps_now_ns();
 	__atomic_store_n(&w->slot, slot, __ATOMIC_RELEASE);
+	the_primary.slot[slot]->core = seats[slot].core;
 	s->slot = slot;
 	s->ticket = seats[slot].ticket;
 	dps_store32(&s->hand, DPS_HAND_GO);
@@ -275,7 +277,7 @@ seat_successor(uint32_t slot, struct dps_story *story)
 
 	while (seat->takeovers > 0 && (w = claim(slot)) != NULL) {
 		story->claimed_ns = dps_now_ns();
-		pin(w, the_primary.slot[slot]->core);
+		pin(w, seat->core);
 		seat_offer(slot, w);
 		futex_wake(&sitter_of(w)->hand);
 		if (takes_seat(w) || !seat_revoke(slot)) {
@@ -685,7 +687,7 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 	if (seat_revoke(slot))
 		ret = berth_open(group_of(slot), ticket);
 	if (ret >= 0) {
-		s->core = core;
+		seats[slot].core = core;
 		s->undo = 0;    // no stamp of another plugin's may ever match a packet of the next one
 		dps_store32(&s->command, DPS_RUN);
 		seat_open(slot);
