@@ -181,6 +181,19 @@ struct primary {
 
 extern struct primary the_primary;
 
+// By the primary's own memory: what the slot's says, a worker may have overwritten.
+static inline uint32_t
+group_of(uint32_t slot)
+{
+	return the_primary.io[0]->lane[slot].group;
+}
+
+static inline uint32_t
+member_of(uint32_t slot)
+{
+	return slot - the_primary.io[0]->group[group_of(slot)].first;
+}
+
 // Free mbufs are kept in a ring, whose count an io core may read at any time.
 #define POOL_OPS "ring_mp_mc"
 

@@ -59,9 +59,9 @@ mend(struct lane *lane, uint32_t from, uint32_t to)
 }
 
 static void
-recover_lane(struct dps_slot *s, uint32_t io, uint64_t culprit, struct dps_story *out)
+recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t culprit,
+	     struct dps_story *out)
 {
-	struct lane *lane = &the_primary.io[io]->lane[s->index];
 	uint32_t published = dps_load32(&lane->published);
 	uint32_t done = lane->shared->done;
 	uint32_t first = done;
@@ -86,6 +86,23 @@ recover_lane(struct dps_slot *s, uint32_t io, uint64_t culprit, struct dps_story
 	out->left += published - done;
 }
 
+// Where the next worker finds its lanes: what the primary once wrote there, whatever it is now.
+static void
+restore_head(uint32_t slot, struct dps_slot *s)
+{
+	const struct primary *p = &the_primary;
+
+	s->magic = DPS_SLOT_MAGIC;
+	s->index = slot;
+	s->group = group_of(slot);
+	s->n_lanes = p->n_io;
+	s->ring = p->io[0]->lane[slot].size;
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		s->lanes[i] = (char *)p->io[i]->lane[slot].shared - (char *)s;
+		s->meta[i] = (char *)p->io[i]->lane[slot].meta - (char *)s;
+	}
+}
+
 // Law 4: only the slot's warden calls this, and only once the kernel has said that the thread which
 // used the lanes is gone. `stuck` is the packet that it had in hand when it was found to be, 0: it was
 // not.
@@ -96,6 +113,7 @@ slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out)
 	struct dps_slot *s = p->slot[slot];
 	uint64_t in_hand;
 
+	restore_head(slot, s);
 	for (uint32_t i = 0; i < p->n_io; i++)
 		if (!is_sound(&p->io[i]->lane[slot]))
 			out->corrupt = 1;
@@ -105,7 +123,7 @@ slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out)
 	if (!is_to_blame(out, in_hand, stuck))
 		in_hand = 0;
 	for (uint32_t i = 0; i < p->n_io; i++)
-		recover_lane(s, i, in_hand, out);
+		recover_lane(s, &p->io[i]->lane[slot], i, in_hand, out);
 	// What was in hand is settled; a second repair before the next worker must find nothing.
 	s->undo = 0;
 	s->hand = 0;

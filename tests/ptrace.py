@@ -105,6 +105,10 @@ class Traced:
         self._call(_POKETEXT, here, ctypes.c_void_p((word & ~0xFFFF) | _JMP_SELF))
         self._call(_DETACH)
 
+    def let_go(self, number: int = 0) -> None:
+        """It goes on, with this signal if it is not 0."""
+        self._call(_DETACH, 0, ctypes.c_void_p(number))
+
     def kill(self) -> None:
         """SIGKILL, and let its parent hear of it."""
         with contextlib.suppress(ProcessLookupError):

@@ -38,6 +38,11 @@ enum {
 	PARK_MS = 100           // a parked worker shows a beat now and then
 };
 
+// 0 in one program alone, the benchmark of what it costs: no undo, and nothing kept in order.
+#ifndef LOOP_CRASH_SAFE
+#define LOOP_CRASH_SAFE 1
+#endif
+
 static uint64_t segment_base;
 static uint32_t scatter[DPS_RING_MOST / DPS_LINE_WORDS];
 
@@ -57,6 +62,13 @@ dps_next_segment(const struct dps_packet *packet, const void **segment, const ui
 	*segment = m;
 	*bytes = rte_pktmbuf_mtod(m, const uint8_t *);
 	return m->data_len;
+}
+
+static inline void
+order(void)
+{
+	if (LOOP_CRASH_SAFE)
+		dps_order();
 }
 
 // Keep the bytes that the plugin may change, then say whose they are.
@@ -157,7 +169,7 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, boo
 		open_packet(l, lane, base + i, descriptor, &p);
 		data = p.data;
 		len = p.len;
-		if (saves)
+		if (saves && LOOP_CRASH_SAFE)
 			save(l->slot, l->plugin, &p, lane_index, base + i);
 		verdict = l->plugin->packet(l->state, &p);
 		back = dps_word_verdict(verdict);
@@ -165,9 +177,9 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, boo
 			// Lengths that no buffer has become 0, which the io core refuses.
 			back = dps_word_changed(verdict, p.data - data,
 						p.len <= UINT16_MAX ? p.len : 0);
-		dps_order();
+		order();
 		__atomic_store_n(word, back, __ATOMIC_RELAXED);
-		dps_order();
+		order();
 	}
 }
 
@@ -198,7 +210,7 @@ burst(struct loop *l, uint32_t index)
 		note_first(l);
 	n = n < DPS_BURST ? n : DPS_BURST;
 	__atomic_store_n(&slot->hand, dps_undo_stamp(index, lane->done + n), __ATOMIC_RELAXED);
-	dps_order();
+	order();
 	if (l->saves)
 		run(l, lane, index, n, true, true);
 	else if (l->fetches)
