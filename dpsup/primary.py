@@ -20,6 +20,7 @@ from typing import Any
 
 from dpsup import process
 from dpsup._shim import ffi, lib
+from dpsup.attach import NAMES, Attachments
 from dpsup.bus import Responder
 from dpsup.errors import DpsupError, Exit, ShimError
 from dpsup.messages import ProtocolError, Request, as_error, want
@@ -101,6 +102,7 @@ class Primary:
         self.absent: list[str] = []  # ports that were not required and are not there
         self.port_index: dict[str, int] = {}
         self.stopping = False
+        self.attachments: Attachments | None = None
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -113,6 +115,7 @@ class Primary:
             "EAL did not start",
             help="`dpsup logs` or the lines above have EAL's own words",
         )
+        self._attachments()
         for pool in plan["pools"]:
             self._pool(pool)
         _check("ctl_create", lib.dps_ctl_create(plan["generation"], len(plan["io"])))
@@ -139,6 +142,24 @@ class Primary:
             )
         _check("ctl_publish", lib.dps_ctl_publish())
         _check("io_start", lib.dps_io_start())
+
+    def _attachments(self) -> None:
+        """Find EAL's locks while nobody else attaches."""
+        if lib.dps_locks_find() < 0:
+            self.notes.append("EAL's locks were not found: one held by the dead is only waited for")
+            return
+        words = ffi.new("uint32_t[]", len(NAMES))
+
+        def read() -> list[int]:
+            _check("locks_read", lib.dps_locks_read(words))
+            return list(words)
+
+        def release(lock: int, word: int) -> bool:
+            ret = lib.dps_lock_release(lock, word)
+            return ret != -errno.EAGAIN and _check("lock_release", ret) == 0
+
+        program = Path(__file__).with_name("dpsup-worker")
+        self.attachments = Attachments(Path(_text(lib.dps_eal_dir())), program, read, release)
 
     def _pool(self, pool: dict[str, Any]) -> None:
         conf = ffi.new("struct dps_pool_conf *")
@@ -285,9 +306,14 @@ class Primary:
         ret = lib.dps_spare_prepare(want(args, "group", int), ticket)
         return {"berth": _check("spare_prepare", ret), "ticket": int(ticket[0])}
 
-    def do_call_off(self, args: dict[str, Any]) -> bool:
-        """Close a berth that nobody came for. False: somebody did, or still may."""
-        return bool(lib.dps_sitter_fate(want(args, "berth", int), 0) == 0)
+    def do_call_off(self, args: dict[str, Any]) -> int:
+        """Close a berth whose order failed, unless somebody came to it for that ticket: their pid;
+        0: nobody did, nor will; -1: somebody still may."""
+        berth, ticket = want(args, "berth", int), want(args, "ticket", int)
+        pid = _check("sitter_pid", lib.dps_sitter_pid(berth, ticket))
+        if pid == 0 and lib.dps_sitter_fate(berth, 0) != 0:
+            return -1
+        return pid
 
     def do_fate(self, args: dict[str, Any]) -> bool:
         """Has the warden done what it does about this process's death?"""
@@ -363,10 +389,21 @@ class Primary:
             "slots": [self._slot(i) for i in range(self.plan["n_slots"])],
         }
 
-    def do_heap(self, _: dict[str, Any]) -> int:
-        """Bytes allocated in EAL's heaps. Takes EAL's lock of each, so not while a seed attaches:
-        one that is killed there leaves it held."""
-        return int(lib.dps_heap_used())
+    def do_heap(self, _: dict[str, Any]) -> int | None:
+        """Bytes allocated in EAL's heaps; None where a lock of theirs is held, and stays so."""
+        used = ffi.new("uint64_t *")
+        ret = lib.dps_heap_used(used)
+        return None if ret == -errno.EDEADLK else int(_check("heap_used", ret) or used[0])
+
+    def do_locks(self, args: dict[str, Any]) -> dict[str, Any] | None:
+        """Give back locks of EAL's that the dead hold. `seed` is ready or dead; `attach`: another
+        one is about to start, so look closely."""
+        if self.attachments is None:
+            return None
+        seed = want(args, "seed", int)
+        if want(args, "attach", bool):
+            return self.attachments.put_right(seed)
+        return self.attachments.look(seed)
 
     def _pool_stats(self, index: int, name: str) -> dict[str, Any]:
         stats = ffi.new("struct dps_pool_stats *")

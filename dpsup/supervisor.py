@@ -27,6 +27,7 @@ from dpsup.output import Journal, Lines
 from dpsup.plan import GroupPlan, Plan
 from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide
 from dpsup.process import Identity, Spawned
+from dpsup.reattach import Reattach
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, SEED, Runtime, State
 from dpsup.seed import Seed, SeedError
 
@@ -35,7 +36,6 @@ SEED_LCORE = 127  # RTE_MAX_LCORE - 1: no io core's
 
 # Deadlines, far above what is measured: they catch what hangs.
 PRIMARY_READY_S = 120.0  # zeroing hugepages: 7 s for 32 GB
-SEED_READY_S = 15.0  # 20-60 ms; above EAL's own 5 s
 WORKER_READY_S = 15.0  # 3 ms and the plugin's init
 HALT_S = 2.0
 QUIT_S = 10.0
@@ -57,7 +57,9 @@ SAID = {2: "stuck", 3: "stopped", 4: "continued", 5: "starved", 6: "fed"}
 # Exit codes of the worker program that trying again does not change: shim/abi.h, 100 to 109.
 PERMANENT = range(100, 110)
 PRIMARY_POLICY = Policy(intensity=5, period=60, initial=0.1, factor=2, most=5)
-SEED_POLICY = Policy(intensity=10, period=60, initial=0.05, factor=2, most=5)
+# A seed that dies is replaced for ever; an attach costs 40 ms of a core.
+SEED_POLICY = Policy(intensity=20, period=60, initial=0.02, factor=1.5, most=0.25)
+SEED_REFUSED_S = 5.0  # before the next try, where trying again is unlikely to help
 # Spares that do not come up are forked anew less and less often, but for ever.
 SPARE_POLICY = Policy(intensity=12, period=60, initial=0.001, factor=2, most=5)
 
@@ -204,6 +206,7 @@ class Supervisor:
         self._unheard: dict[int, Sitter] = {}  # by pid, until it is known how they ended
         self._endings: dict[int, int] = {}  # of pids that nobody knows yet
         self._told = 0  # the last story heard
+        self.attach = Reattach(self)
         self._reading = asyncio.Lock()
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
@@ -650,9 +653,12 @@ class Supervisor:
             "--abi": str(hello["abi"]),
         }
         argv = [str(WORKER_PROGRAM), *(word for pair in options.items() for word in pair)]
-        self._spawn(seed, "seed", argv, SEED_READY_S)
+        self._spawn(seed, "seed", argv, self.attach.pace.deadline())
+        assert seed.identity is not None
+        self.attach.begins(seed.identity.pid)
 
     def _seed_fill(self, _: Child) -> None:
+        self.attach.is_ready()
         if self.state == "stopping":
             return
         self._orders = Seed(self.runtime.file(SEED), self._seed_says)
@@ -682,20 +688,33 @@ class Supervisor:
         refused, seed.identity = seed.refused, None
         if self.primary.state != "running" or self.state == "stopping":
             return
-        if refused:
-            code, _, text = refused.partition(" ")
-            if int(code) in PERMANENT:
-                self._fail(DpsupError(f"the seed refused: {text}"))
-                return
+        code, _, text = refused.partition(" ")
+        permanent = code.isdigit() and int(code) in PERMANENT
         decision = decide(SEED_POLICY, seed.history, Ending(), wanted=True, now=time.monotonic())
         seed.history = decision.history
-        if decision.verdict is Verdict.GIVE_UP:
-            self._fail(DpsupError(f"the seed died again and again: {decision.reason}"))
-            return
-        asyncio.get_running_loop().call_later(decision.delay, self._seed_anew)
+        delay = decision.delay or SEED_POLICY.most
+        if self.state == "starting" and self.plan.generation == 1:
+            # Somebody waits for the start, and no packet is under way.
+            if permanent:
+                self._fail(DpsupError(f"the seed refused: {text}"))
+                return
+            if decision.verdict is Verdict.GIVE_UP:
+                self._fail(DpsupError(f"the seed died again and again: {decision.reason}"))
+                return
+        if refused:
+            delay = SEED_REFUSED_S if permanent else delay
+            self.events.add(type="seed", name="seed", message=f"refused: {text}")
+        asyncio.get_running_loop().call_later(delay, self._seed_anew)
+
+    def _may_attach(self) -> bool:
+        return self.primary.state == "running" and self.state != "stopping"
 
     def _seed_anew(self) -> None:
-        if self.primary.state == "running" and self.state != "stopping":
+        if self._may_attach() and self.seed.state == "absent":
+            self._task(self._attach_again())
+
+    async def _attach_again(self) -> None:
+        if await self.attach.clear_way() and self._may_attach():
             self.fire("seed", self.seed, "start")
 
     def _seed_report(self, seed: Child) -> None:
@@ -703,6 +722,8 @@ class Supervisor:
         seed.identity = None
 
     def _seed_kill(self, seed: Child) -> None:
+        if seed.state == "attaching":
+            self.attach.is_late()
         process.signal_pidfd(seed.pidfd, signal.SIGKILL)
 
     def _seed_quit(self, seed: Child) -> None:
@@ -763,8 +784,7 @@ class Supervisor:
         except (DpsupError, OSError):
             for fd in fds:
                 os.close(fd)
-            with contextlib.suppress(DpsupError):
-                await self.ask("call_off", berth=berth["berth"])
+            self._task(self._call_off(**berth))
             raise
         os.close(log_w)
         os.close(note_w)
@@ -772,6 +792,19 @@ class Supervisor:
         Lines(log_r, lambda line: self.log.add(name=sitter.name, line=line))
         Lines(note_r, lambda line: noted(sitter, line))
         return sitter
+
+    async def _call_off(self, berth: int, ticket: int) -> None:
+        """The order for a berth failed. Somebody may have come to it all the same, as the seed died
+        between the fork and its word on it: nobody whom nobody knows may live on."""
+        deadline = time.monotonic() + HALT_S
+        while time.monotonic() < deadline:
+            pid = await self.insist("call_off", berth=berth, ticket=ticket)
+            if pid == 0 or pid in self._sitters:
+                return
+            if pid > 0:
+                self.events.add(type="stranger", name="", pid=pid)
+                process.kill(process.identify(pid))
+            await asyncio.sleep(UNBORN_S)
 
     def _know(self, sitter: Sitter) -> Sitter:
         """Watch a process from now on."""
@@ -1196,6 +1229,8 @@ class Supervisor:
             try:
                 await self._read_stories(must=False)
                 counters = await self.ask("counters")
+                if self.seed.state == "running":
+                    await self.attach.look()
             except DpsupError:
                 continue
             self._last_counters = counters

@@ -4,6 +4,7 @@
 
 // The primary's private state, in its own heap. Lines are grouped by the thread that writes them.
 
+#include <pthread.h>
 #include <stdbool.h>
 
 #include <rte_ethdev.h>
@@ -204,6 +205,8 @@ bool health_kills_stopped(uint32_t group);
 
 // warden.c
 int wardens_start(void);
+// A thread of the primary that takes no signal: those are Python's.
+int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
 void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
 void slot_unlock(uint32_t slot);
 bool seat_revoke(uint32_t slot);                // take it back from who was told to sit down, under
