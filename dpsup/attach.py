@@ -36,8 +36,9 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("memory", "tailq", "mempool", "timer", "memzone")  # DPS_LOCK_*
-NEEDED = ("memory", "memzone")  # by a seed's attach
-WRITE = 2  # DPS_LOCK_WRITE
+# What keeps a seed's attach waiting: it reads under the first and writes under the second.
+WAIT, WRITE = 1, 2  # DPS_LOCK_WAIT, DPS_LOCK_WRITE
+IN_THE_WAY = {"memory": WAIT | WRITE, "memzone": ~0}
 LOOKS = 20
 LOOK_S = 0.01  # for a thread to have slept through
 _SOCKET = re.compile(r"mp_socket_(\d+)_[0-9a-f]+")
@@ -170,7 +171,7 @@ class Attachments:
     def put_right(self, seed: int) -> dict[str, Any]:
         """Give back what the dead hold, `seed` being ready or dead. In the answer, locks by name
         and word: `released`; `left`, as nobody can say whether what they guard is whole; `held`,
-        by those who may be `alive` (pids)."""
+        by those who may be `alive` (pids); `blocked`, of both, what a seed would wait for."""
         self._note(seed)
         released: dict[str, int] = {}
         left: dict[str, int] = {}
@@ -199,6 +200,7 @@ class Attachments:
             "released": released,
             "left": left,
             "held": still,
+            "blocked": [n for n, w in (still | left).items() if w & IN_THE_WAY.get(n, 0)],
             "alive": sorted(alive),
             "strangers": sorted(self._strangers),
         }

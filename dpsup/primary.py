@@ -115,10 +115,10 @@ class Primary:
             "EAL did not start",
             help="`dpsup logs` or the lines above have EAL's own words",
         )
-        self._attachments()
         for pool in plan["pools"]:
             self._pool(pool)
         _check("ctl_create", lib.dps_ctl_create(plan["generation"], len(plan["io"])))
+        self._attachments()
         for port in plan["ports"]:
             self._port(port)
         self._start_ports()

@@ -62,14 +62,14 @@ class Reattach:
             if found is None:
                 return True
             self._say(found)
-            needed = [n for n in ("memory", "memzone") if n in found["left"]]
+            needed = [n for n in found["blocked"] if n in found["left"]]
             if needed:
                 self._end_generation(
                     f"pid {found['strangers']} died holding EAL's {' and '.join(needed)} lock as a "
                     "writer, and what that guards may be half changed"
                 )
                 return False
-            if not found["held"]:
+            if not found["blocked"]:
                 return True
             if not waits:
                 waits = True

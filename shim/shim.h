@@ -187,7 +187,7 @@ enum {
 };
 
 const char *dps_eal_dir(void);          // EAL's runtime folder
-int dps_locks_find(void);               // while nobody else attaches
+int dps_locks_find(void);               // once there is a memzone, before anybody else attaches
 int dps_locks_read(uint32_t *word);     // [DPS_N_LOCKS]; 0: free
 int dps_lock_release(uint32_t lock, uint32_t word);     // -EAGAIN: it is no longer `word`
 int dps_heap_used(uint64_t *used);      // bytes allocated in EAL's shared heaps; -EDEADLK: a lock of
