@@ -10,9 +10,17 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from harness import PATIENCE, Run
+from ptrace import Gone, Traced
+
+import dpsup
 from dpsup import supervisor
+from dpsup._shim import lib
+from dpsup.process import start_ticks
 
 WORDS = 64  # at the start of EAL's shared configuration, the locks among them
 
@@ -39,6 +47,63 @@ class Config:
         return {i: word for i, (word, free) in enumerate(now) if word != free}
 
 
+def attach_arguments(instance: Run, socket: Path, generation: int = 1, **changed: str) -> list[str]:
+    """The command of a seed that nobody ordered, with some of its arguments changed."""
+    primary = instance.status()["primary"]["pid"]
+    arguments = {
+        "socket": str(socket),
+        "file-prefix": f"dpsup-{instance.name}-g{generation}",
+        "lcores": "126@0",
+        "name": instance.name,
+        "dpdk": dpsup._build.DPDK_VERSION,
+        "generation": str(generation),
+        "primary": str(primary),
+        "primary-start": str(start_ticks(primary)),
+        "abi": str(int(lib.DPS_ABI_VERSION)),
+        **changed,
+    }
+    return [
+        str(supervisor.WORKER_PROGRAM),
+        *(w for k, v in arguments.items() for w in (f"--{k}", v)),
+    ]
+
+
+def run_to(traced: Traced, condition: Callable[[], Any], syscalls: int = 20000) -> bool:
+    """Run an attaching process until a condition holds at one of its system calls; False if it is
+    through before."""
+    for _ in range(syscalls):
+        if condition():
+            return True
+        try:
+            traced.to_syscall()
+        except Gone:
+            return False
+    return False
+
+
+def own_processes(name: str) -> list[int]:
+    """Seeds, workers and spares of an instance that have not ended."""
+    program = supervisor.WORKER_PROGRAM.stat()
+    found = []
+    for one in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            file = (one / "exe").stat()
+            if (file.st_dev, file.st_ino) == (program.st_dev, program.st_ino):
+                words = (one / "cmdline").read_bytes().decode(errors="replace")
+                if f"dpsup-{name}-g" in words or f"dpsup-worker: {name} " in words:
+                    found.append(int(one.name))
+    return found
+
+
+def zombies(parent: int) -> list[int]:
+    found = []
+    for pid in children(parent):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                found.append(pid)
+    return found
+
+
 def children(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
@@ -55,7 +120,7 @@ def is_seed(pid: int) -> bool:
     return False
 
 
-def next_seed(parent: int, old: int, seconds: float = 30.0) -> int:
+def next_seed(parent: int, old: int, seconds: float = 3 * PATIENCE) -> int:
     """The pid of the supervisor's next seed, as early as can be."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

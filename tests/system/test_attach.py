@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from eal import Config, eal_folder, kill_seeds
+from eal import Config, attach_arguments, eal_folder, kill_seeds, next_seed, run_to
 from harness import NULL, Run, wait_for
+from ptrace import Traced
 
 import dpsup
+from dpsup.attach import takes_connections
+from dpsup.policy import Pace
 
 LONG = os.environ.get("DPSUP_LONG") == "1"
 ONLY_LONG = [pytest.mark.long, pytest.mark.skipif(not LONG, reason="long")]
@@ -95,7 +102,7 @@ def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> Non
         found: list[dict[int, int]] = []
         events: list[dict[str, Any]] = []
         while len(found) < kills:
-            seed = client.status()["seed"]["pid"] or 0
+            seed = wait_for(lambda: client.status()["seed"]["pid"])
             found += kill_seeds(before["supervisor"]["pid"], seed, min(50, kills), 0.06, config)
             events += client.events(since=events[-1]["seq"] if events else 0)
         wait_for(lambda: client.status()["seed"]["state"] == "running")
@@ -109,3 +116,163 @@ def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> Non
         renew(client)
         assert settled(lambda: left_behind(instance, client), was) == was
         assert not config.held()
+
+
+# --- locks ---------------------------------------------------------------------------------------
+
+READS = 4  # of a lock that is held once for reading; any other word has a writer
+
+
+@contextlib.contextmanager
+def by_hand(instance: Run, folder: Path, stop: Callable[[], Any]) -> Iterator[Traced]:
+    """A process that attaches, stopped where a condition holds: to the instance, an outsider."""
+    command = attach_arguments(instance, folder / "seed.sock")
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    traced = Traced(started.pid)
+    try:
+        assert run_to(traced, stop)
+        yield traced
+    finally:
+        traced.kill()
+
+
+def said(client: dpsup.Instance, words: str) -> list[dict[str, Any]]:
+    return [e for e in client.events() if words in e.get("message", "")]
+
+
+def is_written(config: Config) -> bool:
+    return any(word % READS for word in config.held().values())
+
+
+def is_read(config: Config) -> bool:
+    return any(word % READS == 0 for word in config.held().values())
+
+
+def test_what_a_dead_outsider_read_is_given_back(instance: Run, tmp_path: Path) -> None:
+    instance.start(SLOW_NULL)
+    config = Config(instance.name)
+    with dpsup.connect(instance.name) as client:
+        with by_hand(instance, tmp_path, lambda: is_read(config)):
+            time.sleep(1.5)  # it lives: whoever looks leaves it alone
+            assert config.held()
+        wait_for(lambda: not config.held())
+        wait_for(lambda: said(client, "given back"))
+        assert client.status()["generation"] == 1
+
+
+def test_what_a_dead_seed_wrote_under_is_given_back(instance: Run) -> None:
+    instance.start(SLOW_NULL)
+    config = Config(instance.name)
+    with dpsup.connect(instance.name) as client:
+        before = client.status()
+        seed = before["seed"]["pid"]
+        for _ in range(20):  # it may be past that point by the time we have it
+            os.kill(seed, signal.SIGKILL)
+            seed = next_seed(before["supervisor"]["pid"], seed)
+            traced = Traced(seed)
+            if run_to(traced, lambda: is_written(config)):
+                break
+        traced.kill()
+        wait_for(lambda: said(client, "given back"))
+        wait_for(lambda: client.status()["seed"]["state"] == "running")
+        after = client.status()
+        assert not config.held()
+        assert (after["generation"], pids(after)) == (1, pids(before))
+
+
+def test_a_lock_that_a_living_process_has_is_waited_for(instance: Run, tmp_path: Path) -> None:
+    instance.start(SLOW_NULL)
+    config = Config(instance.name)
+    with dpsup.connect(instance.name) as client:
+        before = client.status()
+        with by_hand(instance, tmp_path, lambda: is_written(config)) as holder:
+            os.kill(before["seed"]["pid"], signal.SIGKILL)
+            waits = wait_for(lambda: said(client, "a new seed waits"))
+            assert waits[0]["alive"] == [holder.pid]
+            assert config.held()
+            assert client.status()["seed"]["state"] != "running"
+            # It goes on, and gives the lock back by itself.
+            run_to(holder, lambda: not is_written(config))
+            holder.let_go()
+            wait_for(lambda: client.status()["seed"]["state"] == "running")
+        after = client.status()
+        assert (after["generation"], pids(after)) == (1, pids(before))
+
+
+def test_past_what_an_outsider_may_have_left_half_done_a_generation_starts(
+    instance: Run, tmp_path: Path
+) -> None:
+    instance.start(SLOW_NULL)
+    config = Config(instance.name)
+    with dpsup.connect(instance.name) as client:
+        before = client.status()
+        with by_hand(instance, tmp_path, lambda: is_written(config)) as holder:
+            pid = holder.pid
+        wait_for(lambda: said(client, "an outsider died with locks"))
+        assert client.status()["generation"] == 1  # nobody needs that lock yet
+        os.kill(before["seed"]["pid"], signal.SIGKILL)
+        wait_for(lambda: (s := client.status())["generation"] == 2 and s["state"] == "running")
+        (last,) = said(client, "last resort")
+        assert str(pid) in last["message"]
+
+
+def test_a_stuck_attach_is_ended_by_its_deadline(instance: Run) -> None:
+    instance.start(SLOW_NULL)
+    with dpsup.connect(instance.name) as client:
+        before = client.status()
+        seed = before["seed"]["pid"]
+        os.kill(seed, signal.SIGKILL)
+        stuck = next_seed(before["supervisor"]["pid"], seed)
+        os.kill(stuck, signal.SIGSTOP)
+        (late,) = wait_for(lambda: said(client, "attach not done"))
+        assert late["pid"] == stuck
+        # Measured from those that came through, not the first one's patience.
+        assert float(late["message"].split()[4]) < Pace.MOST
+        wait_for(lambda: client.status()["seed"]["state"] == "running")
+        after = client.status()
+        assert (after["generation"], pids(after)) == (1, pids(before))
+
+
+def test_nothing_of_a_dead_seed_answers_the_primarys_requests(instance: Run) -> None:
+    """Where a child held a dead seed's socket, EAL would wait 5 s for its answer to each one."""
+    instance.start(SLOW_NULL)
+    folder = eal_folder(instance.name)
+    with dpsup.connect(instance.name) as client:
+        old = client.status()["seed"]["pid"]
+        (socket,) = folder.glob(f"mp_socket_{old}_*")
+        assert takes_connections(socket)
+        os.kill(old, signal.SIGKILL)
+        wait_for(lambda: not takes_connections(socket))  # its workers live
+        wait_for(lambda: client.status()["seed"]["state"] == "running")
+        new = client.status()["seed"]["pid"]
+        assert [p.name.split("_")[2] for p in folder.glob("mp_socket_*_*")] == [str(new)]
+
+
+@pytest.mark.skipif(not shutil.which("dpdk-proc-info"), reason="needs dpdk-proc-info")
+@pytest.mark.parametrize("kills", [25, pytest.param(500, marks=ONLY_LONG)])
+@pytest.mark.timeout(1800)
+def test_outsiders_killed_while_they_attach_stop_nobody(instance: Run, kills: int) -> None:
+    instance.start(SLOW_NULL)
+    config = Config(instance.name)
+    prefix = f"--file-prefix=dpsup-{instance.name}-g1"
+    command = ["dpdk-proc-info", prefix, "--no-pci", "--", "--stats"]
+    chance = random.Random(kills)
+
+    def outsider() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    with dpsup.connect(instance.name) as client:
+        before = client.status()
+        left: Counter[str] = Counter()
+        for _ in range(kills):
+            one = outsider()
+            time.sleep(chance.random() * 0.15)
+            one.kill()
+            one.wait()
+            left[str(config.held())] += 1
+        wait_for(lambda: not config.held())
+        assert outsider().wait(timeout=30) == 0
+        after = client.status()
+        assert (after["generation"], pids(after)) == (1, pids(before))
+        assert after["ports"][0]["rx_packets"] > before["ports"][0]["rx_packets"]
+        print(f"{kills} kills of dpdk-proc-info; left held {dict(left)}")
