@@ -5,10 +5,10 @@ where it hurts, and the locks that they leave."""
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import random
 import signal
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,13 +33,12 @@ class Config:
     """The head of EAL's shared configuration, whatever its layout is."""
 
     def __init__(self, name: str) -> None:
-        fd = os.open(eal_folder(name) / "config", os.O_RDWR)
-        self._map = mmap.mmap(fd, mmap.PAGESIZE)
-        os.close(fd)
+        # Not mapped: whoever has it mapped may hold a lock.
+        self._file = (eal_folder(name) / "config").open("rb", buffering=0)
         self.free = self.words()
 
     def words(self) -> tuple[int, ...]:
-        return tuple(memoryview(self._map)[: WORDS * 4].cast("I"))
+        return struct.unpack(f"{WORDS}I", os.pread(self._file.fileno(), WORDS * 4, 0))
 
     def held(self) -> dict[int, int]:
         """What differs from when nobody held a lock, by index."""

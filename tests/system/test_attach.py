@@ -87,7 +87,7 @@ def report(found: list[dict[int, int]], events: list[dict[str, Any]]) -> None:
     said = Counter(e["message"] for e in events if e["type"] in ("locks", "seed"))
     left = Counter(str(f) for f in found if f)
     print(f"{len(found)} kills; left held {dict(left)}; said {dict(said)}; ", end="")
-    print(f"{len(attaches)} attaches done, p50 and p99 {quantiles} ms")
+    print(f"{len(attaches)} attaches done, p50 and p99 {quantiles} ms", flush=True)
 
 
 @pytest.mark.timeout(3600)
@@ -105,6 +105,8 @@ def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> Non
             seed = wait_for(lambda: client.status()["seed"]["pid"])
             found += kill_seeds(before["supervisor"]["pid"], seed, min(50, kills), 0.06, config)
             events += client.events(since=events[-1]["seq"] if events else 0)
+            if kills > 60:
+                report(found, events)
         wait_for(lambda: client.status()["seed"]["state"] == "running")
         after = client.status()
         assert after["generation"] == 1
