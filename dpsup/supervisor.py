@@ -653,7 +653,12 @@ class Supervisor:
             "--abi": str(hello["abi"]),
         }
         argv = [str(WORKER_PROGRAM), *(word for pair in options.items() for word in pair)]
-        self._spawn(seed, "seed", argv, self.attach.pace.deadline())
+        try:
+            self._spawn(seed, "seed", argv, self.attach.pace.deadline())
+        except OSError as e:  # no process, no descriptor to be had
+            self.events.add(type="error", message=f"no seed: {e}")
+            asyncio.get_running_loop().call_later(SEED_REFUSED_S, self.fire, "seed", seed, "died")
+            return
         assert seed.identity is not None
         self.attach.begins(seed.identity.pid)
 
@@ -714,8 +719,13 @@ class Supervisor:
             self._task(self._attach_again())
 
     async def _attach_again(self) -> None:
-        if await self.attach.clear_way() and self._may_attach():
-            self.fire("seed", self.seed, "start")
+        """Whatever goes wrong on the way, it is tried again: nothing forks without a seed."""
+        try:
+            if await self.attach.clear_way() and self._may_attach():
+                self.fire("seed", self.seed, "start")
+        except (DpsupError, OSError) as e:
+            self.events.add(type="error", message=str(e))
+            asyncio.get_running_loop().call_later(SEED_POLICY.most, self._seed_anew)
 
     def _seed_report(self, seed: Child) -> None:
         self._drop_orders()

@@ -37,13 +37,19 @@ def whole(client: dpsup.Instance) -> dict[str, Any] | None:
 
 def nobody_else(client: dpsup.Instance, name: str) -> None:
     """Seed, worker, spare; and no zombie."""
-    status = wait_for(lambda: whole(client))
-    parent = status["supervisor"]["pid"]
-    wait_for(lambda: len(own_processes(name)) == 3 and not zombies(parent) and whole(client))
-    assert status["generation"] == 1
-    pids = own_processes(name)
-    assert status["seed"]["pid"] in pids
-    assert status["groups"][0]["workers"][0]["pid"] in pids
+
+    def so() -> bool:
+        status, pids = whole(client), own_processes(name)
+        return (
+            status is not None
+            and len(pids) == 3
+            and status["seed"]["pid"] in pids
+            and status["groups"][0]["workers"][0]["pid"] in pids
+            and not zombies(status["supervisor"]["pid"])
+        )
+
+    wait_for(so)
+    assert client.status()["generation"] == 1
     assert client.audit()["pools"][0]["unexplained"] == 0
 
 
