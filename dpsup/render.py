@@ -102,12 +102,18 @@ def hints(doc: dict[str, Any]) -> list[str]:
     for group in doc["groups"]:
         for w in group["workers"]:
             if w["state"] in ("held", "backoff") and w["last_exit"]:
-                reason = w["last_exit"]["reason"]
+                reason = w["last_exit"]["reason"] or w["held_for"]
+                again = "reset-failed" if w["state"] == "held" else "restart"
                 found.append(
                     f"{w['id']} is in {w['state']} after {w['last_exit']['how']}"
                     + (f" ({reason})" if reason else "")
-                    + f": `dpsup -n {name} logs {w['id']}`, `dpsup -n {name} restart {w['id']}`"
+                    + f": `dpsup -n {name} logs {w['id']}`, `dpsup -n {name} {again} {w['id']}`"
                 )
+        if group["spares_held"]:
+            found.append(
+                f"no spare of {group['name']} is forked any more ({group['spares_held']}): "
+                f"`dpsup -n {name} reset-failed {group['name']}`"
+            )
     return found
 
 
@@ -204,10 +210,30 @@ def _brief(value: Any) -> Any:
     return ",".join(f"{k}:{v}" for k, v in value.items() if v) or "-"
 
 
+def _death(event: dict[str, Any]) -> str:
+    """One line of what `-o json` tells in full."""
+    found, times = event["repaired"], event["times"]
+    noticed = times.get("noticed_ns", 0)
+    parts = [f"pid {event['pid']}, {event['how']}{', stuck with work' if event['hung'] else ''}"]
+    if found["corrupt"]:
+        parts.append("its shared memory is corrupt")
+    elif times.get("repaired_ns"):
+        parts.append(
+            f"{found['published']} verdicts kept, {found['undone']} packets put back, "
+            f"{found['left']} left, in {(times['repaired_ns'] - noticed) / 1000:.0f} us"
+        )
+    if event["successor"]:
+        took = (times.get("seated_ns", noticed) - noticed) / 1000
+        parts.append(f"spare {event['successor']} seated after {took:.0f} us")
+    return "; ".join(parts)
+
+
 def event_line(event: dict[str, Any]) -> str:
     skip = {"at", "at_ns", "seq", "type", "name", "kind"}
     if event["type"] == "state":
         what = f"{event['kind']} {event['name']}: {event['old']} -> {event['new']} ({event['why']})"
+    elif event["type"] == "death":
+        what = f"death {event['name']} {_death(event)}"
     else:
         rest = " ".join(f"{k}={_brief(v)}" for k, v in event.items() if k not in skip)
         what = f"{event['type']} {event.get('name', '')} {rest}".strip()

@@ -95,7 +95,7 @@ struct io {
 	struct rx_queue rxq[RXQ_MOST];
 	struct rte_ring *xfer[DPS_MAX_IO];      // from io core i to this one
 
-	// written by the control thread
+	// written by who asks, under asking_lock
 	uint32_t asked __rte_cache_aligned;
 	enum io_op op;
 	uint32_t arg;
@@ -182,6 +182,7 @@ uint32_t hash_flow(const uint8_t *p, uint32_t len);
 
 // recover.c
 void slot_repair(uint32_t slot, struct dps_story *out);
+int slot_requeue(uint32_t slot);                // under its lock, after seat_revoke
 
 // health.c: what a warden remembers of a worker from round to round.
 struct health {
@@ -209,15 +210,28 @@ int wardens_start(void);
 int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
 void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
 void slot_unlock(uint32_t slot);
+bool seat_is_corrupt(uint32_t slot);            // its last sitter left lanes that nobody can repair
 bool seat_revoke(uint32_t slot);                // take it back from who was told to sit down, under
 						// the lock; false: too late, somebody sits
+uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when nobody sits, 0: somebody does
+uint64_t story_tell(const struct dps_story *story);
+int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
+
+// lend.c
+int lend_start(void);
+void lend_look(void);                           // something has changed: look soon
+void lend_stop(void);
+
+// control.c: the io cores are asked by one thread at a time, and a map is changed by one.
+void asking_lock(void);
+void asking_unlock(void);
 
 // io.c
 int io_loop(void *io);
 uint32_t io_turn(struct io *io);                // one turn of the loop; returns packets moved
 void tx_flush(struct io *io, uint32_t port);
 
-// mailbox.c: do what the control thread asks, and say so.
+// mailbox.c: do what is asked, and say so.
 void io_answer(struct io *io, uint32_t asked);
 
 // What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where nobody but

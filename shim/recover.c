@@ -74,8 +74,8 @@ slot_repair(uint32_t slot, struct dps_story *out)
 	s->undo = 0;
 }
 
-static int
-requeue(uint32_t slot)
+int
+slot_requeue(uint32_t slot)
 {
 	struct primary *p = &the_primary;
 	int total = 0;
@@ -113,7 +113,7 @@ dps_slot_requeue(uint32_t slot)
 		return -EINVAL;
 	slot_lock(slot);
 	if (seat_revoke(slot))
-		ret = requeue(slot);
+		ret = slot_requeue(slot);
 	slot_unlock(slot);
 	return ret;
 }

@@ -239,14 +239,19 @@ static void
 seat_worker(uint32_t index, const struct count_group *group)
 {
 	struct dps_slot *slot = the_primary.slot[index];
+	struct dps_sitter *sitter = &the_primary.ctl->sitter[index];
 	const struct dps_plugin *plugin = group->own;
 	void *state = NULL;
 
-	if (plugin != NULL)
-		slot->needs = plugin->needs;
-	else if (plugin_load(the_primary.ctl, slot, &plugin, &state) != 0) {
-		fprintf(stderr, "%s: %s\n", group->builtin, slot->error);
+	sitter->group = slot->group;
+	sitter->slot = index;
+	if (plugin != NULL) {
+		slot->facts.needs = plugin->needs;
+	} else if (plugin_load(the_primary.ctl, sitter, &plugin, &state) != 0) {
+		fprintf(stderr, "%s: %s\n", group->builtin, sitter->error);
 		exit(1);
+	} else {
+		slot->facts = sitter->facts;
 	}
 	loop_init(&loops[n_loops++], the_primary.ctl->base, slot, plugin, state);
 	need("io_lane", dps_io_lane(index));
