@@ -670,11 +670,18 @@ class Supervisor:
         assert seed.identity is not None
         self.attach.begins(seed.identity.pid)
 
-    def _seed_fill(self, _: Child) -> None:
+    def _seed_fill(self, seed: Child) -> None:
         self.attach.is_ready()
         if self.state == "stopping":
             return
-        self._orders = Seed(self.runtime.file(SEED), self._seed_says)
+        try:
+            self._orders = Seed(self.runtime.file(SEED), self._seed_says)
+        except OSError as e:
+            # It died right after its last word. One that lives and does not listen is of no use.
+            self.events.add(type="seed", name="seed", message=f"takes no orders: {e}")
+            if seed.pidfd >= 0:
+                process.signal_pidfd(seed.pidfd, signal.SIGKILL)
+            return
         for group in self.groups:
             for worker in group.workers:
                 worker.wanted = worker.member < group.desired

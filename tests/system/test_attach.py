@@ -235,6 +235,28 @@ def test_a_stuck_attach_is_ended_by_its_deadline(instance: Run) -> None:
         assert (after["generation"], pids(after)) == (1, pids(before))
 
 
+def test_a_seed_may_die_right_after_it_said_ready(instance: Run) -> None:
+    instance.start(SLOW_NULL)
+    with dpsup.connect(instance.name) as client:
+        before = client.status()
+        parent, seed = before["supervisor"]["pid"], before["seed"]["pid"]
+        os.kill(seed, signal.SIGKILL)
+        seed = next_seed(parent, seed)
+        words = Path(f"/proc/{seed}/cmdline").read_text().split("\0")
+        notify = words[words.index("--notify") + 1]  # closed once it has said READY
+        # Its word is there, and read when it is dead.
+        os.kill(parent, signal.SIGSTOP)
+        try:
+            wait_for(lambda: not Path(f"/proc/{seed}/fd/{notify}").exists(), step=0.001)
+            os.kill(seed, signal.SIGKILL)
+            time.sleep(0.1)
+        finally:
+            os.kill(parent, signal.SIGCONT)
+        wait_for(lambda: (s := client.status()["seed"])["state"] == "running" and s["pid"] != seed)
+        after = client.status()
+        assert (after["generation"], pids(after)) == (1, pids(before))
+
+
 def test_nothing_of_a_dead_seed_answers_the_primarys_requests(instance: Run) -> None:
     """Where a child held a dead seed's socket, EAL would wait 5 s for its answer to each one."""
     instance.start(SLOW_NULL)
