@@ -35,10 +35,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-NAMES = ("memory", "tailq", "mempool", "timer", "memzone")  # DPS_LOCK_*
-# What keeps a seed's attach waiting: it reads under the first and writes under the second.
+FIRST = ("memory", "tailq", "mempool", "timer", "memzone", "zones")  # DPS_LOCK_*
+# What keeps a seed's attach waiting: it writes under "memzone" and reads under the others.
 WAIT, WRITE = 1, 2  # DPS_LOCK_WAIT, DPS_LOCK_WRITE
-IN_THE_WAY = {"memory": WAIT | WRITE, "memzone": ~0}
+IN_THE_WAY = {"memory": WAIT | WRITE, "memzone": ~0, "tailq": 0, "mempool": 0, "timer": 0}
+
+
+def lock_names(n: int) -> tuple[str, ...]:
+    """Of a primary's first n locks: after those that each has, one for each list of memory."""
+    return *FIRST[:n], *(f"segments {i}" for i in range(n - len(FIRST)))
+
+
 LOOKS = 20
 LOOK_S = 0.01  # for a thread to have slept through
 _SOCKET = re.compile(r"mp_socket_(\d+)_[0-9a-f]+")
@@ -96,8 +103,8 @@ def at_rest() -> bool:
 class Attachments:
     """Who attaches to this primary, and what they leave behind.
 
-    `read()` gives the locks' words in the order of NAMES, `release(lock, word)` whether the lock
-    was still `word` and now is free."""
+    `read()` gives the locks' words in the order of `lock_names`, `release(lock, word)` whether the
+    lock was still `word` and now is free."""
 
     def __init__(
         self,
@@ -179,7 +186,8 @@ class Attachments:
         alive: set[int] = set()
         for _ in range(LOOKS):
             words = self.read()
-            held = {n: w for n, w in zip(NAMES, words, strict=True) if w}
+            names = lock_names(len(words))
+            held = {n: w for n, w in zip(names, words, strict=True) if w}
             alive = self.alive(seed) if held else set()
             if not held or alive:
                 break
@@ -189,19 +197,22 @@ class Attachments:
             if not at_rest():
                 continue
             for name in held.keys() - left.keys():
-                if self.release(NAMES.index(name), held[name]):
+                if self.release(names.index(name), held[name]):
                     released[name] = held[name]
         words = self.read()
         if not any(words) and (not self._strangers or not self.alive(seed)):
             self._absolve()
         else:
             self._sweep(absolved=False)
-        still = {n: w for n, w in zip(NAMES, words, strict=True) if w and n not in left}
+        named = zip(lock_names(len(words)), words, strict=True)
+        still = {n: w for n, w in named if w and n not in left}
         return {
             "released": released,
             "left": left,
             "held": still,
-            "blocked": [n for n, w in (still | left).items() if w & IN_THE_WAY.get(n, 0)],
+            "blocked": [
+                n for n, w in (still | left).items() if w & IN_THE_WAY.get(n, WAIT | WRITE)
+            ],
             "alive": sorted(alive),
             "strangers": sorted(self._strangers),
         }

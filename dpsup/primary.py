@@ -20,7 +20,7 @@ from typing import Any
 
 from dpsup import process
 from dpsup._shim import ffi, lib
-from dpsup.attach import NAMES, Attachments
+from dpsup.attach import Attachments
 from dpsup.bus import Responder
 from dpsup.errors import DpsupError, Exit, ShimError
 from dpsup.messages import ProtocolError, Request, as_error, want
@@ -148,11 +148,10 @@ class Primary:
         if lib.dps_locks_find() < 0:
             self.notes.append("EAL's locks were not found: one held by the dead is only waited for")
             return
-        words = ffi.new("uint32_t[]", len(NAMES))
+        words = ffi.new("uint32_t[]", int(lib.DPS_LOCKS_MOST))
 
         def read() -> list[int]:
-            _check("locks_read", lib.dps_locks_read(words))
-            return list(words)
+            return list(words[0 : _check("locks_read", lib.dps_locks_read(words))])
 
         def release(lock: int, word: int) -> bool:
             ret = lib.dps_lock_release(lock, word)

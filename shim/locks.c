@@ -4,7 +4,7 @@
 //
 // A process that is killed while it attaches leaves them as they were; whoever wants one then spins
 // for ever. They lie in EAL's own struct rte_mem_config, which no header shows and which differs from
-// version to version, so their words are found by taking each one and seeing which word changes.
+// version to version, so their words are found by taking each one and seeing which word changes. Arrays of EAL's are public.
 //
 // Who may give back, and when, is for dpsup/attach.py to decide; its head has the proof.
 
@@ -17,7 +17,9 @@
 
 #include <rte_eal.h>
 #include <rte_eal_memconfig.h>
+#include <rte_fbarray.h>
 #include <rte_malloc.h>
+#include <rte_memory.h>
 #include <rte_memzone.h>
 #include <rte_rwlock.h>
 
@@ -34,7 +36,8 @@ _Static_assert(DPS_LOCK_WAIT == RTE_RWLOCK_WAIT && DPS_LOCK_WRITE == RTE_RWLOCK_
 	       "same");
 
 static uint32_t *config;                // EAL's shared configuration
-static uint32_t *lock[DPS_N_LOCKS];
+static uint32_t *lock[DPS_LOCKS_MOST];
+static uint32_t n_locks;
 
 // --- where they are -------------------------------------------------------------------------------
 
@@ -132,23 +135,56 @@ find_lock(uint32_t which)
 	return NULL;
 }
 
+static uint32_t *
+array_lock(const struct rte_fbarray *array)
+{
+	return (uint32_t *)(uintptr_t)&array->rwlock.cnt;
+}
+
+// An array of EAL's (rte_fbarray.h) has a lock of its own, and lists memzones by name.
+static uint32_t *
+find_zones(void)
+{
+	for (uint32_t i = 0; i < HEAD; i++) {
+		const struct rte_fbarray *array = (const void *)&config[i];
+
+		if (strcmp(array->name, "memzone") == 0 &&
+		    array->elt_sz == sizeof(struct rte_memzone))
+			return array_lock(array);
+	}
+	return NULL;
+}
+
+static int
+add_segments(const struct rte_memseg_list *list, void *arg)
+{
+	(void)arg;
+	if (!list->external && n_locks < DPS_LOCKS_MOST)
+		lock[n_locks++] = array_lock(&list->memseg_arr);
+	return 0;
+}
+
 int
 dps_locks_find(void)
 {
 	config = find_config();
 	if (config == NULL)
 		return -ENOENT;
-	for (uint32_t i = 0; i < DPS_N_LOCKS; i++) {
+	n_locks = 0;
+	for (uint32_t i = 0; i < DPS_LOCK_ZONES; i++) {
 		lock[i] = find_lock(i);
 		for (uint32_t k = 0; k < i && lock[i] != NULL; k++)
 			if (lock[k] == lock[i])
 				lock[i] = NULL;
-		if (lock[i] == NULL) {
-			config = NULL;
+		if (lock[i] == NULL)
 			return -ENODATA;
-		}
 	}
-	return 0;
+	lock[DPS_LOCK_ZONES] = find_zones();
+	if (lock[DPS_LOCK_ZONES] == NULL)
+		return -ENODATA;
+	n_locks = DPS_LOCK_SEGMENTS;
+	rte_memseg_list_walk(add_segments, NULL);
+	return n_locks;
 }
 
 const char *
@@ -162,17 +198,15 @@ dps_eal_dir(void)
 int
 dps_locks_read(uint32_t *word)
 {
-	if (config == NULL)
-		return -ENOENT;
-	for (uint32_t i = 0; i < DPS_N_LOCKS; i++)
+	for (uint32_t i = 0; i < n_locks; i++)
 		word[i] = dps_load32(lock[i]);
-	return 0;
+	return n_locks;
 }
 
 int
 dps_lock_release(uint32_t which, uint32_t word)
 {
-	if (config == NULL || which >= DPS_N_LOCKS)
+	if (which >= n_locks)
 		return -EINVAL;
 	if (!__atomic_compare_exchange_n(lock[which], &word, 0, 0, __ATOMIC_ACQ_REL,
 					 __ATOMIC_ACQUIRE))

@@ -178,7 +178,9 @@ enum {
 	DPS_LOCK_MEMPOOL = 2,
 	DPS_LOCK_TIMER = 3,
 	DPS_LOCK_MEMZONE = 4,
-	DPS_N_LOCKS = 5
+	DPS_LOCK_ZONES = 5,         // of the array that lists the memzones
+	DPS_LOCK_SEGMENTS = 6,      // the first of those that list memory
+	DPS_LOCKS_MOST = 134
 };
 enum {
 	DPS_LOCK_WAIT = 1,          // a writer waits
@@ -187,8 +189,9 @@ enum {
 };
 
 const char *dps_eal_dir(void);          // EAL's runtime folder
-int dps_locks_find(void);               // once there is a memzone, before anybody else attaches
-int dps_locks_read(uint32_t *word);     // [DPS_N_LOCKS]; 0: free
+int dps_locks_find(void);               // once there is a memzone, before anybody else attaches; how
+					// many there are
+int dps_locks_read(uint32_t *word);     // [DPS_LOCKS_MOST]; 0: free; returns their number
 int dps_lock_release(uint32_t lock, uint32_t word);     // -EAGAIN: it is no longer `word`
 int dps_heap_used(uint64_t *used);      // bytes allocated in EAL's shared heaps; -EDEADLK: a lock of
 					// theirs has been held for a second

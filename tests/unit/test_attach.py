@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from dpsup import attach
-from dpsup.attach import NAMES, Attachments, takes_connections
+from dpsup.attach import Attachments, lock_names, takes_connections
 from dpsup.policy import Pace
 
 READ, WRITE = 4, 2
+NAMES = lock_names(8)
 
 
 class Eal:
@@ -48,10 +49,10 @@ def eal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Eal:
 
 
 def test_what_the_dead_seed_held_is_given_back(eal: Eal) -> None:
-    eal.words |= {"memory": 3 * READ, "memzone": WRITE}
+    eal.words |= {"memory": 3 * READ, "memzone": WRITE, "zones": READ}
     path = eal.dead_socket(7)
     found = eal.of.put_right(seed=7)
-    assert found["released"] == {"memory": 3 * READ, "memzone": WRITE}
+    assert found["released"] == {"memory": 3 * READ, "memzone": WRITE, "zones": READ}
     assert not any(eal.read())
     assert found["blocked"] == found["alive"] == []
     assert not path.exists()
@@ -76,7 +77,7 @@ def test_nor_while_a_thread_of_the_primary_is_awake(eal: Eal) -> None:
     assert found["blocked"] == ["memzone"]
 
 
-@pytest.mark.parametrize("name", ["memory", "memzone"])
+@pytest.mark.parametrize("name", ["memory", "memzone", "zones", "segments 1"])
 def test_what_an_outsider_may_have_left_half_done_stays(eal: Eal, name: str) -> None:
     eal.words[name] = WRITE
     eal.dead_socket(99)
