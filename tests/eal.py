@@ -46,20 +46,22 @@ class Config:
         return {i: word for i, (word, free) in enumerate(now) if word != free}
 
 
-def attach_arguments(instance: Run, socket: Path, generation: int = 1, **changed: str) -> list[str]:
+def attach_arguments(
+    instance: Run, folder: Path, changed: dict[str, str] | None = None
+) -> list[str]:
     """The command of a seed that nobody ordered, with some of its arguments changed."""
     primary = instance.status()["primary"]["pid"]
     arguments = {
-        "socket": str(socket),
-        "file-prefix": f"dpsup-{instance.name}-g{generation}",
+        "socket": str(folder / "seed.sock"),
+        "file-prefix": f"dpsup-{instance.name}-g1",
         "lcores": "126@0",
         "name": instance.name,
         "dpdk": dpsup._build.DPDK_VERSION,
-        "generation": str(generation),
+        "generation": "1",
         "primary": str(primary),
         "primary-start": str(start_ticks(primary)),
         "abi": str(int(lib.DPS_ABI_VERSION)),
-        **changed,
+        **(changed or {}),
     }
     return [
         str(supervisor.WORKER_PROGRAM),

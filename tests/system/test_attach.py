@@ -132,7 +132,7 @@ READS = 4  # of a lock that is held once for reading; any other word has a write
 @contextlib.contextmanager
 def by_hand(instance: Run, folder: Path, stop: Callable[[], Any]) -> Iterator[Traced]:
     """A process that attaches, stopped where a condition holds: to the instance, an outsider."""
-    command = attach_arguments(instance, folder / "seed.sock")
+    command = attach_arguments(instance, folder)
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     traced = Traced(started.pid)
     try:

@@ -21,7 +21,7 @@ RESTARTS = 1000
 
 def attach(instance: Run, tmp_path: Path, **changed: str) -> subprocess.CompletedProcess[str]:
     """Start a seed by hand, with some of its arguments changed."""
-    argv = attach_arguments(instance, tmp_path / "seed.sock", **changed)
+    argv = attach_arguments(instance, tmp_path, changed)
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
