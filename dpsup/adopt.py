@@ -285,8 +285,11 @@ async def _find_seed(sup: Supervisor, found: Found) -> None:
     seeds = [s for s in process.with_words("--socket", path) if process.has_words(s.pid, mine)]
     if found.state.seed is not None and found.state.seed.alive:
         seeds = [found.state.seed]
+    known = found.state.seed
+    sup.attach.begins(seeds[0].pid if seeds else known.pid if known else 0)
     if not seeds or not sup.meet_child(sup.seed, "seed", seeds[0]):
-        sup.fire("seed", sup.seed, "start")
+        # What the dead one may have left locked is looked for first.
+        sup._seed_anew()
         return
     sup.fire("seed", sup.seed, "adopt")
     deadline = time.monotonic() + SEED_ANSWERS_S

@@ -112,7 +112,7 @@ async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
         "name": sup.plan.name,
         "tsc_hz": sup.hello.get("tsc_hz"),
         **counters,
-        "heap_bytes": await sup.ask("heap") if sup.seed.state == "running" else None,
+        "heap_bytes": await sup.ask("heap"),
         "account": status.account(counters),
         "port_info": sup.hello.get("ports", []),
         "processes": processes,

@@ -21,6 +21,7 @@ from typing import Any
 from dpsup import process
 from dpsup._build import VERSION
 from dpsup._shim import ffi, lib
+from dpsup.attach import Attachments
 from dpsup.bus import Responder
 from dpsup.errors import DpsupError, Exit, ShimError
 from dpsup.messages import ProtocolError, Request, as_error, want
@@ -125,6 +126,7 @@ class Primary:
         self.port_index: dict[str, int] = {}
         self.stopping = False
         self.rx = False
+        self.attachments: Attachments | None = None
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -140,6 +142,7 @@ class Primary:
         for pool in plan["pools"]:
             self._pool(pool)
         _check("ctl_create", lib.dps_ctl_create(plan["generation"], len(plan["io"])))
+        self._attachments()
         for port in plan["ports"]:
             self._port(port)
         self._start_ports()
@@ -163,6 +166,23 @@ class Primary:
             )
         _check("ctl_publish", lib.dps_ctl_publish())
         _check("io_start", lib.dps_io_start())
+
+    def _attachments(self) -> None:
+        """Find EAL's locks while nobody else attaches."""
+        if lib.dps_locks_find() < 0:
+            self.notes.append("EAL's locks were not found: one held by the dead is only waited for")
+            return
+        words = ffi.new("uint32_t[]", int(lib.DPS_LOCKS_MOST))
+
+        def read() -> list[int]:
+            return list(words[0 : _check("locks_read", lib.dps_locks_read(words))])
+
+        def release(lock: int, word: int) -> bool:
+            ret = lib.dps_lock_release(lock, word)
+            return ret != -errno.EAGAIN and _check("lock_release", ret) == 0
+
+        program = Path(__file__).with_name("dpsup-worker")
+        self.attachments = Attachments(Path(_text(lib.dps_eal_dir())), program, read, release)
 
     def _pool(self, pool: dict[str, Any]) -> None:
         conf = ffi.new("struct dps_pool_conf *")
@@ -315,9 +335,14 @@ class Primary:
         ret = lib.dps_spare_prepare(want(args, "group", int), ticket)
         return {"berth": _check("spare_prepare", ret), "ticket": int(ticket[0])}
 
-    def do_call_off(self, args: dict[str, Any]) -> bool:
-        """Close a berth that nobody came for. False: somebody did, or still may."""
-        return bool(lib.dps_sitter_fate(want(args, "berth", int), 0) == 0)
+    def do_call_off(self, args: dict[str, Any]) -> int:
+        """Close a berth whose order failed, unless somebody came to it for that ticket: their pid;
+        0: nobody did, nor will; -1: somebody still may. Without a ticket: whoever may come."""
+        berth, ticket = want(args, "berth", int), want(args, "ticket", int, -1)
+        pid = 0 if ticket < 0 else _check("sitter_pid", lib.dps_sitter_pid(berth, ticket))
+        if pid == 0 and lib.dps_sitter_fate(berth, 0) != 0:
+            return -1
+        return pid
 
     def do_fate(self, args: dict[str, Any]) -> bool:
         """Has the warden done what it does about this process's death?"""
@@ -530,10 +555,21 @@ class Primary:
             "slots": [self._slot(i) for i in range(self.plan["n_slots"])],
         }
 
-    def do_heap(self, _: dict[str, Any]) -> int:
-        """Bytes allocated in EAL's heaps. Takes EAL's lock of each, so not while a seed attaches:
-        one that is killed there leaves it held."""
-        return int(lib.dps_heap_used())
+    def do_heap(self, _: dict[str, Any]) -> int | None:
+        """Bytes allocated in EAL's heaps; None where a lock of theirs is held, and stays so."""
+        used = ffi.new("uint64_t *")
+        ret = lib.dps_heap_used(used)
+        return None if ret == -errno.EDEADLK else int(_check("heap_used", ret) or used[0])
+
+    def do_locks(self, args: dict[str, Any]) -> dict[str, Any] | None:
+        """Give back locks of EAL's that the dead hold. `seed` is ready or dead; `attach`: another
+        one is about to start, so look closely."""
+        if self.attachments is None:
+            return None
+        seed = want(args, "seed", int)
+        if want(args, "attach", bool):
+            return self.attachments.put_right(seed)
+        return self.attachments.look(seed)
 
     def _pool_stats(self, index: int, name: str) -> dict[str, Any]:
         stats = ffi.new("struct dps_pool_stats *")

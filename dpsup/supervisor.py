@@ -31,6 +31,7 @@ from dpsup.plan import GroupPlan, Plan
 from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide, others
 from dpsup.process import Identity, Spawned
 from dpsup.quarantine import Folder, Keeper
+from dpsup.reattach import Reattach
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, SEED, Runtime, State
 from dpsup.seed import Seed, SeedError
 
@@ -39,7 +40,6 @@ SEED_LCORE = 127  # RTE_MAX_LCORE - 1: no io core's
 
 # Deadlines, far above what is measured: they catch what hangs.
 PRIMARY_READY_S = 120.0  # zeroing hugepages: 7 s for 32 GB
-SEED_READY_S = 15.0  # 20-60 ms; above EAL's own 5 s
 WORKER_READY_S = 15.0  # 3 ms and the plugin's init
 HALT_S = 2.0
 QUIT_S = 10.0
@@ -69,7 +69,9 @@ STARTING = 0
 # Exit codes of the worker program that trying again does not change: shim/abi.h, 100 to 109.
 PERMANENT = range(100, 110)
 PRIMARY_POLICY = Policy(intensity=5, period=60, initial=0.1, factor=2, most=5)
-SEED_POLICY = Policy(intensity=10, period=60, initial=0.05, factor=2, most=5)
+# A seed that dies is replaced for ever; an attach costs 40 ms of a core.
+SEED_POLICY = Policy(intensity=20, period=60, initial=0.02, factor=1.5, most=0.25)
+SEED_REFUSED_S = 5.0  # before the next try, where trying again is unlikely to help
 # Spares that do not come up are forked anew less and less often, but for ever.
 SPARE_POLICY = Policy(intensity=12, period=60, initial=0.001, factor=2, most=5)
 
@@ -229,6 +231,7 @@ class Supervisor:
         self._resume: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None
         self._writing = False
         self._unwritable = False
+        self.attach = Reattach(self)
         self._reading = asyncio.Lock()
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
@@ -864,13 +867,28 @@ class Supervisor:
             "--abi": str(hello["abi"]),
         }
         argv = [str(WORKER_PROGRAM), *(word for pair in options.items() for word in pair)]
-        self._spawn(seed, "seed", argv, SEED_READY_S)
+        try:
+            self._spawn(seed, "seed", argv, self.attach.pace.deadline())
+        except OSError as e:  # no process, no descriptor to be had
+            self.events.add(type="error", message=f"no seed: {e}")
+            asyncio.get_running_loop().call_later(SEED_REFUSED_S, self.fire, "seed", seed, "died")
+            return
+        assert seed.identity is not None
+        self.attach.begins(seed.identity.pid)
 
-    def _seed_fill(self, _: Child) -> None:
+    def _seed_fill(self, seed: Child) -> None:
+        self.attach.is_ready()
         if self.state == "stopping":
             return
-        if self._orders is None:
-            self._orders = Seed(self.runtime.file(SEED), self._seed_says)
+        try:
+            if self._orders is None:
+                self._orders = Seed(self.runtime.file(SEED), self._seed_says)
+        except OSError as e:
+            # It died right after its last word. One that lives and does not listen is of no use.
+            self.events.add(type="seed", name="seed", message=f"takes no orders: {e}")
+            if seed.pidfd >= 0:
+                process.signal_pidfd(seed.pidfd, signal.SIGKILL)
+            return
         for group in self.groups:
             for worker in group.workers:
                 worker.wanted = worker.member < group.desired
@@ -897,29 +915,49 @@ class Supervisor:
         refused, seed.identity = seed.refused, None
         if self.primary.state != "running" or self.state == "stopping":
             return
-        if refused:
-            code, _, text = refused.partition(" ")
-            if int(code) in PERMANENT:
-                self._fail(DpsupError(f"the seed refused: {text}", code="E0803"))
-                return
+        code, _, text = refused.partition(" ")
+        permanent = code.isdigit() and int(code) in PERMANENT
         decision = decide(SEED_POLICY, seed.history, Ending(), wanted=True, now=time.monotonic())
         seed.history = decision.history
-        if decision.verdict is Verdict.GIVE_UP:
-            self._fail(
-                DpsupError(f"the seed died again and again: {decision.reason}", code="E0804")
-            )
-            return
-        asyncio.get_running_loop().call_later(decision.delay, self._seed_anew)
+        delay = decision.delay or SEED_POLICY.most
+        if self.state == "starting" and self.plan.generation == 1:
+            # Somebody waits for the start, and no packet is under way.
+            if permanent:
+                self._fail(DpsupError(f"the seed refused: {text}", code="E0803"))
+                return
+            if decision.verdict is Verdict.GIVE_UP:
+                self._fail(
+                    DpsupError(f"the seed died again and again: {decision.reason}", code="E0804")
+                )
+                return
+        if refused:
+            delay = SEED_REFUSED_S if permanent else delay
+            self.events.add(type="seed", name="seed", message=f"refused: {text}")
+        asyncio.get_running_loop().call_later(delay, self._seed_anew)
+
+    def _may_attach(self) -> bool:
+        return self.primary.state == "running" and self.state != "stopping"
 
     def _seed_anew(self) -> None:
-        if self.primary.state == "running" and self.state != "stopping":
-            self.fire("seed", self.seed, "start")
+        if self._may_attach() and self.seed.state == "absent":
+            self._task(self._attach_again())
+
+    async def _attach_again(self) -> None:
+        """Whatever goes wrong on the way, it is tried again: nothing forks without a seed."""
+        try:
+            if await self.attach.clear_way() and self._may_attach():
+                self.fire("seed", self.seed, "start")
+        except (DpsupError, OSError) as e:
+            self.events.add(type="error", message=str(e))
+            asyncio.get_running_loop().call_later(SEED_POLICY.most, self._seed_anew)
 
     def _seed_report(self, seed: Child) -> None:
         self._drop_orders()
         seed.identity = None
 
     def _seed_kill(self, seed: Child) -> None:
+        if seed.state == "attaching":
+            self.attach.is_late()
         process.signal_pidfd(seed.pidfd, signal.SIGKILL)
 
     def _seed_quit(self, seed: Child) -> None:
@@ -978,8 +1016,7 @@ class Supervisor:
         except (DpsupError, OSError):
             for fd in fds:
                 os.close(fd)
-            with contextlib.suppress(DpsupError):
-                await self.ask("call_off", berth=berth["berth"])
+            self._task(self._call_off(**berth))
             raise
         os.close(log_w)
         os.close(note_w)
@@ -987,6 +1024,19 @@ class Supervisor:
         Lines(log_r, lambda line: self.log.add(name=sitter.name, line=line))
         Lines(note_r, lambda line: noted(sitter, line))
         return sitter
+
+    async def _call_off(self, berth: int, ticket: int) -> None:
+        """The order for a berth failed. Somebody may have come to it all the same, as the seed died
+        between the fork and its word on it: nobody whom nobody knows may live on."""
+        deadline = time.monotonic() + HALT_S
+        while time.monotonic() < deadline:
+            pid = await self.insist("call_off", berth=berth, ticket=ticket)
+            if pid == 0 or pid in self._sitters:
+                return
+            if pid > 0:
+                self.events.add(type="stranger", name="", pid=pid)
+                process.kill(process.identify(pid))
+            await asyncio.sleep(UNBORN_S)
 
     def _know(self, sitter: Sitter) -> Sitter:
         """Watch a process from now on."""
@@ -1496,6 +1546,8 @@ class Supervisor:
                 await self._read_stories(must=False)
                 counters = await self.ask("counters", ANSWER_S)
                 silences = 0
+                if self.seed.state == "running":
+                    await self.attach.look()
             except TimedOut as e:
                 silences += 1
                 if silences >= SILENCES and self.primary.pidfd >= 0:

@@ -258,7 +258,6 @@ bool seat_revoke(uint32_t slot);                // take it back from who was tol
 						// the lock; false: too late, somebody sits
 uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when nobody sits, 0: somebody does
 uint64_t story_tell(const struct dps_story *story);
-int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
 
 // lend.c
 int lend_start(void);

@@ -264,8 +264,32 @@ int dps_eal_start(int argc, char **argv);
 int dps_eal_stop(void);
 const char *dps_eal_version(void);
 const char *dps_strerror(int err);
-uint64_t dps_heap_used(void);           // bytes allocated in EAL's shared heaps
 uint64_t dps_tsc_hz(void);
+
+// locks.c: EAL's shared locks, and what they hold while they are held. A timer's is 1.
+enum {
+	DPS_LOCK_MEMORY = 0,
+	DPS_LOCK_TAILQ = 1,
+	DPS_LOCK_MEMPOOL = 2,
+	DPS_LOCK_TIMER = 3,
+	DPS_LOCK_MEMZONE = 4,
+	DPS_LOCK_ZONES = 5,         // of the array that lists the memzones
+	DPS_LOCK_SEGMENTS = 6,      // the first of those that list memory
+	DPS_LOCKS_MOST = 134
+};
+enum {
+	DPS_LOCK_WAIT = 1,          // a writer waits
+	DPS_LOCK_WRITE = 2,
+	DPS_LOCK_READ = 4           // each reader
+};
+
+const char *dps_eal_dir(void);          // EAL's runtime folder
+int dps_locks_find(void);               // once there is a memzone, before anybody else attaches; how
+					// many there are
+int dps_locks_read(uint32_t *word);     // [DPS_LOCKS_MOST]; 0: free; returns their number
+int dps_lock_release(uint32_t lock, uint32_t word);     // -EAGAIN: it is no longer `word`
+int dps_heap_used(uint64_t *used);      // bytes allocated in EAL's shared heaps; -EDEADLK: a lock of
+					// theirs has been held for a second
 
 // pool.c
 int dps_pool_create(const struct dps_pool_conf *conf);          // returns the pool's index
@@ -300,6 +324,7 @@ int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
 int dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket);    // -EBUSY: somebody sits
 int dps_spare_prepare(uint32_t group, uint32_t *ticket);
 int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
+int dps_sitter_pid(uint32_t sitter, uint32_t ticket);   // of who came to a berth, 0: nobody
 int dps_slot_takeovers(uint32_t slot, uint32_t n,       // that wardens may do unasked from now on;
 		       uint32_t failures);              // 1: not for one that left in order
 int dps_slot_read(uint32_t slot, struct dps_slot *out);

@@ -574,7 +574,6 @@ warden_run(void *arg)
 	return NULL;
 }
 
-// A thread of the primary that takes no signal: those are Python's.
 int
 thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 {
@@ -589,6 +588,9 @@ thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 	ret = pthread_create(thread, &attr, run, arg);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attr);
+	// dpsup/attach.py tells by the name that it takes no lock of EAL's.
+	if (ret == 0)
+		pthread_setname_np(*thread, "dpsup");
 	return -ret;
 }
 
@@ -718,6 +720,17 @@ dps_slot_sitter(uint32_t slot)
 	if (sitter == NOBODY || (uint32_t)dps_load64(&the_primary.slot[slot]->seat) == 0)
 		return 0;
 	return (uint32_t)dps_load64(&the_primary.ctl->sitter[sitter].berth);
+}
+
+int
+dps_sitter_pid(uint32_t sitter, uint32_t ticket)
+{
+	uint64_t berth;
+
+	if (sitter >= DPS_MAX_SITTERS)
+		return -EINVAL;
+	berth = dps_load64(&sitter_of(&wardens[sitter])->berth);
+	return dps_load32(&wardens[sitter].state) != OFF && berth >> 32 == ticket ? (uint32_t)berth : 0;
 }
 
 int
