@@ -109,6 +109,20 @@ class Instance:
     def stats(self) -> dict[str, Any]:
         return self._ask("stats")  # type: ignore[no-any-return]
 
+    def state(self, group: str) -> dict[str, Any]:
+        """The State document: what a group's plugin keeps for each worker and bucket, read while
+        they run. `hex` is the block's bytes, of a worker's the first 8 KiB."""
+        doc: dict[str, Any] = {"apiVersion": status.API, "kind": "State", "name": self.name}
+        doc |= {"group": group, "workers": [], "buckets": []}
+        first = 0
+        while first is not None:
+            part = self._ask("state", group=group, first=first)
+            doc["group"] = part["group"]
+            doc["workers"] += part["workers"]
+            doc["buckets"] += part["buckets"]
+            first = part["next"]
+        return doc
+
     def scale(self, group: str, n: int, *, wait: bool = True) -> dict[str, Any]:
         """Have `n` workers in a group; returns once they are ready, if `wait`."""
         return self._ask("scale", 60.0, group=group, n=n, wait=wait)  # type: ignore[no-any-return]

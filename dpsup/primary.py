@@ -45,6 +45,8 @@ DROPS = (
     "corrupt",
     "stopped",
 )
+STATE_SHOWN = 8 << 10  # bytes of a slot's state in a reply
+STATE_REPLY = 256 << 10  # and of all buckets'
 STAGES = ("rx", "steer", "collect", "tx", "rest")  # enum dps_stage
 _RSS = {
     "ipv4": "DPS_RSS_IPV4",
@@ -85,6 +87,17 @@ def _fields(struct: Any) -> dict[str, Any]:
         for name, field in ffi.typeof(struct[0]).fields
         if field.type.kind == "primitive"
     }
+
+
+def _state(get: Any, where: tuple[int, ...], most: int) -> dict[str, Any] | None:
+    """A block of state, None where it is nobody's."""
+    head = ffi.new("struct dps_state_head *")
+    data = ffi.new("uint8_t[]", max(most, 1))
+    n = _check("state_get", get(*where, head, data, most))
+    if head.stamp == 0:
+        return None
+    version = int(head.stamp) & 0xFFFFFFFF
+    return {"version": version, "size": int(head.size), "hex": bytes(data[0:n]).hex()}
 
 
 def flat_args(args: list[list[str]]) -> bytes:
@@ -224,6 +237,8 @@ class Primary:
         conf.max = group["max"]
         conf.ring = group["ring"]
         conf.hold = group["on_full"] == "hold"
+        conf.state = group["state"]
+        conf.bucket_state = group["bucket_state"]
         conf.args = args.ljust(lib.DPS_ARGS, b"\0")
         _check("ctl_group", lib.dps_ctl_group(index, conf))
         stall_ns = max(1, int(group["stall_after"] * 1e9))
@@ -321,6 +336,23 @@ class Primary:
     def do_map(self, args: dict[str, Any]) -> None:
         members = bytes.fromhex(want(args, "map", str))
         _check("io_map", lib.dps_io_map(want(args, "group", int), members, len(members)))
+
+    def do_state(self, args: dict[str, Any]) -> dict[str, Any]:
+        """What plugins keep in a group: with bucket 0 each slot's block, and as many buckets from
+        the one asked for as fit in a reply; `next` is the first that did not."""
+        index, first = want(args, "group", int), want(args, "first", int)
+        group = self.plan["groups"][index]
+        slots = range(group["first_slot"], group["first_slot"] + group["max"])
+        most = min(group["state"], STATE_SHOWN)
+        end = min(first + max(1, STATE_REPLY // (group["bucket_state"] + 1)), lib.DPS_BUCKETS)
+        return {
+            "slots": [] if first else [_state(lib.dps_state_get, (s,), most) for s in slots],
+            "buckets": [
+                _state(lib.dps_bucket_state_get, (index, b), group["bucket_state"])
+                for b in range(first, end)
+            ],
+            "next": end if end < lib.DPS_BUCKETS else None,
+        }
 
     def do_requeue(self, args: dict[str, Any]) -> int:
         return _check("slot_requeue", lib.dps_slot_requeue(want(args, "slot", int)))

@@ -19,6 +19,7 @@ from dpsup.values import (
     AUTO,
     Args,
     AutoCores,
+    Bytes,
     Cores,
     Duration,
     InstanceName,
@@ -162,6 +163,12 @@ class Group(Model):
     ring: Ring = _key(1024, "the size of a lane's rings", "1024", ge=256, le=limits.RING)
     on_full: Literal["drop", "hold"] = _key(
         "drop", "what happens to packets for a full lane", '"drop" or "hold"'
+    )
+    state: Bytes = _key(
+        0, "the bytes that a plugin can keep for each worker", '"64KiB"', ge=0, le=limits.STATE
+    )
+    bucket_state: Bytes = _key(
+        0, "the bytes that it can keep for each bucket", "64", ge=0, le=limits.BUCKET_STATE
     )
     restart: Restart = _key(Restart(), "what follows a death", '{ policy = "always" }')
     health: Health = _key(Health(), "when a worker counts as stuck", '{ stall_after = "200ms" }')

@@ -52,6 +52,13 @@ def parse_size(value: object) -> int:
     return int(float(m[1]) * 1024 ** (1 + "KMGT".index(m[2])))
 
 
+def parse_bytes(value: object) -> int:
+    """ 64 or "64KiB" -> bytes."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return parse_size(value)
+
+
 def parse_cores(value: object) -> tuple[int, ...]:
     """ "3-6,8" -> (3, 4, 5, 6, 8)."""
     if not isinstance(value, str):
@@ -263,6 +270,7 @@ PoolName = Annotated[str, AfterValidator(_pool_name)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 SomeTime = Annotated[float, BeforeValidator(_parse_some_time)]
 Size = Annotated[int, BeforeValidator(_parse_auto_size)]  # 0: auto
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 PageSize = Annotated[int, BeforeValidator(_parse_page_size)]
 Cores = Annotated[tuple[int, ...], BeforeValidator(parse_cores)]
 AutoCores = Annotated[tuple[int, ...], BeforeValidator(_parse_auto_cores)]  # empty: auto

@@ -85,6 +85,7 @@ lane_init(struct io *io, uint32_t slot)
 	lane->slot = slot;
 	lane->group = s->group;
 	lane->hold = io->group[s->group].hold;
+	lane->needs = group_needs(s->group);
 	// A burst is received in one piece, over the end of the ring if need be.
 	lane->shadow = own_zalloc(sizeof(*lane->shadow) * (s->ring + DPS_IO_BURST));
 	return lane->shadow == NULL ? -ENOMEM : 0;
@@ -101,6 +102,7 @@ group_init(struct io *io, uint32_t group)
 	g->first = conf->first_slot;
 	g->max = conf->max;
 	g->hold = conf->hold;
+	g->together = conf->bucket_state > 0;
 	g->front_mask = rte_align32pow2(conf->max * conf->ring) - 1;
 	g->front = own_zalloc(sizeof(*g->front) * (g->front_mask + 1));
 	g->again = own_zalloc(sizeof(*g->again) * (g->front_mask + 1));
@@ -244,15 +246,23 @@ int
 dps_io_map(uint32_t group, const uint8_t *member, uint32_t n)
 {
 	struct primary *p = &the_primary;
+	int ret;
 
 	if (group >= p->n_groups || n != DPS_BUCKETS)
 		return -EINVAL;
 	for (uint32_t b = 0; b < n; b++)
 		if (member[b] != DPS_NO_SLOT && member[b] >= p->ctl->group[group].max)
 			return -EINVAL;
-	for (uint32_t i = 0; i < p->n_io; i++)
+	p->moves++;
+	for (uint32_t i = 0; i < p->n_io; i++) {
 		memcpy(p->io[i]->arg_map, member, n);
-	return ask_all(OP_MAP, group);
+		p->io[i]->arg_move = p->moves;
+	}
+	state_map(group, member, false);
+	ret = ask_all(OP_MAP, group);
+	if (ret == 0)
+		state_map(group, member, true);
+	return ret;
 }
 
 int
@@ -264,6 +274,7 @@ dps_io_reset(uint32_t slot)
 		return -EINVAL;
 	s = the_primary.slot[slot];
 	s->undo = 0;
+	s->touched = 0;
 	return ask_all(OP_RESET, slot);
 }
 

@@ -38,6 +38,10 @@ struct io_group {
 	bool hold;
 	bool plain;                     // every bucket has a lane, no plugin asks for more than bytes
 	bool moving;
+	bool together;                  // its buckets have state: no io core lends what moved before
+					// all have got back what they had out
+	uint32_t move;                  // its map, by number (primary.moves)
+	uint32_t settled;               // the last map that nothing drains for here; others read it
 	bool gated;                     // too much is held for lossless inputs to be polled
 	uint32_t again_n;               // packets that come back as REQUEUE while lanes drain
 	uint32_t front_head;            // those that came back, ahead of all held ones
@@ -99,6 +103,7 @@ struct io {
 	enum io_op op;
 	uint32_t arg;
 	uint8_t arg_map[DPS_BUCKETS];
+	uint32_t arg_move;
 
 	// written by the io core
 	uint32_t answered __rte_cache_aligned;
@@ -143,6 +148,9 @@ struct port {
 struct primary {
 	struct dps_ctl *ctl;
 	struct dps_slot *slot[DPS_MAX_SLOTS];
+	uint32_t slot_group[DPS_MAX_SLOTS];
+	uint64_t state[DPS_MAX_SLOTS];  // offset of its dps_state_head from ctl->base, 0: none
+	uint32_t fed[DPS_MAX_SLOTS];    // 1: some io core may have a bucket for it
 	char *slots;                    // where the next slot will lie
 	char *slots_end;
 	uint32_t n_io;
@@ -150,6 +158,7 @@ struct primary {
 	uint32_t n_ports;
 	uint32_t n_groups;
 	uint32_t n_slots;
+	uint32_t moves;                 // maps that io cores were asked to take over, of all groups
 	bool io_running;
 	struct rte_mempool *pool[DPS_MAX_POOLS];
 	uint64_t rx_held[DPS_MAX_POOLS];        // mbufs that drivers took at start
@@ -158,6 +167,13 @@ struct primary {
 };
 
 extern struct primary the_primary;
+
+// What packets of a group come with, whatever its plugin asks for: the hash says the bucket.
+static inline uint32_t
+group_needs(uint32_t group)
+{
+	return the_primary.ctl->group[group].bucket_state > 0 ? DPS_NEED_HASH : 0;
+}
 
 // Free mbufs are kept in a ring, whose count an io core may read at any time.
 #define POOL_OPS "ring_mp_mc"
@@ -181,6 +197,13 @@ uint32_t hash_flow(const uint8_t *p, uint32_t len);
 
 // recover.c
 void slot_repair(uint32_t slot, struct dps_story *out);
+int slot_requeue(uint32_t slot);
+
+// state.c
+bool state_untouch(const struct lane *lane, uint32_t io, uint32_t index, uint32_t sitter);
+void state_forget(uint32_t slot);
+void state_release(uint32_t slot);
+void state_map(uint32_t group, const uint8_t *member, bool answered);
 
 // health.c: what a warden remembers of a worker from round to round.
 struct health {
@@ -206,6 +229,7 @@ bool health_kills_stopped(uint32_t group);
 int wardens_start(void);
 void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
 void slot_unlock(uint32_t slot);
+bool slot_is_empty(uint32_t slot);              // nobody sits there, nor was told to
 bool seat_revoke(uint32_t slot);                // take it back from who was told to sit down, under
 						// the lock; false: too late, somebody sits
 
@@ -213,6 +237,7 @@ bool seat_revoke(uint32_t slot);                // take it back from who was tol
 int io_loop(void *io);
 uint32_t io_turn(struct io *io);                // one turn of the loop; returns packets moved
 void tx_flush(struct io *io, uint32_t port);
+bool group_settle(struct io *io, struct io_group *g);
 
 // mailbox.c: do what the control thread asks, and say so.
 void io_answer(struct io *io, uint32_t asked);

@@ -49,6 +49,8 @@ recover_lane(struct dps_slot *s, uint32_t io, struct dps_story *out)
 	// Before anything is handed back: from then on the shadow's entry may be another packet's.
 	if (done != published && s->undo == dps_undo_stamp(io, done) && undo(s, lane, done))
 		out->undone = 1;
+	if (done != published && state_untouch(lane, io, done, out->sitter))
+		out->undone = 1;
 	dps_order();
 	dps_store32(&lane->shared->done, done);
 	out->published += done - first;
@@ -66,16 +68,21 @@ slot_repair(uint32_t slot, struct dps_story *out)
 	for (uint32_t i = 0; i < p->n_io; i++)
 		if (!is_sound(&p->io[i]->lane[slot]))
 			out->corrupt = 1;
-	if (out->corrupt)
+	if (out->corrupt) {
+		state_forget(slot);
 		return;
+	}
 	for (uint32_t i = 0; i < p->n_io; i++)
 		recover_lane(s, i, out);
 	// What was in hand is settled; a second repair before the next worker must find nothing.
 	s->undo = 0;
+	s->touched = 0;
 }
 
-static int
-requeue(uint32_t slot)
+// Hand what is left in the lanes back for steering. The io cores must no longer feed the slot, so
+// that these packets come before all later ones of their flows; nobody sits there.
+int
+slot_requeue(uint32_t slot)
 {
 	struct primary *p = &the_primary;
 	int total = 0;
@@ -102,8 +109,6 @@ requeue(uint32_t slot)
 	return total;
 }
 
-// Hand what is left in the lanes back for steering. The io cores must no longer feed the slot, so
-// that these packets come before all later ones of their flows.
 int
 dps_slot_requeue(uint32_t slot)
 {
@@ -113,7 +118,7 @@ dps_slot_requeue(uint32_t slot)
 		return -EINVAL;
 	slot_lock(slot);
 	if (seat_revoke(slot))
-		ret = requeue(slot);
+		ret = slot_requeue(slot);
 	slot_unlock(slot);
 	return ret;
 }

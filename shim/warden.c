@@ -101,6 +101,12 @@ slot_unlock(uint32_t slot)
 	pthread_mutex_unlock(&seats[slot].lock);
 }
 
+bool
+slot_is_empty(uint32_t slot)
+{
+	return seats[slot].sitter == NOBODY;
+}
+
 // --- processes ------------------------------------------------------------------------------------
 
 static bool
@@ -453,8 +459,10 @@ bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
 	slot_repair(slot, story);
 	seat_open(slot);
 	story->repaired_ns = dps_now_ns();
-	if (!story->corrupt)
+	if (!story->corrupt) {
 		seat_successor(slot, story);
+		state_release(slot);
+	}
 	for (uint32_t i = 0; i < DPS_COUNTERS; i++) {
 		dps_count(&s->counter[i], sitter_of(w)->counter[i]);
 		sitter_of(w)->counter[i] = 0;
@@ -651,7 +659,9 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 		ret = berth_open(s->group, ticket);
 	if (ret >= 0) {
 		s->core = core;
-		s->undo = 0;    // no stamp of another plugin's may ever match a packet of the next one
+		// No stamp of another plugin's may ever match a packet of the next one.
+		s->undo = 0;
+		s->touched = 0;
 		dps_store32(&s->command, DPS_RUN);
 		seat_open(slot);
 		seat_offer(slot, &wardens[ret]);
