@@ -65,7 +65,7 @@ read_flow(const struct dps_packet *p, struct flow *flow)
 	const uint8_t *ip = p->data + 14;
 	uint32_t header;
 
-	if (p->len < 14 + 20 || p->data[12] != 0x08 || p->data[13] != 0x00)
+	if (p->len < 14 + 20 || p->data[12] != 0x08 || p->data[13] != 0x00 || ip[0] >> 4 != 4)
 		return 0;
 	header = (ip[0] & 0x0f) * 4;
 	*flow = (struct flow){ .packets = 1, .protocol = ip[9] };
