@@ -327,6 +327,9 @@ WRONG = [
     ('stall_after = "200ms"', 'stall_after = "0s"', "0s", "shorter than 1ms", "200ms"),
     # later, and elsewhere
     ('on_full = "drop"', 'at_zero = "hold"', "at_zero", "does not have `at_zero` yet", "remove"),
+    ('on_full = "drop"', 'state = "a lot"', "a lot", "is not a size", '"64KiB"'),
+    ('on_full = "drop"', "state = -1", "state = -1", "state", "64KiB"),
+    ('on_full = "drop"', 'bucket_state = "33KiB"', "33KiB", "bucket_state", "64"),
     ('on_full = "drop"', "scale = { min = 1 }", "scale", "does not have `scale` yet", "remove"),
     ("[bus]", '[[chains]]\nname = "n"\n[bus]', "[[chains]]", "does not have [[chains]]", "remove"),
     ('endpoint = "ipc"', 'endpoint = "tcp://1.2.3.4:5"', "tcp", "cannot be", "ipc"),
