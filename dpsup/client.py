@@ -114,7 +114,7 @@ class Instance:
         they run. `hex` is the block's bytes, of a worker's the first 8 KiB."""
         doc: dict[str, Any] = {"apiVersion": status.API, "kind": "State", "name": self.name}
         doc |= {"group": group, "workers": [], "buckets": []}
-        first = 0
+        first: int | None = 0
         while first is not None:
             part = self._ask("state", group=group, first=first)
             doc["group"] = part["group"]

@@ -53,7 +53,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_bytes(value: object) -> int:
-    """ 64 or "64KiB" -> bytes."""
+    """64 or "64KiB" -> bytes."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     return parse_size(value)

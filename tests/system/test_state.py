@@ -111,6 +111,18 @@ def flows_in(block: dict[str, Any]) -> Iterator[tuple[tuple[bytes, ...], int]]:
             yield (*key, bytes([protocol])), packets
 
 
+def with_new_flows(packets: list[Packet], each: int) -> list[Packet]:
+    """The first packet of a new flow after every so many."""
+    frame = next(p.frame for p in packets if p.flow == "udp4 0")
+    mixed = []
+    for i, packet in enumerate(packets):
+        mixed.append(packet)
+        if i % each == each - 1:
+            address = (0x0B000000 + i).to_bytes(4, "big")
+            mixed.append(Packet(f"new {i}", frame[:26] + address + frame[30:]))
+    return mixed
+
+
 def counted_once(state: dict[str, Any], status: dict[str, Any], sent: Sequence[Packet]) -> None:
     """By bucket, by worker, and in the plugin's counters."""
     expected = Counter(flow_of(p.frame) for p in sent)
@@ -136,7 +148,7 @@ def counted_once(state: dict[str, Any], status: dict[str, Any], sent: Sequence[P
 
 
 def test_a_kill_before_any_instruction_counts_each_packet_once(instance: Run) -> None:
-    packets = mix(flows(), 200_000, seed=5)
+    packets = with_new_flows(mix(flows(), 200_000, seed=5), 25)
     save(instance.folder / "wan.in.pcap", packets)
     plugin = build(instance.folder, SLOWLY)
     slow_down(instance.folder, 20 * SLOW)
@@ -167,7 +179,8 @@ def test_a_kill_before_any_instruction_counts_each_packet_once(instance: Run) ->
     found = deaths(job.events())
     print(f"{len(addresses)} instructions, {hit} kills where aimed, {found}")
     assert job.sent() < len(packets), "the run was too short to prove anything"
-    assert hit > len(addresses) * 9 // 10
+    # A bucket is opened once: those instructions are soon not executed any more.
+    assert hit > len(addresses) * 8 // 10
     assert found.undone > 0
     slow_down(instance.folder, 0)
     state = job.until_idle(len(packets))
