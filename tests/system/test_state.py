@@ -289,23 +289,26 @@ def test_a_bucket_has_one_owner_at_a_time_over_all_io_cores(instance: Run) -> No
 def test_a_move_comes_to_its_end_without_supervisor(instance: Run) -> None:
     """A stopped worker lends its buckets out, but keeps what it has in hand; then the supervisor
     dies, then the worker: its warden alone gives back what held the move up."""
-    packets = mix(flows(), 20_000, seed=8)
+    packets = mix(flows(), 40_000, seed=8)
     save_queues(instance, packets)
     plugin = build(instance.folder, SLOWLY)
+    slow_down(instance.folder, 10 * SLOW)
     more = group(str(plugin), 2) + "spares = 0\n" + STATE
     instance.start(pcap_port(inputs=2) + TWO_IO + more)
 
     def sent() -> int:
         return instance.status()["ports"][0]["tx_packets"]
 
-    wait_for(lambda: sent() > 2000)
+    wait_for(lambda: sent() > 1000)
     status = instance.status()
     victim = status["groups"][0]["workers"][1]["pid"]
+    before = instance.events()[-1]["seq"]
     os.kill(victim, signal.SIGSTOP)
-    wait_for(lambda: any(e["type"] == "steer" for e in instance.events()[-3:]))
+    wait_for(lambda: any(e["type"] == "steer" and e["seq"] > before for e in instance.events()))
     os.kill(status["supervisor"]["pid"], signal.SIGKILL)
     instance.until(lambda s: s["supervisor"]["pid"] is None)
     assert sent() < len(packets)
+    slow_down(instance.folder, 0)
     os.kill(victim, signal.SIGKILL)
     wait_for(lambda: sent() == len(packets))
     assert instance.status()["in_flight"] == 0
