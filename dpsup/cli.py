@@ -226,6 +226,24 @@ def restart(ctx: click.Context, target: str, output: str) -> None:
         click.echo(f"restarted {', '.join(doc['restarted'])}")
 
 
+@cli.command("reset-failed")
+@click.argument("target", required=False, default="")
+@_output_option
+@_name_option
+@click.pass_context
+def reset_failed(ctx: click.Context, target: str, output: str) -> None:
+    """Forget how often a worker (fw/0), a group, or all died, and start those that are held."""
+    with _connect(ctx) as instance:
+        doc = instance.reset_failed(target)
+    if output == "json":
+        _json(doc)
+        return
+    for worker, state in doc["started"].items():
+        click.echo(f"{worker} was held, and is {state}")
+    if not doc["started"]:
+        click.echo("no worker was held")
+
+
 # --- topology files -------------------------------------------------------------------------------
 
 

@@ -131,6 +131,10 @@ class Instance:
         """Restart a worker ("fw/0"), a group, or all, one after the other."""
         return self._ask("restart", 600.0, target=target)  # type: ignore[no-any-return]
 
+    def reset_failed(self, target: str = "") -> dict[str, Any]:
+        """Forget past deaths of a worker, a group, or all, and start who is held."""
+        return self._ask("reset_failed", 60.0, target=target)  # type: ignore[no-any-return]
+
     def kill(self, worker: str, signal: int = 9) -> dict[str, Any]:
         return self._ask("kill", worker=worker, signal=int(signal))  # type: ignore[no-any-return]
 

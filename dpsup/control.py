@@ -214,7 +214,24 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
         # What they have loaded is older than what runs now.
         for group in {w.group: sup.groups[w.group] for w in workers}.values():
             sup.retire_spares(group)
+            sup.reset_failed([], [group])
     return {"restarted": done}
+
+
+async def _reset_failed(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    """Forget past deaths of a worker, a group or all, and start who is held."""
+    target = want(args, "target", str, "")
+    if "/" in target:
+        workers, groups = [find_worker(sup, target)], []
+    else:
+        groups = [find_group(sup, target)] if target else sup.groups
+        workers = [w for g in groups for w in g.workers]
+    _must_run(sup)
+    started = sup.reset_failed(workers, groups)
+    names = [w.name for w in workers if w.wanted]
+    sup.events.add(type="reset", name=target or sup.plan.name, restarted=[w.name for w in started])
+    await sup.until(lambda: all(_is_settled(w) for w in started), SCALE_S)
+    return {"reset": names, "started": {w.name: w.state for w in started}}
 
 
 async def _kill(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
@@ -274,6 +291,7 @@ VERBS = {
     "state": _state,
     "scale": _scale,
     "restart": _restart,
+    "reset_failed": _reset_failed,
     "kill": _kill,
     "events": _events,
     "logs": _logs,

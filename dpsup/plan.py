@@ -40,6 +40,10 @@ _STATE_HEAD = 16  # struct dps_state_head
 _RESERVE = 32 * MIB
 _RESERVE_PER_1000_DESCRIPTORS = 64 * KIB
 
+# How long a slot stands empty before the primary lends its buckets by itself (shim/lend.c): far
+# above what a supervisor that lives takes to answer.
+LEND_AFTER = 1.0  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class IoPlan:
@@ -110,6 +114,9 @@ class GroupPlan:
     backoff_max: float  # seconds
     stall_after: float  # seconds
     on_stopped: str  # "keep" | "kill"
+    strategy: str = "one-for-one"  # "one-for-one" | "rest-for-chain" | "all"
+    backoff_jitter: float = 0.0  # of a wait, at most so much is left out
+    lend_after: float = LEND_AFTER  # seconds without an answer, 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +293,8 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 backoff_max=restart.backoff.max,
                 stall_after=group.health.stall_after,
                 on_stopped=group.health.stopped,
+                strategy=restart.strategy,
+                backoff_jitter=restart.backoff.jitter,
             )
         )
         first_slot += group.max

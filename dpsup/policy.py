@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether and when a worker that ended is started again. Pure: the time is an argument.
+"""Whether, when and with whom a worker that ended is started again. Pure: the time is an argument,
+and so is chance.
 
 OTP's words: at most `intensity` restarts within `period`, as a leaky bucket (so a worker that
 crashed five times last night has its credit back in the morning); the delay grows by `factor`
-with the bucket's level.
+with the bucket's level up to a cap, less a random part, so that workers which died together do not
+come back together.
+
+A strategy says who is restarted with it: nobody (`one-for-one`), the other workers of its group
+(`all`), or those of the groups that the file lists after its own (`rest-for-chain`, OTP's
+rest_for_one: packets go on to later groups). They end in the reverse of the order in which they
+were started, handing back what they have first, and each starts again as soon as it has ended.
+They were asked to, so it costs them no credit; the one that died waits for its own backoff.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 _UNASKED_MOST = 1000
@@ -31,6 +40,8 @@ class Policy:
     initial: float = 0.05
     factor: float = 2.0
     most: float = 10.0
+    jitter: float = 0.0  # of a delay, at most so much is left out
+    strategy: str = "one-for-one"  # one-for-one | rest-for-chain | all
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +72,16 @@ class Decision:
     reason: str = ""
 
 
-def decide(policy: Policy, history: History, ending: Ending, wanted: bool, now: float) -> Decision:
-    """What to do about a worker that ended at `now` (seconds, monotonic)."""
+def decide(
+    policy: Policy,
+    history: History,
+    ending: Ending,
+    wanted: bool,
+    now: float,
+    chance: float = 0.0,
+) -> Decision:
+    """What to do about a worker that ended at `now` (seconds, monotonic). `chance`: a random number
+    from 0 to 1, that shortens the delay."""
     if not wanted:
         return Decision(Verdict.REST, history, reason="not wanted")
     if ending.asked:
@@ -82,13 +101,28 @@ def decide(policy: Policy, history: History, ending: Ending, wanted: bool, now: 
     # A large level would overflow the power long after the cap is reached.
     if policy.factor == 1 or level < 64:
         delay = min(policy.most, policy.initial * policy.factor ** int(level))
+    delay *= 1 - policy.jitter * chance
     verdict = Verdict.RETRY if delay > 0 else Verdict.AGAIN
     return Decision(verdict, History(level + 1, now), delay)
 
 
 def allowance(policy: Policy, history: History, now: float) -> int:
-    """How many deaths from `now` on are followed by a restart for certain, without a word about
-    how they end: so often a spare may take over before anybody has judged."""
-    if policy.policy != "always":
+    """How many failures from `now` on are followed by a restart for certain: so often a spare may
+    take over before anybody has judged. With `on-failure` the warden has to leave out a worker that
+    says of itself that it left in order."""
+    if policy.policy == "never":
         return 0
     return int(min(_UNASKED_MOST, max(0.0, policy.intensity - history.leaked(policy, now))))
+
+
+def others(strategy: str, died: int, groups: Sequence[int]) -> list[int]:
+    """Who else is restarted when worker `died` (an index) was: indices, in the order in which they
+    end. `groups[i]` is worker i's group; workers and groups are numbered as they are started."""
+    own = groups[died]
+    if strategy == "all":
+        found = [i for i, group in enumerate(groups) if group == own and i != died]
+    elif strategy == "rest-for-chain":
+        found = [i for i, group in enumerate(groups) if group > own]
+    else:
+        found = []
+    return found[::-1]

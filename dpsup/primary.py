@@ -244,6 +244,7 @@ class Primary:
         stall_ns = max(1, int(group["stall_after"] * 1e9))
         kill = group["on_stopped"] == "kill"
         _check("group_health", lib.dps_group_health(index, stall_ns, kill))
+        _check("group_lend", lib.dps_group_lend(index, int(group["lend_after"] * 1e9)))
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -310,9 +311,11 @@ class Primary:
         return bool(ret != -errno.EAGAIN)
 
     def do_takeovers(self, args: dict[str, Any]) -> None:
-        """How many spares may take this slot over before the supervisor is asked."""
+        """How many spares may take this slot over before the supervisor is asked; with `failures`,
+        only after a worker that did not leave in order."""
         slot, n = want(args, "slot", int), want(args, "n", int)
-        _check("slot_takeovers", lib.dps_slot_takeovers(slot, n))
+        failures = want(args, "failures", bool, False)
+        _check("slot_takeovers", lib.dps_slot_takeovers(slot, n, failures))
 
     def do_stories(self, args: dict[str, Any]) -> list[dict[str, Any]]:
         """What the wardens did, in order, after the story of that number."""
@@ -353,6 +356,13 @@ class Primary:
             ],
             "next": end if end < lib.DPS_BUCKETS else None,
         }
+
+    def do_map_read(self, args: dict[str, Any]) -> str:
+        """A group's map as it is: the lender may have changed it."""
+        members = ffi.new("uint8_t[]", lib.DPS_BUCKETS)
+        group = want(args, "group", int)
+        _check("io_map_get", lib.dps_io_map_get(group, members, len(members)))
+        return bytes(members).hex()
 
     def do_requeue(self, args: dict[str, Any]) -> int:
         return _check("slot_requeue", lib.dps_slot_requeue(want(args, "slot", int)))

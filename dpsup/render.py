@@ -103,12 +103,18 @@ def hints(doc: dict[str, Any]) -> list[str]:
     for group in doc["groups"]:
         for w in group["workers"]:
             if w["state"] in ("held", "backoff") and w["last_exit"]:
-                reason = w["last_exit"]["reason"]
+                reason = w["last_exit"]["reason"] or w["held_for"]
+                again = "reset-failed" if w["state"] == "held" else "restart"
                 found.append(
                     f"{w['id']} is in {w['state']} after {w['last_exit']['how']}"
                     + (f" ({reason})" if reason else "")
-                    + f": `dpsup -n {name} logs {w['id']}`, `dpsup -n {name} restart {w['id']}`"
+                    + f": `dpsup -n {name} logs {w['id']}`, `dpsup -n {name} {again} {w['id']}`"
                 )
+        if group["spares_held"]:
+            found.append(
+                f"no spare of {group['name']} is forked any more ({group['spares_held']}): "
+                f"`dpsup -n {name} reset-failed {group['name']}`"
+            )
     return found
 
 

@@ -11,6 +11,8 @@ API = "dpsup/v1"
 
 Doc = dict[str, Any]
 
+_SEEN = ("health", "retry_in_s", "held_for")  # of a worker, by the supervisor alone
+
 
 def ports(counters: Doc) -> list[Doc]:
     return [
@@ -124,7 +126,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
                     "outstanding": slot["outstanding"],
                     "requeued": slot["requeued"],
                     "counters": slot["counters"],
-                    **({k: known[k] for k in ("health", "retry_in_s")} if known else {}),
+                    **({k: known[k] for k in _SEEN} if known else {}),
                 }
             )
         ready = sum(w["state"] == "running" for w in workers)
@@ -135,6 +137,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
                 "desired": seen["desired"] if seen else group["count"],
                 "ready": ready,
                 "spares_ready": seen["spares_ready"] if seen else 0,
+                "spares_held": seen["spares_held"] if seen else "",
                 "max": group["max"],
                 "workers": workers,
                 "dropped": {

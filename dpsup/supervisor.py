@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -25,7 +26,7 @@ from dpsup.bus import AsyncClient, Gone, Publisher, Server
 from dpsup.errors import DpsupError, Exit, ShimError, TimedOut
 from dpsup.output import Journal, Lines
 from dpsup.plan import GroupPlan, Plan
-from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide
+from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide, others
 from dpsup.process import Identity, Spawned
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, SEED, Runtime, State
 from dpsup.seed import Seed, SeedError
@@ -48,8 +49,9 @@ FATE_S = 0.002  # between two looks at whether a warden is done
 FATE_MOST_S = 10.0
 SPARE_ENDS_S = 5.0
 
-# shim/abi.h: DPS_STORY_DEATH, DPS_NOTICE_*
+# shim/abi.h: DPS_STORY_DEATH, DPS_STORY_LENT, DPS_NOTICE_*
 DEATH = 1
+LENT = 7
 NOTICES = ("none", "lease", "pidfd", "doubt")
 HEALTH = {2: "stuck", 3: "stopped", 4: "ok", 5: "starved", 6: "ok"}  # by DPS_STORY_*
 SAID = {2: "stuck", 3: "stopped", 4: "continued", 5: "starved", 6: "fed"}
@@ -101,6 +103,7 @@ class Worker:
     story: dict[str, Any] | None = None  # of the last death
     last_exit: dict[str, Any] | None = None
     refused: tuple[int, str] | None = None
+    held_for: str = ""  # why it is not started again
     history: History = field(default_factory=History)
     failed_ns: int = 0  # the death whose successor has not handled a packet yet
     since_ns: int = 0
@@ -127,6 +130,7 @@ class Group:
     filling: bool = False
     spare_history: History = field(default_factory=History)
     spare_due_at: float = 0.0
+    spares_held: str = ""  # why none is forked any more
     map: steering.Map = steering.EMPTY
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -160,6 +164,8 @@ def _group(index: int, plan: GroupPlan) -> Group:
         plan.backoff_initial,
         plan.backoff_factor,
         plan.backoff_max,
+        plan.backoff_jitter,
+        plan.strategy,
     )
     return Group(plan, index, workers, policy, plan.count)
 
@@ -464,6 +470,8 @@ class Supervisor:
         self._changed.set()
         for group in self.groups:
             self._refill(group)
+        # A later generation opens with whoever can; if that is not everybody, it is degraded.
+        self._judge()
 
     def _topology_wind_down(self) -> None:
         self.on_stopping()
@@ -846,6 +854,8 @@ class Supervisor:
                 self._told = story["seq"]
                 if story["kind"] == DEATH:
                     await self._hear_death(story)
+                elif story["kind"] == LENT:
+                    await self._hear_lent(story)
                 else:
                     self._hear_health(story)
 
@@ -862,6 +872,19 @@ class Supervisor:
             if worker.state == "running" and worker.fed == lends:
                 worker.fed = not lends
                 self._task(self._steer(self.groups[worker.group]))
+
+    async def _hear_lent(self, story: dict[str, Any]) -> None:
+        """The primary lent a slot's buckets out, as no answer came in time: go on from its map."""
+        worker = next(w for w in self.workers() if w.slot == story["slot"])
+        group = self.groups[worker.group]
+        async with group.lock:
+            found = tuple(bytes.fromhex(await self.insist("map_read", group=group.index)))
+            moved, group.map = steering.moved(group.map, found), found
+        if worker.state != "running":
+            worker.fed = False
+        self.events.add(type="lent", name=worker.name, buckets_moved=moved, requeued=story["left"])
+        # Whoever is back by now, or was stopped, is given its share, or loses it.
+        self._task(self._steer(group))
 
     async def _hear_death(self, story: dict[str, Any]) -> None:
         sitter = self._sitters.get(story["pid"])
@@ -964,13 +987,15 @@ class Supervisor:
             n = allowance(group.policy, worker.history, time.monotonic())
         if n != worker.takeovers:
             worker.takeovers = n
-            await self.insist("takeovers", slot=worker.slot, n=n)
+            failures = group.policy.policy == "on-failure"
+            await self.insist("takeovers", slot=worker.slot, n=n, failures=failures)
 
     def _worker_adopt(self, worker: Worker) -> None:
         """A spare has taken the place already: keep the books, fork another spare."""
         group = self.groups[worker.group]
         decision = decide(group.policy, worker.history, Ending(), wanted=True, now=time.monotonic())
         worker.history = decision.history
+        self._restart_others(worker)
         group.spare_due_at = max(group.spare_due_at, time.monotonic() + decision.delay)
         # One that was stopped had lent its buckets out.
         self._task(self._grant(worker) if worker.fed else self._feed(worker))
@@ -979,7 +1004,8 @@ class Supervisor:
     # --- spares ----------------------------------------------------------------------------------
 
     def _refill(self, group: Group) -> None:
-        if not group.filling and len(group.spares) < group.plan.spares:
+        wants = group.plan.spares > 0 and not group.spares_held
+        if wants and not group.filling and len(group.spares) < group.plan.spares:
             group.filling = True
             self._task(self._fill(group))
 
@@ -987,7 +1013,8 @@ class Supervisor:
         try:
             while len(group.spares) < group.plan.spares:
                 await asyncio.sleep(max(0.0, group.spare_due_at - time.monotonic()))
-                if self.state not in ("running", "degraded") or self._orders is None:
+                running = self.state in ("running", "degraded") and self._orders is not None
+                if not running or group.spares_held:
                     return
                 await self._fork_spare(group)
         finally:
@@ -999,7 +1026,10 @@ class Supervisor:
                 sitter.ready = True
                 self._changed.set()
             elif line.startswith("REFUSED "):
-                self.events.add(type="spare", name=sitter.name, message=_refused(line)[1])
+                code, why = _refused(line)
+                self.events.add(type="spare", name=sitter.name, message=why)
+                if code in PERMANENT:
+                    self._hold_spares(group, sitter.name, why)
 
         def late() -> None:
             if not sitter.ready and sitter.pidfd >= 0:
@@ -1024,6 +1054,17 @@ class Supervisor:
                 group.spare_due_at, now + (decision.delay or SPARE_POLICY.most)
             )
         self._refill(group)
+
+    def _hold_spares(self, group: Group, name: str, why: str) -> None:
+        """A plugin that refuses will refuse the next spare too: until somebody says otherwise, no
+        further one is forked. The workers that run have nothing to do with it."""
+        if not group.spares_held:
+            group.spares_held = why
+            self.events.add(type="held", name=name, message=why)
+            self.progress(
+                f"{name}s are held: {why}: "
+                f"`dpsup -n {self.plan.name} reset-failed {group.plan.name}` tries again"
+            )
 
     def retire_spares(self, group: Group) -> None:
         """End them; new ones are forked while the instance runs."""
@@ -1126,8 +1167,11 @@ class Supervisor:
         self.write_state()
 
     def _decide(self, worker: Worker, code: int | None, asked: bool) -> None:
-        permanent = code is not None and code in PERMANENT
-        if permanent and self.state == "starting" and worker.refused:
+        # What it said on its way out, where nobody knows how it ended: its seed died with it.
+        codes = {code, worker.refused[0] if worker.refused else None}
+        permanent = not codes.isdisjoint(PERMANENT)
+        first = self.state == "starting" and self.plan.generation == 1
+        if permanent and first and worker.refused:
             error = DpsupError(
                 f"worker {worker.name} refused to start: {worker.refused[1]}",
                 help=f"`plugin` and `args` of group {self.groups[worker.group].plan.name} "
@@ -1138,12 +1182,14 @@ class Supervisor:
             self._fail(error)
         group = self.groups[worker.group]
         ending = Ending(asked=asked, permanent=permanent, failed=code != 0)
-        decision = decide(group.policy, worker.history, ending, worker.wanted, time.monotonic())
+        now, chance = time.monotonic(), random.random()
+        decision = decide(group.policy, worker.history, ending, worker.wanted, now, chance)
         worker.history = decision.history
-        worker.due_at = time.monotonic() + decision.delay
+        worker.due_at = now + decision.delay
+        worker.held_for = decision.reason if decision.verdict is Verdict.GIVE_UP else ""
         if decision.verdict is Verdict.GIVE_UP:
             self.events.add(type="held", name=worker.name, message=decision.reason)
-            if self.state == "starting" and self.plan.generation == 1:
+            if first:
                 how = (worker.last_exit or {}).get("how", "its end")
                 self._fail(
                     DpsupError(
@@ -1151,7 +1197,38 @@ class Supervisor:
                         help=f"`plugin` and `args` of its group in {self.plan.topology_file}",
                     )
                 )
+        elif not asked and worker.wanted:
+            self._restart_others(worker)
         self.fire("worker", worker, decision.verdict.value)
+
+    def _restart_others(self, worker: Worker) -> None:
+        """Those that the strategy restarts with it. Who is down, or on its way, starts afresh
+        anyway."""
+        strategy = self.groups[worker.group].policy.strategy
+        workers = self.workers()
+        with_it = [
+            workers[i]
+            for i in others(strategy, workers.index(worker), [w.group for w in workers])
+            if workers[i].state == "running" and workers[i].wanted
+        ]
+        if with_it and self.state in ("running", "degraded"):
+            names = [w.name for w in with_it]
+            self.events.add(type="restart", name=worker.name, message=strategy, restarted=names)
+            for one in with_it:
+                self.fire("worker", one, "restart")
+
+    def reset_failed(self, workers: list[Worker], groups: list[Group]) -> list[Worker]:
+        """Forget how often they died, and start those that are held; which these are."""
+        for group in groups:
+            group.spare_history, group.spare_due_at, group.spares_held = History(), 0.0, ""
+            self._refill(group)
+        held = [w for w in workers if w.state == "held" and w.wanted]
+        for worker in workers:
+            worker.history = History()
+            worker.held_for = ""
+        for worker in held:
+            self.fire("worker", worker, "restart")
+        return held
 
     def _worker_lend(self, worker: Worker) -> None:
         """Until it is back, others of its group handle its buckets, and what waits in its lanes."""
@@ -1169,7 +1246,7 @@ class Supervisor:
         reason = f" ({last['reason']})" if last.get("reason") else ""
         self.progress(
             f"{worker.name} is held after {last.get('how', 'its end')}{reason}: "
-            f"`dpsup -n {self.plan.name} restart {worker.name}` tries again"
+            f"`dpsup -n {self.plan.name} reset-failed {worker.name}` tries again"
         )
 
     def _worker_forget(self, worker: Worker) -> None:
@@ -1248,6 +1325,7 @@ class Supervisor:
                 {
                     "desired": g.desired,
                     "spares_ready": sum(s.ready for s in g.spares),
+                    "spares_held": g.spares_held,
                     "workers": [
                         {
                             "pid": w.pid,
@@ -1255,6 +1333,7 @@ class Supervisor:
                             "restarts": max(w.restarts, 0),
                             "last_exit": w.last_exit,
                             "health": w.health,
+                            "held_for": w.held_for if w.state == "held" else "",
                             "retry_in_s": max(0.0, w.due_at - now)
                             if w.state == "backoff"
                             else None,

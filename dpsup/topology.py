@@ -131,11 +131,19 @@ class Backoff(Model):
     initial: Duration = _key(0.05, "the wait before the first restart", '"50ms"')
     factor: float = _key(2.0, "how much longer each further wait is", "2", ge=1)
     max: Duration = _key(10.0, "the longest wait before a restart", '"10s"')
+    jitter: float = _key(
+        0.1, "the part of a wait that chance may leave out", "0.1, up to 1", ge=0, le=1
+    )
 
 
 class Restart(Model):
     policy: Literal["always", "on-failure", "never"] = _key(
         "always", "which deaths are followed by a restart", '"always", "on-failure" or "never"'
+    )
+    strategy: Literal["one-for-one", "rest-for-chain", "all"] = _key(
+        "one-for-one",
+        "who is restarted with a worker that died",
+        '"one-for-one", "rest-for-chain" or "all"',
     )
     intensity: float = _key(5.0, "the restarts within `period` that are put up with", "5", ge=0)
     period: SomeTime = _key(60.0, "the time in which restarts are counted", '"60s"')

@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 4,
+	DPS_ABI_VERSION = 5,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -111,7 +111,9 @@ enum {
 	DPS_STORY_STOPPED = 3,      // by a signal or a debugger
 	DPS_STORY_CONTINUED = 4,
 	DPS_STORY_STARVED = 5,      // ready to run, and gets no CPU
-	DPS_STORY_FED = 6           // gets CPU again
+	DPS_STORY_FED = 6,          // gets CPU again
+	DPS_STORY_LENT = 7          // nobody took the slot over: others have its buckets, and `left`
+				    // packets of its lanes
 };
 
 // dps_story.notice: what said that the thread is gone.
@@ -211,7 +213,8 @@ struct dps_sitter {
 	// Written by the process.
 	uint64_t ready_ns;          // CLOCK_MONOTONIC when its plugin was initialised
 	uint64_t seated_ns;         // CLOCK_MONOTONIC when it took its slot
-	uint64_t pad3[6];
+	uint32_t in_order;          // 1: it leaves by itself, with exit code 0
+	uint32_t pad3[11];
 	struct dps_facts facts;
 	char error[DPS_ERROR];      // why it could not start
 

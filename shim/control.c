@@ -3,7 +3,9 @@
 // The control thread's side of the io cores: make, start and stop them, ask them through their
 // mailboxes, read their counters, account for every mbuf.
 
+#define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -16,22 +18,30 @@
 
 enum { ANSWER_MS = 2000 };      // for an io core to answer, far above any burst
 
+// Two threads ask: the control thread, and the lender. Never taken before a slot's lock.
+static pthread_mutex_t asking = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+
+// bucket -> member, as last ordered; changed under that lock.
+static uint8_t maps[DPS_MAX_GROUPS][DPS_BUCKETS];
+
+void
+asking_lock(void)
+{
+	pthread_mutex_lock(&asking);
+}
+
+void
+asking_unlock(void)
+{
+	pthread_mutex_unlock(&asking);
+}
+
 static int
-ask(struct io *io, enum io_op op, uint32_t arg)
+await_answer(const struct io *io)
 {
 	const struct timespec step = { .tv_nsec = 20000 };
 	uint64_t deadline = rte_rdtsc() + rte_get_tsc_hz() / 1000 * ANSWER_MS;
 
-	if (!the_primary.io_running) {
-		// Before the start there is nobody to disturb.
-		io->op = op;
-		io->arg = arg;
-		io_answer(io, io->asked);
-		return 0;
-	}
-	io->op = op;
-	io->arg = arg;
-	dps_store32(&io->asked, io->asked + 1);
 	while (dps_load32(&io->answered) != io->asked) {
 		if (rte_rdtsc() > deadline)
 			return -ETIMEDOUT;
@@ -41,15 +51,37 @@ ask(struct io *io, enum io_op op, uint32_t arg)
 }
 
 static int
+ask(struct io *io, enum io_op op, uint32_t arg)
+{
+	int ret;
+
+	if (!the_primary.io_running) {
+		// Before the start there is nobody to disturb.
+		io->op = op;
+		io->arg = arg;
+		io_answer(io, io->asked);
+		return 0;
+	}
+	// What came too late for an answer is not written over: it may be read at this moment.
+	ret = await_answer(io);
+	if (ret != 0)
+		return ret;
+	io->op = op;
+	io->arg = arg;
+	dps_store32(&io->asked, io->asked + 1);
+	return await_answer(io);
+}
+
+static int
 ask_all(enum io_op op, uint32_t arg)
 {
-	for (uint32_t i = 0; i < the_primary.n_io; i++) {
-		int ret = ask(the_primary.io[i], op, arg);
+	int ret = 0;
 
-		if (ret != 0)
-			return ret;
-	}
-	return 0;
+	asking_lock();
+	for (uint32_t i = 0; i < the_primary.n_io && ret == 0; i++)
+		ret = ask(the_primary.io[i], op, arg);
+	asking_unlock();
+	return ret;
 }
 
 // The io cores' own state lies outside the hugepages that workers can write.
@@ -98,6 +130,7 @@ group_init(struct io *io, uint32_t group)
 	struct io_group *g = &io->group[group];
 
 	memset(g->map, DPS_NO_SLOT, sizeof(g->map));
+	memset(maps[group], DPS_NO_SLOT, sizeof(maps[group]));
 	g->holes = DPS_BUCKETS;
 	g->first = conf->first_slot;
 	g->max = conf->max;
@@ -210,6 +243,7 @@ dps_io_stop(void)
 	struct primary *p = &the_primary;
 	int ret;
 
+	lend_stop();
 	if (!p->io_running)
 		return 0;
 	ret = ask_all(OP_STOP, 0);
@@ -246,23 +280,39 @@ int
 dps_io_map(uint32_t group, const uint8_t *member, uint32_t n)
 {
 	struct primary *p = &the_primary;
-	int ret;
+	int ret = 0;
 
 	if (group >= p->n_groups || n != DPS_BUCKETS)
 		return -EINVAL;
 	for (uint32_t b = 0; b < n; b++)
 		if (member[b] != DPS_NO_SLOT && member[b] >= p->ctl->group[group].max)
 			return -EINVAL;
+	asking_lock();
+	memcpy(maps[group], member, n);
 	p->moves++;
 	for (uint32_t i = 0; i < p->n_io; i++) {
+		ret = await_answer(p->io[i]);
+		if (ret != 0)
+			break;
 		memcpy(p->io[i]->arg_map, member, n);
 		p->io[i]->arg_move = p->moves;
 	}
-	state_map(group, member, false);
-	ret = ask_all(OP_MAP, group);
 	if (ret == 0)
-		state_map(group, member, true);
+		ret = ask_all(OP_MAP, group);
+	asking_unlock();
+	lend_look();
 	return ret;
+}
+
+int
+dps_io_map_get(uint32_t group, uint8_t *member, uint32_t n)
+{
+	if (group >= the_primary.n_groups || n != DPS_BUCKETS)
+		return -EINVAL;
+	asking_lock();
+	memcpy(member, maps[group], n);
+	asking_unlock();
+	return 0;
 }
 
 int

@@ -35,10 +35,10 @@ struct lane {
 	uint32_t group;
 	bool hold;
 
-	// written by the control thread, before it hands them back: lane_requeue
+	// written under the slot's lock, before they are handed back: lane_requeue
 	uint64_t requeue;
 
-	// the io core's; the control thread reads the indices in recovery
+	// the io core's; who repairs or hands back reads the indices
 	uint32_t sent __rte_cache_aligned;
 	uint32_t published;
 	uint32_t collected;

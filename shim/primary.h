@@ -4,6 +4,7 @@
 
 // The primary's private state, in its own heap. Lines are grouped by the thread that writes them.
 
+#include <pthread.h>
 #include <stdbool.h>
 
 #include <rte_ethdev.h>
@@ -98,7 +99,7 @@ struct io {
 	struct rx_queue rxq[RXQ_MOST];
 	struct rte_ring *xfer[DPS_MAX_IO];      // from io core i to this one
 
-	// written by the control thread
+	// written by who asks, under asking_lock
 	uint32_t asked __rte_cache_aligned;
 	enum io_op op;
 	uint32_t arg;
@@ -150,7 +151,6 @@ struct primary {
 	struct dps_slot *slot[DPS_MAX_SLOTS];
 	uint32_t slot_group[DPS_MAX_SLOTS];
 	uint64_t state[DPS_MAX_SLOTS];  // offset of its dps_state_head from ctl->base, 0: none
-	uint32_t fed[DPS_MAX_SLOTS];    // 1: some io core may have a bucket for it
 	char *slots;                    // where the next slot will lie
 	char *slots_end;
 	uint32_t n_io;
@@ -197,13 +197,11 @@ uint32_t hash_flow(const uint8_t *p, uint32_t len);
 
 // recover.c
 void slot_repair(uint32_t slot, struct dps_story *out);
-int slot_requeue(uint32_t slot);
+int slot_requeue(uint32_t slot);                // under its lock, after seat_revoke
 
 // state.c
 bool state_untouch(const struct lane *lane, uint32_t io, uint32_t index, uint32_t sitter);
 void state_forget(uint32_t slot);
-void state_release(uint32_t slot);
-void state_map(uint32_t group, const uint8_t *member, bool answered);
 
 // health.c: what a warden remembers of a worker from round to round.
 struct health {
@@ -229,9 +227,21 @@ bool health_kills_stopped(uint32_t group);
 int wardens_start(void);
 void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
 void slot_unlock(uint32_t slot);
-bool slot_is_empty(uint32_t slot);              // nobody sits there, nor was told to
+bool seat_is_corrupt(uint32_t slot);            // its last sitter left lanes that nobody can repair
 bool seat_revoke(uint32_t slot);                // take it back from who was told to sit down, under
 						// the lock; false: too late, somebody sits
+uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when nobody sits, 0: somebody does
+uint64_t story_tell(const struct dps_story *story);
+int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
+
+// lend.c
+int lend_start(void);
+void lend_look(void);                           // something has changed: look soon
+void lend_stop(void);
+
+// control.c: the io cores are asked by one thread at a time, and a map is changed by one.
+void asking_lock(void);
+void asking_unlock(void);
 
 // io.c
 int io_loop(void *io);
@@ -239,7 +249,7 @@ uint32_t io_turn(struct io *io);                // one turn of the loop; returns
 void tx_flush(struct io *io, uint32_t port);
 bool group_settle(struct io *io, struct io_group *g);
 
-// mailbox.c: do what the control thread asks, and say so.
+// mailbox.c: do what is asked, and say so.
 void io_answer(struct io *io, uint32_t asked);
 
 // What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where nobody but

@@ -79,8 +79,6 @@ slot_repair(uint32_t slot, struct dps_story *out)
 	s->touched = 0;
 }
 
-// Hand what is left in the lanes back for steering. The io cores must no longer feed the slot, so
-// that these packets come before all later ones of their flows; nobody sits there.
 int
 slot_requeue(uint32_t slot)
 {

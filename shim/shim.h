@@ -210,7 +210,8 @@ int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
 int dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket);    // -EBUSY: somebody sits
 int dps_spare_prepare(uint32_t group, uint32_t *ticket);
 int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
-int dps_slot_takeovers(uint32_t slot, uint32_t n);      // that wardens may do unasked from now on
+int dps_slot_takeovers(uint32_t slot, uint32_t n,       // that wardens may do unasked from now on;
+		       uint32_t failures);              // 1: not for one that left in order
 int dps_slot_read(uint32_t slot, struct dps_slot *out);
 int dps_sitter_fate(uint32_t sitter, int32_t pid);      // 0: told, or none; -EAGAIN: ask again.
 							// pid 0: call off an order nobody came for
@@ -224,11 +225,15 @@ int dps_io_stop(void);                  // bounded; the io cores free all that t
 int dps_io_rx(uint32_t on);             // 0: stop receiving, go on collecting
 int dps_io_lane(uint32_t slot);         // (re)reads what the slot's plugin needs
 int dps_io_map(uint32_t group, const uint8_t *member, uint32_t n);      // bucket -> member
+int dps_io_map_get(uint32_t group, uint8_t *member, uint32_t n);        // as it was last ordered
 int dps_io_reset(uint32_t slot);        // after a corrupt slot's sitter died: empty lanes
 int dps_io_stats_get(uint32_t io, struct dps_io_stats *out);
 int dps_group_stats_get(uint32_t group, struct dps_group_stats *out);
 int dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out);
 int dps_audit_get(uint32_t pool, struct dps_audit *out);
+
+// lend.c
+int dps_group_lend(uint32_t group, uint64_t after_ns);  // 0: never; see there
 
 // recover.c
 int dps_slot_requeue(uint32_t slot);    // returns packets handed back for steering

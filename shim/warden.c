@@ -62,6 +62,9 @@ struct seat {
 	uint32_t ticket;
 	uint32_t sitter;        // who may sit, or does: an index, or NOBODY
 	uint32_t takeovers;     // that may happen before the supervisor is asked
+	bool corrupt;           // what the last one left
+	bool failures;          // not after one that left in order
+	uint64_t since_ns;      // nobody sits; or was told to
 	uint64_t story;         // seq of the last death here
 };
 
@@ -99,12 +102,6 @@ void
 slot_unlock(uint32_t slot)
 {
 	pthread_mutex_unlock(&seats[slot].lock);
-}
-
-bool
-slot_is_empty(uint32_t slot)
-{
-	return seats[slot].sitter == NOBODY;
 }
 
 // --- processes ------------------------------------------------------------------------------------
@@ -152,7 +149,27 @@ seat_open(uint32_t slot)
 	struct seat *seat = &seats[slot];
 
 	seat->sitter = NOBODY;
+	seat->since_ns = dps_now_ns();
 	dps_store64(&the_primary.slot[slot]->seat, dps_seat(++seat->ticket, 0));
+}
+
+bool
+seat_is_corrupt(uint32_t slot)
+{
+	return seats[slot].corrupt;
+}
+
+// Looked at without the lock too, by who then takes it and looks again.
+uint64_t
+seat_empty_ns(uint32_t slot, bool *offered)
+{
+	const struct seat *seat = &seats[slot];
+	uint32_t sitter = dps_load32(&seat->sitter);
+
+	*offered = sitter != NOBODY;
+	if (*offered && dps_load32(&the_primary.ctl->sitter[sitter].hand) == DPS_HAND_SEATED)
+		return 0;
+	return dps_load64(&seat->since_ns);
 }
 
 bool
@@ -177,6 +194,7 @@ seat_offer(uint32_t slot, struct warden *w)
 	struct dps_sitter *s = sitter_of(w);
 
 	seats[slot].sitter = w->index;
+	seats[slot].since_ns = dps_now_ns();
 	__atomic_store_n(&w->slot, slot, __ATOMIC_RELEASE);
 	s->slot = slot;
 	s->ticket = seats[slot].ticket;
@@ -278,7 +296,7 @@ story_at(uint64_t seq)
 	return &the_primary.ctl->story[seq & (DPS_STORIES - 1)];
 }
 
-static uint64_t
+uint64_t
 story_tell(const struct dps_story *story)
 {
 	struct dps_ctl *ctl = the_primary.ctl;
@@ -458,11 +476,12 @@ bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
 	story_end(slot, story->noticed_ns);
 	slot_repair(slot, story);
 	seat_open(slot);
+	seats[slot].corrupt = story->corrupt;
 	story->repaired_ns = dps_now_ns();
-	if (!story->corrupt) {
+	if (!story->corrupt && !(seats[slot].failures && dps_load32(&sitter_of(w)->in_order)))
 		seat_successor(slot, story);
-		state_release(slot);
-	}
+	if (story->successor == 0)
+		lend_look();
 	for (uint32_t i = 0; i < DPS_COUNTERS; i++) {
 		dps_count(&s->counter[i], sitter_of(w)->counter[i]);
 		sitter_of(w)->counter[i] = 0;
@@ -541,7 +560,7 @@ warden_run(void *arg)
 }
 
 // A thread of the primary that takes no signal: those are Python's.
-static int
+int
 thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 {
 	sigset_t all, before;
@@ -615,6 +634,7 @@ berth_open(uint32_t group, uint32_t *ticket)
 		s->signal = 0;
 		s->ready_ns = 0;
 		s->seated_ns = 0;
+		s->in_order = 0;
 		s->error[0] = '\0';
 		memset(s->counter, 0, sizeof(s->counter));
 		*ticket = ((berth >> 32) + 1) & INT32_MAX;
@@ -685,12 +705,13 @@ dps_slot_sitter(uint32_t slot)
 }
 
 int
-dps_slot_takeovers(uint32_t slot, uint32_t n)
+dps_slot_takeovers(uint32_t slot, uint32_t n, uint32_t failures)
 {
 	if (slot >= the_primary.n_slots)
 		return -EINVAL;
 	slot_lock(slot);
 	seats[slot].takeovers = n;
+	seats[slot].failures = failures;
 	slot_unlock(slot);
 	return 0;
 }

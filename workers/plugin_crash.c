@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "worker.h"
 
@@ -56,7 +55,7 @@ go(const struct crash *c)
 	if (strcmp(c->how, "abort") == 0)
 		abort();
 	if (strcmp(c->how, "exit") == 0)
-		_exit(c->code);
+		exit(c->code);
 	for (;;)
 		__asm__ volatile("pause");
 }

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # The text of shim/abi.h without comments, and the version it had. Change the header, and raise
 # DPS_ABI_VERSION with it.
-PINNED = {4: "521e5125c541718a"}
+PINNED = {5: "f82a33450e0d035c"}
 
 
 def abi_text() -> str:
@@ -46,6 +46,7 @@ def test_constants_that_python_keeps_are_those_of_the_header() -> None:
     assert lib.DPS_NO_SLOT == steering.NOBODY
     assert lib.DPS_MAX_SITTERS > lib.DPS_MAX_SLOTS + lib.DPS_MAX_SPARES
     assert lib.DPS_STORY_DEATH == supervisor.DEATH
+    assert lib.DPS_STORY_LENT == supervisor.LENT
     assert supervisor.HEALTH[lib.DPS_STORY_STOPPED] == "stopped"
     assert supervisor.NOTICES[lib.DPS_NOTICE_LEASE] == "lease"
     assert len(primary.DROPS) == lib.DPS_N_DROPS

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsup.policy import Decision, Ending, History, Policy, Verdict, decide
+from dpsup.policy import Decision, Ending, History, Policy, Verdict, allowance, decide, others
 
 CRASH = Ending()
 
@@ -30,6 +30,76 @@ def test_the_bucket_leaks() -> None:
     found = deaths(Policy(intensity=5, period=60), [12.0 * i for i in range(100)])
     assert {d.verdict for d in found} == {Verdict.RETRY}
     assert {d.delay for d in found} == {0.05}
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 40))
+def test_chance_only_shortens_a_delay_and_by_no_more_than_jitter(
+    jitter: float, chance: float, level: float
+) -> None:
+    policy = Policy(intensity=100, initial=0.05, factor=2, most=0.3, jitter=jitter)
+    history = History(level, 0.0)
+    plain = decide(policy, history, CRASH, True, 0.0).delay
+    found = decide(policy, history, CRASH, True, 0.0, chance).delay
+    assert plain * (1 - jitter) <= found * (1 + 1e-9) <= plain * (1 + 1e-9)
+    assert plain <= 0.3
+    assert found == pytest.approx(plain * (1 - jitter * chance))
+
+
+@pytest.mark.parametrize(
+    ("policy", "level", "most"),
+    [
+        ("always", 0, 5),
+        ("on-failure", 0, 5),
+        ("on-failure", 2, 3),
+        ("always", 9, 0),
+        ("never", 0, 0),
+    ],
+)
+def test_takeovers_are_what_the_policy_would_grant(policy: str, level: float, most: int) -> None:
+    made, history = Policy(policy), History(level, 0.0)
+    assert allowance(made, history, 0.0) == most
+    for _ in range(most):
+        decision = decide(made, history, CRASH, True, 0.0)
+        assert decision.verdict is Verdict.RETRY
+        history = decision.history
+    assert decide(made, history, CRASH, True, 0.0).verdict is Verdict.GIVE_UP
+
+
+# Two workers of group 0, three of group 1, one of group 2, as they are started.
+CHAIN = [0, 0, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "died", "found"),
+    [
+        ("one-for-one", 2, []),
+        ("all", 3, [4, 2]),
+        ("all", 5, []),
+        ("rest-for-chain", 0, [5, 4, 3, 2]),
+        ("rest-for-chain", 3, [5]),
+        ("rest-for-chain", 5, []),
+    ],
+)
+def test_who_is_restarted_with_it_and_in_which_order(
+    strategy: str, died: int, found: list[int]
+) -> None:
+    assert others(strategy, died, CHAIN) == found
+
+
+@given(
+    st.sampled_from(["one-for-one", "all", "rest-for-chain"]),
+    st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    st.data(),
+)
+def test_nobody_upstream_is_restarted_nor_the_dead_one_itself(
+    strategy: str, sizes: list[int], data: st.DataObject
+) -> None:
+    groups = [g for g, size in enumerate(sizes) for _ in range(size)]
+    died = data.draw(st.integers(0, len(groups) - 1))
+    found = others(strategy, died, groups)
+    assert found == sorted(set(found), reverse=True)
+    assert died not in found
+    assert all(groups[i] >= groups[died] for i in found)
 
 
 def test_without_delay_it_is_started_at_once() -> None:
