@@ -168,7 +168,8 @@ def test_a_kill_before_any_instruction_counts_each_packet_once(instance: Run) ->
     addresses = executed(victim(), STEPS)
     rng = random.Random(5)
     hit = 0
-    for address in addresses * (3 if LONG else 1):
+    aimed = addresses * 3 if LONG else addresses[rng.randrange(2) :: 2]
+    for address in aimed:
         traced = Traced(victim())
         with contextlib.suppress(Gone):
             hit += traced.run_to(address, rng.choice([1, 1, rng.randint(2, 64)]), 0.5)
@@ -177,10 +178,10 @@ def test_a_kill_before_any_instruction_counts_each_packet_once(instance: Run) ->
             job.events()
     wait_for(lambda: job.instance.status()["recovery"]["deaths"] == len(dead))
     found = deaths(job.events())
-    print(f"{len(addresses)} instructions, {hit} kills where aimed, {found}")
+    print(f"{len(aimed)} kills, {hit} where aimed, {found}")
     assert job.sent() < len(packets), "the run was too short to prove anything"
     # A bucket is opened once: those instructions are soon not executed any more.
-    assert hit > len(addresses) * 8 // 10
+    assert hit > len(aimed) * 8 // 10
     assert found.undone > 0
     slow_down(instance.folder, 0)
     state = job.until_idle(len(packets))
