@@ -6,6 +6,7 @@
 #define LOOP_CRASH_SAFE 0
 #define dps_next_segment unsafe_next_segment
 #define loop_init unsafe_loop_init
+#define loop_state unsafe_loop_state
 #define loop_turn unsafe_loop_turn
 #define worker_loop unsafe_worker_loop
 

@@ -738,6 +738,28 @@ def stats(ctx: click.Context, output: str) -> None:
 
 
 @cli.command()
+@click.argument("group", default="workers", shell_complete=_live("groups"))
+@_output_option
+@_name_option
+@click.pass_context
+def state(ctx: click.Context, group: str, output: str) -> None:
+    """What a group's plugin keeps for each worker and bucket, a kill notwithstanding.
+
+    \b
+      dpsup state fw
+      dpsup state fw -o json | jq '.buckets[] | select(.member == 1)'
+    """
+    with _connect(ctx) as instance:
+        doc = instance.state(group)
+    if output == "json":
+        _json(doc)
+    else:
+        from dpsup.render import print_state
+
+        print_state(doc)
+
+
+@cli.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on as they happen.")
 @_output_option
 @_name_option

@@ -118,6 +118,20 @@ class Instance:
     def stats(self) -> dict[str, Any]:
         return self._ask("stats")  # type: ignore[no-any-return]
 
+    def state(self, group: str) -> dict[str, Any]:
+        """The State document: what a group's plugin keeps for each worker and bucket, read while
+        they run. `hex` is the block's bytes, of a worker's the first 8 KiB."""
+        doc: dict[str, Any] = {"apiVersion": status.API, "kind": "State", "name": self.name}
+        doc |= {"group": group, "workers": [], "buckets": []}
+        first: int | None = 0
+        while first is not None:
+            part = self._ask("state", group=group, first=first)
+            doc["group"] = part["group"]
+            doc["workers"] += part["workers"]
+            doc["buckets"] += part["buckets"]
+            first = part["next"]
+        return doc
+
     def scale(
         self, group: str, n: int | str, *, wait: bool = True, dry_run: bool = False
     ) -> dict[str, Any]:

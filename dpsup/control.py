@@ -10,7 +10,7 @@ import signal
 from functools import partial
 from typing import Any
 
-from dpsup import elastic, process, status
+from dpsup import elastic, process, status, steering
 from dpsup.bus import Gone
 from dpsup.elastic import SCALE_S, must_run
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
@@ -121,6 +121,26 @@ async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
 
 async def _audit(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
     return status.audit(sup.plan.name, await sup.ask("audit"))
+
+
+async def _state(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    """What the plugin of a group keeps, from a bucket on; `next` is where to go on."""
+    group = find_group(sup, want(args, "group", str))
+    first = want(args, "first", int, 0)
+    if not 0 <= first < steering.BUCKETS:
+        raise ProtocolError(f"args.first: a bucket is wanted, 0 to {steering.BUCKETS - 1}")
+    found: dict[str, Any] = await sup.ask("state", group=group.index, first=first)
+    slots = zip(group.workers, found["slots"], strict=False)
+    return {
+        "group": group.plan.name,
+        "workers": [{"id": w.name, **block} for w, block in slots if block],
+        "buckets": [
+            {"bucket": b, "member": group.map[b], **block}
+            for b, block in enumerate(found["buckets"], first)
+            if block
+        ],
+        "next": found["next"],
+    }
 
 
 async def _scale(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +269,7 @@ VERBS = {
     "status": _status,
     "stats": _stats,
     "audit": _audit,
+    "state": _state,
     "scale": _scale,
     "rebalance": _rebalance,
     "restart": _restart,

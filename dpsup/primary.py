@@ -53,6 +53,8 @@ EVIDENCE_BYTES = 1 << 20  # of packets, in one reply
 PLACES = (  # enum dps_place
     "cache", "lent", "handed_back", "again", "front", "held", "tx", "xfer", "quarantine",
 )  # fmt: skip
+STATE_SHOWN = 8 << 10  # bytes of a slot's state in a reply
+STATE_REPLY = 256 << 10  # and of all buckets'
 STAGES = ("rx", "steer", "collect", "tx", "rest")  # enum dps_stage
 _RSS = {
     "ipv4": "DPS_RSS_IPV4",
@@ -109,6 +111,17 @@ def _verdict(hops: list[list[Any]], port: int) -> int:
 def _story(story: Any) -> dict[str, Any]:
     frames = [f"{story.frame[i]:#x}" for i in range(story.n_frames)]
     return {**_fields(story), "frames": frames}
+
+
+def _state(get: Any, where: tuple[int, ...], most: int) -> dict[str, Any] | None:
+    """A block of state, None where it is nobody's."""
+    head = ffi.new("struct dps_state_head *")
+    data = ffi.new("uint8_t[]", max(most, 1))
+    n = _check("state_get", get(*where, head, data, most))
+    if head.stamp == 0:
+        return None
+    version = int(head.stamp) & 0xFFFFFFFF
+    return {"version": version, "size": int(head.size), "hex": bytes(data[0:n]).hex()}
 
 
 def flat_args(args: list[list[str]]) -> bytes:
@@ -270,6 +283,8 @@ class Primary:
         conf.hold = group["on_full"] == "hold"
         conf.reach = sum(1 << g for g in group["reach"])
         conf.next = [_verdict(group["next"], port) for port in range(lib.DPS_MAX_PORTS)]
+        conf.state = group["state"]
+        conf.bucket_state = group["bucket_state"]
         conf.args = args.ljust(lib.DPS_ARGS, b"\0")
         _check("ctl_group", lib.dps_ctl_group(index, conf))
         stall_ns = max(1, int(group["stall_after"] * 1e9))
@@ -433,6 +448,23 @@ class Primary:
         group = want(args, "group", int)
         _check("io_loads", lib.dps_io_loads(group, loads, lib.DPS_BUCKETS))
         return list(loads)
+
+    def do_state(self, args: dict[str, Any]) -> dict[str, Any]:
+        """What plugins keep in a group: with bucket 0 each slot's block, and as many buckets from
+        the one asked for as fit in a reply; `next` is the first that did not."""
+        index, first = want(args, "group", int), want(args, "first", int)
+        group = self.plan["groups"][index]
+        slots = range(group["first_slot"], group["first_slot"] + group["max"])
+        most = min(group["state"], STATE_SHOWN)
+        end = min(first + max(1, STATE_REPLY // (group["bucket_state"] + 1)), lib.DPS_BUCKETS)
+        return {
+            "slots": [] if first else [_state(lib.dps_state_get, (s,), most) for s in slots],
+            "buckets": [
+                _state(lib.dps_bucket_state_get, (index, b), group["bucket_state"])
+                for b in range(first, end)
+            ],
+            "next": end if end < lib.DPS_BUCKETS else None,
+        }
 
     def do_map_read(self, args: dict[str, Any]) -> str:
         """A group's map as it is: the lender may have changed it."""

@@ -14,6 +14,7 @@ from dpsup.steering import BUCKETS
 
 _STATE = {"running": "green", "degraded": "yellow", "held": "red", "backoff": "yellow"}
 
+_STATE_WORDS = 6
 _WIDE = 200  # where nobody's terminal limits it
 
 console = Console(highlight=False)
@@ -208,6 +209,22 @@ def print_stats(doc: dict[str, Any]) -> None:
         for counter, value in s["counters"].items():
             console.print(f"{s['id']} {counter}: {value}")
     print_account(doc["account"])
+
+
+def print_state(doc: dict[str, Any]) -> None:
+    """Blocks that are somebody's, as the 8-byte numbers that they begin with."""
+    table = _table("NAME", "VERSION", "BYTES", "WORKER", "8-BYTE WORDS")
+    workers = [(w["id"], "-", w) for w in doc["workers"]]
+    names = [f"{doc['group']}/{b['member']}" for b in doc["buckets"]]
+    buckets = [(str(b["bucket"]), n, b) for n, b in zip(names, doc["buckets"], strict=True)]
+    for name, worker, block in workers + buckets:
+        data = bytes.fromhex(block["hex"])
+        words = [int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8)]
+        shown = " ".join(map(str, words[:_STATE_WORDS])) + " ..." * (len(words) > _STATE_WORDS)
+        table.add_row(name, str(block["version"]), str(block["size"]), worker, shown)
+    console.print(table)
+    if not table.rows:
+        console.print("no plugin of this group keeps anything")
 
 
 def print_account(account: dict[str, Any]) -> None:

@@ -52,6 +52,13 @@ def parse_size(value: object) -> int:
     return int(float(m[1]) * 1024 ** (1 + "KMGT".index(m[2])))
 
 
+def parse_bytes(value: object) -> int:
+    """64 or "64KiB" -> bytes."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return parse_size(value)
+
+
 def parse_cores(value: object) -> tuple[int, ...]:
     """ "3-6,8" -> (3, 4, 5, 6, 8)."""
     if not isinstance(value, str):
@@ -277,6 +284,7 @@ Cores = Annotated[tuple[int, ...], BeforeValidator(parse_cores), _matching(_CORE
 AutoCores = Annotated[  # empty: auto
     tuple[int, ...], BeforeValidator(_parse_auto_cores), _matching(AUTO, _CORES)
 ]
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Texts = Annotated[tuple[str, ...], ARRAY]
 Args = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_flatten), written("object")]
 Ring = Annotated[int, AfterValidator(_ring)]

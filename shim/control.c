@@ -120,6 +120,7 @@ lane_init(struct io *io, uint32_t slot)
 	lane->slot = slot;
 	lane->group = s->group;
 	lane->hold = io->group[s->group].hold;
+	lane->needs = group_needs(s->group);
 	// A burst is received in one piece, over the end of the ring if need be.
 	lane->shadow = own_zalloc(sizeof(*lane->shadow) * (s->ring + DPS_IO_BURST));
 	return lane->shadow == NULL ? -ENOMEM : 0;
@@ -151,6 +152,7 @@ group_init(struct io *io, uint32_t group)
 	g->first = conf->first_slot;
 	g->max = conf->max;
 	g->hold = conf->hold;
+	g->together = conf->bucket_state > 0;
 	g->front_mask = rte_align32pow2(conf->max * conf->ring) - 1;
 	g->front = own_zalloc(sizeof(*g->front) * (g->front_mask + 1));
 	g->again = own_zalloc(sizeof(*g->again) * (g->front_mask + 1));
@@ -308,12 +310,14 @@ dps_io_map(uint32_t group, const uint8_t *member, uint32_t n, uint32_t when_empt
 			return -EINVAL;
 	asking_lock();
 	memcpy(maps[group], member, n);
-	for (uint32_t i = 0; i < p->n_io && ret == 0; i++) {
+	p->moves++;
+	for (uint32_t i = 0; i < p->n_io; i++) {
 		ret = await_answer(p->io[i]);
-		if (ret == 0) {
-			memcpy(p->io[i]->arg_map, member, n);
-			p->io[i]->arg_when_empty = when_empty;
-		}
+		if (ret != 0)
+			break;
+		memcpy(p->io[i]->arg_map, member, n);
+		p->io[i]->arg_when_empty = when_empty;
+		p->io[i]->arg_move = p->moves;
 	}
 	if (ret == 0)
 		ret = io_ask_all(OP_MAP, group);
@@ -343,6 +347,7 @@ dps_io_reset(uint32_t slot)
 	s = the_primary.slot[slot];
 	s->undo = 0;
 	s->hand = 0;
+	s->touched = 0;
 	return io_ask_all(OP_RESET, slot);
 }
 

@@ -46,11 +46,17 @@ op_map(struct io *io, struct io_group *g)
 			if (lane_out(lane) > 0) {
 				lane->draining = true;
 				lane->drain_to = lane->sent;
+			}
+			// Other io cores may have packets of it out.
+			if (lane_out(lane) > 0 || g->together) {
 				g->waits[b] = 1;
 				g->moving = true;
 			}
 		}
 	}
+	dps_store32(&g->move, io->arg_move);
+	// At once where nothing drains: this io core may go to sleep now.
+	group_settle(io, g);
 	g->fed = 0;
 	for (uint32_t i = 0; i < g->max; i++)
 		g->fed += fed[i];
@@ -63,7 +69,8 @@ op_lane(struct io *io, uint32_t slot)
 	const struct dps_facts *facts = &the_primary.slot[slot]->facts;
 	struct lane *lane = &io->lane[slot];
 
-	lane->needs = facts->needs & (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH);
+	lane->needs = (facts->needs & (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH)) |
+		      group_needs(lane->group);
 	lane->changes = facts->rewrites + facts->prepends > 0;
 	find_shortcuts(io, &io->group[lane->group]);
 }

@@ -44,6 +44,10 @@ struct io_group {
 	bool hold;
 	bool plain;                     // every bucket has a lane, no plugin asks for more than bytes
 	bool moving;
+	bool together;                  // its buckets have state: no io core lends what moved before
+					// all have got back what they had out
+	uint32_t move;                  // its map, by number (primary.moves)
+	uint32_t settled;               // the last map that nothing drains for here; others read it
 	bool gated;                     // too much is held for lossless inputs to be polled
 	uint32_t again_n;               // packets that come back as REQUEUE while lanes drain
 	uint32_t front_head;            // those that came back, ahead of all held ones
@@ -115,6 +119,7 @@ struct io {
 	uint32_t arg;
 	enum dps_when_empty arg_when_empty;
 	uint8_t arg_map[DPS_BUCKETS];
+	uint32_t arg_move;
 
 	// written by the io core
 	uint32_t answered __rte_cache_aligned;
@@ -165,6 +170,8 @@ struct port {
 struct primary {
 	struct dps_ctl *ctl;
 	struct dps_slot *slot[DPS_MAX_SLOTS];
+	uint32_t slot_group[DPS_MAX_SLOTS];
+	uint64_t state[DPS_MAX_SLOTS];  // offset of its dps_state_head from ctl->base, 0: none
 	char *slots;                    // where the next slot will lie
 	char *slots_end;
 	uint32_t n_io;
@@ -172,6 +179,7 @@ struct primary {
 	uint32_t n_ports;
 	uint32_t n_groups;
 	uint32_t n_slots;
+	uint32_t moves;                 // maps that io cores were asked to take over, of all groups
 	bool io_running;
 	struct rte_mempool *pool[DPS_MAX_POOLS];
 	uint64_t rx_held[DPS_MAX_POOLS];        // mbufs that drivers took at start
@@ -192,6 +200,13 @@ static inline uint32_t
 member_of(uint32_t slot)
 {
 	return slot - the_primary.io[0]->group[group_of(slot)].first;
+}
+
+// What packets of a group come with, whatever its plugin asks for: the hash says the bucket.
+static inline uint32_t
+group_needs(uint32_t group)
+{
+	return the_primary.ctl->group[group].bucket_state > 0 ? DPS_NEED_HASH : 0;
 }
 
 // Free mbufs are kept in a ring, whose count an io core may read at any time.
@@ -223,6 +238,10 @@ uint64_t slot_in_hand(uint32_t slot);
 bool is_fatal(uint32_t signal);         // one that workers note
 bool is_to_blame(const struct dps_story *death, uint64_t in_hand, uint64_t stuck);
 uint32_t blame(struct rte_mbuf *m, const struct dps_story *death);      // returns deaths so far
+
+// state.c
+bool state_untouch(const struct lane *lane, uint32_t io, uint32_t index, uint32_t sitter);
+void state_forget(uint32_t slot);
 
 // health.c: what a warden remembers of a worker from round to round.
 struct health {
@@ -272,6 +291,7 @@ void asking_unlock(void);
 int io_loop(void *io);
 uint32_t io_turn(struct io *io);                // one turn of the loop; returns packets moved
 void tx_flush(struct io *io, uint32_t port);
+bool group_settle(struct io *io, struct io_group *g);
 
 // control.c: they take asking_lock; 0 or -ETIMEDOUT.
 int io_ask(struct io *io, enum io_op op, uint32_t arg);

@@ -71,6 +71,8 @@ recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t 
 	// Before anything is handed back: from then on the shadow's entry may be another packet's.
 	if (done != published && s->undo == dps_undo_stamp(io, done) && undo(s, lane, done))
 		out->undone = 1;
+	if (done != published && state_untouch(lane, io, done, out->sitter))
+		out->undone = 1;
 	out->published += done - first;
 	if (done != published && culprit == dps_undo_stamp(io, done)) {
 		out->blamed = blame(lane->shadow[done & lane->mask], out);
@@ -95,6 +97,8 @@ restore_head(uint32_t slot, struct dps_slot *s)
 	s->magic = DPS_SLOT_MAGIC;
 	s->index = slot;
 	s->group = group_of(slot);
+	s->member = member_of(slot);
+	s->state = p->state[slot] == 0 ? 0 : p->ctl->base + p->state[slot] - (uintptr_t)s;
 	s->n_lanes = p->n_io;
 	s->ring = p->io[0]->lane[slot].size;
 	for (uint32_t i = 0; i < p->n_io; i++) {
@@ -117,8 +121,10 @@ slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out)
 	for (uint32_t i = 0; i < p->n_io; i++)
 		if (!is_sound(&p->io[i]->lane[slot]))
 			out->corrupt = 1;
-	if (out->corrupt)
+	if (out->corrupt) {
+		state_forget(slot);
 		return;
+	}
 	in_hand = slot_in_hand(slot);
 	if (!is_to_blame(out, in_hand, stuck))
 		in_hand = 0;
@@ -127,6 +133,7 @@ slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out)
 	// What was in hand is settled; a second repair before the next worker must find nothing.
 	s->undo = 0;
 	s->hand = 0;
+	s->touched = 0;
 }
 
 int
@@ -157,8 +164,6 @@ slot_requeue(uint32_t slot)
 	return total;
 }
 
-// Hand what is left in the lanes back for steering. The io cores must no longer feed the slot, so
-// that these packets come before all later ones of their flows.
 int
 dps_slot_requeue(uint32_t slot)
 {

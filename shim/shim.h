@@ -317,6 +317,11 @@ int dps_ctl_publish(void);
 int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
 int dps_slot_command(uint32_t slot, uint32_t command);
 
+// state.c: bytes of state, as far as they are somebody's; returns how many. head.stamp 0: nobody's.
+int dps_state_get(uint32_t slot, struct dps_state_head *head, uint8_t *bytes, uint32_t len);
+int dps_bucket_state_get(uint32_t group, uint32_t bucket, struct dps_state_head *head,
+			 uint8_t *bytes, uint32_t len);
+
 // health.c: after which time without progress a worker counts as stuck.
 int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
 

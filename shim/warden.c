@@ -697,7 +697,9 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 		ret = berth_open(group_of(slot), ticket);
 	if (ret >= 0) {
 		seats[slot].core = core;
-		s->undo = 0;    // no stamp of another plugin's may ever match a packet of the next one
+		// No stamp of another plugin's may ever match a packet of the next one.
+		s->undo = 0;
+		s->touched = 0;
 		dps_store32(&s->command, DPS_RUN);
 		seat_open(slot);
 		// Until the supervisor knows that this one runs, its death is the supervisor's.

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from dpsup import adopt, primary, steering, supervisor
+from dpsup import adopt, limits, primary, steering, supervisor
 from dpsup._shim import ffi, lib
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # The text of shim/abi.h without comments, and the version it had. Change the header, and raise
 # DPS_ABI_VERSION with it.
-PINNED = {6: "e6f82f17a18c2784"}
+PINNED = {7: "211b3b9f1919a486"}
 
 
 def abi_text() -> str:
@@ -59,6 +59,14 @@ def test_constants_that_python_keeps_are_those_of_the_header() -> None:
     assert lib.DPS_EXIT_USAGE in supervisor.PERMANENT
     assert lib.DPS_EXIT_CORE in supervisor.PERMANENT
     assert lib.DPS_EXIT_TEMPORARY not in supervisor.PERMANENT
+
+
+def test_limits_of_state_are_those_of_the_plugin_header() -> None:
+    text = (ROOT / "workers" / "dpsup_plugin.h").read_text()
+    assert f"DPS_PLUGIN_STATE ({limits.STATE >> 20}u << 20)" in text
+    assert f"DPS_PLUGIN_BUCKET_STATE {limits.BUCKET_STATE}u" in text
+    assert f"DPS_PLUGIN_TOUCHES_MOST {lib.DPS_TOUCHES}u" in text
+    assert f"DPS_PLUGIN_TOUCH_BYTES {lib.DPS_TOUCH_MOST}u" in text
 
 
 def test_drop_reasons_are_named_as_in_the_header() -> None:
