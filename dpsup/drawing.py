@@ -25,6 +25,7 @@ def _digraph(picture: Doc) -> Any:
     except ImportError:
         raise DpsupError(
             "the graphviz package of Python is not installed",
+            code="E1005",
             help="pip install 'dpsup[graph]', or `dpsup graph` without -o draws in letters",
         ) from None
     title = f"{picture['name']}, {picture['state']}"
@@ -116,5 +117,6 @@ def svg(picture: Doc) -> str:
     except graphviz.ExecutableNotFound:
         raise DpsupError(
             "the program `dot` is not installed",
+            code="E1005",
             help="apt-get install graphviz; or `dpsup graph -o dot`, and draw it elsewhere",
         ) from None

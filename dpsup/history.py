@@ -73,6 +73,7 @@ def parse_types(text: str) -> frozenset[str]:
         close = suggest(word, TYPES)
         raise UsageError(
             f'no event is of type "{word}"',
+            code="E0716",
             help=f'did you mean "{close}"?' if close else f"there are: {', '.join(TYPES)}",
         )
     return found
@@ -108,6 +109,7 @@ def _demand_names(instance: Instance, names: Collection[str], known: set[str]) -
             close = suggest(name, known)
             raise NoSuchObject(
                 f'no worker "{name}"',
+                code="E0702",
                 help=f'did you mean "{close}"?' if close else f"there are: {', '.join(known)}",
             )
 
@@ -142,6 +144,7 @@ def follow(name: str | None, topic: str, wanted: Wanted, show: Callable[[Entry],
         if instance.headless:
             raise NotRunning(
                 f'instance "{instance.name}" has no supervisor: nothing will be said any more',
+                code="E0607",
                 help=f"`dpsup -n {instance.name} events` shows what was said",
             )
         following = instance.follow(topic)

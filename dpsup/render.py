@@ -19,6 +19,7 @@ from dpsup.steering import BUCKETS
 from dpsup.tables import Line
 from dpsup.views import Screen, account
 
+_STATE_WORDS = 6
 _WIDE = 200  # where nobody's terminal limits it
 
 console = Console(highlight=False)
@@ -38,6 +39,8 @@ def _table(*columns: str) -> Table:
             "PLUGIN",
             "DROPPED",
             "LAST EXIT",
+            "PLACE",
+            "OF",
         )
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "DROPPED")
     return table
@@ -96,7 +99,7 @@ def live() -> Iterator[Callable[[Sequence[Line]], None]]:
         yield lambda lines: drawn.update(_rich(lines), refresh=True)
 
 
-def print_audit(doc: dict[str, Any]) -> None:
+def print_audit(doc: dict[str, Any], detail: bool = False) -> None:
     shown = {
         "size": "SIZE",
         "free": "FREE",
@@ -112,6 +115,45 @@ def print_audit(doc: dict[str, Any]) -> None:
     for pool in doc["pools"]:
         table.add_row(pool["name"], *(str(pool[k]) for k in shown))
     console.print(table)
+    if detail:
+        table = _table("NAME", "IO", "PLACE", "OF", "MBUFS")
+        for pool in doc["pools"]:
+            for at in pool["places"]:
+                table.add_row(
+                    pool["name"], str(at["io"]), at["place"], at["of"] or "-", str(at["mbufs"])
+                )
+        console.print(table)
+    for pool in doc["pools"]:
+        for stray in pool["strays"]:
+            console.print(stray_line(pool["name"], stray))
+
+
+def stray_line(pool: str, stray: dict[str, Any]) -> str:
+    """One mbuf that is nowhere, and what can be told of it."""
+    sure = "lost" if stray["certain"] else "lost, or a driver's"
+    by = {"lane": f", {stray['packets_since']} packets ago", "bucket": ", by its bucket"}
+    holder = f"{stray['holder']}{by[stray['holder_by']]}" if stray["holder"] else "unknown"
+    return (
+        f"{pool}: mbuf {stray['address']} is {sure}; last holder {holder}; came in by "
+        f"{stray['port'] or 'no port'}, {stray['length']} bytes, refcnt {stray['refcnt']}: "
+        f"{stray['bytes'][:64]}"
+    )
+
+
+def print_state(doc: dict[str, Any]) -> None:
+    """Blocks that are somebody's, as the 8-byte numbers that they begin with."""
+    table = _table("NAME", "VERSION", "BYTES", "WORKER", "8-BYTE WORDS")
+    workers = [(w["id"], "-", w) for w in doc["workers"]]
+    names = [f"{doc['group']}/{b['member']}" for b in doc["buckets"]]
+    buckets = [(str(b["bucket"]), n, b) for n, b in zip(names, doc["buckets"], strict=True)]
+    for name, worker, block in workers + buckets:
+        data = bytes.fromhex(block["hex"])
+        words = [int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8)]
+        shown = " ".join(map(str, words[:_STATE_WORDS])) + " ..." * (len(words) > _STATE_WORDS)
+        table.add_row(name, str(block["version"]), str(block["size"]), worker, shown)
+    console.print(table)
+    if not table.rows:
+        console.print("no plugin of this group keeps anything")
 
 
 def print_account(found: dict[str, Any]) -> None:

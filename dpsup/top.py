@@ -267,7 +267,9 @@ def run(name: str | None, every: float) -> None:
     """Until q. The instance may end and come back meanwhile."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
-            "`dpsup top` needs a terminal", help="`dpsup status -w` writes to pipes and files too"
+            "`dpsup top` needs a terminal",
+            code="E1004",
+            help="`dpsup status -w` writes to pipes and files too",
         )
     from dpsup import render
 

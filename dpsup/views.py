@@ -416,7 +416,7 @@ def _hints(picture: Doc) -> Iterator[str]:
     do = f"dpsup -n {name}"
     if picture["supervisor"]["pid"] is None:
         start = f"dpsup start {picture['topology_file']}"
-        yield f"no supervisor: `{do} stop` ends it, `{start}` starts it anew"
+        yield f"no supervisor: `{start}` supervises it again, `{do} stop` ends it"
     elif picture["primary"]["state"] != "running":
         yield f"no primary yet ({picture['primary']['state']}): `{do} logs primary`, `{do} events`"
     yield from _worker_hints(picture, do)

@@ -56,6 +56,7 @@ def _demand(picture: dict[str, Any], of: str) -> None:
         close = suggest(of, known)
         raise NoSuchObject(
             f'no group or worker "{of}"',
+            code="E0702",
             help=f'did you mean "{close}"?' if close else f"there are: {listing(known)}",
         )
 

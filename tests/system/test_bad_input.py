@@ -92,7 +92,7 @@ def test_topology_that_cannot_be_started(
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     said = next(p for p in done.stderr.split("\n\n") if message in p)
-    assert said.startswith("error: ")
+    assert said.startswith("error[")
     where = re.search(rf"--> {re.escape(str(instance.file))}:(\d+)\n", said)
     assert where is not None
     number = int(where[1])
@@ -139,7 +139,7 @@ def test_everything_that_is_wrong_is_said_at_once(instance: Run) -> None:
     for words in (["plan"], ["start", "--dry-run"], ["start"], ["start", "--detach"]):
         done = run(*words, str(instance.file))
         assert (words, done.returncode) == (words, BAD)
-        assert done.stderr.count("error: ") == len(errors)
+        assert done.stderr.count("error[") == len(errors)
         assert done.stdout == ""
     assert leftovers(instance.name) == []
 

@@ -212,7 +212,8 @@ def test_the_record_outlives_the_supervisor(instance: Run) -> None:
     instance.start()
     after = instance.events()
     assert after[: len(before)] == before
-    assert [e["seq"] for e in after] == list(range(1, len(after) + 1))
+    numbers = [e["seq"] for e in after]
+    assert numbers == sorted(set(numbers))
     assert after[-1]["at"] > before[-1]["at"]
 
 
