@@ -7,6 +7,7 @@ time are imported by the commands that need them.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -217,7 +218,7 @@ def _look_options(f: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "-o",
             "--output",
-            type=click.Choice(["text", "wide", "json"]),
+            type=_Word(["text", "wide", "json"]),
             default="text",
             help="text fits the terminal, wide leaves nothing out.",
         ),
@@ -783,24 +784,18 @@ def state(ctx: click.Context, group: str, output: str) -> None:
 
 
 @cli.command()
-@click.argument(
-    "of",
-    metavar="[WORKER|GROUP]",
-    required=False,
-    default="",
-    shell_complete=_live("targets"),
-)
+@click.argument("target", required=False, default="", shell_complete=_live("targets"))
 @_look_options
 @click.pass_context
-def workers(ctx: click.Context, of: str, watch: bool, over: float, output: str) -> None:
-    """Each worker: busy share, packets a second, cycles per packet, batch, lane fill, drops.
+def workers(ctx: click.Context, target: str, watch: bool, over: float, output: str) -> None:
+    """Each worker, or a group or one: busy share, packets a second, cycles per packet, lane fill.
 
     \b
       dpsup workers fw -w
     """
     from dpsup import watching
 
-    watching.show(ctx.obj["name"], "workers", over, watch=watch, output=output, of=of)
+    watching.show(ctx.obj["name"], "workers", over, watch=watch, output=output, of=target)
 
 
 def _section(name: str, text: str) -> None:
@@ -842,7 +837,7 @@ def top(ctx: click.Context, every: float) -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["text", "dot", "svg", "json"]),
+    type=_Word(["text", "dot", "svg", "json"]),
     default="text",
     help="dot and svg need the graphviz packages of Python and Debian.",
 )
@@ -873,7 +868,7 @@ def _history_options(f: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "-o",
             "--output",
-            type=click.Choice(["text", "json", "jsonl"]),
+            type=_Word(["text", "json", "jsonl"]),
             default="text",
             help="jsonl: one document a line, as json is with -f.",
         ),
@@ -1089,6 +1084,10 @@ def version(cflags: bool, output: str) -> None:
 def main() -> None:
     """Entry point: errors become words and exit codes."""
     debug = "--debug" in sys.argv
+    for stream in (sys.stdout, sys.stderr):
+        # A name in letters that the terminal does not have is shown with "?" for them.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = cli.main(prog_name="dpsup", standalone_mode=False)
     except click.ClickException as e:

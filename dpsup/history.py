@@ -25,6 +25,8 @@ TYPES = {
     "state": "a process or the instance changed its state",
     "death": "a worker died unasked: signal, backtrace, repair, successor",
     "exit": "the primary, the seed or the exporter of metrics ended",
+    "seed": "the seed did not attach in time, or takes no orders",
+    "locks": "locks of EAL's that the dead held",
     "spare": "a spare refused or died",
     "held": "a worker or spares are not started again",
     "health": "a worker is stuck, stopped or starved, or well again",

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from unit import looks
 
 from dpsup import graph, views
 from dpsup.cli import cli
+from dpsup.errors import DpsupError
 from dpsup.rates import picture
 from dpsup.tables import Line, plain
 from dpsup.top import KEYS, Top
@@ -179,6 +182,29 @@ def test_dot_has_rates_and_red_drops() -> None:
     assert "drops 250/s" in edge
     assert drawing._RED in edge
     assert "style=dashed" in drawing.dot(PICTURES["broken"])
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="dot is in Debian's package graphviz")
+@pytest.mark.parametrize("name", PICTURES)
+def test_svg_is_a_picture_of_it(name: str) -> None:
+    pytest.importorskip("graphviz")
+    from dpsup import drawing
+
+    root = ElementTree.fromstring(drawing.svg(PICTURES[name]))
+    shown = " ".join(root.itertext())
+    for words in ("fw/0", "nat/0", "fw (./fw.so)"):
+        assert words in shown
+    assert ("drops 250/s" in shown) == (name in ("running", "headless", "broken"))
+
+
+def test_without_dot_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("graphviz")
+    from dpsup import drawing
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(DpsupError) as caught:
+        drawing.svg(PICTURES["running"])
+    assert "apt-get install graphviz" in caught.value.help
 
 
 # --- top ------------------------------------------------------------------------------------------
