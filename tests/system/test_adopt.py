@@ -213,10 +213,10 @@ def test_what_workers_print_is_read_on(instance: Run) -> None:
     time.sleep(6)  # a line each second
     instance.start()
     assert instance.worker("fw/0")["pid"] == worker
-    found = wait_for(lines)
-    # What it printed meanwhile was kept for us.
-    first = int(found[0].split()[1])
-    assert heard < first <= heard + 4
+    found = wait_for(lambda: len(lines()) > heard and lines())
+    # What it had printed is on record, what it printed meanwhile was kept for us.
+    assert [int(line.split()[1]) for line in found[:heard]] == list(range(1, heard + 1))
+    assert heard < int(found[heard].split()[1]) <= heard + 4
     wait_for(lambda: len(lines()) > len(found))
 
 
