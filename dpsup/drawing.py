@@ -93,8 +93,10 @@ def _edges(graph: Any, picture: Doc) -> None:
                 lost = drops / picture["window_s"] if picture["window_s"] else None
                 _edge(graph, f"out {group['name']}", f"tx {name}", ports[name]["tx_pps"], lost)
             else:
-                to = next(w["id"] for w in picture["workers"] if w["group"] == name)
-                graph.edge(f"out {group['name']}", f"worker {to}", lhead=f"cluster {name}")
+                # An edge needs a node to end at, and stops at the frame around it.
+                ids = [w["id"] for w in picture["workers"] if w["group"] == name]
+                to = f"worker {ids[0]}" if ids else f"out {name}"
+                graph.edge(f"out {group['name']}", to, lhead=f"cluster {name}")
     for lane in picture["lanes"]:
         io = lane["io"].replace("/", " ")
         _edge(graph, io, f"worker {lane['worker']}", lane["pps"], lane["full_pps"])
