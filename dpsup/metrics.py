@@ -335,6 +335,7 @@ def _is_over(where: Runtime, first: int | None) -> bool:
 def main(argv: list[str]) -> int:
     path, name, listen, _, notify_fd = argv[1:]
     where, parent = Runtime(path, name), os.getppid()
+    os.nice(10)  # a worker may have to share the supervisor's core: it comes first
     registry = CollectorRegistry()
     registry.register(Source(looker(where)))
     try:
