@@ -270,8 +270,10 @@ def scale(ctx: click.Context, group: str, n: str, wait: bool, dry_run: bool, out
       dpsup scale workers 4
       dpsup scale fw +1 --dry-run
     """
-    if n.startswith("-") and not n[1:].isdigit():
-        raise click.NoSuchOption(n, ctx=ctx)
+    if not n.lstrip("+-").isdigit() or n.lstrip("+-") not in (n, n[1:]):
+        if n.startswith("-"):
+            raise click.NoSuchOption(n, ctx=ctx)
+        raise click.BadParameter(f"'{n}' is not a number: write 4, +1 or -1", param_hint="'N'")
     with _connect(ctx) as instance:
         doc = instance.scale(group, n, wait=wait, dry_run=dry_run)
     if output == "json":

@@ -148,7 +148,7 @@ def test_warnings_are_said_and_leave_the_exit_code_at_0(instance: Run) -> None:
     text = TOPOLOGY.format(name=instance.name).replace("no-rx=1", "no-rx=1,sise=64", 1)
     instance.file.write_text(text)
     done = run("check", str(instance.file), check=True)
-    assert "warning: net_null does not list a parameter `sise`" in done.stderr
+    assert "warning[E0405]: net_null does not list a parameter `sise`" in done.stderr
     assert f"{instance.file}: ok" in done.stdout
     doc = json.loads(run("check", str(instance.file), "-o", "json", check=True).stdout)
     assert doc["ok"] is True
@@ -257,7 +257,7 @@ def test_largest_topology_that_is_allowed_starts(instance: Run) -> None:
         (["start", "a.toml", "b.toml"], "unexpected extra argument"),
         (["start", "a.toml", "--frob"], "--frob"),
         (["start", "a.toml", "--exit-when-idle", "5"], "write 500ms"),
-        (["scale", "fw", "many"], "'many' is not a valid integer"),
+        (["scale", "fw", "many"], "'many' is not a number"),
         (["kill", "fw/0", "-s", "NOPE"], "no signal NOPE"),
         (["status", "-n"], "requires an argument"),
     ],

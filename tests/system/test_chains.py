@@ -8,7 +8,7 @@ import random
 import time
 
 import pytest
-from harness import Run
+from harness import Run, wait_for
 from jobs import IO, JUMBO, LOSSLESS, SLOW, Job, accounted, group, out, pcap_port
 from traffic import Packet, compare, flows, mix, save, swapped
 
@@ -94,8 +94,7 @@ def test_packets_for_a_group_that_is_down_wait_until_it_is_back(instance: Run) -
     text, packets = down(instance, "hold")
     job = Job(instance, text)
     job.until_sent(499)
-    doc = job.instance.status()
-    assert doc["groups"][1]["workers"][0]["state"] == "held"
+    wait_for(lambda: job.instance.status()["groups"][1]["workers"][0]["state"] == "held")
     deaths = 0
     # Each life is 499 packets long.
     while job.process.poll() is None and deaths < 12:

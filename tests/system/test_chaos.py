@@ -116,5 +116,5 @@ def test_an_instance_that_runs_is_checked_by_its_counters(instance: Run, tmp_pat
 def test_what_cannot_be_done_is_said_first(options: tuple[str, ...]) -> None:
     done = run("chaos", *options)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.startswith("error[")
     assert not done.stdout

@@ -25,7 +25,7 @@ def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: boo
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
     print(f"seed {seed}")
-    packets = mix(flows(), 600_000 if LONG else 200_000, seed)
+    packets = mix(flows(), 600_000 if LONG else 300_000, seed)
     save(instance.folder / "wan.in.pcap", packets)
     args = f"cycles = {SLOW}, rewrite = {str(rewrite).lower()}"
     job = Job(instance, pcap_port() + IO + group("delay", 1, args))

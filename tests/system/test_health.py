@@ -91,8 +91,10 @@ def test_a_worker_that_hangs_is_replaced(
     found = death_events(job)
     assert len(found) >= 6
     for death in found:
-        assert (death["hung"], death["how"]) == (True, signal_)
-        assert ("backtrace" in death) == (signal_ == "SIGABRT")
+        # One that gets no CPU for its backtrace is killed without.
+        assert death["hung"] and death["how"] in (signal_, "SIGKILL")
+        assert ("backtrace" in death) == (death["how"] == "SIGABRT")
+    assert signal_ in {death["how"] for death in found}
     assert set(said(job)) >= {"stuck"}
     assert any(w["last_exit"]["reason"] == "stuck with work" for w in
                job.instance.status()["groups"][0]["workers"] if w["last_exit"])  # fmt: skip
