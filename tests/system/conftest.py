@@ -15,6 +15,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "system" in item.path.parts:
             item.add_marker(pytest.mark.system)
+        if item.get_closest_marker("long") and os.environ.get("DPSUP_LONG") != "1":
+            item.add_marker(pytest.mark.skip(reason="a long target: deploy/test --long"))
 
 
 @pytest.fixture

@@ -270,7 +270,8 @@ def test_of_two_starts_one_wins(instance: Run) -> None:
     assert data_plane(instance.status()) == data_plane(before)
 
 
-MOMENTS = 2
+LONG = os.environ.get("DPSUP_LONG") == "1"
+MOMENTS = 8 if LONG else 1
 OPS = {
     "idle": [],
     "scale": ["scale", "fw", "4"],
@@ -331,7 +332,7 @@ def test_killed_in_the_middle_of_a_start_or_of_an_adoption(instance: Run) -> Non
     print(f"seed {seed}")
     rng = random.Random(seed)
     instance.write(NULL + "spares = 1\n")
-    for i in range(8):
+    for i in range(24 if LONG else 4):
         starting = instance.foreground()
         # A start takes a second, an adoption half of that.
         time.sleep(rng.uniform(0.2, 1.6))
@@ -453,8 +454,15 @@ def io_thread(pid: int) -> int:
     raise AssertionError("no io core")
 
 
-@pytest.mark.parametrize("headless", [False, True])
-@pytest.mark.parametrize("how", ["spins", "is stopped"])
+@pytest.mark.parametrize(
+    ("how", "headless"),
+    [
+        ("spins", False),
+        ("is stopped", True),
+        pytest.param("spins", True, marks=pytest.mark.long),
+        pytest.param("is stopped", False, marks=pytest.mark.long),
+    ],
+)
 def test_io_core_without_a_pulse_is_a_dead_primary(instance: Run, how: str, headless: bool) -> None:
     instance.start(NULL)
     before = instance.status()

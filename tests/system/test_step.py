@@ -58,12 +58,12 @@ def start(instance: Run, plugin: str, args: str = "", lanes: int = 1) -> int:
     ("plugin", "args", "lanes", "change", "verdict"),
     [
         ("forward", "", 1, SAME, OUT),
-        ("macswap", "", 1, SWAP, OUT),
+        pytest.param("macswap", "", 1, SWAP, OUT, marks=pytest.mark.long),
         ("macswap", "", 2, SWAP, OUT),
         ("sink", "", 1, SAME, DROP),
         ("delay", "cycles = 0, rewrite = true", 1, SWAP, OUT),
         ("delay", "cycles = 0", 2, SAME, OUT),
-        ("crash", "", 1, SAME, OUT),
+        pytest.param("crash", "", 1, SAME, OUT, marks=pytest.mark.long),
         ("example", "", 1, SAME, "any"),
     ],
 )
