@@ -28,7 +28,8 @@ def build_step(folder: Path, old: str = "", new: str = "") -> Path:
     subprocess.run(
         ["cc", "-std=gnu11", "-O2", "-w", "-DALLOW_EXPERIMENTAL_API", *flags.split(),
          f"-I{ROOT}/shim", str(SOURCE), str(folder / "recover.c"),
-         str(ROOT / "shim" / "evidence.c"), "-o", str(folder / "step")],
+         str(ROOT / "shim" / "evidence.c"), str(ROOT / "shim" / "state.c"),
+         "-o", str(folder / "step")],
         check=True,
     )  # fmt: skip
     return folder / "step"

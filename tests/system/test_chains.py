@@ -8,7 +8,7 @@ import random
 import time
 
 import pytest
-from harness import Run, wait_for
+from harness import PATIENCE, Run, wait_for
 from jobs import IO, JUMBO, LOSSLESS, SLOW, Job, accounted, group, out, pcap_port
 from traffic import Packet, compare, flows, mix, save, swapped
 
@@ -95,10 +95,9 @@ def test_packets_for_a_group_that_is_down_wait_until_it_is_back(instance: Run) -
     job = Job(instance, text)
     job.until_sent(499)
     wait_for(lambda: job.instance.status()["groups"][1]["workers"][0]["state"] == "held")
-    deaths = 0
     # Each life is 499 packets long.
-    while job.process.poll() is None and deaths < 12:
-        deaths += 1
+    deadline = time.monotonic() + PATIENCE
+    while job.process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(DpsupError):
             job.instance.restart("ids/0")
         time.sleep(0.05)
