@@ -18,7 +18,8 @@ enum {
 	ROUNDS = 8,             // of a search, at most
 	STEADY = 2,             // rounds that found nothing new end it
 	SPREAD = 64,            // a pool may be spread over so many times its size
-	INVERSE_BITS = 64
+	INVERSE_BITS = 64,
+	LEAK_MS = 50            // for something to leak
 };
 
 // The objects of a pool, by (address - base) / size of an object: no two share an index.
@@ -423,12 +424,19 @@ dps_audit_search(uint32_t pool, struct dps_stray *out, uint32_t n, uint32_t *fre
 
 // --- for tests ------------------------------------------------------------------------------------
 
-// Forget the next packet that a worker has handed back, as a fault in this file's neighbours would.
+// Forget the next packet that a worker hands back, as a fault in this file's neighbours would. The one
+// place where an io core waits, bounded, and only in a primary that was started for it: a worker on
+// this very CPU has to run for something to come back.
 void
 io_leak(struct io *io, uint32_t slot)
 {
 	struct lane *lane = &io->lane[slot];
+	const struct timespec step = { .tv_nsec = 100000 };
+	uint64_t deadline = rte_rdtsc() + rte_get_tsc_hz() / 1000 * LEAK_MS;
 
+	while (lane_out(lane) > 0 && !lane_look(lane) && lane->ready == lane->collected &&
+	       rte_rdtsc() < deadline)
+		nanosleep(&step, NULL);
 	io->leaked = lane->ready != lane->collected && !lane->corrupt;
 	if (io->leaked)
 		lane_collected(lane, 1);

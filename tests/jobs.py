@@ -100,7 +100,8 @@ class Job:
         self.seen = 0
         self.log: list[dict[str, Any]] = []
         self.instance: dpsup.Instance = wait_for(self._connect)
-        wait_for(lambda: self.instance.status()["state"] == "running")
+        # A worker that dies at once has made it degraded by the time that anybody looks.
+        wait_for(lambda: self.instance.status()["state"] in ("running", "degraded"))
 
     def _connect(self) -> dpsup.Instance | None:
         assert self.process.poll() is None, self.process.communicate()

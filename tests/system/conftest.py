@@ -14,9 +14,7 @@ from harness import PATIENCE, Run, leftovers, run, wait_for
 # all the rest takes CI less than 25 minutes.
 LONG = frozenset(
     {
-        "test_one_that_is_lost_is_found_with_its_holder[two io cores]",
         "test_a_supervisors_death",
-        "test_packets_for_a_group_that_is_down_wait_until_it_is_back",
         "test_a_primarys_death_loses_what_was_in_flight_and_nothing_else",
         "test_one_packet_in_hand_at_many_kills",
         "test_kills_while_workers_come_and_go[1]",
