@@ -47,8 +47,8 @@ health_kills_stopped(uint32_t group)
 }
 
 // CPU time of a process in nanoseconds: all but its data thread sleeps.
-static uint64_t
-cpu_ns(int32_t pid)
+uint64_t
+health_cpu_ns(int32_t pid)
 {
 	struct timespec t = { 0 };
 	clockid_t clock;
@@ -78,6 +78,12 @@ run_state(int32_t pid)
 	text[len] = '\0';
 	at = strrchr(text, ')');
 	return at != NULL && at[1] == ' ' && isalpha(at[2]) ? at[2] : '?';
+}
+
+bool
+health_waits(int32_t pid, uint64_t cpu)
+{
+	return run_state(pid) == 'R' && health_cpu_ns(pid) - cpu < AWAKE_US * 1000ull;
 }
 
 // Something that changes with every packet handed back, and whether there are any to hand back.
@@ -153,7 +159,7 @@ health_look(struct health *h, uint32_t slot, int32_t pid)
 	bool idle = !has_work || dps_load32(&s->parks) & 1;
 	bool got_on = progress != h->progress;
 	bool alive = got_on || (idle && beats != h->beats);
-	uint64_t cpu = idle ? 0 : cpu_ns(pid);
+	uint64_t cpu = idle ? 0 : health_cpu_ns(pid);
 	uint64_t gap = now - h->last_ns;
 	char run = '?';
 

@@ -262,6 +262,8 @@ struct health {
 void health_begin(struct health *health);
 uint32_t health_look(struct health *health, uint32_t slot, int32_t pid);
 bool health_kills_stopped(uint32_t group);
+uint64_t health_cpu_ns(int32_t pid);            // that the process has used
+bool health_waits(int32_t pid, uint64_t cpu);   // for its CPU, since it had used so much
 
 // pulse.c
 int pulse_start(void);

@@ -29,6 +29,7 @@ enum {
 	LAST_SEAT_MS = 1000,    // and where there is none: a busy CPU is no reason to fork
 	GRACE_MS = 1000,        // for a process that crashed to end by itself
 	ABORT_MS = 20,          // for one that is stuck to leave its backtrace
+	ABORT_MOST_MS = 250,    // the same, while it waits for its CPU
 	ABORTING_MS = 5,        // a round meanwhile
 	STACK = 256 << 10,      // bytes
 	NOBODY = DPS_MAX_SITTERS
@@ -53,6 +54,7 @@ struct warden {
 	uint32_t watched;       // the slot that its health is of
 	struct health health;
 	uint64_t abort_ns;      // when it was found stuck, 0: it was not
+	uint64_t abort_cpu;     // CPU time that it had used by then, ns
 	uint64_t stuck;         // with which packet: slot_in_hand
 	int32_t pid;
 	int pidfd;              // the warden's alone
@@ -405,7 +407,10 @@ check_health(struct warden *w)
 	uint32_t news;
 
 	if (w->abort_ns != 0) {
-		if (dps_now_ns() - w->abort_ns >= ABORT_MS * 1000000ull)
+		uint64_t since = dps_now_ns() - w->abort_ns;
+
+		if (since >= ABORT_MOST_MS * 1000000ull ||
+		    (since >= ABORT_MS * 1000000ull && !health_waits(w->pid, w->abort_cpu)))
 			end(w);
 		return;
 	}
@@ -424,6 +429,7 @@ check_health(struct warden *w)
 	tell_health(w, slot, news);
 	if (news == DPS_STORY_STUCK) {
 		w->stuck = slot_in_hand(slot);
+		w->abort_cpu = health_cpu_ns(w->pid);
 		w->abort_ns = dps_now_ns();
 		send_signal(w, SIGABRT);
 	} else if (news == DPS_STORY_STOPPED && health_kills_stopped(w->group)) {

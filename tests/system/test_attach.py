@@ -92,7 +92,7 @@ def report(found: list[dict[int, int]], events: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [20, pytest.param(2000, marks=ONLY_LONG)])
+@pytest.mark.parametrize("kills", [60, pytest.param(2000, marks=ONLY_LONG)])
 def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> None:
     instance.start(SLOW_NULL)
     config = Config(instance.name)

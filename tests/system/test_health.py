@@ -91,10 +91,8 @@ def test_a_worker_that_hangs_is_replaced(
     found = death_events(job)
     assert len(found) >= 6
     for death in found:
-        # One that gets no CPU for its backtrace is killed without.
-        assert death["hung"] and death["how"] in (signal_, "SIGKILL")
-        assert ("backtrace" in death) == (death["how"] == "SIGABRT")
-    assert signal_ in {death["how"] for death in found}
+        assert (death["hung"], death["how"]) == (True, signal_)
+        assert ("backtrace" in death) == (signal_ == "SIGABRT")
     assert set(said(job)) >= {"stuck"}
     assert any(w["last_exit"]["reason"] == "stuck with work" for w in
                job.instance.status()["groups"][0]["workers"] if w["last_exit"])  # fmt: skip
@@ -231,7 +229,7 @@ const struct dps_plugin dps_plugin = {
 def test_a_gap_in_the_looks_is_not_taken_for_sleep(instance: Run) -> None:
     """Worker and warden both stand still, as on a host that gives them no CPU: before and after,
     the worker is found asleep in the same packet, but it did not sleep all that time."""
-    sent = mix(flows(1)[:10], 40, seed=1)
+    sent = mix(flows(1)[:10], 80, seed=1)
     save(instance.folder / "wan.in.pcap", sent)
     plugin = build(instance.folder, NAPS)
     more = health('stall_after = "300ms"')

@@ -267,7 +267,7 @@ def test_on_failure_a_spare_takes_over_at_once(instance: Run, how: str) -> None:
 
 def test_on_failure_nobody_follows_one_that_left_in_order(instance: Run) -> None:
     """exit(0): with a spare ready, the warden leaves the place empty."""
-    instance.start(ENDLESS.format(how="exit", code=0, at=LATE))
+    instance.start(ENDLESS.format(how="exit", code=0, at=6 * LATE))
     instance.until(lambda s: s["groups"][0]["spares_ready"] == 1)
     assert not deaths_of(instance), "too soon to prove anything"
     status = instance.until(lambda s: all(w["state"] == "held" for w in workers_of(s)) and s)

@@ -129,12 +129,12 @@ def test_tables_fit_the_terminal_and_show_rates(instance: Run) -> None:
 
 def test_letters_that_the_terminal_does_not_have_are_no_error(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*DPSUP, "check", str(tmp_path / "grüße.toml")],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        [*DPSUP, "check", str(tmp_path / "gr→e.toml")],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 78
-    assert "cannot read" in done.stderr and "Traceback" not in done.stderr
+    assert "gr?e.toml" in done.stderr
 
 
 def test_rates_agree_with_the_counters(instance: Run) -> None:
