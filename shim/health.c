@@ -58,16 +58,15 @@ health_cpu_ns(int32_t pid)
 	return t.tv_sec * 1000000000ull + t.tv_nsec;
 }
 
-// The kernel's letter for what its data thread does: R, S, D, T, t, Z; '?': not known.
-static char
-run_state(int32_t pid)
+char
+thread_state(int32_t pid, int32_t tid)
 {
 	char path[64], text[256];
 	const char *at;
 	ssize_t len;
 	int fd;
 
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, pid);
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return '?';
@@ -83,7 +82,7 @@ run_state(int32_t pid)
 bool
 health_waits(int32_t pid, uint64_t cpu)
 {
-	return run_state(pid) == 'R' && health_cpu_ns(pid) - cpu < AWAKE_US * 1000ull;
+	return thread_state(pid, pid) == 'R' && health_cpu_ns(pid) - cpu < AWAKE_US * 1000ull;
 }
 
 // Something that changes with every packet handed back, and whether there are any to hand back.
@@ -171,7 +170,7 @@ health_look(struct health *h, uint32_t slot, int32_t pid)
 		h->since_cpu = cpu;
 		h->slept_ns = 0;
 	} else {
-		run = run_state(pid);
+		run = thread_state(pid, pid);
 		if (run != 'S')
 			h->slept_ns = 0;
 		else if (h->last_run == 'S' && cpu - h->last_cpu < AWAKE_US * 1000ull &&
@@ -179,7 +178,7 @@ health_look(struct health *h, uint32_t slot, int32_t pid)
 			h->slept_ns += gap;
 	}
 	if (idle && now - h->beat_ns >= STILL_MS * 1000000ull)
-		run = run_state(pid);
+		run = thread_state(pid, pid);
 	h->was_idle = idle;
 	h->progress = progress;
 	h->beats = beats;

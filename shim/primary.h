@@ -263,6 +263,7 @@ void health_begin(struct health *health);
 uint32_t health_look(struct health *health, uint32_t slot, int32_t pid);
 bool health_kills_stopped(uint32_t group);
 uint64_t health_cpu_ns(int32_t pid);            // that the process has used
+char thread_state(int32_t pid, int32_t tid);    // the kernel's letter: R, S, D, T, t, Z; '?': not known
 bool health_waits(int32_t pid, uint64_t cpu);   // for its CPU, since it had used so much
 
 // pulse.c

@@ -10,8 +10,6 @@
 // long it takes: that is an event, and no more.
 
 #define _GNU_SOURCE
-#include <ctype.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -70,28 +68,6 @@ dps_pulse_look(struct dps_pulse *p, uint64_t now_ns, uint64_t turns, uint64_t cp
 	return 0;
 }
 
-// The kernel's letter for what a thread of ours does; '?': not known.
-static char
-run_state(int32_t tid)
-{
-	char path[64], text[256];
-	const char *at;
-	ssize_t len;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return '?';
-	len = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (len <= 0)
-		return '?';
-	text[len] = '\0';
-	at = strrchr(text, ')');
-	return at != NULL && at[1] == ' ' && isalpha(at[2]) ? at[2] : '?';
-}
-
 static uint64_t
 cpu_ns(pthread_t thread)
 {
@@ -120,7 +96,7 @@ look(const struct io *io, struct dps_pulse *p)
 		story.kind = dps_pulse_look(p, story.noticed_ns, turns, cpu_ns(io->thread), 'R');
 	else
 		story.kind = dps_pulse_look(p, story.noticed_ns, turns, cpu_ns(io->thread),
-					    run_state(tid));
+					    thread_state(getpid(), tid));
 	if (story.kind == 0)
 		return;
 	story_tell(&story);
