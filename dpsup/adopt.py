@@ -23,12 +23,14 @@ from dpsup._build import ABI, DPDK_VERSION, VERSION
 from dpsup.bus import Client, Gone
 from dpsup.errors import DpsupError
 from dpsup.plan import (
+    ChainPlan,
     GroupPlan,
     IoPlan,
     MemoryPlan,
     Plan,
     PoolPlan,
     PortPlan,
+    ScalePlan,
 )
 from dpsup.policy import Ending, Verdict, decide
 from dpsup.process import Identity
@@ -76,7 +78,13 @@ def plan_of(doc: Doc) -> Plan:
     def part(kind: Any, one: Doc) -> Any:
         return kind(**{k: frozen(v) for k, v in one.items()})
 
-    parts = {"io": IoPlan, "pools": PoolPlan, "ports": PortPlan, "groups": GroupPlan}
+    def group(**one: Any) -> GroupPlan:
+        scale = one.pop("scale")
+        return GroupPlan(**one, scale=scale and ScalePlan(**scale))
+
+    parts = {
+        "io": IoPlan, "pools": PoolPlan, "ports": PortPlan, "groups": group, "chains": ChainPlan,
+    }  # fmt: skip
     made = {k: frozen(v) for k, v in doc.items() if k not in parts and k != "memory"}
     made |= {k: tuple(part(kind, one) for one in doc[k]) for k, kind in parts.items()}
     return Plan(**made, memory=part(MemoryPlan, doc["memory"]))

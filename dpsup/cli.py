@@ -362,7 +362,7 @@ def reset_failed(ctx: click.Context, target: str, output: str) -> None:
 @click.argument("file", type=click.Path(readable=False), default="topology.toml")
 @click.option(
     "--template",
-    type=_Word(["forward", "ci", "plugin"]),
+    type=_Word(["forward", "chain", "ci", "plugin"]),
     default="forward",
     help="What it is to do.",
 )

@@ -55,8 +55,7 @@ def size_of(group: Group, spec: str, file: str) -> int:
 
 def changes(group: Group, n: int) -> dict[str, Any]:
     """What a scale to n would do. Pure."""
-    members = {w.member for w in group.workers if w.wanted and w.member < n}
-    members |= {w.member for w in group.workers if w.member < n}
+    members = {w.member for w in group.workers if w.member < n}
     new = steering.spread(group.map, members, group.loads)
     return {
         "group": group.plan.name,
@@ -192,7 +191,7 @@ async def measure(sup: Supervisor, group: Group, seconds: float) -> steering.Loa
 
 
 async def rebalance(
-    sup: Supervisor, group: Group, seconds: float, *, dry_run: bool, force: bool = False
+    sup: Supervisor, group: Group, seconds: float, *, dry_run: bool
 ) -> dict[str, Any]:
     """Move buckets so that the members have even loads, if that is worth it; what was predicted,
     and what it came to."""
@@ -236,7 +235,7 @@ async def rebalance(
     }
     if not total:
         doc["why"] = "no packet came: there is nothing to go by"
-    elif was - predicted < WORTHWHILE and not force:
+    elif was - predicted < WORTHWHILE:
         doc["why"] = f"it would take less than {WORTHWHILE:.0%} of a share off the busiest worker"
         if elephants:
             doc["why"] += "; one bucket alone is more than a share, and a flow is never split"

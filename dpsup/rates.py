@@ -132,11 +132,13 @@ class _Maker:
 
     def _slots(self, counters: Doc | None) -> dict[str, Doc]:
         """By worker."""
-        found = {}
-        for g in self.plan.get("groups", []) if counters else []:
-            for m in range(g["max"]):
-                found[f"{g['name']}/{m}"] = counters["slots"][g["first_slot"] + m]  # type: ignore[index]
-        return found
+        if counters is None:
+            return {}
+        return {
+            f"{g['name']}/{m}": counters["slots"][g["first_slot"] + m]
+            for g in self.plan.get("groups", [])
+            for m in range(g["max"])
+        }
 
     def workers(self) -> list[Doc]:
         old, now = self._slots(self.old), self._slots(self.counters)

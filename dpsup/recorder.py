@@ -59,7 +59,7 @@ class Recorder:
 
     def _turn(self) -> None:
         self.close()
-        os.replace(self._new, self._old)  # noqa: PTH105
+        self._new.replace(self._old)
         self._open()
 
     def close(self) -> None:

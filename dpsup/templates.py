@@ -19,6 +19,7 @@ class Start(NamedTuple):
 
 TEMPLATES = {
     "forward": "from one port to another, by workers that can be killed; runs without a NIC",
+    "chain": "over two groups of workers, one after the other, both ways; runs without a NIC",
     "ci": "one capture through the workers into another, then the end, with an exit code",
     "plugin": "packet code of your own in C, built with one command",
 }
@@ -69,6 +70,27 @@ max = 4                             # `dpsup scale fw 4`: rings and memory are r
 spares = 1                          # waits, and takes a dead worker's place
 on_full = "drop"                    # a slow worker loses packets, counted; "hold": none is lost,
                                     # and its port waits
+"""
+
+_CHAIN = """
+[[workers]]
+name = "fw"                         # its workers are fw/0, fw/1, ...
+plugin = "forward"                  # built in; yours: ./NAME.so, with dps_next(env, packet)
+count = 1                           # to begin with
+max = 4                             # `dpsup scale fw 4`: rings and memory are reserved for these
+spares = 1                          # waits, and takes a dead worker's place
+
+[[workers]]
+name = "nat"
+plugin = "macswap"
+count = 1
+max = 4
+
+[[chains]]
+name = "main"
+path = ["wan", "fw", "nat", "lan"]  # and back: lan, nat, fw, wan
+on_down = "hold"                    # while none of a group's workers is up, packets wait; or
+                                    # "bypass": they go on without it; "drop": counted
 """
 
 _CI_PORTS = """
@@ -177,6 +199,7 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
     }
     parts = {
         "forward": (_HEAD, _FORWARD, _IO, _GROUP),
+        "chain": (_HEAD, _FORWARD, _IO, _CHAIN),
         "ci": (_HEAD, _CI_PORTS, _IO, _CI_GROUP),
         "plugin": (_HEAD, _FORWARD, _IO, _GROUP),
     }[template]

@@ -4,7 +4,8 @@
 //
 // A process that is killed while it attaches leaves them as they were; whoever wants one then spins
 // for ever. They lie in EAL's own struct rte_mem_config, which no header shows and which differs from
-// version to version, so their words are found by taking each one and seeing which word changes. Arrays of EAL's are public.
+// version to version, so their words are found by taking each one and seeing which word changes.
+// The layout of EAL's arrays is public.
 //
 // Who may give back, and when, is for dpsup/attach.py to decide; its head has the proof.
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dpsup._shim import ffi, lib
 
 MS = 1_000_000
@@ -24,9 +26,9 @@ class Pulse:
         self.cpu += int(cpu_ms * MS)
         return int(lib.dps_pulse_look(self.state, self.now, self.turns, self.cpu, ord(run)))
 
-    def after(self, seconds: float, **look: object) -> list[int]:
+    def after(self, seconds: float, **look: Any) -> list[int]:
         """What is said in so long a time."""
-        said = (self.look(**look) for _ in range(round(seconds * 10)))  # type: ignore[arg-type]
+        said = (self.look(**look) for _ in range(round(seconds * 10)))
         return [s for s in said if s]
 
 

@@ -112,6 +112,29 @@ def test_adoption_loses_nothing(instance: Run, packets: list[Packet]) -> None:
     compare(packets, out(instance), swapped)
 
 
+def test_a_chain_and_a_group_that_follows_its_load_are_adopted(instance: Run) -> None:
+    """What is decided from the plan after the start (autoscale, on_down) is decided by the next
+    supervisor too."""
+    text = NULL.replace('args = { map = { wan = "lan", lan = "wan" } }\ninput = ["wan", "lan"]', "")
+    text += """scale = { min = 1, max = 4, target_busy = 0.05, cooldown = "1h" }
+[[workers]]
+name = "nat"
+plugin = "forward"
+[[chains]]
+name = "main"
+path = ["wan", "fw", "nat", "lan"]
+on_down = "drop"
+"""
+    instance.start(text)
+    kill_supervisor(instance.status())
+    instance.start()
+    assert instance.status()["generation"] == 1
+    instance.until(lambda s: s["groups"][0]["desired"] == 4)
+    assert [e["name"] for e in instance.events() if e["type"] == "autoscale"]
+    os.kill(instance.worker("nat/0")["pid"], signal.SIGKILL)
+    instance.until(lambda s: s["recovery"]["deaths"] == 1 and s["state"] == "running")
+
+
 def test_what_happened_without_supervisor_is_known_afterwards(
     instance: Run, packets: list[Packet]
 ) -> None:

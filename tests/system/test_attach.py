@@ -25,8 +25,6 @@ import dpsup
 from dpsup.attach import takes_connections
 from dpsup.policy import Pace
 
-LONG = os.environ.get("DPSUP_LONG") == "1"
-ONLY_LONG = [pytest.mark.long, pytest.mark.skipif(not LONG, reason="long")]
 SLOW_NULL = NULL.replace("net_null0", "net_null0,size=64")
 
 
@@ -92,7 +90,7 @@ def report(found: list[dict[int, int]], events: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [60, pytest.param(2000, marks=ONLY_LONG)])
+@pytest.mark.parametrize("kills", [60, pytest.param(2000, marks=pytest.mark.long)])
 def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> None:
     instance.start(SLOW_NULL)
     config = Config(instance.name)
@@ -292,7 +290,7 @@ def test_nothing_of_a_dead_seed_answers_the_primarys_requests(instance: Run) -> 
 
 
 @pytest.mark.skipif(not shutil.which("dpdk-proc-info"), reason="needs dpdk-proc-info")
-@pytest.mark.parametrize("kills", [25, pytest.param(500, marks=ONLY_LONG)])
+@pytest.mark.parametrize("kills", [25, pytest.param(500, marks=pytest.mark.long)])
 @pytest.mark.timeout(1800)
 def test_outsiders_killed_while_they_attach_stop_nobody(instance: Run, kills: int) -> None:
     instance.start(SLOW_NULL)

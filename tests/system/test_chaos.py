@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from harness import NULL, Run, run
 from dpsup.chaos.schedule import schedule
 
 pytestmark = pytest.mark.timeout(600)
-LONG = os.environ.get("DPSUP_LONG") == "1"
 WITHOUT_LOSS = "kill,segv,stop,hang,spare-kill,seed"
 
 
@@ -49,10 +47,7 @@ def exact(doc: dict[str, Any]) -> None:
         pytest.param(
             10_000,
             180,
-            marks=[
-                pytest.mark.long,
-                pytest.mark.skipif(not LONG, reason="a long target: DPSUP_LONG=1"),
-            ],
+            marks=pytest.mark.long,
         ),
     ],
 )

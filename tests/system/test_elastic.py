@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import time
 
@@ -66,8 +65,6 @@ def test_two_scales_at_once_happen_one_after_the_other(instance: Run) -> None:
 def test_random_steps_with_kills_lose_nothing(instance: Run, steps: int) -> None:
     """Scaling at random, 0 included, and kills in the middle of it: nothing is lost, twice, or out
     of order."""
-    if steps > 100 and not os.environ.get("DPSUP_LONG"):
-        pytest.skip("a long target: deploy/test --long")
     packets = mix(flows(6, JUMBO), 400 * steps, seed=steps)
     save(instance.folder / "wan.in.pcap", packets)
     args = f"cycles = {SLOW // 2}, rewrite = true"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from unit.fakehost import FILE, FULL, MINIMAL, machine
+from unit.test_chains import CHAIN
 
 from dpsup import adopt, memory
 from dpsup.plan import Plan, make_plan
@@ -24,7 +25,10 @@ def plan(generation: int = 1, text: str = MINIMAL) -> Plan:
     return make_plan(topology, host, generation)
 
 
-@pytest.mark.parametrize("text", [MINIMAL, FULL])
+FOLLOWS = CHAIN.replace('plugin = "forward"', 'plugin = "forward"\nmax = 4\nscale = { max = 3 }')
+
+
+@pytest.mark.parametrize("text", [MINIMAL, FULL, CHAIN, FOLLOWS])
 def test_a_plan_survives_its_file(text: str) -> None:
     one = plan(text=text)
     assert adopt.plan_of(json.loads(json.dumps(dataclasses.asdict(one)))) == one

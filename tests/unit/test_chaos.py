@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,8 +106,10 @@ def test_flows_may_pass_each_other() -> None:
     ids=["lost", "lost at the end", "a round lost", "twice", "twice at the end", "out of order",
          "changed twice", "changed by half"],
 )  # fmt: skip
-def test_what_is_wrong_is_seen(change: object, wrong: dict[str, int]) -> None:
-    out = change(came_out(200))  # type: ignore[operator]
+def test_what_is_wrong_is_seen(
+    change: Callable[[list[bytes]], list[bytes]], wrong: dict[str, int]
+) -> None:
+    out = change(came_out(200))
     found = check(TRAFFIC, out, 200)
     assert found == Count(sent=200, arrived=len(out), **wrong)
     assert not found.clean
@@ -167,13 +170,13 @@ def test_a_curve_is_thinned_to_means() -> None:
         lambda f: setattr(f, "leaked", 1),
     ],
 )
-def test_only_what_is_all_accounted_for_is_ok(spoil: object) -> None:
+def test_only_what_is_all_accounted_for_is_ok(spoil: Callable[[Found], None]) -> None:
     found = Found("c", True, [Injected(0.5, "kill", 1_900_000, 5)], deaths=[STORY])
     asked = {"seed": 1}
     doc = document(found, asked, {})
     assert doc["ok"] and text(doc).endswith("\nall is accounted for")
     assert doc["recovery_us"]["all"]["total"]["p99"] == 200
-    spoil(found)  # type: ignore[operator]
+    spoil(found)
     doc = document(found, asked, {})
     assert not doc["ok"] and doc["problems"]
     assert text(doc).endswith("NOT all is accounted for")
