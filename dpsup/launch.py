@@ -144,6 +144,7 @@ def _run(
             sup = Supervisor(
                 plan, where, lambda g: make_plan(topology, read_host(), g), voice.say, idle_limit
             )
+            sup.topologies = (topology, topology)
             sup.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
 
             def ready() -> None:

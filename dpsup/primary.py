@@ -111,6 +111,36 @@ def flat_args(args: list[list[str]]) -> bytes:
     return b"".join(f"{k}\0{v}\0".encode() for k, v in args)
 
 
+def _version(group: dict[str, Any]) -> Any:
+    """A plugin with its arguments, as the ABI has them."""
+    conf = ffi.new("struct dps_version *")
+    conf.plugin = (group["plugin_path"] or group["plugin"]).encode()
+    conf.builtin = not group["plugin_path"]
+    conf.n_args = len(group["args"])
+    conf.args = flat_args(group["args"]).ljust(lib.DPS_ARGS, b"\0")
+    return conf
+
+
+@dataclasses.dataclass
+class Drops:
+    """What a slot's plugins dropped, by their names for it."""
+
+    names: list[str]
+    counted: list[int] = dataclasses.field(default_factory=list)  # by number, so far
+    by_name: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def add(self, names: list[str], counts: list[int]) -> dict[str, int]:
+        """`counts` by number, of all time; `names` of the plugin that counts from now on."""
+        self.names = self.names or names
+        before = self.counted or [0] * len(counts)
+        for r, (old, new) in enumerate(zip(before, counts, strict=True)):
+            if new > old:
+                name = self.names[r] if r < len(self.names) else f"reason_{r}"
+                self.by_name[name] = self.by_name.get(name, 0) + new - old
+        self.names, self.counted = names, counts
+        return dict(self.by_name)
+
+
 class Primary:
     """Everything between EAL's start and its end."""
 
@@ -119,6 +149,7 @@ class Primary:
         self.notes: list[str] = []
         self.absent: list[str] = []  # ports that were not required and are not there
         self.port_index: dict[str, int] = {}
+        self.drops: dict[int, Drops] = {}  # by slot
         self.stopping = False
 
     # --- start -----------------------------------------------------------------------------------
@@ -233,24 +264,24 @@ class Primary:
 
     def _group(self, index: int, group: dict[str, Any]) -> None:
         conf = ffi.new("struct dps_group_conf *")
-        args = flat_args(group["args"])
         conf.name = group["name"].encode()
-        conf.plugin = (group["plugin_path"] or group["plugin"]).encode()
-        conf.builtin = not group["plugin_path"]
         conf.adaptive = any(io["idle"] == "adaptive" for io in self.plan["io"])
-        conf.n_args = len(group["args"])
         conf.first_slot = group["first_slot"]
         conf.max = group["max"]
         conf.ring = group["ring"]
         conf.hold = group["on_full"] == "hold"
         conf.reach = sum(1 << g for g in group["reach"])
         conf.next = [_verdict(group["next"], port) for port in range(lib.DPS_MAX_PORTS)]
-        conf.args = args.ljust(lib.DPS_ARGS, b"\0")
         _check("ctl_group", lib.dps_ctl_group(index, conf))
+        _check("group_version", lib.dps_group_version(index, 0, _version(group)))
+        self._health(index, group)
+        _check("group_lend", lib.dps_group_lend(index, int(group["lend_after"] * 1e9)))
+
+    @staticmethod
+    def _health(index: int, group: dict[str, Any]) -> None:
         stall_ns = max(1, int(group["stall_after"] * 1e9))
         kill = group["on_stopped"] == "kill"
         _check("group_health", lib.dps_group_health(index, stall_ns, kill))
-        _check("group_lend", lib.dps_group_lend(index, int(group["lend_after"] * 1e9)))
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -304,7 +335,8 @@ class Primary:
     def do_spare(self, args: dict[str, Any]) -> dict[str, int]:
         """A berth for a spare of a group."""
         ticket = ffi.new("uint32_t *")
-        ret = lib.dps_spare_prepare(want(args, "group", int), ticket)
+        version = want(args, "version", int, 0)
+        ret = lib.dps_spare_prepare(want(args, "group", int), version, ticket)
         return {"berth": _check("spare_prepare", ret), "ticket": int(ticket[0])}
 
     def do_call_off(self, args: dict[str, Any]) -> bool:
@@ -369,7 +401,46 @@ class Primary:
         _check("slot_command", lib.dps_slot_command(slot, code))
 
     def do_lane(self, args: dict[str, Any]) -> None:
-        _check("io_lane", lib.dps_io_lane(want(args, "slot", int)))
+        slot = want(args, "slot", int)
+        self._fold(slot)
+        _check("io_lane", lib.dps_io_lane(slot))
+
+    def do_version(self, args: dict[str, Any]) -> bool:
+        """Write down a group's next version. False: processes of the one before are still there."""
+        group, version = want(args, "group", int), want(args, "version", int)
+        keys = {"plugin": str, "plugin_path": str, "args": list}
+        conf = _version({k: want(args, k, kind) for k, kind in keys.items()})
+        ret = lib.dps_group_version(group, version, conf)
+        return ret != -errno.EBUSY and _check("group_version", ret) == 0
+
+    def do_heir(self, args: dict[str, Any]) -> None:
+        """Which version of a group is started, and takes over unasked, from now on."""
+        group, version = want(args, "group", int), want(args, "version", int)
+        _check("group_heir", lib.dps_group_heir(group, version))
+
+    def do_facts(self, args: dict[str, Any]) -> dict[str, Any] | None:
+        """What the plugin of a ready spare says of itself; None: there is no such spare."""
+        facts = ffi.new("struct dps_facts *")
+        group, version = want(args, "group", int), want(args, "version", int)
+        ret = lib.dps_spare_facts(group, version, facts)
+        return None if ret == -errno.ENOENT or _check("spare_facts", ret) else _fields(facts)
+
+    def do_also(self, args: dict[str, Any]) -> None:
+        """What packets for a slot carry beside what its plugin asks for."""
+        slot, needs = want(args, "slot", int), want(args, "needs", int)
+        _check("io_lane_also", lib.dps_io_lane_also(slot, needs, want(args, "changes", bool)))
+
+    def do_handover(self, args: dict[str, Any]) -> str:
+        """Have the slot's worker make room for a spare of a version: "told", or "nobody" sits
+        there, or there is "no spare" that fits."""
+        slot, version = want(args, "slot", int), want(args, "version", int)
+        ret = lib.dps_slot_handover(slot, version)
+        known = {-errno.EBUSY: "nobody", -errno.ENOENT: "no spare"}
+        return known.get(ret) or ("told" if _check("slot_handover", ret) == 0 else "")
+
+    def do_health(self, args: dict[str, Any]) -> None:
+        keys = {"stall_after": float, "on_stopped": str}
+        self._health(want(args, "group", int), {k: want(args, k, v) for k, v in keys.items()})
 
     def do_map(self, args: dict[str, Any]) -> None:
         members = bytes.fromhex(want(args, "map", str))
@@ -458,28 +529,39 @@ class Primary:
         _check("slot_read", lib.dps_slot_read(index, slot))
         lane = ffi.new("struct dps_lane_stats *")
         _check("lane_stats_get", lib.dps_lane_stats_get(index, lane))
-        facts = slot.facts
-        reasons = [_text(facts.reason[r]) for r in range(min(facts.n_reasons, lib.DPS_REASONS))]
-        dropped = {
-            reasons[r] if r < len(reasons) else f"reason_{r}": int(n)
-            for r, n in enumerate(lane.dropped)
-            if n
-        }
         counters = {
-            _text(facts.counter_name[c]): int(slot.counter[c])
-            for c in range(min(facts.n_counters, lib.DPS_COUNTERS))
+            name: int(slot.counter[c])
+            for c, chars in enumerate(slot.counter_name)
+            if (name := _text(chars))
         }
         return {
             "pid": int(lib.dps_slot_sitter(index)),
+            "version": int(lib.dps_slot_version(index)),
+            "needs": int(slot.facts.needs),
+            "changes": bool(slot.facts.rewrites + slot.facts.prepends),
             "beats": int(slot.beats),
             "bursts": int(slot.bursts),
             "busy": int(slot.busy),
             "ready_ns": int(slot.ready_ns),
             "first_ns": int(slot.first_ns),
-            "dropped": dropped,
+            "dropped": self._fold(index, slot, lane),
             "counters": counters,
             **_fields(lane),
         }
+
+    def _fold(self, index: int, slot: Any = None, lane: Any = None) -> dict[str, int]:
+        """A slot's drops by the plugins' names for them. A next version may have other names for
+        the same numbers: what was counted before it is kept under the old ones."""
+        if slot is None:
+            slot = ffi.new("struct dps_slot *")
+            _check("slot_read", lib.dps_slot_read(index, slot))
+            lane = ffi.new("struct dps_lane_stats *")
+            _check("lane_stats_get", lib.dps_lane_stats_get(index, lane))
+        facts = slot.facts
+        n = min(facts.n_reasons, lib.DPS_REASONS)
+        names = [_text(facts.reason[r]) for r in range(n)]
+        drops = self.drops.setdefault(index, Drops(names))
+        return drops.add(names, [int(n) for n in lane.dropped])
 
     def do_stop(self, _: dict[str, Any]) -> None:
         self.stopping = True

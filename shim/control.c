@@ -292,6 +292,18 @@ dps_io_lane(uint32_t slot)
 }
 
 int
+dps_io_lane_also(uint32_t slot, uint32_t needs, uint32_t changes)
+{
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	asking_lock();
+	the_primary.also_needs[slot] = needs;
+	the_primary.also_changes[slot] = changes;
+	asking_unlock();
+	return ask_all(OP_LANE, slot);
+}
+
+int
 dps_io_map(uint32_t group, const uint8_t *member, uint32_t n, uint32_t when_empty)
 {
 	struct primary *p = &the_primary;

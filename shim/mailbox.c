@@ -63,8 +63,10 @@ op_lane(struct io *io, uint32_t slot)
 	const struct dps_facts *facts = &the_primary.slot[slot]->facts;
 	struct lane *lane = &io->lane[slot];
 
-	lane->needs = facts->needs & (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH);
-	lane->changes = facts->rewrites + facts->prepends > 0;
+	// While a group changes its plugin, a slot's next worker may be of either version.
+	lane->needs = (facts->needs | the_primary.also_needs[slot]) &
+		      (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH);
+	lane->changes = facts->rewrites + facts->prepends > 0 || the_primary.also_changes[slot];
 	find_shortcuts(io, &io->group[lane->group]);
 }
 

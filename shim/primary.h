@@ -163,6 +163,8 @@ struct port {
 struct primary {
 	struct dps_ctl *ctl;
 	struct dps_slot *slot[DPS_MAX_SLOTS];
+	uint32_t also_needs[DPS_MAX_SLOTS];     // dps_io_lane_also
+	bool also_changes[DPS_MAX_SLOTS];
 	char *slots;                    // where the next slot will lie
 	char *slots_end;
 	uint32_t n_io;
@@ -231,6 +233,7 @@ bool health_kills_stopped(uint32_t group);
 
 // warden.c
 int wardens_start(void);
+bool version_is_used(uint32_t group, uint32_t version);
 void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
 void slot_unlock(uint32_t slot);
 bool seat_is_corrupt(uint32_t slot);            // its last sitter left lanes that nobody can repair
