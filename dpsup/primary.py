@@ -106,6 +106,10 @@ def _story(story: Any) -> dict[str, Any]:
     return {**_fields(story), "frames": frames}
 
 
+def _reasons(facts: Any) -> list[str]:
+    return [_text(facts.reason[r]) for r in range(min(facts.n_reasons, lib.DPS_REASONS))]
+
+
 def flat_args(args: list[list[str]]) -> bytes:
     """A group's arguments as the ABI has them: key NUL value NUL ..."""
     return b"".join(f"{k}\0{v}\0".encode() for k, v in args)
@@ -125,19 +129,19 @@ def _version(group: dict[str, Any]) -> Any:
 class Drops:
     """What a slot's plugins dropped, by their names for it."""
 
-    names: list[str]
-    counted: list[int] = dataclasses.field(default_factory=list)  # by number, so far
+    counted: list[int] = dataclasses.field(default_factory=list)  # by version and number, so far
     by_name: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def add(self, names: list[str], counts: list[int]) -> dict[str, int]:
-        """`counts` by number, of all time; `names` of the plugin that counts from now on."""
-        self.names = self.names or names
+    def add(self, names: dict[int, list[str]], counts: list[int]) -> dict[str, int]:
+        """`counts` of all time; `names` of each version's reasons."""
+        each = len(counts) // int(lib.DPS_VERSIONS)
         before = self.counted or [0] * len(counts)
-        for r, (old, new) in enumerate(zip(before, counts, strict=True)):
+        for i, (old, new) in enumerate(zip(before, counts, strict=True)):
+            known, r = names.get(i // each, []), i % each
             if new > old:
-                name = self.names[r] if r < len(self.names) else f"reason_{r}"
+                name = known[r] if r < len(known) else f"reason_{r}"
                 self.by_name[name] = self.by_name.get(name, 0) + new - old
-        self.names, self.counted = names, counts
+        self.counted = counts
         return dict(self.by_name)
 
 
@@ -150,6 +154,7 @@ class Primary:
         self.absent: list[str] = []  # ports that were not required and are not there
         self.port_index: dict[str, int] = {}
         self.drops: dict[int, Drops] = {}  # by slot
+        self.reasons: dict[int, dict[int, list[str]]] = {}  # by group and version
         self.stopping = False
 
     # --- start -----------------------------------------------------------------------------------
@@ -401,17 +406,22 @@ class Primary:
         _check("slot_command", lib.dps_slot_command(slot, code))
 
     def do_lane(self, args: dict[str, Any]) -> None:
-        slot = want(args, "slot", int)
-        self._fold(slot)
-        _check("io_lane", lib.dps_io_lane(slot))
+        _check("io_lane", lib.dps_io_lane(want(args, "slot", int)))
 
     def do_version(self, args: dict[str, Any]) -> bool:
         """Write down a group's next version. False: processes of the one before are still there."""
         group, version = want(args, "group", int), want(args, "version", int)
         keys = {"plugin": str, "plugin_path": str, "args": list}
         conf = _version({k: want(args, k, kind) for k, kind in keys.items()})
+        # What the one before dropped is counted under its names.
+        for slot in range(self.plan["n_slots"]):
+            self._fold(slot)
         ret = lib.dps_group_version(group, version, conf)
-        return ret != -errno.EBUSY and _check("group_version", ret) == 0
+        if ret == -errno.EBUSY:
+            return False
+        _check("group_version", ret)
+        self.reasons.get(group, {}).pop(version, None)
+        return True
 
     def do_heir(self, args: dict[str, Any]) -> None:
         """Which version of a group is started, and takes over unasked, from now on."""
@@ -423,7 +433,11 @@ class Primary:
         facts = ffi.new("struct dps_facts *")
         group, version = want(args, "group", int), want(args, "version", int)
         ret = lib.dps_spare_facts(group, version, facts)
-        return None if ret == -errno.ENOENT or _check("spare_facts", ret) else _fields(facts)
+        if ret == -errno.ENOENT:
+            return None
+        _check("spare_facts", ret)
+        self.reasons.setdefault(group, {})[version] = _reasons(facts[0])
+        return _fields(facts)
 
     def do_also(self, args: dict[str, Any]) -> None:
         """What packets for a slot carry beside what its plugin asks for."""
@@ -550,18 +564,18 @@ class Primary:
         }
 
     def _fold(self, index: int, slot: Any = None, lane: Any = None) -> dict[str, int]:
-        """A slot's drops by the plugins' names for them. A next version may have other names for
-        the same numbers: what was counted before it is kept under the old ones."""
+        """A slot's drops by the plugins' names for them. Another version may have other names for
+        the same numbers."""
         if slot is None:
             slot = ffi.new("struct dps_slot *")
             _check("slot_read", lib.dps_slot_read(index, slot))
             lane = ffi.new("struct dps_lane_stats *")
             _check("lane_stats_get", lib.dps_lane_stats_get(index, lane))
-        facts = slot.facts
-        n = min(facts.n_reasons, lib.DPS_REASONS)
-        names = [_text(facts.reason[r]) for r in range(n)]
-        drops = self.drops.setdefault(index, Drops(names))
-        return drops.add(names, [int(n) for n in lane.dropped])
+        group = int(slot.group)
+        if slot.version < lib.DPS_VERSIONS:
+            self.reasons.setdefault(group, {})[int(slot.version)] = _reasons(slot.facts)
+        drops = self.drops.setdefault(index, Drops())
+        return drops.add(self.reasons.get(group, {}), [int(n) for n in lane.dropped])
 
     def do_stop(self, _: dict[str, Any]) -> None:
         self.stopping = True

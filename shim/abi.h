@@ -335,7 +335,8 @@ struct dps_slot {
 	// Written by the primary, while workers run.
 	uint32_t command;           // DPS_RUN, DPS_STOP
 	int32_t core;               // CPU of the next worker
-	uint32_t pad1[14];
+	uint32_t version;           // of who sits here, or is to
+	uint32_t pad1[13];
 
 	// By compare-and-swap alone. The primary opens the seat with a new ticket (high 32 bits), the
 	// worker that was forked with that ticket takes it (low 32 bits: its pid); who comes late

@@ -450,7 +450,7 @@ dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out)
 		out->quarantined += s->quarantined;
 		out->quarantine_full += s->quarantine_full;
 		out->corrupt += s->corrupt;
-		for (int r = 0; r < DPS_REASONS; r++)
+		for (int r = 0; r < DPS_VERSIONS * DPS_REASONS; r++)
 			out->dropped[r] += s->dropped[r];
 		out->outstanding += ahead(&lane->sent, &lane->collected);
 		out->lanes_corrupt += s->lanes_corrupt;

@@ -122,7 +122,7 @@ struct dps_lane_stats {
 	uint64_t quarantined;
 	uint64_t quarantine_full;   // freed instead: too many wait to be written down
 	uint64_t corrupt;           // given up with a corrupt slot
-	uint64_t dropped[DPS_REASONS];  // by the plugin's reason
+	uint64_t dropped[DPS_VERSIONS * DPS_REASONS];   // by the plugin's version and its reason
 	uint32_t outstanding;
 	uint32_t lanes_corrupt;     // lanes that were isolated
 };

@@ -193,14 +193,31 @@ seat_revoke(uint32_t slot)
 	return true;
 }
 
+// Nobody sits: what was handed back is the last one's, and the rest will be this version's.
+static void
+turn_lanes(uint32_t slot, uint32_t version)
+{
+	for (uint32_t i = 0; i < the_primary.n_io; i++) {
+		struct lane *lane = &the_primary.io[i]->lane[slot];
+		uint32_t done = dps_load32(&lane->shared->done);
+		uint32_t before = lane_version(lane, done - 1);
+
+		if (before != version || lane_version(lane, done) != version)
+			dps_store64(&lane->turn, lane_turn(done, before, version));
+	}
+}
+
 static void
 seat_offer(uint32_t slot, struct warden *w)
 {
 	struct dps_sitter *s = sitter_of(w);
 
+	turn_lanes(slot, w->version);
+
 	seats[slot].sitter = w->index;
 	seats[slot].since_ns = dps_now_ns();
 	__atomic_store_n(&w->slot, slot, __ATOMIC_RELEASE);
+	the_primary.slot[slot]->version = w->version;
 	s->slot = slot;
 	s->ticket = seats[slot].ticket;
 	dps_store32(&s->hand, DPS_HAND_GO);
@@ -931,7 +948,8 @@ dps_story_get(uint64_t seq, struct dps_story *out)
 	return 0;
 }
 
-// The slot's record, with the counters of who sits there.
+// The slot's record, with the counters of who sits there. Its facts are those of its version, if
+// that is not DPS_VERSIONS.
 int
 dps_slot_read(uint32_t slot, struct dps_slot *out)
 {
@@ -940,14 +958,17 @@ dps_slot_read(uint32_t slot, struct dps_slot *out)
 	if (slot >= the_primary.n_slots)
 		return -EINVAL;
 	memcpy(out, the_primary.slot[slot], sizeof(*out));
+	out->version = DPS_VERSIONS;
 	sitter = __atomic_load_n(&seats[slot].sitter, __ATOMIC_ACQUIRE);
 	if (sitter != NOBODY) {
 		const struct dps_sitter *s = &the_primary.ctl->sitter[sitter];
 		uint32_t n = RTE_MIN(s->facts.n_counters, (uint32_t)DPS_COUNTERS);
 
 		// Its own: the slot's are written while it sits down.
-		if (dps_load32(&s->hand) == DPS_HAND_SEATED)
+		if (dps_load32(&s->hand) == DPS_HAND_SEATED) {
 			out->facts = s->facts;
+			out->version = wardens[sitter].version;
+		}
 		for (uint32_t i = 0; i < n; i++)
 			*counter_at(out, &s->facts, i) += s->counter[i];
 	}
