@@ -90,7 +90,7 @@ def judge(old: Sample, new: Sample, margins: Margins) -> str:
             f"version's: more than {margins.lane_full:.1%} more"
         )
     # Who had next to nothing to do before tells no cost.
-    if old.packets >= FEW and new.cost > old.cost * (1 + margins.cycles):
+    if old.packets >= FEW and old.cycles and new.cost > old.cost * (1 + margins.cycles):
         return (
             f"it takes {new.cost:.0f} cycles a packet, the old version {old.cost:.0f}: "
             f"more than {margins.cycles:.0%} more"

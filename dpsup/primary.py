@@ -423,6 +423,11 @@ class Primary:
         self.reasons.get(group, {}).pop(version, None)
         return True
 
+    def do_versions(self, args: dict[str, Any]) -> list[int]:
+        """Which version the processes in these berths have."""
+        berths = want(args, "berths", list)
+        return [_check("sitter_version", lib.dps_sitter_version(b)) for b in berths]
+
     def do_heir(self, args: dict[str, Any]) -> None:
         """Which version of a group is started, and takes over unasked, from now on."""
         group, version = want(args, "group", int), want(args, "version", int)

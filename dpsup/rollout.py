@@ -238,8 +238,12 @@ def restore(sup: Supervisor, found: dict[str, Any]) -> list[Rollout]:
     return left
 
 
-def resume(sup: Supervisor) -> None:
+async def resume(sup: Supervisor) -> None:
     """After a supervisor's death, once its successor knows who sits where."""
+    sitters = list(sup._sitters.values())
+    versions = await sup.insist("versions", berths=[s.berth for s in sitters])
+    for sitter, version in zip(sitters, versions, strict=True):
+        sitter.version = version
     try:
         found = json.loads((sup.runtime.path / ROLLOUT).read_text())
         left = restore(sup, found)
@@ -463,10 +467,7 @@ class Rollout:
                 if forks > n + TRIES:
                     raise Failed("its processes end before they are ready")
                 await sup._fork_spare(group, version)
-            await sup.until(
-                lambda: sum(s.ready for s in alive()) >= n or len(alive()) < n or bool(self.failed),
-                0.2,
-            )
+            await sup.until(lambda: sum(s.ready for s in alive()) >= n or len(alive()) < n, ROUND_S)
 
     async def _widen(self) -> None:
         """Packets get what either version needs, and those that lack it pass first."""

@@ -238,6 +238,7 @@ int dps_spare_facts(uint32_t group, uint32_t version,   // of one that is ready;
 int dps_slot_handover(uint32_t slot, uint32_t version); // to a spare, at a burst's end; -EBUSY: nobody
 							// sits, -ENOENT: no spare that fits is ready
 int dps_slot_version(uint32_t slot);                    // of who sits there, -ENOENT: nobody does
+int dps_sitter_version(uint32_t sitter);                 // of the process in a berth
 int dps_group_heir(uint32_t group, uint32_t version);   // that is started, and takes over, from now on
 int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
 int dps_slot_takeovers(uint32_t slot, uint32_t n,       // that wardens may do unasked from now on;

@@ -868,6 +868,12 @@ dps_slot_handover(uint32_t slot, uint32_t version)
 }
 
 int
+dps_sitter_version(uint32_t sitter)
+{
+	return sitter < DPS_MAX_SITTERS ? (int)wardens[sitter].version : -EINVAL;
+}
+
+int
 dps_slot_version(uint32_t slot)
 {
 	uint32_t sitter;

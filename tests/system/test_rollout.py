@@ -252,13 +252,13 @@ def test_a_worse_version_is_undone_by_itself(instance: Run, tmp_path: Path, how:
 
 def test_a_version_that_crashes_later_is_undone_in_all_slots(instance: Run, tmp_path: Path) -> None:
     """The canary was fine; the crash comes while the last are watched."""
-    packets = many(120_000)
+    packets = many(250_000)
     v1 = plugin(tmp_path, 1)
     v2 = plugin(tmp_path, 2, "if (env->worker == 2 && seen > 100) abort();")
     job = start(instance, packets, v1)
     job.until_sent(2000)
     doc = job.instance.rollout("fw", v2, judge=0.3, max_unavailable=2)
-    assert doc["phase"] == "undone" and "fw/2 died" in doc["why"], doc
+    assert doc["phase"] == "undone" and "fw/2 died" in doc["why"], (doc, job.events()[-40:])
     assert versions(job) == [1, 1, 1]
     ended(job, packets, instance)
     found = orders(instance).values()
@@ -435,7 +435,8 @@ def test_the_command_line(instance: Run, tmp_path: Path) -> None:
         done = run("rollout", "-n", instance.name, *words)
         assert done.returncode == code, (words, done.stderr)
     done = instance.do("rollout", "fw", "--plugin", "delay", "--args", "cycles=10", "x=y",
-                       "--judge", "100ms", "--slower", "10000%", "--wait")  # fmt: skip
+                       "--judge", "100ms", "--slower", "10000%",
+                       "--more-drops", "100%", "--wait")  # fmt: skip
     assert "fw: revision 2, delay, in all workers" in done.stdout
     assert "unchanged" in instance.do("rollout", "fw", "--plugin", "delay").stdout
     history = json.loads(instance.do("rollout", "history", "-o", "json").stdout)

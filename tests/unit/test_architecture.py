@@ -23,8 +23,8 @@ HOMES = {
     "matplotlib": {"bench/plot"},
 }
 PURE = {
-    "errors", "faults", "limits", "machine", "messages", "plan", "policy", "relations", "source",
-    "status", "steering", "topology", "values", "words",
+    "changes", "errors", "faults", "judging", "limits", "machine", "messages", "plan", "policy",
+    "relations", "source", "status", "steering", "topology", "values", "words",
     "bench/compare", "bench/model", "bench/rows", "bench/stats", "bench/table",
 }  # fmt: skip
 WORLD = {
