@@ -144,8 +144,8 @@ class Ledger:
 
     def add(self, revision: Revision) -> None:
         self.revisions.append(revision)
-        while len(self.revisions) > KEPT and self.revisions[0].state != "current":
-            del self.revisions[0]
+        while len(self.revisions) > KEPT:
+            self.revisions.remove(next(r for r in self.revisions if r.state != "current"))
 
     def previous(self) -> Revision | None:
         """What ran before the current one."""
@@ -247,7 +247,7 @@ async def resume(sup: Supervisor) -> None:
     try:
         found = json.loads((sup.runtime.path / ROLLOUT).read_text())
         left = restore(sup, found)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return
     for one in left:
         if one.phase != "closing" and not one.failed:
@@ -466,7 +466,10 @@ class Rollout:
                 forks += 1
                 if forks > n + TRIES:
                     raise Failed("its processes end before they are ready")
-                await sup._fork_spare(group, version)
+                # The seed may be dead; there will be another one.
+                with contextlib.suppress(DpsupError, OSError):
+                    await sup._fork_spare(group, version)
+            await asyncio.sleep(0.001)
             await sup.until(lambda: sum(s.ready for s in alive()) >= n or len(alive()) < n, ROUND_S)
 
     async def _widen(self) -> None:

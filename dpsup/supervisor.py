@@ -941,6 +941,10 @@ class Supervisor:
         worker.health = "ok"
         handed_over = bool(story and story["handover"])
         sitter.asked |= handed_over
+        if handed_over and successor is not None and story is not None:
+            us = (story["seated_ns"] - story["noticed_ns"]) / 1000
+            version = self.rollouts[worker.group].slots[successor.version]
+            self.events.add(type="handover", name=worker.name, revision=version, seated_us=us)
         self._met(worker)
         if successor is None:
             self.fire("worker", worker, "died")
