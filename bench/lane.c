@@ -39,6 +39,7 @@ struct rig {
 	const struct dps_plugin *plugin;
 	void *state;
 	int core;               // the worker's
+	bool unsafe;            // its loop is that of unsafe.c
 	int tid[2];             // of the two threads
 	uint64_t waited[2];     // ns, at the start
 	uint64_t begin;
@@ -79,6 +80,11 @@ static const struct dps_plugin plugin_read = {
 static const char *const touches[] = { "none", "read", "rewrite" };
 static const struct dps_plugin *const plugins[] = { &plugin_none, &plugin_read, &plugin_macswap };
 
+// unsafe.c
+void unsafe_loop_init(struct loop *loop, uint64_t base, struct dps_slot *slot,
+		      const struct dps_plugin *plugin, void *state);
+uint32_t unsafe_loop_turn(struct loop *loop);
+
 // --- the rig -------------------------------------------------------------------------------------
 
 static char *
@@ -110,14 +116,16 @@ static void *
 work(void *arg)
 {
 	struct rig *r = arg;
+	uint32_t (*turn)(struct loop *loop) = r->unsafe ? unsafe_loop_turn : loop_turn;
 	struct loop loop;
 
 	pin(r->core, false);
 	r->tid[1] = gettid();
-	loop_init(&loop, (uintptr_t)r->memory, r->slot, r->plugin, r->state);
+	(r->unsafe ? unsafe_loop_init : loop_init)(&loop, (uintptr_t)r->memory, r->slot, r->plugin,
+						   r->state);
 	pthread_barrier_wait(&r->ready);
 	while (!r->stop)
-		if (loop_turn(&loop) == 0)
+		if (turn(&loop) == 0)
 			rte_pause();
 	return NULL;
 }
@@ -166,11 +174,11 @@ lay_out(struct rig *r, uint32_t ring)
 }
 
 static void
-start(struct rig *r, const struct options *o, uint32_t touch, uint32_t ring)
+start(struct rig *r, const struct options *o, uint32_t touch, uint32_t ring, bool unsafe)
 {
 	static const struct dps_env env = { .group = "bench" };
 
-	*r = (struct rig){ .core = o->core[1], .plugin = plugins[touch] };
+	*r = (struct rig){ .core = o->core[1], .unsafe = unsafe, .plugin = plugins[touch] };
 	lay_out(r, ring);
 	if (r->plugin->init != NULL && r->plugin->init(&env, &r->state) != 0)
 		fail("%s: init failed", touches[touch]);
@@ -292,7 +300,7 @@ one_lane(const struct options *o, uint32_t touch, uint32_t burst, uint32_t ring,
 	struct rig r;
 	double after, lost;
 
-	start(&r, o, touch, ring);
+	start(&r, o, touch, ring, false);
 	flood(&r, burst, WARM_MS);
 	rate = flood(&r, burst, o->ms);
 	lost = waited(&r);
@@ -328,6 +336,49 @@ run_lane(const struct options *o)
 					comma = ",";
 				}
 			}
+	printf("\n]}\n");
+	return 0;
+}
+
+// --- cost ----------------------------------------------------------------------------------------
+
+enum {
+	COST_BURST = 32,
+	COST_RING = 1024
+};
+
+static double
+cycles_of(const struct options *o, uint32_t touch, bool unsafe, double *lost)
+{
+	struct rate rate;
+	struct rig r;
+
+	start(&r, o, touch, COST_RING, unsafe);
+	flood(&r, COST_BURST, WARM_MS);
+	rate = flood(&r, COST_BURST, o->ms);
+	*lost = waited(&r);
+	finish(&r);
+	return (double)rate.cycles / rate.packets;
+}
+
+// What a packet costs with and without the means to survive a kill, in turns: with, without, ...
+int
+run_cost(const struct options *o)
+{
+	const char *comma = "";
+
+	printf("{\"command\": \"cost\", \"results\": [");
+	for (uint32_t t = 0; t < RTE_DIM(touches); t++)
+		for (uint32_t i = 0; i < o->count; i++) {
+			double lost[2];
+			double safe = cycles_of(o, t, false, &lost[0]);
+			double unsafe = cycles_of(o, t, true, &lost[1]);
+
+			printf("%s\n{\"touch\": \"%s\", \"safe\": %.3f, \"unsafe\": %.3f, "
+			       "\"waited\": %.4f}",
+			       comma, touches[t], safe, unsafe, RTE_MAX(lost[0], lost[1]));
+			comma = ",";
+		}
 	printf("\n]}\n");
 	return 0;
 }
@@ -464,7 +515,7 @@ run_latency(const struct options *o)
 		struct rig r;
 		double most;
 
-		start(&r, o, 0, LATENCY_RING);
+		start(&r, o, 0, LATENCY_RING, false);
 		rate = flood(&r, LATENCY_BURST, o->ms);
 		cycles_ns = rate.cycles / rate.seconds / 1e9;
 		cycles = o->ms * 1e6 * cycles_ns;

@@ -20,6 +20,7 @@ static const char usage[] =
 	"\n"
 	"  distance   the round trip of a cache line between two CPUs, ns\n"
 	"  lane       packets through a lane and back, as fast as it goes\n"
+	"  cost       cycles a packet with and without the means to survive a kill\n"
 	"  latency    how long they take, at 10 to 90 % of that, and alone\n"
 	"\n"
 	"  --cores A,B   CPUs of the two threads\n"
@@ -98,6 +99,7 @@ static const struct command {
 } commands[] = {
 	{ "distance", run_distance },
 	{ "lane", run_lane },
+	{ "cost", run_cost },
 	{ "latency", run_latency },
 };
 

@@ -30,6 +30,8 @@ LINGER_MS = 500
 class Gone(DpsupError):
     """The other side ended before it answered."""
 
+    code = "E0807"
+
 
 def _ipc(path: str) -> str:
     return f"ipc://{path}"
@@ -62,7 +64,9 @@ class _Door:
     def open(self, peer: bytes, raw: bytes) -> Request | bytes:
         if not self.limiter.allows(peer, time.monotonic()):
             self.refused += 1
-            return _refusal("", ProtocolError("too many requests", help="ask less often"))
+            return _refusal(
+                "", ProtocolError("too many requests", code="E0902", help="ask less often")
+            )
         try:
             request = messages.decode_request(raw)
         except ProtocolError as e:
@@ -108,7 +112,7 @@ class Server:
         except asyncio.CancelledError:
             raise
         except Exception as e:  # a fault of ours must not take the supervisor down
-            reply = _refusal(request.id, DpsupError(f"internal error: {e!r}"))
+            reply = _refusal(request.id, DpsupError(f"internal error: {e!r}", code="E0001"))
         self._door.answered.put(request.id, reply)
         self._running.pop((peer, request.id), None)
         await self._socket.send_multipart([peer, reply])
@@ -174,7 +178,7 @@ class Responder:
             except DpsupError as e:
                 reply = _refusal(opened.id, e)
             except Exception as e:  # a fault of ours must not stop the ports
-                reply = _refusal(opened.id, DpsupError(f"internal error: {e!r}"))
+                reply = _refusal(opened.id, DpsupError(f"internal error: {e!r}", code="E0001"))
             self._door.answered.put(opened.id, reply)
         else:
             reply = opened
@@ -214,7 +218,7 @@ class AsyncClient:
         try:
             reply = await asyncio.wait_for(future, timeout)
         except TimeoutError:
-            raise TimedOut(f"no answer to `{verb}` within {timeout:g} s") from None
+            raise TimedOut(f"no answer to `{verb}` within {timeout:g} s", code="E0904") from None
         finally:
             self._waiting.pop(request.id, None)
         return reply.value()
@@ -225,7 +229,7 @@ class AsyncClient:
         self._socket.close()
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(Gone("the primary is gone"))
+                future.set_exception(Gone("the primary is gone", code="E0807"))
 
 
 class Client:
@@ -244,12 +248,12 @@ class Client:
         while (left := deadline - time.monotonic()) > 0:
             if not self._socket.poll(min(200, int(left * 1000) + 1)):
                 if not self._alive():
-                    raise NotRunning("the instance has ended")
+                    raise NotRunning("the instance has ended", code="E0906")
                 continue
             reply = messages.decode_reply(self._socket.recv_multipart()[-1])
             if reply.id in (request.id, ""):
                 return reply.value()
-        raise TimedOut(f"no answer to `{verb}` within {timeout:g} s")
+        raise TimedOut(f"no answer to `{verb}` within {timeout:g} s", code="E0904")
 
     def close(self) -> None:
         self._socket.close()

@@ -87,6 +87,7 @@ def _cores_exist(topology: Topology, host: Host) -> Iterator[Problem]:
                 f"{cpus(absent)} for {who} is not on this machine"
                 if len(absent) == 1
                 else f"{cpus(absent)} for {who} are not on this machine",
+                code="E0201",
                 why=f"it has {cpus(host.online)} online",
                 help=f"use {cpus(host.allowed)}",
                 exit_code=Exit.HOST,
@@ -95,6 +96,7 @@ def _cores_exist(topology: Topology, host: Host) -> Iterator[Problem]:
             yield topology.source.problem(
                 path,
                 f"dpsup may not use {cpus(barred)}, meant for {who}",
+                code="E0202",
                 why=f"its CPU affinity or cpuset allows {cpus(host.allowed)}",
                 help="start it without taskset or AllowedCPUs=, or name CPUs that are allowed",
                 exit_code=Exit.HOST,
@@ -112,6 +114,7 @@ def _cores_shared(topology: Topology, host: Host) -> Iterator[Problem]:
                 yield problem(
                     path,
                     f"CPU {core} is an io core already",
+                    code="E0204",
                     why=f"line {io[core]} claims it, and an io core never yields its CPU",
                     help="give each io core a CPU of its own, or set [host] shared_cores = true",
                 )
@@ -121,6 +124,7 @@ def _cores_shared(topology: Topology, host: Host) -> Iterator[Problem]:
         yield problem(
             ("host", "supervisor_cores"),
             f"the supervisor shares {cpus(both)} with an io core",
+            code="E0205",
             why="Python and wardens then wait for an io core that polls, and slow it",
             help=f"free CPU {both[0]} of one of them",
             severity=Severity.WARNING,
@@ -139,6 +143,7 @@ def _workers_shared(topology: Topology, host: Host, io: dict[int, int]) -> Itera
             yield problem(
                 ("workers", i, "cores"),
                 f"group `{group.name}` uses {cpus(clash)}, which is an io core",
+                code="E0203",
                 why=f"line {io[clash[0]]} claims it, and an io core never yields its CPU",
                 help='write cores = "auto", name others, or set [host] shared_cores = true',
             )
@@ -158,6 +163,7 @@ def _workers_shared(topology: Topology, host: Host, io: dict[int, int]) -> Itera
         yield problem(
             ("workers", first, "cores"),
             f"workers of group{'s' * (len(groups) > 1)} {listing(groups)} share {cpus(shared)}",
+            code="E0206",
             why=f"{listing(others)} take turns there: each is slower, and its packets wait",
             help="name as many free CPUs as there are workers"
             if topology.workers[first].cores
@@ -173,6 +179,7 @@ def _numa(topology: Topology, host: Host) -> Iterator[Problem]:
             yield topology.source.problem(
                 ("mempools", name, "numa"),
                 f"mempool `{name}` wants NUMA node {pool.numa}, which is not there",
+                code="E0207",
                 why=f"this machine has node {nodes}",
                 help=f"write numa = {min(host.numa, default=0)}",
                 exit_code=Exit.HOST,
@@ -190,6 +197,7 @@ def _plugins(topology: Topology, host: Host) -> Iterator[Problem]:
                 yield topology.source.problem(
                     path,
                     f"there is no plugin {group.plugin}",
+                    code="E0501",
                     why=f"the workers of group `{group.name}` load it",
                     help="build it, or correct the path: it begins at the topology file's folder",
                 )
@@ -198,6 +206,7 @@ def _plugins(topology: Topology, host: Host) -> Iterator[Problem]:
             yield topology.source.problem(
                 path,
                 f"there is no built-in plugin {show(group.plugin)}",
+                code="E0502",
                 why=f"built in are {', '.join(PLUGINS)}",
                 help=f"did you mean `{close}`?"
                 if close
@@ -221,6 +230,7 @@ def _maps(topology: Topology, _: Host) -> Iterator[Problem]:
             yield topology.source.problem(
                 ("workers", i, "args", "map"),
                 f"`map` of group `{group.name}` is not a table",
+                code="E0503",
                 why="it says for each port where its packets leave",
                 help='write map = { wan = "lan", lan = "wan" }',
             )
@@ -232,6 +242,7 @@ def _maps(topology: Topology, _: Host) -> Iterator[Problem]:
                 yield topology.source.problem(
                     ("workers", i, "args", "map", key),
                     f"`map` of group `{group.name}` names a port that is not there: {show(name)}",
+                    code="E0504",
                     why=f"`{name}` is a group"
                     if name in groups
                     else f"the file has {', '.join(f'`{port}`' for port in ports)}",
@@ -249,6 +260,7 @@ def _fed(topology: Topology, _: Host) -> Iterator[Problem]:
             yield topology.source.problem(
                 ("ports", i, "name"),
                 f"port `{port.name}` feeds no group, and no map sends to it",
+                code="E0505",
                 why="what it receives is dropped, and it sends nothing",
                 help=f'add it to the input of a group: input = ["{port.name}"]',
                 severity=Severity.WARNING,
@@ -258,6 +270,7 @@ def _fed(topology: Topology, _: Host) -> Iterator[Problem]:
             yield topology.source.problem(
                 ("workers", i, "input"),
                 f"no port feeds group `{group.name}`",
+                code="E0506",
                 why="its workers get packets only if another group's plugin sends them on",
                 help='add input = ["PORT"]',
                 severity=Severity.WARNING,
@@ -276,6 +289,7 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
         yield problem(
             path,
             f"the runtime folder's path is {plural(over, 'byte')} too long: {show(folder)[1:-1]}",
+            code="E0601",
             why=f"a path of a Unix socket has room for {_SOCKET_PATH} bytes",
             help='write a shorter runtime_dir, such as "/run/dpsup/edge"',
         )
@@ -285,6 +299,7 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
         yield problem(
             ("name",),
             f"EAL's sockets would have paths {plural(over, 'byte')} too long: {show(eal)[1:-1]}",
+            code="E0602",
             why=f"a path of a Unix socket has room for {_SOCKET_PATH} bytes",
             help="write a shorter name, or start with a shorter $RUNTIME_DIRECTORY or"
             " $XDG_RUNTIME_DIR",
@@ -293,6 +308,7 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
         yield problem(
             path,
             f"dpsup may not make its runtime folder {folder}",
+            code="E0603",
             why="sockets and state live there",
             help='run as root, or set runtime_dir = "/tmp/NAME"'
             if not host.is_root

@@ -48,6 +48,7 @@ def _pci(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Problem
         yield topology.source.problem(
             path,
             f"there is no PCI device {port.device}",
+            code="E0401",
             why="the start fails without it"
             if port.required
             else f"port `{port.name}` is left out, and the topology runs degraded",
@@ -61,6 +62,7 @@ def _pci(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Problem
         yield topology.source.problem(
             path,
             f"{port.device} is driven by the kernel's {device.driver}",
+            code="E0402",
             why="DPDK reaches most NICs only through vfio-pci",
             help=f"dpdk-devbind.py -b vfio-pci {port.device}, unless its DPDK driver shares it",
             severity=Severity.WARNING,
@@ -80,6 +82,7 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
         yield problem(
             path,
             f"`{driver}` drives PCI devices, not virtual ones",
+            code="E0403",
             why=f"{name} cannot be made out of nothing",
             help='name the device: pci = "0000:3b:00.0"',
         )
@@ -90,6 +93,7 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
         yield problem(
             path,
             f"DPDK has no driver for the virtual device {show(name)[1:-1]}",
+            code="E0404",
             why=f"none of the drivers in {host.pmd_dir} begins its name",
             help=f"did you mean `{close}{number}`?" if close else f"such as {', '.join(common)}",
         )
@@ -101,6 +105,7 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
             yield problem(
                 path,
                 f"{driver} does not list a parameter `{key}`",
+                code="E0405",
                 why=f"it has {known.strip()}",
                 help=f"did you mean `{close}`?" if close else "leave it out",
                 severity=Severity.WARNING,
@@ -111,6 +116,7 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
             yield problem(
                 path,
                 f"there is no network interface {show(value)[1:-1]}",
+                code="E0406",
                 why=f"port `{port.name}` sends and receives through it",
                 help=f"did you mean `{close}`?" if close else "ip link shows those that are there",
                 severity=_missing_device(port),
@@ -129,6 +135,7 @@ def _pcap_files(
             yield topology.source.problem(
                 ("ports", i, "vdev"),
                 f"there is no file {value}",
+                code="E0407",
                 why=f"port `{port.name}` reads its packets from it",
                 help="correct rx_pcap; relative paths begin at the topology file's folder",
                 severity=_missing_device(port),
@@ -139,6 +146,7 @@ def _pcap_files(
             yield topology.source.problem(
                 ("ports", i, "vdev"),
                 f"there is no folder {folder}",
+                code="E0408",
                 why=f"port `{port.name}` writes its packets there",
                 help=f"mkdir -p {folder}, or correct tx_pcap",
                 severity=_missing_device(port),
@@ -156,6 +164,7 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
         yield problem(
             path,
             f"cannot read {file}: {error.strerror}",
+            code="E0409",
             why=f"port `{port.name}` reads its packets from it",
             help="make it readable, or correct rx_pcap",
             severity=_missing_device(port),
@@ -168,6 +177,7 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
         yield problem(
             path,
             f"{file} is no capture file",
+            code="E0410",
             why="it begins neither as pcap nor as pcapng",
             help="name a file as tcpdump -w or Wireshark writes it, not compressed",
             severity=_missing_device(port),
@@ -179,6 +189,7 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
         yield problem(
             path,
             f"the packets in {file} have no Ethernet header (link type {capture.link_type})",
+            code="E0411",
             why="a port takes them for Ethernet frames all the same",
             help="capture on one interface, not on `any`",
             severity=Severity.WARNING,
@@ -187,6 +198,7 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
         yield problem(
             path,
             f"{capture.cut} {of} were cut at capture, the first is number {capture.first_cut}",
+            code="E0412",
             why="they are forwarded as captured, shorter than they were",
             help="capture whole packets: tcpdump -s 0",
             severity=Severity.WARNING,
@@ -197,6 +209,7 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
             path,
             f"{capture.long} {of} are too long for the port, the first is number"
             f" {capture.first_long}",
+            code="E0413",
             why=f"with an mtu of {port.mtu} they are dropped and counted as oversize",
             help=f"write mtu = {mtu}" if mtu <= 65535 else "leave them out: no mtu is that large",
             severity=Severity.WARNING,
@@ -205,6 +218,7 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
         yield problem(
             path,
             f"{file} is damaged after {packets}",
+            code="E0414",
             why="reading ends there",
             help="leave the damaged end out: editcap, or tcpdump -r OLD -w NEW",
             severity=Severity.WARNING,

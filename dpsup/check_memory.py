@@ -29,6 +29,7 @@ def pools(topology: Topology, _: Host) -> Iterator[Problem]:
                 ("mempools", name, "cache"),
                 f"`cache` of mempool `{name}` is {pool.cache}, more than its {pool.mbufs} mbufs"
                 f" allow {n_io} io core{'s' * (n_io > 1)} to keep back",
+                code="E0303",
                 why="each keeps up to 1.5 times that for itself, and none would be left to receive",
                 help=f"write cache = {min(most, 512)} or less, or more mbufs",
             )
@@ -37,6 +38,7 @@ def pools(topology: Topology, _: Host) -> Iterator[Problem]:
             yield topology.source.problem(
                 path,
                 f"mempool `{name}` has {pool.mbufs} mbufs and needs at least {least}",
+                code="E0301",
                 why="descriptors, bursts, lanes and caches hold that many before packets flow",
                 help=f"write mbufs = {_mersenne(least)}, or shorten descriptors or the cache",
             )
@@ -44,6 +46,7 @@ def pools(topology: Topology, _: Host) -> Iterator[Problem]:
             yield topology.source.problem(
                 path,
                 f"mempool `{name}` has {pool.mbufs} mbufs; with all lanes full, {full} are in use",
+                code="E0302",
                 why="ports drop packets when the pool is empty, whichever worker is slow",
                 help=f"write mbufs = {_mersenne(full)}, or a smaller ring",
                 severity=Severity.WARNING,
@@ -84,6 +87,7 @@ def hugepages(topology: Topology, host: Host) -> Iterator[Problem]:
         yield problem(
             ("host", "hugepages"),
             f"`hugepages` is {explicit // MIB} MiB, and the topology needs {least // MIB} MiB",
+            code="E0304",
             why="mempools, slots and what EAL takes for itself are reserved at start",
             help=f'write hugepages = "{least // MIB}MiB" or "auto"',
         )
@@ -96,6 +100,7 @@ def hugepages(topology: Topology, host: Host) -> Iterator[Problem]:
         yield problem(
             path,
             f"this machine has no hugepages of {name}",
+            code="E0305",
             why="the processor or the kernel does not offer that size",
             help='write page_size = "2M"' if page > 2 * MIB else "use a kernel with hugetlbfs",
             exit_code=Exit.HOST,
@@ -105,6 +110,7 @@ def hugepages(topology: Topology, host: Host) -> Iterator[Problem]:
         yield problem(
             path,
             f"{plural(memory.pages_needed, 'hugepage')} of {name} needed, and {pages.free} free",
+            code="E0306",
             why=f"the start reserves {memory.total // MIB} MiB; in all there are {pages.total}",
             help=f"echo {total} > /sys/kernel/mm/{sysfs}, or ./deploy/host-setup"
             + ("" if page < 1 << 30 else f" (or boot with hugepagesz=1G hugepages={total})"),
@@ -127,6 +133,7 @@ def _hugepages_of_nodes(
             yield topology.source.problem(
                 _path_of_memory(topology),
                 f"{plural(needed, 'hugepage')} needed on NUMA node {node}, and {pages.free} free",
+                code="E0307",
                 why="pools and drivers take the memory of the node that they are on",
                 help=f"echo {total} > /sys/devices/system/node/node{node}/{sysfs},"
                 " or ./deploy/host-setup",
@@ -150,6 +157,7 @@ def _hugetlbfs(topology: Topology, host: Host, page: int) -> Iterator[Problem]:
         yield topology.source.problem(
             path,
             f"no hugetlbfs with pages of {size} is mounted",
+            code="E0308",
             why="processes share hugepages through its files",
             help=f"mkdir -p {folder} && mount -t hugetlbfs -o pagesize={size} nodev {folder}",
             exit_code=Exit.HOST,
@@ -158,6 +166,7 @@ def _hugetlbfs(topology: Topology, host: Host, page: int) -> Iterator[Problem]:
         yield topology.source.problem(
             path,
             f"dpsup may not write in {mounts[0].path}",
+            code="E0309",
             why="it is mounted read-only" if host.is_root else "it belongs to another user",
             help=f"mount -o remount,rw {mounts[0].path}"
             if host.is_root

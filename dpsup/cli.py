@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpsup.errors import DpsupError, Exit, Problem, UsageError
+from dpsup.errors import DpsupError, Exit, NoSuchObject, Problem, UsageError
 
 if TYPE_CHECKING:
     from dpsup.client import Instance
@@ -42,8 +42,40 @@ class _Root(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _live(kind: str) -> Any:
+    """Completes names of what is there now: `kind` is a function of `complete`."""
+
+    def names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        from dpsup import complete
+
+        of_root = ctx.find_root().params.get("name")
+        chosen = (ctx.obj or {}).get("name") or of_root
+        found = getattr(complete, kind)
+        known = found(chosen) if kind not in ("instances", "codes", "signals") else found()
+        return [name for name in known if name.startswith(incomplete)]
+
+    return names
+
+
+class _Word(click.Choice[str]):
+    """One of some words, with a did-you-mean."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from dpsup.words import suggest
+
+        close = "" if value in self.choices else suggest(str(value), list(self.choices))
+        if close:
+            self.fail(f"{value!r}: did you mean {close!r}?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.group(cls=_Root, context_settings=_CONTEXT)
-@click.option("-n", "--name", help="The instance, where several run.")
+@click.option(
+    "-n",
+    "--name",
+    shell_complete=_live("instances"),
+    help="The instance, where several run.",
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
 def cli(ctx: click.Context, name: str | None, debug: bool) -> None:
@@ -64,13 +96,19 @@ def _name_option(f: Callable[..., Any]) -> Callable[..., Any]:
             ctx.ensure_object(dict)["name"] = value
 
     return click.option(
-        "-n", "--name", "name_", expose_value=False, callback=remember, help="The instance."
+        "-n",
+        "--name",
+        "name_",
+        expose_value=False,
+        callback=remember,
+        help="The instance.",
+        shell_complete=_live("instances"),
     )(f)
 
 
 def _output_option(f: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Format."
+        "-o", "--output", type=_Word(["text", "json"]), default="text", help="Format."
     )(f)
 
 
@@ -158,7 +196,11 @@ def start(
 @_name_option
 @click.pass_context
 def stop(ctx: click.Context, drain: float | None) -> None:
-    """Drain and end an instance; also one whose supervisor is dead."""
+    """Drain and end an instance; also one whose supervisor is dead.
+
+    \b
+      dpsup stop --drain 10s
+    """
     from dpsup import launch
 
     launch.stop(ctx.obj["name"], drain)
@@ -188,7 +230,7 @@ def status(ctx: click.Context, output: str) -> None:
 
 # "-1" is a number of workers, not an option.
 @cli.command(context_settings={"ignore_unknown_options": True})
-@click.argument("group")
+@click.argument("group", shell_complete=_live("groups"))
 @click.argument("n")
 @click.option("--wait/--no-wait", default=True, help="Return once the workers are ready.")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
@@ -202,8 +244,10 @@ def scale(ctx: click.Context, group: str, n: str, wait: bool, dry_run: bool, out
       dpsup scale workers 4
       dpsup scale fw +1 --dry-run
     """
-    if n.startswith("-") and not n[1:].isdigit():
-        raise click.NoSuchOption(n, ctx=ctx)
+    if not n.lstrip("+-").isdigit() or n.lstrip("+-") not in (n, n[1:]):
+        if n.startswith("-"):
+            raise click.NoSuchOption(n, ctx=ctx)
+        raise click.BadParameter(f"'{n}' is not a number: write 4, +1 or -1", param_hint="'N'")
     with _connect(ctx) as instance:
         doc = instance.scale(group, n, wait=wait, dry_run=dry_run)
     if output == "json":
@@ -221,7 +265,7 @@ def scale(ctx: click.Context, group: str, n: str, wait: bool, dry_run: bool, out
 
 
 @cli.command()
-@click.argument("group", default="workers")
+@click.argument("group", default="workers", shell_complete=_live("groups"))
 @click.option("--dry-run", is_flag=True, help="Measure and predict, and move nothing.")
 @click.option("--over", default="1s", callback=_seconds, help="How long to measure.")
 @_output_option
@@ -245,12 +289,16 @@ def rebalance(ctx: click.Context, group: str, dry_run: bool, over: float, output
 
 
 @cli.command()
-@click.argument("target", required=False, default="")
+@click.argument("target", required=False, default="", shell_complete=_live("targets"))
 @_output_option
 @_name_option
 @click.pass_context
 def restart(ctx: click.Context, target: str, output: str) -> None:
-    """Restart a worker (fw/0), a group, or all: one after the other, no packet lost."""
+    """Restart a worker (fw/0), a group, or all: one after the other, no packet lost.
+
+    \b
+      dpsup restart fw
+    """
     with _connect(ctx) as instance:
         doc = instance.restart(target)
     if output == "json":
@@ -398,12 +446,16 @@ def reload(ctx: click.Context, file: str | None, dry_run: bool, partial: bool, o
 
 
 @cli.command("reset-failed")
-@click.argument("target", required=False, default="")
+@click.argument("target", required=False, default="", shell_complete=_live("targets"))
 @_output_option
 @_name_option
 @click.pass_context
 def reset_failed(ctx: click.Context, target: str, output: str) -> None:
-    """Forget how often a worker (fw/0), a group, or all died, and start those that are held."""
+    """Forget how often a worker (fw/0), a group, or all died, and start those that are held.
+
+    \b
+      dpsup reset-failed fw/0
+    """
     with _connect(ctx) as instance:
         doc = instance.reset_failed(target)
     if output == "json":
@@ -415,6 +467,96 @@ def reset_failed(ctx: click.Context, target: str, output: str) -> None:
         click.echo("no worker was held")
 
 
+# --- first steps ----------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("file", type=click.Path(readable=False), default="topology.toml")
+@click.option(
+    "--template",
+    type=_Word(["forward", "ci", "plugin"]),
+    default="forward",
+    help="What it is to do.",
+)
+@click.option("--name", "instance", default="edge", help="Of the instance (edge).")
+@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+def init(file: str, template: str, instance: str, force: bool) -> None:
+    """Write a commented topology to begin with, and what it needs, beside FILE.
+
+    forward: from port to port, without a NIC. ci: one capture into another, with an exit code.
+    plugin: packet code of your own in C.
+
+    \b
+      dpsup init && dpsup start topology.toml
+      dpsup init --template plugin --name fw fw.toml
+    """
+    from dpsup import first
+
+    for line in first.write(file, template, instance, force=force):
+        click.echo(line)
+
+
+@cli.command()
+def schema() -> None:
+    """The topology file's keys as JSON Schema, for editors that complete and check TOML.
+
+    \b
+      dpsup schema > dpsup.schema.json        and in the file: #:schema ./dpsup.schema.json
+    """
+    from dpsup.jsonschema import topology_schema
+
+    _json(topology_schema())
+
+
+@cli.command()
+@click.argument("shell", type=_Word(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands, and names of running instances and workers.
+
+    \b
+      dpsup completion bash > /etc/bash_completion.d/dpsup
+      dpsup completion zsh > "${fpath[1]}/_dpsup"
+      dpsup completion fish > ~/.config/fish/completions/dpsup.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    known = get_completion_class(shell)
+    if known is None:
+        raise UsageError(f"no completion for {shell}", code="E0002")
+    click.echo(known(cli, {}, "dpsup", "_DPSUP_COMPLETE").source())
+
+
+@cli.command()
+@click.argument("name", required=False, default="")
+@click.option("--write", metavar="DIR", help="Write all pages into DIR.")
+@click.pass_context
+def man(ctx: click.Context, name: str, write: str | None) -> None:
+    """Print the man page of dpsup, or of the command NAME, or write them all.
+
+    \b
+      dpsup man status | man -l -
+      dpsup man --write /usr/local/share/man/man1
+    """
+    from dpsup import _build, first, manpage
+
+    pages = dict(manpage.pages(ctx.find_root(), _build.VERSION))
+    if write:
+        first.write_files({f"{write}/{file}": text.encode() for file, text in pages.items()})
+        click.echo(f"{len(pages)} pages in {write}")
+        return
+    found = pages.get(f"dpsup-{name}.1" if name else "dpsup.1")
+    if found is None:
+        from dpsup.words import suggest
+
+        close = suggest(name, list(cli.commands))
+        raise NoSuchObject(
+            f"no command `{name}`",
+            code="E0004",
+            help=f"did you mean `{close}`?" if close else "`dpsup --help` lists them",
+        )
+    click.echo(found, nl=False)
+
+
 # --- topology files -------------------------------------------------------------------------------
 
 
@@ -422,7 +564,11 @@ def reset_failed(ctx: click.Context, target: str, output: str) -> None:
 @click.argument("file", type=click.Path(readable=False))
 @_output_option
 def check(file: str, output: str) -> None:
-    """Find everything that is wrong with a topology, without starting it."""
+    """Find everything that is wrong with a topology, without starting it.
+
+    \b
+      dpsup check topology.toml
+    """
     from dpsup.check import prepare
 
     problems: list[Problem] = []
@@ -460,7 +606,11 @@ def check(file: str, output: str) -> None:
 @click.argument("file", type=click.Path(readable=False))
 @_output_option
 def plan(file: str, output: str) -> None:
-    """What `start` would do: cores, queues, rings, mbufs, hugepages needed against available."""
+    """What `start` would do: cores, queues, rings, mbufs, hugepages needed against available.
+
+    \b
+      dpsup plan topology.toml
+    """
     _plan_command(file, output)
 
 
@@ -477,6 +627,79 @@ def _plan_command(file: str, output: str) -> None:
         _json({"apiVersion": "dpsup/v1", "kind": "Plan", **dataclasses.asdict(made)})
     else:
         click.echo(format_plan(made))
+
+
+# --- learning -------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("code", required=False, default="", shell_complete=_live("codes"))
+@click.option("--markdown", is_flag=True, help="All of them, as docs/errors.md has them.")
+@_output_option
+def explain(code: str, markdown: bool, output: str) -> None:
+    """What an error's code means, and what to do; without CODE, a list of all.
+
+    \b
+      dpsup explain E0203
+      dpsup explain D05         a check of `dpsup doctor`
+    """
+    from dpsup import codes
+    from dpsup.doctor import CHECKS
+
+    if markdown:
+        click.echo(codes.page(CHECKS), nl=False)
+        return
+    table = {**codes.CODES, **CHECKS}
+    if not code:
+        if output == "json":
+            _json({name: entry._asdict() for name, entry in table.items()})
+        else:
+            for name, entry in table.items():
+                click.echo(f"{name:6} {entry.title}")
+        return
+    found = codes.find(code, CHECKS)
+    if found is None:
+        close = codes.nearest(code, CHECKS)
+        raise NoSuchObject(
+            f"no code `{code}`",
+            code="E1002",
+            help=f"did you mean {close}?" if close else "`dpsup explain` lists them all",
+        )
+    if output == "json":
+        _json({"apiVersion": "dpsup/v1", "kind": "Explain", "code": found[0], **found[1]._asdict()})
+    else:
+        click.echo(codes.text(*found))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(readable=False), required=False)
+@click.option("--fix-script", is_flag=True, help="Print the fixes as a shell script to review.")
+@click.option("--sysroot", default="/", metavar="DIR", help="Read another machine's tree.")
+@_output_option
+@click.pass_context
+def doctor(
+    ctx: click.Context, file: str | None, fix_script: bool, sysroot: str, output: str
+) -> None:
+    """What stands between this machine and the topology in FILE, and the commands that help.
+
+    Changes nothing. Without FILE it judges what every topology needs. Exit code 6 if a start would
+    fail, 0 if it only could run better.
+
+    \b
+      dpsup doctor topology.toml
+      dpsup doctor topology.toml --fix-script > fix.sh    read it, then: sh fix.sh
+    """
+    from dpsup.doctor import report
+    from dpsup.doctor.machine import Machine
+
+    findings = report.examine(file, Machine(sysroot))
+    if fix_script:
+        click.echo(report.script(findings, file))
+    elif output == "json":
+        _json(report.document(findings, file, sysroot))
+    else:
+        click.echo(report.text(findings))
+    ctx.exit(report.exit_code(findings))
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -545,15 +768,75 @@ def bench(
         click.echo(text)
 
 
+@cli.command()
+@click.argument("file", required=False, type=click.Path(readable=False))
+@click.option("--faults", default="kill,segv,stop,hang,spare-kill,seed", help="See below.")
+@click.option("--rate", metavar="N/s", default="5/s", help="Faults a second, on average (5/s).")
+@click.option("--seed", type=int, help="Of the random schedule; default: another each time.")
+@click.option(
+    "--for", "seconds", metavar="TIME", callback=_seconds, default="30s", help="How long (30s)."
+)
+@click.option("--plot", metavar="FILE", help="Draw throughput and faults as SVG.")
+@_output_option
+@_name_option
+@click.pass_context
+def chaos(
+    ctx: click.Context,
+    file: str | None,
+    faults: str,
+    rate: str,
+    seed: int | None,
+    seconds: float,
+    plot: str | None,
+    output: str,
+) -> None:
+    """Kill, crash, stop and hang processes under load, and see whether the books balance.
+
+    Without -n and FILE it makes a topology and numbered traffic of its own and checks each packet:
+    lost, duplicated, reordered, damaged; and that no mbuf leaked. With -n NAME, or a topology FILE
+    that it starts and stops, it checks what counters and the audit can tell. Exit code 0 only if
+    all is accounted for. The schedule is a function of seed, faults, rate and duration.
+
+    \b
+      kill, segv, stop     a worker; stop: SIGSTOP, then SIGCONT
+      hang                 a worker, in the middle of a packet (own topology only)
+      spare-kill, seed     who waits to take over, who forks
+      attach-kill          the seed, then the next one while it attaches
+      primary              what is in flight is lost, and counted
+      supervisor           then `dpsup start` (own topology only)
+
+    \b
+      dpsup chaos --rate 20/s --seed 7 --for 1m --plot chaos.svg
+      dpsup chaos -n edge --faults kill,spare-kill --rate 1/s
+    """
+    from dpsup.chaos import command
+
+    name = ctx.obj["name"]
+    options = command.Options(name, file, faults, rate, seed, seconds, plot)
+    doc, text = command.carry_out(options, lambda line: click.echo(line, err=True))
+    if output == "json":
+        _json(doc)
+    else:
+        click.echo(text)
+    if not doc["ok"]:
+        ctx.exit(Exit.FAILED)
+
+
 # --- looking --------------------------------------------------------------------------------------
 
 
 @cli.command()
+@click.option("--detail", is_flag=True, help="Where they are: lane by lane, queue by queue.")
 @_output_option
 @_name_option
 @click.pass_context
-def audit(ctx: click.Context, output: str) -> None:
-    """Account for every mbuf. Exit code 1 if some stay unexplained."""
+def audit(ctx: click.Context, detail: bool, output: str) -> None:
+    """Account for every mbuf. Exit code 1 if some stay unexplained: they are then looked for one by
+    one, and shown with who had them last. JSON always has the details.
+
+    \b
+      dpsup audit -o json | jq .pools[0].unexplained
+    """
     import time
 
     with _connect(ctx) as instance:
@@ -569,7 +852,7 @@ def audit(ctx: click.Context, output: str) -> None:
     else:
         from dpsup.render import print_audit
 
-        print_audit(doc)
+        print_audit(doc, detail)
     if any(p["unexplained"] for p in doc["pools"]):
         ctx.exit(Exit.FAILED)
 
@@ -579,7 +862,11 @@ def audit(ctx: click.Context, output: str) -> None:
 @_name_option
 @click.pass_context
 def stats(ctx: click.Context, output: str) -> None:
-    """Counters of io cores, lanes, workers and plugins, and what became of every packet."""
+    """Counters of io cores, lanes, workers and plugins, and what became of every packet.
+
+    \b
+      dpsup stats
+    """
     with _connect(ctx) as instance:
         doc = instance.stats()
     if output == "json":
@@ -591,25 +878,55 @@ def stats(ctx: click.Context, output: str) -> None:
 
 
 @cli.command()
+@click.argument("group", default="workers", shell_complete=_live("groups"))
+@_output_option
+@_name_option
+@click.pass_context
+def state(ctx: click.Context, group: str, output: str) -> None:
+    """What a group's plugin keeps for each worker and bucket, a kill notwithstanding.
+
+    \b
+      dpsup state fw
+      dpsup state fw -o json | jq '.buckets[] | select(.member == 1)'
+    """
+    with _connect(ctx) as instance:
+        doc = instance.state(group)
+    if output == "json":
+        _json(doc)
+    else:
+        from dpsup.render import print_state
+
+        print_state(doc)
+
+
+@cli.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on as they happen.")
 @_output_option
 @_name_option
 @click.pass_context
 def events(ctx: click.Context, follow: bool, output: str) -> None:
-    """What happened: every change of state, death, repair, scaling."""
+    """What happened: every change of state, death, repair, scaling.
+
+    \b
+      dpsup events -f
+    """
     from dpsup.render import event_line
 
     _stream(ctx, "event", follow, output, event_line, lambda i, s: i.events(since=s))
 
 
 @cli.command()
-@click.argument("worker", required=False, default="")
+@click.argument("worker", required=False, default="", shell_complete=_live("sources"))
 @click.option("-f", "--follow", is_flag=True, help="Go on as they come.")
 @_output_option
 @_name_option
 @click.pass_context
 def logs(ctx: click.Context, worker: str, follow: bool, output: str) -> None:
-    """What the processes printed: all of them, or WORKER (fw/0, primary, seed)."""
+    """What the processes printed: all of them, or WORKER (fw/0, primary, seed).
+
+    \b
+      dpsup logs -f fw/0
+    """
     from dpsup.render import log_line
 
     _stream(ctx, "log", follow, output, log_line, lambda i, s: i.logs(worker, since=s), worker)
@@ -715,12 +1032,24 @@ def quarantine_show(ctx: click.Context, number: int, output: str, folder: str | 
 
 
 @cli.command()
-@click.argument("worker")
-@click.option("-s", "--signal", "signal_", default="KILL", help="Name or number: KILL.")
+@click.argument("worker", shell_complete=_live("workers"))
+@click.option(
+    "-s",
+    "--signal",
+    "signal_",
+    default="KILL",
+    shell_complete=_live("signals"),
+    help="Name or number: KILL.",
+)
 @_name_option
 @click.pass_context
 def kill(ctx: click.Context, worker: str, signal_: str) -> None:
-    """Send a signal to a worker, to see it come back."""
+    """Send a signal to a worker, to see it come back.
+
+    \b
+      dpsup kill fw/0
+      dpsup kill fw/0 -s SEGV
+    """
     try:
         number = (
             int(signal_)
@@ -728,7 +1057,15 @@ def kill(ctx: click.Context, worker: str, signal_: str) -> None:
             else signal.Signals[f"SIG{signal_.upper().removeprefix('SIG')}"].value
         )
     except KeyError:
-        raise UsageError(f"no signal {signal_}", help="KILL, TERM, SEGV, STOP, ...") from None
+        from dpsup.words import suggest
+
+        names = [one.name.removeprefix("SIG") for one in signal.Signals]
+        close = suggest(signal_, [name.lower() for name in names]).upper()
+        raise UsageError(
+            f"no signal {signal_}",
+            code="E0708",
+            help=f"did you mean `{close}`?" if close else "KILL, TERM, SEGV, STOP, ...",
+        ) from None
     with _connect(ctx) as instance:
         doc = instance.kill(worker, number)
     click.echo(f"{signal.Signals(number).name} to {doc['worker']}, pid {doc['pid']}")
@@ -738,7 +1075,11 @@ def kill(ctx: click.Context, worker: str, signal_: str) -> None:
 @_name_option
 @click.pass_context
 def clean(ctx: click.Context) -> None:
-    """Remove what dead instances left: folders, sockets, hugepage files. Live ones are kept."""
+    """Remove what dead instances left: folders, sockets, hugepage files. Live ones are kept.
+
+    \b
+      dpsup clean
+    """
     from dpsup import launch
 
     for line in launch.clean(ctx.obj["name"]):
@@ -749,7 +1090,11 @@ def clean(ctx: click.Context) -> None:
 @click.option("--cflags", is_flag=True, help="Compiler flags for plugins.")
 @_output_option
 def version(cflags: bool, output: str) -> None:
-    """Versions of dpsup, DPDK and the ABI; with --cflags, where the plugin header is."""
+    """Versions of dpsup, DPDK and the ABI; with --cflags, where the plugin header is.
+
+    \b
+      cc -shared -fPIC -O2 $(dpsup version --cflags) fw.c -o fw.so
+    """
     from pathlib import Path
 
     from dpsup import _build
@@ -775,7 +1120,7 @@ def main() -> None:
     """Entry point: errors become words and exit codes."""
     debug = "--debug" in sys.argv
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="dpsup", standalone_mode=False)
     except click.ClickException as e:
         e.show()
         code = Exit.USAGE
@@ -785,7 +1130,9 @@ def main() -> None:
         if debug:
             raise
         text = str(e)
-        click.echo(text if text.startswith(("error", "warning")) else f"error: {text}", err=True)
+        said = text.startswith(("error", "warning"))
+        click.echo(text if said else f"error[{e.code}]: {text}", err=True)
+        click.echo(f"`dpsup explain {e.code}` says more.", err=True)
         code = e.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -796,7 +1143,8 @@ def main() -> None:
         if debug:
             raise
         click.echo(
-            f"error: dpsup itself failed: {e!r}\n  help: run it again with --debug and report it",
+            f"error[E0001]: dpsup itself failed: {e!r}\n"
+            "  help: run it again with --debug and report it",
             err=True,
         )
         code = Exit.FAILED

@@ -13,6 +13,7 @@ from dpsup.bus import Client, Subscriber
 from dpsup.errors import DpsupError, NotRunning, UsageError
 from dpsup.messages import Publication
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, Runtime
+from dpsup.words import suggest
 
 
 def running() -> dict[str, Runtime]:
@@ -30,16 +31,23 @@ def find(name: str | None) -> Runtime:
     if name:
         if name not in found or name not in running():
             others = ", ".join(running())
+            close = suggest(name, tuple(running()))
+            meant = f"did you mean `{close}`? " if close else ""
             raise NotRunning(
                 f'no instance "{name}" is running',
-                help=f"running: {others}" if others else "`dpsup start FILE` starts one",
+                code="E0003",
+                help=f"{meant}running: {others}" if others else "`dpsup start FILE` starts one",
             )
         return found[name]
     if not found:
-        raise NotRunning("no instance is running", help="`dpsup start FILE` starts one")
+        raise NotRunning(
+            "no instance is running", code="E0003", help="`dpsup start FILE` starts one"
+        )
     if len(found) > 1:
         raise UsageError(
-            f"several instances are running: {', '.join(found)}", help="choose one with -n NAME"
+            f"several instances are running: {', '.join(found)}",
+            code="E0010",
+            help="choose one with -n NAME",
         )
     return next(iter(found.values()))
 
@@ -79,7 +87,8 @@ class Instance:
         if self.headless:
             raise DpsupError(
                 f'instance "{self.name}" has no supervisor: it forwards, but takes no orders',
-                help="`dpsup stop` ends it, `dpsup start` starts it anew",
+                code="E0607",
+                help="`dpsup stop` ends it, `dpsup start FILE` supervises it again",
             )
         return self._client.ask(verb, timeout, **args)
 
@@ -108,6 +117,20 @@ class Instance:
 
     def stats(self) -> dict[str, Any]:
         return self._ask("stats")  # type: ignore[no-any-return]
+
+    def state(self, group: str) -> dict[str, Any]:
+        """The State document: what a group's plugin keeps for each worker and bucket, read while
+        they run. `hex` is the block's bytes, of a worker's the first 8 KiB."""
+        doc: dict[str, Any] = {"apiVersion": status.API, "kind": "State", "name": self.name}
+        doc |= {"group": group, "workers": [], "buckets": []}
+        first: int | None = 0
+        while first is not None:
+            part = self._ask("state", group=group, first=first)
+            doc["group"] = part["group"]
+            doc["workers"] += part["workers"]
+            doc["buckets"] += part["buckets"]
+            first = part["next"]
+        return doc
 
     def scale(
         self, group: str, n: int | str, *, wait: bool = True, dry_run: bool = False

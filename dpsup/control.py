@@ -10,7 +10,7 @@ import signal
 from functools import partial
 from typing import Any
 
-from dpsup import elastic, process, reload, rollout, status
+from dpsup import elastic, process, reload, rollout, status, steering
 from dpsup.bus import Gone
 from dpsup.elastic import SCALE_S, must_run
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
@@ -26,7 +26,9 @@ ONLY_GROUP = "workers"  # names the only group where no group has that name
 async def handle(sup: Supervisor, request: Request) -> Any:
     verb = VERBS.get(request.verb)
     if verb is None:
-        raise ProtocolError(f"no such verb: {request.verb}", help=f"one of {', '.join(VERBS)}")
+        raise ProtocolError(
+            f"no such verb: {request.verb}", code="E0903", help=f"one of {', '.join(VERBS)}"
+        )
     return await verb(sup, request.args)
 
 
@@ -52,9 +54,11 @@ def find_group(sup: Supervisor, name: str) -> Group:
         return sup.groups[0]
     if name == ONLY_GROUP:
         raise NoSuchObject(
-            "`workers` names the only group, but there are several", help=", ".join(names)
+            "`workers` names the only group, but there are several",
+            code="E0703",
+            help=", ".join(names),
         )
-    raise NoSuchObject(f'no group "{name}"', help=_suggest(name, names))
+    raise NoSuchObject(f'no group "{name}"', code="E0701", help=_suggest(name, names))
 
 
 def find_worker(sup: Supervisor, name: str) -> Worker:
@@ -65,7 +69,7 @@ def find_worker(sup: Supervisor, name: str) -> Worker:
         if group == ONLY_GROUP and len(sup.groups) == 1 and worker.name.endswith(f"/{member}"):
             return worker
     known = [w.name for w in sup.workers() if w.state != "stopped"]
-    raise NoSuchObject(f'no worker "{name}"', help=_suggest(name, known))
+    raise NoSuchObject(f'no worker "{name}"', code="E0702", help=_suggest(name, known))
 
 
 async def _counters(sup: Supervisor) -> dict[str, Any] | None:
@@ -91,7 +95,9 @@ async def _status(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
 async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
     counters = await _counters(sup)
     if counters is None:
-        raise DpsupError("no primary is running yet", help="`dpsup status` shows the state")
+        raise DpsupError(
+            "no primary is running yet", code="E0705", help="`dpsup status` shows the state"
+        )
     counters["slots"] = [
         {**slot, "id": worker.name, "state_name": worker.state}
         for slot, worker in zip(counters["slots"], sup.workers(), strict=True)
@@ -107,7 +113,7 @@ async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
         "name": sup.plan.name,
         "tsc_hz": sup.hello.get("tsc_hz"),
         **counters,
-        "heap_bytes": await sup.ask("heap") if sup.seed.state == "running" else None,
+        "heap_bytes": await sup.ask("heap"),
         "account": status.account(counters),
         "port_info": sup.hello.get("ports", []),
         "processes": processes,
@@ -116,6 +122,26 @@ async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
 
 async def _audit(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
     return status.audit(sup.plan.name, await sup.ask("audit"))
+
+
+async def _state(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    """What the plugin of a group keeps, from a bucket on; `next` is where to go on."""
+    group = find_group(sup, want(args, "group", str))
+    first = want(args, "first", int, 0)
+    if not 0 <= first < steering.BUCKETS:
+        raise ProtocolError(f"args.first: a bucket is wanted, 0 to {steering.BUCKETS - 1}")
+    found: dict[str, Any] = await sup.ask("state", group=group.index, first=first)
+    slots = zip(group.workers, found["slots"], strict=False)
+    return {
+        "group": group.plan.name,
+        "workers": [{"id": w.name, **block} for w, block in slots if block],
+        "buckets": [
+            {"bucket": b, "member": group.map[b], **block}
+            for b, block in enumerate(found["buckets"], first)
+            if block
+        ],
+        "next": found["next"],
+    }
 
 
 async def _scale(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +215,9 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     done = []
     for worker in workers:
         if not worker.wanted:
-            raise DpsupError(f"{worker.name} is not in use", help="`dpsup scale` starts it")
+            raise DpsupError(
+                f"{worker.name} is not in use", code="E0706", help="`dpsup scale` starts it"
+            )
         # One that is on its way down or up gets there first, then it is restarted.
         await sup.until(partial(_is_settled, worker), SCALE_S)
         forks = worker.restarts
@@ -201,7 +229,7 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
             worker.history = History()
         sup.fire("worker", worker, "restart")
         if not await sup.until(back, SCALE_S) or worker.state == "held":
-            raise TimedOut(f"{worker.name} did not come back: it is {worker.state}")
+            raise TimedOut(f"{worker.name} did not come back: it is {worker.state}", code="E0707")
         done.append(worker.name)
     if "/" not in target:
         # What they have loaded is older than what runs now.
@@ -231,11 +259,11 @@ async def _kill(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     worker = find_worker(sup, want(args, "worker", str))
     number = want(args, "signal", int, int(signal.SIGKILL))
     if worker.pidfd < 0:
-        raise DpsupError(f"{worker.name} has no process: it is {worker.state}")
+        raise DpsupError(f"{worker.name} has no process: it is {worker.state}", code="E0706")
     try:
         signal.Signals(number)
     except ValueError:
-        raise UsageError(f"no signal {number}") from None
+        raise UsageError(f"no signal {number}", code="E0708") from None
     pid = worker.pid
     process.signal_pidfd(worker.pidfd, number)
     return {"worker": worker.name, "pid": pid, "signal": number}
@@ -281,6 +309,7 @@ VERBS = {
     "status": _status,
     "stats": _stats,
     "audit": _audit,
+    "state": _state,
     "scale": _scale,
     "rebalance": _rebalance,
     "restart": _restart,

@@ -24,7 +24,9 @@ MEASURE_MOST_S = 60.0
 def must_run(sup: Supervisor) -> None:
     if sup.state not in ("running", "degraded"):
         raise DpsupError(
-            f"the instance is {sup.state}", help="try again when `dpsup status` says running"
+            f"the instance is {sup.state}",
+            code="E0705",
+            help="try again when `dpsup status` says running",
         )
 
 
@@ -37,11 +39,14 @@ def size_of(group: Group, spec: str, file: str) -> int:
         n = int(spec) + (group.desired if spec[:1] in "+-" else 0)
     except ValueError:
         raise UsageError(
-            f'"{spec}" is no number of workers', help="write 4, or +1 or -1 to add to what is there"
+            f'"{spec}" is no number of workers',
+            code="E0709",
+            help="write 4, or +1 or -1 to add to what is there",
         ) from None
     if not 0 <= n <= group.plan.max:
         raise UsageError(
             f"group {group.plan.name} can have 0 to {group.plan.max} workers, not {n}",
+            code="E0704",
             why="rings, slots and memory are reserved for `max` at the start",
             help=f"set max = {max(n, 1)} in [[workers]] of {file}, then restart",
         )
@@ -113,7 +118,9 @@ async def settled(sup: Supervisor, group: Group) -> None:
         return all(w.state in states and (w.state != "stopped") == w.wanted for w in group.workers)
 
     if not await sup.until(done, SCALE_S):
-        raise TimedOut(f"{group.plan.name} has {group.ready} of {group.desired} workers ready")
+        raise TimedOut(
+            f"{group.plan.name} has {group.ready} of {group.desired} workers ready", code="E0707"
+        )
 
 
 # --- autoscale ------------------------------------------------------------------------------------
@@ -191,11 +198,14 @@ async def rebalance(
     and what it came to."""
     must_run(sup)
     if not 0.05 <= seconds <= MEASURE_MOST_S:
-        raise UsageError(f"a measurement takes 50 ms to {MEASURE_MOST_S:g} s, not {seconds:g} s")
+        raise UsageError(
+            f"a measurement takes 50 ms to {MEASURE_MOST_S:g} s, not {seconds:g} s", code="E0711"
+        )
     members = {w.member for w in group.workers if w.fed}
     if len(members) < 2:
         raise DpsupError(
             f"group {group.plan.name} has {plural(len(members), 'worker')} with packets",
+            code="E0710",
             why="there is nobody to share the load with",
             help=f"dpsup scale {group.plan.name} 2",
         )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What can go wrong, said for people.
 
-Every error that reaches a user is a `DpsupError`: what is wrong, why it matters, what to do, and
-the exit code that scripts rely on. A topology's problems are collected as `Problem`s, so that one
-run of `dpsup check` shows all of them.
+Every error that reaches a user is a `DpsupError`: what is wrong, why it matters, what to do, a code
+of the table in `codes` for `dpsup explain`, and the exit code that scripts rely on. A topology's
+problems are collected as `Problem`s, so that one run of `dpsup check` shows all of them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ class Exit(enum.IntEnum):
 
 
 class DpsupError(Exception):
-    """An error for people: `message` says what, `why` the consequence, `help` what to do."""
+    """An error for people: `message` says what, `why` the consequence, `help` what to do; `code` is
+    its entry in `codes.CODES`, each class having a general one."""
 
     exit_code = Exit.FAILED
+    code = "E0005"
 
-    def __init__(self, message: str, *, why: str = "", help: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", why: str = "", help: str = "") -> None:
         super().__init__(message)
         self.message = message
+        self.code = code or self.code
         self.why = why
         self.help = help
 
@@ -49,32 +52,40 @@ class DpsupError(Exception):
 
 class UsageError(DpsupError):
     exit_code = Exit.USAGE
+    code = "E0002"
 
 
 class NotRunning(DpsupError):
     exit_code = Exit.NOT_RUNNING
+    code = "E0003"
 
 
 class NoSuchObject(DpsupError):
     exit_code = Exit.NO_SUCH_OBJECT
+    code = "E0004"
 
 
 class HostError(DpsupError):
     """The machine cannot: hugepages, cores, kernel features."""
 
     exit_code = Exit.HOST
+    code = "E0006"
 
 
 class NotPermitted(DpsupError):
     exit_code = Exit.NOT_PERMITTED
+    code = "E0007"
 
 
 class TimedOut(DpsupError):
     exit_code = Exit.TIMED_OUT
+    code = "E0008"
 
 
 class ShimError(DpsupError):
     """A call into the C shim returned -errno."""
+
+    code = "E0009"
 
     def __init__(
         self, call: str, errno_: int, message: str, *, why: str = "", help: str = ""
@@ -105,10 +116,11 @@ class Problem:
     help: str = ""
     severity: Severity = Severity.ERROR
     exit_code: Exit = Exit.BAD_TOPOLOGY
+    code: str = "E0107"
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
-        out = [f"{self.severity}: {self.message}"]
+        out = [f"{self.severity}[{self.code}]: {self.message}"]
         if where:
             out.append(f"  --> {where}")
         if self.source:
@@ -130,6 +142,7 @@ class TopologyError(DpsupError):
         errors = [p for p in problems if p.severity is Severity.ERROR]
         super().__init__("\n\n".join(str(p) for p in problems))
         self.problems = problems
+        self.code = (errors or problems)[0].code
         # The file's own faults come first: a host is judged by what a sound file asks for.
         codes = {p.exit_code for p in errors}
         for code in (Exit.BAD_TOPOLOGY, Exit.NOT_PERMITTED, Exit.HOST):

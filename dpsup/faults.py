@@ -48,6 +48,7 @@ def syntax_fault(error: Exception, source: Source) -> Problem:
     return source.problem(
         (),
         f"not TOML: {reason}" + (f", at column {where[2]}" if line and where else ""),
+        code="E0101",
         why="nothing after the first fault of this kind could be read",
         help=help or "see https://toml.io for how to write TOML",
         line=line or last,
@@ -91,12 +92,14 @@ def fault(issue: Issue, source: Source) -> Problem:
     help = f"write {write}" if is_header else f"write {key} = {write}"
     help = str(context.get("help") or help)
     value = show(issue.value)
+    code = "E0107"
 
     if kind == "dpsup":
         message = f"{name}{of}: {issue.message}"
         if "args" in path:
             help = str(context.get("help")) or "give the plugin a text, number, true or false"
     elif kind == "literal_error":
+        code = "E0106"
         message = f"{name}{of} cannot be {value}"
         allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
         word = issue.value if isinstance(issue.value, str) else ""
@@ -106,6 +109,7 @@ def fault(issue: Issue, source: Source) -> Problem:
         if path == ("bus", "endpoint"):
             why = "this version of dpsup has its bus on local sockets only"
     elif kind in _KINDS or kind.endswith("_type"):
+        code = "E0104"
         message = f"{name}{of} must be {_KINDS.get(kind, 'of another type')}, not {value}"
         if path in (("ports",), ("io",), ("workers",), ("chains",)):
             help = f"it is a list of tables: write [[{key}]]"
@@ -114,14 +118,18 @@ def fault(issue: Issue, source: Source) -> Problem:
             if _is_key(issue):
                 message = f"a mempool without a name: `{key}` stands where its name belongs"
     elif path == ("version",):
+        code = "E0109"
         message = f"`version` {value} is not known to this dpsup"
     elif limit := _limit(context):
+        code = "E0105"
         message = f"{name}{of} is {value}, and must be {limit}"
     else:
         message = f"{name}{of}: {issue.message[:1].lower()}{issue.message[1:]}"
         if kind in ("too_short", "string_too_short"):
+            code = "E0108"
             message = f"{name}{of} is empty"
-    return source.problem(path, message, why=why or "this is no value for it", help=help)
+    why = why or "this is no value for it"
+    return source.problem(path, message, code=code, why=why, help=help)
 
 
 def distinct(issues: list[Issue]) -> list[Issue]:
@@ -156,6 +164,7 @@ def _unknown(path: Path, source: Source) -> Problem:
     return source.problem(
         path,
         f"unknown key `{key}` in {_table(tuple(table))}",
+        code="E0102",
         why="a key that nobody reads does not do what it seems to say",
         help=help,
     )

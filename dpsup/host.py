@@ -14,7 +14,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +70,18 @@ class Host:
     uid: int
     cwd: str
     env: Mapping[str, str] = field(default_factory=dict)  # of ENVIRONMENT, those that are set
+
+    def with_free(self, page_size: int, pages: int) -> Host:
+        """This machine with so many more free hugepages, on whatever node."""
+
+        def more(sizes: Mapping[int, Pages]) -> dict[int, Pages]:
+            return {
+                size: Pages(p.total, min(p.total, p.free + pages)) if size == page_size else p
+                for size, p in sizes.items()
+            }
+
+        nodes = {node: more(sizes) for node, sizes in self.node_hugepages.items()}
+        return replace(self, hugepages=more(self.hugepages), node_hugepages=nodes)
 
     def is_file(self, path: str) -> bool:
         return Path(path).is_file()

@@ -16,17 +16,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from dpsup import process, runtime
+from dpsup import adopt, memory, process, runtime
 from dpsup.check import prepare
 from dpsup.client import connect, find, running
 from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
-from dpsup.host import read_host
+from dpsup.host import Host, read_host
 from dpsup.messages import as_error, as_exception
 from dpsup.plan import Plan, make_plan
-from dpsup.runtime import Runtime
+from dpsup.reading import read
+from dpsup.runtime import Runtime, State
 from dpsup.words import plural
+
+if TYPE_CHECKING:
+    from dpsup.supervisor import Supervisor
 
 STOP_S = 60.0  # beyond the drain: for everything to end
 
@@ -71,18 +76,28 @@ def notify_systemd(word: str) -> None:
         s.sendto(word.encode(), address)
 
 
-def _take_over(where: Runtime) -> int:
-    """Holding the lock: end and sweep what a dead supervisor left; the generation to start."""
+def _take_over(where: Runtime, plan: Plan) -> adopt.Found | int:
+    """Holding the lock: the data plane to go on with, or the generation to start, once what a dead
+    supervisor left is ended and swept."""
     state = where.read_state()
-    if state is None:
-        where.sweep()
-        return 1
-    if any(p.alive for p in state.processes()):
-        _say(f'instance "{where.name}" has a data plane without supervisor: it is ended first')
-        if not where.end_processes(state):
-            raise DpsupError(f'processes of a dead "{where.name}" do not end')
+    found = adopt.examine(where, state, plan)
+    if isinstance(found, adopt.Found):
+        _say(f'instance "{where.name}" runs without supervisor: this is its supervisor from now on')
+        if found.differs:
+            _say(
+                f"warning: it goes on with the topology that it was started with; changed since: "
+                f"{', '.join(found.differs)}\n"
+                f"  help: `dpsup -n {where.name} stop`, then start it, applies them"
+            )
+        return found
+    if found:
+        _say(f'instance "{where.name}" runs without supervisor, and is ended: {found}')
+    recorded = adopt.recorded_plan(where)
+    known = [g.generation for g in (state, recorded) if g is not None]
+    if not where.end_processes(state or State(where.name, 0, "", "", "")):
+        raise DpsupError(f'processes of a dead "{where.name}" do not end', code="E0609")
     where.sweep()
-    return state.generation + 1
+    return max(known, default=0) + 1
 
 
 def foreground(
@@ -118,14 +133,30 @@ class _Ready:
                 os.close(fd)
 
 
+def _host_for(file: str) -> Host:
+    """This machine as the instance of that file finds it: memory that its own data plane has, which
+    lost its supervisor, counts as free."""
+    host = read_host()
+    topology = read(file, host).topology
+    if topology is None:
+        return host
+    where = Runtime(make_plan(topology, host).runtime_dir, topology.name)
+    recorded = adopt.recorded_plan(where) if runtime.is_headless(where) else None
+    if recorded is None:
+        return host
+    memory = recorded.memory
+    return host.with_free(memory.page_size, memory.pages_needed)
+
+
 def _run(
     file: str, name: str | None, idle_limit: float | None, verbose: bool, caller: _Ready
 ) -> tuple[int, dict[str, Any] | None]:
-    host = read_host()
+    host = _host_for(file)
     topology, plan, problems = prepare(file, host)
     if name is not None and name != plan.name:
         raise UsageError(
             f'-n {name}, but {file} is of instance "{plan.name}"',
+            code="E0608",
             help=f'leave -n out, or write name = "{name}" in the file',
         )
     for problem in problems:
@@ -134,27 +165,36 @@ def _run(
     where.acquire()
     voice = _Voice()
     try:
-        plan = make_plan(topology, host, _take_over(where))
+        found = _take_over(where, plan)
+        going_on = None if isinstance(found, int) else found
+        plan = make_plan(topology, host, found) if isinstance(found, int) else found.plan
         _say(f"check      {file}: ok, {_shape(plan)}")
         # Everything else of ours is imported only now: a bad file is told of sooner.
         from dpsup import control
         from dpsup.supervisor import Supervisor
 
         async def life() -> tuple[int, Supervisor]:
-            sup = Supervisor(
-                plan, where, lambda g: make_plan(topology, read_host(), g), voice.say, idle_limit
-            )
+            def replan(generation: int) -> Plan:
+                if going_on and going_on.differs:
+                    return adopt.next_generation(going_on.plan, generation)
+                return make_plan(topology, read_host(), generation)
+
+            sup = Supervisor(plan, where, replan, voice.say, idle_limit)
             sup.topologies = (topology, topology)
             sup.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
 
             def ready() -> None:
                 notify_systemd("READY=1")
-                voice.say(_ready_line(plan))
+                voice.say(_ready_line(sup))
                 caller.tell({"ok": True, "name": plan.name, "pid": os.getpid()})
 
             sup.on_running = _once(ready)
             sup.on_stopping = lambda: notify_systemd("STOPPING=1")
-            return await sup.run(control.handle), sup
+            resume = None
+            if going_on:
+                past = memory.recall(sup, going_on.state.memory)
+                resume = partial(adopt.resume, found=going_on, past=past)
+            return await sup.run(control.handle, resume), sup
 
         process.pin(plan.supervisor_cores)
         code, sup = asyncio.run(life())
@@ -210,9 +250,10 @@ def _shape(plan: Plan) -> str:
     )
 
 
-def _ready_line(plan: Plan) -> str:
-    groups = ", ".join(f"{g.name} {g.count}" for g in plan.groups)
-    return f"{plan.name} is running: {groups} ready.  dpsup status · dpsup events -f · dpsup stop"
+def _ready_line(sup: Supervisor) -> str:
+    groups = ", ".join(f"{g.plan.name} {g.desired}" for g in sup.groups)
+    name = sup.plan.name
+    return f"{name} is running: {groups} ready.  dpsup status · dpsup events -f · dpsup stop"
 
 
 def _show_line(entry: dict[str, Any], verbose: bool, say: Callable[[str], None]) -> None:
@@ -245,7 +286,9 @@ def detach(file: str, idle_limit: float | None, say: Callable[[str], None]) -> N
             child.wait()
             raise
     if not line:
-        raise DpsupError(f"the supervisor ended with exit code {child.wait()} before it was ready")
+        raise DpsupError(
+            f"the supervisor ended with exit code {child.wait()} before it was ready", code="E0611"
+        )
     word = json.loads(line)
     if not word["ok"]:
         child.wait()
@@ -262,7 +305,7 @@ def stop(name: str | None, drain: float | None) -> None:
         where.acquire()
         state = where.read_state()
         if state is not None and not where.end_processes(state):
-            raise TimedOut("the data plane does not end")
+            raise TimedOut("the data plane does not end", code="E0610")
         where.sweep()
         where.release()
         return
@@ -272,7 +315,7 @@ def stop(name: str | None, drain: float | None) -> None:
         pidfd = os.pidfd_open(pid)
         try:
             if not select.select([pidfd], [], [], (drain or 5.0) + STOP_S)[0]:
-                raise TimedOut(f"supervisor {pid} is still stopping")
+                raise TimedOut(f"supervisor {pid} is still stopping", code="E0610")
         finally:
             os.close(pidfd)
     # The supervisor may be gone before its folder is (a slow disk): a moment, no more.

@@ -12,44 +12,46 @@ from dataclasses import dataclass
 
 # An event that cannot matter in a state is answered by `-`, on purpose and cell by cell.
 TABLES = {
-    # The process that holds ports and memory. late: a deadline passed.
+    # The process that holds ports and memory. late: a deadline passed. adopt: it runs already, the
+    # supervisor is new.
     "primary": """
-    state     start           ready             stop            died            late           swept
-    absent    starting:spawn  -                 -               -               -              -
-    starting  -               running:announce  stopping:kill   lost:sweep      starting:kill  -
-    running   -               -                 stopping:quit   lost:sweep      -              -
-    stopping  -               -                 -               lost:sweep      stopping:kill  -
-    lost      -               -                 -               -               -              absent:report
+    state     start           adopt    ready             stop            died            late           swept
+    absent    starting:spawn  running  -                 -               -               -              -
+    starting  -               -        running:announce  stopping:kill   lost:sweep      starting:kill  -
+    running   -               -        -                 stopping:quit   lost:sweep      -              -
+    stopping  -               -        -                 -               lost:sweep      stopping:kill  -
+    lost      -               -        -                 -               -               -              absent:report
     """,
     # The process that forks workers; a dead one is replaced, its workers live on.
     "seed": """
-    state      start            ready         stop           died            late            lost
-    absent     attaching:spawn  -             -              -               -               -
-    attaching  -                running:fill  stopping:kill  absent:replace  attaching:kill  -
-    running    -                -             stopping:quit  absent:replace  -               -
-    stopping   -                -             -              absent:report   stopping:kill   -
+    state      start            adopt      ready         stop           died            late            lost
+    absent     attaching:spawn  attaching  -             -              -               -               -
+    attaching  -                -          running:fill  stopping:kill  absent:replace  attaching:kill  -
+    running    -                -          -             stopping:quit  absent:replace  -               -
+    stopping   -                -          -             -              absent:report   stopping:kill   -
     """,
     # A slot and its sitter. retry, again, give_up, rest: the policy's verdict once its lanes are
     # repaired; succeeded: it died, and a spare has its place already; unborn: nobody was forked
-    # after all; lost: the primary is gone, the slot with it.
+    # after all; lost: the primary is gone, the slot with it. found, recall, hold: a new supervisor
+    # finds somebody there, nobody yet, or that it had been given up.
     "worker": """
-    state       start          stop              restart          unborn             ready         drained        died               succeeded        late           retry              again          give_up        rest              due            lost
-    stopped     starting:fork  -                 -                -                  -             -              -                  -                -              -                  -              -              -                 -              -
-    starting    -              draining:kill     -                starting:fork      running:feed  -              recovering:repair  -                starting:kill  -                  -              -              -                 -              stopped:forget
-    running     -              draining:unfeed   draining:unfeed  -                  -             -              recovering:repair  running:adopt    -              -                  -              -              -                 -              stopped:forget
-    draining    -              -                 -                recovering:repair  -             draining:halt  recovering:repair  draining:unfeed  draining:kill  -                  -              -              -                 -              stopped:forget
-    recovering  -              -                 -                -                  -             -              -                  -                -              backoff:lend,wait  starting:fork  held:lend,say  stopped:handback  -              stopped:forget
-    backoff     -              stopped:handback  starting:fork    -                  -             -              -                  -                -              -                  -              -              -                 starting:fork  stopped:forget
-    held        -              stopped:handback  starting:fork    -                  -             -              -                  -                -              -                  -              -              -                 -              stopped:forget
+    state       start          found           recall        hold       stop              restart          unborn             ready         drained        died               succeeded        late           retry              again          give_up        rest              due            lost
+    stopped     starting:fork  starting:await  backoff:wait  held:lend  -                 -                -                  -             -              -                  -                -              -                  -              -              -                 -              -
+    starting    -              -               -             -          draining:kill     -                starting:fork      running:feed  -              recovering:repair  running:adopt    starting:kill  -                  -              -              -                 -              stopped:forget
+    running     -              -               -             -          draining:unfeed   draining:unfeed  -                  -             -              recovering:repair  running:adopt    -              -                  -              -              -                 -              stopped:forget
+    draining    -              -               -             -          -                 -                recovering:repair  -             draining:halt  recovering:repair  draining:unfeed  draining:kill  -                  -              -              -                 -              stopped:forget
+    recovering  -              -               -             -          -                 -                -                  -             -              -                  -                -              backoff:lend,wait  starting:fork  held:lend,say  stopped:handback  -              stopped:forget
+    backoff     -              -               -             -          stopped:handback  starting:fork    -                  -             -              -                  -                -              -                  -              -              -                 starting:fork  stopped:forget
+    held        -              -               -             -          stopped:handback  starting:fork    -                  -             -              -                  -                -              -                  -              -              -                 -              stopped:forget
     """,
     # whole: every group has as many ready as desired; short: some has fewer.
     "topology": """
-    state     start         whole             short              stop                fail                primary_lost       gone
-    stopped   starting:begin  -               -                  -                   -                   -                  -
-    starting  -             running:announce  -                  stopping:wind_down  stopping:wind_down  starting:again     -
-    running   -             -                 degraded:announce  stopping:wind_down  stopping:wind_down  starting:again     -
-    degraded  -             running:announce  -                  stopping:wind_down  stopping:wind_down  starting:again     -
-    stopping  -             -                 -                  -                   -                   -                  stopped:finish
+    state     start           adopt            whole             short              stop                fail                primary_lost       gone
+    stopped   starting:begin  starting:rejoin  -                 -                  -                   -                   -                  -
+    starting  -               -                running:announce  -                  stopping:wind_down  stopping:wind_down  starting:again     -
+    running   -               -                -                 degraded:announce  stopping:wind_down  stopping:wind_down  starting:again     -
+    degraded  -               -                running:announce  -                  stopping:wind_down  stopping:wind_down  starting:again     -
+    stopping  -               -                -                 -                  -                   -                   -                  stopped:finish
     """,
 }
 
@@ -69,7 +71,7 @@ def _read(text: str) -> dict[tuple[str, str], Step]:
                 table[state, event] = Step(state)
             else:
                 to, _, actions = cell.partition(":")
-                table[state, event] = Step(to, tuple(actions.split(",")))
+                table[state, event] = Step(to, tuple(actions.split(",")) if actions else ())
     return table
 
 

@@ -28,6 +28,8 @@ _VERB = re.compile(r"[a-z_]{1,32}")
 class ProtocolError(DpsupError):
     """A message that is not one of ours."""
 
+    code = "E0901"
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -99,6 +101,7 @@ def _load(raw: bytes, limit: int) -> dict[str, Any]:
     if message.get("v") != VERSION:
         raise ProtocolError(
             f"message version {message.get('v')!r}, this dpsup speaks {VERSION}",
+            code="E0905",
             help="use the dpsup that the instance was started with",
         )
     return message
@@ -155,6 +158,7 @@ def decode_publication(raw: bytes) -> Publication:
 def as_error(exception: DpsupError) -> dict[str, Any]:
     return {
         "code": int(exception.exit_code),
+        "id": exception.code,
         "errno": getattr(exception, "errno", 0),
         "message": exception.message,
         "why": exception.why,
@@ -169,6 +173,7 @@ def as_exception(error: dict[str, Any]) -> DpsupError:
         e: DpsupError = ShimError("remote", number, message, why=why, help=help)
     else:
         e = DpsupError(message or "failed", why=why, help=help)
+    e.code = str(error.get("id") or e.code)  # an older dpsup sends none
     try:
         e.exit_code = Exit(error.get("code", 1))
     except ValueError:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dpsup import chains
+from dpsup.steering import BUCKETS
 from dpsup.topology import Group, Mempool, Topology
 from dpsup.values import AUTO
 from dpsup.words import plural, ranges
@@ -35,6 +36,7 @@ _SLACK = 1.01  # objects do not cross pages
 _CONTROL_BLOCK = 2 * MIB
 _SLOT_UNIT = 2 * MIB  # slots have pages of their own, in one zone (shim/slot.c)
 _SLOT_HEAD = 64 * KIB
+_STATE_HEAD = 16  # struct dps_state_head
 # EAL, ethdev and drivers; the pages that alignment loses; 152 KiB for each seed's attach.
 _RESERVE = 32 * MIB
 _RESERVE_PER_1000_DESCRIPTORS = 64 * KIB
@@ -113,6 +115,8 @@ class GroupPlan:
     first_slot: int
     ring: int
     on_full: str  # "drop" | "hold"
+    state: int  # bytes for each slot, that outlive its worker
+    bucket_state: int  # bytes for each bucket
     cores: tuple[int, ...]
     restart_policy: str  # "always" | "on-failure" | "never"
     intensity: float
@@ -327,6 +331,8 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 first_slot=first_slot,
                 ring=group.ring,
                 on_full=group.on_full,
+                state=group.state,
+                bucket_state=group.bucket_state,
                 cores=cores,
                 restart_policy=restart.policy,
                 intensity=restart.intensity,
@@ -425,7 +431,15 @@ def pool_bytes(pool: Mempool) -> int:
 
 def slot_bytes(group: Group, n_io: int) -> int:
     lane = 256 + group.ring * (8 + 32)  # indices, words, meta
-    return _up(_SLOT_HEAD + n_io * lane, _SLOT_UNIT)
+    state = _LINE + group.state if group.state else 0
+    return _up(_SLOT_HEAD + n_io * lane + state, _SLOT_UNIT)
+
+
+def buckets_bytes(group: Group) -> int:
+    """The state of a group's buckets, each on lines of its own behind a head."""
+    if not group.bucket_state:
+        return 0
+    return _up(BUCKETS * _up(_STATE_HEAD + group.bucket_state, _LINE), _SLOT_UNIT)
 
 
 def page_size(topology: Topology) -> int:
@@ -454,7 +468,9 @@ def memory_nodes(topology: Topology, host: Host) -> dict[int, int]:
 
 
 def _slots(topology: Topology, n_io: int) -> int:
-    return _CONTROL_BLOCK + sum(slot_bytes(g, n_io) * g.max for g in topology.workers)
+    return _CONTROL_BLOCK + sum(
+        slot_bytes(g, n_io) * g.max + buckets_bytes(g) for g in topology.workers
+    )
 
 
 def _memory(topology: Topology, host: Host) -> tuple[MemoryPlan, dict[int, int]]:
@@ -531,7 +547,9 @@ def _paragraphs(plan: Plan) -> Iterator[tuple[str, str]]:
             f"{group.name}: {plugin}, {plural(group.count, 'worker')} of {group.max}, "
             f"{slot_word} {slots}, "
             f"CPU {ranges(sorted(set(group.cores)))}, "
-            f"rings of {group.ring} ({plural(queues * group.max, 'lane')})",
+            f"rings of {group.ring} ({plural(queues * group.max, 'lane')})"
+            + (f", state of {plural(group.state, 'byte')} a worker" if group.state else "")
+            + (f", {plural(group.bucket_state, 'byte')} a bucket" if group.bucket_state else ""),
         )
     for chain in plan.chains:
         yield "chain", f"{chain.name}: {' - '.join(chain.path)}, both ways; down: {chain.on_down}"

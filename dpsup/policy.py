@@ -19,6 +19,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 _UNASKED_MOST = 1000
 
@@ -113,6 +114,30 @@ def allowance(policy: Policy, history: History, now: float) -> int:
     if policy.policy == "never":
         return 0
     return int(min(_UNASKED_MOST, max(0.0, policy.intensity - history.leaked(policy, now))))
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long attaches take, in seconds, and so how long the next one may: far more than those
+    before it did, but little where they were fast, as one that is stuck is never done."""
+
+    slowest: float = 0.0  # of the last ones; 0: none yet
+    late: int = 0  # deadlines met in a row
+
+    LEAST: ClassVar[float] = 2.0  # 20-60 ms are measured
+    MOST: ClassVar[float] = 15.0  # thousands of hugepages to map
+    MARGIN: ClassVar[float] = 20.0
+
+    def deadline(self) -> float:
+        if self.slowest == 0:
+            return self.MOST
+        return float(min(self.MOST, max(self.LEAST, self.slowest * self.MARGIN) * 2**self.late))
+
+    def ready(self, took: float) -> Pace:
+        return Pace(max(took, self.slowest * 0.9))
+
+    def missed(self) -> Pace:
+        return replace(self, late=self.late + 1)
 
 
 def others(strategy: str, died: int, groups: Sequence[int]) -> list[int]:

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from dpsup import process
+from dpsup._build import VERSION
 from dpsup._shim import ffi, lib
+from dpsup.attach import Attachments
 from dpsup.bus import Responder
 from dpsup.errors import DpsupError, Exit, ShimError
 from dpsup.messages import ProtocolError, Request, as_error, want
@@ -48,6 +50,11 @@ DROPS = (
 WHEN_EMPTY = ("hold", "drop", "bypass")  # enum dps_when_empty
 PACKET_MOST = 1 << 16  # bytes
 EVIDENCE_BYTES = 1 << 20  # of packets, in one reply
+PLACES = (  # enum dps_place
+    "cache", "lent", "handed_back", "again", "front", "held", "tx", "xfer", "quarantine",
+)  # fmt: skip
+STATE_SHOWN = 8 << 10  # bytes of a slot's state in a reply
+STATE_REPLY = 256 << 10  # and of all buckets'
 STAGES = ("rx", "steer", "collect", "tx", "rest")  # enum dps_stage
 _RSS = {
     "ipv4": "DPS_RSS_IPV4",
@@ -110,6 +117,17 @@ def _reasons(facts: Any) -> list[str]:
     return [_text(facts.reason[r]) for r in range(min(facts.n_reasons, lib.DPS_REASONS))]
 
 
+def _state(get: Any, where: tuple[int, ...], most: int) -> dict[str, Any] | None:
+    """A block of state, None where it is nobody's."""
+    head = ffi.new("struct dps_state_head *")
+    data = ffi.new("uint8_t[]", max(most, 1))
+    n = _check("state_get", get(*where, head, data, most))
+    if head.stamp == 0:
+        return None
+    version = int(head.stamp) & 0xFFFFFFFF
+    return {"version": version, "size": int(head.size), "hex": bytes(data[0:n]).hex()}
+
+
 def flat_args(args: list[list[str]]) -> bytes:
     """A group's arguments as the ABI has them: key NUL value NUL ..."""
     return b"".join(f"{k}\0{v}\0".encode() for k, v in args)
@@ -156,6 +174,8 @@ class Primary:
         self.drops: dict[int, Drops] = {}  # by slot
         self.reasons: dict[int, dict[int, list[str]]] = {}  # by group and version
         self.stopping = False
+        self.rx = False
+        self.attachments: Attachments | None = None
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -171,6 +191,7 @@ class Primary:
         for pool in plan["pools"]:
             self._pool(pool)
         _check("ctl_create", lib.dps_ctl_create(plan["generation"], len(plan["io"])))
+        self._attachments()
         for port in plan["ports"]:
             self._port(port)
         self._start_ports()
@@ -194,6 +215,23 @@ class Primary:
             )
         _check("ctl_publish", lib.dps_ctl_publish())
         _check("io_start", lib.dps_io_start())
+
+    def _attachments(self) -> None:
+        """Find EAL's locks while nobody else attaches."""
+        if lib.dps_locks_find() < 0:
+            self.notes.append("EAL's locks were not found: one held by the dead is only waited for")
+            return
+        words = ffi.new("uint32_t[]", int(lib.DPS_LOCKS_MOST))
+
+        def read() -> list[int]:
+            return list(words[0 : _check("locks_read", lib.dps_locks_read(words))])
+
+        def release(lock: int, word: int) -> bool:
+            ret = lib.dps_lock_release(lock, word)
+            return ret != -errno.EAGAIN and _check("lock_release", ret) == 0
+
+        program = Path(__file__).with_name("dpsup-worker")
+        self.attachments = Attachments(Path(_text(lib.dps_eal_dir())), program, read, release)
 
     def _pool(self, pool: dict[str, Any]) -> None:
         conf = ffi.new("struct dps_pool_conf *")
@@ -277,6 +315,8 @@ class Primary:
         conf.hold = group["on_full"] == "hold"
         conf.reach = sum(1 << g for g in group["reach"])
         conf.next = [_verdict(group["next"], port) for port in range(lib.DPS_MAX_PORTS)]
+        conf.state = group["state"]
+        conf.bucket_state = group["bucket_state"]
         _check("ctl_group", lib.dps_ctl_group(index, conf))
         _check("group_version", lib.dps_group_version(index, 0, _version(group)))
         self._health(index, group)
@@ -293,7 +333,7 @@ class Primary:
     def handle(self, request: Request) -> Any:
         method = getattr(self, f"do_{request.verb}", None)
         if method is None:
-            raise ProtocolError(f"the primary knows no `{request.verb}`")
+            raise ProtocolError(f"the primary knows no `{request.verb}`", code="E0903")
         return method(request.args)
 
     def do_hello(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -302,6 +342,7 @@ class Primary:
             "pid": me.pid,
             "start": me.start,
             "generation": self.plan["generation"],
+            "version": VERSION,
             "abi": int(lib.DPS_ABI_VERSION),
             "dpdk": _text(lib.dps_eal_version()),
             "tsc_hz": int(lib.dps_tsc_hz()),
@@ -326,7 +367,9 @@ class Primary:
         }
 
     def do_rx(self, args: dict[str, Any]) -> None:
-        _check("io_rx", lib.dps_io_rx(want(args, "on", bool)))
+        on = want(args, "on", bool)
+        _check("io_rx", lib.dps_io_rx(on))
+        self.rx = on
 
     def do_prepare(self, args: dict[str, Any]) -> dict[str, int]:
         """Open a slot for its next worker: its berth and ticket, or the pid of who sits there."""
@@ -344,14 +387,36 @@ class Primary:
         ret = lib.dps_spare_prepare(want(args, "group", int), version, ticket)
         return {"berth": _check("spare_prepare", ret), "ticket": int(ticket[0])}
 
-    def do_call_off(self, args: dict[str, Any]) -> bool:
-        """Close a berth that nobody came for. False: somebody did, or still may."""
-        return bool(lib.dps_sitter_fate(want(args, "berth", int), 0) == 0)
+    def do_call_off(self, args: dict[str, Any]) -> int:
+        """Close a berth whose order failed, unless somebody came to it for that ticket: their pid;
+        0: nobody did, nor will; -1: somebody still may. Without a ticket: whoever may come."""
+        berth, ticket = want(args, "berth", int), want(args, "ticket", int, -1)
+        pid = 0 if ticket < 0 else _check("sitter_pid", lib.dps_sitter_pid(berth, ticket))
+        if pid == 0 and lib.dps_sitter_fate(berth, 0) != 0:
+            return -1
+        return pid
 
     def do_fate(self, args: dict[str, Any]) -> bool:
         """Has the warden done what it does about this process's death?"""
         ret = lib.dps_sitter_fate(want(args, "berth", int), want(args, "pid", int))
         return bool(ret != -errno.EAGAIN)
+
+    def do_sitters(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Who sits where, and what else a new supervisor needs; told after the story `stories`."""
+        sitters, exits = [], []
+        out = ffi.new("struct dps_sitter_info *")
+        for berth in range(int(lib.DPS_MAX_SITTERS)):
+            _check("sitter_get", lib.dps_sitter_get(berth, out))
+            if out.state:
+                sitters.append({"berth": berth, **_fields(out)})
+            if out.exit_pid:
+                exits.append([int(out.exit_pid), int(out.exit_status)])
+        return {
+            "sitters": sitters,
+            "exits": exits,
+            "rx": self.rx,
+            "stories": int(lib.dps_stories()),
+        }
 
     def do_takeovers(self, args: dict[str, Any]) -> None:
         """How many spares may take this slot over before the supervisor is asked; with `failures`,
@@ -474,6 +539,23 @@ class Primary:
         _check("io_loads", lib.dps_io_loads(group, loads, lib.DPS_BUCKETS))
         return list(loads)
 
+    def do_state(self, args: dict[str, Any]) -> dict[str, Any]:
+        """What plugins keep in a group: with bucket 0 each slot's block, and as many buckets from
+        the one asked for as fit in a reply; `next` is the first that did not."""
+        index, first = want(args, "group", int), want(args, "first", int)
+        group = self.plan["groups"][index]
+        slots = range(group["first_slot"], group["first_slot"] + group["max"])
+        most = min(group["state"], STATE_SHOWN)
+        end = min(first + max(1, STATE_REPLY // (group["bucket_state"] + 1)), lib.DPS_BUCKETS)
+        return {
+            "slots": [] if first else [_state(lib.dps_state_get, (s,), most) for s in slots],
+            "buckets": [
+                _state(lib.dps_bucket_state_get, (index, b), group["bucket_state"])
+                for b in range(first, end)
+            ],
+            "next": end if end < lib.DPS_BUCKETS else None,
+        }
+
     def do_map_read(self, args: dict[str, Any]) -> str:
         """A group's map as it is: the lender may have changed it."""
         members = ffi.new("uint8_t[]", lib.DPS_BUCKETS)
@@ -497,8 +579,81 @@ class Primary:
                 _check("audit_get", lib.dps_audit_get(i, out))
                 if out.unexplained == 0:
                     break
-            pools.append({"name": pool["name"], **_fields(out)})
+            found = {"name": pool["name"], **_fields(out), "moving": 0, "strays": []}
+            found["places"] = self._places(i)
+            if out.unexplained:
+                self._search(i, found)
+            pools.append(found)
         return pools
+
+    def _worker_name(self, slot: int) -> str | None:
+        for group in self.plan["groups"]:
+            member = slot - group["first_slot"]
+            if 0 <= member < group["max"]:
+                return f"{group['name']}/{member}"
+        return None
+
+    def _port_name(self, index: int) -> str | None:
+        return next((name for name, i in self.port_index.items() if i == index), None)
+
+    def _places(self, pool: int) -> list[dict[str, Any]]:
+        """Where its mbufs are, io core by io core; then what each port's driver may have."""
+        out = ffi.new("struct dps_audit_place[4096]")
+        n = _check("audit_places", lib.dps_audit_places(pool, out, 4096))
+        places = []
+        for at in out[0:n]:
+            place = PLACES[at.place]
+            places.append(
+                {"io": int(at.io), "place": place, "of": self._of(place, at.index),
+                 "mbufs": int(at.mbufs)}
+            )  # fmt: skip
+        return places
+
+    def _of(self, place: str, index: int) -> str | None:
+        if place in ("lent", "handed_back"):
+            return self._worker_name(index)
+        if place in ("again", "front", "held"):
+            return str(self.plan["groups"][index]["name"])
+        if place == "tx":
+            return self._port_name(index)
+        return f"io/{index}" if place == "xfer" else None
+
+    def _search(self, pool: int, found: dict[str, Any]) -> None:
+        """It does not add up: look for each single mbuf. With several io cores, that one was on its
+        way between their answers is no fault: those are `moving`."""
+        out = ffi.new("struct dps_stray[]", lib.DPS_STRAYS)
+        fresh = ffi.new("uint32_t *")
+        nowhere = _check("audit_search", lib.dps_audit_search(pool, out, lib.DPS_STRAYS, fresh))
+        if len(self.plan["io"]) > 1:
+            lost = max(0, nowhere - found["rx_rings"] - found["tx_rings"])
+            found["moving"] = found["unexplained"] - lost
+            found["unexplained"] = lost
+        if found["unexplained"] <= 0:
+            return
+        # What a driver took meanwhile is nowhere too, and no different: all are suspects then.
+        certain = fresh[0] == found["unexplained"]
+        for stray in out[0 : min(nowhere, lib.DPS_STRAYS, max(fresh[0], found["unexplained"]))]:
+            found["strays"].append({**self._stray(stray), "certain": certain})
+
+    def _stray(self, stray: Any) -> dict[str, Any]:
+        return {
+            "address": f"{stray.address:#x}",
+            "holder": self._worker_name(stray.slot) if stray.by else None,
+            "holder_by": {lib.DPS_STRAY_BY_LANE: "lane", lib.DPS_STRAY_BY_BUCKET: "bucket"}.get(
+                stray.by
+            ),
+            "port": self._port_name(stray.port),
+            "io": int(stray.io),
+            "packets_since": int(stray.ago) if stray.by == lib.DPS_STRAY_BY_LANE else None,
+            "length": int(stray.length),
+            "refcnt": int(stray.refcnt),
+            "bytes": bytes(ffi.buffer(stray.bytes))[: stray.n_bytes].hex(),
+        }
+
+    def do_test_leak(self, args: dict[str, Any]) -> None:
+        """Forget one mbuf, for tests of the audit: refused unless the instance was started with
+        DPSUP_TEST_LEAK=1. Nothing of dpsup asks for it."""
+        _check("test_leak", lib.dps_test_leak(want(args, "slot", int)), "test_leak")
 
     def do_counters(self, _: dict[str, Any]) -> dict[str, Any]:
         """Everything that is counted, read after the request came; `at_ns` is when."""
@@ -522,10 +677,21 @@ class Primary:
             "slots": [self._slot(i) for i in range(self.plan["n_slots"])],
         }
 
-    def do_heap(self, _: dict[str, Any]) -> int:
-        """Bytes allocated in EAL's heaps. Takes EAL's lock of each, so not while a seed attaches:
-        one that is killed there leaves it held."""
-        return int(lib.dps_heap_used())
+    def do_heap(self, _: dict[str, Any]) -> int | None:
+        """Bytes allocated in EAL's heaps; None where a lock of theirs is held, and stays so."""
+        used = ffi.new("uint64_t *")
+        ret = lib.dps_heap_used(used)
+        return None if ret == -errno.EDEADLK else int(_check("heap_used", ret) or used[0])
+
+    def do_locks(self, args: dict[str, Any]) -> dict[str, Any] | None:
+        """Give back locks of EAL's that the dead hold. `seed` is ready or dead; `attach`: another
+        one is about to start, so look closely."""
+        if self.attachments is None:
+            return None
+        seed = want(args, "seed", int)
+        if want(args, "attach", bool):
+            return self.attachments.put_right(seed)
+        return self.attachments.look(seed)
 
     def _pool_stats(self, index: int, name: str) -> dict[str, Any]:
         stats = ffi.new("struct dps_pool_stats *")
@@ -602,6 +768,10 @@ def main(argv: list[str]) -> int:
     plan_file, _, notify_fd = argv
     plan = json.loads(Path(plan_file).read_text())
     notify = int(notify_fd)
+    # Until it is ready, nobody else could make sense of it.
+    process.die_with_parent(yes=True)
+    if not process.is_read(notify):
+        return int(Exit.FAILED)
     process.pin(tuple(plan["supervisor_cores"]))
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_w, False)
@@ -618,7 +788,11 @@ def main(argv: list[str]) -> int:
         _say(notify, "REFUSED " + json.dumps(as_error(e)))
         return int(Exit.FAILED)
     responder.watch(wake_r)
-    _say(notify, "READY")
+    process.die_with_parent(yes=False)
+    try:
+        _say(notify, "READY")
+    except BrokenPipeError:
+        primary.stopping = True
     while not primary.stopping and not asked_to_end:
         # Handlers of signals run between two polls at the latest; the bound is for nothing else.
         if wake_r in responder.poll(1.0):

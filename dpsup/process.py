@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -57,6 +58,60 @@ def pin(cores: tuple[int, ...]) -> None:
         os.sched_setaffinity(0, cores)
 
 
+def with_words(*words: str) -> list[Identity]:
+    """Processes in whose command line these words stand one after the other; not those that they
+    have just forked, which still look like them."""
+    needle = b"\0" + b"\0".join(w.encode() for w in words) + b"\0"
+    found: dict[int, int] = {}  # pid: parent's pid
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if needle in (folder / "cmdline").read_bytes():
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                found[int(folder.name)] = int(fields[1])
+    return [identify(pid) for pid, parent in found.items() if parent not in found]
+
+
+def has_words(pid: int, *words: str) -> bool:
+    """Does one of these stand in the command line of that process?"""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return any(word.encode() in line for word in words)
+
+
+def die_with_parent(*, yes: bool) -> None:
+    """Have the kernel end this process when the thread that started it ends, or no longer."""
+    ctypes.CDLL(None, use_errno=True).prctl(
+        _PR_SET_PDEATHSIG, signal.SIGKILL if yes else 0, 0, 0, 0
+    )
+
+
+def is_read(fd: int) -> bool:
+    """Does anybody still hold the read end of this pipe?"""
+    poller = select.poll()
+    poller.register(fd, 0)
+    return not poller.poll(0)
+
+
+def lasting_pipe() -> tuple[int, int]:
+    """A pipe for what a process prints, whose writer outlives whoever reads it: it holds a read end
+    too, so it never gets EPIPE, and it never waits. `reopen` finds the pipe again."""
+    read, write = os.pipe()
+    both = os.open(f"/proc/self/fd/{write}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.close(write)
+    os.set_blocking(read, False)
+    return read, both
+
+
+def reopen(pid: int, fd: int = 1) -> int:
+    """A read end of the pipe that a process has as that descriptor. Raises: OSError."""
+    path = f"/proc/{pid}/fd/{fd}"
+    if not Path(path).is_fifo():
+        raise OSError(f"{path} is no pipe")
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 @dataclass(slots=True)
 class Spawned:
     pid: int
@@ -70,7 +125,7 @@ def spawn(argv: list[str], *, notify_option: str = "--notify") -> Spawned:
 
     It inherits nothing else. Its end of the readiness pipe is passed as `notify_option FD`.
     """
-    out_r, out_w = os.pipe()
+    out_r, out_w = lasting_pipe()
     note_r, note_w = os.pipe()
     try:
         child = subprocess.Popen(
@@ -86,8 +141,7 @@ def spawn(argv: list[str], *, notify_option: str = "--notify") -> Spawned:
         os.close(note_w)
     # We reap by pid; Popen must not do it behind our back.
     child.returncode = 0
-    for fd in (out_r, note_r):
-        os.set_blocking(fd, False)
+    os.set_blocking(note_r, False)
     return Spawned(child.pid, os.pidfd_open(child.pid), out_r, note_r)
 
 

@@ -111,7 +111,7 @@ class Folder:
         except FileNotFoundError:
             return []
         except OSError as e:
-            raise NotPermitted(f"cannot read {self.path}: {e.strerror}") from e
+            raise NotPermitted(f"cannot read {self.path}: {e.strerror}", code="E0713") from e
         stories = (_read(one) for one in names if _FILE.fullmatch(one.name))
         return sorted((s for s in stories if s), key=lambda s: int(s["number"]))
 
@@ -124,7 +124,7 @@ class Folder:
         there = (
             f"there are {found[0]['number']} to {found[-1]['number']}" if found else "it is empty"
         )
-        raise NoSuchObject(f"no packet {number} in {self.path}", help=there)
+        raise NoSuchObject(f"no packet {number} in {self.path}", code="E0712", help=there)
 
     def pcap(self, number: int) -> str:
         return str(self._files(number)[0])
@@ -296,10 +296,13 @@ def find(name: str | None) -> Folder:
         left = sorted(one.parent.name for one in _state_dir("x").parent.glob(f"*/{FOLDER}"))
         names = sorted({*known, *left})
         if not names:
-            raise NotRunning("no instance is running, and none has packets in quarantine")
+            raise NotRunning(
+                "no instance is running, and none has packets in quarantine", code="E0715"
+            )
         if len(names) > 1:
             raise UsageError(
                 f"several instances may have packets in quarantine: {', '.join(names)}",
+                code="E0714",
                 help="choose one with -n NAME",
             )
         name = names[0]

@@ -57,7 +57,9 @@ def read(path: str, host: Host) -> Reading:
         help = "make it readable, or run as root" if refused else "name a topology file"
     else:
         return parse(text, path, absolute)
-    problem = Problem(f"cannot read {path}: {reason}", path, why=why, help=help, exit_code=code)
+    problem = Problem(
+        f"cannot read {path}: {reason}", path, code="E0100", why=why, help=help, exit_code=code
+    )
     return Reading(None, [problem], sound=False)
 
 

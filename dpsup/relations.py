@@ -71,6 +71,7 @@ def _missing(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (key,),
                 f"{what} is missing",
+                code="E0110",
                 why="a topology has a version, a name, and a mempool, port, io and workers table",
                 help=f"add {write}",
             )
@@ -85,6 +86,7 @@ def _missing(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     path,
                     f"`name` is missing in [[{key}]]",
+                    code="E0111",
                     why="commands, maps and messages refer to it by name",
                     help=f'add name = "{example}"',
                 )
@@ -99,6 +101,7 @@ def _named_twice(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     (key, i, "name"),
                     f"two [[{key}]] are named `{table.name}`",
+                    code="E0112",
                     why=f"line {line} has that name already",
                     help="give each a name of its own",
                 )
@@ -114,6 +117,7 @@ def _devices(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "vdev"),
                 "the port has both `pci` and `vdev`",
+                code="E0113",
                 why="a port is one device",
                 help="keep one of them; a second device is a second [[ports]]",
             )
@@ -123,6 +127,7 @@ def _devices(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     path,
                     "the port has no device",
+                    code="E0114",
                     why="a port is a PCI device or a virtual one",
                     help='add pci = "0000:3b:00.0" or vdev = "net_null0"',
                 )
@@ -130,6 +135,7 @@ def _devices(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "pci" if port.pci else "vdev"),
                 f"two ports use the device {port.device}",
+                code="E0115",
                 why=f"the port on line {view.source.line(('ports', first[port.device]))}"
                 " has it already",
                 help=f"use another device, such as {re.sub('[0-9]+$', '', port.device)}{i}"
@@ -153,6 +159,7 @@ def _mempools_of_ports(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 ("ports", i),
                 "the port names no mempool",
+                code="E0117",
                 why="there are several, and none is called `default`",
                 help=f'add mempool = "{pools[0]}"',
             )
@@ -177,6 +184,7 @@ def _inputs(view: _View) -> Iterator[Problem]:
                     f"port `{name}` feeds two groups"
                     if line != view.source.line(path)
                     else f"port `{name}` is listed twice",
+                    code="E0118",
                     why=f"line {line} feeds {other} from it already, and a packet goes one way",
                     help="name the port in one group's input",
                 )
@@ -189,6 +197,7 @@ def _no_such(what: str, name: str, known: tuple[str, ...], path: Path, view: _Vi
     return view.problem(
         path,
         f"there is no {what} `{show(name)[1:-1]}`",
+        code="E0116",
         why=f"the file has {', '.join(f'`{n}`' for n in known)}",
         help=f"did you mean `{close}`?" if close else f"name one of them, or add the {what}",
     )
@@ -213,6 +222,7 @@ def _chains(view: _View) -> Iterator[Problem]:
                 f"the chain's path has {plural(len(chain.path), 'name')}"
                 if chain.path
                 else "the chain has no path",
+                code="E0129",
                 why="a chain leads from a port over one or more groups to a port",
                 help='write path = ["wan", "fw", "lan"]',
             )
@@ -225,6 +235,7 @@ def _chains(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     (*path, j),
                     f"port `{name}` is the end of two chains",
+                    code="E0129",
                     why=f"line {view.source.line(('chains', ends[name], 'path'))} begins or ends"
                     " there already, and a packet's input port says which chain it is on",
                     help="let the port be the end of one chain",
@@ -236,6 +247,7 @@ def _chains(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     (*path, j),
                     f"the chain passes group `{name}` twice",
+                    code="E0129",
                     why="packets would go round in a loop",
                     help="name each group once in a path",
                 )
@@ -244,6 +256,7 @@ def _chains(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     ("chains", i, "on_down" if "on_down" in chain.model_fields_set else "path"),
                     f"group `{name}` is on two chains that disagree about `on_down`",
+                    code="E0130",
                     why=f"chain `{other.name}` says {show(other.on_down)}, `{chain.name}` says"
                     f" {show(chain.on_down)}, and the group has one rule",
                     help="write the same on_down for both chains",
@@ -262,6 +275,7 @@ def _chain_ends(view: _View, index: int) -> Iterator[Problem]:
         yield view.problem(
             path,
             f"the chain begins and ends at port `{chain.path[0]}`",
+            code="E0129",
             why="the input port says in which direction a packet goes along the chain",
             help="use two ports; a plugin without a map sends packets back by their input port",
         )
@@ -273,6 +287,7 @@ def _chain_ends(view: _View, index: int) -> Iterator[Problem]:
                     path,
                     f"port `{port}` feeds {show(other.name)}, and chain `{chain.name}` takes its"
                     f" packets to `{group}`",
+                    code="E0129",
                     why=f"line {line} names it as input, and a packet goes one way",
                     help=f"take `{port}` out of that input, or begin the chain at it",
                 )
@@ -281,6 +296,7 @@ def _chain_ends(view: _View, index: int) -> Iterator[Problem]:
             yield view.problem(
                 ("workers", i, "args"),
                 f"`map` of group `{one.name}` takes packets off the chain `{chain.name}`",
+                code="E0131",
                 why="a map says where packets leave, the chain says where they go on",
                 help="leave the map out",
                 severity=Severity.WARNING,
@@ -295,6 +311,7 @@ def _at_zero(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "at_zero"),
                 f"nothing says where packets go that bypass group `{group.name}`",
+                code="E0132",
                 why="it is on no chain and has no map of ports",
                 help='put it on a chain, or write at_zero = "hold" or "drop"',
             )
@@ -306,6 +323,7 @@ def _at_zero(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "scale", "max"),
                 f"`scale` goes up to {most} workers, `max` of the group is {group.max}",
+                code="E0133",
                 why="rings and slots are made for the group's `max` at start",
                 help=f"write max = {most} in [[workers]], or less in scale",
             )
@@ -313,6 +331,7 @@ def _at_zero(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "scale"),
                 f"`scale` keeps {scale.min} to {most} workers, `count` is {group.count}",
+                code="E0133",
                 why="the group starts with `count` workers",
                 help=f"write a count from {scale.min} to {max(scale.min, most)}",
             )
@@ -328,6 +347,7 @@ def _groups(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "max"),
                 f"`max` is {group.max}, below `count`, which is {group.count}",
+                code="E0119",
                 why="rings and slots are made for `max` workers at start",
                 help=f"write max = {group.count}, or more",
             )
@@ -336,6 +356,7 @@ def _groups(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "plugin"),
                 f"the plugin's path is {plural(size - limits.PLUGIN_PATH, 'byte')} too long",
+                code="E0120",
                 why=f"shared memory has room for {limits.PLUGIN_PATH}; with the folder of the"
                 f" topology file it has {size}",
                 help="put the plugin, or the topology file, in a folder nearer to /",
@@ -348,6 +369,7 @@ def _backoff(view: _View, backoff: Backoff, path: Path) -> Iterator[Problem]:
         yield view.problem(
             (*path, "max" if "max" in backoff.model_fields_set else "initial"),
             f"`backoff` begins with {backoff.initial:g}s, above its `max` of {backoff.max:g}s",
+            code="E0121",
             why="the waits grow from `initial` to `max`",
             help="raise max or lower initial",
         )
@@ -364,6 +386,7 @@ def _ports(view: _View) -> Iterator[Problem]:
                 yield view.problem(
                     key,
                     f"`{way}_free` is {free}, and the {way} queue has {length} descriptors",
+                    code="E0122",
                     why="a threshold lies within its queue",
                     help=f"write {way}_free = {min(32, length - 1)}, or leave it out",
                 )
@@ -372,6 +395,7 @@ def _ports(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "vdev"),
                 f"the device's arguments are {plural(size - limits.DEVICE, 'byte')} too long",
+                code="E0120",
                 why=f"there is room for {limits.DEVICE}; with the folder of the topology file they"
                 f" have {size}",
                 help="use shorter paths",
@@ -380,6 +404,7 @@ def _ports(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 (*path, "mtu"),
                 f"`mtu` of [[ports]] is {port.mtu}, and must be at most 9710",
+                code="E0123",
                 why="no NIC takes larger frames; only virtual devices do",
                 help="write mtu = 9000",
             )
@@ -401,6 +426,7 @@ def _one_hash(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 path,
                 f"`rss` of port `{port.name}` is not that of port `{model.name}`",
+                code="E0124",
                 why=f"line {view.source.line(there)} decides for all ports that feed workers: io"
                 " cores hash in software what a NIC does not, all with one key and set of fields",
                 help="write the same `rss` for both, or leave it out of both",
@@ -418,6 +444,7 @@ def _page_sizes(view: _View) -> Iterator[Problem]:
             yield view.problem(
                 path,
                 f"mempool `{name}` asks for other pages than `{first}`",
+                code="E0125",
                 why="this version of dpsup reserves its memory in pages of one size",
                 help="use one page_size for all mempools",
             )
@@ -466,6 +493,7 @@ def _too_many(view: _View, path: Path, there: int, words: str, most: int) -> Pro
     return view.problem(
         path,
         f"{there} {words} are more than dpsup has room for",
+        code="E0126",
         why=f"shared memory is laid out for {most}, before anything starts",
         help=f"use at most {most}, or start a second instance",
     )
@@ -477,6 +505,7 @@ def _notes(view: _View) -> Iterator[Problem]:
         yield view.problem(
             ("metrics", "listen"),
             "this version of dpsup serves no metrics yet",
+            code="E0127",
             why="nothing will listen there",
             help='write listen = "", or use dpsup stats',
             severity=Severity.WARNING,
@@ -485,6 +514,7 @@ def _notes(view: _View) -> Iterator[Problem]:
         yield view.problem(
             ("host", "eal_extra"),
             "`eal_extra` is handed to EAL unchecked",
+            code="E0128",
             why="arguments that contradict dpsup's own break isolation, memory or cores",
             help="leave it out if a key of the topology can say the same",
             severity=Severity.WARNING,

@@ -127,7 +127,7 @@ async def _live(sup: Supervisor, plan: Plan, changes: list[Change]) -> None:
         surplus = [s for s in group.spares if s.version == group.version][group.plan.spares :]
         sup.retire(surplus)
         sup._refill(group)
-        await sup._steer(group)
+        await sup.steer(group)
     sup.plan = replace(sup.plan, groups=tuple(g.plan for g in sup.groups))
     rollout.write(sup)
 

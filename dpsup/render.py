@@ -15,6 +15,7 @@ from dpsup.steering import BUCKETS
 
 _STATE = {"running": "green", "degraded": "yellow", "held": "red", "backoff": "yellow"}
 
+_STATE_WORDS = 6
 _WIDE = 200  # where nobody's terminal limits it
 
 console = Console(highlight=False)
@@ -34,6 +35,8 @@ def _table(*columns: str) -> Table:
             "PLUGIN",
             "DROPPED",
             "LAST EXIT",
+            "PLACE",
+            "OF",
         )
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "DROPPED")
     return table
@@ -101,7 +104,9 @@ def hints(doc: dict[str, Any]) -> list[str]:
     found = []
     name = doc["name"]
     if doc["supervisor"]["pid"] is None:
-        found.append(f"no supervisor: `dpsup -n {name} stop` ends it, `dpsup start` starts it anew")
+        found.append(
+            f"no supervisor: `dpsup -n {name} stop` ends it, `dpsup start FILE` supervises it again"
+        )
     for group in doc["groups"]:
         for w in group["workers"]:
             if w["state"] in ("held", "backoff") and w["last_exit"]:
@@ -120,7 +125,7 @@ def hints(doc: dict[str, Any]) -> list[str]:
     return found
 
 
-def print_audit(doc: dict[str, Any]) -> None:
+def print_audit(doc: dict[str, Any], detail: bool = False) -> None:
     shown = {
         "size": "SIZE",
         "free": "FREE",
@@ -136,6 +141,29 @@ def print_audit(doc: dict[str, Any]) -> None:
     for pool in doc["pools"]:
         table.add_row(pool["name"], *(str(pool[k]) for k in shown))
     console.print(table)
+    if detail:
+        table = _table("NAME", "IO", "PLACE", "OF", "MBUFS")
+        for pool in doc["pools"]:
+            for at in pool["places"]:
+                table.add_row(
+                    pool["name"], str(at["io"]), at["place"], at["of"] or "-", str(at["mbufs"])
+                )
+        console.print(table)
+    for pool in doc["pools"]:
+        for stray in pool["strays"]:
+            console.print(stray_line(pool["name"], stray))
+
+
+def stray_line(pool: str, stray: dict[str, Any]) -> str:
+    """One mbuf that is nowhere, and what can be told of it."""
+    sure = "lost" if stray["certain"] else "lost, or a driver's"
+    by = {"lane": f", {stray['packets_since']} packets ago", "bucket": ", by its bucket"}
+    holder = f"{stray['holder']}{by[stray['holder_by']]}" if stray["holder"] else "unknown"
+    return (
+        f"{pool}: mbuf {stray['address']} is {sure}; last holder {holder}; came in by "
+        f"{stray['port'] or 'no port'}, {stray['length']} bytes, refcnt {stray['refcnt']}: "
+        f"{stray['bytes'][:64]}"
+    )
 
 
 def print_stats(doc: dict[str, Any]) -> None:
@@ -182,6 +210,22 @@ def print_stats(doc: dict[str, Any]) -> None:
         for counter, value in s["counters"].items():
             console.print(f"{s['id']} {counter}: {value}")
     print_account(doc["account"])
+
+
+def print_state(doc: dict[str, Any]) -> None:
+    """Blocks that are somebody's, as the 8-byte numbers that they begin with."""
+    table = _table("NAME", "VERSION", "BYTES", "WORKER", "8-BYTE WORDS")
+    workers = [(w["id"], "-", w) for w in doc["workers"]]
+    names = [f"{doc['group']}/{b['member']}" for b in doc["buckets"]]
+    buckets = [(str(b["bucket"]), n, b) for n, b in zip(names, doc["buckets"], strict=True)]
+    for name, worker, block in workers + buckets:
+        data = bytes.fromhex(block["hex"])
+        words = [int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8)]
+        shown = " ".join(map(str, words[:_STATE_WORDS])) + " ..." * (len(words) > _STATE_WORDS)
+        table.add_row(name, str(block["version"]), str(block["size"]), worker, shown)
+    console.print(table)
+    if not table.rows:
+        console.print("no plugin of this group keeps anything")
 
 
 def print_account(account: dict[str, Any]) -> None:

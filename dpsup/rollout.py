@@ -50,6 +50,7 @@ DRAIN_S = 10.0  # for packets to pass that were described for the old version al
 SPARES_S = 20.0
 SETTLE_S = 30.0  # for workers on their way up, or in backoff
 TRIES = 5  # of one slot
+AGAIN_S = 0.3  # before the next one
 ROUND_S = 0.02
 MEASURE_MOST_S = 3600.0
 KEPT = 20  # revisions
@@ -268,6 +269,11 @@ def adopt_plan(sup: Supervisor, group: Group, revision: Revision) -> None:
     sup.plan = replace(sup.plan, groups=tuple(groups))
 
 
+async def judged(sup: Supervisor) -> None:
+    """Every death so far has been judged."""
+    await sup.until(lambda: not sup.unreported, SETTLE_S)
+
+
 # --- one rollout ----------------------------------------------------------------------------------
 
 
@@ -312,6 +318,8 @@ class Rollout:
 
     async def _run(self) -> None:
         try:
+            # One that is taken up again waits for the rest of the adoption.
+            await self.sup.until(self._is_alive, SETTLE_S)
             await self._go()
         finally:
             self.ledger.running = None
@@ -524,6 +532,11 @@ class Rollout:
             todo = [w for w in running if slots[w.slot]["version"] != version]
             if todo:
                 batch = todo[: self.options.max_unavailable]
+                if any(self.tries.get(w.name) for w in batch):
+                    # Why it came to nothing may not be known yet.
+                    await self._pause(AGAIN_S)
+                    await judged(self.sup)
+                    self._check()
                 await self._spares(version, len(batch))
                 await asyncio.gather(*(self._move(w, version) for w in batch))
                 continue

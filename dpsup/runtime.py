@@ -17,6 +17,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dpsup import process
 from dpsup.errors import DpsupError, Exit, NotPermitted
@@ -53,6 +54,7 @@ class State:
     primary: Identity | None = None
     seed: Identity | None = None
     workers: dict[str, Identity] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)  # memory.py
 
     def processes(self) -> list[Identity]:
         return [p for p in (self.primary, self.seed, *self.workers.values()) if p is not None]
@@ -127,6 +129,7 @@ class Runtime:
         if strange:
             error = DpsupError(
                 f"runtime folder {self.path} holds files that are not dpsup's: {strange[0]}",
+                code="E0604",
                 why="an instance removes its runtime folder when it ends",
                 help="set [host] runtime_dir to a folder of its own",
             )
@@ -136,6 +139,7 @@ class Runtime:
     def _not_permitted(self) -> NotPermitted:
         return NotPermitted(
             f"no right to make the runtime folder {self.path}",
+            code="E0603",
             help="run as root, or set [host] runtime_dir to a folder of yours",
         )
 
@@ -145,6 +149,7 @@ class Runtime:
         pid = f", pid {state.supervisor.pid}" if state and state.supervisor else ""
         return DpsupError(
             f'instance "{where.name}" is already running{pid}, in {where.path}',
+            code="E0605",
             why="two supervisors would fight over the same workers",
             help=f"`dpsup -n {where.name} status` shows it, `dpsup -n {where.name} stop` ends it",
         )
@@ -154,6 +159,7 @@ class Runtime:
         if not os.access(self.path, os.W_OK):
             raise NotPermitted(
                 f'no right to talk to instance "{self.name}"',
+                code="E0606",
                 help="run as the user who started it, or as root",
             )
 
@@ -221,14 +227,22 @@ class Runtime:
 
     def end_processes(self, state: State, timeout: float = 5.0) -> bool:
         """End what a dead supervisor left running: the primary, and with it everybody else."""
-        alive = [p for p in state.processes() if p.alive]
-        if state.primary is not None:
-            process.kill(state.primary)
+        strays = self.strays()
+        alive = [p for p in (*state.processes(), *strays) if p.alive]
+        for one in strays if state.primary is None else (state.primary, *strays):
+            process.kill(one)
         if not process.wait_gone(alive, timeout):
             for one in alive:
                 process.kill(one)
             return process.wait_gone(alive, timeout)
         return True
+
+    def strays(self) -> list[Identity]:
+        """Primaries and seeds of this folder, whether or not anybody had the time to note them."""
+        return [
+            *process.with_words("dpsup.primary", self.file(PLAN)),
+            *process.with_words("--socket", self.file(SEED)),
+        ]
 
     def sweep(self) -> list[str]:
         """Remove what generations of this name left: sockets, EAL's folders, hugepage files. The

@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -33,9 +34,11 @@ __all__ = [
     "PrivateAttr",
     "field_at",
     "invalid",
+    "json_schema",
     "keys_at",
     "model_validator",
     "validate",
+    "written",
 ]
 
 Path = tuple[str | int, ...]
@@ -67,6 +70,15 @@ def invalid(message: str, *, why: str = "", help: str = "", path: Path = ()) -> 
     # The text travels as context: pydantic would take braces in a template for placeholders.
     context = {"text": message, "why": why, "help": help, "path": path}
     return PydanticCustomError("dpsup", "{text}", context)
+
+
+def written(type_: str, **more: Any) -> WithJsonSchema:
+    """How a file writes a value that a reader makes something else of, as JSON Schema."""
+    return WithJsonSchema({"type": type_, **more})
+
+
+def json_schema(model: type[Model]) -> dict[str, Any]:
+    return model.model_json_schema(mode="validation")
 
 
 def _details(error: ValidationError) -> list[Issue]:

@@ -20,6 +20,8 @@ _ORDER_MOST = 128
 class SeedError(DpsupError):
     """The seed refused an order."""
 
+    code = "E0803"
+
 
 class Seed:
     """A connection to the seed at `path`; `on_exit(pid, status)` hears of its children."""
@@ -46,9 +48,9 @@ class Seed:
             )
             return await asyncio.wait_for(future, timeout)
         except OSError as e:
-            raise SeedError(f"the seed does not take orders: {e}") from None
+            raise SeedError(f"the seed does not take orders: {e}", code="E0803") from None
         except TimeoutError:
-            raise TimedOut(f"the seed forked nobody within {timeout:g} s") from None
+            raise TimedOut(f"the seed forked nobody within {timeout:g} s", code="E0803") from None
         finally:
             self._waiting.pop(berth, None)
 
@@ -79,7 +81,7 @@ class Seed:
         elif word == "forked" and fds:
             future.set_result((int(rest[1]), fds[0]))
         else:
-            future.set_exception(SeedError(" ".join(rest[1:]) or "refused"))
+            future.set_exception(SeedError(" ".join(rest[1:]) or "refused", code="E0803"))
 
     def close(self) -> None:
         if self._socket.fileno() < 0:
@@ -88,4 +90,4 @@ class Seed:
         self._socket.close()
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(SeedError("the seed is gone"))
+                future.set_exception(SeedError("the seed is gone", code="E0803"))

@@ -174,6 +174,7 @@ class Source:
         path: Path,
         message: str,
         *,
+        code: str,
         why: str,
         help: str,
         severity: Severity = Severity.ERROR,
@@ -182,4 +183,6 @@ class Source:
     ) -> Problem:
         """A finding about what `path` (or `line`, where it is known) says."""
         line = line or self.line(path)
-        return Problem(message, self.file, line, self.at(line), why, help, severity, exit_code)
+        return Problem(
+            message, self.file, line, self.at(line), why, help, severity, exit_code, code
+        )

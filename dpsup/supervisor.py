@@ -18,10 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dpsup import machine, process, rollout, status, steering
+from dpsup import machine, memory, process, rollout, status, steering
 from dpsup.bus import AsyncClient, Gone, Publisher, Server
 from dpsup.changes import keep
 from dpsup.elastic import Follower
@@ -31,6 +32,7 @@ from dpsup.plan import GroupPlan, Plan
 from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide, others
 from dpsup.process import Identity, Spawned
 from dpsup.quarantine import Folder, Keeper
+from dpsup.reattach import Reattach
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, SEED, Runtime, State
 from dpsup.seed import Seed, SeedError
 from dpsup.topology import Topology
@@ -40,7 +42,6 @@ SEED_LCORE = 127  # RTE_MAX_LCORE - 1: no io core's
 
 # Deadlines, far above what is measured: they catch what hangs.
 PRIMARY_READY_S = 120.0  # zeroing hugepages: 7 s for 32 GB
-SEED_READY_S = 15.0  # 20-60 ms; above EAL's own 5 s
 WORKER_READY_S = 15.0  # 3 ms and the plugin's init
 HALT_S = 2.0
 QUIT_S = 10.0
@@ -51,6 +52,9 @@ LAST_WORDS = 6  # lines of a primary that did not start
 STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 FATE_S = 0.002  # between two looks at whether a warden is done
 FATE_MOST_S = 10.0
+ANSWER_S = 2.5  # for a primary that is asked for its counters; milliseconds, unless it hangs
+SILENCES = 2  # in a row; one alone may be our own, after a SIGCONT
+LOOK_S = 0.02  # between two looks at whether somebody else's child is ready
 SPARE_ENDS_S = 5.0
 EVIDENCE_S = 2.0
 
@@ -60,11 +64,16 @@ LENT = 7
 NOTICES = ("none", "lease", "pidfd", "doubt")
 HEALTH = {2: "stuck", 3: "stopped", 4: "ok", 5: "starved", 6: "ok"}  # by DPS_STORY_*
 SAID = {2: "stuck", 3: "stopped", 4: "continued", 5: "starved", 6: "fed"}
+IO_SAID = {8: "stuck", 9: "starved", 10: "fed"}  # of io cores
+SEATED = 4  # DPS_HAND_SEATED
+STARTING = 0
 
 # Exit codes of the worker program that trying again does not change: shim/abi.h, 100 to 109.
 PERMANENT = range(100, 110)
 PRIMARY_POLICY = Policy(intensity=5, period=60, initial=0.1, factor=2, most=5)
-SEED_POLICY = Policy(intensity=10, period=60, initial=0.05, factor=2, most=5)
+# A seed that dies is replaced for ever; an attach costs 40 ms of a core.
+SEED_POLICY = Policy(intensity=20, period=60, initial=0.02, factor=1.5, most=0.25)
+SEED_REFUSED_S = 5.0  # before the next try, where trying again is unlikely to help
 # Spares that do not come up are forked anew less and less often, but for ever.
 SPARE_POLICY = Policy(intensity=12, period=60, initial=0.001, factor=2, most=5)
 
@@ -77,6 +86,7 @@ class Sitter:
     berth: int
     pid: int
     pidfd: int
+    start: int = 0  # clock ticks since boot
     ready: bool = False
     asked: bool = False  # told to end
     version: int = 0  # of its group's plugin
@@ -213,6 +223,7 @@ class Supervisor:
         self.lost = 0
         self.primary_deaths = 0
         self.interrupted = False
+        self.adopted = False  # the data plane is older than this supervisor
         self.last_failover_us: float | None = None
         self.summary: dict[str, Any] | None = None
         self.on_running: Callable[[], None] = lambda: None
@@ -224,7 +235,12 @@ class Supervisor:
         self._sitters: dict[int, Sitter] = {}  # by pid, until their end is accounted for
         self._unheard: dict[int, Sitter] = {}  # by pid, until it is known how they ended
         self._endings: dict[int, int] = {}  # of pids that nobody knows yet
-        self._told = 0  # the last story heard
+        self.told = 0  # the last story that is accounted for
+        self.unreported = 0  # deaths that are accounted for, and not counted yet
+        self._resume: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None
+        self._writing = False
+        self._unwritable = False
+        self.attach = Reattach(self)
         self._reading = asyncio.Lock()
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
@@ -237,11 +253,21 @@ class Supervisor:
         self.events = Journal("event", self._publisher.publish)
         self.log = Journal("log", self._publisher.publish)
         self._evidence = Keeper(Folder(plan.quarantine_dir), self.events.add)
+        self._reserved: dict[str, int] = {}
+        self.events.listeners.append(lambda _: self.remember())
+        self.log.listeners.append(lambda _: self._renumber())
 
     # --- life ------------------------------------------------------------------------------------
 
-    async def run(self, handle: Callable[[Supervisor, Any], Coroutine[Any, Any, Any]]) -> int:
-        """Until the instance has ended; the exit code. `handle` carries out bus requests."""
+    async def run(
+        self,
+        handle: Callable[[Supervisor, Any], Coroutine[Any, Any, Any]],
+        resume: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None,
+    ) -> int:
+        """Until the instance has ended; the exit code. `handle` carries out bus requests;
+        `resume`, where there is a data plane already, brings us up to date with it."""
+        self._resume = resume
+        self.adopted = resume is not None
         loop = asyncio.get_running_loop()
         process.become_subreaper()
         loop.set_exception_handler(self._broken)
@@ -252,7 +278,7 @@ class Supervisor:
         serving = asyncio.create_task(server.serve())
         self._task(self._monitor())
         try:
-            self.fire("topology", self, "start")
+            self.fire("topology", self, "adopt" if self.adopted else "start")
             await self._gone.wait()
         finally:
             # Whatever the reason for leaving: nobody of ours lives on.
@@ -270,7 +296,7 @@ class Supervisor:
     def _broken(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A fault of ours in a callback: end in order, and say so."""
         cause = context.get("exception") or context.get("message")
-        self._fail(DpsupError(f"internal error: {cause!r}"))
+        self._fail(DpsupError(f"internal error: {cause!r}", code="E0001"))
 
     def stop(self, drain: float | None = None) -> None:
         """Wind down in reverse order; asked again, at once."""
@@ -312,7 +338,7 @@ class Supervisor:
             except DpsupError as e:
                 self._fail(e)
             except Exception as e:  # a fault of ours: end in order, and say so
-                self._fail(DpsupError(f"internal error: {e!r}"))
+                self._fail(DpsupError(f"internal error: {e!r}", code="E0001"))
 
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
@@ -344,8 +370,8 @@ class Supervisor:
 
     def _judge(self) -> None:
         whole = all(g.ready == g.desired for g in self.groups)
-        if self.state == "starting" and self.plan.generation > 1:
-            # A generation that follows starts with whoever can; the rest is held, and said.
+        if self.state == "starting" and (self.plan.generation > 1 or self.adopted):
+            # One that follows, or goes on, starts with whoever can; the rest is held, and said.
             whole = all(w.state in ("running", "held") for w in self.workers() if w.wanted)
         if self.state in ("starting", "running", "degraded"):
             self.fire("topology", self, "whole" if whole else "short")
@@ -365,7 +391,9 @@ class Supervisor:
     async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:
         """A request to the primary."""
         if self._asks is None:
-            raise Gone("no primary is running", help="`dpsup status` shows what is going on")
+            raise Gone(
+                "no primary is running", code="E0807", help="`dpsup status` shows what is going on"
+            )
         return await self._asks.ask(verb, timeout, **args)
 
     async def insist(self, verb: str, **args: Any) -> Any:
@@ -379,7 +407,7 @@ class Supervisor:
                 await asyncio.sleep(UNBORN_S)
         if self.primary.pidfd >= 0:
             process.signal_pidfd(self.primary.pidfd, signal.SIGKILL)
-        raise Gone("the primary does not answer")
+        raise Gone("the primary does not answer", code="E0807")
 
     def _close_asks(self) -> None:
         if self._asks is not None:
@@ -397,26 +425,62 @@ class Supervisor:
             supervisor=process.identify(os.getpid()),
             primary=self.primary.identity,
             seed=self.seed.identity,
-            workers={f"{s.name} {s.pid}": process.identify(s.pid) for s in self._living()},
+            workers={f"{s.name} {s.pid}": Identity(s.pid, s.start) for s in self._living()},
+            memory=memory.note(self),
         )
         try:
             self.runtime.write_state(state)
+            self._unwritable = False
         except OSError as e:
-            self.events.add(type="error", message=f"cannot write {self.runtime.path}: {e}")
+            if not self._unwritable:
+                self._unwritable = True
+                self.events.add(type="error", message=f"cannot write {self.runtime.path}: {e}")
+
+    def remember(self) -> None:
+        """Write the state before the loop's next turn: something in it has changed."""
+        if not self._writing:
+            self._writing = True
+            asyncio.get_running_loop().call_soon(self._written)
+
+    def _written(self) -> None:
+        self._writing = False
+        if self.primary.identity is not None:
+            self.write_state()
+
+    def asked(self) -> list[int]:
+        """Who was told to end and may not have yet."""
+        return [s.pid for s in self._sitters.values() if s.asked]
+
+    def reserve(self) -> dict[str, int]:
+        """Numbers of publications that whoever comes after us begins behind: no two are alike."""
+        self._reserved = {t: n + memory.SEQ_BLOCK for t, n in self._publisher.seq.items()}
+        return self._reserved
+
+    def resume_seq(self, seq: dict[str, int]) -> None:
+        for topic in self._publisher.seq.keys() & seq.keys():
+            self._publisher.seq[topic] = max(self._publisher.seq[topic], seq[topic])
+
+    def _renumber(self) -> None:
+        if any(n + memory.SEQ_BLOCK // 2 > self._reserved.get(t, 0)
+               for t, n in self._publisher.seq.items()):  # fmt: skip
+            self.remember()
 
     # --- children --------------------------------------------------------------------------------
 
     def _spawn(self, child: Child, kind: str, argv: list[str], ready_s: float) -> None:
         spawned = process.spawn(argv)
-        child.identity = process.identify(spawned.pid)
-        child.pidfd = spawned.pidfd
-        child.refused = ""
         self._children[spawned.pid] = child
-        loop = asyncio.get_running_loop()
-        loop.add_reader(spawned.pidfd, lambda: self._child_died(child, kind))
+        self._watch_child(child, kind, process.identify(spawned.pid), spawned.pidfd)
         self._deadline(child, ready_s, kind, "late")
         self._read_child(child, kind, spawned)
         self.write_state()
+
+    def _watch_child(self, child: Child, kind: str, identity: Identity, pidfd: int) -> None:
+        child.identity = identity
+        child.pidfd = pidfd
+        child.refused = ""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(pidfd, lambda: self._child_died(child, kind))
 
     def _read_child(self, child: Child, kind: str, spawned: Spawned) -> None:
         def noted(line: str) -> None:
@@ -454,6 +518,136 @@ class Supervisor:
                 process.signal_pidfd(child.pidfd, signal.SIGKILL)
         for sitter in self._living():
             process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
+
+    # --- a data plane that runs already; see adopt.py --------------------------------------------
+
+    def _topology_rejoin(self) -> None:
+        self._task(self._rejoin())
+
+    async def _rejoin(self) -> None:
+        assert self._resume is not None
+        try:
+            self._asks = AsyncClient(self.runtime.file(PRIMARY))
+            self.fire("primary", self.primary, "adopt")
+            await self._resume(self)
+        except (DpsupError, OSError) as e:
+            # Better a new generation than one that nobody understands.
+            self.progress(f"cannot go on with what runs: {e}")
+            self.events.add(type="error", message=f"adoption failed: {e}")
+            if self.primary.pidfd >= 0:
+                self._primary_kill(self.primary)
+
+    def meet_child(self, child: Child, kind: str, identity: Identity) -> bool:
+        """Watch a primary or a seed that somebody else has started. False: it is gone."""
+        try:
+            pidfd = os.pidfd_open(identity.pid)
+        except OSError:
+            return False
+        if not identity.alive:
+            os.close(pidfd)
+            return False
+        self._watch_child(child, kind, identity, pidfd)
+        self._follow(identity.pid, lambda line: self.log.add(name=child.name, line=line))
+        return True
+
+    def meet(self, name: str, berth: int, pid: int) -> Sitter | None:
+        """Watch a worker or spare that somebody else has ordered. None: it is gone."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        if not process.has_words(pid, f"dpsup-worker: {self.plan.name} ", self.runtime.file(SEED)):
+            os.close(pidfd)
+            return None
+        sitter = self._know(Sitter(name, berth, pid, pidfd))
+        self._follow(pid, lambda line: self.log.add(name=sitter.name, line=line))
+        return sitter
+
+    def _follow(self, pid: int, each: Callable[[str], None]) -> None:
+        """Read on what a process prints: also what it has printed while nobody was there."""
+        with contextlib.suppress(OSError):
+            Lines(process.reopen(pid), each)
+
+    async def recall_maps(self, rx: bool) -> None:
+        """What the io cores do: by order of the dead supervisor, or of the primary's lender."""
+        self._rx_on = rx
+        for group in self.groups:
+            group.map = tuple(bytes.fromhex(await self.insist("map_read", group=group.index)))
+
+    def account(
+        self, story: dict[str, Any], asked: set[int], exits: dict[int, int]
+    ) -> Worker | None:
+        """A story from when nobody was there to hear it; whose it is, if a worker's death."""
+        worker = next((w for w in self.workers() if w.slot == story["slot"]), None)
+        if story["kind"] != DEATH:
+            if worker is not None and story["kind"] == LENT:
+                self.events.add(type="lent", name=worker.name, requeued=story["left"])
+            elif worker is not None:
+                said = SAID[story["kind"]]
+                self.events.add(type="health", name=worker.name, pid=story["pid"], message=said)
+            return None
+        sitter = Sitter("", story["sitter"], story["pid"], -1, asked=story["pid"] in asked)
+        if worker is None:
+            if not sitter.asked:
+                self.events.add(type="spare", name="spare", pid=sitter.pid, message="died")
+            return None
+        sitter.status = exits.get(sitter.pid)
+        sitter.heard.set()
+        self.unreported += not sitter.asked
+        if story["successor"]:
+            worker.restarts += 1
+            policy, at = self.groups[worker.group].policy, story["noticed_ns"] / 1e9
+            worker.history = decide(policy, worker.history, Ending(), wanted=True, now=at).history
+        self._task(self._report(worker, sitter, story))
+        self._task(self._give_up_lanes(worker, story))
+        return None if sitter.asked else worker
+
+    def _worker_await(self, worker: Worker) -> None:
+        """It was forked, by order of somebody who is dead; is it in its seat?"""
+        sitter = worker.sitter
+        assert sitter is not None
+        if sitter.ready:
+            self.fire("worker", worker, "ready")
+            return
+
+        async def look() -> None:
+            while worker.sitter is sitter and worker.state == "starting":
+                if await self._hand(sitter) == SEATED:
+                    self._met(worker)
+                    sitter.ready = True
+                    self.fire("worker", worker, "ready")
+                await asyncio.sleep(LOOK_S)
+
+        self._deadline(worker, WORKER_READY_S, "worker", "late")
+        self._task(look())
+
+    def await_spare(self, group: Group, sitter: Sitter) -> None:
+        async def look() -> None:
+            while not sitter.ready and sitter.pidfd >= 0 and sitter in group.spares:
+                sitter.ready = await self._hand(sitter) != STARTING
+                await asyncio.sleep(LOOK_S)
+
+        if not sitter.ready:
+            asyncio.get_running_loop().call_later(WORKER_READY_S, _late, sitter)
+            self._task(look())
+
+    async def _hand(self, sitter: Sitter) -> int:
+        """How far it is on its way to a slot, DPS_HAND_*."""
+        plane = await self.insist("sitters")
+        hands = [s["hand"] for s in plane["sitters"] if s["pid"] == sitter.pid]
+        return int(hands[0]) if hands else STARTING
+
+    def seed_answers(self) -> None:
+        """Raises: OSError while it does not."""
+        self._orders = Seed(self.runtime.file(SEED), self._seed_says)
+
+    async def steer(self, group: Group) -> None:
+        await self._steer(group)
+
+    @staticmethod
+    def is_permanent(code: int | None) -> bool:
+        """Is it of no use to try again after this exit code?"""
+        return code is not None and code in PERMANENT
 
     # --- topology --------------------------------------------------------------------------------
 
@@ -557,7 +751,9 @@ class Supervisor:
         )
         self.primary.history = decision.history
         if decision.verdict is Verdict.GIVE_UP:
-            self._fail(DpsupError(f"the primary died again and again: {decision.reason}"))
+            self._fail(
+                DpsupError(f"the primary died again and again: {decision.reason}", code="E0802")
+            )
             return
         asyncio.get_running_loop().call_later(decision.delay, self._next_generation)
 
@@ -588,7 +784,7 @@ class Supervisor:
 
     async def _meet_primary(self) -> None:
         self._asks = AsyncClient(self.runtime.file(PRIMARY))
-        self._told = 0
+        self.told = 0
         self.hello = await self.insist("hello")
         ports = self.hello["ports"]
         assert self.primary.identity is not None
@@ -656,7 +852,7 @@ class Supervisor:
         if self.state == "stopping":
             self.fire("topology", self, "gone")
         elif primary.refused or self.primary_deaths == 0:
-            error = DpsupError("the primary ended before it was ready")
+            error = DpsupError("the primary ended before it was ready", code="E0801")
             if primary.refused:
                 error = _refusal(primary.refused)
             # EAL's and the drivers' own words say what an errno cannot.
@@ -684,12 +880,28 @@ class Supervisor:
             "--abi": str(hello["abi"]),
         }
         argv = [str(WORKER_PROGRAM), *(word for pair in options.items() for word in pair)]
-        self._spawn(seed, "seed", argv, SEED_READY_S)
+        try:
+            self._spawn(seed, "seed", argv, self.attach.pace.deadline())
+        except OSError as e:  # no process, no descriptor to be had
+            self.events.add(type="error", message=f"no seed: {e}")
+            asyncio.get_running_loop().call_later(SEED_REFUSED_S, self.fire, "seed", seed, "died")
+            return
+        assert seed.identity is not None
+        self.attach.begins(seed.identity.pid)
 
-    def _seed_fill(self, _: Child) -> None:
+    def _seed_fill(self, seed: Child) -> None:
+        self.attach.is_ready()
         if self.state == "stopping":
             return
-        self._orders = Seed(self.runtime.file(SEED), self._seed_says)
+        try:
+            if self._orders is None:
+                self._orders = Seed(self.runtime.file(SEED), self._seed_says)
+        except OSError as e:
+            # It died right after its last word. One that lives and does not listen is of no use.
+            self.events.add(type="seed", name="seed", message=f"takes no orders: {e}")
+            if seed.pidfd >= 0:
+                process.signal_pidfd(seed.pidfd, signal.SIGKILL)
+            return
         for group in self.groups:
             for worker in group.workers:
                 worker.wanted = worker.member < group.desired
@@ -716,27 +928,49 @@ class Supervisor:
         refused, seed.identity = seed.refused, None
         if self.primary.state != "running" or self.state == "stopping":
             return
-        if refused:
-            code, _, text = refused.partition(" ")
-            if int(code) in PERMANENT:
-                self._fail(DpsupError(f"the seed refused: {text}"))
-                return
+        code, _, text = refused.partition(" ")
+        permanent = code.isdigit() and int(code) in PERMANENT
         decision = decide(SEED_POLICY, seed.history, Ending(), wanted=True, now=time.monotonic())
         seed.history = decision.history
-        if decision.verdict is Verdict.GIVE_UP:
-            self._fail(DpsupError(f"the seed died again and again: {decision.reason}"))
-            return
-        asyncio.get_running_loop().call_later(decision.delay, self._seed_anew)
+        delay = decision.delay or SEED_POLICY.most
+        if self.state == "starting" and self.plan.generation == 1:
+            # Somebody waits for the start, and no packet is under way.
+            if permanent:
+                self._fail(DpsupError(f"the seed refused: {text}", code="E0803"))
+                return
+            if decision.verdict is Verdict.GIVE_UP:
+                self._fail(
+                    DpsupError(f"the seed died again and again: {decision.reason}", code="E0804")
+                )
+                return
+        if refused:
+            delay = SEED_REFUSED_S if permanent else delay
+            self.events.add(type="seed", name="seed", message=f"refused: {text}")
+        asyncio.get_running_loop().call_later(delay, self._seed_anew)
+
+    def _may_attach(self) -> bool:
+        return self.primary.state == "running" and self.state != "stopping"
 
     def _seed_anew(self) -> None:
-        if self.primary.state == "running" and self.state != "stopping":
-            self.fire("seed", self.seed, "start")
+        if self._may_attach() and self.seed.state == "absent":
+            self._task(self._attach_again())
+
+    async def _attach_again(self) -> None:
+        """Whatever goes wrong on the way, it is tried again: nothing forks without a seed."""
+        try:
+            if await self.attach.clear_way() and self._may_attach():
+                self.fire("seed", self.seed, "start")
+        except (DpsupError, OSError) as e:
+            self.events.add(type="error", message=str(e))
+            asyncio.get_running_loop().call_later(SEED_POLICY.most, self._seed_anew)
 
     def _seed_report(self, seed: Child) -> None:
         self._drop_orders()
         seed.identity = None
 
     def _seed_kill(self, seed: Child) -> None:
+        if seed.state == "attaching":
+            self.attach.is_late()
         process.signal_pidfd(seed.pidfd, signal.SIGKILL)
 
     def _seed_quit(self, seed: Child) -> None:
@@ -791,19 +1025,16 @@ class Supervisor:
         """A process for an open berth; `noted` hears what it says of its start."""
         fds: list[int] = []
         try:
-            fds += [*os.pipe(), *os.pipe()]
+            # A worker never waits for whoever reads its log, nor minds its death.
+            fds += [*process.lasting_pipe(), *process.lasting_pipe()]
             log_r, log_w, note_r, note_w = fds
-            # A worker never waits for whoever reads its log.
-            for fd in (log_r, note_r, log_w):
-                os.set_blocking(fd, False)
             if self._orders is None:
-                raise SeedError("the seed is gone")
+                raise SeedError("the seed is gone", code="E0803")
             pid, pidfd = await self._orders.fork(berth["berth"], berth["ticket"], log_w, note_w)
         except (DpsupError, OSError):
             for fd in fds:
                 os.close(fd)
-            with contextlib.suppress(DpsupError):
-                await self.ask("call_off", berth=berth["berth"])
+            self._task(self._call_off(**berth))
             raise
         os.close(log_w)
         os.close(note_w)
@@ -812,8 +1043,22 @@ class Supervisor:
         Lines(note_r, lambda line: noted(sitter, line))
         return sitter
 
+    async def _call_off(self, berth: int, ticket: int) -> None:
+        """The order for a berth failed. Somebody may have come to it all the same, as the seed died
+        between the fork and its word on it: nobody whom nobody knows may live on."""
+        deadline = time.monotonic() + HALT_S
+        while time.monotonic() < deadline:
+            pid = await self.insist("call_off", berth=berth, ticket=ticket)
+            if pid == 0 or pid in self._sitters:
+                return
+            if pid > 0:
+                self.events.add(type="stranger", name="", pid=pid)
+                process.kill(process.identify(pid))
+            await asyncio.sleep(UNBORN_S)
+
     def _know(self, sitter: Sitter) -> Sitter:
         """Watch a process from now on."""
+        sitter.start = process.start_ticks(sitter.pid)
         self._sitters[sitter.pid] = self._unheard[sitter.pid] = sitter
         if sitter.pid in self._endings:
             self._seed_says(sitter.pid, self._endings.pop(sitter.pid))
@@ -842,7 +1087,7 @@ class Supervisor:
             if "ticket" in found:
                 return found
             if time.monotonic() > deadline:
-                raise SeedError(f"pid {found['sitting']} sits in {worker.name}")
+                raise SeedError(f"pid {found['sitting']} sits in {worker.name}", code="E0803")
             if found["sitting"]:
                 stranger = process.identify(found["sitting"])
                 process.kill(stranger)
@@ -869,7 +1114,7 @@ class Supervisor:
             if time.monotonic() > deadline:
                 if self.primary.pidfd >= 0:
                     process.signal_pidfd(self.primary.pidfd, signal.SIGKILL)
-                raise Gone(f"no warden has noticed the end of pid {sitter.pid}")
+                raise Gone(f"no warden has noticed the end of pid {sitter.pid}", code="E0807")
             await asyncio.sleep(FATE_S)
         await self._read_stories()
         if sitter.pid in self._sitters:
@@ -880,15 +1125,23 @@ class Supervisor:
         """In the order in which it happened: who succeeded whom follows from that. Who only looks
         for news does not insist."""
         async with self._reading:
-            ask = self.insist if must else self.ask
-            for story in await ask("stories", since=self._told):
-                self._told = story["seq"]
+            news = self.insist if must else partial(self.ask, timeout=ANSWER_S)
+            for story in await news("stories", since=self.told):
                 if story["kind"] == DEATH:
                     await self._hear_death(story)
                 elif story["kind"] == LENT:
                     await self._hear_lent(story)
+                elif story["kind"] in IO_SAID:
+                    self._hear_io(story)
                 else:
                     self._hear_health(story)
+                # Only now: whoever comes after us begins with what we have not dealt with.
+                self.told = story["seq"]
+
+    def _hear_io(self, story: dict[str, Any]) -> None:
+        core = self.plan.io[story["sitter"]].core
+        said = IO_SAID[story["kind"]]
+        self.events.add(type="health", name=f"io core {core}", pid=story["pid"], message=said)
 
     def _hear_health(self, story: dict[str, Any]) -> None:
         """A stopped worker lends its buckets out until it goes on: what comes from now on need not
@@ -945,6 +1198,7 @@ class Supervisor:
             us = (story["seated_ns"] - story["noticed_ns"]) / 1000
             version = self.rollouts[worker.group].slots[successor.version]
             self.events.add(type="handover", name=worker.name, revision=version, seated_us=us)
+        self.unreported += not sitter.asked
         self._met(worker)
         if successor is None:
             self.fire("worker", worker, "died")
@@ -1002,6 +1256,7 @@ class Supervisor:
         }
         if not sitter.asked:
             self.deaths += 1
+            self.unreported -= 1
             worker.failed_ns = died_ns if story is None else story["noticed_ns"]
             self.events.add(
                 type="death", name=worker.name, pid=sitter.pid, how=how, **_told_of(found)
@@ -1016,7 +1271,7 @@ class Supervisor:
         await self.insist("lane", slot=worker.slot)
         await self._grant(worker)
         if worker.state == "running":
-            worker.fed = True
+            worker.fed = worker.health != "stopped"
             worker.left = False
             self._changed.set()
             await self._steer(self.groups[worker.group])
@@ -1082,14 +1337,10 @@ class Supervisor:
                 if code in PERMANENT and not rollout.note_refusal(self, group, sitter, why):
                     self._hold_spares(group, sitter.name, why)
 
-        def late() -> None:
-            if not sitter.ready and sitter.pidfd >= 0:
-                process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
-
         berth = await self.insist("spare", group=group.index, version=version)
         sitter = await self._fork_for(f"{group.plan.name}/spare", berth, noted, version)
         group.spares.append(sitter)
-        asyncio.get_running_loop().call_later(WORKER_READY_S, late)
+        asyncio.get_running_loop().call_later(WORKER_READY_S, _late, sitter)
         self.write_state()
         if self.state not in ("running", "degraded"):
             self.retire_spares(group)
@@ -1121,10 +1372,11 @@ class Supervisor:
         """End them; new ones are forked while the instance runs."""
         self.retire(group.spares)
 
-    @staticmethod
-    def retire(spares: list[Sitter]) -> None:
+    def retire(self, spares: list[Sitter]) -> None:
         for sitter in spares:
             sitter.asked = True
+        self.write_state()
+        for sitter in spares:
             if sitter.pidfd >= 0:
                 process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
 
@@ -1180,6 +1432,7 @@ class Supervisor:
         async def halt() -> None:
             if worker.sitter is not None:
                 worker.sitter.asked = True
+                self.write_state()
             await self.insist("command", slot=worker.slot, command="stop")
 
         self._deadline(worker, HALT_S, "worker", "late")
@@ -1227,10 +1480,11 @@ class Supervisor:
         # What it said on its way out, where nobody knows how it ended: its seed died with it.
         codes = {code, worker.refused[0] if worker.refused else None}
         permanent = not codes.isdisjoint(PERMANENT)
-        first = self.state == "starting" and self.plan.generation == 1
+        first = self.state == "starting" and self.plan.generation == 1 and not self.adopted
         if permanent and first and worker.refused:
             error = DpsupError(
                 f"worker {worker.name} refused to start: {worker.refused[1]}",
+                code="E0805",
                 help=f"`plugin` and `args` of group {self.groups[worker.group].plan.name} "
                 f"in {self.plan.topology_file}",
             )
@@ -1251,6 +1505,7 @@ class Supervisor:
                 self._fail(
                     DpsupError(
                         f"worker {worker.name} does not become ready: {how}, {decision.reason}",
+                        code="E0806",
                         help=f"`plugin` and `args` of its group in {self.plan.topology_file}",
                     )
                 )
@@ -1322,6 +1577,7 @@ class Supervisor:
         """Looks at the counters: statistics, corrupt lanes, idle input."""
         quiet_since = time.monotonic()
         received = -1
+        silences = 0
         while True:
             await asyncio.sleep(0.1 if self.idle_limit is not None else 0.5)
             if self.state not in ("running", "degraded") or not self._rx_on:
@@ -1329,7 +1585,16 @@ class Supervisor:
                 continue
             try:
                 await self._read_stories(must=False)
-                counters = await self.ask("counters")
+                counters = await self.ask("counters", ANSWER_S)
+                silences = 0
+                if self.seed.state == "running":
+                    await self.attach.look()
+            except TimedOut as e:
+                silences += 1
+                if silences >= SILENCES and self.primary.pidfd >= 0:
+                    self.events.add(type="error", message=f"the primary hangs: {e}")
+                    self._primary_kill(self.primary)
+                continue
             except DpsupError:
                 continue
             self._last_counters = counters
@@ -1414,6 +1679,12 @@ class Supervisor:
         }
 
 
+def _late(sitter: Sitter) -> None:
+    """A spare that is not ready in time is of no use."""
+    if not sitter.ready and sitter.pidfd >= 0:
+        process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
+
+
 def _refused(line: str) -> tuple[int, str]:
     """Exit code and reason, of what a worker said on its way out."""
     code, _, text = line.removeprefix("REFUSED ").partition(" ")
@@ -1446,4 +1717,4 @@ def _refusal(text: str) -> DpsupError:
     try:
         return as_exception(json.loads(text))
     except ValueError:
-        return DpsupError(f"the primary refused: {text}")
+        return DpsupError(f"the primary refused: {text}", code="E0801")

@@ -19,6 +19,7 @@ from dpsup.values import (
     AUTO,
     Args,
     AutoCores,
+    Bytes,
     Cores,
     Duration,
     InstanceName,
@@ -162,10 +163,10 @@ class Health(Model):
 
 
 class Scale(Model):
-    """Workers follow the load, between `min` and `max`; max 0: the group's."""
+    """Workers follow the load, between `min` and `max`; None: the group's."""
 
     min: int = _key(1, "the fewest workers", "1", ge=1, le=limits.SLOTS)
-    max: int = _key(0, "the most workers", "4", ge=1, le=limits.SLOTS)
+    max: int | None = _key(None, "the most workers", "4", ge=1, le=limits.SLOTS)
     target_busy: float = _key(
         0.7, "the share of its time that a worker should be busy", "0.7", ge=0.05, le=0.95
     )
@@ -193,6 +194,12 @@ class Group(Model):
     )
     scale: Scale = _key(
         Scale(), "whether workers follow the load", "{ min = 1, max = 4, target_busy = 0.7 }"
+    )
+    state: Bytes = _key(
+        0, "the bytes that a plugin can keep for each worker", '"64KiB"', ge=0, le=limits.STATE
+    )
+    bucket_state: Bytes = _key(
+        0, "the bytes that it can keep for each bucket", "64", ge=0, le=limits.BUCKET_STATE
     )
     restart: Restart = _key(Restart(), "what follows a death", '{ policy = "always" }')
     health: Health = _key(Health(), "when a worker counts as stuck", '{ stall_after = "200ms" }')

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from dpsup import limits
-from dpsup.schema import AfterValidator, BeforeValidator, Path, invalid
+from dpsup.schema import AfterValidator, BeforeValidator, Path, invalid, written
 from dpsup.words import show
 
 AUTO = "auto"
@@ -50,6 +50,13 @@ def parse_size(value: object) -> int:
     if not isinstance(value, str) or (m := _SIZE.fullmatch(value)) is None:
         raise invalid(f"{show(value)} is not a size")
     return int(float(m[1]) * 1024 ** (1 + "KMGT".index(m[2])))
+
+
+def parse_bytes(value: object) -> int:
+    """64 or "64KiB" -> bytes."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return parse_size(value)
 
 
 def parse_cores(value: object) -> tuple[int, ...]:
@@ -256,24 +263,38 @@ def _scalar(value: object, path: Path) -> str:
     )
 
 
+def _matching(*patterns: str) -> Any:
+    return written("string", pattern="|".join(f"^{pattern}$" for pattern in patterns))
+
+
+_CORES = r"\s*[0-9]{1,6}\s*(-\s*[0-9]{1,6}\s*)?(,\s*[0-9]{1,6}\s*(-\s*[0-9]{1,6}\s*)?)*"
+_TIME = _matching(_DURATION.pattern)
+
 ARRAY = BeforeValidator(_array)
-InstanceName = Annotated[str, AfterValidator(_instance)]
-Name = Annotated[str, AfterValidator(_name)]
+InstanceName = Annotated[str, AfterValidator(_instance), _matching(_INSTANCE.pattern)]
+Name = Annotated[str, AfterValidator(_name), _matching(_NAME.pattern)]
 PoolName = Annotated[str, AfterValidator(_pool_name)]
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-SomeTime = Annotated[float, BeforeValidator(_parse_some_time)]
-Size = Annotated[int, BeforeValidator(_parse_auto_size)]  # 0: auto
-PageSize = Annotated[int, BeforeValidator(_parse_page_size)]
-Cores = Annotated[tuple[int, ...], BeforeValidator(parse_cores)]
-AutoCores = Annotated[tuple[int, ...], BeforeValidator(_parse_auto_cores)]  # empty: auto
+Duration = Annotated[float, BeforeValidator(parse_duration), _TIME]
+SomeTime = Annotated[float, BeforeValidator(_parse_some_time), _TIME]
+Size = Annotated[  # 0: auto
+    int, BeforeValidator(_parse_auto_size), _matching(AUTO, _SIZE.pattern)
+]
+PageSize = Annotated[int, BeforeValidator(_parse_page_size), _matching(_SIZE.pattern)]
+Cores = Annotated[tuple[int, ...], BeforeValidator(parse_cores), _matching(_CORES)]
+AutoCores = Annotated[  # empty: auto
+    tuple[int, ...], BeforeValidator(_parse_auto_cores), _matching(AUTO, _CORES)
+]
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Texts = Annotated[tuple[str, ...], ARRAY]
-Args = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_flatten)]
+Args = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_flatten), written("object")]
 Ring = Annotated[int, AfterValidator(_ring)]
 RssFields = Annotated[
     tuple[Literal["ipv4", "ipv6", "tcp", "udp", "sctp"], ...], ARRAY, AfterValidator(_rss_fields)
 ]
 Tunnels = Annotated[tuple[Literal["vxlan", "geneve", "gre", "gtpu"], ...], ARRAY]
 RssKey = Annotated[str, AfterValidator(_rss_key)]
-Pci = Annotated[str, AfterValidator(_pci)]
+Pci = Annotated[
+    str, AfterValidator(_pci), _matching(_PCI.pattern.replace("a-f", "a-fA-F") + "(,.*)?")
+]
 Vdev = Annotated[str, AfterValidator(_vdev)]
 Listen = Annotated[str, AfterValidator(_listen)]

@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 6,
+	DPS_ABI_VERSION = 8,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -38,6 +38,9 @@ enum {
 	DPS_ERROR = 512,
 	DPS_UNDO = 256,             // most bytes of one packet that a plugin may rewrite
 	DPS_POISON = 2,             // deaths that a packet is to blame for, at which it is poison
+	DPS_TOUCHES = 4,            // pieces of state that it may change for one packet
+	DPS_TOUCH_MOST = 64,        // most bytes of each
+	DPS_TOUCH_COUNT = 56,       // dps_slot.touched: the count's lowest bit
 	DPS_NO_SLOT = 255,
 	DPS_NOWHERE = 0xffff        // dps_group_conf.next
 };
@@ -113,8 +116,12 @@ enum {
 	DPS_STORY_CONTINUED = 4,
 	DPS_STORY_STARVED = 5,      // ready to run, and gets no CPU
 	DPS_STORY_FED = 6,          // gets CPU again
-	DPS_STORY_LENT = 7          // nobody took the slot over: others have its buckets, and `left`
+	DPS_STORY_LENT = 7,         // nobody took the slot over: others have its buckets, and `left`
 				    // packets of its lanes
+	// Of an io core: `sitter` is its index, `pid` its thread.
+	DPS_STORY_IO_STUCK = 8,     // the primary ends for it
+	DPS_STORY_IO_STARVED = 9,
+	DPS_STORY_IO_FED = 10
 };
 
 // dps_story.notice: what said that the thread is gone.
@@ -139,7 +146,8 @@ enum {
 	DPS_EXIT_PLUGIN_INIT = 108,     // its init refused
 	DPS_EXIT_CORE = 109,            // cannot be pinned to its core
 	DPS_EXIT_SEED_GONE = 110,       // the seed's socket could not be made
-	DPS_EXIT_TEMPORARY = 111
+	DPS_EXIT_TEMPORARY = 111,
+	DPS_EXIT_IO_STUCK = 112         // the primary's: an io core made no turn
 };
 
 // Further facts about the packet at the same index, where its descriptor says META. Written by the
@@ -165,6 +173,13 @@ struct dps_lane {
 	// Written by the worker; by the primary while nobody sits in the slot.
 	uint32_t done;              // index after the last packet handed back
 	uint32_t pad1[31];
+};
+
+// What lies before a block of state: whose it is. Written by who sits in the slot, or has the bucket.
+struct dps_state_head {
+	uint64_t stamp;             // hash of the plugin's name << 32 | its state_version; 0: nobody's.
+				    // Stored last: the bytes are zero, or the plugin's, from then on
+	uint64_t size;              // bytes that are
 };
 
 // What a plugin says of itself.
@@ -281,6 +296,12 @@ struct dps_group_conf {
 	uint32_t reach;             // bit g: its packets may come to group g
 	uint16_t next[DPS_MAX_PORTS];   // by input port: the verdict that takes a packet to the next
 				// hop of its chain; DPS_NOWHERE: none
+	uint32_t bucket_stride;     // bytes from one bucket's dps_state_head to the next one's, 0: none
+	uint32_t pad0;
+	uint64_t buckets;           // offset of the first one from dps_ctl.base
+	uint32_t state;             // bytes of state of a slot
+	uint32_t bucket_state;      // bytes of state of a bucket
+	uint32_t pad[2];
 	struct dps_version version[DPS_VERSIONS];
 };
 
@@ -328,7 +349,8 @@ struct dps_slot {
 	uint32_t member;            // index within the group
 	uint32_t n_lanes;           // one per io core
 	uint32_t ring;              // words of a lane, a power of two
-	uint64_t pad0[5];
+	uint64_t state;             // offset of its dps_state_head from the slot's start, 0: none
+	uint64_t pad0[4];
 	uint64_t lanes[DPS_MAX_IO]; // offset of each dps_lane from the slot's start
 	uint64_t meta[DPS_MAX_IO];  // of its dps_meta[ring]
 
@@ -369,6 +391,14 @@ struct dps_slot {
 	uint32_t pad6;
 	uint64_t pad10[5];
 	uint8_t undo_bytes[DPS_UNDO];
+
+	// Written by the worker: state that the packet in hand changes. A piece is saved first, then
+	// counted, then changed; the pieces count until the packet's word is a verdict.
+	uint64_t touched;           // pieces << DPS_TOUCH_COUNT | the packet, as in undo
+	uint64_t touch_at[DPS_TOUCHES];         // offset from dps_ctl.base
+	uint16_t touch_len[DPS_TOUCHES];
+	uint64_t pad11[2];
+	uint8_t touch_bytes[DPS_TOUCHES][DPS_TOUCH_MOST];
 
 	// Written by the worker, once a burst or loop.
 	uint64_t beats;             // loops

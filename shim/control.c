@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The control thread's side of the io cores: make, start and stop them, ask them through their
-// mailboxes, read their counters, account for every mbuf.
+// mailboxes, read their counters. audit.c accounts for every mbuf.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -50,8 +50,8 @@ await_answer(const struct io *io)
 	return 0;
 }
 
-static int
-ask(struct io *io, enum io_op op, uint32_t arg)
+int
+io_ask(struct io *io, enum io_op op, uint32_t arg)
 {
 	int ret;
 
@@ -62,24 +62,27 @@ ask(struct io *io, enum io_op op, uint32_t arg)
 		io_answer(io, io->asked);
 		return 0;
 	}
+	asking_lock();
 	// What came too late for an answer is not written over: it may be read at this moment.
 	ret = await_answer(io);
-	if (ret != 0)
-		return ret;
-	io->op = op;
-	io->arg = arg;
-	dps_store32(&io->asked, io->asked + 1);
-	return await_answer(io);
+	if (ret == 0) {
+		io->op = op;
+		io->arg = arg;
+		dps_store32(&io->asked, io->asked + 1);
+		ret = await_answer(io);
+	}
+	asking_unlock();
+	return ret;
 }
 
-static int
-ask_all(enum io_op op, uint32_t arg)
+int
+io_ask_all(enum io_op op, uint32_t arg)
 {
 	int ret = 0;
 
 	asking_lock();
 	for (uint32_t i = 0; i < the_primary.n_io && ret == 0; i++)
-		ret = ask(the_primary.io[i], op, arg);
+		ret = io_ask(the_primary.io[i], op, arg);
 	asking_unlock();
 	return ret;
 }
@@ -117,6 +120,7 @@ lane_init(struct io *io, uint32_t slot)
 	lane->slot = slot;
 	lane->group = s->group;
 	lane->hold = io->group[s->group].hold;
+	lane->needs = group_needs(s->group);
 	// A burst is received in one piece, over the end of the ring if need be.
 	lane->shadow = own_zalloc(sizeof(*lane->shadow) * (s->ring + DPS_IO_BURST));
 	return lane->shadow == NULL ? -ENOMEM : 0;
@@ -148,6 +152,7 @@ group_init(struct io *io, uint32_t group)
 	g->first = conf->first_slot;
 	g->max = conf->max;
 	g->hold = conf->hold;
+	g->together = conf->bucket_state > 0;
 	g->front_mask = rte_align32pow2(conf->max * conf->ring) - 1;
 	g->front = own_zalloc(sizeof(*g->front) * (g->front_mask + 1));
 	g->again = own_zalloc(sizeof(*g->again) * (g->front_mask + 1));
@@ -242,6 +247,7 @@ dps_io_start(void)
 			rte_mempool_cache_flush(cache, p->pool[i]);
 		p->rx_held[i] = p->pool[i]->size - rte_mempool_avail_count(p->pool[i]);
 	}
+	audit_begin();
 	p->io_running = true;
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		int ret = rte_eal_remote_launch(io_loop, p->io[i], p->io[i]->lcore);
@@ -249,7 +255,7 @@ dps_io_start(void)
 		if (ret != 0)
 			return ret;
 	}
-	return 0;
+	return pulse_start();
 }
 
 int
@@ -261,7 +267,7 @@ dps_io_stop(void)
 	lend_stop();
 	if (!p->io_running)
 		return 0;
-	ret = ask_all(OP_STOP, 0);
+	ret = io_ask_all(OP_STOP, 0);
 	if (ret != 0)
 		return ret;
 	for (uint32_t i = 0; i < p->n_io; i++)
@@ -282,13 +288,13 @@ dps_io_stop(void)
 int
 dps_io_rx(uint32_t on)
 {
-	return ask_all(OP_RX, on);
+	return io_ask_all(OP_RX, on);
 }
 
 int
 dps_io_lane(uint32_t slot)
 {
-	return slot < the_primary.n_slots ? ask_all(OP_LANE, slot) : -EINVAL;
+	return slot < the_primary.n_slots ? io_ask_all(OP_LANE, slot) : -EINVAL;
 }
 
 int
@@ -300,7 +306,7 @@ dps_io_lane_also(uint32_t slot, uint32_t needs, uint32_t changes)
 	the_primary.also_needs[slot] = needs;
 	the_primary.also_changes[slot] = changes;
 	asking_unlock();
-	return ask_all(OP_LANE, slot);
+	return io_ask_all(OP_LANE, slot);
 }
 
 int
@@ -316,15 +322,17 @@ dps_io_map(uint32_t group, const uint8_t *member, uint32_t n, uint32_t when_empt
 			return -EINVAL;
 	asking_lock();
 	memcpy(maps[group], member, n);
-	for (uint32_t i = 0; i < p->n_io && ret == 0; i++) {
+	p->moves++;
+	for (uint32_t i = 0; i < p->n_io; i++) {
 		ret = await_answer(p->io[i]);
-		if (ret == 0) {
-			memcpy(p->io[i]->arg_map, member, n);
-			p->io[i]->arg_when_empty = when_empty;
-		}
+		if (ret != 0)
+			break;
+		memcpy(p->io[i]->arg_map, member, n);
+		p->io[i]->arg_when_empty = when_empty;
+		p->io[i]->arg_move = p->moves;
 	}
 	if (ret == 0)
-		ret = ask_all(OP_MAP, group);
+		ret = io_ask_all(OP_MAP, group);
 	asking_unlock();
 	lend_look();
 	return ret;
@@ -351,7 +359,8 @@ dps_io_reset(uint32_t slot)
 	s = the_primary.slot[slot];
 	s->undo = 0;
 	s->hand = 0;
-	return ask_all(OP_RESET, slot);
+	s->touched = 0;
+	return io_ask_all(OP_RESET, slot);
 }
 
 int
@@ -466,44 +475,5 @@ dps_quarantine_free(uint32_t index, uint32_t n)
 
 	if (index >= p->n_io || n > ahead(&p->io[index]->cell_head, &p->io[index]->cell_tail))
 		return -EINVAL;
-	return ask(p->io[index], OP_RELEASE, n);
-}
-
-// Account for every mbuf of a pool. With one io core the answer is one instant's, packets flowing
-// or not. What drivers hold cannot be listed: it is the rest, bounded by what they took at start
-// (rx) and by the descriptors of the drivers that keep packets until sent (tx).
-int
-dps_audit_get(uint32_t pool, struct dps_audit *out)
-{
-	struct primary *p = &the_primary;
-	uint64_t tx_most = 0;
-	int64_t rest;
-	int ret;
-
-	if (pool >= p->n_pools)
-		return -EINVAL;
-	memset(out, 0, sizeof(*out));
-	ret = ask_all(OP_AUDIT, 0);
-	if (ret != 0)
-		return ret;
-	out->size = p->pool[pool]->size;
-	for (uint32_t i = 0; i < p->n_io; i++) {
-		const struct io_audit *a = &p->io[i]->audit;
-
-		out->cached += a->cached[pool];
-		out->lanes += a->lanes[pool];
-		out->io += a->io[pool];
-		out->quarantine += a->quarantine[pool];
-		out->free = a->free[pool];
-	}
-	for (uint32_t i = 0; i < p->n_ports; i++)
-		if (!p->port[i].copies_tx && !p->port[i].absent)
-			tx_most += (uint64_t)p->port[i].tx_desc * p->port[i].tx_queues;
-	rest = (int64_t)out->size -
-	       (int64_t)(out->free + out->cached + out->lanes + out->io + out->quarantine);
-	out->rx_rings = RTE_MAX((int64_t)0, RTE_MIN(rest, (int64_t)p->rx_held[pool]));
-	rest -= out->rx_rings;
-	out->tx_rings = RTE_MAX((int64_t)0, RTE_MIN(rest, (int64_t)tx_most));
-	out->unexplained = rest - out->tx_rings;
-	return 0;
+	return io_ask(p->io[index], OP_RELEASE, n);
 }

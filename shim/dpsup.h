@@ -35,6 +35,8 @@ DPS_LINE(dps_slot, first_ns);
 DPS_LINE(dps_slot, facts);
 DPS_LINE(dps_slot, undo);
 DPS_LINE(dps_slot, undo_bytes);
+DPS_LINE(dps_slot, touched);
+DPS_LINE(dps_slot, touch_bytes);
 DPS_LINE(dps_slot, beats);
 DPS_LINE(dps_slot, counter);
 DPS_LINE(dps_lane, done);
@@ -179,6 +181,15 @@ static inline uint64_t
 dps_undo_stamp(uint32_t lane, uint32_t index)
 {
 	return (uint64_t)(lane + 1) << 32 | index;
+}
+
+// A slot's block of state begins a line after its head, a bucket's right after it.
+enum { DPS_STATE_AT = 64 };
+
+static inline uint64_t
+dps_bucket_head(const struct dps_group_conf *conf, uint32_t bucket)
+{
+	return conf->buckets + (uint64_t)bucket * conf->bucket_stride;
 }
 
 #endif

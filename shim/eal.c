@@ -10,7 +10,6 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
-#include <rte_malloc.h>
 #include <rte_version.h>
 
 #include "primary.h"
@@ -63,20 +62,6 @@ const char *
 dps_strerror(int err)
 {
 	return rte_strerror(err);
-}
-
-uint64_t
-dps_heap_used(void)
-{
-	uint64_t used = 0;
-
-	for (int i = 0; i < RTE_MAX_NUMA_NODES; i++) {
-		struct rte_malloc_socket_stats s;
-
-		if (rte_malloc_get_socket_stats(i, &s) == 0)
-			used += s.heap_allocsz_bytes;
-	}
-	return used;
 }
 
 uint64_t

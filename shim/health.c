@@ -181,7 +181,7 @@ health_look(struct health *h, uint32_t slot, int32_t pid)
 	h->last_cpu = cpu;
 	h->last_run = run;
 	if (!alive)
-		return judge(h, run, !idle, now, groups[s->group].stall_ns);
+		return judge(h, run, !idle, now, groups[group_of(slot)].stall_ns);
 	h->stops = 0;
 	return changed(h, 0);
 }

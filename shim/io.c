@@ -349,6 +349,25 @@ is_draining(const struct io *io, const struct io_group *g)
 	return false;
 }
 
+// Does nothing drain for this map any more, here and, if the group's buckets move together, in every
+// io core? Until then what moved waits: the state of a bucket has one owner at a time.
+bool
+group_settle(struct io *io, struct io_group *g)
+{
+	uint32_t group = g - io->group;
+
+	if (is_draining(io, g))
+		return false;
+	dps_store32(&g->settled, g->move);
+	for (uint32_t i = 0; g->together && i < the_primary.n_io; i++) {
+		const struct io_group *other = &the_primary.io[i]->group[group];
+
+		if ((int32_t)(dps_load32(&other->settled) - g->move) < 0)
+			return false;
+	}
+	return true;
+}
+
 // What a dead worker left goes ahead of everything that waits for its buckets: all of that came
 // later, as a bucket is never in two lanes. Ahead it goes once no lane drains any more and all is
 // back that will come.
@@ -369,7 +388,7 @@ release_held(struct io *io, struct io_group *g)
 {
 	uint32_t moved = 0;
 
-	if (is_draining(io, g))
+	if (!group_settle(io, g))
 		return moved;
 	while (g->again_n > 0)
 		g->front[--g->front_tail & g->front_mask] = g->again[--g->again_n];
@@ -919,6 +938,8 @@ io_loop(void *arg)
 	uint64_t idle_since = now;
 
 	io->window = WINDOW_US * cycles_us;
+	io->thread = pthread_self();
+	__atomic_store_n(&io->tid, (int32_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
 	// Naps of microseconds, not of the default 50 µs more.
 	prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0);
 	while (!io->stop) {

@@ -59,7 +59,7 @@ is_taken(uint32_t slot)
 static bool
 is_due(uint32_t slot)
 {
-	uint64_t most = dps_load64(&after_ns[the_primary.slot[slot]->group]);
+	uint64_t most = dps_load64(&after_ns[group_of(slot)]);
 	uint64_t since;
 	bool offered;
 
@@ -129,16 +129,16 @@ deal(uint8_t *map, uint32_t group, uint32_t member)
 static int
 lend(uint32_t slot, struct dps_story *story)
 {
-	const struct dps_slot *s = the_primary.slot[slot];
+	uint32_t group = group_of(slot);
 	uint8_t map[DPS_BUCKETS];
 	int ret;
 
-	dps_io_map_get(s->group, map, DPS_BUCKETS);
-	if (!deal(map, s->group, s->member))
+	dps_io_map_get(group, map, DPS_BUCKETS);
+	if (!deal(map, group, member_of(slot)))
 		return -ENOENT;
 	if (!seat_revoke(slot))
 		return -EBUSY;
-	ret = dps_io_map(s->group, map, DPS_BUCKETS, DPS_EMPTY_HOLD);
+	ret = dps_io_map(group, map, DPS_BUCKETS, DPS_EMPTY_HOLD);
 	if (ret != 0)
 		return ret;
 	story->repaired_ns = dps_now_ns();
@@ -174,14 +174,14 @@ settle(uint32_t slot)
 static bool
 is_stuck(uint32_t slot)
 {
-	const struct dps_slot *s = the_primary.slot[slot];
+	uint32_t group = group_of(slot);
 	uint8_t map[DPS_BUCKETS];
 	bool is = false;
 
 	asking_lock();
-	if (!stopped && dps_load64(&after_ns[s->group]) != 0 && !is_taken(slot)) {
-		dps_io_map_get(s->group, map, DPS_BUCKETS);
-		is = buckets_of(map, s->member) > 0 || has_packets(slot);
+	if (!stopped && dps_load64(&after_ns[group]) != 0 && !is_taken(slot)) {
+		dps_io_map_get(group, map, DPS_BUCKETS);
+		is = buckets_of(map, member_of(slot)) > 0 || has_packets(slot);
 	}
 	asking_unlock();
 	return is;

@@ -46,11 +46,17 @@ op_map(struct io *io, struct io_group *g)
 			if (lane_out(lane) > 0) {
 				lane->draining = true;
 				lane->drain_to = lane->sent;
+			}
+			// Other io cores may have packets of it out.
+			if (lane_out(lane) > 0 || g->together) {
 				g->waits[b] = 1;
 				g->moving = true;
 			}
 		}
 	}
+	dps_store32(&g->move, io->arg_move);
+	// At once where nothing drains: this io core may go to sleep now.
+	group_settle(io, g);
 	g->fed = 0;
 	for (uint32_t i = 0; i < g->max; i++)
 		g->fed += fed[i];
@@ -76,8 +82,9 @@ op_lane(struct io *io, uint32_t slot)
 	struct lane *lane = &io->lane[slot];
 
 	// While a group changes its plugin, a slot's next worker may be of either version.
-	lane->needs = (facts->needs | the_primary.also_needs[slot]) &
-		      (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH);
+	lane->needs = ((facts->needs | the_primary.also_needs[slot]) &
+		       (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH)) |
+		      group_needs(lane->group);
 	lane->changes = facts->rewrites + facts->prepends > 0 || the_primary.also_changes[slot];
 	settle_turn(lane);
 	find_shortcuts(io, &io->group[lane->group]);
@@ -102,61 +109,6 @@ op_reset(struct io *io, uint32_t slot)
 	lane->turn = lane_turn(0, lane_version(lane, lane->turn), lane_version(lane, lane->turn));
 	lane->corrupt = false;
 	lane->stats.lanes_corrupt = 0;
-}
-
-static void
-audit_add(uint64_t *by_pool, const struct rte_mbuf *m)
-{
-	for (; m != NULL; m = m->next)
-		for (uint32_t p = 0; p < the_primary.n_pools; p++)
-			if (m->pool == the_primary.pool[p])
-				by_pool[p]++;
-}
-
-static void
-op_audit(struct io *io)
-{
-	struct io_audit *a = &io->audit;
-
-	memset(a, 0, sizeof(*a));
-	for (uint32_t s = 0; s < the_primary.n_slots; s++) {
-		struct lane *lane = &io->lane[s];
-
-		for (uint32_t i = lane->collected; i != lane->sent; i++)
-			audit_add(a->lanes, lane->shadow[i & lane->mask]);
-	}
-	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
-		struct io_group *g = &io->group[k];
-
-		for (uint32_t i = 0; i < g->again_n; i++)
-			audit_add(a->io, g->again[i]);
-		for (uint32_t i = g->front_tail; i != g->front_head; i++)
-			audit_add(a->io, g->front[i & g->front_mask]);
-		for (uint32_t i = g->held_tail; i != g->held_head; i++)
-			audit_add(a->io, g->held[i & g->held_mask]);
-	}
-	for (uint32_t i = io->cell_tail; i != io->cell_head; i++)
-		audit_add(a->quarantine, io->cell[i % CELLS].mbuf);
-	for (uint32_t k = 0; k < the_primary.n_ports; k++)
-		for (uint32_t i = io->tx[k].tail; i != io->tx[k].head; i++)
-			audit_add(a->io, io->tx[k].wait[i & (TX_WAIT - 1)]);
-	for (uint32_t k = 0; k < the_primary.n_io; k++) {
-		struct rte_mbuf **slots;
-		struct rte_ring *r = io->xfer[k];
-
-		if (k == io->index)
-			continue;
-		slots = (struct rte_mbuf **)&r[1];
-		for (uint32_t i = r->cons.tail; i != r->prod.tail; i++)
-			audit_add(a->io, slots[i & r->mask]);
-	}
-	for (uint32_t p = 0; p < the_primary.n_pools; p++) {
-		struct rte_mempool *mp = the_primary.pool[p];
-		struct rte_mempool_cache *cache = rte_mempool_default_cache(mp, io->lcore);
-
-		a->cached[p] = cache != NULL ? cache->len : 0;
-		a->free[p] = pool_shared(mp);
-	}
 }
 
 static void
@@ -231,7 +183,13 @@ io_answer(struct io *io, uint32_t asked)
 		op_reset(io, io->arg);
 		break;
 	case OP_AUDIT:
-		op_audit(io);
+		io_audit(io);
+		break;
+	case OP_MARK:
+		io_audit_mark(io);
+		break;
+	case OP_LEAK:
+		io_leak(io, io->arg);
 		break;
 	case OP_RELEASE:
 		op_release(io, io->arg);

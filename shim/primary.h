@@ -44,6 +44,10 @@ struct io_group {
 	bool hold;
 	bool plain;                     // every bucket has a lane, no plugin asks for more than bytes
 	bool moving;
+	bool together;                  // its buckets have state: no io core lends what moved before
+					// all have got back what they had out
+	uint32_t move;                  // its map, by number (primary.moves)
+	uint32_t settled;               // the last map that nothing drains for here; others read it
 	bool gated;                     // too much is held for lossless inputs to be polled
 	uint32_t again_n;               // packets that come back as REQUEUE while lanes drain
 	uint32_t front_head;            // those that came back, ahead of all held ones
@@ -87,15 +91,14 @@ enum io_op {
 	OP_RESET,
 	OP_AUDIT,
 	OP_RELEASE,                     // the oldest packets from quarantine
+	OP_MARK,
+	OP_LEAK,
 	OP_STOP
 };
 
 struct io_audit {
 	uint64_t free[DPS_MAX_POOLS];   // in the pool's own ring
-	uint64_t cached[DPS_MAX_POOLS];
-	uint64_t lanes[DPS_MAX_POOLS];
-	uint64_t io[DPS_MAX_POOLS];
-	uint64_t quarantine[DPS_MAX_POOLS];
+	uint32_t mbufs[DPS_MAX_POOLS][DPS_N_PLACES][DPS_MAX_SLOTS];
 };
 
 // One io core.
@@ -116,10 +119,14 @@ struct io {
 	uint32_t arg;
 	enum dps_when_empty arg_when_empty;
 	uint8_t arg_map[DPS_BUCKETS];
+	uint32_t arg_move;
 
 	// written by the io core
 	uint32_t answered __rte_cache_aligned;
+	int32_t tid;                    // 0: not running yet; stored after `thread`
+	pthread_t thread;
 	struct io_audit audit;
+	bool leaked;                    // by OP_LEAK
 	struct dps_io_stats stats __rte_cache_aligned;
 	struct dps_port_stats port[DPS_MAX_PORTS];
 	uint64_t low_water[DPS_MAX_POOLS];
@@ -165,6 +172,8 @@ struct primary {
 	struct dps_slot *slot[DPS_MAX_SLOTS];
 	uint32_t also_needs[DPS_MAX_SLOTS];     // dps_io_lane_also
 	bool also_changes[DPS_MAX_SLOTS];
+	uint32_t slot_group[DPS_MAX_SLOTS];
+	uint64_t state[DPS_MAX_SLOTS];  // offset of its dps_state_head from ctl->base, 0: none
 	char *slots;                    // where the next slot will lie
 	char *slots_end;
 	uint32_t n_io;
@@ -172,6 +181,7 @@ struct primary {
 	uint32_t n_ports;
 	uint32_t n_groups;
 	uint32_t n_slots;
+	uint32_t moves;                 // maps that io cores were asked to take over, of all groups
 	bool io_running;
 	struct rte_mempool *pool[DPS_MAX_POOLS];
 	uint64_t rx_held[DPS_MAX_POOLS];        // mbufs that drivers took at start
@@ -180,6 +190,26 @@ struct primary {
 };
 
 extern struct primary the_primary;
+
+// By the primary's own memory: what the slot's says, a worker may have overwritten.
+static inline uint32_t
+group_of(uint32_t slot)
+{
+	return the_primary.io[0]->lane[slot].group;
+}
+
+static inline uint32_t
+member_of(uint32_t slot)
+{
+	return slot - the_primary.io[0]->group[group_of(slot)].first;
+}
+
+// What packets of a group come with, whatever its plugin asks for: the hash says the bucket.
+static inline uint32_t
+group_needs(uint32_t group)
+{
+	return the_primary.ctl->group[group].bucket_state > 0 ? DPS_NEED_HASH : 0;
+}
 
 // Free mbufs are kept in a ring, whose count an io core may read at any time.
 #define POOL_OPS "ring_mp_mc"
@@ -211,6 +241,10 @@ bool is_fatal(uint32_t signal);         // one that workers note
 bool is_to_blame(const struct dps_story *death, uint64_t in_hand, uint64_t stuck);
 uint32_t blame(struct rte_mbuf *m, const struct dps_story *death);      // returns deaths so far
 
+// state.c
+bool state_untouch(const struct lane *lane, uint32_t io, uint32_t index, uint32_t sitter);
+void state_forget(uint32_t slot);
+
 // health.c: what a warden remembers of a worker from round to round.
 struct health {
 	uint64_t progress;
@@ -231,9 +265,14 @@ void health_begin(struct health *health);
 uint32_t health_look(struct health *health, uint32_t slot, int32_t pid);
 bool health_kills_stopped(uint32_t group);
 
+// pulse.c
+int pulse_start(void);
+
 // warden.c
 int wardens_start(void);
 bool version_is_used(uint32_t group, uint32_t version);
+int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);   // takes no signal
+uint64_t story_tell(const struct dps_story *story);     // its seq
 void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
 void slot_unlock(uint32_t slot);
 bool seat_is_corrupt(uint32_t slot);            // its last sitter left lanes that nobody can repair
@@ -241,7 +280,6 @@ bool seat_revoke(uint32_t slot);                // take it back from who was tol
 						// the lock; false: too late, somebody sits
 uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when nobody sits, 0: somebody does
 uint64_t story_tell(const struct dps_story *story);
-int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
 
 // lend.c
 int lend_start(void);
@@ -256,6 +294,17 @@ void asking_unlock(void);
 int io_loop(void *io);
 uint32_t io_turn(struct io *io);                // one turn of the loop; returns packets moved
 void tx_flush(struct io *io, uint32_t port);
+bool group_settle(struct io *io, struct io_group *g);
+
+// control.c: they take asking_lock; 0 or -ETIMEDOUT.
+int io_ask(struct io *io, enum io_op op, uint32_t arg);
+int io_ask_all(enum io_op op, uint32_t arg);
+
+// audit.c, between two turns; but for the last
+void io_audit(struct io *io);
+void io_audit_mark(struct io *io);
+void io_leak(struct io *io, uint32_t slot);
+void audit_begin(void);
 
 // mailbox.c: do what is asked, and say so.
 void io_answer(struct io *io, uint32_t asked);

@@ -59,9 +59,9 @@ mend(struct lane *lane, uint32_t from, uint32_t to)
 }
 
 static void
-recover_lane(struct dps_slot *s, uint32_t io, uint64_t culprit, struct dps_story *out)
+recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t culprit,
+	     struct dps_story *out)
 {
-	struct lane *lane = &the_primary.io[io]->lane[s->index];
 	uint32_t published = dps_load32(&lane->published);
 	uint32_t done = lane->shared->done;
 	uint32_t first = done;
@@ -70,6 +70,8 @@ recover_lane(struct dps_slot *s, uint32_t io, uint64_t culprit, struct dps_story
 		done++;
 	// Before anything is handed back: from then on the shadow's entry may be another packet's.
 	if (done != published && s->undo == dps_undo_stamp(io, done) && undo(s, lane, done))
+		out->undone = 1;
+	if (done != published && state_untouch(lane, io, done, out->sitter))
 		out->undone = 1;
 	out->published += done - first;
 	if (done != published && culprit == dps_undo_stamp(io, done)) {
@@ -86,6 +88,25 @@ recover_lane(struct dps_slot *s, uint32_t io, uint64_t culprit, struct dps_story
 	out->left += published - done;
 }
 
+// Where the next worker finds its lanes: what the primary once wrote there, whatever it is now.
+static void
+restore_head(uint32_t slot, struct dps_slot *s)
+{
+	const struct primary *p = &the_primary;
+
+	s->magic = DPS_SLOT_MAGIC;
+	s->index = slot;
+	s->group = group_of(slot);
+	s->member = member_of(slot);
+	s->state = p->state[slot] == 0 ? 0 : p->ctl->base + p->state[slot] - (uintptr_t)s;
+	s->n_lanes = p->n_io;
+	s->ring = p->io[0]->lane[slot].size;
+	for (uint32_t i = 0; i < p->n_io; i++) {
+		s->lanes[i] = (char *)p->io[i]->lane[slot].shared - (char *)s;
+		s->meta[i] = (char *)p->io[i]->lane[slot].meta - (char *)s;
+	}
+}
+
 // Law 4: only the slot's warden calls this, and only once the kernel has said that the thread which
 // used the lanes is gone. `stuck` is the packet that it had in hand when it was found to be, 0: it was
 // not.
@@ -96,19 +117,23 @@ slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out)
 	struct dps_slot *s = p->slot[slot];
 	uint64_t in_hand;
 
+	restore_head(slot, s);
 	for (uint32_t i = 0; i < p->n_io; i++)
 		if (!is_sound(&p->io[i]->lane[slot]))
 			out->corrupt = 1;
-	if (out->corrupt)
+	if (out->corrupt) {
+		state_forget(slot);
 		return;
+	}
 	in_hand = slot_in_hand(slot);
 	if (!is_to_blame(out, in_hand, stuck))
 		in_hand = 0;
 	for (uint32_t i = 0; i < p->n_io; i++)
-		recover_lane(s, i, in_hand, out);
+		recover_lane(s, &p->io[i]->lane[slot], i, in_hand, out);
 	// What was in hand is settled; a second repair before the next worker must find nothing.
 	s->undo = 0;
 	s->hand = 0;
+	s->touched = 0;
 }
 
 int
@@ -139,8 +164,6 @@ slot_requeue(uint32_t slot)
 	return total;
 }
 
-// Hand what is left in the lanes back for steering. The io cores must no longer feed the slot, so
-// that these packets come before all later ones of their flows.
 int
 dps_slot_requeue(uint32_t slot)
 {

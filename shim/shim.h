@@ -191,13 +191,105 @@ struct dps_audit {
 	int64_t unexplained;
 };
 
+// Who holds a berth.
+struct dps_sitter_info {
+	uint32_t state;             // 0: nobody, 1: somebody may come, 2: it lives, or is buried just now
+	int32_t pid;
+	uint32_t group;
+	uint32_t slot;              // where it sits, or was told to; DPS_NO_SLOT: a spare
+	uint32_t hand;              // DPS_HAND_*
+	uint32_t told;              // 1: it is dead, and its story is told
+	uint32_t health;            // DPS_STORY_STUCK, _STOPPED, _STARVED, or 0: fine
+	int32_t exit_pid;           // how the one before it ended, or it
+	int32_t exit_status;
+};
+
+// What is remembered of an io core from look to look. Nanoseconds.
+struct dps_pulse {
+	uint64_t turns;
+	uint64_t last_ns;           // the look before
+	uint64_t last_cpu;
+	uint64_t since_ns;          // without a turn
+	uint64_t since_cpu;         // CPU time used then
+	uint64_t blocked_ns;
+	uint64_t disk_ns;           // in the kernel, uninterruptible
+	uint32_t starved;
+	uint32_t pad;
+};
+
+// Where an io core has mbufs.
+enum dps_place {
+	DPS_PLACE_CACHE = 0,
+	DPS_PLACE_LENT = 1,         // to a slot
+	DPS_PLACE_BACK = 2,         // handed back by it, not collected yet
+	DPS_PLACE_AGAIN = 3,        // a group's: back from a dead worker while lanes drain
+	DPS_PLACE_FRONT = 4,        // likewise, about to be steered anew
+	DPS_PLACE_HELD = 5,         // for buckets on the move, or for room
+	DPS_PLACE_TX = 6,           // wait for a port
+	DPS_PLACE_XFER = 7,         // on their way from another io core
+	DPS_PLACE_QUARANTINE = 8,
+	DPS_N_PLACES = 9
+};
+
+struct dps_audit_place {
+	uint32_t place;             // DPS_PLACE_*
+	uint32_t io;
+	uint32_t index;             // of the slot, group, port or io core
+	uint32_t mbufs;
+};
+
+enum {
+	DPS_STRAYS = 16,            // listed at most
+	DPS_STRAY_BYTES = 64,
+	DPS_STRAY_BY_LANE = 1,      // what names its last holder: the record of that lane
+	DPS_STRAY_BY_BUCKET = 2     // whose its bucket is now
+};
+
+// An mbuf that is nowhere.
+struct dps_stray {
+	uint64_t address;
+	uint32_t length;            // bytes over all segments
+	uint32_t refcnt;
+	uint32_t port;              // that it came in by
+	uint32_t slot;              // that had it last, DPS_NO_SLOT: not known
+	uint32_t by;                // DPS_STRAY_BY_*, 0: not known
+	uint32_t io;
+	uint32_t ago;               // packets that the lane collected since
+	uint32_t n_bytes;
+	uint8_t bytes[DPS_STRAY_BYTES];
+};
+
 // eal.c
 int dps_eal_start(int argc, char **argv);
 int dps_eal_stop(void);
 const char *dps_eal_version(void);
 const char *dps_strerror(int err);
-uint64_t dps_heap_used(void);           // bytes allocated in EAL's shared heaps
 uint64_t dps_tsc_hz(void);
+
+// locks.c: EAL's shared locks, and what they hold while they are held. A timer's is 1.
+enum {
+	DPS_LOCK_MEMORY = 0,
+	DPS_LOCK_TAILQ = 1,
+	DPS_LOCK_MEMPOOL = 2,
+	DPS_LOCK_TIMER = 3,
+	DPS_LOCK_MEMZONE = 4,
+	DPS_LOCK_ZONES = 5,         // of the array that lists the memzones
+	DPS_LOCK_SEGMENTS = 6,      // the first of those that list memory
+	DPS_LOCKS_MOST = 134
+};
+enum {
+	DPS_LOCK_WAIT = 1,          // a writer waits
+	DPS_LOCK_WRITE = 2,
+	DPS_LOCK_READ = 4           // each reader
+};
+
+const char *dps_eal_dir(void);          // EAL's runtime folder
+int dps_locks_find(void);               // once there is a memzone, before anybody else attaches; how
+					// many there are
+int dps_locks_read(uint32_t *word);     // [DPS_LOCKS_MOST]; 0: free; returns their number
+int dps_lock_release(uint32_t lock, uint32_t word);     // -EAGAIN: it is no longer `word`
+int dps_heap_used(uint64_t *used);      // bytes allocated in EAL's shared heaps; -EDEADLK: a lock of
+					// theirs has been held for a second
 
 // pool.c
 int dps_pool_create(const struct dps_pool_conf *conf);          // returns the pool's index
@@ -227,6 +319,11 @@ int dps_ctl_publish(void);
 int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
 int dps_slot_command(uint32_t slot, uint32_t command);
 
+// state.c: bytes of state, as far as they are somebody's; returns how many. head.stamp 0: nobody's.
+int dps_state_get(uint32_t slot, struct dps_state_head *head, uint8_t *bytes, uint32_t len);
+int dps_bucket_state_get(uint32_t group, uint32_t bucket, struct dps_state_head *head,
+			 uint8_t *bytes, uint32_t len);
+
 // health.c: after which time without progress a worker counts as stuck.
 int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
 
@@ -241,13 +338,19 @@ int dps_slot_version(uint32_t slot);                    // of who sits there, -E
 int dps_sitter_version(uint32_t sitter);                 // of the process in a berth
 int dps_group_heir(uint32_t group, uint32_t version);   // that is started, and takes over, from now on
 int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
+int dps_sitter_pid(uint32_t sitter, uint32_t ticket);   // of who came to a berth, 0: nobody
 int dps_slot_takeovers(uint32_t slot, uint32_t n,       // that wardens may do unasked from now on;
 		       uint32_t failures);              // 1: not for one that left in order
 int dps_slot_read(uint32_t slot, struct dps_slot *out);
+int dps_sitter_get(uint32_t sitter, struct dps_sitter_info *out);
 int dps_sitter_fate(uint32_t sitter, int32_t pid);      // 0: told, or none; -EAGAIN: ask again.
 							// pid 0: call off an order nobody came for
 uint64_t dps_stories(void);                             // seq of the last one
 int dps_story_get(uint64_t seq, struct dps_story *out); // -ENOENT: too old, or to come
+
+// pulse.c: what is new (DPS_STORY_IO_*), 0: nothing. `run`: the kernel's letter for its state.
+int dps_pulse_look(struct dps_pulse *pulse, uint64_t now_ns, uint64_t turns, uint64_t cpu_ns,
+		   int run);
 
 // control.c
 int dps_io_create(uint32_t io, uint32_t lcore, uint32_t burst, uint32_t adaptive);
@@ -265,7 +368,12 @@ int dps_io_reset(uint32_t slot);        // after a corrupt slot's sitter died: e
 int dps_io_stats_get(uint32_t io, struct dps_io_stats *out);
 int dps_group_stats_get(uint32_t group, struct dps_group_stats *out);
 int dps_lane_stats_get(uint32_t slot, struct dps_lane_stats *out);
+
+// audit.c
 int dps_audit_get(uint32_t pool, struct dps_audit *out);
+int dps_audit_places(uint32_t pool, struct dps_audit_place *out, uint32_t n);
+int dps_audit_search(uint32_t pool, struct dps_stray *out, uint32_t n, uint32_t *fresh);
+int dps_test_leak(uint32_t slot);
 
 // lend.c
 int dps_group_lend(uint32_t group, uint64_t after_ns);  // 0: never; see there

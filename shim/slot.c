@@ -128,14 +128,26 @@ dps_ctl_publish(void)
 	return 0;
 }
 
-// Bytes of a slot with all its lanes, in whole pages.
+// Bytes of a slot with all its lanes and its state, in whole pages.
 static size_t
-slot_len(uint32_t n_io, uint32_t ring)
+slot_len(uint32_t n_io, const struct dps_group_conf *conf)
 {
-	size_t lane = sizeof(struct dps_lane) + ring * (sizeof(uint64_t) + sizeof(struct dps_meta));
+	size_t lane = sizeof(struct dps_lane) +
+		      conf->ring * (sizeof(uint64_t) + sizeof(struct dps_meta));
+	size_t state = conf->state > 0 ? DPS_STATE_AT + (size_t)conf->state : 0;
 
-	return RTE_ALIGN(RTE_ALIGN(sizeof(struct dps_slot), (size_t)4096) + n_io * lane,
+	return RTE_ALIGN(RTE_ALIGN(sizeof(struct dps_slot), (size_t)4096) + n_io * lane + state,
 			 (size_t)SLOT_PAGE);
+}
+
+// Bytes of a group's state by bucket, in whole pages. A bucket's lines are its owner's alone.
+static size_t
+buckets_len(struct dps_group_conf *conf)
+{
+	if (conf->bucket_state == 0)
+		return 0;
+	conf->bucket_stride = RTE_ALIGN(sizeof(struct dps_state_head) + conf->bucket_state, 64);
+	return RTE_ALIGN((size_t)DPS_BUCKETS * conf->bucket_stride, (size_t)SLOT_PAGE);
 }
 
 // One zone for all slots: zones of their own would each lose a page to the allocator's header.
@@ -146,12 +158,19 @@ slots_reserve(struct primary *p)
 	size_t len = 0;
 
 	for (uint32_t g = 0; g < p->n_groups; g++)
-		len += p->ctl->group[g].max * slot_len(p->n_io, p->ctl->group[g].ring);
+		len += p->ctl->group[g].max * slot_len(p->n_io, &p->ctl->group[g]) +
+		       buckets_len(&p->ctl->group[g]);
 	mz = rte_memzone_reserve_aligned("dpsup_slots", len, SOCKET_ID_ANY, 0, SLOT_PAGE);
 	if (mz == NULL)
 		return -rte_errno;
 	p->slots = mz->addr;
 	p->slots_end = p->slots + len;
+	for (uint32_t g = 0; g < p->n_groups; g++) {
+		len = buckets_len(&p->ctl->group[g]);
+		memset(p->slots, 0, len);
+		p->ctl->group[g].buckets = (uintptr_t)p->slots - p->ctl->base;
+		p->slots += len;
+	}
 	return 0;
 }
 
@@ -171,7 +190,7 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 		if (ret != 0)
 			return ret;
 	}
-	len = slot_len(p->n_io, p->ctl->group[group].ring);
+	len = slot_len(p->n_io, &p->ctl->group[group]);
 	if (p->slots + len > p->slots_end)
 		return -ENOSPC;
 	s = (struct dps_slot *)p->slots;
@@ -189,6 +208,9 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 		s->meta[i] = at;
 		at += s->ring * sizeof(struct dps_meta);
 	}
+	s->state = p->ctl->group[group].state > 0 ? at : 0;
+	p->slot_group[slot] = group;
+	p->state[slot] = s->state > 0 ? (uintptr_t)s + s->state - p->ctl->base : 0;
 	p->slot[slot] = s;
 	p->n_slots = RTE_MAX(p->n_slots, slot + 1);
 	p->ctl->slot[slot] = (uintptr_t)s - p->ctl->base;

@@ -61,6 +61,7 @@ struct warden {
 
 struct seat {
 	pthread_mutex_t lock;
+	int32_t core;           // CPU of whoever sits there
 	uint32_t ticket;
 	uint32_t sitter;        // who may sit, or does: an index, or NOBODY
 	uint32_t takeovers;     // that may happen before the supervisor is asked
@@ -76,6 +77,7 @@ static struct warden wardens[DPS_MAX_SITTERS];
 static struct seat seats[DPS_MAX_SLOTS];
 static uint32_t heir[DPS_MAX_GROUPS];           // version of who takes over unasked, or is started
 static pthread_mutex_t story_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t stories;                // as in dps_ctl, where a worker may write
 
 static struct dps_sitter *
 sitter_of(const struct warden *w)
@@ -218,6 +220,7 @@ seat_offer(uint32_t slot, struct warden *w)
 	seats[slot].since_ns = dps_now_ns();
 	__atomic_store_n(&w->slot, slot, __ATOMIC_RELEASE);
 	the_primary.slot[slot]->version = w->version;
+	the_primary.slot[slot]->core = seats[slot].core;
 	s->slot = slot;
 	s->ticket = seats[slot].ticket;
 	dps_store32(&s->hand, DPS_HAND_GO);
@@ -243,7 +246,9 @@ lanes_suit(uint32_t slot, const struct dps_facts *facts)
 static bool
 is_spare(const struct warden *w, uint32_t group, uint32_t version)
 {
+	// Who has a slot is no spare, whatever its own word says.
 	return dps_load32(&w->state) == ON && w->group == group && w->version == version &&
+	       __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE) == DPS_NO_SLOT &&
 	       !dps_load32(&w->dead) && !dps_load32(&w->doomed) &&
 	       dps_load32(&sitter_of(w)->hand) == DPS_HAND_PARKED;
 }
@@ -253,13 +258,13 @@ is_spare(const struct warden *w, uint32_t group, uint32_t version)
 static struct warden *
 claim(uint32_t slot, uint32_t version)
 {
-	const struct dps_slot *s = the_primary.slot[slot];
+	uint32_t group = group_of(slot);
 
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
 		struct warden *w = &wardens[i];
 		uint32_t parked = DPS_HAND_PARKED;
 
-		if (!is_spare(w, s->group, version) || !lanes_suit(slot, &sitter_of(w)->facts))
+		if (!is_spare(w, group, version) || !lanes_suit(slot, &sitter_of(w)->facts))
 			continue;
 		if (__atomic_compare_exchange_n(&sitter_of(w)->hand, &parked, DPS_HAND_CLAIMED, 0,
 						__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
@@ -311,7 +316,7 @@ seat_successor(uint32_t slot, uint32_t version, struct dps_story *story)
 
 	while ((w = claim(slot, version)) != NULL) {
 		story->claimed_ns = dps_now_ns();
-		pin(w, the_primary.slot[slot]->core);
+		pin(w, seats[slot].core);
 		seat_offer(slot, w);
 		futex_wake(&sitter_of(w)->hand);
 		if (takes_seat(w) || !seat_revoke(slot)) {
@@ -343,12 +348,13 @@ story_tell(const struct dps_story *story)
 	uint64_t seq;
 
 	pthread_mutex_lock(&story_lock);
-	seq = ctl->stories + 1;
+	seq = stories + 1;
 	at = story_at(seq);
 	dps_store64(&at->seq, 0);
 	*at = *story;
 	dps_store64(&at->seq, seq);
 	dps_store64(&ctl->stories, seq);
+	dps_store64(&stories, seq);
 	pthread_mutex_unlock(&story_lock);
 	return seq;
 }
@@ -440,9 +446,11 @@ check_health(struct warden *w)
 			end(w);
 		return;
 	}
-	if (slot == DPS_NO_SLOT || dps_load32(&sitter_of(w)->hand) != DPS_HAND_SEATED)
+	if (slot == DPS_NO_SLOT)
 		return;
 	if (w->watched != slot) {
+		if (dps_load32(&sitter_of(w)->hand) != DPS_HAND_SEATED)
+			return;
 		w->watched = slot;
 		health_begin(&w->health);
 		return;
@@ -663,7 +671,6 @@ warden_run(void *arg)
 	return NULL;
 }
 
-// A thread of the primary that takes no signal: those are Python's.
 int
 thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 {
@@ -678,6 +685,9 @@ thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 	ret = pthread_create(thread, &attr, run, arg);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attr);
+	// dpsup/attach.py tells by the name that it takes no lock of EAL's.
+	if (ret == 0)
+		pthread_setname_np(*thread, "dpsup");
 	return -ret;
 }
 
@@ -783,13 +793,17 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 	s = the_primary.slot[slot];
 	slot_lock(slot);
 	if (seat_revoke(slot))
-		ret = berth_open(s->group, heir[s->group], ticket);
+		ret = berth_open(group_of(slot), heir[group_of(slot)], ticket);
 	if (ret >= 0) {
-		s->core = core;
-		s->undo = 0;    // no stamp of another plugin's may ever match a packet of the next one
+		seats[slot].core = core;
+		// No stamp of another plugin's may ever match a packet of the next one.
+		s->undo = 0;
+		s->touched = 0;
 		dps_store32(&s->command, DPS_RUN);
 		seats[slot].handover = false;
 		seat_open(slot);
+		// Until the supervisor knows that this one runs, its death is the supervisor's.
+		seats[slot].takeovers = 0;
 		seat_offer(slot, &wardens[ret]);
 		berth_watch(ret);
 	}
@@ -832,7 +846,7 @@ dps_spare_facts(uint32_t group, uint32_t version, struct dps_facts *out)
 static bool
 can_hand_over(uint32_t slot, uint32_t version)
 {
-	uint32_t group = the_primary.slot[slot]->group;
+	uint32_t group = group_of(slot);
 
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++)
 		if (is_spare(&wardens[i], group, version) &&
@@ -898,6 +912,17 @@ dps_slot_sitter(uint32_t slot)
 }
 
 int
+dps_sitter_pid(uint32_t sitter, uint32_t ticket)
+{
+	uint64_t berth;
+
+	if (sitter >= DPS_MAX_SITTERS)
+		return -EINVAL;
+	berth = dps_load64(&sitter_of(&wardens[sitter])->berth);
+	return dps_load32(&wardens[sitter].state) != OFF && berth >> 32 == ticket ? (uint32_t)berth : 0;
+}
+
+int
 dps_slot_takeovers(uint32_t slot, uint32_t n, uint32_t failures)
 {
 	if (slot >= the_primary.n_slots)
@@ -929,10 +954,36 @@ dps_sitter_fate(uint32_t sitter, int32_t pid)
 	}
 }
 
+// Who holds a berth, or may yet come for it.
+int
+dps_sitter_get(uint32_t sitter, struct dps_sitter_info *out)
+{
+	const struct warden *w = &wardens[sitter];
+	const struct dps_sitter *s;
+
+	if (sitter >= DPS_MAX_SITTERS)
+		return -EINVAL;
+	s = sitter_of(w);
+	*out = (struct dps_sitter_info){
+		.state = dps_load32(&w->state),
+		.pid = (int32_t)(uint32_t)dps_load64(&s->berth),
+		.group = w->group,
+		.slot = __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE),
+		.hand = dps_load32(&s->hand),
+		.told = dps_load32(&w->told),
+		.health = dps_load32(&w->health.is),
+		.exit_pid = __atomic_load_n(&s->exit_pid, __ATOMIC_ACQUIRE),
+		.exit_status = s->exit_status,
+	};
+	if (out->state == ON)
+		out->pid = w->pid;
+	return 0;
+}
+
 uint64_t
 dps_stories(void)
 {
-	return dps_load64(&the_primary.ctl->stories);
+	return dps_load64(&stories);
 }
 
 int

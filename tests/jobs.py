@@ -93,8 +93,8 @@ def save_queues(instance: Run, packets: list[Packet]) -> tuple[list[Packet], lis
 class Job:
     """A pcap job in the foreground, and a connection to it for as long as it runs."""
 
-    def __init__(self, instance: Run, text: str) -> None:
-        options = ("--exit-when-idle", "500ms", "-o", "json")
+    def __init__(self, instance: Run, text: str, idle: str = "500ms") -> None:
+        options = ("--exit-when-idle", idle, "-o", "json")
         self.process = instance.foreground(text, *options)
         self.name = instance.name
         self.seen = 0
@@ -105,7 +105,9 @@ class Job:
     def _connect(self) -> dpsup.Instance | None:
         assert self.process.poll() is None, self.process.communicate()
         with contextlib.suppress(DpsupError):
-            return dpsup.connect(self.name)
+            found = dpsup.connect(self.name)
+            # Headless: our supervisor is on its way.
+            return None if found.headless else found
         return None
 
     def sent(self) -> int:

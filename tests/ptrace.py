@@ -15,10 +15,13 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 _libc.ptrace.restype = ctypes.c_long
 
 _PEEKTEXT, _POKETEXT, _CONT, _SINGLESTEP, _GETREGS, _SETREGS = 1, 4, 7, 9, 12, 13
+_DETACH, _SYSCALL = 17, 24
 _SEIZE, _INTERRUPT = 0x4206, 0x4207
+_TRACE_FORK, _GET_EVENT, _EVENT_FORK = 0x2, 0x4201, 1
 _WALL = 0x40000000
 _RIP = 16  # index in struct user_regs_struct
 _INT3 = 0xCC
+_JMP_SELF = 0xFEEB
 
 
 class Gone(Exception):
@@ -26,11 +29,11 @@ class Gone(Exception):
 
 
 class Traced:
-    """The main thread of a process, under our control from now to its death."""
+    """A thread, the main one of a process if that is given, under our control from now on."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, *, forks: bool = False) -> None:
         self.pid = pid
-        self._call(_SEIZE)
+        self._call(_SEIZE, 0, ctypes.c_void_p(_TRACE_FORK if forks else 0))
         self._call(_INTERRUPT)
         self._wait()
 
@@ -97,9 +100,52 @@ class Traced:
                 return False
             time.sleep(0.0001)
 
+    def spin(self) -> None:
+        """Let it go, to do nothing but that for ever."""
+        here = self.where()
+        word = self._call(_PEEKTEXT, here) & (1 << 64) - 1
+        self._call(_POKETEXT, here, ctypes.c_void_p((word & ~0xFFFF) | _JMP_SELF))
+        self._call(_DETACH)
+
+    def let_go(self, number: int = 0) -> None:
+        """It goes on, with this signal if it is not 0."""
+        with contextlib.suppress(Gone):
+            self._call(_DETACH, 0, ctypes.c_void_p(number))
+
+    def to_syscall(self) -> Traced | None:
+        """Run to where the next system call begins or ends. A child, if it was forked on the way
+        and forks are traced: stopped before its first instruction."""
+        signo = 0
+        while True:
+            self._call(_SYSCALL, 0, ctypes.c_void_p(signo))
+            _, status = os.waitpid(self.pid, _WALL)
+            if not os.WIFSTOPPED(status):
+                raise Gone(f"status {status}")
+            if status >> 16 == _EVENT_FORK:
+                message = ctypes.c_ulong()
+                self._call(_GET_EVENT, 0, ctypes.byref(message))
+                child = Traced.__new__(Traced)
+                child.pid = message.value
+                child._wait()
+                return child
+            signo = 0 if os.WSTOPSIG(status) == signal.SIGTRAP else os.WSTOPSIG(status)
+            if not signo:
+                return None
+
     def kill(self) -> None:
         """SIGKILL, and let its parent hear of it."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, _WALL)
+
+
+def executed(pid: int, steps: int) -> list[int]:
+    """Addresses of the instructions that a busy worker executes, in the order first seen. The
+    worker dies of it."""
+    traced = Traced(pid)
+    seen = dict.fromkeys([traced.where()])
+    for _ in range(steps):
+        seen[traced.step()] = None
+    traced.kill()
+    return list(seen)

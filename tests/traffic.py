@@ -11,39 +11,18 @@ from __future__ import annotations
 import random
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_FILE = struct.Struct("<IHHiIII")
-_RECORD = struct.Struct("<IIII")
-_MAGIC = 0xA1B2C3D4
-_MAGIC_NS = 0xA1B23C4D  # timestamps in nanoseconds: what net_pcap writes
-_SNAP = 1 << 18  # more than any record here
+from dpsup.chaos.pcap import read_pcap, write_pcap
+from dpsup.chaos.traffic import swapped
+
+__all__ = [
+    "Flow", "Packet", "compare", "flows", "mix", "read_pcap", "save", "swapped", "write_pcap",
+]  # fmt: skip
+
 _SEQUENCE = struct.Struct(">Q")
-
-
-def write_pcap(path: Path, frames: Iterable[bytes]) -> None:
-    """A pcap file of whole Ethernet frames."""
-    parts = [_FILE.pack(_MAGIC, 2, 4, 0, 0, _SNAP, 1)]
-    for i, frame in enumerate(frames):
-        parts.append(_RECORD.pack(i // 1_000_000, i % 1_000_000, len(frame), len(frame)))
-        parts.append(frame)
-    path.write_bytes(b"".join(parts))
-
-
-def read_pcap(path: Path) -> Iterator[bytes]:
-    """The frames of a pcap file that net_pcap or write_pcap wrote on this machine."""
-    data = path.read_bytes()
-    assert _FILE.unpack_from(data)[0] in (_MAGIC, _MAGIC_NS), f"{path} is no pcap file"
-    at = _FILE.size
-    while at < len(data):
-        caught, length = _RECORD.unpack_from(data, at)[2:]
-        assert caught == length, f"record at byte {at} of {path} is cut: {caught} of {length}"
-        at += _RECORD.size
-        yield data[at : at + caught]
-        at += caught
-    assert at == len(data), f"{path} ends in the middle of a record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +173,6 @@ def save(path: Path, packets: Sequence[Packet]) -> Path:
 
 
 # --- comparison ---------------------------------------------------------------------------------
-
-
-def swapped(frame: bytes) -> bytes:
-    """A frame as macswap leaves it."""
-    return frame[6:12] + frame[:6] + frame[12:] if len(frame) >= 12 else frame
 
 
 def compare(

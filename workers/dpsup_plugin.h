@@ -16,7 +16,8 @@
  * says how many bytes it may change (rewrites, prepends). So:
  *
  *   - change only packet bytes within what you declared; a plugin that declares 0 only reads;
- *   - do not keep a packet, a pointer into it, or count on state that a kill may lose;
+ *   - do not keep a packet, or a pointer into it; variables of your own are lost with the process:
+ *     what must not be lost is declared as state, see below;
  *   - start no threads, do not fork, make no DPDK call; a slow packet function is slow forwarding.
  *
  * Build:  cc -shared -fPIC -O2 $(dpsup version --cflags) count.c -o count.so
@@ -40,11 +41,16 @@ extern "C" {
 #define DPS_PLUGIN_TIMESTAMP 2u /* tsc */
 #define DPS_PLUGIN_HASH 4u      /* hash */
 #define DPS_PLUGIN_NO_BYTES 8u  /* port and length are enough: the bytes are not fetched for it */
+#define DPS_PLUGIN_TOUCHES 16u  /* dps_touch on counters; what declares state need not ask */
 
 /* Limits. */
 #define DPS_PLUGIN_REWRITES 256u /* most of prepends + rewrites */
 #define DPS_PLUGIN_REASONS 16u
 #define DPS_PLUGIN_COUNTERS 16u
+#define DPS_PLUGIN_STATE (64u << 20)    /* most bytes of state_size */
+#define DPS_PLUGIN_BUCKET_STATE 32768u  /* most bytes of bucket_state_size */
+#define DPS_PLUGIN_TOUCHES_MOST 4u      /* calls of dps_touch for one packet */
+#define DPS_PLUGIN_TOUCH_BYTES 64u      /* bytes of each */
 
 /* One packet, lent for the time of the call. */
 struct dps_packet {
@@ -60,6 +66,7 @@ struct dps_packet {
 	uint8_t pad;
 	uint64_t tsc;           /* TSC when the io core received it, where asked for */
 	const void *origin;     /* the worker's own */
+	void *bucket_state;     /* of the packet's bucket, where bucket_state_size asks for it */
 };
 
 /*
@@ -88,7 +95,9 @@ struct dps_env {
 					 * notwithstanding. Only this process writes them. */
 	char *error;                    /* say here why init fails, [error_len] */
 	uint32_t error_len;
-	uint32_t pad;
+	uint32_t warm;                  /* 1: state is what this plugin left there, 0: it is zero;
+					 * both hold from seated() on */
+	void *state;                    /* [state_size], 16-byte aligned */
 	const uint16_t *next;           /* by input port: the verdict of dps_next */
 };
 
@@ -104,6 +113,13 @@ struct dps_plugin {
 	int (*init)(const struct dps_env *env, void **state); /* 0, or not: the worker ends */
 	uint16_t (*packet)(void *state, struct dps_packet *packet); /* a verdict */
 	void (*fini)(void *state);      /* on a requested end only, never after a kill */
+
+	/* State that outlives the process, all 0 or NULL for none: see below. */
+	uint32_t state_size;            /* bytes for each worker's place; `state` in the topology */
+	uint32_t bucket_state_size;     /* bytes for each bucket; `bucket_state` in the topology */
+	uint32_t state_version;         /* of the layout of both */
+	uint32_t pad;
+	void (*seated)(void *state, const struct dps_env *env); /* it has its place; may be NULL */
 };
 
 /* Verdicts. */
@@ -190,6 +206,43 @@ dps_group(const struct dps_env *env, const char *name)
  */
 uint32_t dps_next_segment(const struct dps_packet *packet, const void **segment,
 			  const uint8_t **bytes);
+
+/*
+ * State that outlives the process: after a kill, a restart, a takeover by a spare, or a new version
+ * of the plugin the next worker finds it as it was. It ends with the instance.
+ *
+ *   - `state_size` bytes for each worker's place (fw/0 keeps its block whoever sits there), at
+ *     env->state. Ready when seated() is called, after the process got its place and before its
+ *     first packet; env->warm says whether there is something in it.
+ *   - `bucket_state_size` bytes for each of the group's 512 buckets, at packet->bucket_state. A flow
+ *     stays in its bucket, and the bucket's block goes with it to whichever worker has it next: no
+ *     other one has a packet of that bucket in hand meanwhile. So scaling moves flows with their
+ *     state. A block is zero until this plugin has had a packet of its bucket.
+ *
+ * The topology reserves the memory (`state`, `bucket_state` in [[workers]]). A block belongs to the
+ * plugin of this name and state_version: any other finds zeroes. Fields may be added at the end
+ * without a new version; they are zero at first. No pointers: addresses of this process mean nothing
+ * to the next one.
+ *
+ * A worker may be killed between any two stores. The packet in hand is then run once more, so what
+ * it did to the state counts twice, or worse, was half done. There are two ways to deal with that:
+ *
+ *   - Exactly once: dps_touch(at, len) before the change. What lies there is kept, and put back if
+ *     the packet gets no verdict. Up to 4 pieces of up to 64 bytes for each packet, in env->state, in the packet's
+ *     bucket_state, or in env->counters (which are exact only with it). Anything else is a bug of
+ *     the plugin, and ends the process with a word on stderr.
+ *
+ *         dps_touch(&flow->packets, sizeof(flow->packets));
+ *         flow->packets++;
+ *
+ *   - Never half, perhaps twice: one store of at most 8 bytes, or a commit word: write the new value
+ *     beside the one that holds, then store, in one word, that it holds. Right for what may be done
+ *     twice (last seen, highest seen, a table that is learned); a counter may count the packet in
+ *     hand of a killed worker twice. Costs nothing more.
+ *
+ * What seated() changes is not put back: it must bear being cut short anywhere and run again.
+ */
+void dps_touch(void *at, uint32_t len);
 
 #ifdef __cplusplus
 }

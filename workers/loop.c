@@ -38,6 +38,11 @@ enum {
 	PARK_MS = 100           // a parked worker shows a beat now and then
 };
 
+// 0 in one program alone, the benchmark of what it costs: no undo, and nothing kept in order.
+#ifndef LOOP_CRASH_SAFE
+#define LOOP_CRASH_SAFE 1
+#endif
+
 static uint64_t segment_base;
 static uint32_t scatter[DPS_RING_MOST / DPS_LINE_WORDS];
 
@@ -57,6 +62,13 @@ dps_next_segment(const struct dps_packet *packet, const void **segment, const ui
 	*segment = m;
 	*bytes = rte_pktmbuf_mtod(m, const uint8_t *);
 	return m->data_len;
+}
+
+static inline void
+order(void)
+{
+	if (LOOP_CRASH_SAFE)
+		dps_order();
 }
 
 // Keep the bytes that the plugin may change, then say whose they are.
@@ -131,9 +143,23 @@ fetch(const struct loop *l, uint64_t word, bool saves)
 		rte_prefetch0(data_of(l, word));
 }
 
+// The state of the packet's bucket, made the plugin's own if it is not.
+static inline uint8_t *
+bucket_of(const struct loop *l, uint32_t hash)
+{
+	const struct loop_buckets *b = &l->buckets;
+	struct dps_state_head *head =
+		(struct dps_state_head *)(b->head + (uint64_t)(hash % DPS_BUCKETS) * b->stride);
+	uint8_t *bytes = (uint8_t *)(head + 1);
+
+	if (unlikely(head->stamp != b->stamp || head->size != l->bucket_size))
+		state_open(head, bytes, b->stamp, l->bucket_size);
+	return bytes;
+}
+
 static inline __attribute__((always_inline)) void
 run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, bool saves,
-    bool fetches)
+    bool fetches, bool touches)
 {
 	uint64_t *words = lane->word;
 	uint32_t base = lane->done;
@@ -157,18 +183,31 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, boo
 		open_packet(l, lane, base + i, descriptor, &p);
 		data = p.data;
 		len = p.len;
-		if (saves)
+		if (saves && LOOP_CRASH_SAFE)
 			save(l->slot, l->plugin, &p, lane_index, base + i);
+		if (touches) {
+			l->stamp = dps_undo_stamp(lane_index, base + i);
+			l->bucket = l->buckets.head != NULL ? bucket_of(l, p.hash) : NULL;
+			p.bucket_state = l->bucket;
+		}
 		verdict = l->plugin->packet(l->state, &p);
 		back = dps_word_verdict(verdict);
 		if (unlikely(p.data != data || p.len != len))
 			// Lengths that no buffer has become 0, which the io core refuses.
 			back = dps_word_changed(verdict, p.data - data,
 						p.len <= UINT16_MAX ? p.len : 0);
-		dps_order();
+		order();
 		__atomic_store_n(word, back, __ATOMIC_RELAXED);
-		dps_order();
+		order();
 	}
+}
+
+static void __attribute__((noinline))
+run_touching(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n)
+{
+	touching = l;
+	run(l, lane, lane_index, n, l->saves, l->fetches, true);
+	touching = NULL;
 }
 
 static void __attribute__((noinline))
@@ -198,13 +237,15 @@ burst(struct loop *l, uint32_t index)
 		note_first(l);
 	n = n < DPS_BURST ? n : DPS_BURST;
 	__atomic_store_n(&slot->hand, dps_undo_stamp(index, lane->done + n), __ATOMIC_RELAXED);
-	dps_order();
-	if (l->saves)
-		run(l, lane, index, n, true, true);
+	order();
+	if (unlikely(l->touches))
+		run_touching(l, lane, index, n);
+	else if (l->saves)
+		run(l, lane, index, n, true, true, false);
 	else if (l->fetches)
-		run(l, lane, index, n, false, true);
+		run(l, lane, index, n, false, true, false);
 	else
-		run(l, lane, index, n, false, false);
+		run(l, lane, index, n, false, false, false);
 	lane->done += n;
 	dps_store32(&lane->shared->done, lane->done);
 	dps_order();
@@ -238,6 +279,8 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 		.first = true,
 		.saves = plugin->rewrites + plugin->prepends > 0,
 		.fetches = !(plugin->needs & DPS_PLUGIN_NO_BYTES),
+		.touches = plugin->state_size + plugin->bucket_state_size > 0 ||
+			   plugin->needs & DPS_PLUGIN_TOUCHES,
 	};
 	segment_base = base;
 	dps_scatter_init(scatter, slot->ring);
@@ -250,6 +293,23 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 		lane->done = lane->shared->done;
 		lane->sent = lane->done;
 	}
+}
+
+void
+loop_state(struct loop *l, const struct dps_ctl *ctl, uint64_t *counters)
+{
+	const struct dps_group_conf *conf = &ctl->group[l->slot->group];
+	const struct dps_plugin *p = l->plugin;
+
+	l->counters = counters;
+	if (p->state_size > 0)
+		l->block = (uint8_t *)l->slot + l->slot->state + DPS_STATE_AT;
+	l->block_size = p->state_size;
+	if (p->bucket_state_size > 0)
+		l->buckets.head = (uint8_t *)(uintptr_t)(ctl->base + conf->buckets);
+	l->buckets.stride = conf->bucket_stride;
+	l->buckets.stamp = state_stamp(p);
+	l->bucket_size = p->bucket_state_size;
 }
 
 static bool
@@ -302,7 +362,7 @@ idle(struct loop *l, uint64_t us)
 
 void
 worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin *plugin,
-	    void *state)
+	    void *state, uint64_t *counters)
 {
 	bool adaptive = ctl->group[slot->group].adaptive;
 	uint64_t cycles_us = ctl->tsc_hz / 1000000;
@@ -311,6 +371,7 @@ worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_p
 	struct loop l;
 
 	loop_init(&l, ctl->base, slot, plugin, state);
+	loop_state(&l, ctl, counters);
 	// A predecessor may have died in its park.
 	dps_store32(&slot->parks, (slot->parks + 1) & ~1u);
 	while (dps_load32(&slot->command) != DPS_STOP) {

@@ -27,13 +27,33 @@ struct loop {
 	bool first;
 	bool saves;                     // the plugin changes bytes
 	bool fetches;                   // and looks at them at all
+	bool touches;                   // and changes state that outlives the process
+	uint64_t stamp;                 // of the packet in hand, dps_undo_stamp
+	uint8_t *bucket;                // state of its bucket, NULL: none
+	uint32_t bucket_size;
+	uint64_t block_size;
+	uint8_t *block;                 // state of the slot, NULL: none
+	uint64_t *counters;             // the plugin's
+	struct loop_buckets {
+		uint8_t *head;          // the first bucket's dps_state_head, NULL: none
+		uint32_t stride;        // bytes
+		uint64_t stamp;         // that makes a block the plugin's
+	} buckets;
 	struct loop_lane lane[DPS_MAX_IO];
 };
 
 void loop_init(struct loop *loop, uint64_t base, struct dps_slot *slot,
 	       const struct dps_plugin *plugin, void *state);
 
+// After loop_init, for plugins that touch state: where it lies.
+void loop_state(struct loop *loop, const struct dps_ctl *ctl, uint64_t *counters);
+
 // One burst of each lane; returns packets.
 uint32_t loop_turn(struct loop *loop);
+
+// state.c
+extern struct loop *touching;
+uint64_t state_stamp(const struct dps_plugin *plugin);
+bool state_open(struct dps_state_head *head, uint8_t *bytes, uint64_t stamp, uint64_t size);
 
 #endif

@@ -74,6 +74,11 @@ check(struct dps_sitter *me, const struct dps_plugin *p)
 			      p->abi, p->size, DPS_PLUGIN_ABI, sizeof(*p));
 	if (p->packet == NULL || p->name == NULL)
 		return refuse(me, DPS_EXIT_PLUGIN_ABI, "it has no name or no packet function");
+	if (p->state_size > DPS_PLUGIN_STATE || p->bucket_state_size > DPS_PLUGIN_BUCKET_STATE)
+		return refuse(me, DPS_EXIT_PLUGIN_ABI,
+			      "it declares %u bytes of state and %u of a bucket's, at most %u and %u "
+			      "are possible", p->state_size, p->bucket_state_size,
+			      DPS_PLUGIN_STATE, DPS_PLUGIN_BUCKET_STATE);
 	if (p->rewrites + p->prepends > DPS_UNDO)
 		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "rewrites + prepends is %u bytes, at most %u can be put back",
@@ -131,6 +136,8 @@ plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_p
 		ret = check(me, p);
 	if (ret != 0)
 		return ret;
+	if (state_check(conf, p, me->error, sizeof(me->error)) != 0)
+		return DPS_EXIT_PLUGIN_INIT;
 	fill_env(ctl, me, conf, version);
 	if (dps_load32(&me->hand) == DPS_HAND_GO)
 		plugin_seated(me->slot - conf->first_slot);
@@ -140,7 +147,7 @@ plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_p
 			refuse(me, 0, "its init refused and gave no reason");
 		return DPS_EXIT_PLUGIN_INIT;
 	}
-	me->facts.needs = p->needs;
+	me->facts.needs = p->needs | (p->bucket_state_size > 0 ? DPS_NEED_HASH : 0);
 	me->facts.rewrites = p->rewrites;
 	me->facts.prepends = p->prepends;
 	me->facts.n_reasons = copy_names(me->facts.reason, DPS_REASONS, p->reasons);
@@ -154,4 +161,12 @@ void
 plugin_seated(uint32_t member)
 {
 	env.worker = member;
+}
+
+void
+plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state)
+{
+	state_seat(slot, plugin, &env);
+	if (plugin->seated != NULL)
+		plugin->seated(state, &env);
 }

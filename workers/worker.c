@@ -168,7 +168,8 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	}
 	close(notify);
 
-	worker_loop(shared->ctl, slot, plugin, state);
+	plugin_takes(slot, plugin, state);
+	worker_loop(shared->ctl, slot, plugin, state, me->counter);
 
 	if (plugin->fini != NULL)
 		plugin->fini(state);

@@ -41,12 +41,18 @@ int watch_start(const struct shared *shared, struct dps_sitter *sitter);
 
 // loop.c: until the slot is told to stop.
 void worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin *plugin,
-		 void *state);
+		 void *state, uint64_t *counters);
 
 // plugin.c: 0, or the exit code; the reason is in me->error.
 int plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_plugin **plugin,
 		void **state);
 void plugin_seated(uint32_t member);
+void plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state);
+
+// state.c: does the group reserve what the plugin keeps? 0, or not, and why; and open the slot's block.
+int state_check(const struct dps_group_conf *conf, const struct dps_plugin *plugin, char *why,
+		size_t len);
+void state_seat(struct dps_slot *slot, const struct dps_plugin *plugin, struct dps_env *env);
 
 extern const struct dps_plugin plugin_forward;
 extern const struct dps_plugin plugin_macswap;

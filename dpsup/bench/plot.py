@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Throughputs side by side, as SVG. The one module that imports matplotlib, which is the extra
-`dpsup[bench]`: nothing but --plot needs it."""
+"""Throughputs side by side, as SVG. matplotlib is the extra `dpsup[bench]`: nothing but --plot
+needs it."""
 
 from __future__ import annotations
 

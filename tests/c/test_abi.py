@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from dpsup import primary, steering, supervisor
+from dpsup import adopt, limits, primary, steering, supervisor
 from dpsup._shim import ffi, lib
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # The text of shim/abi.h without comments, and the version it had. Change the header, and raise
 # DPS_ABI_VERSION with it.
-PINNED = {6: "d17496c6fc25bc85"}
+PINNED = {8: "69db15cced829de6"}
 
 
 def abi_text() -> str:
@@ -48,6 +48,12 @@ def test_constants_that_python_keeps_are_those_of_the_header() -> None:
     assert lib.DPS_STORY_DEATH == supervisor.DEATH
     assert lib.DPS_STORY_LENT == supervisor.LENT
     assert supervisor.HEALTH[lib.DPS_STORY_STOPPED] == "stopped"
+    assert supervisor.IO_SAID[lib.DPS_STORY_IO_STUCK] == "stuck"
+    assert adopt.NO_SLOT == lib.DPS_NO_SLOT
+    assert supervisor.SEATED == adopt.SEATED == lib.DPS_HAND_SEATED
+    assert supervisor.STARTING == adopt.STARTING == lib.DPS_HAND_STARTING
+    assert adopt.STOPPED == lib.DPS_STORY_STOPPED
+    assert adopt.ABI == lib.DPS_ABI_VERSION
     assert supervisor.NOTICES[lib.DPS_NOTICE_LEASE] == "lease"
     assert len(primary.DROPS) == lib.DPS_N_DROPS
     assert lib.DPS_EXIT_USAGE in supervisor.PERMANENT
@@ -55,10 +61,23 @@ def test_constants_that_python_keeps_are_those_of_the_header() -> None:
     assert lib.DPS_EXIT_TEMPORARY not in supervisor.PERMANENT
 
 
+def test_limits_of_state_are_those_of_the_plugin_header() -> None:
+    text = (ROOT / "workers" / "dpsup_plugin.h").read_text()
+    assert f"DPS_PLUGIN_STATE ({limits.STATE >> 20}u << 20)" in text
+    assert f"DPS_PLUGIN_BUCKET_STATE {limits.BUCKET_STATE}u" in text
+    assert f"DPS_PLUGIN_TOUCHES_MOST {lib.DPS_TOUCHES}u" in text
+    assert f"DPS_PLUGIN_TOUCH_BYTES {lib.DPS_TOUCH_MOST}u" in text
+
+
 def test_drop_reasons_are_named_as_in_the_header() -> None:
     text = (ROOT / "shim" / "shim.h").read_text()
     names = re.findall(r"DPS_DROP_(\w+) = \d+", text)
     assert tuple(n.lower() for n in names) == primary.DROPS
+
+
+def test_places_are_as_many_as_in_the_header() -> None:
+    assert len(primary.PLACES) == lib.DPS_N_PLACES
+    assert primary.PLACES[lib.DPS_PLACE_XFER] == "xfer"
 
 
 def test_stages_are_named_as_in_the_header() -> None:

@@ -11,6 +11,10 @@
 // is lent again. One flow a lane. Packets have numbers; their bytes are two halves, each of which
 // carries the packet's number and how often it was changed.
 //
+// With STATE, the packets' bytes stay, and each packet adds one to a count that outlives the worker,
+// after one to another: two pieces, saved, counted, changed, one after the other. They lie with the
+// slot; those of a bucket are put back the same way, before anybody else has the bucket.
+//
 // Checked: each packet is delivered once, in order, changed once, by a verdict of its own; nobody
 // touches a buffer after its collection; the io core finds what it may trust. And, with bounds on
 // packets and kills: every run comes to an end (no cycle), and nothing is left undelivered at it.
@@ -28,7 +32,7 @@
 //
 // Variants, each wrong (the test says why): NO_UNDO STAMP_FIRST STAMP_NO_LANE VERDICT_EARLY DONE_EARLY
 // CREDIT_ON_DONE PUBLISH_EARLY NOTE_LATE NO_SCAN SCAN_ON NO_CLEAR CLEAR_EARLY CLEAR_PER_LANE
-// REQUEUE_AFRESH NO_DRAIN. DONE_BEFORE_UNDO is right as well: `done = d` shows the io core only what
+// REQUEUE_AFRESH NO_DRAIN; with STATE: NO_UNTOUCH TOUCH_FIRST TOUCH_AFRESH TOUCH_KEPT. DONE_BEFORE_UNDO is right as well: `done = d` shows the io core only what
 // is before packet d; what matters is that the undo is complete before a successor or a REQUEUE.
 
 #ifndef SIZE
@@ -62,6 +66,11 @@
 
 // Half of a packet's bytes; + 1 is one change.
 #define BYTES(l, number) ((l) << 5 | (number) << 2)
+#ifdef STATE
+#define CHANGES 0
+#else
+#define CHANGES 1
+#endif
 #define FREE 255        // not lent: nobody may touch it
 
 #ifdef STAMP_NO_LANE
@@ -94,6 +103,12 @@ lane_t lane[2];
 byte undo;                      // the stamp; 0: none
 byte saved1, saved2;            // undo_bytes
 byte kills = KILLS;
+#ifdef STATE
+byte count[2];                  // packets, as two pieces of state have it
+byte saved_count[2];
+byte touched;                   // the stamp of who touched them
+byte pieces;                    // so many; one store with the stamp
+#endif
 
 #define L lane[l]
 
@@ -161,7 +176,7 @@ end:
 		:: else ->
 			assert(L.again == 0);
 			assert(NUMBER(word) == L.delivered);
-			assert(L.half1[AT(L.collected)] == BYTES(l, L.delivered) + 1);
+			assert(L.half1[AT(L.collected)] == BYTES(l, L.delivered) + CHANGES);
 			L.delivered = (L.delivered + 1) & 7
 		fi;
 		L.half1[AT(L.collected)] = FREE;
@@ -207,6 +222,22 @@ end:
 #define SAVE \
 	STORE(saved1 = L.half1[AT(index)]); \
 	STORE(saved2 = L.half2[AT(index)])
+
+#ifdef STATE
+// What dps_touch does, then the change. A piece is counted and stamped in one store, after it is saved.
+#define COUNTED (touched == STAMP(l, index) -> pieces : 0)
+#define SAVE_PIECE(k) STORE(saved_count[k] = count[k])
+#ifdef TOUCH_AFRESH
+#define COUNT_PIECE(k) STORE(touched = STAMP(l, index); pieces = 1)
+#else
+#define COUNT_PIECE(k) STORE(assert(COUNTED == k); touched = STAMP(l, index); pieces = k + 1)
+#endif
+#ifdef TOUCH_FIRST
+#define TOUCH(k) COUNT_PIECE(k); SAVE_PIECE(k); STORE(count[k]++)
+#else
+#define TOUCH(k) SAVE_PIECE(k); COUNT_PIECE(k); STORE(count[k]++)
+#endif
+#endif
 #define SET_STAMP STORE(undo = STAMP(l, index))
 #define SET_VERDICT L.word[AT(index)] = DONE(NUMBER(L.word[AT(index)]))
 
@@ -235,6 +266,10 @@ end_worker:
 	fi;
 	do
 	:: atomic { index != stop -> assert(!IS_DONE(L.word[AT(index)])) };
+#ifdef STATE
+		TOUCH(0);
+		TOUCH(1);
+#else
 #ifdef STAMP_FIRST
 		SET_STAMP;
 		SAVE;
@@ -247,6 +282,7 @@ end_worker:
 		STORE(SET_VERDICT);
 #endif
 		CHANGE(L.half2);
+#endif
 #ifdef DONE_EARLY
 		STORE(L.done = NEXT(index));
 #endif
@@ -279,6 +315,15 @@ repair:
 		:: else
 		fi;
 #endif
+#if defined(STATE) && !defined(NO_UNTOUCH)
+		if
+		:: index != L.published && COUNTED == 2 ->
+			STORE(count[1] = saved_count[1]);
+			STORE(count[0] = saved_count[0])
+		:: index != L.published && COUNTED == 1 -> STORE(count[0] = saved_count[0])
+		:: else
+		fi;
+#endif
 #ifdef CLEAR_PER_LANE
 		STORE(undo = 0);
 #endif
@@ -289,6 +334,9 @@ repair:
 	l = 0;
 #else
 	STORE(undo = 0; l = 0);
+#endif
+#if defined(STATE) && !defined(TOUCH_KEPT)
+	STORE(touched = 0; pieces = 0);
 #endif
 	if
 	:: !nobody -> goto end_worker
@@ -323,6 +371,9 @@ repair:
 #ifndef ENDLESS
 active proctype at_the_end()
 {
-	timeout -> assert(lane[0].delivered == PACKETS && lane[1].delivered == PACKETS)
+	timeout -> assert(lane[0].delivered == PACKETS && lane[1].delivered == PACKETS);
+#ifdef STATE
+	assert(count[0] == 2 * PACKETS && count[1] == 2 * PACKETS)
+#endif
 }
 #endif

@@ -41,6 +41,15 @@ WRONG = {
 }
 
 
+# With STATE.
+WRONG_STATE = {
+    "NO_UNTOUCH": "what a packet without verdict counted is counted again",
+    "TOUCH_FIRST": "a piece counts before what was there is saved",
+    "TOUCH_AFRESH": "the second piece hides the first one",
+    "TOUCH_KEPT": "the successor finds pieces of its packet that it did not save",
+}
+
+
 def check(tmp: Path, define: str, cflags: str, *args: str) -> str:
     """What pan says of the model with these definitions."""
     for tool, package in (("spin", "spin"), ("cc", "gcc")):
@@ -90,6 +99,19 @@ def test_done_before_undo_holds_as_well(tmp_path: Path) -> None:
     states(check(tmp_path, bounds, "-O2 -DSAFETY -DCOLLAPSE", "-m1000000"))
 
 
+@pytest.mark.timeout(1800)
+def test_state_counts_each_packet_once(tmp_path: Path) -> None:
+    bounds = f"STATE PACKETS=2 KILLS={3 if LONG else 2}"
+    text = check(tmp_path, bounds, "-O2 -DSAFETY -DCOLLAPSE", "-m1000000")
+    assert states(text) > 100_000
+
+
+@pytest.mark.parametrize("variant", WRONG_STATE)
+def test_the_model_sees_what_is_wrong_with_state(tmp_path: Path, variant: str) -> None:
+    text = check(tmp_path, f"{variant} STATE PACKETS=2 KILLS=2", "-DSAFETY -DBFS")
+    assert "assertion violated" in text, f"not seen: {WRONG_STATE[variant]}\n{text}"
+
+
 @pytest.mark.parametrize("variant", WRONG)
 def test_the_model_sees_what_is_wrong(tmp_path: Path, variant: str) -> None:
     # Breadth first: the trail is the shortest story.
@@ -100,5 +122,5 @@ def test_the_model_sees_what_is_wrong(tmp_path: Path, variant: str) -> None:
 
 def test_the_variants_are_those_of_the_model() -> None:
     named = set(re.findall(r"(?:ifdef|ifndef|defined\() ?([A-Z_]+)", MODEL.read_text()))
-    bounds = {"SIZE", "INDICES", "BURST", "PACKETS", "KILLS", "ENDLESS"}
-    assert named == bounds | set(WRONG) | {"DONE_BEFORE_UNDO"}
+    bounds = {"SIZE", "INDICES", "BURST", "PACKETS", "KILLS", "ENDLESS", "STATE"}
+    assert named == bounds | set(WRONG) | set(WRONG_STATE) | {"DONE_BEFORE_UNDO"}

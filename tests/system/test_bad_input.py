@@ -92,7 +92,7 @@ def test_topology_that_cannot_be_started(
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     said = next(p for p in done.stderr.split("\n\n") if message in p)
-    assert said.startswith("error: ")
+    assert said.startswith("error[")
     where = re.search(rf"--> {re.escape(str(instance.file))}:(\d+)\n", said)
     assert where is not None
     number = int(where[1])
@@ -139,7 +139,7 @@ def test_everything_that_is_wrong_is_said_at_once(instance: Run) -> None:
     for words in (["plan"], ["start", "--dry-run"], ["start"], ["start", "--detach"]):
         done = run(*words, str(instance.file))
         assert (words, done.returncode) == (words, BAD)
-        assert done.stderr.count("error: ") == len(errors)
+        assert done.stderr.count("error[") == len(errors)
         assert done.stdout == ""
     assert leftovers(instance.name) == []
 
@@ -148,7 +148,7 @@ def test_warnings_are_said_and_leave_the_exit_code_at_0(instance: Run) -> None:
     text = TOPOLOGY.format(name=instance.name).replace("no-rx=1", "no-rx=1,sise=64", 1)
     instance.file.write_text(text)
     done = run("check", str(instance.file), check=True)
-    assert "warning: net_null does not list a parameter `sise`" in done.stderr
+    assert "warning[E0405]: net_null does not list a parameter `sise`" in done.stderr
     assert f"{instance.file}: ok" in done.stdout
     doc = json.loads(run("check", str(instance.file), "-o", "json", check=True).stdout)
     assert doc["ok"] is True
@@ -257,7 +257,7 @@ def test_largest_topology_that_is_allowed_starts(instance: Run) -> None:
         (["start", "a.toml", "b.toml"], "unexpected extra argument"),
         (["start", "a.toml", "--frob"], "--frob"),
         (["start", "a.toml", "--exit-when-idle", "5"], "write 500ms"),
-        (["scale", "fw", "many"], "'many' is not a valid integer"),
+        (["scale", "fw", "many"], "'many' is not a number"),
         (["kill", "fw/0", "-s", "NOPE"], "no signal NOPE"),
         (["status", "-n"], "requires an argument"),
     ],

@@ -8,7 +8,7 @@ import random
 import time
 
 import pytest
-from harness import Run
+from harness import Run, wait_for
 from jobs import IO, JUMBO, LOSSLESS, SLOW, Job, accounted, group, out, pcap_port
 from traffic import Packet, compare, flows, mix, save, swapped
 
@@ -60,7 +60,7 @@ def test_three_groups_both_ways_with_kills(instance: Run) -> None:
     compare(back, out(instance, "wan.out"))
 
 
-def down(instance: Run, on_down: str) -> tuple[Job, list[Packet]]:
+def down(instance: Run, on_down: str) -> tuple[str, list[Packet]]:
     """A chain whose middle group dies at its 500th packet and stays dead."""
     packets = mix(flows(4, JUMBO), 5000, seed=4)
     save(instance.folder / "wan.in.pcap", packets)
@@ -71,30 +71,30 @@ def down(instance: Run, on_down: str) -> tuple[Job, list[Packet]]:
         + member("ids", "crash", 1, "at = 500", more=once) + member("nat", "macswap", 1)
         + chain("wan", "fw", "ids", "nat", "lan", on_down=on_down)
     )  # fmt: skip
-    return Job(instance, text), packets
+    return text, packets
 
 
 def test_packets_pass_a_group_that_is_down(instance: Run) -> None:
-    job, packets = down(instance, "bypass")
-    doc = job.end()
+    text, packets = down(instance, "bypass")
+    doc = instance.job(text)
     accounted(doc, len(packets))
     assert doc["deaths"] == 1
     compare(packets, out(instance, "lan.out"), swapped)
 
 
 def test_packets_for_a_group_that_is_down_are_dropped_by_name(instance: Run) -> None:
-    job, packets = down(instance, "drop")
-    doc = job.end()
+    text, packets = down(instance, "drop")
+    doc = instance.job(text)
     accounted(doc, len(packets), len(packets) - 499)
     assert doc["dropped"].keys() == {"no_worker"}
     compare(packets, out(instance, "lan.out"), swapped, missing=len(packets) - 499)
 
 
 def test_packets_for_a_group_that_is_down_wait_until_it_is_back(instance: Run) -> None:
-    job, packets = down(instance, "hold")
+    text, packets = down(instance, "hold")
+    job = Job(instance, text)
     job.until_sent(499)
-    doc = job.instance.status()
-    assert doc["groups"][1]["workers"][0]["state"] == "held"
+    wait_for(lambda: job.instance.status()["groups"][1]["workers"][0]["state"] == "held")
     deaths = 0
     # Each life is 499 packets long.
     while job.process.poll() is None and deaths < 12:

@@ -11,23 +11,12 @@ import random
 import pytest
 from harness import Run, wait_for
 from jobs import IO, SLOW, Job, accounted, deaths, group, out, pcap_port
-from ptrace import Gone, Traced
+from ptrace import Gone, Traced, executed
 from traffic import compare, flows, mix, save, swapped
 
 LONG = os.environ.get("DPSUP_LONG") == "1"
 STEPS = 12_000  # single steps that see a few whole bursts
 BURST = 64
-
-
-def executed(pid: int, steps: int) -> list[int]:
-    """Addresses of the instructions that a busy worker executes, in the order first seen. The
-    worker dies of it."""
-    traced = Traced(pid)
-    seen = dict.fromkeys([traced.where()])
-    for _ in range(steps):
-        seen[traced.step()] = None
-    traced.kill()
-    return list(seen)
 
 
 @pytest.mark.timeout(1800)

@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 from harness import NULL, Run, wait_for
 from jobs import IO, LOSSLESS, SLOW, Job, accounted, build, death_events, group, out, pcap_port
 from traffic import Packet, compare, flows, mix, save, swapped
+
+from dpsup import connect
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -199,3 +203,74 @@ def test_a_starved_worker_is_not_killed(instance: Run, packets: list[Packet]) ->
     accounted(doc := job.end(), len(packets))
     assert doc["deaths"] == 0
     compare(packets, out(instance), swapped)
+
+
+# Sleeps twice in each packet, 40 ms.
+NAPS = """
+#include <time.h>
+#include "dpsup_plugin.h"
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	const struct timespec nap = { .tv_nsec = 40000000 };
+
+	(void)state;
+	nanosleep(&nap, NULL);
+	nanosleep(&nap, NULL);
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "naps", .packet = packet,
+};
+"""
+
+
+def test_a_gap_in_the_looks_is_not_taken_for_sleep(instance: Run) -> None:
+    """Worker and warden both stand still, as on a host that gives them no CPU: before and after,
+    the worker is found asleep in the same packet, but it did not sleep all that time."""
+    sent = mix(flows(1)[:10], 40, seed=1)
+    save(instance.folder / "wan.in.pcap", sent)
+    plugin = build(instance.folder, NAPS)
+    more = health('stall_after = "300ms"')
+    job = Job(instance, pcap_port() + IO + group(str(plugin), 1, more=more))
+    status = job.instance.status()
+    pids = [status["primary"]["pid"], worker(job)["pid"]]
+    job.until_sent(2)
+    for _ in range(6):
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.6)
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.13)
+    assert worker(job)["pid"] == pids[1]
+    accounted(doc := job.end(), len(sent))
+    assert doc["deaths"] == 0
+
+
+def test_the_clock_starts_with_the_work(instance: Run) -> None:
+    """A packet now and then, each of many rounds and less than stall_after: the CPU time of those
+    before it does not count."""
+    tap = f"dpsup{os.getpid() % 100_000}"
+    # 2.5 to 4 GHz: 60 to 100 ms.
+    more = 'spares = 0\nhealth = { stall_after = "400ms" }\n'
+    slow = group("delay", 1, "cycles = 250000000", more=more)
+    instance.start(f'[[ports]]\nname = "wan"\nvdev = "net_tap0,iface={tap}"\n' + IO + slow)
+
+    frame = flows(1)[0].frames[0]
+    with (
+        connect(instance.name) as live,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as line,
+    ):
+
+        def seen() -> int:
+            return int(live.status()["ports"][0]["tx_packets"])
+
+        line.bind((tap, 0))
+        for _ in range(15):
+            before = seen()
+            line.send(frame)
+            wait_for(lambda n=before: seen() > n or live.status()["recovery"]["deaths"])
+            time.sleep(0.3)
+        assert live.status()["recovery"]["deaths"] == 0

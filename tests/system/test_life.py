@@ -178,7 +178,7 @@ def test_start_over_a_headless_instance(instance: Run) -> None:
     wait_for(lambda: instance.do("status", check=False).returncode == 5)
     instance.start()
     doc = instance.status()
-    assert doc["generation"] == 2
+    assert doc["generation"] == 1
     assert doc["state"] == "running"
 
 

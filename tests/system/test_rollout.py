@@ -231,7 +231,8 @@ def test_a_worse_version_is_undone_by_itself(instance: Run, tmp_path: Path, how:
     v2 = plugin(tmp_path, 2, worse, init=INIT.get(how, ""))
     job = start(instance, packets, v1, count=2)
     job.until_sent(2000)
-    doc = job.instance.rollout("fw", v2, judge=0.4)
+    # With a second spare of the new version at hand, which must not be who takes over.
+    doc = job.instance.rollout("fw", v2, judge=0.4, max_unavailable=2)
     assert doc["phase"] == "undone", doc
     assert why in doc["why"], doc
     assert versions(job) == [1, 1]
@@ -244,7 +245,8 @@ def test_a_worse_version_is_undone_by_itself(instance: Run, tmp_path: Path, how:
     # It is not held against the group: what comes next is of the old version.
     job.instance.kill("fw/0")
     wait_for(lambda: versions(job) == [1, 1])
-    ended(job, packets, instance, dropped=how == "drop")
+    account = ended(job, packets, instance, dropped=how == "drop")
+    assert account["deaths"] == (2 if how in ("crash", "abort", "hang", "leave") else 1)
     met = how not in INIT
     assert {*orders(instance).values()} <= ({"1", "121"} if met else {"1"})
     assert ("121" in orders(instance).values()) == met
@@ -334,8 +336,8 @@ def test_kills_in_the_middle_lose_nothing(instance: Run, tmp_path: Path, spares:
     thread.start()
     phases = []
     try:
-        for i in range(6):
-            to = (v2, v1)[i % 2]
+        for _ in range(6):
+            to = v2 if job.instance.rollout_status("fw")["groups"][0]["plugin"] == v1 else v1
             if job.process.poll() is not None or job.sent() > len(packets) * 0.8:
                 break
             phases.append(job.instance.rollout("fw", to, judge=0, max_unavailable=2)["phase"])
@@ -418,6 +420,49 @@ def test_the_next_generation_runs_what_was_rolled_out(instance: Run) -> None:
     wait_for(lambda: instance.status()["groups"][0]["rollout"]["phase"] == "idle")
     instance.do("rollout", "fw", "--plugin", "macswap", "--judge", "0s", "--wait")
     assert instance.status()["groups"][0]["plugin"] == "macswap"
+
+
+@pytest.mark.parametrize("moment", ["preparing", "canary", "done"])
+def test_the_next_supervisor_knows_what_to_do(instance: Run, moment: str) -> None:
+    """The supervisor is killed in the middle of a rollout, or after one: who adopts takes it back,
+    or knows what runs."""
+    instance.start(NULL)
+    judge = "0s" if moment == "done" else "1m" if moment == "preparing" else "2s"
+    instance.do("rollout", "fw", "--plugin", "forward", "--judge", judge, "--more-drops", "100%",
+                "--slower", "10000%")  # fmt: skip
+
+    def there(status: dict[str, Any]) -> bool:
+        now = status["groups"][0]["rollout"]
+        if moment == "done":
+            return bool(now["phase"] == "idle" and now["revision"] == 2)
+        return bool(
+            now["phase"] == moment and (moment == "preparing" or 2 in now["workers"].values())
+        )
+
+    instance.until(there)
+    before = instance.status()
+    os.kill(before["supervisor"]["pid"], signal.SIGKILL)
+    instance.start()
+    after = instance.status()
+    assert after["primary"]["pid"] == before["primary"]["pid"]
+    revision, plugin_ = (2, "forward") if moment == "done" else (1, "macswap")
+
+    def is_back(status: dict[str, Any]) -> bool:
+        g = status["groups"][0]
+        now = g["rollout"]
+        return bool(
+            now["phase"] == "idle"
+            and g["plugin"] == plugin_
+            and {*now["workers"].values()} == {revision}
+            and g["ready"] == 2
+        )
+
+    instance.until(is_back)
+    states = [r["state"] for r in json.loads(
+        instance.do("rollout", "history", "-o", "json").stdout)["revisions"]]  # fmt: skip
+    assert states == (["replaced", "current"] if moment == "done" else ["current", "undone"])
+    instance.do("rollout", "fw", "--plugin", "sink", "--judge", "0s", "--wait")
+    assert instance.status()["groups"][0]["plugin"] == "sink"
 
 
 def test_the_command_line(instance: Run, tmp_path: Path) -> None:

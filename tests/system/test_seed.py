@@ -10,35 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eal import attach_arguments
 from harness import NULL, Run, wait_for
 
 import dpsup
-from dpsup import supervisor
 from dpsup._shim import lib
-from dpsup.process import start_ticks
 
 RESTARTS = 1000
 
 
 def attach(instance: Run, tmp_path: Path, **changed: str) -> subprocess.CompletedProcess[str]:
     """Start a seed by hand, with some of its arguments changed."""
-    doc = instance.status()
-    primary = doc["primary"]["pid"]
-    arguments = {
-        "socket": str(tmp_path / "seed.sock"),
-        "file-prefix": f"dpsup-{instance.name}-g1",
-        "lcores": "126@0",
-        "name": instance.name,
-        "dpdk": dpsup._build.DPDK_VERSION,
-        "generation": "1",
-        "primary": str(primary),
-        "primary-start": str(start_ticks(primary)),
-        "abi": str(int(lib.DPS_ABI_VERSION)),
-        **changed,
-    }
-    argv = [str(supervisor.WORKER_PROGRAM)]
-    for key, value in arguments.items():
-        argv += [f"--{key}", value]
+    argv = attach_arguments(instance, tmp_path, changed)
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 

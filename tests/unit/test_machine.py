@@ -139,3 +139,9 @@ def test_recovery_waits_for_its_verdict() -> None:
         step = machine.step("worker", "recovering", event)
         if event not in VERDICTS | {"lost"}:
             assert step == machine.Step("recovering")
+
+
+def test_a_spare_that_took_over_from_one_that_was_starting_runs() -> None:
+    """It says READY no more: nothing else would ever end the waiting."""
+    step = machine.step("worker", "starting", "succeeded")
+    assert (step.state, step.actions) == ("running", ("adopt",))

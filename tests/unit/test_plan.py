@@ -14,7 +14,15 @@ from unit.fakehost import FILE, FULL, GIB, MIB, MINIMAL, FakeHost, machine, swap
 
 from dpsup import limits
 from dpsup.host import Host, Hugetlbfs, Pages, PciDevice
-from dpsup.plan import Plan, driver_of, format_plan, make_plan, pool_bytes, slot_bytes
+from dpsup.plan import (
+    Plan,
+    buckets_bytes,
+    driver_of,
+    format_plan,
+    make_plan,
+    pool_bytes,
+    slot_bytes,
+)
 from dpsup.reading import load
 from dpsup.topology import Group, Mempool, Topology
 from dpsup.words import ranges
@@ -159,6 +167,12 @@ def test_memory_holds_what_was_measured() -> None:
     assert pool_bytes(Mempool(data_room=2112)) == pool_bytes(Mempool(data_room=2176))
     assert slot_bytes(Group(), 1) == 2 * MIB
     assert slot_bytes(Group(ring=32768), 2) == 4 * MIB
+    assert slot_bytes(Group(state=2 * MIB), 1) == 4 * MIB
+    assert buckets_bytes(Group()) == 0
+    assert buckets_bytes(Group(bucket_state=48)) == 2 * MIB
+    # 512 times 4096 bytes, the head of 16 included; then a line more each.
+    assert buckets_bytes(Group(bucket_state=4080)) == 2 * MIB
+    assert buckets_bytes(Group(bucket_state=4081)) == 4 * MIB
     memory = plan_of(FULL).memory
     assert memory.slots == (1 + 4) * 2 * MIB
     assert memory.total == memory.pools + memory.slots + memory.reserve
@@ -220,6 +234,17 @@ def test_driver_of_device(device: str, driver: str) -> None:
 def test_plan_is_json() -> None:
     plan = plan_of(FULL)
     assert json.loads(json.dumps(dataclasses.asdict(plan)))["groups"][0]["max"] == 4
+
+
+def test_state_is_reserved_and_said() -> None:
+    before = plan_of(FULL).memory
+    text = FULL.replace('on_full = "drop"', 'on_full = "drop"\nstate = "2MiB"\nbucket_state = 64')
+    plan = plan_of(text)
+    # A page more for each of four slots, and one for the group's buckets.
+    assert plan.memory.slots - before.slots == (4 + 1) * 2 * MIB
+    assert plan.memory.total - before.total == (4 + 1) * 2 * MIB
+    said = " ".join(format_plan(plan).split())
+    assert "state of 2097152 bytes a worker, 64 bytes a bucket" in said
 
 
 def test_plan_for_people() -> None:

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""EAL's shared locks before an attach: which the dead still hold, and giving those back.
+
+Whoever is killed while it attaches to the primary leaves EAL's shared locks as they were, and the
+next one spins on them for ever. Runs in the primary, which outlives every secondary.
+
+Why it is sound to set a lock's word to 0:
+
+1. Nobody who is alive holds it. The word is read first; then come the looks at who is alive.
+   - A secondary that may hold one has EAL's configuration mapped, or (another pid namespace) has a
+     socket in EAL's runtime folder that takes connections. The kernel gives up a process's
+     mappings and sockets only when none of its threads runs its code any more. There must be none.
+   - dpsup's workers have it mapped too, as forks of the seed, and make no EAL call (law 5): they
+     are told by their program and by having no socket of their own. The seed makes none once it
+     is ready.
+   - The primary's own threads: io cores and wardens take none of these locks. EAL's and
+     telemetry's do for microseconds, without sleeping: all of them must have slept from one look
+     to the next. The thread that runs this is in no EAL call.
+2. Nobody takes it meanwhile: the word is only replaced if it is still what was read. Whoever took
+   and gave it back in between left it as it was.
+3. What it guards is whole. Readers change nothing. The seed writes under none: it allocates
+   nothing (workers/services.c), and takes the memzones' lock as a writer only to map them. A
+   writer's lock that an outsider may have died with proves nothing: that one is left, and said. If
+   a seed could not attach past it, the generation has to end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FIRST = ("memory", "tailq", "mempool", "timer", "memzone", "zones")  # DPS_LOCK_*
+# What keeps a seed's attach waiting: it writes under "memzone" and reads under the others.
+WAIT, WRITE = 1, 2  # DPS_LOCK_WAIT, DPS_LOCK_WRITE
+IN_THE_WAY = {"memory": WAIT | WRITE, "memzone": ~0, "tailq": 0, "mempool": 0, "timer": 0}
+
+
+def lock_names(n: int) -> tuple[str, ...]:
+    """Of a primary's first n locks: after those that each has, one for each list of memory."""
+    return *FIRST[:n], *(f"segments {i}" for i in range(n - len(FIRST)))
+
+
+LOOKS = 20
+LOOK_S = 0.01  # for a thread to have slept through
+_SOCKET = re.compile(r"mp_socket_(\d+)_[0-9a-f]+")
+# Threads of the primary that take no lock of EAL's: io cores (22.11, 24.11), those of
+# shim/warden.c, ZeroMQ's.
+_INNOCENT = ("rte-worker-", "dpdk-worker", "dpsup", "ZMQbg/")
+
+
+def takes_connections(path: Path) -> bool:
+    """Does anybody have this datagram socket open?"""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def mappers(file: Path) -> set[int]:
+    """Processes, but this one, that have `file` mapped."""
+    found = set()
+    real = str(file.resolve()).encode()
+    for one in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int(one.name) != os.getpid() and real in (one / "maps").read_bytes():
+                found.add(int(one.name))
+    return found
+
+
+def _switches() -> dict[str, str] | None:
+    """Of the threads that may take EAL's locks, how often each has gone to sleep; None if one of
+    them is awake."""
+    seen = {}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            name = (task / "comm").read_text()
+            if task.name == str(os.getpid()) or name.startswith(_INNOCENT):
+                continue
+            status = (task / "status").read_text()
+            if "\nState:\tS" not in status:
+                return None
+            seen[task.name] = status[status.index("voluntary_ctxt_switches") :]
+    return seen
+
+
+def at_rest() -> bool:
+    """Has every thread of this process that may take EAL's locks slept for a while?"""
+    before = _switches()
+    time.sleep(LOOK_S)
+    return before is not None and before == _switches()
+
+
+class Attachments:
+    """Who attaches to this primary, and what they leave behind.
+
+    `read()` gives the locks' words in the order of `lock_names`, `release(lock, word)` whether the
+    lock was still `word` and now is free."""
+
+    def __init__(
+        self,
+        folder: Path,
+        program: Path,
+        read: Callable[[], list[int]],
+        release: Callable[[int, int], bool],
+    ) -> None:
+        self.folder = folder
+        self.config = folder / "config"
+        self.read = read
+        self.release = release
+        file = program.stat()
+        self._program = (file.st_dev, file.st_ino)
+        self._seeds: set[int] = set()
+        self._strangers: set[int] = set()  # who may have left a lock held
+        self._last: list[int] = []
+
+    def _is_ours(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            file = Path(f"/proc/{pid}/exe").stat()
+            return (file.st_dev, file.st_ino) == self._program
+        return False
+
+    def _sockets(self) -> dict[int, list[Path]]:
+        """Sockets of secondaries, by pid."""
+        found: dict[int, list[Path]] = {}
+        for one in self.folder.iterdir():
+            if match := _SOCKET.fullmatch(one.name):
+                found.setdefault(int(match[1]), []).append(one)
+        return found
+
+    def alive(self, seed: int) -> set[int]:
+        """Secondaries that may hold a lock rightly; `seed` is ready or dead, so is none of them."""
+        sockets = self._sockets()
+        holders = mappers(self.config)
+        found = {p for p in holders if not self._is_ours(p) or p in sockets}
+        # Of a dead seed, a child that was not yet run holds the socket, and no lock.
+        elsewhere = sockets.keys() - holders - self._seeds
+        found |= {p for p in elsewhere if any(takes_connections(s) for s in sockets[p])}
+        return found - {seed}
+
+    def _sweep(self, absolved: bool) -> None:
+        """Sockets of the dead: EAL's requests to them fail at once, but each one stays for ever."""
+        for pid, sockets in self._sockets().items():
+            for one in sockets:
+                if (absolved or pid in self._seeds) and not takes_connections(one):
+                    one.unlink(missing_ok=True)
+
+    def look(self, seed: int) -> dict[str, Any] | None:
+        """For now and then, while a seed is ready or none attaches: puts right what has been held
+        since the last time. None: nothing was."""
+        words = self.read()
+        held = any(words) and words == self._last
+        self._last = words
+        self._note(seed)
+        if held:
+            return self.put_right(seed)
+        if not any(words) and self._strangers and not self.alive(seed):
+            self._absolve()
+        return None
+
+    def _note(self, seed: int) -> None:
+        self._seeds.add(seed)
+        self._strangers |= self._sockets().keys() - self._seeds
+
+    def _absolve(self) -> None:
+        """No lock is held, nobody is alive who could: what the dead did is done."""
+        self._sweep(absolved=True)
+        self._strangers.clear()
+
+    def put_right(self, seed: int) -> dict[str, Any]:
+        """Give back what the dead hold, `seed` being ready or dead. In the answer, locks by name
+        and word: `released`; `left`, as nobody can say whether what they guard is whole; `held`,
+        by those who may be `alive` (pids); `blocked`, of both, what a seed would wait for."""
+        self._note(seed)
+        released: dict[str, int] = {}
+        left: dict[str, int] = {}
+        alive: set[int] = set()
+        for _ in range(LOOKS):
+            words = self.read()
+            names = lock_names(len(words))
+            held = {n: w for n, w in zip(names, words, strict=True) if w}
+            alive = self.alive(seed) if held else set()
+            if not held or alive:
+                break
+            left = {n: w for n, w in held.items() if not self._is_whole(n, w)}
+            if left == held:
+                break
+            if not at_rest():
+                continue
+            for name in held.keys() - left.keys():
+                if self.release(names.index(name), held[name]):
+                    released[name] = held[name]
+        words = self.read()
+        if not any(words) and (not self._strangers or not self.alive(seed)):
+            self._absolve()
+        else:
+            self._sweep(absolved=False)
+        named = zip(lock_names(len(words)), words, strict=True)
+        still = {n: w for n, w in named if w and n not in left}
+        return {
+            "released": released,
+            "left": left,
+            "held": still,
+            "blocked": [
+                n for n, w in (still | left).items() if w & IN_THE_WAY.get(n, WAIT | WRITE)
+            ],
+            "alive": sorted(alive),
+            "strangers": sorted(self._strangers),
+        }
+
+    def _is_whole(self, name: str, word: int) -> bool:
+        """Is what this lock guards as it should be, given that all who held it are dead?"""
+        if name == "timer":
+            return False
+        return not word & WRITE or (name == "memzone" and not self._strangers)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One chaos run: faults when they are due, a look at everything in between, and the books."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dpsup import process, status
+from dpsup.chaos.inject import Injector
+from dpsup.chaos.own import Own
+from dpsup.chaos.report import Found
+from dpsup.chaos.schedule import Fault
+from dpsup.chaos.target import Target
+from dpsup.errors import DpsupError, TimedOut
+
+SAMPLE_S = 0.1
+AUDIT_S = 1.0
+SAY_S = 5.0
+VICTIM_S = 2.0
+VICTIM_STEP_S = 0.005
+HANG_S = 2.0  # for those that hang to be found and ended
+
+
+class Conductor:
+    """Does what is due at its time, in one thread."""
+
+    def __init__(self, found: Found, own: Own | None, say: Callable[[str], None]) -> None:
+        self.found = found
+        self.own = own
+        self.say = say
+        self._base = time.monotonic()  # moves on between legs: no traffic flows there
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = itertools.count()
+        self._shift = 0.0  # how far the schedule is behind, as nobody was there to be hurt
+        self.target = Target(found.name, found, self.clock)
+        self.injector = Injector(self.target, self.later, self._before_primary, self._restart)
+
+    def clock(self) -> float:
+        return time.monotonic() - self._base
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (self.clock() + seconds, next(self._number), what))
+
+    def _every(self, seconds: float, what: Callable[[], None]) -> None:
+        def again() -> None:
+            what()
+            self.later(seconds, again)
+
+        self.later(0, again)
+
+    def _before_primary(self) -> None:
+        self.found.in_flight_lost += self.target.in_flight()
+        if self.own is not None:
+            self.own.before_primary()
+
+    def _restart(self) -> None:
+        if self.own is None:
+            raise DpsupError("only chaos's own supervisor is killed")
+        before = self.target.primary()
+        self.own.restart()
+        if before is not None and self.target.primary() == before:
+            # Taken over: nothing was lost after all.
+            self.found.in_flight_lost -= self.target.in_flight()
+
+    def _serve(self, until: float) -> None:
+        """What is due by then, in order."""
+        while True:
+            now = self.clock()
+            if self._due and self._due[0][0] <= now:
+                heapq.heappop(self._due)[2]()
+            elif now >= until:
+                return
+            else:
+                first = self._due[0][0] if self._due else until
+                time.sleep(max(0.0, min(first, until) - now))
+
+    def go(self, faults: Sequence[Fault], duration: float) -> None:
+        if self.own is not None:
+            self.own.start()
+        self._base = time.monotonic()
+        before = self._drops()
+        self._every(SAMPLE_S, self.target.sample)
+        self._every(AUDIT_S, self.target.audit)
+        self._every(SAY_S, self._progress)
+        for fault in faults:
+            self._serve(fault.at + self._shift)
+            begun = self.clock()
+            while not self.injector.inject(fault):
+                # All who might be hurt are dead already: until the next one is there.
+                if self.clock() - begun > VICTIM_S:
+                    self.found.no_victim[fault.kind] += 1
+                    break
+                self._serve(self.clock() + VICTIM_STEP_S)
+            if self.own is not None and fault.kind == "primary":
+                self.own.check_torn()
+            if self.own is not None and self.own.is_full():
+                self._next_leg(self.own)
+            self._shift += self.clock() - begun
+        self._serve(duration + self._shift)
+        self.found.seconds = self.clock()
+        self._end(before)
+
+    def _progress(self) -> None:
+        self.say(f"{self.clock():.0f} s, {len(self.found.injected)} faults")
+
+    def _quiet(self) -> None:
+        """What was begun is ended: who is stopped goes on, who died is replaced."""
+        self._due = [d for d in self._due if d[2].__name__ != "again"]
+        heapq.heapify(self._due)
+        if self._due:
+            self._serve(max(d[0] for d in self._due))
+        # One that has got no packet since does not hang yet.
+        process.wait_gone(self.injector.hung, HANG_S)
+        self.injector.hung.clear()
+        try:
+            self.target.until_whole()
+        except TimedOut as e:
+            # A finding; the packets are checked all the same.
+            self.found.problems.append(str(e))
+        self.target.sample()
+
+    def _next_leg(self, own: Own) -> None:
+        at = self.clock()
+        repeated = [d for d in self._due if d[2].__name__ == "again"]
+        self._quiet()
+        own.finish()
+        self.target.forget()
+        own.start()
+        self._base = time.monotonic() - at
+        self._due += repeated
+        heapq.heapify(self._due)
+
+    def _drops(self) -> dict[str, Any]:
+        self.target.sample()
+        return status.account(self.target.counters) if self.target.counters else {}
+
+    def _end(self, before: dict[str, Any]) -> None:
+        self._quiet()
+        self.target.audit()
+        if self.own is not None:
+            self.own.finish()
+        else:
+            after = self._drops()
+            self.found.count.sent = after["received"] - before["received"]
+            self.found.dropped.update(
+                {
+                    k: n - before["dropped"].get(k, 0)
+                    for k, n in after["dropped"].items()
+                    if n > before["dropped"].get(k, 0)
+                }
+            )
+            given_up = self.found.dropped["corrupt"] + self.found.dropped["bad_verdict"]
+            if given_up:
+                self.found.problems.append(f"{given_up} packets given up (corrupt, bad_verdict)")
+        self.target.forget()
+
+
+def host() -> dict[str, Any]:
+    """What figures depend on."""
+    return {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}

@@ -1,0 +1,754 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Every error's code, once: what errors print, `dpsup explain` says, and docs/errors.md is made of.
+
+A code never changes its meaning. One that no longer occurs leaves the table, and its number stays
+unused. The numbers of doctor's checks are `doctor`'s own (D01 to D28).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dpsup.words import suggest
+
+
+class Entry(NamedTuple):
+    title: str
+    why: str  # what it means, and what follows from it
+    fix: str  # what to do, with commands where there are some
+    wrong: str = ""  # an example that has it
+    right: str = ""  # the same, put right
+
+
+AREAS = {
+    "E00": "dpsup and its commands",
+    "E01": "What the topology file says",
+    "E02": "CPUs",
+    "E03": "Memory",
+    "E04": "Devices and captures",
+    "E05": "Plugins and what feeds them",
+    "E06": "Instances and their runtime folders",
+    "E07": "Orders to a running instance",
+    "E08": "The processes of an instance",
+    "E09": "The bus",
+    "E10": "Tools",
+}
+
+CODES: dict[str, Entry] = {
+    # --- dpsup and its commands -------------------------------------------------------------------
+    "E0001": Entry(
+        "dpsup itself failed",
+        "An exception that nobody foresaw: a bug of dpsup. Workers and forwarding go on where they"
+        " can.",
+        "Run the command again with `dpsup --debug ...`, and report what it prints.",
+    ),
+    "E0002": Entry(
+        "wrong usage",
+        "The command line asks for something that the command cannot do; nothing was done.",
+        "`dpsup COMMAND --help` shows what it takes, with an example.",
+    ),
+    "E0003": Entry(
+        "no such instance is running",
+        "The command talks to a running instance, found by its runtime folder. There is none, or"
+        " none of that name, or it runs as another user with another runtime folder.",
+        "`dpsup start FILE` starts one. Did it end? Run the start in the foreground to see why.",
+    ),
+    "E0004": Entry(
+        "no such object",
+        "A name on the command line stands for nothing that the instance has.",
+        "`dpsup status` lists what there is.",
+    ),
+    "E0005": Entry(
+        "the command failed",
+        "It was understood and could not be carried out; the message says what stood against it.",
+        "`dpsup logs` and `dpsup events` have what happened around it.",
+    ),
+    "E0006": Entry(
+        "the host cannot",
+        "The machine lacks what is asked of it: hugepages, CPUs, a device, a kernel feature.",
+        "`dpsup doctor FILE` says what is missing and how to get it.",
+    ),
+    "E0007": Entry(
+        "not permitted",
+        "The kernel refuses it to this user.",
+        "Run it as root, or as the user who started the instance.",
+    ),
+    "E0008": Entry(
+        "timed out",
+        "What was asked for did not come about in time. It may still.",
+        "`dpsup status` shows how things are now, `dpsup logs` what the processes say.",
+    ),
+    "E0009": Entry(
+        "DPDK refused",
+        "A call into DPDK failed with the error number that the message names. The lines that EAL"
+        " printed before it say more.",
+        "`dpsup start FILE -v` shows EAL's output; `dpsup doctor FILE` looks for the usual causes.",
+    ),
+    "E0010": Entry(
+        "several instances are running",
+        "Without a name it is not clear which of them is meant.",
+        "Name one: `dpsup -n NAME status`, or set DPSUP_NAME.",
+    ),
+    # --- what the topology file says --------------------------------------------------------------
+    "E0100": Entry(
+        "the topology file cannot be read",
+        "It is not there, not readable for this user, a folder, or not UTF-8.",
+        "Name a file that is there; `dpsup init` writes one.",
+    ),
+    "E0101": Entry(
+        "the file is not TOML",
+        "TOML's own grammar is broken at that line. Nothing after it could be read, so there may"
+        " be more.",
+        "Mostly a text without quotes, a bracket that is not closed, or a key that is there twice.",
+        "name = edge",
+        'name = "edge"',
+    ),
+    "E0102": Entry(
+        "unknown key",
+        "A key that nobody reads does not do what it seems to say, so it is refused. Most are"
+        " misspelt, or stand in the wrong table.",
+        "Correct it or take it out; `dpsup schema` has all keys, for editors too.",
+        '[[workers]]\nname = "fw"\nrestrat = { policy = "never" }',
+        '[[workers]]\nname = "fw"\nrestart = { policy = "never" }',
+    ),
+    "E0104": Entry(
+        "a value of the wrong type",
+        'Nothing is converted silently: "4" is a text, not a number, and yes is neither.',
+        "Write the type that the message names.",
+        'count = "4"',
+        "count = 4",
+    ),
+    "E0105": Entry(
+        "a value beyond its limits",
+        "The value has the right type, and lies outside what dpsup, DPDK or NICs can do.",
+        "Write a value within the limits that the message names.",
+        "burst = 0",
+        "burst = 32",
+    ),
+    "E0106": Entry(
+        "not one of the words that are allowed",
+        "The key takes one of a few words.",
+        "Write one of those that the message names.",
+        'on_full = "wait"',
+        'on_full = "hold"',
+    ),
+    "E0107": Entry(
+        "a value that cannot be understood",
+        "It is text where text belongs, and not in the form that the key takes: a duration, size,"
+        " list of CPUs, PCI address, name.",
+        "Write it as the message shows: durations as 250ms or 2s, sizes as 512MiB, CPUs as 3-6,8.",
+        'period = "60"',
+        'period = "60s"',
+    ),
+    "E0108": Entry(
+        "an empty value",
+        "The key is there, and says nothing.",
+        "Write a value, or leave the key out and get its default.",
+    ),
+    "E0109": Entry(
+        "a version of the format that this dpsup does not know",
+        "The file was written for another dpsup.",
+        "Write version = 1, and see that the keys are those of `dpsup schema`.",
+    ),
+    "E0110": Entry(
+        "a table or key is missing",
+        "A topology needs a version, a name, and a mempool, port, io and workers table.",
+        "Add what the message names; `dpsup init` writes a whole one.",
+    ),
+    "E0111": Entry(
+        "a port or a group has no name",
+        "Commands, maps and messages refer to it by name.",
+        'Add name = "...".',
+    ),
+    "E0112": Entry(
+        "two have the same name",
+        "A name stands for one port, or one group.",
+        "Give each a name of its own.",
+    ),
+    "E0113": Entry(
+        "a port has two devices",
+        "A port is one device: PCI or virtual.",
+        "Keep one of `pci` and `vdev`; a second device is a second [[ports]].",
+    ),
+    "E0114": Entry(
+        "a port has no device",
+        "There is nothing to receive from and send to.",
+        'Add pci = "0000:3b:00.0" or vdev = "net_null0".',
+    ),
+    "E0115": Entry(
+        "two ports use one device",
+        "DPDK opens a device once.",
+        "Use another device; virtual ones are numbered: net_null0, net_null1.",
+    ),
+    "E0116": Entry(
+        "a name that refers to nothing in the file",
+        "`mempool` and `input` name what the file defines elsewhere.",
+        "Correct the name, or define what it names.",
+    ),
+    "E0117": Entry(
+        "a port names no mempool",
+        "There are several, and none of them is called `default`.",
+        'Add mempool = "NAME" to the port.',
+    ),
+    "E0118": Entry(
+        "a port feeds two groups",
+        "A packet that comes in goes one way; which, would be chance.",
+        "Name the port in the input of one group; that group's plugin can send packets on.",
+    ),
+    "E0119": Entry(
+        "`max` is below `count`",
+        "Slots, lanes and memory are reserved at start, for `max` workers.",
+        "Raise max, or lower count.",
+        "count = 4\nmax = 2",
+        "count = 4\nmax = 8",
+    ),
+    "E0120": Entry(
+        "a path or a device's arguments are too long",
+        "Shared memory has room for a fixed number of bytes, relative paths made absolute.",
+        "Use shorter paths, or move the topology file nearer to /.",
+    ),
+    "E0121": Entry(
+        "the backoff begins above its end",
+        "The waits between restarts grow from `initial` to `max`.",
+        "Raise max, or lower initial.",
+    ),
+    "E0122": Entry(
+        "a threshold beyond its queue",
+        "A queue cannot have more free descriptors than it has descriptors.",
+        "Write a smaller threshold, or leave it out: the driver knows a good one.",
+    ),
+    "E0123": Entry(
+        "an MTU that no NIC has",
+        "Only virtual devices take frames that long.",
+        "Write mtu = 9000 or less.",
+    ),
+    "E0124": Entry(
+        "ports hash their packets in different ways",
+        "io cores hash in software what a NIC did not, all of them with one key and one set of"
+        " fields. With two, the packets of one flow could go to two workers.",
+        "Write the same `rss` for all ports that feed workers, or none.",
+    ),
+    "E0125": Entry(
+        "mempools with pages of different sizes",
+        "This version reserves its memory in pages of one size.",
+        "Use one page_size for all mempools.",
+    ),
+    "E0126": Entry(
+        "more than shared memory has room for",
+        "It is laid out before anything starts, for a fixed number of ports, groups, io cores,"
+        " slots and spares.",
+        "Use fewer, or start a second instance beside the first.",
+    ),
+    "E0127": Entry(
+        "metrics are not served yet",
+        "Nothing listens at the address in this version. A warning.",
+        "`dpsup stats -o json` has the counters.",
+    ),
+    "E0128": Entry(
+        "EAL gets arguments unchecked",
+        "`eal_extra` can contradict what dpsup tells EAL itself. A warning.",
+        "Use a key of the topology where one says the same.",
+    ),
+    "E0129": Entry(
+        "a chain's path that leads nowhere",
+        "A chain leads from a port over one or more groups to another port. A packet's input port"
+        " says which chain it is on and in which direction, so a port is the end of one chain.",
+        "Write the ports at the ends and each group once in between.",
+    ),
+    "E0130": Entry(
+        "chains that disagree about a group",
+        "A group has one rule for when none of its workers is up.",
+        "Write the same on_down for all chains through the group.",
+    ),
+    "E0131": Entry(
+        "a map that leads off the chain",
+        "The plugin's `map` says where packets leave; the chain says where they go on. A warning.",
+        "Leave the map out: built-in plugins then follow the chain.",
+    ),
+    "E0132": Entry(
+        "a bypass that leads nowhere",
+        "Packets that bypass a group go where its chain, or the map of its built-in plugin, leads.",
+        'Put the group on a chain, or write at_zero = "hold" or "drop".',
+    ),
+    "E0133": Entry(
+        "limits of `scale` that cannot be kept",
+        "The group starts with `count` workers and has room for `max`.",
+        "Write scale's min and max so that count lies between them, and max at most the group's.",
+        "max = 4\nscale = { min = 1, max = 9 }",
+        "max = 9\nscale = { min = 1, max = 9 }",
+    ),
+    # --- CPUs -------------------------------------------------------------------------------------
+    "E0201": Entry(
+        "a CPU that the machine does not have",
+        "It is not there, or offline.",
+        "`lscpu -e` shows those that are; `echo 1 > /sys/devices/system/cpu/cpuN/online` brings one"
+        " back.",
+    ),
+    "E0202": Entry(
+        "a CPU that dpsup may not use",
+        "It is there, and outside this process's affinity or cpuset: taskset, a container,"
+        " AllowedCPUs= of a systemd unit.",
+        "Start dpsup without that limit, widen it, or name CPUs within it.",
+    ),
+    "E0203": Entry(
+        "workers on the CPU of an io core",
+        "An io core polls and never yields its CPU: a worker there runs when the kernel preempts"
+        " it, some milliseconds at a time.",
+        'Write cores = "auto", or name other CPUs; for tests, [host] shared_cores = true.',
+        '[[io]]\ncores = "1"\n\n[[workers]]\nname = "fw"\ncores = "1-2"',
+        '[[io]]\ncores = "1"\n\n[[workers]]\nname = "fw"\ncores = "2-3"',
+    ),
+    "E0204": Entry(
+        "two io cores on one CPU",
+        "Each polls, and takes the other's time.",
+        "Give each a CPU of its own; [host] shared_cores = true allows it, for tests.",
+    ),
+    "E0205": Entry(
+        "the supervisor shares its CPU with an io core",
+        "Python and wardens then wait for an io core that polls, and slow it: deaths are noticed"
+        " later. A warning.",
+        "Free the CPU of one of them: supervisor_cores, or cores of [[io]].",
+    ),
+    "E0206": Entry(
+        "workers share a CPU",
+        "They take turns: each is slower, and packets wait for their turn. A warning.",
+        "Name as many free CPUs as there are workers, or use fewer workers.",
+    ),
+    "E0207": Entry(
+        "a NUMA node that is not there",
+        "A mempool asks for the memory of a node that this machine does not have.",
+        "`numactl -H` or `dpsup doctor` show the nodes; most machines have node 0 alone.",
+    ),
+    # --- memory -----------------------------------------------------------------------------------
+    "E0301": Entry(
+        "a mempool is too small to work",
+        "Descriptors of queues, bursts in hand, lanes and caches hold mbufs all the time. With"
+        " fewer than that, ports receive nothing.",
+        "Raise mbufs to what the message names; 2^n - 1 wastes nothing.",
+    ),
+    "E0302": Entry(
+        "a mempool is smaller than full lanes",
+        "When workers are slow their lanes fill, and then the pool is empty before the lanes are"
+        " full: ports drop packets of every group. A warning.",
+        "Raise mbufs, or shorten the rings.",
+    ),
+    "E0303": Entry(
+        "caches larger than the pool",
+        "Each io core keeps up to one and a half caches for itself, and none would be left.",
+        "Write a smaller cache, or more mbufs.",
+    ),
+    "E0304": Entry(
+        "`hugepages` is less than the topology needs",
+        "All memory is reserved at start; nothing grows later.",
+        'Write hugepages = "auto".',
+    ),
+    "E0305": Entry(
+        "no hugepages of that size",
+        "The processor or the kernel does not offer the page size.",
+        'Write page_size = "2M", or boot with hugepagesz=1G.',
+    ),
+    "E0306": Entry(
+        "too few free hugepages",
+        "The start reserves them all at once. Others may hold them: other instances, or files that"
+        " a dead process left in hugetlbfs.",
+        "`dpsup clean` removes what dead instances left; then reserve more, as the message says."
+        " `dpsup doctor FILE --fix-script` prints the commands.",
+    ),
+    "E0307": Entry(
+        "too few free hugepages on a NUMA node",
+        "Pools and drivers take memory of the node that they are on.",
+        "Reserve them on that node, as the message says.",
+    ),
+    "E0308": Entry(
+        "hugetlbfs is not mounted",
+        "Processes share hugepages through the files of such a file system.",
+        "mkdir -p /dev/hugepages && mount -t hugetlbfs -o pagesize=2M nodev /dev/hugepages",
+    ),
+    "E0309": Entry(
+        "hugetlbfs is not writable",
+        "It is mounted read-only, or belongs to another user.",
+        "Run as root, or mount it with -o uid=UID,mode=0700.",
+    ),
+    # --- devices and captures ---------------------------------------------------------------------
+    "E0401": Entry(
+        "no such PCI device",
+        "Nothing has that address.",
+        "`dpdk-devbind.py --status-dev net` or `lspci -D` show those that are there; with"
+        " required = false the start goes on without it, degraded.",
+    ),
+    "E0402": Entry(
+        "the kernel drives the device",
+        "DPDK reaches most NICs through vfio-pci alone. A few drivers share the NIC with the"
+        " kernel's (mlx5 and others), so it is a warning.",
+        "dpdk-devbind.py -b vfio-pci ADDRESS: the kernel loses the interface with it.",
+    ),
+    "E0403": Entry(
+        "a driver of PCI devices, used as a virtual one",
+        "It cannot make a device out of nothing.",
+        'Name the device: pci = "0000:3b:00.0".',
+    ),
+    "E0404": Entry(
+        "no driver for the virtual device",
+        "A device's name begins with its driver's, and DPDK has none of that name installed.",
+        "Correct the name (net_null0, net_pcap0, net_af_packet0, net_tap0), or install the driver.",
+    ),
+    "E0405": Entry(
+        "a parameter that the driver does not list",
+        "Most drivers refuse an unknown one at start. A warning.",
+        "Correct it, or leave it out.",
+    ),
+    "E0406": Entry(
+        "no such network interface",
+        "The port sends and receives through an interface of the kernel that is not there, or in"
+        " another network namespace.",
+        "`ip link` shows those that are there.",
+    ),
+    "E0407": Entry(
+        "no such capture file",
+        "The port reads its packets from it. Relative paths begin at the topology file's folder.",
+        "Correct rx_pcap.",
+    ),
+    "E0408": Entry(
+        "no folder for the capture",
+        "The port writes its packets there.",
+        "Make the folder, or correct tx_pcap.",
+    ),
+    "E0409": Entry(
+        "a capture that cannot be read",
+        "The kernel refuses it.",
+        "Make it readable for the user who starts dpsup.",
+    ),
+    "E0410": Entry(
+        "not a capture file",
+        "It begins neither as pcap nor as pcapng; compressed ones do not.",
+        "Unpack it, or write it again with tcpdump -w.",
+    ),
+    "E0411": Entry(
+        "packets without an Ethernet header",
+        "Captures of the `any` interface or of tunnels have none; a port takes the first bytes for"
+        " one all the same. A warning.",
+        "Capture on one interface.",
+    ),
+    "E0412": Entry(
+        "packets that were cut at capture",
+        "They are forwarded as captured, shorter than they were. A warning.",
+        "Capture whole packets: tcpdump -s 0.",
+    ),
+    "E0413": Entry(
+        "packets too long for the port",
+        "They are dropped, and counted as oversize. A warning.",
+        "Raise the port's mtu.",
+    ),
+    "E0414": Entry(
+        "a damaged capture",
+        "Reading ends at the damage. A warning.",
+        "Leave the damaged end out: tcpdump -r OLD -w NEW.",
+    ),
+    # --- plugins ----------------------------------------------------------------------------------
+    "E0501": Entry(
+        "no such plugin file",
+        "The workers load it. Relative paths begin at the topology file's folder.",
+        "Build it: cc -shared -fPIC -O2 $(dpsup version --cflags) NAME.c -o NAME.so",
+    ),
+    "E0502": Entry(
+        "no such built-in plugin",
+        "Without a / or .so, `plugin` names one that dpsup brings along.",
+        'Correct the name, or write plugin = "./NAME.so" for one of your own.',
+    ),
+    "E0503": Entry(
+        "`map` is not a table",
+        "It says for each port where its packets leave.",
+        'Write map = { wan = "lan", lan = "wan" }.',
+    ),
+    "E0504": Entry(
+        "`map` names a port that is not there",
+        "Packets for it would have nowhere to go.",
+        "Name a port of the file.",
+    ),
+    "E0505": Entry(
+        "a port that leads nowhere",
+        "No group takes its packets, and no map sends to it. A warning.",
+        "Name it in a group's input, or in a map.",
+    ),
+    "E0506": Entry(
+        "a group without input",
+        "Its workers get packets only if another group's plugin sends them on. A warning.",
+        'Add input = ["PORT"].',
+    ),
+    # --- instances --------------------------------------------------------------------------------
+    "E0601": Entry(
+        "the runtime folder's path is too long",
+        "Its sockets' paths have room for 107 bytes.",
+        "Write a shorter runtime_dir.",
+    ),
+    "E0602": Entry(
+        "EAL's sockets would have paths too long",
+        "They lie in /var/run/dpdk, $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR, in a folder with the"
+        " instance's name, and have room for 107 bytes.",
+        "Write a shorter name, or start with a shorter $RUNTIME_DIRECTORY.",
+    ),
+    "E0603": Entry(
+        "the runtime folder cannot be made",
+        "Sockets, the lock and the state live there.",
+        "Run as root, or set [host] runtime_dir to a folder of yours.",
+    ),
+    "E0604": Entry(
+        "the runtime folder holds other files",
+        "An instance removes its runtime folder when it ends; other people's files would go too.",
+        "Set [host] runtime_dir to a folder of its own.",
+    ),
+    "E0605": Entry(
+        "the instance is already running",
+        "Two supervisors would fight over the same workers. The one that runs was left alone.",
+        "`dpsup -n NAME status` shows it, `dpsup -n NAME stop` ends it.",
+    ),
+    "E0606": Entry(
+        "no right to talk to the instance",
+        "Its runtime folder belongs to the user who started it.",
+        "Run the command as that user, or as root.",
+    ),
+    "E0607": Entry(
+        "the instance has no supervisor",
+        "It died; forwarding and takeovers go on without it, and nobody takes orders.",
+        "`dpsup -n NAME stop` ends it, `dpsup start FILE` starts it anew.",
+    ),
+    "E0608": Entry(
+        "-n and the file name different instances",
+        "A file says itself which instance it is.",
+        "Leave -n out, or name the other file.",
+    ),
+    "E0609": Entry(
+        "processes of a dead instance do not end",
+        "SIGKILL did not end them: the kernel holds them, mostly in a driver or in I/O.",
+        "`ps -o pid,stat,wchan,cmd` shows where; a reboot ends what nothing else does.",
+    ),
+    "E0610": Entry(
+        "the instance does not end in time",
+        "It was told to, and may still.",
+        "`dpsup status` in a moment; then `dpsup stop` again.",
+    ),
+    "E0611": Entry(
+        "the supervisor ended before the instance was ready",
+        "It said why, if it could, above.",
+        "Run `dpsup start FILE` without --detach, and with -v, to see all that it prints.",
+    ),
+    # --- orders -----------------------------------------------------------------------------------
+    "E0701": Entry(
+        "no such group", "The topology defines no group of that name.", "`dpsup status` lists them."
+    ),
+    "E0702": Entry(
+        "no such worker",
+        "Workers are named GROUP/NUMBER, from 0 up to the group's `max`.",
+        "`dpsup status` lists them.",
+    ),
+    "E0703": Entry(
+        "`workers` could be any group",
+        "It names the only group, and there are several.",
+        "Name the group.",
+    ),
+    "E0704": Entry(
+        "a number of workers that was not reserved",
+        "Rings, slots and memory are made at start for `max` workers, and never grow.",
+        "Raise max in [[workers]], then stop and start.",
+    ),
+    "E0705": Entry(
+        "the instance is not running yet, or not any more",
+        "Orders are taken when its primary runs and its workers have started.",
+        "Wait until `dpsup status` says running.",
+    ),
+    "E0706": Entry(
+        "the worker has no process",
+        "Its slot is not in use, or it is between two lives.",
+        "`dpsup status` shows its state; `dpsup scale` brings slots into use.",
+    ),
+    "E0707": Entry(
+        "workers did not get ready in time",
+        "They were started, and are not ready: their plugin's init is slow, or they die at once.",
+        "`dpsup logs GROUP/NUMBER` has what they say.",
+    ),
+    "E0708": Entry(
+        "no such signal",
+        "Signals have names (KILL, TERM, SEGV, STOP) or numbers.",
+        "`kill -l` lists them.",
+    ),
+    "E0709": Entry(
+        "not a number of workers",
+        "`scale` takes a number, or a number with a sign to add to what is there.",
+        "`dpsup scale fw 4`, `dpsup scale fw +1`.",
+    ),
+    "E0710": Entry(
+        "a group with nobody to share the load with",
+        "`rebalance` moves buckets between workers that have some.",
+        "`dpsup scale GROUP 2` first.",
+    ),
+    "E0711": Entry(
+        "a measurement too short or too long",
+        "A load is measured over 50 ms to a minute.",
+        "`dpsup rebalance GROUP --over 1s`.",
+    ),
+    "E0712": Entry(
+        "no such packet in quarantine",
+        "It was never there, or newer ones needed its room.",
+        "`dpsup quarantine` lists what is there.",
+    ),
+    "E0713": Entry(
+        "packets in quarantine that may not be read",
+        "They may hold anybody's data, so the folder is its owner's alone.",
+        "Read them as the user who runs the instance, or as root.",
+    ),
+    "E0714": Entry(
+        "several instances with packets in quarantine",
+        "Each has a folder of its own.",
+        "Name the instance: `dpsup -n NAME quarantine`.",
+    ),
+    "E0715": Entry(
+        "nobody has packets in quarantine",
+        "No instance is running, and none has left any.",
+        "`dpsup quarantine --dir DIR` reads a folder by its path.",
+    ),
+    # --- processes --------------------------------------------------------------------------------
+    "E0801": Entry(
+        "the primary does not start",
+        "It owns EAL, memory and ports. What EAL said is above, or shown with -v.",
+        "`dpsup doctor FILE` looks for the usual causes.",
+    ),
+    "E0802": Entry(
+        "the primary died again and again",
+        "More often than is put up with, so it is not started any more.",
+        "`dpsup logs primary`; a core file tells more, where core_pattern lets one be written.",
+    ),
+    "E0803": Entry(
+        "the seed refuses or is gone",
+        "The seed forks workers. A new one attaches when it dies; workers live on meanwhile.",
+        "`dpsup logs seed` has what it said.",
+    ),
+    "E0804": Entry(
+        "the seed died again and again",
+        "No worker can be started without it.",
+        "`dpsup logs seed`; `dpsup doctor FILE` looks for the usual causes.",
+    ),
+    "E0805": Entry(
+        "a worker refused to start",
+        "Its plugin cannot be loaded, was built for another dpsup, or its init said no to its"
+        " arguments.",
+        "Correct `plugin` or `args`, or build the plugin anew with `dpsup version --cflags`.",
+    ),
+    "E0806": Entry(
+        "a worker does not become ready",
+        "It dies at each start.",
+        "`dpsup start FILE` in the foreground shows what it says.",
+    ),
+    "E0807": Entry(
+        "the primary does not answer",
+        "It has just died, or is being started anew, or is stuck.",
+        "`dpsup status` shows what is going on.",
+    ),
+    # --- bus --------------------------------------------------------------------------------------
+    "E0901": Entry(
+        "a message that is not one of dpsup's",
+        "It is too long, nested too deeply, not JSON, or lacks a part.",
+        "Use dpsup.connect() or the command line, which speak the bus's language.",
+    ),
+    "E0902": Entry(
+        "too many requests",
+        "A peer asks more often than the bus answers one peer.",
+        "Ask less often, or subscribe to the events.",
+    ),
+    "E0903": Entry(
+        "no such verb",
+        "The instance knows no order of that name; an older one may not.",
+        "Use the dpsup that the instance was started with.",
+    ),
+    "E0904": Entry(
+        "no answer in time",
+        "The supervisor is busy, stopped, or has no CPU.",
+        "Try again; `ps -o stat` of its pid shows whether something stopped it.",
+    ),
+    "E0905": Entry(
+        "another version of the bus",
+        "The instance was started by a dpsup that speaks another version.",
+        "Use that dpsup, or stop and start the instance.",
+    ),
+    "E0906": Entry(
+        "the instance has ended",
+        "It ended while the command was asking.",
+        "`dpsup start FILE` starts it.",
+    ),
+    # --- tools ------------------------------------------------------------------------------------
+    "E1001": Entry(
+        "the file is there already",
+        "`dpsup init` and `dpsup man` overwrite nothing that they were not told to.",
+        "Name another file, or say --force.",
+    ),
+    "E1002": Entry(
+        "no such code",
+        "Codes are E and four digits, as in error[E0203], or D and two, as in `dpsup doctor`.",
+        "`dpsup explain` lists them all.",
+    ),
+    "E1003": Entry(
+        "the file cannot be written",
+        "The folder is not there, or not writable for this user.",
+        "Name a file in a folder of yours.",
+    ),
+}
+
+
+def find(word: str, more: dict[str, Entry]) -> tuple[str, Entry] | None:
+    """The entry of a code as people type it ("E0203", "e203", "error[E0203]", "D1"); `more` has
+    the checks of `doctor`."""
+    word = word.strip().upper().removeprefix("ERROR").removeprefix("WARNING").strip("[]: ")
+    table = {**CODES, **more}
+    number = word[1:]
+    if number.isdigit():
+        word = f"{word[0]}{number.zfill(4 if word[0] == 'E' else 2)}"
+    return (word, table[word]) if word in table else None
+
+
+def nearest(word: str, more: dict[str, Entry]) -> str:
+    """The code that was probably meant by `word`, a code mistyped or words of a title; or ""."""
+    table = {**CODES, **more}
+    # Digits that changed places stay in their area.
+    near = [code.lower() for code in table if code[:3].lower() == word[:3].lower()]
+    close = (suggest(word, near) or suggest(word, [code.lower() for code in table])).upper()
+    words = set(word.lower().split())
+    by_title = [code for code, entry in table.items() if words <= set(entry.title.lower().split())]
+    return by_title[0] if by_title else close
+
+
+def text(code: str, entry: Entry) -> str:
+    """An entry for a terminal."""
+    out = [f"{code}: {entry.title}", "", entry.why, "", f"What to do: {entry.fix}"]
+    if entry.wrong:
+        out += ["", "Wrong:", "", *_indented(entry.wrong)]
+        out += ["", "Right:", "", *_indented(entry.right)]
+    return "\n".join(out)
+
+
+def _indented(example: str) -> list[str]:
+    return [f"    {line}".rstrip() for line in example.splitlines()]
+
+
+def page(more: dict[str, Entry]) -> str:
+    """docs/errors.md."""
+    out = [
+        "# Errors",
+        "",
+        "Made by `dpsup explain --markdown > docs/errors.md`; its source is `dpsup/codes.py`, and"
+        " `dpsup/doctor`",
+        "for the checks. Each error begins with `error[CODE]:`, each warning with"
+        " `warning[CODE]:`;",
+        "`dpsup explain CODE` prints what stands here. A code never changes its meaning. The"
+        " process's exit",
+        "code is another thing, and coarser: `README.md` has its list.",
+    ]
+    area = ""
+    for code, entry in {**CODES, **more}.items():
+        heading = AREAS.get(code[:3], "What `dpsup doctor` looks at")
+        if heading != area:
+            area = heading
+            out += ["", f"## {heading}"]
+        out += ["", f"### {code}: {entry.title}", "", entry.why, "", f"*What to do:* {entry.fix}"]
+        if entry.wrong:
+            out += ["", "```toml", "# wrong", entry.wrong, "```", ""]
+            out += ["```toml", "# right", entry.right, "```"]
+    return "\n".join(out) + "\n"

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Runs the checks, and says what came out: for people, as JSON, as a script to review."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from typing import Any
+
+from dpsup.doctor import CHECKS, cpus, devices, memory, system
+from dpsup.doctor.finding import Check, Finding, Level
+from dpsup.doctor.machine import Machine, Needs, needs_of, of_the_file
+from dpsup.errors import Exit, Severity, TopologyError
+
+MOST_FIXES = 6  # commands of one finding that a report shows
+
+_FUNCTIONS: dict[str, Check] = {
+    **memory.CHECKS, **cpus.CHECKS, **devices.CHECKS, **system.CHECKS,
+}  # fmt: skip
+# What `check` says, and a check here says again.
+_TAKEN = {
+    "E0201", "E0202", "E0203", "E0204", "E0207", "E0301", "E0302", "E0303", "E0304", "E0305",
+    "E0306", "E0307", "E0308", "E0309", "E0401", "E0402", "E0406", "E0601", "E0602", "E0603",
+}  # fmt: skip
+
+
+def examine(file: str | None, machine: Machine) -> list[Finding]:
+    """All findings, in the checks' order. Raises: TopologyError where the file is at fault."""
+    needs = _needs(file, machine) if file else None
+    return [finding for id in CHECKS for finding in _FUNCTIONS[id](machine, needs)]
+
+
+def _needs(file: str, machine: Machine) -> Needs:
+    from dpsup.check import check
+    from dpsup.reading import read
+
+    reading = read(file, machine.host)
+    topology = reading.topology
+    if topology is None or not reading.sound:
+        raise TopologyError(reading.problems)
+    problems = check(topology, machine.host)
+    faults = [
+        p
+        for p in problems
+        if p.severity is Severity.ERROR and of_the_file(p) and p.code not in _TAKEN
+    ]
+    if faults:
+        raise TopologyError(faults)
+    return needs_of(topology, machine, problems)
+
+
+def exit_code(findings: list[Finding]) -> Exit:
+    codes = {f.exit_code for f in findings if f.level is Level.ERROR}
+    order = (Exit.BAD_TOPOLOGY, Exit.NOT_PERMITTED, Exit.HOST)
+    return next((code for code in order if code in codes), Exit.OK)
+
+
+def _count(findings: list[Finding]) -> dict[str, int]:
+    return {str(level): sum(f.level is level for f in findings) for level in Level}
+
+
+def document(findings: list[Finding], file: str | None, sysroot: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "dpsup/v1",
+        "kind": "Doctor",
+        "file": file,
+        "sysroot": sysroot,
+        "ok": exit_code(findings) is Exit.OK,
+        "summary": _count(findings),
+        "checks": [
+            {
+                "id": f.id,
+                "title": f.title,
+                "level": str(f.level),
+                "message": f.message,
+                "read": f.read,
+                "why": f.why,
+                "fix": list(f.fix),
+                "manual": f.manual,
+            }
+            for f in findings
+        ],
+    }
+
+
+def text(findings: list[Finding], width: int = 0) -> str:
+    """For people: a line for each check, and more where something is to be done."""
+    width = max(60, min(100, width or shutil.get_terminal_size().columns))
+    out = []
+    for f in findings:
+        out += _wrapped(f"{f.level:5} {f.id} {f.title}: ", f.message, width)
+        if f.level in (Level.OK, Level.SKIP):
+            continue
+        for label, said in (("read", f.read), ("why", f.why)):
+            if said:
+                out += _wrapped(f"      {label}:".ljust(12), said, width)
+        fixes = list(f.fix)
+        if len(fixes) > MOST_FIXES:
+            fixes = [
+                *fixes[: MOST_FIXES - 1],
+                f"({len(fixes) - MOST_FIXES + 1} more: --fix-script)",
+            ]
+        heads = ["      fix:  ", *[" " * 12] * len(fixes)]
+        out += [f"{head:12}{one}" for head, one in zip(heads, fixes, strict=False)]
+        if f.manual:
+            out += _wrapped("      do:".ljust(12), f.manual, width)
+    count = _count(findings)
+    total = [f"{count[key]} {word}" for key, word in (
+        ("error", "to mend"), ("warn", "to improve"), ("info", "to know"), ("ok", "fine"),
+        ("skip", "not judged"),
+    ) if count[key]]  # fmt: skip
+    out += ["", f"{len(CHECKS)} checks: {', '.join(total)}"]
+    if any(f.fix for f in findings if f.level in (Level.WARN, Level.ERROR)):
+        out.append("`dpsup doctor --fix-script` prints the commands as a script to review.")
+    return "\n".join(out)
+
+
+def _wrapped(head: str, said: str, width: int) -> list[str]:
+    indent = " " * 12
+    return textwrap.wrap(
+        said,
+        width,
+        initial_indent=head,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [head.rstrip()]
+
+
+def script(findings: list[Finding], file: str | None) -> str:
+    """The commands as a shell script. Whoever runs it has read it: nothing here runs it."""
+    of = f" {file}" if file else ""
+    out = [
+        "#!/bin/sh",
+        f"# Made by `dpsup doctor{_plain(of)} --fix-script`. Read it before you run it, as root.",
+        "# What could cut you off, or remove what is wanted, is commented out.",
+        "set -u",
+    ]
+    done: set[str] = set()
+    for f in findings:
+        if f.level not in (Level.WARN, Level.ERROR):
+            continue
+        out += ["", f"# {f.id} {f.title}: {_plain(f.message)}"]
+        for command in f.fix:
+            if command in done:
+                continue
+            done.add(command)
+            out.append(f"# {_plain(command)}" if f.careful else command)
+        if f.manual:
+            out.append(f"# by hand: {_plain(f.manual)}")
+    if len(out) == 4:
+        out += ["", "# nothing to do"]
+    return "\n".join(out)
+
+
+def _plain(said: str) -> str:
+    """On one line: a comment must not end early."""
+    return " ".join(said.split())

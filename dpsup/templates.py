@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`dpsup init`: topologies to begin with, commented, for the CPUs of this machine. Pure: what to
+write is returned, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Start(NamedTuple):
+    """Files to write (name: content), and what to type then."""
+
+    files: dict[str, bytes]
+    then: list[str]
+
+
+TEMPLATES = {
+    "forward": "from one port to another, by workers that can be killed; runs without a NIC",
+    "ci": "one capture through the workers into another, then the end, with an exit code",
+    "plugin": "packet code of your own in C, built with one command",
+}
+
+_HEAD = """\
+# {what}
+# `dpsup check {file}` says what is wrong with it, `dpsup schema` has every key there is.
+
+version = 1
+name = "{name}"{pad}# the instance: dpsup -n {name} status
+
+[host]
+supervisor_cores = "{supervisor}"{pad0}# Python; it never touches a packet
+{shared}
+[mempools.default]
+mbufs = 8191                        # packets held at a time; 2^n - 1 wastes nothing
+"""
+
+_IO = """
+[[io]]
+cores = "{io}"{pad1}# one C thread for each CPU: receives, steers, sends
+idle = "adaptive"                   # gives the CPU back when nothing comes; or "poll"
+"""
+
+_FORWARD = """
+[[ports]]
+name = "wan"
+vdev = "net_null0,size=64"          # packets out of nothing, to begin with. A NIC:
+                                    #   pci = "0000:3b:00.0"     (dpsup doctor FILE: is it ready?)
+                                    # an interface of the kernel's:
+                                    #   vdev = "net_af_packet0,iface=eth1"
+descriptors = {{ rx = 512, tx = 512 }}
+
+[[ports]]
+name = "lan"
+vdev = "net_null1,no-rx=1"          # takes every packet, and receives none
+descriptors = {{ rx = 512, tx = 512 }}
+"""
+
+_GROUP = """
+[[workers]]
+name = "fw"                         # its workers are fw/0, fw/1, ...
+plugin = "{plugin}"{pad2}# {plugin_is}
+args = {{ map = {{ wan = "lan", lan = "wan" }} }}   # what comes in at wan leaves at lan
+input = ["wan", "lan"]
+count = 1                           # to begin with
+max = 4                             # `dpsup scale fw 4`: rings and memory are reserved for these
+spares = 1                          # waits, and takes a dead worker's place
+on_full = "drop"                    # a slow worker loses packets, counted; "hold": none is lost,
+                                    # and its port waits
+"""
+
+_CI_PORTS = """
+[[ports]]
+name = "in"
+vdev = "net_pcap0,rx_pcap=in.pcap"  # paths begin at this file's folder
+descriptors = {{ rx = 512, tx = 512 }}
+
+[[ports]]
+name = "out"
+vdev = "net_pcap1,tx_pcap=out.pcap" # overwritten if it is there
+descriptors = {{ rx = 512, tx = 512 }}
+"""
+
+_CI_GROUP = """
+[[workers]]
+name = "work"
+plugin = "forward"                  # yours: plugin = "./NAME.so"
+args = {{ map = {{ in = "out" }} }}
+input = ["in"]
+count = 1
+on_full = "hold"                    # a file can wait: every packet is forwarded
+"""
+
+_PLUGIN = """\
+/* {name}: counts IPv4 and drops what is too short to be a frame. Built with
+ *
+ *     {build}
+ *
+ * `dpsup_plugin.h` is the manual; `dpsup stats` shows the counters, `dpsup status` the drops.
+ */
+#include <stdio.h>
+
+#include <dpsup_plugin.h>
+
+static const char *const counters[] = {{ "ipv4", "other", NULL }};
+enum {{ IPV4, OTHER }};
+static const char *const reasons[] = {{ "runt", NULL }};
+enum {{ RUNT }};
+
+/* Each worker is a process of its own: plain variables are nobody else's. */
+static uint16_t leaves_by[16]; /* output port by input port */
+static uint64_t *count;
+
+/* Once, before the first packet. */
+static int
+init(const struct dps_env *env, void **state)
+{{
+	(void)state;
+	count = env->counters;
+	for (uint32_t i = 0; i < env->n_ports; i++) {{
+		char key[64];
+		const char *to;
+		int port;
+
+		snprintf(key, sizeof(key), "map.%s", env->port_names[i]);
+		to = dps_arg(env, key);
+		port = to != NULL ? dps_port(env, to) : (int)i;
+		if (port < 0) {{
+			snprintf(env->error, env->error_len, "map: no port named \\"%s\\"", to);
+			return -1;
+		}}
+		leaves_by[i] = port;
+	}}
+	return 0;
+}}
+
+/* Every packet, in order, from `data` on `len` bytes. */
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{{
+	(void)state;
+	if (p->len < 14)
+		return dps_drop(RUNT);
+	count[p->data[12] == 0x08 && p->data[13] == 0x00 ? IPV4 : OTHER]++;
+	return dps_out(leaves_by[p->port]);
+}}
+
+const struct dps_plugin dps_plugin = {{
+	DPS_PLUGIN_HEAD, .name = "{name}", .init = init, .packet = packet,
+	.counters = counters, .reasons = reasons,
+}};
+"""
+
+_WIDTH = 36  # where comments begin
+
+
+def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
+    """The files of a template; `cpus` are those that may be used, `file` the topology's path."""
+    supervisor, io = cpus[0], cpus[min(1, len(cpus) - 1)]
+    plugin = f"./{name}.so" if template == "plugin" else "forward"
+    values = {
+        "what": f"{TEMPLATES[template][:1].upper()}{TEMPLATES[template][1:]}.",
+        "name": name,
+        "file": file,
+        "supervisor": supervisor,
+        "io": io,
+        "plugin": plugin,
+        "plugin_is": "your code" if template == "plugin" else "built in; yours: ./NAME.so",
+        "pad": _pad(f'name = "{name}"'),
+        "pad0": _pad(f'supervisor_cores = "{supervisor}"'),
+        "pad1": _pad(f'cores = "{io}"'),
+        "pad2": _pad(f'plugin = "{plugin}"'),
+        # Where there is one CPU alone, everybody takes turns on it.
+        "shared": "shared_cores = true\n" if len(cpus) == 1 else "",
+    }
+    parts = {
+        "forward": (_HEAD, _FORWARD, _IO, _GROUP),
+        "ci": (_HEAD, _CI_PORTS, _IO, _CI_GROUP),
+        "plugin": (_HEAD, _FORWARD, _IO, _GROUP),
+    }[template]
+    files = {file: "".join(part.format(**values) for part in parts).encode()}
+    if template == "ci":
+        files["in.pcap"] = capture()
+        return Start(files, [f"dpsup start {file} --exit-when-idle 1s"])
+    then = [f"dpsup start {file} --detach", "dpsup status", "dpsup kill fw/0", "dpsup stop"]
+    if template == "plugin":
+        build = f"cc -shared -fPIC -O2 $(dpsup version --cflags) {name}.c -o {name}.so"
+        files[f"{name}.c"] = _PLUGIN.format(name=name, build=build).encode()
+        return Start(files, [build, f"dpsup check {file}", *then])
+    return Start(files, then)
+
+
+def _pad(key: str) -> str:
+    return " " * max(1, _WIDTH - len(key))
+
+
+def capture(flows: int = 16, of_each: int = 16) -> bytes:
+    """A pcap of UDP packets of some flows, for a job that has no input of its own yet."""
+    out = [struct.pack("<I2H2i2I", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)]
+    for number in range(of_each):
+        for flow in range(flows):
+            payload = struct.pack(">Q", number).ljust(32, b"\0")
+            udp = struct.pack(">4H", 1024 + flow, 53, 8 + len(payload), 0) + payload
+            ends = bytes((10, 0, 0, flow, 192, 0, 2, 1))
+            head = struct.pack(">2B3H2BH", 0x45, 0, 20 + len(udp), number, 0, 64, 17, 0) + ends
+            head = head[:10] + struct.pack(">H", _checksum(head)) + head[12:]
+            frame = bytes.fromhex("0200000000020200000000010800") + head + udp
+            out.append(struct.pack("<4I", number, flow, len(frame), len(frame)) + frame)
+    return b"".join(out)
+
+
+def _checksum(header: bytes) -> int:
+    total: int = sum(struct.unpack(f">{len(header) // 2}H", header))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The io cores' pulse: a thread of the primary looks at each one's turns. An io core that makes none
+// is a dead primary, whatever else still runs: nothing is received, and nobody else may touch what it
+// holds. So the process ends, with a word about it, and the workers with it; the supervisor, or the
+// next one, starts a new generation. No Python in the path, so this holds without a supervisor too.
+//
+// As with workers (health.c), what counts is time in which it could have got on: CPU that it used
+// without ending a turn, or time that it was blocked in one. Waiting for its CPU is neither, however
+// long it takes: that is an event, and no more.
+
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "lease.h"
+#include "primary.h"
+
+enum {
+	ROUND_MS = 100,
+	GAP_MS = 300,           // between two rounds, beyond which this thread did not get its CPU
+	STUCK_MS = 2000,        // a turn takes microseconds
+	DISK_MS = 10000         // but for a driver that writes a file: a slow disk is no fault of ours
+};
+
+static bool
+past(uint64_t ns, uint32_t ms)
+{
+	return ns >= ms * 1000000ull;
+}
+
+// One look: so many turns were made, so much CPU was used, and the kernel's letter for what the
+// thread does now. What is new, as the kind of a story; 0: nothing is.
+int
+dps_pulse_look(struct dps_pulse *p, uint64_t now_ns, uint64_t turns, uint64_t cpu_ns, int run)
+{
+	uint64_t gap = now_ns - p->last_ns;
+	bool first = p->last_ns == 0;
+
+	p->last_ns = now_ns;
+	if (first || turns != p->turns) {
+		uint32_t was = p->starved;
+
+		*p = (struct dps_pulse){
+			.turns = turns, .last_ns = now_ns, .since_ns = now_ns, .since_cpu = cpu_ns,
+			.last_cpu = cpu_ns,
+		};
+		return was ? DPS_STORY_IO_FED : 0;
+	}
+	if (!past(gap, GAP_MS) && cpu_ns == p->last_cpu) {
+		if (run == 'S' || run == 't' || run == 'T')
+			p->blocked_ns += gap;
+		else if (run == 'D')
+			p->disk_ns += gap;
+	}
+	p->last_cpu = cpu_ns;
+	if (past(cpu_ns - p->since_cpu, STUCK_MS) || past(p->blocked_ns, STUCK_MS) ||
+	    past(p->blocked_ns + p->disk_ns, DISK_MS))
+		return DPS_STORY_IO_STUCK;
+	if (!p->starved && run == 'R' && past(now_ns - p->since_ns, STUCK_MS) &&
+	    (cpu_ns - p->since_cpu) * 2 < now_ns - p->since_ns) {
+		p->starved = 1;
+		return DPS_STORY_IO_STARVED;
+	}
+	return 0;
+}
+
+// The kernel's letter for what a thread of ours does; '?': not known.
+static char
+run_state(int32_t tid)
+{
+	char path[64], text[256];
+	const char *at;
+	ssize_t len;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return '?';
+	len = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (len <= 0)
+		return '?';
+	text[len] = '\0';
+	at = strrchr(text, ')');
+	return at != NULL && at[1] == ' ' && isalpha(at[2]) ? at[2] : '?';
+}
+
+static uint64_t
+cpu_ns(pthread_t thread)
+{
+	struct timespec t = { 0 };
+	clockid_t clock;
+
+	if (pthread_getcpuclockid(thread, &clock) == 0)
+		clock_gettime(clock, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static void
+look(const struct io *io, struct dps_pulse *p)
+{
+	struct dps_story story = { .slot = DPS_NO_SLOT, .sitter = io->index };
+	int32_t tid = __atomic_load_n(&io->tid, __ATOMIC_ACQUIRE);
+	uint64_t turns = dps_load64(&io->stats.loops);
+
+	// It ends on request only.
+	if (tid == 0 || __atomic_load_n(&io->stop, __ATOMIC_ACQUIRE))
+		return;
+	story.noticed_ns = dps_now_ns();
+	story.pid = tid;
+	// The kernel is asked only about one that stands still.
+	if (turns != p->turns)
+		story.kind = dps_pulse_look(p, story.noticed_ns, turns, cpu_ns(io->thread), 'R');
+	else
+		story.kind = dps_pulse_look(p, story.noticed_ns, turns, cpu_ns(io->thread),
+					    run_state(tid));
+	if (story.kind == 0)
+		return;
+	story_tell(&story);
+	if (story.kind == DPS_STORY_IO_STUCK) {
+		dprintf(STDERR_FILENO,
+			"primary: io core %u is stuck: no turn ended in %u ms of CPU and %u ms asleep\n",
+			io->index, (unsigned int)((p->last_cpu - p->since_cpu) / 1000000),
+			(unsigned int)((p->blocked_ns + p->disk_ns) / 1000000));
+		_exit(DPS_EXIT_IO_STUCK);
+	}
+}
+
+static void *
+pulse_run(void *arg)
+{
+	const struct timespec round = { .tv_nsec = ROUND_MS * 1000000L };
+	static struct dps_pulse pulse[DPS_MAX_IO];
+
+	(void)arg;
+	for (;;) {
+		nanosleep(&round, NULL);
+		for (uint32_t i = 0; i < the_primary.n_io; i++)
+			look(the_primary.io[i], &pulse[i]);
+	}
+	return NULL;
+}
+
+int
+pulse_start(void)
+{
+	pthread_t thread;
+
+	return thread_start(&thread, pulse_run, NULL);
+}

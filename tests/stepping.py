@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The program tests/step/step.c, built with the real repair or one that is spoilt on purpose."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from jobs import ROOT
+
+SOURCE = ROOT / "tests" / "step" / "step.c"
+RECOVER = ROOT / "shim" / "recover.c"
+
+
+def build_step(folder: Path, old: str = "", new: str = "") -> Path:
+    """The program; with `old` in recover.c, which must be there once, replaced by `new`."""
+    text = RECOVER.read_text()
+    if old:
+        assert text.count(old) == 1, f"recover.c has no single {old!r}"
+        text = text.replace(old, new)
+    folder.mkdir(exist_ok=True)
+    (folder / "recover.c").write_text(text)
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True, check=True
+    ).stdout.replace("-I", "-isystem ")
+    subprocess.run(
+        ["cc", "-std=gnu11", "-O2", "-w", "-DALLOW_EXPERIMENTAL_API", *flags.split(),
+         f"-I{ROOT}/shim", str(SOURCE), str(folder / "recover.c"),
+         str(ROOT / "shim" / "evidence.c"), "-o", str(folder / "step")],
+        check=True,
+    )  # fmt: skip
+    return folder / "step"
+
+
+def step(program: Path, *args: object) -> dict[str, Any]:
+    """What it saw. AssertionError: what the repair got wrong."""
+    done = subprocess.run(
+        [str(program), *map(str, args)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

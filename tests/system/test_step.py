@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The worker that ships, single-stepped through its bursts: at each instruction the real repair
+works on a copy of what a death there would leave, and every packet must be done or as it came."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from harness import Run
+from jobs import build
+from stepping import build_step, step
+from traffic import flows, mix, save
+
+from dpsup import connect
+
+LONG = os.environ.get("DPSUP_LONG") == "1"
+STEPS = 25_000  # some seven bursts; while they last the CPU has no time for much else
+ROUNDS = 80 if LONG else 1
+EXAMPLE = Path(__file__).parents[2] / "workers" / "example" / "count_ports.c"
+SAME, SWAP = 0, 1
+OUT, DROP = 0x1000, 0
+
+# The same packets again and again, for as long as it takes. A small ring, so that indices are used
+# again.
+TOPOLOGY = """
+[[ports]]
+name = "wan"
+vdev = "net_pcap_wan,{inputs},infinite_rx=1"
+[[io]]
+cores = "{cores}"
+[[workers]]
+name = "fw"
+plugin = "{plugin}"
+args = {{ {args} }}
+input = ["wan"]
+count = 1
+ring = 256
+on_full = "hold"
+restart = {{ intensity = 1000, backoff = {{ initial = "1ms", factor = 1 }} }}
+"""
+
+
+def start(instance: Run, plugin: str, args: str = "", lanes: int = 1) -> int:
+    """An instance under load; the worker's pid."""
+    for i in range(lanes):
+        save(instance.folder / f"in{i}.pcap", mix(flows(2), 500, seed=i))
+    inputs = ",".join(f"rx_pcap={instance.folder}/in{i}.pcap" for i in range(lanes))
+    cores = "1" if lanes == 1 else "0-1"
+    instance.start(TOPOLOGY.format(plugin=plugin, args=args, inputs=inputs, cores=cores))
+    instance.until(lambda s: s["groups"][0]["workers"][0]["rx_packets"] > 10_000)
+    return int(instance.worker("fw/0")["pid"])
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("plugin", "args", "lanes", "change", "verdict"),
+    [
+        ("forward", "", 1, SAME, OUT),
+        ("macswap", "", 1, SWAP, OUT),
+        ("macswap", "", 2, SWAP, OUT),
+        ("sink", "", 1, SAME, DROP),
+        ("delay", "cycles = 0, rewrite = true", 1, SWAP, OUT),
+        ("delay", "cycles = 0", 2, SAME, OUT),
+        ("crash", "", 1, SAME, OUT),
+        ("example", "", 1, SAME, "any"),
+    ],
+)
+def test_a_death_at_any_instruction_leaves_what_can_be_repaired(
+    instance: Run, plugin: str, args: str, lanes: int, change: int, verdict: object
+) -> None:
+    if plugin == "example":
+        text = EXAMPLE.read_text().replace("<dpsup_plugin.h>", '"dpsup_plugin.h"')
+        plugin = str(build(instance.folder, text))
+    program = build_step(instance.folder / "step")
+    pid = start(instance, plugin, args, lanes)
+    for _ in range(ROUNDS):
+        found = step(program, pid, STEPS, change, verdict)
+        print(found)
+        assert found["steps"] == STEPS
+        assert found["packets"] > 64
+        assert found["in_part"] > 0 and found["published"] > 0
+        if change:
+            assert 0 < found["changed"] <= found["undone"]
+    # It was left as it was: it goes on, dies for real, and has a successor.
+    with connect(instance.name) as live:
+        passed = live.status()["ports"][0]["rx_packets"]
+        instance.until(lambda s: s["ports"][0]["rx_packets"] > passed + 10_000)
+        live.kill("fw/0")
+        status = instance.until(lambda s: s["recovery"]["deaths"] == 1 and s)
+        passed = status["ports"][0]["rx_packets"]
+        instance.until(lambda s: s["ports"][0]["rx_packets"] > passed + 10_000)
+        assert live.status()["recovery"]["lost"] == 0
+        assert live.audit()["pools"][0]["unexplained"] == 0
+
+
+# What is taken out of recover.c, and in what words the stepping says so.
+SPOILT = {
+    "no undo": (
+        "s->undo == dps_undo_stamp(io, done) && undo(s, lane, done)",
+        "s == NULL && undo(s, lane, done)",
+        "neither whole nor as they came",
+    ),
+    "any stamp": (
+        "s->undo == dps_undo_stamp(io, done) && undo",
+        "s->undo != 0 && undo",
+        "neither whole nor as they came",
+    ),
+    "stamp kept": ("\ts->undo = 0;\n", "", "a second repair"),
+    "no scan": (
+        "while (done != published && dps_word_is",
+        "while (0 && dps_word_is",
+        "published 0",
+    ),
+    "done kept": ("dps_store32(&lane->shared->done, done);\n\tout", "out", "a second repair"),
+    "one too many": (
+        "out->published += done - first;",
+        "out->published += ++done - first;",
+        "published",
+    ),
+    "one not handed back": ("k < n; k++", "k + 1 < n; k++", "not handed back"),
+    "no leave to hand back": (
+        "lane_requeue(collected, done + n - collected)",
+        "lane_requeue(collected, n - 1)",
+        "would refuse",
+    ),
+}
+
+
+def test_the_stepping_sees_what_is_wrong(instance: Run, tmp_path: Path) -> None:
+    pid = start(instance, "delay", "cycles = 0, rewrite = true")
+    for name, (old, new, says) in SPOILT.items():
+        program = build_step(tmp_path / name.replace(" ", "-"), old, new)
+        with pytest.raises(AssertionError, match=says):
+            step(program, pid, 25_000, SWAP, OUT)
+            pytest.fail(f"{name}: not seen")
+    assert instance.status()["recovery"]["deaths"] == 0
