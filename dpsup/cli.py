@@ -321,7 +321,7 @@ _ROLLOUT_VERBS = ("status", "undo", "history")
 
 
 @cli.command(options_metavar="[OPTIONS]")
-@click.argument("words", nargs=-1, required=True, metavar="GROUP | status|undo|history [GROUP]")
+@click.argument("words", nargs=-1, required=True, metavar="WORDS...")
 @click.option("--plugin", help="The new version: ./fw-2.so, or a built-in one.")
 @click.option("--args", "args", multiple=True, metavar="K=V ...", help="Arguments that change.")
 @click.option("--canary", type=click.IntRange(0), default=1, help="Slots that go first (1).")
@@ -357,6 +357,8 @@ def rollout(
 ) -> None:
     """A new version of GROUP's plugin, worker by worker, while packets flow: none is lost.
 
+    WORDS is GROUP, or `status`, `undo` or `history` with or without a group.
+
     A canary goes first and is judged, then the rest. If the new version crashes, is stuck, drops
     more or is slower than the old by more than the margins, all goes back by itself.
 
@@ -371,7 +373,7 @@ def rollout(
     first, *rest = words
     if first in _ROLLOUT_VERBS:
         if plugin or args or len(rest) > 1:
-            raise click.UsageError(f"`rollout {first}` takes a group and nothing else")
+            raise UsageError(f"`rollout {first}` takes a group and nothing else", code="E0002")
         with _connect(ctx) as instance:
             if first == "status":
                 doc = instance.rollout_status(*rest)
@@ -384,10 +386,10 @@ def rollout(
         for word in (*args, *rest):
             key, equals, value = word.partition("=")
             if not key or not equals:
-                raise click.UsageError(f'"{word}": an argument is written KEY=VALUE')
+                raise UsageError(f'"{word}": an argument is written KEY=VALUE', code="E0002")
             pairs[key] = value
         if plugin is None and not pairs:
-            raise click.UsageError("what is new? Give --plugin or --args")
+            raise UsageError("what is new? Give --plugin or --args", code="E0002")
         if plugin is not None and ("/" in plugin or plugin.endswith(".so")):
             plugin = os.path.abspath(plugin)  # noqa: PTH100
         options = {
@@ -424,6 +426,10 @@ def reload(ctx: click.Context, file: str | None, dry_run: bool, partial: bool, o
 
     Prints first what changes at once, what worker by worker, and what needs a restart. With
     something of the last kind nothing is done, and the exit code is 1, unless --partial.
+
+    \b
+      dpsup reload --dry-run
+      dpsup reload /etc/dpsup/edge.toml
     """
     from dpsup.render import print_reload, print_reloaded
 

@@ -67,19 +67,22 @@ async def reload(sup: Supervisor, file: str, *, dry_run: bool, partial: bool) ->
     unless `partial`."""
     must_run(sup)
     if sup.topologies is None:
-        raise DpsupError("this supervisor does not know the file that it was started with")
+        raise DpsupError(
+            "this supervisor does not know the file that it was started with", code="E0721"
+        )
     path = file or sup.plan.topology_file
     started, loaded = sup.topologies
     try:
         new, plan = await asyncio.to_thread(_read, path)
     except TopologyError as e:
         # Over the bus goes one text.
-        error = DpsupError(str(e))
+        error = DpsupError(str(e), code=e.code)
         error.exit_code = e.exit_code
         raise error from None
     if new.name != sup.plan.name:
         raise UsageError(
             f'{path} is of instance "{new.name}", not of "{sup.plan.name}"',
+            code="E0721",
             help=f"`dpsup start {path}` starts it",
         )
     changes = pending(started, loaded, new)

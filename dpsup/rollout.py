@@ -72,11 +72,13 @@ class Options:
 
     def check(self) -> None:
         if self.canary < 0 or self.max_unavailable < 1:
-            raise UsageError("canary is 0 or more, max-unavailable 1 or more")
+            raise UsageError("canary is 0 or more, max-unavailable 1 or more", code="E0719")
         if not 0 <= self.judge <= MEASURE_MOST_S:
-            raise UsageError(f"judge takes 0 to {MEASURE_MOST_S:g} s, not {self.judge:g} s")
+            raise UsageError(
+                f"judge takes 0 to {MEASURE_MOST_S:g} s, not {self.judge:g} s", code="E0719"
+            )
         if min(self.margins.drops, self.margins.lane_full, self.margins.cycles) < 0:
-            raise UsageError("a margin is 0 or more")
+            raise UsageError("a margin is 0 or more", code="E0719")
 
 
 @dataclass(slots=True)
@@ -109,6 +111,7 @@ def digest_of(path: str) -> str:
     except OSError as e:
         raise DpsupError(
             f"cannot read plugin {path}: {e.strerror or e}",
+            code="E0501",
             why="the workers load it",
             help="build it, or correct the path",
         ) from None
@@ -648,17 +651,21 @@ def _target(
         if not path and plugin not in PLUGINS:
             raise UsageError(
                 f'there is no built-in plugin "{plugin}"',
+                code="E0502",
                 help=f"built in are {', '.join(PLUGINS)}; a file is ./NAME.so",
             )
         if len(path.encode()) > PLUGIN_PATH:
-            raise UsageError(f"a plugin's path has at most {PLUGIN_PATH} bytes")
+            raise UsageError(f"a plugin's path has at most {PLUGIN_PATH} bytes", code="E0719")
     merged = tuple(current.args) if args is None else tuple({**dict(current.args), **args}.items())
     if sum(len(f"{k}{v}".encode()) + 2 for k, v in merged) > ARGS:
-        raise UsageError(f"shared memory has room for {ARGS} bytes of arguments in each group")
+        raise UsageError(
+            f"shared memory has room for {ARGS} bytes of arguments in each group", code="E0719"
+        )
     digest = digest_of(path)
     if path and path == current.plugin_path and digest != current.digest:
         raise DpsupError(
             f"{path} is the file of the version that runs, and has changed",
+            code="E0718",
             why="a worker that is started again, and an undo, would load the new contents",
             help="give each version a file of its own: fw-2.so",
         )
@@ -692,6 +699,7 @@ def begin(
         raise DpsupError(
             f"group {group.plan.name} is being changed to revision {now.target.number} "
             f"({now.phase})",
+            code="E0716",
             why="one rollout at a time",
             help=f"`dpsup rollout status {group.plan.name}` shows it, `rollout undo` ends it",
         )
@@ -710,7 +718,7 @@ async def ended(one: Rollout) -> None:
     try:
         await asyncio.wait_for(one.done.wait(), most)
     except TimeoutError:
-        raise TimedOut(f"the rollout is still {one.phase}") from None
+        raise TimedOut(f"the rollout is still {one.phase}", code="E0720") from None
 
 
 def outcome(one: Rollout | None, group: Group, ledger: Ledger) -> dict[str, Any]:
@@ -733,11 +741,13 @@ async def undo(sup: Supervisor, group: Group, *, wait: bool) -> dict[str, Any]:
         if before is None:
             raise DpsupError(
                 f"group {group.plan.name} ran nothing else before",
+                code="E0717",
                 help=f"`dpsup rollout history {group.plan.name}` shows what it ran",
             )
         if before.plugin_path and digest_of(before.plugin_path) != before.digest:
             raise DpsupError(
                 f"{before.plugin_path} has changed since revision {before.number} ran",
+                code="E0717",
                 help="roll out the file that you want: `dpsup rollout GROUP --plugin FILE`",
             )
         # What is known to work needs no judge.

@@ -91,6 +91,8 @@ WRITE = {
     "workers.cores": ('name = "fw"', 'cores = "3"'),
     "workers.ring": ('name = "fw"', "ring = 2048"),
     "workers.on_full": ('name = "fw"', 'on_full = "hold"'),
+    "workers.state": ('name = "fw"', 'state = 4096'),
+    "workers.bucket_state": ('name = "fw"', 'bucket_state = 64'),
     "workers.at_zero": ('name = "fw"', 'at_zero = "drop"'),
     "workers.scale.min": ("{ min = 1, max = 4 }", "scale = { min = 2, max = 4 }"),
     "workers.scale.max": ("{ min = 1, max = 4 }", "scale = { min = 1, max = 5 }"),
