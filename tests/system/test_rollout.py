@@ -519,7 +519,8 @@ def edited(instance: Run, change: Callable[[str], str]) -> None:
 
 
 def test_reload_does_what_the_file_says(instance: Run) -> None:
-    instance.start(NULL)
+    # Lossless: on two CPUs, which lane is full is chance.
+    instance.start(NULL + 'on_full = "hold"\n')
     assert "nothing changed" in instance.do("reload").stdout
     edited(instance, lambda t: t.replace("count = 2", "count = 3\nspares = 2"))
     edited(instance, lambda t: t.replace("intensity = 100", "intensity = 50"))
@@ -530,8 +531,8 @@ def test_reload_does_what_the_file_says(instance: Run) -> None:
     assert f"{instance.file}:{line}  workers.fw.count: 2 -> 3" in dry
     assert 'workers.fw.plugin: "macswap" -> "forward"' in dry and "worker by worker:" in dry
     assert "Nothing was done" in dry and instance.status()["groups"][0]["desired"] == 2
-    done = instance.do("reload")
-    assert "6 of 6 done" in done.stdout, done.stdout
+    done = instance.do("reload", check=False)
+    assert done.returncode == 0 and "6 of 6 done" in done.stdout, done.stdout + done.stderr
     found = instance.until(
         lambda s: s["groups"][0]["ready"] == 3 and s["groups"][0]["spares_ready"] == 2 and s
     )
