@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dpsup import memory, process
+from dpsup import memory, process, rollout
 from dpsup._build import ABI, DPDK_VERSION, VERSION
 from dpsup.bus import Client, Gone
 from dpsup.errors import DpsupError
@@ -247,6 +247,8 @@ async def resume(sup: Supervisor, found: Found, past: memory.Past) -> None:
             worker.fed = sitter.ready and worker.wanted and worker.health != "stopped"
         else:
             worker.left = counters["slots"][worker.slot]["outstanding"] > 0
+    # Before anybody is forked: of which version.
+    await rollout.resume(sup)
     for worker in sup.workers():
         if worker.slot in seats:
             sup.fire("worker", worker, "found")

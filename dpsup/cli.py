@@ -333,6 +333,150 @@ def restart(ctx: click.Context, target: str, output: str) -> None:
         click.echo(f"restarted {', '.join(doc['restarted'])}")
 
 
+def _share(_: click.Context, param: click.Parameter, value: str) -> float:
+    try:
+        share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        if not 0 <= share < 1e6:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f'"{value}" is no share: write 1% or 0.01', param=param) from None
+    return share
+
+
+_ROLLOUT_VERBS = ("status", "undo", "history")
+
+
+@cli.command(options_metavar="[OPTIONS]")
+@click.argument("words", nargs=-1, required=True, metavar="WORDS...")
+@click.option("--plugin", help="The new version: ./fw-2.so, or a built-in one.")
+@click.option("--args", "args", multiple=True, metavar="K=V ...", help="Arguments that change.")
+@click.option("--canary", type=click.IntRange(0), default=1, help="Slots that go first (1).")
+@click.option("--max-unavailable", type=click.IntRange(1), default=1, help="Slots at a time (1).")
+@click.option(
+    "--judge", metavar="TIME", default="2s", callback=_seconds,
+    help="How long each of old version, canary and all are measured (2s); 0s: not at all.",
+)  # fmt: skip
+@click.option(
+    "--more-drops", metavar="SHARE", default="1%", callback=_share,
+    help="Of its packets, that it may drop, or find its lane full, more than the old (1%).",
+)  # fmt: skip
+@click.option(
+    "--slower", metavar="SHARE", default="100%", callback=_share,
+    help="More cycles a packet than the old that it may take (100%).",
+)  # fmt: skip
+@click.option("--wait", is_flag=True, help="Return when it is done; exit code 1 if it was undone.")
+@_output_option
+@_name_option
+@click.pass_context
+def rollout(
+    ctx: click.Context,
+    words: tuple[str, ...],
+    plugin: str | None,
+    args: tuple[str, ...],
+    canary: int,
+    max_unavailable: int,
+    judge: float,
+    more_drops: float,
+    slower: float,
+    wait: bool,
+    output: str,
+) -> None:
+    """A new version of GROUP's plugin, worker by worker, while packets flow: none is lost.
+
+    WORDS is GROUP, or `status`, `undo` or `history` with or without a group.
+
+    A canary goes first and is judged, then the rest. If the new version crashes, is stuck, drops
+    more or is slower than the old by more than the margins, all goes back by itself.
+
+    \b
+      dpsup rollout fw --plugin ./fw-2.so --wait
+      dpsup rollout fw --args cycles=100 map.wan=lan --judge 10s
+      dpsup rollout status
+      dpsup rollout undo fw
+    """
+    from dpsup import render
+
+    first, *rest = words
+    if first in _ROLLOUT_VERBS:
+        if plugin or args or len(rest) > 1:
+            raise UsageError(f"`rollout {first}` takes a group and nothing else", code="E0002")
+        with _connect(ctx) as instance:
+            if first == "status":
+                doc = instance.rollout_status(*rest)
+            elif first == "history":
+                doc = instance.rollout_history(*rest)
+            else:
+                doc = instance.rollout_undo(*rest)
+    else:
+        pairs = {}
+        for word in (*args, *rest):
+            key, equals, value = word.partition("=")
+            if not key or not equals:
+                raise UsageError(f'"{word}": an argument is written KEY=VALUE', code="E0002")
+            pairs[key] = value
+        if plugin is None and not pairs:
+            raise UsageError("what is new? Give --plugin or --args", code="E0002")
+        if plugin is not None and ("/" in plugin or plugin.endswith(".so")):
+            plugin = os.path.abspath(plugin)  # noqa: PTH100
+        options = {
+            "canary": canary,
+            "max_unavailable": max_unavailable,
+            "judge": judge,
+            "more_drops": more_drops,
+            "slower": slower,
+        }
+        with _connect(ctx) as instance:
+            doc = instance.rollout(first, plugin, pairs or None, wait=wait, **options)
+    if output == "json":
+        _json(doc)
+    elif first == "status":
+        render.print_rollouts(doc)
+    elif first == "history":
+        render.print_revisions(doc)
+    else:
+        render.print_rollout(doc)
+    undone = doc.get("changed") and doc["phase"] in ("undone", "stuck")
+    if undone and first not in _ROLLOUT_VERBS:
+        ctx.exit(Exit.FAILED)
+
+
+@cli.command()
+@click.argument("file", required=False, type=click.Path(readable=False))
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--partial", is_flag=True, help="Do what can be done without a restart.")
+@_output_option
+@_name_option
+@click.pass_context
+def reload(ctx: click.Context, file: str | None, dry_run: bool, partial: bool, output: str) -> None:
+    """Read the changed topology (FILE, or the one it was started with) and do what it says.
+
+    Prints first what changes at once, what worker by worker, and what needs a restart. With
+    something of the last kind nothing is done, and the exit code is 1, unless --partial.
+
+    \b
+      dpsup reload --dry-run
+      dpsup reload /etc/dpsup/edge.toml
+    """
+    from dpsup.render import print_reload, print_reloaded
+
+    path = os.path.abspath(file) if file else ""  # noqa: PTH100
+    with _connect(ctx) as instance:
+        doc = instance.reload(path, dry_run=True)
+        if output == "text":
+            print_reload(doc)
+        blocked = doc["restart_needed"] and not partial
+        if not dry_run and not blocked and doc["changes"]:
+            doc = instance.reload(path, partial=partial)
+            if output == "text":
+                print_reloaded(doc)
+        elif output == "text" and doc["changes"]:
+            click.echo("Nothing was done" + (" (--dry-run)." if dry_run else "."))
+    if output == "json":
+        _json(doc)
+    if blocked or doc["failed"]:
+        ctx.exit(Exit.FAILED)
+
+
 @cli.command("reset-failed")
 @click.argument("target", required=False, default="", shell_complete=_live("targets"))
 @_output_option

@@ -180,6 +180,38 @@ class Instance:
         """Restart a worker ("fw/0"), a group, or all, one after the other."""
         return self._ask("restart", 600.0, target=target)  # type: ignore[no-any-return]
 
+    def rollout(
+        self,
+        group: str,
+        plugin: str | None = None,
+        args: dict[str, str] | None = None,
+        *,
+        wait: bool = True,
+        **options: float,
+    ) -> dict[str, Any]:
+        """Change a group's plugin, or some of its arguments, slot by slot. `options`: canary,
+        max_unavailable, judge (seconds), more_drops, slower (shares)."""
+        timeout = 4 * float(options.get("judge", 2.0)) + 310.0
+        asked = {"group": group, "plugin": plugin, "args": args, "wait": wait, **options}
+        return self._ask("rollout", timeout, **asked)  # type: ignore[no-any-return]
+
+    def rollout_undo(self, group: str = "workers", *, wait: bool = True) -> dict[str, Any]:
+        """End a rollout and go back; with none under way, to what ran before."""
+        return self._ask("rollout_undo", 310.0, group=group, wait=wait)  # type: ignore[no-any-return]
+
+    def rollout_status(self, group: str = "") -> dict[str, Any]:
+        return self._ask("rollout_status", group=group)  # type: ignore[no-any-return]
+
+    def rollout_history(self, group: str = "workers") -> dict[str, Any]:
+        return self._ask("rollout_history", group=group)  # type: ignore[no-any-return]
+
+    def reload(
+        self, file: str = "", *, dry_run: bool = False, partial: bool = False
+    ) -> dict[str, Any]:
+        """Do what the changed file says; `file`: by default the one it was started with."""
+        args = {"file": file, "dry_run": dry_run, "partial": partial}
+        return self._ask("reload", 1200.0, **args)  # type: ignore[no-any-return]
+
     def reset_failed(self, target: str = "") -> dict[str, Any]:
         """Forget past deaths of a worker, a group, or all, and start who is held."""
         return self._ask("reset_failed", 60.0, target=target)  # type: ignore[no-any-return]

@@ -608,6 +608,36 @@ CODES: dict[str, Entry] = {
         "`dpsup quarantine --dir DIR` reads a folder by its path.",
     ),
     "E0716": Entry(
+        "a rollout that is already under way",
+        "A group changes over to one version at a time.",
+        "`dpsup rollout status GROUP` shows it, `dpsup rollout undo GROUP` ends it.",
+    ),
+    "E0717": Entry(
+        "nothing to go back to",
+        "The group ran no other version before, or that version's file has changed since.",
+        "`dpsup rollout history GROUP`; roll out the file that you want.",
+    ),
+    "E0718": Entry(
+        "the running version's file has changed",
+        "A worker that is started again, and an undo, would load the new contents.",
+        "Give each version a file of its own: fw-2.so.",
+    ),
+    "E0719": Entry(
+        "options of a rollout that make no sense",
+        "Counts, times and margins have bounds; shared memory has room for 8 KiB of arguments.",
+        "`dpsup rollout --help` has them.",
+    ),
+    "E0720": Entry(
+        "a rollout that takes long",
+        "It goes on; only the command that waited for it ended.",
+        "`dpsup rollout status`.",
+    ),
+    "E0721": Entry(
+        "a file that says nothing about this instance",
+        "`reload` takes the file that the instance was started with, or one of the same name.",
+        "`dpsup start FILE` starts what another file says.",
+    ),
+    "E0722": Entry(
         "no such type of event",
         "`--type` takes types of events, with commas between them.",
         "`dpsup events -o jsonl | jq -r .type | sort -u` shows which there were.",

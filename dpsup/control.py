@@ -10,10 +10,11 @@ import signal
 from functools import partial
 from typing import Any
 
-from dpsup import elastic, process, status, steering
+from dpsup import elastic, process, reload, rollout, status, steering
 from dpsup.bus import Gone
 from dpsup.elastic import SCALE_S, must_run
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
+from dpsup.judging import Margins
 from dpsup.messages import ProtocolError, Request, want
 from dpsup.policy import History
 from dpsup.supervisor import Group, Supervisor, Worker
@@ -159,6 +160,45 @@ async def _rebalance(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     return await elastic.rebalance(sup, group, seconds, dry_run=dry_run)
 
 
+async def _rollout(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    group = find_group(sup, want(args, "group", str))
+    plugin, given = want(args, "plugin", str, None), want(args, "args", dict, None)
+    if given is not None and not all(isinstance(v, str) for v in given.values()):
+        raise ProtocolError("args.args: a table of texts is wanted")
+    number, usual = (int, float), Margins()
+    drops = float(want(args, "more_drops", number, usual.drops))
+    options = rollout.Options(
+        canary=want(args, "canary", int, 1),
+        max_unavailable=want(args, "max_unavailable", int, 1),
+        judge=float(want(args, "judge", number, 2.0)),
+        margins=Margins(drops, drops, float(want(args, "slower", number, usual.cycles))),
+    )
+    one = rollout.begin(sup, group, plugin, given, options)
+    if one is not None and want(args, "wait", bool, False):
+        await rollout.ended(one)
+    return rollout.outcome(one, group, sup.rollouts[group.index])
+
+
+async def _rollout_undo(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    group = find_group(sup, want(args, "group", str, ONLY_GROUP))
+    return await rollout.undo(sup, group, wait=want(args, "wait", bool, True))
+
+
+async def _rollout_status(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    name = want(args, "group", str, "")
+    groups = [find_group(sup, name)] if name else sup.groups
+    return {"groups": [sup.rollouts[g.index].view(g) for g in groups]}
+
+
+async def _rollout_history(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    return rollout.history(sup, find_group(sup, want(args, "group", str, ONLY_GROUP)))
+
+
+async def _reload(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    dry_run, partial = want(args, "dry_run", bool, False), want(args, "partial", bool, False)
+    return await reload.reload(sup, want(args, "file", str, ""), dry_run=dry_run, partial=partial)
+
+
 def _is_settled(worker: Worker) -> bool:
     return worker.state in ("running", "backoff", "held") or not worker.wanted
 
@@ -274,6 +314,11 @@ VERBS = {
     "scale": _scale,
     "rebalance": _rebalance,
     "restart": _restart,
+    "rollout": _rollout,
+    "rollout_undo": _rollout_undo,
+    "rollout_status": _rollout_status,
+    "rollout_history": _rollout_history,
+    "reload": _reload,
     "reset_failed": _reset_failed,
     "kill": _kill,
     "events": _events,

@@ -38,6 +38,10 @@ TYPES = {
     "autoscale": "its size follows its load",
     "rebalance": "buckets were spread by their load",
     "restart": "others are restarted with a worker",
+    "rollout": "a group changes over to another version",
+    "judged": "the new version's figures against the old one's",
+    "handover": "a worker left its slot to one of another version",
+    "reload": "the changed file was applied, or was not",
     "reset": "past deaths were forgotten on request",
     "quarantine": "a packet was put in quarantine",
     "warning": "something is not as asked for",
@@ -75,7 +79,7 @@ def parse_types(text: str) -> frozenset[str]:
         close = suggest(word, TYPES)
         raise UsageError(
             f'no event is of type "{word}"',
-            code="E0716",
+            code="E0722",
             help=f'did you mean "{close}"?' if close else f"there are: {', '.join(TYPES)}",
         )
     return found

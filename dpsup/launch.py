@@ -180,6 +180,7 @@ def _run(
                 return make_plan(topology, read_host(), generation)
 
             sup = Supervisor(plan, where, replan, voice.say, idle_limit)
+            sup.topologies = (topology, topology)
             sup.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
 
             def ready() -> None:

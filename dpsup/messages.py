@@ -181,15 +181,16 @@ def as_exception(error: dict[str, Any]) -> DpsupError:
     return e
 
 
-def want(args: dict[str, Any], key: str, kind: type, default: Any = ...) -> Any:
+def want(args: dict[str, Any], key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
     """An argument of a request, of the type that its verb takes."""
     value = args.get(key, default)
     if value is ...:
         raise ProtocolError(f"args.{key} is missing")
     if value is default:
         return value
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ProtocolError(f"args.{key}: {kind.__name__} is wanted")
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise ProtocolError(f"args.{key}: {kinds[-1].__name__} is wanted")
     return value
 
 

@@ -113,6 +113,10 @@ def _story(story: Any) -> dict[str, Any]:
     return {**_fields(story), "frames": frames}
 
 
+def _reasons(facts: Any) -> list[str]:
+    return [_text(facts.reason[r]) for r in range(min(facts.n_reasons, lib.DPS_REASONS))]
+
+
 def _state(get: Any, where: tuple[int, ...], most: int) -> dict[str, Any] | None:
     """A block of state, None where it is nobody's."""
     head = ffi.new("struct dps_state_head *")
@@ -129,6 +133,36 @@ def flat_args(args: list[list[str]]) -> bytes:
     return b"".join(f"{k}\0{v}\0".encode() for k, v in args)
 
 
+def _version(group: dict[str, Any]) -> Any:
+    """A plugin with its arguments, as the ABI has them."""
+    conf = ffi.new("struct dps_version *")
+    conf.plugin = (group["plugin_path"] or group["plugin"]).encode()
+    conf.builtin = not group["plugin_path"]
+    conf.n_args = len(group["args"])
+    conf.args = flat_args(group["args"]).ljust(lib.DPS_ARGS, b"\0")
+    return conf
+
+
+@dataclasses.dataclass
+class Drops:
+    """What a slot's plugins dropped, by their names for it."""
+
+    counted: list[int] = dataclasses.field(default_factory=list)  # by version and number, so far
+    by_name: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def add(self, names: dict[int, list[str]], counts: list[int]) -> dict[str, int]:
+        """`counts` of all time; `names` of each version's reasons."""
+        each = len(counts) // int(lib.DPS_VERSIONS)
+        before = self.counted or [0] * len(counts)
+        for i, (old, new) in enumerate(zip(before, counts, strict=True)):
+            known, r = names.get(i // each, []), i % each
+            if new > old:
+                name = known[r] if r < len(known) else f"reason_{r}"
+                self.by_name[name] = self.by_name.get(name, 0) + new - old
+        self.counted = counts
+        return dict(self.by_name)
+
+
 class Primary:
     """Everything between EAL's start and its end."""
 
@@ -137,6 +171,8 @@ class Primary:
         self.notes: list[str] = []
         self.absent: list[str] = []  # ports that were not required and are not there
         self.port_index: dict[str, int] = {}
+        self.drops: dict[int, Drops] = {}  # by slot
+        self.reasons: dict[int, dict[int, list[str]]] = {}  # by group and version
         self.stopping = False
         self.rx = False
         self.attachments: Attachments | None = None
@@ -271,12 +307,8 @@ class Primary:
 
     def _group(self, index: int, group: dict[str, Any]) -> None:
         conf = ffi.new("struct dps_group_conf *")
-        args = flat_args(group["args"])
         conf.name = group["name"].encode()
-        conf.plugin = (group["plugin_path"] or group["plugin"]).encode()
-        conf.builtin = not group["plugin_path"]
         conf.adaptive = any(io["idle"] == "adaptive" for io in self.plan["io"])
-        conf.n_args = len(group["args"])
         conf.first_slot = group["first_slot"]
         conf.max = group["max"]
         conf.ring = group["ring"]
@@ -285,12 +317,16 @@ class Primary:
         conf.next = [_verdict(group["next"], port) for port in range(lib.DPS_MAX_PORTS)]
         conf.state = group["state"]
         conf.bucket_state = group["bucket_state"]
-        conf.args = args.ljust(lib.DPS_ARGS, b"\0")
         _check("ctl_group", lib.dps_ctl_group(index, conf))
+        _check("group_version", lib.dps_group_version(index, 0, _version(group)))
+        self._health(index, group)
+        _check("group_lend", lib.dps_group_lend(index, int(group["lend_after"] * 1e9)))
+
+    @staticmethod
+    def _health(index: int, group: dict[str, Any]) -> None:
         stall_ns = max(1, int(group["stall_after"] * 1e9))
         kill = group["on_stopped"] == "kill"
         _check("group_health", lib.dps_group_health(index, stall_ns, kill))
-        _check("group_lend", lib.dps_group_lend(index, int(group["lend_after"] * 1e9)))
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -347,7 +383,8 @@ class Primary:
     def do_spare(self, args: dict[str, Any]) -> dict[str, int]:
         """A berth for a spare of a group."""
         ticket = ffi.new("uint32_t *")
-        ret = lib.dps_spare_prepare(want(args, "group", int), ticket)
+        version = want(args, "version", int, 0)
+        ret = lib.dps_spare_prepare(want(args, "group", int), version, ticket)
         return {"berth": _check("spare_prepare", ret), "ticket": int(ticket[0])}
 
     def do_call_off(self, args: dict[str, Any]) -> int:
@@ -435,6 +472,59 @@ class Primary:
 
     def do_lane(self, args: dict[str, Any]) -> None:
         _check("io_lane", lib.dps_io_lane(want(args, "slot", int)))
+
+    def do_version(self, args: dict[str, Any]) -> bool:
+        """Write down a group's next version. False: processes of the one before are still there."""
+        group, version = want(args, "group", int), want(args, "version", int)
+        keys = {"plugin": str, "plugin_path": str, "args": list}
+        conf = _version({k: want(args, k, kind) for k, kind in keys.items()})
+        # What the one before dropped is counted under its names.
+        for slot in range(self.plan["n_slots"]):
+            self._fold(slot)
+        ret = lib.dps_group_version(group, version, conf)
+        if ret == -errno.EBUSY:
+            return False
+        _check("group_version", ret)
+        self.reasons.get(group, {}).pop(version, None)
+        return True
+
+    def do_versions(self, args: dict[str, Any]) -> list[int]:
+        """Which version the processes in these berths have."""
+        berths = want(args, "berths", list)
+        return [_check("sitter_version", lib.dps_sitter_version(b)) for b in berths]
+
+    def do_heir(self, args: dict[str, Any]) -> None:
+        """Which version of a group is started, and takes over unasked, from now on."""
+        group, version = want(args, "group", int), want(args, "version", int)
+        _check("group_heir", lib.dps_group_heir(group, version))
+
+    def do_facts(self, args: dict[str, Any]) -> dict[str, Any] | None:
+        """What the plugin of a ready spare says of itself; None: there is no such spare."""
+        facts = ffi.new("struct dps_facts *")
+        group, version = want(args, "group", int), want(args, "version", int)
+        ret = lib.dps_spare_facts(group, version, facts)
+        if ret == -errno.ENOENT:
+            return None
+        _check("spare_facts", ret)
+        self.reasons.setdefault(group, {})[version] = _reasons(facts[0])
+        return _fields(facts)
+
+    def do_also(self, args: dict[str, Any]) -> None:
+        """What packets for a slot carry beside what its plugin asks for."""
+        slot, needs = want(args, "slot", int), want(args, "needs", int)
+        _check("io_lane_also", lib.dps_io_lane_also(slot, needs, want(args, "changes", bool)))
+
+    def do_handover(self, args: dict[str, Any]) -> str:
+        """Have the slot's worker make room for a spare of a version: "told", or "nobody" sits
+        there, or there is "no spare" that fits."""
+        slot, version = want(args, "slot", int), want(args, "version", int)
+        ret = lib.dps_slot_handover(slot, version)
+        known = {-errno.EBUSY: "nobody", -errno.ENOENT: "no spare"}
+        return known.get(ret) or ("told" if _check("slot_handover", ret) == 0 else "")
+
+    def do_health(self, args: dict[str, Any]) -> None:
+        keys = {"stall_after": float, "on_stopped": str}
+        self._health(want(args, "group", int), {k: want(args, k, v) for k, v in keys.items()})
 
     def do_map(self, args: dict[str, Any]) -> None:
         members = bytes.fromhex(want(args, "map", str))
@@ -624,25 +714,22 @@ class Primary:
         _check("slot_read", lib.dps_slot_read(index, slot))
         lane = ffi.new("struct dps_lane_stats *")
         _check("lane_stats_get", lib.dps_lane_stats_get(index, lane))
-        facts = slot.facts
-        reasons = [_text(facts.reason[r]) for r in range(min(facts.n_reasons, lib.DPS_REASONS))]
-        dropped = {
-            reasons[r] if r < len(reasons) else f"reason_{r}": int(n)
-            for r, n in enumerate(lane.dropped)
-            if n
-        }
         counters = {
-            _text(facts.counter_name[c]): int(slot.counter[c])
-            for c in range(min(facts.n_counters, lib.DPS_COUNTERS))
+            name: int(slot.counter[c])
+            for c, chars in enumerate(slot.counter_name)
+            if (name := _text(chars))
         }
         return {
             "pid": int(lib.dps_slot_sitter(index)),
+            "version": int(lib.dps_slot_version(index)),
+            "needs": int(slot.facts.needs),
+            "changes": bool(slot.facts.rewrites + slot.facts.prepends),
             "beats": int(slot.beats),
             "bursts": int(slot.bursts),
             "busy": int(slot.busy),
             "ready_ns": int(slot.ready_ns),
             "first_ns": int(slot.first_ns),
-            "dropped": dropped,
+            "dropped": self._fold(index, slot, lane),
             "counters": counters,
             **_fields(lane),
         }
@@ -657,6 +744,20 @@ class Primary:
                 if lane.sent:
                     found.append({"io": io["index"], "slot": slot, **_fields(lane)})
         return found
+
+    def _fold(self, index: int, slot: Any = None, lane: Any = None) -> dict[str, int]:
+        """A slot's drops by the plugins' names for them. Another version may have other names for
+        the same numbers."""
+        if slot is None:
+            slot = ffi.new("struct dps_slot *")
+            _check("slot_read", lib.dps_slot_read(index, slot))
+            lane = ffi.new("struct dps_lane_stats *")
+            _check("lane_stats_get", lib.dps_lane_stats_get(index, lane))
+        group = int(slot.group)
+        if slot.version < lib.DPS_VERSIONS:
+            self.reasons.setdefault(group, {})[int(slot.version)] = _reasons(slot.facts)
+        drops = self.drops.setdefault(index, Drops())
+        return drops.add(self.reasons.get(group, {}), [int(n) for n in lane.dropped])
 
     def do_stop(self, _: dict[str, Any]) -> None:
         self.stopping = True

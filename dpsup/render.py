@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -181,6 +182,65 @@ def print_scale(doc: dict[str, Any]) -> None:
         else:
             console.print(f"    {doc['buckets_moved']} of {BUCKETS} buckets move")
     console.print("Nothing was done (--dry-run).")
+
+
+def print_rollout(doc: dict[str, Any]) -> None:
+    """What came of an order."""
+    plugin = posixpath.basename(doc["to_plugin"] or doc["plugin"])
+    if not doc["changed"]:
+        console.print(f"{doc['group']}: unchanged, it runs {plugin} already")
+    elif doc["phase"] == "done":
+        console.print(f"{doc['group']}: revision {doc['to']}, {plugin}, in all workers")
+    elif doc["phase"] in ("undone", "stuck"):
+        console.print(
+            f"{doc['group']}: revision {doc['to']}, {plugin}, {doc['phase']}: {doc['why']}"
+        )
+    else:
+        console.print(
+            f"{doc['group']}: to revision {doc['to']}, {plugin}: {doc['phase']}.  "
+            f"dpsup rollout status"
+        )
+
+
+def print_rollouts(doc: dict[str, Any]) -> None:
+    table = _table("GROUP", "REVISION", "PLUGIN", "PHASE", "TO", "WORKERS", "WHY")
+    for g in doc["groups"]:
+        workers = " ".join(f"{w}:{n}" for w, n in g["workers"].items())
+        to = f"{g['to']} {posixpath.basename(g['to_plugin'])}" if g["to"] else "-"
+        plugin = posixpath.basename(g["plugin"])
+        table.add_row(g["group"], str(g["revision"]), plugin, g["phase"], to, workers, g["why"])
+    console.print(table)
+
+
+def print_revisions(doc: dict[str, Any]) -> None:
+    table = _table("REVISION", "SINCE", "PLUGIN", "ARGS", "STATE", "WHY")
+    for r in doc["revisions"]:
+        args = " ".join(f"{k}={v}" for k, v in r["args"])
+        table.add_row(str(r["number"]), _clock(r), r["plugin"], args, r["state"], r["why"])
+    console.print(table)
+
+
+_HOW = {"live": "at once", "rolling": "worker by worker", "restart": "needs a restart"}
+
+
+def print_reload(doc: dict[str, Any]) -> None:
+    """What a changed file comes to."""
+    if not doc["changes"]:
+        console.print(f"{doc['file']}: nothing changed")
+    for kind, how in _HOW.items():
+        found = [c for c in doc["changes"] if c["class"] == kind]
+        if found:
+            console.print(f"{how}:")
+        for c in found:
+            why = f" ({c['why']})" if c["why"] else ""
+            console.print(f"  {doc['file']}:{c['line']}  {c['text']}{why}")
+
+
+def print_reloaded(doc: dict[str, Any]) -> None:
+    done = sum(c["done"] for c in doc["changes"])
+    console.print(f"{done} of {len(doc['changes'])} done")
+    if doc["failed"]:
+        console.print(f"undone: {doc['failed']}")
 
 
 def print_rebalance(doc: dict[str, Any]) -> None:

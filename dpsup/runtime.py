@@ -31,9 +31,13 @@ SEED = "seed.sock"
 LOCK = "lock"
 STATE = "state.json"
 PLAN = "plan.json"
+ROLLOUT = "rollout.json"
 # Everything that may be in a runtime folder, in the order in which it is removed; "dpdk" is EAL's,
 # where RUNTIME_DIRECTORY says so.
-OURS = (CONTROL, EVENTS, PRIMARY, SEED, PLAN, STATE, f"{STATE}.new", *RECORDS, "dpdk", LOCK)
+OURS = (
+    CONTROL, EVENTS, PRIMARY, SEED, PLAN, STATE, f"{STATE}.new", ROLLOUT, f"{ROLLOUT}.new",
+    *RECORDS, "dpdk", LOCK,
+)  # fmt: skip
 
 ACQUIRE_S = 0.3  # for those who only look at the lock to be gone
 
@@ -259,7 +263,7 @@ class Runtime:
                 if re.fullmatch(mine.pattern + r"map_\d+", one.name):
                     one.unlink(missing_ok=True)
                     removed.append(str(one))
-        for name in (PRIMARY, SEED, PLAN):
+        for name in (PRIMARY, SEED, PLAN, ROLLOUT):
             (self.path / name).unlink(missing_ok=True)
         return removed
 

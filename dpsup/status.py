@@ -140,6 +140,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
                 "ready": ready,
                 "spares_ready": seen["spares_ready"] if seen else 0,
                 "spares_held": seen["spares_held"] if seen else "",
+                "rollout": seen["rollout"] if seen else None,
                 "max": group["max"],
                 "workers": workers,
                 "dropped": {

@@ -22,8 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dpsup import exporter, machine, memory, process, recorder, status, steering
+from dpsup import exporter, machine, memory, process, recorder, rollout, status, steering
 from dpsup.bus import AsyncClient, Gone, Publisher, Server
+from dpsup.changes import keep
 from dpsup.elastic import Follower
 from dpsup.errors import DpsupError, Exit, ShimError, TimedOut
 from dpsup.failover import Failovers
@@ -35,6 +36,7 @@ from dpsup.quarantine import Folder, Keeper
 from dpsup.reattach import Reattach
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, SEED, Runtime, State
 from dpsup.seed import Seed, SeedError
+from dpsup.topology import Topology
 
 WORKER_PROGRAM = Path(__file__).with_name("dpsup-worker")
 SEED_LCORE = 127  # RTE_MAX_LCORE - 1: no io core's
@@ -88,6 +90,7 @@ class Sitter:
     start: int = 0  # clock ticks since boot
     ready: bool = False
     asked: bool = False  # told to end
+    version: int = 0  # of its group's plugin
     status: int | None = None  # how it ended, as waitpid gives it
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -140,6 +143,7 @@ class Group:
     workers: list[Worker]
     policy: Policy
     desired: int
+    version: int = 0  # of its plugin, that is started, and takes over
     spares: list[Sitter] = field(default_factory=list)
     filling: bool = False
     spare_history: History = field(default_factory=History)
@@ -169,12 +173,8 @@ class Child:
     timer: asyncio.TimerHandle | None = None
 
 
-def _group(index: int, plan: GroupPlan) -> Group:
-    workers = [
-        Worker(f"{plan.name}/{m}", index, m, plan.first_slot + m, plan.cores[m])
-        for m in range(plan.max)
-    ]
-    policy = Policy(
+def policy_of(plan: GroupPlan) -> Policy:
+    return Policy(
         plan.restart_policy,
         plan.intensity,
         plan.period,
@@ -184,7 +184,14 @@ def _group(index: int, plan: GroupPlan) -> Group:
         plan.backoff_jitter,
         plan.strategy,
     )
-    return Group(plan, index, workers, policy, plan.count)
+
+
+def _group(index: int, plan: GroupPlan) -> Group:
+    workers = [
+        Worker(f"{plan.name}/{m}", index, m, plan.first_slot + m, plan.cores[m])
+        for m in range(plan.max)
+    ]
+    return Group(plan, index, workers, policy_of(plan), plan.count)
 
 
 class Supervisor:
@@ -208,6 +215,8 @@ class Supervisor:
         self.primary = Child("primary")
         self.seed = Child("seed")
         self.groups = [_group(i, g) for i, g in enumerate(plan.groups)]
+        self.rollouts = [rollout.Ledger.begin(g) for g in plan.groups]
+        self.topologies: tuple[Topology, Topology] | None = None  # as started, as last loaded
         self.hello: dict[str, Any] = {}
         self.failure: DpsupError | None = None
         self.drain_s = DRAIN_S
@@ -758,7 +767,11 @@ class Supervisor:
     def _next_generation(self) -> None:
         if self.state != "starting":
             return
-        self.plan = self.replan(self.plan.generation + 1)
+        # What was changed since the start stays so.
+        self.plan = keep(self.replan(self.plan.generation + 1), [g.plan for g in self.groups])
+        for group, ledger in zip(self.groups, self.rollouts, strict=True):
+            group.version = 0
+            ledger.slots[0] = ledger.current.number
         self.progress(f"generation {self.plan.generation} starts")
         self.fire("primary", self.primary, "start")
 
@@ -995,7 +1008,8 @@ class Supervisor:
 
         try:
             berth = await self._open_slot(worker)
-            worker.sitter = await self._fork_for(worker.name, berth, noted)
+            version = self.groups[worker.group].version
+            worker.sitter = await self._fork_for(worker.name, berth, noted, version)
         except (DpsupError, OSError):
             asyncio.get_running_loop().call_later(UNBORN_S, self._unborn, worker)
             raise
@@ -1009,7 +1023,11 @@ class Supervisor:
             self._worker_kill(worker)
 
     async def _fork_for(
-        self, name: str, berth: dict[str, int], noted: Callable[[Sitter, str], None]
+        self,
+        name: str,
+        berth: dict[str, int],
+        noted: Callable[[Sitter, str], None],
+        version: int,
     ) -> Sitter:
         """A process for an open berth; `noted` hears what it says of its start."""
         fds: list[int] = []
@@ -1027,7 +1045,7 @@ class Supervisor:
             raise
         os.close(log_w)
         os.close(note_w)
-        sitter = self._know(Sitter(name, berth["berth"], pid, pidfd))
+        sitter = self._know(Sitter(name, berth["berth"], pid, pidfd, version=version))
         Lines(log_r, lambda line: self.log.add(name=sitter.name, line=line))
         Lines(note_r, lambda line: noted(sitter, line))
         return sitter
@@ -1181,6 +1199,12 @@ class Supervisor:
             return
         worker.story = story
         worker.health = "ok"
+        handed_over = bool(story and story["handover"])
+        sitter.asked |= handed_over
+        if handed_over and successor is not None and story is not None:
+            us = (story["seated_ns"] - story["noticed_ns"]) / 1000
+            version = self.rollouts[worker.group].slots[successor.version]
+            self.events.add(type="handover", name=worker.name, revision=version, seated_us=us)
         self.unreported += not sitter.asked
         self._met(worker)
         if successor is None:
@@ -1192,8 +1216,9 @@ class Supervisor:
         worker.sitter = successor
         worker.since_ns = time.monotonic_ns()
         successor.name = worker.name
-        worker.restarts += 1
-        worker.takeovers -= 1
+        if not handed_over:
+            worker.restarts += 1
+            worker.takeovers -= 1
         self.fire("worker", worker, "succeeded")
         self._task(self._report(worker, sitter, story))
         self.write_state()
@@ -1205,8 +1230,11 @@ class Supervisor:
         if await self.until(lambda: pid in self._sitters, STATUS_WAIT_S):
             return self._sitters[pid]
         try:
-            return self._know(Sitter("", story["successor_sitter"], pid, os.pidfd_open(pid)))
-        except OSError:
+            sitter = self._know(Sitter("", story["successor_sitter"], pid, os.pidfd_open(pid)))
+            slot = (await self.ask("counters"))["slots"][story["slot"]]
+            sitter.version = max(0, slot["version"])
+            return sitter
+        except (DpsupError, OSError):
             return None
 
     async def _report(
@@ -1241,6 +1269,7 @@ class Supervisor:
             self.events.add(
                 type="death", name=worker.name, pid=sitter.pid, how=how, **_told_of(found)
             )
+            rollout.note_death(self, worker, sitter, story, code)
         return code
 
     def _worker_feed(self, worker: Worker) -> None:
@@ -1269,6 +1298,11 @@ class Supervisor:
     def _worker_adopt(self, worker: Worker) -> None:
         """A spare has taken the place already: keep the books, fork another spare."""
         group = self.groups[worker.group]
+        if worker.story and worker.story["handover"]:
+            # It was asked to make room: no death. The one that came may need other things.
+            self._task(self._feed(worker))
+            self._refill(group)
+            return
         decision = decide(group.policy, worker.history, Ending(), wanted=True, now=time.monotonic())
         worker.history = decision.history
         self._restart_others(worker)
@@ -1281,22 +1315,26 @@ class Supervisor:
 
     def _refill(self, group: Group) -> None:
         wants = group.plan.spares > 0 and not group.spares_held
-        if wants and not group.filling and len(group.spares) < group.plan.spares:
+        if wants and not group.filling and self._lacks_spares(group):
             group.filling = True
             self._task(self._fill(group))
 
+    @staticmethod
+    def _lacks_spares(group: Group) -> bool:
+        return sum(s.version == group.version for s in group.spares) < group.plan.spares
+
     async def _fill(self, group: Group) -> None:
         try:
-            while len(group.spares) < group.plan.spares:
+            while self._lacks_spares(group):
                 await asyncio.sleep(max(0.0, group.spare_due_at - time.monotonic()))
                 running = self.state in ("running", "degraded") and self._orders is not None
                 if not running or group.spares_held:
                     return
-                await self._fork_spare(group)
+                await self._fork_spare(group, group.version)
         finally:
             group.filling = False
 
-    async def _fork_spare(self, group: Group) -> None:
+    async def _fork_spare(self, group: Group, version: int) -> None:
         def noted(sitter: Sitter, line: str) -> None:
             if line == "READY":
                 sitter.ready = True
@@ -1304,11 +1342,11 @@ class Supervisor:
             elif line.startswith("REFUSED "):
                 code, why = _refused(line)
                 self.events.add(type="spare", name=sitter.name, message=why)
-                if code in PERMANENT:
+                if code in PERMANENT and not rollout.note_refusal(self, group, sitter, why):
                     self._hold_spares(group, sitter.name, why)
 
-        berth = await self.insist("spare", group=group.index)
-        sitter = await self._fork_for(f"{group.plan.name}/spare", berth, noted)
+        berth = await self.insist("spare", group=group.index, version=version)
+        sitter = await self._fork_for(f"{group.plan.name}/spare", berth, noted, version)
         group.spares.append(sitter)
         asyncio.get_running_loop().call_later(WORKER_READY_S, _late, sitter)
         self.write_state()
@@ -1318,7 +1356,7 @@ class Supervisor:
     def _spare_died(self, group: Group, sitter: Sitter) -> None:
         if not sitter.asked:
             self.events.add(type="spare", name=sitter.name, pid=sitter.pid, message="died")
-        if not sitter.asked and not sitter.ready:
+        if not sitter.asked and not sitter.ready and sitter.version == group.version:
             now = time.monotonic()
             decision = decide(SPARE_POLICY, group.spare_history, Ending(), wanted=True, now=now)
             group.spare_history = decision.history
@@ -1340,10 +1378,13 @@ class Supervisor:
 
     def retire_spares(self, group: Group) -> None:
         """End them; new ones are forked while the instance runs."""
-        for sitter in group.spares:
+        self.retire(group.spares)
+
+    def retire(self, spares: list[Sitter]) -> None:
+        for sitter in spares:
             sitter.asked = True
         self.write_state()
-        for sitter in group.spares:
+        for sitter in spares:
             if sitter.pidfd >= 0:
                 process.signal_pidfd(sitter.pidfd, signal.SIGKILL)
 
@@ -1619,7 +1660,8 @@ class Supervisor:
             "groups": [
                 {
                     "desired": g.desired,
-                    "spares_ready": sum(s.ready for s in g.spares),
+                    "spares_ready": sum(s.ready for s in g.spares if s.version == g.version),
+                    "rollout": self.rollouts[g.index].view(g),
                     "spares_held": g.spares_held,
                     "workers": [
                         {

@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 7,
+	DPS_ABI_VERSION = 8,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -30,6 +30,8 @@ enum {
 	DPS_IO_BURST = 128,         // and of an io core's
 	DPS_REASONS = 16,           // drop reasons of a plugin
 	DPS_COUNTERS = 16,          // counters of a plugin
+	DPS_SLOT_COUNTERS = 32,     // of all plugins that a slot has had
+	DPS_VERSIONS = 2,           // of a group's plugin at a time
 	DPS_NAME = 32,              // bytes of a name, the closing NUL included
 	DPS_PATH = 1024,
 	DPS_ARGS = 8192,            // bytes of a group's arguments, key NUL value NUL ...
@@ -209,7 +211,8 @@ struct dps_sitter {
 	uint32_t slot;              // DPS_NO_SLOT: none
 	uint32_t ticket;            // of that slot's seat
 	uint32_t group;
-	uint32_t pad1[12];
+	uint32_t version;           // of the group's plugin, that it loads
+	uint32_t pad1[11];
 
 	// Written by the seed: how the last one ended.
 	int32_t exit_pid;
@@ -261,7 +264,7 @@ struct dps_story {
 	int32_t sender;             // pid of who sent the signal, 0: nobody did
 	uint32_t blamed;            // deaths that the packet in hand is to blame for, 0: it is not
 	uint32_t mended;            // descriptors that were not what the io core wrote
-	uint32_t pad;
+	uint32_t handover;          // 1: it was told to make room, and left in order
 	uint64_t address;
 	uint64_t died_ns;           // by its own handler
 	uint64_t noticed_ns;
@@ -273,13 +276,19 @@ struct dps_story {
 	uint64_t frame[DPS_FRAMES];
 };
 
-// One group. Written by the primary before the seed attaches.
-struct dps_group_conf {
-	char name[DPS_NAME];
+// A plugin with its arguments. Written by the primary while no process has this version: before the
+// seed attaches, and before a rollout.
+struct dps_version {
 	char plugin[DPS_PATH];      // a built-in name, or the path of a shared object
 	uint32_t builtin;           // 1: a built-in name
-	uint32_t adaptive;          // 1: idle workers give the CPU back
 	uint32_t n_args;            // pairs in args
+	char args[DPS_ARGS];
+};
+
+// One group. Written by the primary before the seed attaches, but for the versions.
+struct dps_group_conf {
+	char name[DPS_NAME];
+	uint32_t adaptive;          // 1: idle workers give the CPU back
 	uint32_t first_slot;
 	uint32_t max;               // slots
 	uint32_t ring;              // words of a lane
@@ -293,7 +302,7 @@ struct dps_group_conf {
 	uint32_t state;             // bytes of state of a slot
 	uint32_t bucket_state;      // bytes of state of a bucket
 	uint32_t pad[2];
-	char args[DPS_ARGS];
+	struct dps_version version[DPS_VERSIONS];
 };
 
 // The control block, memzone "dpsup". Written by the primary before the seed attaches, and read-only
@@ -348,7 +357,8 @@ struct dps_slot {
 	// Written by the primary, while workers run.
 	uint32_t command;           // DPS_RUN, DPS_STOP
 	int32_t core;               // CPU of the next worker
-	uint32_t pad1[14];
+	uint32_t version;           // of who sits here, or is to
+	uint32_t pad1[13];
 
 	// By compare-and-swap alone. The primary opens the seat with a new ticket (high 32 bits), the
 	// worker that was forked with that ticket takes it (low 32 bits: its pid); who comes late
@@ -397,6 +407,7 @@ struct dps_slot {
 	uint64_t busy;              // TSC cycles in bursts
 	uint64_t pad7[4];
 
-	// Written by the primary: the plugins' counters of all who sat here and are dead.
-	uint64_t counter[DPS_COUNTERS];
+	// Written by the primary: the plugins' counters of all who sat here and are dead, by name.
+	uint64_t counter[DPS_SLOT_COUNTERS];
+	char counter_name[DPS_SLOT_COUNTERS][DPS_NAME];         // "": free, and so are all after it
 };

@@ -298,6 +298,18 @@ dps_io_lane(uint32_t slot)
 }
 
 int
+dps_io_lane_also(uint32_t slot, uint32_t needs, uint32_t changes)
+{
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	asking_lock();
+	the_primary.also_needs[slot] = needs;
+	the_primary.also_changes[slot] = changes;
+	asking_unlock();
+	return io_ask_all(OP_LANE, slot);
+}
+
+int
 dps_io_map(uint32_t group, const uint8_t *member, uint32_t n, uint32_t when_empty)
 {
 	struct primary *p = &the_primary;
@@ -440,7 +452,7 @@ add_lane(struct dps_lane_stats *out, const struct lane *lane)
 	out->quarantined += s->quarantined;
 	out->quarantine_full += s->quarantine_full;
 	out->corrupt += s->corrupt;
-	for (int r = 0; r < DPS_REASONS; r++)
+	for (int r = 0; r < DPS_VERSIONS * DPS_REASONS; r++)
 		out->dropped[r] += s->dropped[r];
 	out->outstanding += ahead(&lane->sent, &lane->collected);
 	out->lanes_corrupt += s->lanes_corrupt;

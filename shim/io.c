@@ -709,7 +709,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 		tx_put(io, arg, m);
 		return;
 	case DPS_V_DROP:
-		free_counted(&lane->stats.dropped[arg % DPS_REASONS], m);
+		free_counted(lane_dropped(lane, index, arg), m);
 		return;
 	case DPS_V_GROUP:
 		// By the hash that it came in with, so before its start or length changes.
@@ -781,8 +781,13 @@ take_run(struct io *io, struct lane *lane, uint32_t index, uint32_t n, uint64_t 
 		return n;
 	}
 	if ((word & ~(uint64_t)DPS_V_ARG) == dps_word_verdict(DPS_V_DROP)) {
+		uint32_t turn = (uint32_t)dps_load64(&lane->turn) - index;
+
+		// Each version has names of its own for its reasons.
+		if (unlikely(turn != 0 && turn < n))
+			n = turn;
 		rte_pktmbuf_free_bulk(m, n);
-		dps_count(&lane->stats.dropped[arg % DPS_REASONS], n);
+		dps_count(lane_dropped(lane, index, arg), n);
 		return n;
 	}
 	for (uint32_t i = 0; i < n; i++) {

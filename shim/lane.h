@@ -37,6 +37,7 @@ struct lane {
 
 	// written under the slot's lock, before they are handed back: lane_requeue
 	uint64_t requeue;
+	uint64_t turn;                  // and before a worker sits down: lane_turn
 
 	// the io core's; who repairs or hands back reads the indices
 	uint32_t sent __rte_cache_aligned;
@@ -67,6 +68,28 @@ lane_may_requeue(const struct lane *lane, uint32_t index)
 	uint64_t range = dps_load64(&lane->requeue);
 
 	return index - (uint32_t)range < range >> 32;
+}
+
+// From an index on packets are handled by another version of the group's plugin: `before` of them, then
+// `after`.
+static inline uint64_t
+lane_turn(uint32_t at, uint32_t before, uint32_t after)
+{
+	return (uint64_t)after << 33 | (uint64_t)before << 32 | at;
+}
+
+static inline uint32_t
+lane_version(const struct lane *lane, uint32_t index)
+{
+	uint64_t turn = dps_load64(&lane->turn);
+
+	return turn >> ((int32_t)(index - (uint32_t)turn) < 0 ? 32 : 33) & 1;
+}
+
+static inline uint64_t *
+lane_dropped(struct lane *lane, uint32_t index, uint32_t reason)
+{
+	return &lane->stats.dropped[lane_version(lane, index) * DPS_REASONS + reason % DPS_REASONS];
 }
 
 static inline uint32_t

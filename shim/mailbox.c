@@ -64,15 +64,30 @@ op_map(struct io *io, struct io_group *g)
 	find_shortcuts(io, g);
 }
 
+// Indices come round again: a turn that all packets have passed is no turn any more.
+static void
+settle_turn(struct lane *lane)
+{
+	uint64_t turn = dps_load64(&lane->turn);
+	uint32_t after = lane_version(lane, turn);
+
+	if ((int32_t)(lane->collected - (uint32_t)turn) >= 0)
+		__atomic_compare_exchange_n(&lane->turn, &turn, lane_turn(turn, after, after), 0,
+					    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
 static void
 op_lane(struct io *io, uint32_t slot)
 {
 	const struct dps_facts *facts = &the_primary.slot[slot]->facts;
 	struct lane *lane = &io->lane[slot];
 
-	lane->needs = (facts->needs & (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH)) |
+	// While a group changes its plugin, a slot's next worker may be of either version.
+	lane->needs = ((facts->needs | the_primary.also_needs[slot]) &
+		       (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH)) |
 		      group_needs(lane->group);
-	lane->changes = facts->rewrites + facts->prepends > 0;
+	lane->changes = facts->rewrites + facts->prepends > 0 || the_primary.also_changes[slot];
+	settle_turn(lane);
 	find_shortcuts(io, &io->group[lane->group]);
 }
 
@@ -92,6 +107,7 @@ op_reset(struct io *io, uint32_t slot)
 	lane->ready = 0;
 	lane->draining = false;
 	lane->requeue = 0;
+	lane->turn = lane_turn(0, lane_version(lane, lane->turn), lane_version(lane, lane->turn));
 	lane->corrupt = false;
 	lane->stats.lanes_corrupt = 0;
 }

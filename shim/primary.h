@@ -170,6 +170,8 @@ struct port {
 struct primary {
 	struct dps_ctl *ctl;
 	struct dps_slot *slot[DPS_MAX_SLOTS];
+	uint32_t also_needs[DPS_MAX_SLOTS];     // dps_io_lane_also
+	bool also_changes[DPS_MAX_SLOTS];
 	uint32_t slot_group[DPS_MAX_SLOTS];
 	uint64_t state[DPS_MAX_SLOTS];  // offset of its dps_state_head from ctl->base, 0: none
 	char *slots;                    // where the next slot will lie
@@ -271,6 +273,7 @@ int pulse_start(void);
 
 // warden.c
 int wardens_start(void);
+bool version_is_used(uint32_t group, uint32_t version);
 int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);   // takes no signal
 uint64_t story_tell(const struct dps_story *story);     // its seq
 void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core

@@ -122,7 +122,7 @@ struct dps_lane_stats {
 	uint64_t quarantined;
 	uint64_t quarantine_full;   // freed instead: too many wait to be written down
 	uint64_t corrupt;           // given up with a corrupt slot
-	uint64_t dropped[DPS_REASONS];  // by the plugin's reason
+	uint64_t dropped[DPS_VERSIONS * DPS_REASONS];   // by the plugin's version and its reason
 	uint32_t outstanding;
 	uint32_t lanes_corrupt;     // lanes that were isolated
 };
@@ -313,6 +313,8 @@ uint32_t dps_hash_packet(const uint8_t *packet, uint32_t len);
 int dps_ctl_create(uint64_t generation, uint32_t n_io);
 int dps_ctl_port(uint32_t port, const char *name);
 int dps_ctl_group(uint32_t group, const struct dps_group_conf *conf);
+int dps_group_version(uint32_t group, uint32_t version,  // -EBUSY: a process has that version
+		      const struct dps_version *conf);
 int dps_ctl_publish(void);
 int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
 int dps_slot_command(uint32_t slot, uint32_t command);
@@ -327,7 +329,14 @@ int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
 
 // warden.c: a berth for the next process, by its index; the ticket is what that process must show.
 int dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket);    // -EBUSY: somebody sits
-int dps_spare_prepare(uint32_t group, uint32_t *ticket);
+int dps_spare_prepare(uint32_t group, uint32_t version, uint32_t *ticket);
+int dps_spare_facts(uint32_t group, uint32_t version,   // of one that is ready; -ENOENT: there is none
+		    struct dps_facts *out);
+int dps_slot_handover(uint32_t slot, uint32_t version); // to a spare, at a burst's end; -EBUSY: nobody
+							// sits, -ENOENT: no spare that fits is ready
+int dps_slot_version(uint32_t slot);                    // of who sits there, -ENOENT: nobody does
+int dps_sitter_version(uint32_t sitter);                 // of the process in a berth
+int dps_group_heir(uint32_t group, uint32_t version);   // that is started, and takes over, from now on
 int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
 int dps_sitter_pid(uint32_t sitter, uint32_t ticket);   // of who came to a berth, 0: nobody
 int dps_slot_takeovers(uint32_t slot, uint32_t n,       // that wardens may do unasked from now on;
@@ -349,6 +358,8 @@ int dps_io_start(void);
 int dps_io_stop(void);                  // bounded; the io cores free all that they hold
 int dps_io_rx(uint32_t on);             // 0: stop receiving, go on collecting
 int dps_io_lane(uint32_t slot);         // (re)reads what the slot's plugin needs
+int dps_io_lane_also(uint32_t slot, uint32_t needs,     // from the next packet on it gets this too,
+		     uint32_t changes);         // and may be one that changes bytes
 int dps_io_map(uint32_t group, const uint8_t *member, uint32_t n,      // bucket -> member
 	       uint32_t when_empty);                                    // DPS_EMPTY_*
 int dps_io_loads(uint32_t group, uint64_t *packets, uint32_t n);        // received so far, by bucket

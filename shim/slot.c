@@ -99,6 +99,20 @@ dps_ctl_group(uint32_t group, const struct dps_group_conf *conf)
 }
 
 int
+dps_group_version(uint32_t group, uint32_t version, const struct dps_version *conf)
+{
+	struct dps_ctl *ctl = the_primary.ctl;
+
+	if (group >= ctl->n_groups || version >= DPS_VERSIONS)
+		return -EINVAL;
+	// Plugins keep pointers to their arguments for as long as they live.
+	if (version_is_used(group, version))
+		return -EBUSY;
+	ctl->group[group].version[version] = *conf;
+	return 0;
+}
+
+int
 dps_ctl_publish(void)
 {
 	struct primary *p = &the_primary;

@@ -46,6 +46,7 @@ struct warden {
 	bool started;
 	uint32_t index;
 	uint32_t group;
+	uint32_t version;       // of the group's plugin
 	uint32_t state;         // the control thread: OFF to AWAITED and back; the warden: the rest
 	uint32_t slot;          // where it was told to sit; changed under that slot's lock
 	uint32_t dead;          // 1: known to be
@@ -68,12 +69,15 @@ struct seat {
 	uint32_t takeovers;     // that may happen before the supervisor is asked
 	bool corrupt;           // what the last one left
 	bool failures;          // not after one that left in order
+	bool handover;          // who sits there was told to make room
+	uint32_t next;          // for this version
 	uint64_t since_ns;      // nobody sits; or was told to
 	uint64_t story;         // seq of the last death here
 };
 
 static struct warden wardens[DPS_MAX_SITTERS];
 static struct seat seats[DPS_MAX_SLOTS];
+static uint32_t heir[DPS_MAX_GROUPS];           // version of who takes over unasked, or is started
 static pthread_mutex_t story_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t stories;                // as in dps_ctl, where a worker may write
 
@@ -193,14 +197,31 @@ seat_revoke(uint32_t slot)
 	return true;
 }
 
+// Nobody sits: what was handed back is the last one's, and the rest will be this version's.
+static void
+turn_lanes(uint32_t slot, uint32_t version)
+{
+	for (uint32_t i = 0; i < the_primary.n_io; i++) {
+		struct lane *lane = &the_primary.io[i]->lane[slot];
+		uint32_t done = dps_load32(&lane->shared->done);
+		uint32_t before = lane_version(lane, done - 1);
+
+		if (before != version || lane_version(lane, done) != version)
+			dps_store64(&lane->turn, lane_turn(done, before, version));
+	}
+}
+
 static void
 seat_offer(uint32_t slot, struct warden *w)
 {
 	struct dps_sitter *s = sitter_of(w);
 
+	turn_lanes(slot, w->version);
+
 	seats[slot].sitter = w->index;
 	seats[slot].since_ns = dps_now_ns();
 	__atomic_store_n(&w->slot, slot, __ATOMIC_RELEASE);
+	the_primary.slot[slot]->version = w->version;
 	the_primary.slot[slot]->core = seats[slot].core;
 	s->slot = slot;
 	s->ticket = seats[slot].ticket;
@@ -209,24 +230,43 @@ seat_offer(uint32_t slot, struct warden *w)
 
 // --- succession -----------------------------------------------------------------------------------
 
-// A spare that runs what the slot's lanes were told of; it is the caller's from here on.
-static struct warden *
-claim(uint32_t slot)
+// Do all packets that wait in the slot's lanes carry what this plugin needs?
+static bool
+lanes_suit(uint32_t slot, const struct dps_facts *facts)
 {
-	const struct dps_slot *s = the_primary.slot[slot];
+	uint32_t needs = facts->needs & (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH);
+
+	for (uint32_t i = 0; i < the_primary.n_io; i++) {
+		const struct lane *lane = &the_primary.io[i]->lane[slot];
+
+		if (needs & ~lane->needs || (facts->rewrites + facts->prepends > 0 && !lane->changes))
+			return false;
+	}
+	return true;
+}
+
+static bool
+is_spare(const struct warden *w, uint32_t group, uint32_t version)
+{
+	// Who has a slot is no spare, whatever its own word says.
+	return dps_load32(&w->state) == ON && w->group == group && w->version == version &&
+	       __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE) == DPS_NO_SLOT &&
+	       !dps_load32(&w->dead) && !dps_load32(&w->doomed) &&
+	       dps_load32(&sitter_of(w)->hand) == DPS_HAND_PARKED;
+}
+
+// A spare of that version, that what waits in the slot's lanes will do for; it is the caller's from
+// here on.
+static struct warden *
+claim(uint32_t slot, uint32_t version)
+{
 	uint32_t group = group_of(slot);
 
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
 		struct warden *w = &wardens[i];
-		const struct dps_facts *facts = &sitter_of(w)->facts;
 		uint32_t parked = DPS_HAND_PARKED;
 
-		// Who has a slot is no spare, whatever its own word says.
-		if (dps_load32(&w->state) != ON || w->group != group ||
-		    __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE) != DPS_NO_SLOT ||
-		    dps_load32(&w->dead) || dps_load32(&w->doomed) ||
-		    facts->needs != s->facts.needs || facts->rewrites != s->facts.rewrites ||
-		    facts->prepends != s->facts.prepends)
+		if (!is_spare(w, group, version) || !lanes_suit(slot, &sitter_of(w)->facts))
 			continue;
 		if (__atomic_compare_exchange_n(&sitter_of(w)->hand, &parked, DPS_HAND_CLAIMED, 0,
 						__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
@@ -236,11 +276,10 @@ claim(uint32_t slot)
 }
 
 static bool
-has_spare(uint32_t group)
+has_spare(uint32_t group, uint32_t version)
 {
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++)
-		if (dps_load32(&wardens[i].state) == ON && wardens[i].group == group &&
-		    dps_load32(&sitter_of(&wardens[i])->hand) == DPS_HAND_PARKED)
+		if (is_spare(&wardens[i], group, version))
 			return true;
 	return false;
 }
@@ -254,7 +293,7 @@ takes_seat(struct warden *w)
 	while (dps_load32(hand) == DPS_HAND_GO && !dps_load32(&w->dead)) {
 		uint64_t ms = (dps_now_ns() - since) / 1000000;
 
-		if (ms >= LAST_SEAT_MS || (ms >= SEAT_MS && has_spare(w->group)))
+		if (ms >= LAST_SEAT_MS || (ms >= SEAT_MS && has_spare(w->group, w->version)))
 			break;
 		futex_wait(hand, DPS_HAND_GO, 1);
 	}
@@ -273,18 +312,16 @@ pin(const struct warden *w, int32_t core)
 }
 
 static void
-seat_successor(uint32_t slot, struct dps_story *story)
+seat_successor(uint32_t slot, uint32_t version, struct dps_story *story)
 {
-	struct seat *seat = &seats[slot];
 	struct warden *w;
 
-	while (seat->takeovers > 0 && (w = claim(slot)) != NULL) {
+	while ((w = claim(slot, version)) != NULL) {
 		story->claimed_ns = dps_now_ns();
-		pin(w, seat->core);
+		pin(w, seats[slot].core);
 		seat_offer(slot, w);
 		futex_wake(&sitter_of(w)->hand);
 		if (takes_seat(w) || !seat_revoke(slot)) {
-			seat->takeovers--;
 			story->successor = w->pid;
 			story->successor_sitter = w->index;
 			story->seated_ns = RTE_MAX(sitter_of(w)->seated_ns, story->claimed_ns);
@@ -488,6 +525,69 @@ read_crash(const struct dps_sitter *s, struct dps_story *story)
 	memcpy(story->frame, s->frame, sizeof(story->frame));
 }
 
+// The version that it was told to make room for; else, and where none of those comes, the heir.
+static void
+find_successor(const struct warden *w, uint32_t slot, struct dps_story *story)
+{
+	bool in_order = dps_load32(&sitter_of(w)->in_order);
+	struct seat *seat = &seats[slot];
+
+	if (seat->handover) {
+		story->handover = in_order;
+		dps_store32(&the_primary.slot[slot]->command, DPS_RUN);
+		seat_successor(slot, seat->next, story);
+		seat->handover = false;
+	} else if (seat->failures && in_order) {
+		return;
+	}
+	if (story->successor == 0 && seat->takeovers > 0) {
+		seat_successor(slot, heir[w->group], story);
+		seat->takeovers -= story->successor != 0;
+	}
+}
+
+static bool
+is_named(const struct dps_facts *facts, const char *name)
+{
+	for (uint32_t i = 0; i < RTE_MIN(facts->n_counters, (uint32_t)DPS_COUNTERS); i++)
+		if (strncmp(facts->counter_name[i], name, DPS_NAME) == 0)
+			return true;
+	return false;
+}
+
+// Where a slot sums up a plugin's counter. Of more names than there is room for, one that this plugin
+// does not have goes.
+static uint64_t *
+counter_at(struct dps_slot *s, const struct dps_facts *facts, uint32_t counter)
+{
+	const char *name = facts->counter_name[counter];
+	uint32_t at = 0;
+
+	while (at < DPS_SLOT_COUNTERS && s->counter_name[at][0] != '\0' &&
+	       strncmp(s->counter_name[at], name, DPS_NAME) != 0)
+		at++;
+	for (uint32_t i = 0; at == DPS_SLOT_COUNTERS; i++)
+		if (!is_named(facts, s->counter_name[i]))
+			at = i;
+	if (strncmp(s->counter_name[at], name, DPS_NAME) != 0) {
+		memcpy(s->counter_name[at], name, DPS_NAME);
+		s->counter_name[at][DPS_NAME - 1] = '\0';
+		s->counter[at] = 0;
+	}
+	return &s->counter[at];
+}
+
+// A dead worker's counters go on under their names, whoever comes after it.
+static void
+keep_counters(struct dps_slot *s, struct dps_sitter *dead)
+{
+	uint32_t n = RTE_MIN(dead->facts.n_counters, (uint32_t)DPS_COUNTERS);
+
+	for (uint32_t i = 0; i < n; i++)
+		dps_count(counter_at(s, &dead->facts, i), dead->counter[i]);
+	memset(dead->counter, 0, sizeof(dead->counter));
+}
+
 static void
 bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
 {
@@ -499,14 +599,11 @@ bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
 	seat_open(slot);
 	seats[slot].corrupt = story->corrupt;
 	story->repaired_ns = dps_now_ns();
-	if (!story->corrupt && !(seats[slot].failures && dps_load32(&sitter_of(w)->in_order)))
-		seat_successor(slot, story);
+	if (!story->corrupt)
+		find_successor(w, slot, story);
 	if (story->successor == 0)
 		lend_look();
-	for (uint32_t i = 0; i < DPS_COUNTERS; i++) {
-		dps_count(&s->counter[i], sitter_of(w)->counter[i]);
-		sitter_of(w)->counter[i] = 0;
-	}
+	keep_counters(s, sitter_of(w));
 	seats[slot].story = story_tell(story);
 }
 
@@ -624,7 +721,7 @@ call_off(struct warden *w)
 
 // A berth for the next process of a group; its index, or -errno.
 static int
-berth_open(uint32_t group, uint32_t *ticket)
+berth_open(uint32_t group, uint32_t version, uint32_t *ticket)
 {
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
 		struct warden *w = &wardens[i];
@@ -643,6 +740,7 @@ berth_open(uint32_t group, uint32_t *ticket)
 			w->started = true;
 		}
 		w->group = group;
+		w->version = version;
 		w->slot = DPS_NO_SLOT;
 		w->watched = DPS_NO_SLOT;
 		w->abort_ns = 0;
@@ -653,6 +751,7 @@ berth_open(uint32_t group, uint32_t *ticket)
 		w->pid = 0;
 		w->pidfd = -1;
 		s->group = group;
+		s->version = version;
 		s->slot = DPS_NO_SLOT;
 		s->hand = DPS_HAND_STARTING;
 		s->signal = 0;
@@ -677,13 +776,13 @@ berth_watch(uint32_t sitter)
 }
 
 int
-dps_spare_prepare(uint32_t group, uint32_t *ticket)
+dps_spare_prepare(uint32_t group, uint32_t version, uint32_t *ticket)
 {
 	int ret;
 
-	if (group >= the_primary.n_groups)
+	if (group >= the_primary.n_groups || version >= DPS_VERSIONS)
 		return -EINVAL;
-	ret = berth_open(group, ticket);
+	ret = berth_open(group, version, ticket);
 	if (ret >= 0)
 		berth_watch(ret);
 	return ret;
@@ -700,13 +799,14 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 	s = the_primary.slot[slot];
 	slot_lock(slot);
 	if (seat_revoke(slot))
-		ret = berth_open(group_of(slot), ticket);
+		ret = berth_open(group_of(slot), heir[group_of(slot)], ticket);
 	if (ret >= 0) {
 		seats[slot].core = core;
 		// No stamp of another plugin's may ever match a packet of the next one.
 		s->undo = 0;
 		s->touched = 0;
 		dps_store32(&s->command, DPS_RUN);
+		seats[slot].handover = false;
 		seat_open(slot);
 		// Until the supervisor knows that this one runs, its death is the supervisor's.
 		seats[slot].takeovers = 0;
@@ -715,6 +815,93 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 	}
 	slot_unlock(slot);
 	return ret;
+}
+
+// --- versions -------------------------------------------------------------------------------------
+
+bool
+version_is_used(uint32_t group, uint32_t version)
+{
+	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++)
+		if (dps_load32(&wardens[i].state) != OFF && wardens[i].group == group &&
+		    wardens[i].version == version)
+			return true;
+	return false;
+}
+
+int
+dps_group_heir(uint32_t group, uint32_t version)
+{
+	if (group >= the_primary.n_groups || version >= DPS_VERSIONS)
+		return -EINVAL;
+	dps_store32(&heir[group], version);
+	return 0;
+}
+
+int
+dps_spare_facts(uint32_t group, uint32_t version, struct dps_facts *out)
+{
+	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++)
+		if (is_spare(&wardens[i], group, version)) {
+			*out = sitter_of(&wardens[i])->facts;
+			return 0;
+		}
+	return -ENOENT;
+}
+
+static bool
+can_hand_over(uint32_t slot, uint32_t version)
+{
+	uint32_t group = group_of(slot);
+
+	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++)
+		if (is_spare(&wardens[i], group, version) &&
+		    lanes_suit(slot, &the_primary.ctl->sitter[i].facts))
+			return true;
+	return false;
+}
+
+// Who sits there leaves at the end of its burst, and a spare of that version comes: what is in the
+// lanes waits as long as that takes. If it dies before, it is the same.
+int
+dps_slot_handover(uint32_t slot, uint32_t version)
+{
+	struct seat *seat = &seats[slot];
+	int ret = 0;
+
+	if (slot >= the_primary.n_slots || version >= DPS_VERSIONS)
+		return -EINVAL;
+	slot_lock(slot);
+	if (seat->sitter == NOBODY || dps_load32(&wardens[seat->sitter].dead) ||
+	    dps_load32(&the_primary.ctl->sitter[seat->sitter].hand) != DPS_HAND_SEATED ||
+	    dps_load32(&the_primary.slot[slot]->command) == DPS_STOP)
+		ret = -EBUSY;
+	else if (!can_hand_over(slot, version))
+		ret = -ENOENT;
+	if (ret == 0) {
+		seat->handover = true;
+		seat->next = version;
+		dps_slot_command(slot, DPS_STOP);
+	}
+	slot_unlock(slot);
+	return ret;
+}
+
+int
+dps_sitter_version(uint32_t sitter)
+{
+	return sitter < DPS_MAX_SITTERS ? (int)wardens[sitter].version : -EINVAL;
+}
+
+int
+dps_slot_version(uint32_t slot)
+{
+	uint32_t sitter;
+
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	sitter = __atomic_load_n(&seats[slot].sitter, __ATOMIC_ACQUIRE);
+	return sitter == NOBODY ? -ENOENT : (int)wardens[sitter].version;
 }
 
 int
@@ -824,7 +1011,8 @@ dps_story_get(uint64_t seq, struct dps_story *out)
 	return 0;
 }
 
-// The slot's record, with the counters of who sits there.
+// The slot's record, with the counters of who sits there. Its facts are those of its version, if
+// that is not DPS_VERSIONS.
 int
 dps_slot_read(uint32_t slot, struct dps_slot *out)
 {
@@ -833,9 +1021,20 @@ dps_slot_read(uint32_t slot, struct dps_slot *out)
 	if (slot >= the_primary.n_slots)
 		return -EINVAL;
 	memcpy(out, the_primary.slot[slot], sizeof(*out));
+	out->version = DPS_VERSIONS;
 	sitter = __atomic_load_n(&seats[slot].sitter, __ATOMIC_ACQUIRE);
-	for (uint32_t i = 0; i < DPS_COUNTERS && sitter != NOBODY; i++)
-		out->counter[i] += the_primary.ctl->sitter[sitter].counter[i];
+	if (sitter != NOBODY) {
+		const struct dps_sitter *s = &the_primary.ctl->sitter[sitter];
+		uint32_t n = RTE_MIN(s->facts.n_counters, (uint32_t)DPS_COUNTERS);
+
+		// Its own: the slot's are written while it sits down.
+		if (dps_load32(&s->hand) == DPS_HAND_SEATED) {
+			out->facts = s->facts;
+			out->version = wardens[sitter].version;
+		}
+		for (uint32_t i = 0; i < n; i++)
+			*counter_at(out, &s->facts, i) += s->counter[i];
+	}
 	return 0;
 }
 

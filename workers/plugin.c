@@ -31,7 +31,7 @@ refuse(struct dps_sitter *me, int code, const char *format, ...)
 }
 
 static int
-find(struct dps_sitter *me, const struct dps_group_conf *conf, const struct dps_plugin **plugin)
+find(struct dps_sitter *me, const struct dps_version *conf, const struct dps_plugin **plugin)
 {
 	void *object;
 
@@ -87,11 +87,12 @@ check(struct dps_sitter *me, const struct dps_plugin *p)
 }
 
 static void
-fill_env(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_group_conf *conf)
+fill_env(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_group_conf *conf,
+	 const struct dps_version *version)
 {
-	const char *at = conf->args;
+	const char *at = version->args;
 
-	for (uint32_t i = 0; i < conf->n_args; i++) {
+	for (uint32_t i = 0; i < version->n_args; i++) {
 		arg_keys[i] = at;
 		at += strlen(at) + 1;
 		arg_values[i] = at;
@@ -106,7 +107,7 @@ fill_env(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_grou
 	env = (struct dps_env){
 		.group = conf->name,
 		.worker = DPS_PLUGIN_SPARE,
-		.n_args = conf->n_args,
+		.n_args = version->n_args,
 		.arg_keys = arg_keys,
 		.arg_values = arg_values,
 		.n_ports = ctl->n_ports,
@@ -126,17 +127,18 @@ plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_p
 	    void **state)
 {
 	const struct dps_group_conf *conf = &ctl->group[me->group];
+	const struct dps_version *version = &conf->version[me->version % DPS_VERSIONS];
 	const struct dps_plugin *p;
 	int ret;
 
-	ret = find(me, conf, &p);
+	ret = find(me, version, &p);
 	if (ret == 0)
 		ret = check(me, p);
 	if (ret != 0)
 		return ret;
 	if (state_check(conf, p, me->error, sizeof(me->error)) != 0)
 		return DPS_EXIT_PLUGIN_INIT;
-	fill_env(ctl, me, conf);
+	fill_env(ctl, me, conf, version);
 	if (dps_load32(&me->hand) == DPS_HAND_GO)
 		plugin_seated(me->slot - conf->first_slot);
 	*state = NULL;

@@ -221,17 +221,15 @@ static void
 make_group(uint32_t index, const struct count_group *group, uint32_t first_slot)
 {
 	struct dps_group_conf conf = {
-		.builtin = 1,
-		.n_args = 2,
 		.first_slot = first_slot,
 		.max = group->slots,
 		.ring = RING,
-		.args = MAP,
+		.version[0] = { .builtin = 1, .n_args = 2, .args = MAP },
 	};
 
 	memset(conf.next, 0xff, sizeof(conf.next));
 	snprintf(conf.name, sizeof(conf.name), "group%u", index);
-	snprintf(conf.plugin, sizeof(conf.plugin), "%s",
+	snprintf(conf.version[0].plugin, sizeof(conf.version[0].plugin), "%s",
 		 group->own ? group->own->name : group->builtin);
 	need("ctl_group", dps_ctl_group(index, &conf));
 }

@@ -133,7 +133,10 @@ def _view(t: float) -> Doc:
         }
 
     def group(desired: int, workers: list[Doc]) -> Doc:
-        return {"desired": desired, "spares_ready": 1, "spares_held": "", "workers": workers}
+        return {
+            "desired": desired, "spares_ready": 1, "spares_held": "", "rollout": None,
+            "workers": workers,
+        }  # fmt: skip
 
     failovers = Failovers()
     failovers.first_packet(0.0002)

@@ -25,9 +25,9 @@ HOMES = {
     "graphviz": {"drawing"},
 }
 PURE = {
-    "codes", "errors", "failover", "faults", "graph", "jsonschema", "limits", "machine", "manpage",
-    "messages", "plan", "policy", "rates", "relations", "source", "status", "steering", "tables",
-    "templates", "topology", "values", "views", "words",
+    "changes", "codes", "errors", "failover", "faults", "graph", "jsonschema", "judging", "limits",
+    "machine", "manpage", "messages", "plan", "policy", "rates", "relations", "source", "status",
+    "steering", "tables", "templates", "topology", "values", "views", "words",
     "chaos/report", "chaos/traffic",
     "bench/compare", "bench/model", "bench/rows", "bench/stats", "bench/table",
 }  # fmt: skip

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Is a new version of a plugin as good as the old one? Pure: two measurements, a verdict.
+
+A version is measured by what became of the packets that it was given, and by the cycles that it
+took for each. What is compared is a share, or a mean, so the two need not have had the same number
+of packets; what a mere kill costs counts against nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+FEW = 20  # packets, below which nothing is said of a version
+
+
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """By how much a new version may be worse."""
+
+    drops: float = 0.01  # of the packets
+    lane_full: float = 0.01  # of the packets: never given to a worker, as its lane was full
+    cycles: float = 1.0  # of the old version's cycles per packet
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What some slots did over some time."""
+
+    packets: int = 0  # handed back
+    dropped: int = 0  # by the plugin, by verdicts that cannot be, into quarantine
+    lane_full: int = 0
+    cycles: int = 0  # TSC, in bursts
+
+    @property
+    def drops(self) -> float:
+        return self.dropped / max(1, self.packets)
+
+    @property
+    def refused(self) -> float:
+        return self.lane_full / max(1, self.packets + self.lane_full)
+
+    @property
+    def cost(self) -> float:
+        return self.cycles / max(1, self.packets)
+
+    def __add__(self, other: Sample) -> Sample:
+        return Sample(
+            self.packets + other.packets,
+            self.dropped + other.dropped,
+            self.lane_full + other.lane_full,
+            self.cycles + other.cycles,
+        )
+
+
+def sample(before: dict[str, Any], after: dict[str, Any], slots: list[int]) -> Sample:
+    """What these slots did between two readings of the counters."""
+    total = Sample()
+    for i in slots:
+        old, new = before["slots"][i], after["slots"][i]
+
+        def grown(key: str, old: dict[str, Any] = old, new: dict[str, Any] = new) -> int:
+            return max(0, int(new[key]) - int(old[key]))
+
+        dropped = sum(new["dropped"].values()) - sum(old["dropped"].values())
+        total += Sample(
+            grown("collected") - grown("requeued"),
+            max(0, dropped) + grown("bad_verdict") + grown("quarantined"),
+            grown("lane_full"),
+            grown("busy"),
+        )
+    return total
+
+
+def judge(old: Sample, new: Sample, margins: Margins) -> str:
+    """What speaks against the new version, "" if nothing does."""
+    if new.packets < FEW:
+        # One that hands nothing back is found stuck; one that gets nothing has done nothing.
+        if new.lane_full > old.lane_full + FEW:
+            return f"it handed {new.packets} packets back, and {new.lane_full} found its lane full"
+        return ""
+    if new.drops > old.drops + margins.drops:
+        return (
+            f"it drops {new.drops:.1%} of its packets, the old version {old.drops:.1%}: "
+            f"more than {margins.drops:.1%} more"
+        )
+    if new.refused > old.refused + margins.lane_full:
+        return (
+            f"{new.refused:.1%} of its packets find its lane full, {old.refused:.1%} of the old "
+            f"version's: more than {margins.lane_full:.1%} more"
+        )
+    # Who had next to nothing to do before tells no cost.
+    if old.packets >= FEW and old.cycles and new.cost > old.cost * (1 + margins.cycles):
+        return (
+            f"it takes {new.cost:.0f} cycles a packet, the old version {old.cost:.0f}: "
+            f"more than {margins.cycles:.0%} more"
+        )
+    return ""

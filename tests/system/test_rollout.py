@@ -1,0 +1,581 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A new version of a plugin while packets flow: each packet says which version handled it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import NULL, Run, run, wait_for
+from jobs import IO, LOSSLESS, Job, accounted, build, group, out, pcap_port
+from traffic import Flow, Packet, compare, mix, save
+
+from dpsup.errors import DpsupError
+
+pytestmark = pytest.mark.system
+
+MARK = 5  # the byte of the destination address that a version writes its number to
+CYCLES = 60_000  # TSC cycles for one packet: some 25 µs
+
+# Fit for any version: VERSION, and what WORSE makes of it.
+PLUGIN = """
+#include <dpsup_plugin.h>
+#include <signal.h>
+#include <string.h>
+#include <x86intrin.h>
+
+static const struct dps_env *env;
+static uint64_t seen;
+
+static int
+init(const struct dps_env *e, void **state)
+{
+	(void)state;
+	env = e;
+	%(init)s
+	return 0;
+}
+
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{
+	uint64_t until = __rdtsc() + dps_arg_u64(env, "cycles", CYCLES);
+	uint8_t mark = VERSION;
+
+	(void)state;
+	seen++;
+	%(worse)s
+	p->data[5] = mark;
+	while (__rdtsc() < until)
+		;
+	env->counters[SEEN]++;
+	return dps_out(p->port);
+}
+
+static const char *const reasons[] = { REASONS, NULL };
+static const char *const counters[] = { COUNTERS, NULL };
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "marks", .needs = NEEDS, .rewrites = 6, .init = init,
+	.packet = packet, .reasons = reasons, .counters = counters,
+};
+"""
+
+
+def plugin(
+    folder: Path,
+    version: int,
+    worse: str = "",
+    *,
+    init: str = "",
+    needs: str = "0",
+    reasons: str = '"picky"',
+    counters: str = '"seen"',
+    seen: int = 0,
+) -> str:
+    """Build a version; its path."""
+    where = folder / f"v{version}"
+    where.mkdir()
+    names = {
+        "VERSION": version, "CYCLES": CYCLES, "NEEDS": needs, "REASONS": reasons,
+        "COUNTERS": counters, "SEEN": seen,
+    }  # fmt: skip
+    text = "".join(f"#define {k} {v}\n" for k, v in names.items())
+    return str(build(where, text + PLUGIN % {"worse": worse, "init": init}))
+
+
+def many(packets: int, flows: int = 60, seed: int = 1) -> list[Packet]:
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.l2 import Ether
+
+    made = [
+        Flow(
+            str(i),
+            [
+                bytes(
+                    Ether(dst="02:00:00:00:00:00", src="02:00:00:00:00:99")
+                    / IP(src=f"10.0.{i}.1", dst="10.9.9.9")
+                    / UDP(sport=i + 1)
+                    / bytes(20)
+                )
+            ],
+            room=[8],
+        )
+        for i in range(flows)
+    ]
+    return mix(made, packets, seed)
+
+
+def unmarked(frame: bytes) -> bytes:
+    return frame[:MARK] + b"\0" + frame[MARK + 1 :]
+
+
+def orders(instance: Run) -> dict[bytes, str]:
+    """Of each flow, the versions that handled it, one after the other: "12" for 1, then 2."""
+    found: dict[bytes, str] = {}
+    for frame in out(instance):
+        flow, mark = frame[26:30], str(frame[MARK])
+        if not found.get(flow, "").endswith(mark):
+            found[flow] = found.get(flow, "") + mark
+    return found
+
+
+def start(instance: Run, packets: list[Packet], first: str, count: int = 3, more: str = "") -> Job:
+    save(instance.folder / "wan.in.pcap", packets)
+    return Job(
+        instance, pcap_port() + IO + group(first, count, most=count + 1, more=LOSSLESS + more)
+    )
+
+
+def versions(job: Job) -> list[int]:
+    """The revisions of those that run."""
+    return list(job.instance.rollout_status("fw")["groups"][0]["workers"].values())
+
+
+def ended(job: Job, packets: list[Packet], instance: Run, dropped: bool = False) -> dict[str, Any]:
+    doc = job.end()
+    lost = sum(doc["dropped"].values()) if dropped else 0
+    accounted(doc, len(packets), lost)
+    compare(packets, (unmarked(f) for f in out(instance)), missing=lost)
+    return doc
+
+
+def test_versions_change_once_per_slot_and_nothing_is_lost(instance: Run, tmp_path: Path) -> None:
+    """Forward: every packet once, in order, of each flow the old version's first; counters carry
+    on under their names, drops too; spares, and who comes next, are of the new version."""
+    packets = many(160_000)
+    drops = "if (seen % 50 == 0) return dps_drop(0);"
+    v1 = plugin(tmp_path, 1, drops, reasons='"odd"')
+    v2 = plugin(
+        tmp_path, 2, drops.replace("(0)", "(1)"),
+        reasons='"other", "odd"', counters='"more", "seen"', seen=1,
+    )  # fmt: skip
+    job = start(instance, packets, v1)
+    job.until_sent(2000)
+    doc = job.instance.rollout("fw", v2, judge=0.3)
+    assert (doc["phase"], doc["to"], doc["changed"]) == ("done", 2, True), doc
+    assert versions(job) == [2, 2, 2]
+    again = job.instance.rollout("fw", v2)
+    assert not again["changed"] and again["phase"] == "idle"
+    # A takeover, a cold start and one more worker are of the new version.
+    status = job.instance.status()["groups"][0]
+    assert status["plugin"] == v2
+    wait_for(lambda: job.instance.status()["groups"][0]["spares_ready"] == 1)
+    job.instance.kill("fw/1")
+    job.instance.scale("fw", 4)
+    wait_for(lambda: versions(job) == [2, 2, 2, 2])
+    assert [r["state"] for r in job.instance.rollout_history("fw")["revisions"]] == [
+        "replaced",
+        "current",
+    ]
+    events = job.events()
+    phases = [e["phase"] for e in events if e["type"] == "rollout"]
+    assert phases == ["preparing", "canary", "rolling", "closing", "done"]
+    assert not [e for e in events if e["type"] == "held"]
+    stats = job.instance.stats()
+    seen = sum(s["counters"].get("seen", 0) for s in stats["slots"])
+    doc = ended(job, packets, instance, dropped=True)
+    assert set(doc["dropped"]) == {"odd"}, doc["dropped"]
+    assert doc["deaths"] == 1  # the one that was killed: making room is none
+    assert seen > 10_000
+    assert {*orders(instance).values()} <= {"1", "12"}
+    assert sum(o == "12" for o in orders(instance).values()) > 50
+
+
+def test_counters_carry_on_exactly(instance: Run, tmp_path: Path) -> None:
+    packets = many(100_000)
+    v1 = plugin(tmp_path, 1)
+    v2 = plugin(tmp_path, 2, counters='"more", "seen"', seen=1)
+    job = start(instance, packets, v1)
+    job.until_sent(2000)
+    assert job.instance.rollout("fw", v2, judge=0)["phase"] == "done"
+    assert job.instance.rollout("fw", v1, judge=0)["phase"] == "done"
+    assert job.instance.rollout("fw", v2, judge=0)["phase"] == "done"
+    job.until_sent(len(packets))
+    slots = job.instance.stats()["slots"]
+    assert sum(s["counters"].get("seen", 0) for s in slots) == len(packets)
+    assert sum(s["counters"].get("more", 0) for s in slots) == 0
+    ended(job, packets, instance)
+    assert {*orders(instance).values()} <= {"12", "121", "1212"}
+
+
+WORSE = {
+    "crash": ("if (seen > 200) *(volatile int *)0 = 1;", "died of it: SIGSEGV"),
+    "abort": ("if (seen > 200) abort();", "died of it: SIGABRT"),
+    "hang": ("if (seen > 200) for (;;) ;", "was stuck with it"),
+    "leave": ("if (seen > 200) exit(3);", "left with exit code 3"),
+    "drop": ("if (seen % 10 == 0) return dps_drop(0);", "of its packets, the old version 0.0%"),
+    "slow": ("until += 8 * CYCLES;", "cycles a packet, the old version"),
+    "refuse": ("", "no licence"),
+    "crash at start": ("", "end before they are ready"),
+}
+INIT = {
+    "refuse": 'strcpy(e->error, "no licence"); return -1;',
+    "crash at start": "abort();",
+}
+
+
+@pytest.mark.parametrize("how", WORSE)
+def test_a_worse_version_is_undone_by_itself(instance: Run, tmp_path: Path, how: str) -> None:
+    packets = many(100_000)
+    worse, why = WORSE[how]
+    v1 = plugin(tmp_path, 1)
+    v2 = plugin(tmp_path, 2, worse, init=INIT.get(how, ""))
+    job = start(instance, packets, v1, count=2)
+    job.until_sent(2000)
+    # With a second spare of the new version at hand, which must not be who takes over.
+    doc = job.instance.rollout("fw", v2, judge=0.4, max_unavailable=2)
+    assert doc["phase"] == "undone", doc
+    assert why in doc["why"], doc
+    assert versions(job) == [1, 1]
+    group_ = job.instance.status()["groups"][0]
+    assert group_["plugin"] == v1 and group_["spares_held"] == ""
+    wait_for(lambda: job.instance.status()["groups"][0]["spares_ready"] == 1)
+    told = job.instance.rollout_history("fw")["revisions"]
+    assert [r["state"] for r in told] == ["current", "undone"]
+    assert why in told[1]["why"]
+    # It is not held against the group: what comes next is of the old version.
+    job.instance.kill("fw/0")
+    wait_for(lambda: versions(job) == [1, 1])
+    account = ended(job, packets, instance, dropped=how == "drop")
+    assert account["deaths"] == (2 if how in ("crash", "abort", "hang", "leave") else 1)
+    met = how not in INIT
+    assert {*orders(instance).values()} <= ({"1", "121"} if met else {"1"})
+    assert ("121" in orders(instance).values()) == met
+
+
+def test_a_version_that_crashes_later_is_undone_in_all_slots(instance: Run, tmp_path: Path) -> None:
+    """The canary was fine; the crash comes while the last are watched."""
+    packets = many(250_000)
+    v1 = plugin(tmp_path, 1)
+    v2 = plugin(tmp_path, 2, "if (env->worker == 2 && seen > 100) abort();")
+    job = start(instance, packets, v1)
+    job.until_sent(2000)
+    doc = job.instance.rollout("fw", v2, judge=0.3, max_unavailable=2)
+    assert doc["phase"] == "undone" and "fw/2 died" in doc["why"], (doc, job.events()[-40:])
+    assert versions(job) == [1, 1, 1]
+    ended(job, packets, instance)
+    found = orders(instance).values()
+    assert {*found} <= {"1", "121"}
+    assert sum(o == "121" for o in found) > 20
+
+
+def test_what_a_version_needs_is_there_from_its_first_packet_on(
+    instance: Run, tmp_path: Path
+) -> None:
+    """The old version asks for nothing, the new one for each packet's hash, and back."""
+    packets = many(100_000)
+    v1 = plugin(tmp_path, 1)
+    v2 = plugin(tmp_path, 2, "if (p->hash == 0) mark = 9;", needs="DPS_PLUGIN_HASH")
+    job = start(instance, packets, v1, count=2)
+    job.until_sent(2000)
+    assert job.instance.rollout("fw", v2, judge=0.1)["phase"] == "done"
+    assert job.instance.rollout_undo("fw")["phase"] == "done"
+    assert versions(job) == [3, 3]
+    assert job.instance.rollout("fw", v2, judge=0)["phase"] == "done"
+    ended(job, packets, instance)
+    assert {*orders(instance).values()} <= {"1", "12", "121", "1212"}
+
+
+def test_undo_in_the_middle(instance: Run, tmp_path: Path) -> None:
+    packets = many(100_000)
+    v1, v2 = plugin(tmp_path, 1), plugin(tmp_path, 2)
+    job = start(instance, packets, v1)
+    job.until_sent(2000)
+    doc = job.instance.rollout("fw", v2, wait=False, judge=1)
+    assert doc["phase"] == "preparing"
+    # One at a time; the same once more is the same.
+    assert job.instance.rollout("fw", v2, wait=False)["to"] == 2
+    with pytest.raises(DpsupError, match="is being changed to revision 2"):
+        job.instance.rollout("fw", args={"cycles": "5"}, wait=False)
+    wait_for(lambda: 2 in versions(job))
+    doc = job.instance.rollout_undo("fw")
+    assert (doc["phase"], doc["why"]) == ("undone", "it was asked to")
+    assert versions(job) == [1, 1, 1]
+    with pytest.raises(DpsupError, match="ran nothing else before"):
+        job.instance.rollout_undo("fw")
+    ended(job, packets, instance)
+    assert {*orders(instance).values()} <= {"1", "121"}
+
+
+@pytest.mark.parametrize("spares", [0, 2])
+def test_kills_in_the_middle_lose_nothing(instance: Run, tmp_path: Path, spares: int) -> None:
+    """Rollouts there and back, with workers and spares killed all the time: a kill from outside is
+    no evidence against a version, and each rollout gets to its end."""
+    packets = many(200_000)
+    v1, v2 = plugin(tmp_path, 1), plugin(tmp_path, 2)
+    job = start(instance, packets, v1, more=f"spares = {spares}\n")
+    job.until_sent(1000)
+    stop = threading.Event()
+    kills = 0
+
+    def killer() -> None:
+        nonlocal kills
+        rng = random.Random(spares)
+        while not stop.is_set():
+            pids = [
+                int(p.name)
+                for p in Path("/proc").glob("[0-9]*")
+                if _title(p).startswith(f"dpsup-worker: {instance.name} ")
+            ]
+            if pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rng.choice(pids), signal.SIGKILL)
+                    kills += 1
+            stop.wait(0.05 + rng.random() * 0.1)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    phases = []
+    try:
+        for _ in range(6):
+            to = v2 if job.instance.rollout_status("fw")["groups"][0]["plugin"] == v1 else v1
+            if job.process.poll() is not None or job.sent() > len(packets) * 0.8:
+                break
+            phases.append(job.instance.rollout("fw", to, judge=0, max_unavailable=2)["phase"])
+    finally:
+        stop.set()
+        thread.join()
+    assert kills > 3
+    # One that met too many kills went back instead; neither is half.
+    assert set(phases) <= {"done", "undone"} and "done" in phases, phases
+    wait_for(lambda: len(versions(job)) == 3)
+    current = job.instance.rollout_status("fw")["groups"][0]["revision"]
+    wait_for(lambda: {*versions(job)} == {current})
+    ended(job, packets, instance)
+
+
+def _title(process: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (process / "cmdline").read_bytes().decode(errors="replace")
+    return ""
+
+
+def test_a_stopped_worker_is_changed_over_too(instance: Run, tmp_path: Path) -> None:
+    packets = many(60_000)
+    v1, v2 = plugin(tmp_path, 1), plugin(tmp_path, 2)
+    job = start(instance, packets, v1, count=2)
+    job.until_sent(2000)
+    job.instance.kill("fw/0", signal.SIGSTOP)
+    assert job.instance.rollout("fw", v2, judge=0)["phase"] == "done"
+    assert versions(job) == [2, 2]
+    ended(job, packets, instance)
+
+
+def test_held_workers_start_with_a_version_that_works(instance: Run, tmp_path: Path) -> None:
+    """The rollout of a fix: nobody runs whom it could take over from."""
+    packets = many(30_000)
+    v1 = plugin(tmp_path, 1, "if (seen > 300) raise(SIGKILL);")
+    v2 = plugin(tmp_path, 2)
+    more = """
+on_full = "hold"
+spares = 0
+restart = { intensity = 2, backoff = { initial = "1ms", factor = 1 } }
+"""
+    save(instance.folder / "wan.in.pcap", packets)
+    instance.foreground(
+        pcap_port() + IO + group(v1, 1, most=2, more=more), "--exit-when-idle", "10s", "-o", "json"
+    )
+    wait_for(lambda: _held(instance))
+    done = instance.do("rollout", "fw", "--plugin", v2, "--judge", "200ms", "--wait")
+    assert "revision 2" in done.stdout
+    job = instance.process
+    assert job is not None
+    text, errors = job.communicate(timeout=60)
+    assert job.returncode == 0, errors
+    accounted(json.loads(text), len(packets))
+    compare(packets, (unmarked(f) for f in out(instance)))
+    assert {*orders(instance).values()} <= {"12", "2"}
+
+
+def _held(instance: Run) -> bool:
+    done = instance.do("status", "-o", "json", check=False)
+    if done.returncode not in (0, 5):
+        return False
+    return any(w["state"] == "held" for w in json.loads(done.stdout)["groups"][0]["workers"])
+
+
+def test_the_next_generation_runs_what_was_rolled_out(instance: Run) -> None:
+    instance.start(NULL)
+    instance.do("rollout", "fw", "--plugin", "forward", "--judge", "0s", "--wait")
+    os.kill(instance.status()["primary"]["pid"], signal.SIGKILL)
+    doc = instance.until(lambda s: s["state"] == "running" and s["generation"] == 2 and s)
+    assert doc["groups"][0]["plugin"] == "forward"
+    plan = json.loads((Path("/run/dpsup") / instance.name / "plan.json").read_text())
+    assert plan["groups"][0]["plugin"] == "forward"
+    # In the middle of one the old version counts.
+    instance.do("rollout", "fw", "--plugin", "sink", "--judge", "1m")
+    instance.until(lambda s: s["groups"][0]["rollout"]["phase"] == "preparing")
+    os.kill(instance.status()["primary"]["pid"], signal.SIGKILL)
+    doc = instance.until(lambda s: s["state"] == "running" and s["generation"] == 3 and s)
+    assert doc["groups"][0]["plugin"] == "forward"
+    wait_for(lambda: instance.status()["groups"][0]["rollout"]["phase"] == "idle")
+    instance.do("rollout", "fw", "--plugin", "macswap", "--judge", "0s", "--wait")
+    assert instance.status()["groups"][0]["plugin"] == "macswap"
+
+
+@pytest.mark.parametrize("moment", ["preparing", "canary", "done"])
+def test_the_next_supervisor_knows_what_to_do(instance: Run, moment: str) -> None:
+    """The supervisor is killed in the middle of a rollout, or after one: who adopts takes it back,
+    or knows what runs."""
+    instance.start(NULL)
+    judge = "0s" if moment == "done" else "1m" if moment == "preparing" else "2s"
+    instance.do("rollout", "fw", "--plugin", "forward", "--judge", judge, "--more-drops", "100%",
+                "--slower", "10000%")  # fmt: skip
+
+    def there(status: dict[str, Any]) -> bool:
+        now = status["groups"][0]["rollout"]
+        if moment == "done":
+            return bool(now["phase"] == "idle" and now["revision"] == 2)
+        return bool(
+            now["phase"] == moment and (moment == "preparing" or 2 in now["workers"].values())
+        )
+
+    instance.until(there)
+    before = instance.status()
+    os.kill(before["supervisor"]["pid"], signal.SIGKILL)
+    instance.start()
+    after = instance.status()
+    assert after["primary"]["pid"] == before["primary"]["pid"]
+    revision, plugin_ = (2, "forward") if moment == "done" else (1, "macswap")
+
+    def is_back(status: dict[str, Any]) -> bool:
+        g = status["groups"][0]
+        now = g["rollout"]
+        return bool(
+            now["phase"] == "idle"
+            and g["plugin"] == plugin_
+            and {*now["workers"].values()} == {revision}
+            and g["ready"] == 2
+        )
+
+    instance.until(is_back)
+    states = [r["state"] for r in json.loads(
+        instance.do("rollout", "history", "-o", "json").stdout)["revisions"]]  # fmt: skip
+    assert states == (["replaced", "current"] if moment == "done" else ["current", "undone"])
+    instance.do("rollout", "fw", "--plugin", "sink", "--judge", "0s", "--wait")
+    assert instance.status()["groups"][0]["plugin"] == "sink"
+
+
+def test_the_command_line(instance: Run, tmp_path: Path) -> None:
+    instance.start(NULL)
+    for words, code in (
+        (("fw",), 2),
+        (("fw", "--plugin", "macsvap"), 2),
+        (("fw", "--plugin", "./none.so"), 1),
+        (("nobody", "--plugin", "forward"), 4),
+        (("fw", "--args", "cycles"), 2),
+        (("status", "fw", "x"), 2),
+        (("undo", "fw"), 1),
+        (("fw", "--plugin", "forward", "--more-drops", "many"), 2),
+    ):
+        done = run("rollout", "-n", instance.name, *words)
+        assert done.returncode == code, (words, done.stderr)
+    done = instance.do("rollout", "fw", "--plugin", "delay", "--args", "cycles=10", "x=y",
+                       "--judge", "100ms", "--slower", "10000%",
+                       "--more-drops", "100%", "--wait")  # fmt: skip
+    assert "fw: revision 2, delay, in all workers" in done.stdout
+    assert "unchanged" in instance.do("rollout", "fw", "--plugin", "delay").stdout
+    history = json.loads(instance.do("rollout", "history", "-o", "json").stdout)
+    assert ["map.lan", "wan"] in history["revisions"][1]["args"]  # those not named stay
+    assert ["cycles", "10"] in history["revisions"][1]["args"]
+    assert re.search(r"fw +2 +delay +idle", instance.do("rollout", "status").stdout)
+    # Slower by more than it may be: by cycles a packet, of a plugin that drops nothing.
+    done = instance.do("rollout", "fw", "--args", "cycles=20000", "--judge", "300ms", "--wait",
+                       check=False)  # fmt: skip
+    assert done.returncode == 1 and "undone" in done.stdout, done.stdout + done.stderr
+    assert "in all workers" in instance.do("rollout", "undo").stdout
+    assert instance.status()["groups"][0]["plugin"] == "macswap"
+    assert instance.do("audit").returncode == 0
+
+
+def test_the_running_versions_file_must_not_change(instance: Run, tmp_path: Path) -> None:
+    v1 = plugin(tmp_path, 1)
+    instance.start(NULL.replace('"macswap"', f'"{v1}"'))
+    Path(v1).unlink()
+    (tmp_path / "v1").joinpath("evil.c").unlink()
+    (tmp_path / "v1").rmdir()
+    assert plugin(tmp_path, 1, "mark = 7;") == v1
+    done = instance.do("rollout", "fw", "--plugin", v1, check=False)
+    assert done.returncode == 1 and "a file of its own" in done.stderr
+
+
+# --- reload ---------------------------------------------------------------------------------------
+
+
+def edited(instance: Run, change: Callable[[str], str]) -> None:
+    old = instance.file.read_text()
+    new = change(old)
+    assert new != old
+    instance.file.write_text(new)
+
+
+def test_reload_does_what_the_file_says(instance: Run) -> None:
+    # Lossless: on two CPUs, which lane is full is chance.
+    instance.start(NULL + 'on_full = "hold"\n')
+    assert "nothing changed" in instance.do("reload").stdout
+    edited(instance, lambda t: t.replace("count = 2", "count = 3\nspares = 2"))
+    edited(instance, lambda t: t.replace("intensity = 100", "intensity = 50"))
+    edited(instance, lambda t: t + 'health = { stopped = "kill", stall_after = "300ms" }\n')
+    edited(instance, lambda t: t.replace('plugin = "macswap"', 'plugin = "forward"'))
+    dry = instance.do("reload", "--dry-run").stdout
+    line = instance.file.read_text().splitlines().index("count = 3") + 1
+    assert f"{instance.file}:{line}  workers.fw.count: 2 -> 3" in dry
+    assert 'workers.fw.plugin: "macswap" -> "forward"' in dry and "worker by worker:" in dry
+    assert "Nothing was done" in dry and instance.status()["groups"][0]["desired"] == 2
+    done = instance.do("reload", check=False)
+    assert done.returncode == 0 and "6 of 6 done" in done.stdout, done.stdout + done.stderr
+    found = instance.until(
+        lambda s: s["groups"][0]["ready"] == 3 and s["groups"][0]["spares_ready"] == 2 and s
+    )
+    assert found["groups"][0]["plugin"] == "forward"
+    assert "nothing changed" in instance.do("reload").stdout
+    # A worker that a signal stops is ended now.
+    pid = instance.worker("fw/0")["pid"]
+    instance.do("kill", "fw/0", "-s", "STOP")
+    wait_for(lambda: instance.worker("fw/0")["pid"] not in (pid, None))
+    # And it all holds in the next generation.
+    os.kill(found["primary"]["pid"], signal.SIGKILL)
+    found = instance.until(lambda s: s["generation"] == 2 and s["state"] == "running" and s)
+    assert (found["groups"][0]["desired"], found["groups"][0]["plugin"]) == (3, "forward")
+
+
+def test_reload_does_nothing_where_a_restart_is_needed(instance: Run) -> None:
+    instance.start(NULL)
+    edited(instance, lambda t: t.replace("count = 2\nmax = 4", "count = 3\nmax = 6"))
+    edited(instance, lambda t: t.replace("mbufs = 16383", "mbufs = 8191"))
+    done = instance.do("reload", check=False)
+    assert done.returncode == 1 and "needs a restart:" in done.stdout
+    assert "mempools.default.mbufs: 16383 -> 8191" in done.stdout
+    assert "workers.fw.max: 4 -> 6" in done.stdout
+    assert instance.status()["groups"][0]["desired"] == 2
+    done = instance.do("reload", "--partial")
+    assert "1 of 3 done" in done.stdout
+    assert instance.until(lambda s: s["groups"][0]["ready"] == 3)
+    # What is left is said again, what was done is not; and back again is a change.
+    assert "count" not in instance.do("reload", check=False).stdout
+    edited(instance, lambda t: t.replace("count = 3\nmax = 6", "count = 2\nmax = 4"))
+    assert "workers.fw.count: 3 -> 2" in instance.do("reload", "--partial").stdout
+    edited(instance, lambda t: t.replace("max = 4", "maxx = 4"))
+    done = instance.do("reload", check=False)
+    assert done.returncode == 78 and "max" in done.stderr
+    edited(instance, lambda t: t.replace(f'"{instance.name}"', '"somebody"'))
+    edited(instance, lambda t: t.replace("maxx", "max"))
+    assert instance.do("reload", check=False).returncode == 2
+
+
+def test_reload_undoes_a_plugin_that_is_worse(instance: Run, tmp_path: Path) -> None:
+    v2 = plugin(tmp_path, 2, "if (seen > 10) abort();")
+    instance.start(NULL)
+    edited(instance, lambda t: t.replace('"macswap"', f'"{v2}"'))
+    done = instance.do("reload", check=False)
+    assert done.returncode == 1 and "undone: fw: " in done.stdout, done.stdout
+    assert instance.status()["groups"][0]["plugin"] == "macswap"

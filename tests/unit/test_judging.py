@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What speaks against a new version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpsup.judging import FEW, Margins, Sample, judge, sample
+
+OLD = Sample(packets=10_000, dropped=100, lane_full=0, cycles=1_000_000)
+MARGINS = Margins(drops=0.01, lane_full=0.01, cycles=0.5)
+
+
+def test_what_is_as_good_is_not_judged_worse() -> None:
+    assert judge(OLD, OLD, MARGINS) == ""
+    assert judge(OLD, Sample(100, 1, 0, 10_000), MARGINS) == ""
+    assert judge(OLD, Sample(10_000, 190, 90, 1_490_000), MARGINS) == ""
+    assert judge(OLD, Sample(), MARGINS) == ""  # no packet came
+
+
+def test_each_margin_counts_by_itself() -> None:
+    assert "drops 3.0%" in judge(OLD, Sample(1000, 30, 0, 100_000), MARGINS)
+    assert "lane full" in judge(OLD, Sample(1000, 10, 20, 100_000), MARGINS)
+    assert "cycles a packet" in judge(OLD, Sample(1000, 10, 0, 160_000), MARGINS)
+    assert "found its lane full" in judge(OLD, Sample(0, 0, 500, 0), MARGINS)
+
+
+def test_a_version_without_a_past_has_no_cost_to_be_compared_with() -> None:
+    assert judge(Sample(), Sample(1000, 0, 0, 10**9), MARGINS) == ""
+    assert "drops" in judge(Sample(), Sample(1000, 1000, 0, 0), MARGINS)
+
+
+@given(
+    st.builds(Sample, *(st.integers(0, 10**6),) * 4),
+    st.builds(Sample, *(st.integers(0, 10**6),) * 4),
+)
+def test_wider_margins_never_make_it_worse(old: Sample, new: Sample) -> None:
+    if not judge(old, new, Margins(0, 0, 0)):
+        assert not judge(old, new, Margins(0.5, 0.5, 2))
+    if new.packets >= FEW:
+        assert not judge(old, new, Margins(1e9, 1, 1e9))
+
+
+def slot(**counts: Any) -> dict[str, Any]:
+    zero = dict.fromkeys(
+        ("collected", "requeued", "bad_verdict", "quarantined", "lane_full", "busy"), 0
+    )
+    return {**zero, "dropped": {}, **counts}
+
+
+def test_a_sample_is_what_grew() -> None:
+    before = {"slots": [slot(collected=10, dropped={"a": 1}), slot(collected=5)]}
+    after = {
+        "slots": [
+            slot(collected=110, requeued=10, dropped={"a": 3, "b": 1}, bad_verdict=1, busy=700),
+            slot(collected=6, lane_full=2, quarantined=1),
+        ]
+    }
+    assert sample(before, after, [0]) == Sample(90, 4, 0, 700)
+    assert sample(before, after, [0, 1]) == Sample(91, 5, 2, 700)
