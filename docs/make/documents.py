@@ -63,7 +63,7 @@ _WORKER: Keys = {
     "dropped.*": "dropped, by reason: the plugin's own, and dpsup's (`lane_full`, `bad_verdict`,"
     " `quarantine`, `quarantine_full`, `corrupt`)",
     "restarts": "times that it was replaced",
-    "last_exit": "how the last process in this place ended, null: none did",
+    "?last_exit": "how the last process in this place ended, null: none did",
     **{f"?last_exit.{k}": v for k, v in _EXIT.items()},
     "outstanding": "packets lent to it now",
     "requeued": "packets taken back and steered anew",

@@ -15,7 +15,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -263,11 +263,9 @@ def events_page() -> str:
         shown = ", ".join(f"`{one}`" for one in sorted(fields - {"name"}))
         rows.append((f"`{kind}`", what, shown))
     out += [*table(("type", "what happened", "fields"), rows), "## Fields", ""]
-    fields = sorted(
-        {f for names in by_type.values() for f in names} | documents.EVENT_FIELDS.keys()
-    )
+    every = sorted({f for names in by_type.values() for f in names} | documents.EVENT_FIELDS.keys())
     known = documents.EVENT_FIELDS
-    out += table(("field", "what"), ((f"`{one}`", known.get(one, "")) for one in fields))
+    out += table(("field", "what"), ((f"`{one}`", known.get(one, "")) for one in every))
     return "\n".join(out)
 
 
@@ -446,7 +444,7 @@ def _colon(source: str) -> int:
     return found.end() - 2
 
 
-PAGES = {
+PAGES: dict[str, Callable[[], str]] = {
     "reference/cli.md": cli_page,
     "reference/topology.md": topology_page,
     "reference/json.md": json_page,
