@@ -80,8 +80,8 @@ def _option(param: Any) -> str:
     names = ", ".join(f"`{one}`" for one in (*param.opts, *param.secondary_opts))
     if param.is_flag:
         return names
-    kind = param.metavar or "|".join(getattr(param.type, "choices", ())) or "VALUE"
-    return f"{names} `{kind}`"
+    kinds = [param.metavar] if param.metavar else list(getattr(param.type, "choices", ["VALUE"]))
+    return f"{names} " + " or ".join(f"`{one}`" for one in kinds)
 
 
 def cli_page() -> str:

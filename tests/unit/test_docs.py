@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -147,8 +149,11 @@ def test_the_docs_build_without_a_warning_and_fetch_nothing(tmp_path: Path) -> N
     built = sorted((tmp_path / "site").rglob("*.html"))
     assert len(built) > 20
     for page in built:
+        shown = page.read_text()
+        assert "```" not in shown, f"{page.name}: a block that is none"
+        assert "\\|" not in shown, f"{page.name}: an escape that shows"
         fetched = _Fetched()
-        fetched.feed(page.read_text())
+        fetched.feed(shown)
         for one in fetched.found:
             assert not re.match(r"(https?:)?//", one), f"{page.name} fetches {one}"
             file = page.parent / one.partition("?")[0]
@@ -162,6 +167,37 @@ def test_the_readme_points_to_pages_that_are_there() -> None:
         r"`(docs/[\w/.-]+)`|\((docs/[\w/.-]+)\)", (ROOT / "README.md").read_text()
     ):
         assert (ROOT / "".join(name)).exists(), name
+
+
+def typed() -> Iterator[tuple[str, list[str]]]:
+    """(page, words) of each command in the docs and the README: in blocks and in sentences."""
+    for page in (*DOCS.rglob("*.md"), ROOT / "README.md"):
+        if "bench" in page.parts or page.name in ("json.md", "errors.md"):
+            continue
+        text = page.read_text()
+        blocks = "\n".join(re.findall(r"^```[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+        lines = re.findall(r"^dpsup [^#\n]*", blocks, re.MULTILINE)
+        lines += [" ".join(one.split()) for one in re.findall(r"`(dpsup [^`]*)`", text)]
+        for line in lines:
+            command = re.split(r" {2,}| [|>&]|[;)]", line)[0]
+            # An ellipsis, a choice: told, not to be typed.
+            if not re.search(r"[\[|…]|\.\.\.", command):
+                yield page.name, shlex.split(command)[1:]
+
+
+def test_every_command_that_the_docs_show_is_one() -> None:
+    seen = 0
+    for page, words in typed():
+        with cli.make_context("dpsup", list(words), resilient_parsing=True) as root:
+            left = root._protected_args + root.args
+            # Written for any command at all.
+            if not left or left[0] == "COMMAND":
+                continue
+            name, command, args = cli.resolve_command(root, left)
+            assert command is not None, f"{page}: dpsup {' '.join(words)}"
+            command.make_context(name, args, parent=root, resilient_parsing=True)
+        seen += 1
+    assert seen > 100
 
 
 def test_every_toml_of_the_how_tos_is_sound() -> None:
