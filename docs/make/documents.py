@@ -95,6 +95,8 @@ _GROUP: Keys = {
     "dropped.*": "dropped before it, by reason: `no_worker`, `hold_full`",
     "held": "packets that wait for a worker",
     "bypassed": "packets that went on past it",
+    "move_pause.*": "how long buckets on the move waited for the slots that they had: `bounds` in"
+    " seconds, cumulative `counts`, `count`, `sum`",
 }
 _IO: Keys = {
     "core": "the CPU",
@@ -322,7 +324,7 @@ DOCUMENTS: dict[str, tuple[str, str, Keys]] = {
             "ports[]": "as in Status, `drops` by reason",
             "pools[]": "`size`, `free`, `low_water`, `starved`: times that it was found empty",
             **_each("io[].", _IO),
-            "groups[]": "`no_worker`, `hold_full`, `bypassed`, `held`, and `moving`: buckets on the move",
+            "groups[]": "`no_worker`, `hold_full`, `bypassed`, `held`, and `moving`: buckets on the move, `pause`, `pause_ns`: how long those waited",
             "slots[]": "each place: `sent` to it, `collected` from it, `out` of ports, `on` to groups,"
             " drops by reason, `bursts`, `busy` cycles, `beats` (looks at its lanes), `needs` of its"
             " plugin",

@@ -97,7 +97,7 @@ def test_every_type_of_event_and_every_field_is_told(make: Any, pages: dict[str,
 
 def test_every_metric_is_told(pages: dict[str, str]) -> None:
     source = (ROOT / "dpsup" / "metrics.py").read_text()
-    names = re.findall(r"made\.(?:gauge|counter)\(\s*\"(\w+)\"", source)
+    names = re.findall(r"made\.(?:gauge|counter|histogram)\(\s*\"(\w+)\"", source)
     assert len(names) > 50
     for name in names:
         assert re.search(rf"`dpsup_{name}(_total)?`", pages["reference/metrics.md"]), name
