@@ -69,7 +69,8 @@ def test_documents_have_the_keys_that_the_reference_says(
     # One death, for what only then is there.
     assert dpsup("kill", "fw/0").exit_code == 0
     instance.until(lambda s: s["groups"][0]["workers"][0]["last_exit"] and s["state"] == "running")
-    # Until it has its buckets back there is nothing to spread.
+    # With one worker, or until the second has its buckets, there is nothing to spread.
+    assert dpsup("scale", "fw", "2").exit_code == 0
     wait_for(lambda: dpsup("rebalance", "fw", "--dry-run", "--over", "100ms").exit_code == 0)
     wrong = []
     for name, (command, _, said) in described().DOCUMENTS.items():
