@@ -642,6 +642,13 @@ CODES: dict[str, Entry] = {
         "`--type` takes types of events, with commas between them.",
         "`dpsup events -o jsonl | jq -r .type | sort -u` shows which there were.",
     ),
+    "E0745": Entry(
+        "a window that is too short or too long",
+        "`dpsup advise` and `dpsup report` look at an instance several times and say what happened"
+        " in between: in a fifth of a second too little does, and nobody waits for more than an"
+        " hour.",
+        "dpsup advise --for 5s",
+    ),
     # --- processes --------------------------------------------------------------------------------
     "E0801": Entry(
         "the primary does not start",
