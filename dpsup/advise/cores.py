@@ -140,6 +140,8 @@ def _poll(window: Window, port: Doc, found: Doc) -> Iterator[Piece]:
 
 def bursts(window: Window) -> Iterator[Piece]:
     """Larger ones, where each turn's own cost shows in every packet."""
+    if any(g["busiest"] >= FULL_TIME and g["lane_full_pps"] for g in window.groups.values()):
+        return  # it waits for workers
     done = set()
     for i, (id, io) in enumerate(window.io.items()):
         number, conf = table_of(window, i)
@@ -192,6 +194,7 @@ def idle(window: Window) -> Iterator[Piece]:
         if need >= SPARE_TIME * load:
             continue  # there is work for the whole CPU
         done.add(number)
+        used = window.cpus_used()
         others = listing([role for role in core["roles"] if role != id])
         yield Piece(
             kind="idle",
@@ -203,7 +206,7 @@ def idle(window: Window) -> Iterator[Piece]:
             why="who polls uses its time slice up, packets or not, and the others wait that long "
             "(milliseconds) for theirs",
             changes=(Key(("io", number, "idle"), "adaptive", "poll"),),
-            effect=Effect(("cores", str(conf["core"]), "load"), "share", load, need),
+            effect=Effect(("processes", "cpus"), "CPUs", used, max(0.0, used - load + need)),
             numbers={"load": load, "busy": core["busy"], "roles": core["roles"]},
         )
 

@@ -21,6 +21,7 @@ FULL_TIME = 0.9  # of a worker: it does not
 LOSS = 1e-4  # of what comes to a group: fewer that find a lane full are not worth a change
 UNEVEN = 1.25  # a worker's packets over the mean
 LOADED = 0.6  # of the busiest worker's time: its share matters
+MARGIN = 1.5  # longer than the worst burst that was seen
 USEFUL = 0.15  # of a CPU that another worker would get
 NOT_HIGHER = 0.9  # of the room that is there is promised
 
@@ -163,7 +164,7 @@ def rings(window: Window) -> Iterator[Piece]:
             continue
         room = group["ring"] - LANE_RESERVE
         excess = found["lane_full_most"]
-        ring = 1 << int(room + excess + LANE_RESERVE - 1).bit_length()
+        ring = 1 << int(room + excess * MARGIN + LANE_RESERVE - 1).bit_length()
         ring = min(max(ring, group["ring"] * 2), limits.RING)
         if ring <= group["ring"]:
             continue

@@ -84,6 +84,7 @@ class Window:
                 for n, c in self.cores.items()
             },
             "numa": {"crossings": len(self.crossings())},
+            "processes": {"cpus": self.cpus_used()},
         }
 
     def _pools(self, looks: list[Doc]) -> Doc:
@@ -233,6 +234,16 @@ class Window:
         given = set(self.plan.get("supervisor_cores", [])) | {io["core"] for io in self.plan["io"]}
         given |= {c for g in self.plan["groups"] for c in g["cores"]}
         return sorted(set(self.last["cpus"]) - given, key=lambda c: (-self.room(c), c))
+
+    def cpus_used(self) -> float:
+        """By all processes of the instance: CPU seconds a second."""
+        now, was = self.last["processes"] or {}, self.first["processes"] or {}
+        used = sum(
+            max(0.0, now[name]["cpu_seconds"] - was[name]["cpu_seconds"])
+            for name in now
+            if name in was
+        )
+        return float(used / self.seconds) if self.seconds else 0.0
 
     # --- NUMA ------------------------------------------------------------------------------------
 
