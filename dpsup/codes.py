@@ -649,6 +649,17 @@ CODES: dict[str, Entry] = {
         " hour.",
         "dpsup advise --for 5s",
     ),
+    "E0746": Entry(
+        "no document of chaos or bench",
+        "`dpsup report --chaos FILE --bench FILE` shows what those commands wrote as JSON; the file"
+        " cannot be read, or holds something else.",
+        "dpsup chaos -o json > chaos.json, or dpsup bench -o json > bench.json",
+    ),
+    "E0747": Entry(
+        "the report cannot be written",
+        "The folder does not exist, or the user may not write there; nothing was looked at.",
+        "dpsup report -o /tmp/report.html, or -o - for stdout",
+    ),
     # --- processes --------------------------------------------------------------------------------
     "E0801": Entry(
         "the primary does not start",

@@ -85,7 +85,7 @@ def parse_types(text: str) -> frozenset[str]:
     return found
 
 
-def _recorded(name: str | None) -> Runtime | None:
+def recorded(name: str | None) -> Runtime | None:
     """A dead instance that left a record: the named one, or the only one."""
     found = [
         one
@@ -126,7 +126,7 @@ def past(name: str | None, topic: str, wanted: Wanted) -> tuple[list[Entry], str
     try:
         where = find(name)
     except NotRunning as e:
-        dead = _recorded(name)
+        dead = recorded(name)
         if dead is None:
             raise
         dead.demand_access()

@@ -29,6 +29,8 @@ PURE = {
     "machine", "manpage", "messages", "plan", "policy", "rates", "relations", "source", "status",
     "steering", "tables", "templates", "topology", "values", "views", "words",
     "chaos/report", "chaos/traffic",
+    "advise/cores", "advise/lanes", "advise/piece", "advise/pools", "advise/report",
+    "advise/window", "report/charts", "report/html", "report/page", "report/style",
     "bench/compare", "bench/model", "bench/rows", "bench/stats", "bench/table",
 }  # fmt: skip
 WORLD = {
