@@ -17,19 +17,21 @@ p { margin: .4rem 0; overflow-wrap: anywhere }
 .badge.good { background: #c6f0cf }
 .badge.warn { background: #fbe3a8 }
 .badge.bad { background: #f6b4b4 }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: .7rem;
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: .7rem;
   margin: 1rem 0 }
 .card { border: 1px solid #cbd5e0; border-radius: .4rem; padding: .5rem .8rem }
-.card b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums }
+.card b { display: block; font-size: 1.2rem; white-space: nowrap;
+  font-variant-numeric: tabular-nums }
 .card.bad b { color: #b3261e }
 .card.warn b { color: #8a5a00 }
 .scroll { overflow-x: auto; max-width: 100% }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size:
   .9rem }
-th, td { text-align: left; padding: .25rem .6rem .25rem 0; vertical-align: top; border-bottom:
+th, td { text-align: left; padding: .25rem .9rem .25rem 0; vertical-align: top; border-bottom:
   1px solid #edf2f7; overflow-wrap: anywhere }
 th { font-weight: 600; color: #4a5568; overflow-wrap: normal }
 .n { text-align: right; white-space: nowrap }
+th:last-child, td:last-child { padding-right: 0 }
 td.bad { color: #b3261e; font-weight: 600 }
 td.warn { color: #8a5a00; font-weight: 600 }
 td.good { color: #22693a }
