@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from harness import NULL, Run, wait_for
 from jobs import IO, LOSSLESS, SLOW, Job, accounted, build, death_events, group, out, pcap_port
-from traffic import Packet, compare, flows, mix, save, swapped
+from traffic import Packet, compare, flows, mix, save, swapped, write_pcap
 
 from dpsup import connect
 
@@ -150,6 +150,25 @@ def test_an_idle_worker_that_is_stopped_lends_its_buckets(instance: Run) -> None
     os.kill(idle["pid"], signal.SIGCONT)
     wait_for(lambda: instance.worker(idle["id"])["health"] == "ok")
     assert instance.status()["recovery"]["deaths"] == 0
+
+
+def test_only_its_own_buckets_wait_for_a_stopped_worker(instance: Run) -> None:
+    """Others that move meanwhile wait for the lane that they come from, and for no other."""
+    frames = [frame for f in flows(64) for frame in f.frames if len(frame) < 1500]
+    write_pcap(instance.folder / "wan.in.pcap", frames)
+    port = pcap_port(mtu=1500).replace("tx_pcap=wan.out.pcap", "infinite_rx=1,tx_pcap=/dev/null")
+    more = "spares = 0\n"  # and packets are dropped where a lane is full, so nobody waits for room
+    instance.start(port + IO + group("delay", 3, f"cycles = {SLOW // 10}", most=4, more=more))
+    instance.until(lambda s: all(w["rx_packets"] for w in s["groups"][0]["workers"]))
+    victim = instance.worker("fw/0")["pid"]
+    os.kill(victim, signal.SIGSTOP)
+    wait_for(lambda: instance.worker("fw/0")["health"] == "stopped")
+    instance.do("scale", "fw", "4")
+    wait_for(lambda: instance.worker("fw/3")["rx_packets"] > 1000)
+    assert instance.worker("fw/0")["health"] == "stopped"
+    os.kill(victim, signal.SIGCONT)
+    wait_for(lambda: instance.worker("fw/0")["health"] == "ok")
+    assert [p["unexplained"] for p in instance.audit()["pools"]] == [0]
 
 
 @pytest.mark.parametrize("spares", [0, 1])

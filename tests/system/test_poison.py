@@ -230,8 +230,8 @@ def test_one_packet_in_hand_at_many_kills(instance: Run) -> None:
     """The same packet in hand each time, slept on: killed from outside, it goes on in the end."""
     sent = mix(flows(1)[:3], 6, seed=1)
     save(instance.folder / "wan.in.pcap", sent)
-    # Some 2 s a packet, and stall_after above that.
-    args = "cycles = 5000000000"
+    # Some second a packet, and stall_after above that.
+    args = "cycles = 2500000000"
     more = spares(1, 'health = { stall_after = "60s" }')
     job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=more))
     for i, number in enumerate((signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL)):
