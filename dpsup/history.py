@@ -44,6 +44,7 @@ TYPES = {
     "reload": "the changed file was applied, or was not",
     "reset": "past deaths were forgotten on request",
     "quarantine": "a packet was put in quarantine",
+    "advice": "packets are lost for want of something: `dpsup advise` says what helps",
     "warning": "something is not as asked for",
     "error": "something went wrong, and is tried again",
     "failed": "the instance ends because of this",

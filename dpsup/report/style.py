@@ -27,8 +27,9 @@ p { margin: .4rem 0; overflow-wrap: anywhere }
 .scroll { overflow-x: auto; max-width: 100% }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size:
   .9rem }
-th, td { text-align: left; padding: .25rem .9rem .25rem 0; vertical-align: top; border-bottom:
-  1px solid #edf2f7; overflow-wrap: anywhere }
+th, td { text-align: left; padding: .25rem .9rem .25rem 0; vertical-align: top;
+  border-bottom: 1px solid #edf2f7; overflow-wrap: break-word }
+td:last-child { overflow-wrap: anywhere }
 th { font-weight: 600; color: #4a5568; overflow-wrap: normal }
 .n { text-align: right; white-space: nowrap }
 th:last-child, td:last-child { padding-right: 0 }

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from harness import Run, run
+from harness import Run, run, wait_for
 from netns import Host, raw_socket, two_hosts
 from traffic import write_pcap
 
@@ -164,6 +164,8 @@ def test_a_pool_that_runs_out(instance: Run) -> None:
     instance.file.write_text(text)
     write_pcap(instance.folder / "in.pcap", frames(16))
     instance.start()
+    noticed = wait_for(lambda: [e for e in instance.events() if e["type"] == "advice"])
+    assert "dpsup -n" in noticed[0]["message"]
     found, now, then = outcome(instance, "pool-empty")
     assert "in lanes" in found["seen"]
     assert now > 0

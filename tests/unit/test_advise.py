@@ -17,6 +17,7 @@ from dpsup.advise.lanes import uneven
 from dpsup.advise.piece import Piece
 from dpsup.advise.window import Window, mersenne, pool_need
 from dpsup.check_memory import pool_needs
+from dpsup.noticing import Notices
 from dpsup.plan import make_plan
 from dpsup.primary import plan_document
 from dpsup.reading import load
@@ -401,3 +402,47 @@ def test_the_need_of_a_pool_is_what_check_says() -> None:
         least, full = pool_needs(topology, name)
         assert max(least, pool_need(plan, index)) == full
     assert [mersenne(n) for n in (1023, 1024, 1)] == [1023, 2047, 1]
+
+
+# --- what the supervisor notices by itself --------------------------------------------------------
+
+
+def counted(t: float, starved: int = 0, full: int = 0, generation: int = 1) -> Doc:
+    counters = copy.deepcopy(sound(t)["counters"])
+    counters["generation"] = generation
+    counters["pools"][0]["starved"] = starved
+    counters["slots"][0]["lane_full"] = full
+    return counters
+
+
+def notices() -> Notices:
+    return Notices("edge", ["default"], [("fw", range(3)), ("nat", range(3, 4))])
+
+
+def test_nothing_is_noticed_where_all_is_well() -> None:
+    one = notices()
+    assert [one.look(counted(3.0 + i), float(i)) for i in range(10)] == [[]] * 10
+
+
+def test_an_empty_pool_is_told_once_in_ten_minutes() -> None:
+    one = notices()
+    found = [e for i in range(5) for e in one.look(counted(3.0 + i, starved=i), float(i))]
+    assert [e["name"] for e in found] == ["default"]
+    assert "dpsup -n edge advise" in found[0]["message"]
+    assert one.look(counted(9.0, starved=99), 700.0)
+
+
+def test_lanes_that_are_full_for_long_are_told_and_one_burst_is_not() -> None:
+    one = notices()
+    burst = [one.look(counted(3.0 + i, full=500 * (i > 2)), float(i)) for i in range(8)]
+    assert burst == [[]] * 8
+    one = notices()
+    found = [e for i in range(8) for e in one.look(counted(3.0 + i, full=500 * i), float(i))]
+    assert [e["name"] for e in found] == ["fw"]
+    assert found[0]["message"].startswith("14% of its packets")
+
+
+def test_another_generation_is_nothing_to_compare_with() -> None:
+    one = notices()
+    assert one.look(counted(3.0), 0.0) == []
+    assert one.look(counted(4.0, starved=5, generation=2), 1.0) == []
