@@ -270,6 +270,18 @@ def test_small_bursts_are_made_larger_where_turns_cost() -> None:
     assert "io-burst" not in {p.kind for p in advise(small, busy_io(1.0, 3.9, 40), behind)}
 
 
+def test_what_others_take_of_a_cpu_is_no_cost_of_packets() -> None:
+    def preempted(look: Doc, t: float) -> None:
+        if t >= 0.5:
+            for io in look["counters"]["io"]:
+                io["stage_cycles"]["rest"] += 10_000_000
+
+    quiet, disturbed = window(), window(preempted)
+    assert disturbed.picture["io"][0]["cycles_per_packet"] > 1000
+    cycles = [w.io["io/0"]["cycles_per_packet"] for w in (quiet, disturbed)]
+    assert cycles[0] == pytest.approx(cycles[1], rel=0.05)
+
+
 def test_full_lanes_of_workers_with_time_are_made_longer() -> None:
     piece = only(advise(work({0: (0.3, 1000), 1: (0.3, 1000)})), "lane-ring")
     assert change(piece)["path"] == ["workers", "fw", "ring"]
