@@ -441,6 +441,9 @@ dps_group_stats_get(uint32_t group, struct dps_group_stats *out)
 		out->bypassed += g->bypassed;
 		out->held += waiting(g);
 		out->moving |= g->moving;
+		out->pause_ns += g->pause_ns;
+		for (uint32_t k = 0; k < DPS_PAUSES; k++)
+			out->pause[k] += g->pause[k];
 	}
 	return 0;
 }

@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include <rte_cycles.h>
+
 #include "primary.h"
 
 // There is room: n_back and n_held have bounds, and the queues have room for both.
@@ -79,6 +81,8 @@ hold_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old)
 	} else if (!g->together) {
 		return;
 	}
+	if (!(g->awaited >> old & 1))
+		lane->moved_at = rte_rdtsc();
 	g->from[bucket] = old;
 	g->awaited |= UINT64_C(1) << old;
 	g->waits[bucket] = 1;
@@ -121,6 +125,17 @@ is_settled(struct io *io, struct io_group *g)
 	return true;
 }
 
+static void
+note_pause(struct io_group *g, const struct lane *lane)
+{
+	double seconds = (double)(rte_rdtsc() - lane->moved_at) / rte_get_tsc_hz();
+	uint64_t ns = seconds * 1e9;
+	uint32_t bits = ns > 0 ? 64 - __builtin_clzll(ns) : 0;
+
+	dps_count(&g->pause_ns, ns);
+	dps_count(&g->pause[RTE_MIN(bits, (uint32_t)DPS_PAUSES - 1)], 1);
+}
+
 void
 hold_settle(struct io *io, struct io_group *g)
 {
@@ -132,6 +147,9 @@ hold_settle(struct io *io, struct io_group *g)
 		done = g->awaited & ~draining(io, g);
 	if (done == 0)
 		return;
+	for (uint32_t i = 0; i < g->max; i++)
+		if (done >> i & 1)
+			note_pause(g, &io->lane[g->first + i]);
 	for (uint32_t b = 0; b < DPS_BUCKETS; b++)
 		if (g->from[b] != DPS_NO_SLOT && done >> g->from[b] & 1)
 			g->from[b] = DPS_NO_SLOT;

@@ -67,6 +67,8 @@ struct io_group {
 	bool stirred;                   // some wait for no lane any more, and are not ready yet
 	uint8_t from[DPS_BUCKETS];      // the lane that the bucket waits for, DPS_NO_SLOT: none
 	uint64_t awaited;               // all of these, a bit each
+	uint64_t pause_ns;              // dps_group_stats.pause_ns, and pause
+	uint64_t pause[DPS_PAUSES];
 	uint32_t n_back;                // packets here that came back as REQUEUE
 	uint32_t n_held;                // and all others
 	uint32_t held_most;             // HOLD_MOST; room for all that is under way if it holds

@@ -224,6 +224,23 @@ def test_a_starved_worker_is_not_killed(instance: Run, packets: list[Packet]) ->
     compare(packets, out(instance), swapped)
 
 
+@pytest.mark.timeout(2 * 3600)
+@pytest.mark.parametrize("seconds", [4, pytest.param(3600, marks=pytest.mark.long)])
+def test_nobody_is_killed_beside_a_hog(instance: Run, seconds: int) -> None:
+    """Each CPU has a program that takes all it gets; two workers with all the work there is."""
+    more = 'spares = 1\nhealth = { stall_after = "100ms" }\n'
+    instance.start(NULL.replace("net_null0", "net_null0,size=64") + more)
+    with hogs(0, 1), hogs(1, 1):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(1)
+            status = instance.status()
+            assert status["recovery"]["deaths"] == 0
+    assert "stuck" not in [e.get("message") for e in instance.events() if e["type"] == "health"]
+    assert status["ports"][0]["rx_packets"] > 10_000
+    assert status["generation"] == 1
+
+
 # Sleeps twice in each packet, 40 ms.
 NAPS = """
 #include <time.h>
