@@ -70,9 +70,27 @@ def document(window: Window) -> Doc:
         "window_s": window.seconds,
         "topology_file": window.picture["topology_file"],
         "bottleneck": bottleneck(window) if window.measured else None,
+        "lost_pps": _lost(window) if window.measured else None,
         "advice": [p.document() for p in pieces(window)],
         "measured": window.document() if window.measured else None,
     }
+
+
+def _lost(window: Window) -> float:
+    """Packets a second that are missed, or find a lane full."""
+    missed = sum(p["missed_pps"] for p in window.ports.values())
+    return float(missed + sum(g["lane_full_pps"] for g in window.groups.values()))
+
+
+def nothing(doc: Doc) -> str:
+    """Where there is no advice: why not."""
+    if not doc["lost_pps"]:
+        return "Nothing to change."
+    who = f", and {doc['bottleneck']['who']} is what is full" if doc["bottleneck"] else ""
+    return (
+        f"{si(doc['lost_pps'])} packets/s are lost{who}: no change of this topology is known to"
+        " help on this host. More CPUs would, or cheaper packet code."
+    )
 
 
 def said(doc: Doc) -> str:
@@ -97,7 +115,8 @@ def lines(doc: Doc, screen: Screen) -> list[Line]:
     if said(doc):
         made += wrap([(said(doc), "")], screen.width)
     if not doc["advice"]:
-        return [*made, [("Nothing to change.", "good")]]
+        style = "warn" if doc["lost_pps"] else "good"
+        return [*made, *wrap([(nothing(doc), style)], screen.width)]
     for n, piece in enumerate(doc["advice"], 1):
         made += [[], *wrap([(f"{n}. {piece['title']}", "bold"),
                             (f" ({_WORDS[piece['level']]})", _STYLES[piece["level"]])],

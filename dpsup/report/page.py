@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from dpsup.advise.report import nothing
 from dpsup.report import charts
 from dpsup.report.html import Html, cell, join, table, tag, trusted
 from dpsup.report.style import STYLE
@@ -24,8 +25,8 @@ _EVENT_STYLES = {
     **dict.fromkeys(("death", "held", "failed", "error", "corrupt"), "bad"),
     **dict.fromkeys(("warning", "health", "lent", "quarantine"), "warn"),
 }
-_PHASES = (("repaired", "repaired_ns"), ("spare claimed", "claimed_ns"),
-           ("seated", "seated_ns"), ("first packet", "first_ns"))  # fmt: skip
+_PHASES = (("Repaired", "repaired_ns"), ("Claimed", "claimed_ns"),
+           ("Seated", "seated_ns"), ("First", "first_ns"))  # fmt: skip
 
 
 def _nothing(words: str) -> Html:
@@ -197,7 +198,7 @@ def _advice(doc: Doc) -> Html:
         made.append(tag("div", tag("h3", piece["title"]), tag("dl", *parts),
                         class_=f"advice {piece['level']}"))  # fmt: skip
     if not found["advice"]:
-        made.append(_nothing("Nothing to change."))
+        made.append(_nothing(nothing(found)))
     return join(made)
 
 
@@ -232,7 +233,11 @@ def _deaths(doc: Doc) -> Html:
         if event.get("type") != "death":
             continue
         noticed = times.get("noticed_ns", 0)
-        row: list[object] = [event["clock"], event.get("name", ""), event.get("how", "")]
+        row: list[object] = [
+            cell(event["clock"], "when"),
+            event.get("name", ""),
+            event.get("how", ""),
+        ]
         for _, key in _PHASES:
             end = times.get(key, 0)
             row.append(f"{(end - noticed) / 1000:.0f}" if noticed and end >= noticed else "-")
@@ -243,8 +248,9 @@ def _deaths(doc: Doc) -> Html:
         return _nothing("No death is on record.")
     heads = ("When", "Worker", "How", *(name for name, _ in _PHASES), "Kept", "Undone", "Left")
     note = _nothing(
-        "Phases in microseconds from the moment that the death was noticed; packets whose verdict"
-        " was kept, that were put back, and that the next one found."
+        "Microseconds from the moment that the death was noticed until the lanes were repaired, a"
+        " spare was claimed, sat in its seat, and took its first packet; packets whose verdict was"
+        " kept, that were put back, and that the next one found."
     )
     return join([table(heads, rows, "lllrrrrrrr"), note])
 
@@ -253,7 +259,11 @@ def _events(doc: Doc) -> Html:
     if not doc["events"]:
         return _nothing("No event is on record.")
     rows = [
-        [e["clock"], cell(e.get("type", ""), _EVENT_STYLES.get(str(e.get("type")), "")), e["text"]]
+        [
+            cell(e["clock"], "when"),
+            cell(e.get("type", ""), _EVENT_STYLES.get(str(e.get("type")), "")),
+            e["text"],
+        ]
         for e in reversed(doc["events"])
     ]
     return table(("When", "Type", "What"), rows, "lll")

@@ -30,6 +30,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: .25rem .9rem .25rem 0; vertical-align: top;
   border-bottom: 1px solid #edf2f7; overflow-wrap: break-word }
 td:last-child { overflow-wrap: anywhere }
+td.when { white-space: nowrap }
 th { font-weight: 600; color: #4a5568; overflow-wrap: normal }
 .n { text-align: right; white-space: nowrap }
 th:last-child, td:last-child { padding-right: 0 }
