@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dpsup import limits
-from dpsup.advise.lanes import NOT_HIGHER, SPARE_TIME, USEFUL
+from dpsup.advise.lanes import NOT_HIGHER, SPARE_TIME, USEFUL, loses
 from dpsup.advise.piece import FASTER, LOSING, RISK, Effect, Key, Piece, Where
 from dpsup.advise.window import Window, mersenne, pool_need
 from dpsup.tables import percent, si
@@ -36,42 +36,47 @@ def _cores_of(window: Window, number: int) -> list[int]:
 
 
 def more_io(window: Window) -> Iterator[Piece]:
-    """Another io core, with a queue of its own of each port, where all are busy."""
-    missed = sum(p["missed_pps"] for p in window.ports.values())
+    """Another io core, with a queue of its own of each port, where all are busy: packets are
+    missed, or wait in lanes for the io core while the workers have time."""
+    missing = [name for name, p in window.ports.items() if p["missed_pps"]]
+    late = [n for n, g in window.groups.items() if loses(g) and g["busiest"] < SPARE_TIME]
     busy = [io["busy"] for io in window.io.values()]
     n = len(busy)
-    if not missed or not busy or min(busy) < FULL_TIME or n >= limits.IO_CORES:
+    if not (missing or late) or not busy or min(busy) < FULL_TIME or n >= limits.IO_CORES:
         return
-    missing = [name for name, p in window.ports.items() if p["missed_pps"]]
     queues = {p["name"]: p["max_rx_queues"] for p in window.last["port_info"]}
-    if all(queues.get(name, 0) <= n for name in missing):
+    if all(queues.get(name, 0) <= n for name in missing or window.ports):
         return
     free = [c for c in window.unused() if window.room(c) >= USEFUL]
     if not free:
         return
-    received = sum(p["rx_pps"] for p in window.ports.values())
-    gain = received / n * window.room(free[0]) * NOT_HIGHER
+    if missing:
+        metric, of = ("ports", missing[0], "missed_pps"), window.ports[missing[0]]
+        done, lost = of["rx_pps"], of["missed_pps"]
+        said = f"{missing[0]} misses {si(lost)} packets/s"
+    else:
+        metric, of = ("groups", late[0], "lane_full_pps"), window.groups[late[0]]
+        done, lost = of["pps"], of["lane_full_pps"]
+        said = (
+            f"{si(lost)} packets/s find the lanes of {late[0]} full, whose busiest worker is "
+            f"{percent(of['busiest'])} busy"
+        )
+    gain = done / n * window.room(free[0]) * NOT_HIGHER
     number, _ = table_of(window, n - 1)
     cores = ",".join(map(str, _cores_of(window, number)))
-    who = f"{listing(missing)} {'misses' if len(missing) == 1 else 'miss'}"
     yield Piece(
         kind="io-cores",
         level=LOSING,
-        about=f"port {missing[0]}",
+        about=f"port {missing[0]}" if missing else f"group {late[0]}",
         title="the io cores do not keep up",
-        seen=f"{who} {si(missed)} packets/s; "
-        f"the io cores are {percent(min(busy))} busy or more; CPU {free[0]} has "
+        seen=f"{said}; the io cores are {percent(min(busy))} busy or more; CPU {free[0]} has "
         f"{percent(window.room(free[0]))} to give",
-        why="RSS spreads the flows over one queue for each io core; a queue whose io core is late "
-        "overflows in the NIC",
+        why="RSS spreads the flows over one queue for each io core; one that is late neither "
+        "receives nor collects in time",
         changes=(Key(("io", number, "cores"), f"{cores},{free[0]}", cores),),
-        effect=Effect(
-            ("ports", missing[0], "missed_pps"), "packets/s",
-            window.ports[missing[0]]["missed_pps"],
-            window.ports[missing[0]]["missed_pps"] * max(0.0, 1 - gain / missed),
-        ),
-        numbers={"missed_pps": missed, "busy": busy},
-    )  # fmt: skip
+        effect=Effect(metric, "packets/s", lost, max(0.0, lost - gain)),
+        numbers={"lost_pps": lost, "done_pps": done, "busy": busy},
+    )
 
 
 def rx_queues(window: Window) -> Iterator[Piece]:

@@ -26,7 +26,8 @@ USEFUL = 0.15  # of a CPU that another worker would get
 NOT_HIGHER = 0.9  # of the room that is there is promised
 
 
-def _loses(found: Doc) -> bool:
+def loses(found: Doc) -> bool:
+    """Are more than a few of a group's packets lost for a full lane?"""
     offered = found["pps"] + found["lane_full_pps"]
     return bool(found["lane_full_pps"] > LOSS * offered)
 
@@ -42,7 +43,7 @@ def uneven(window: Window) -> list[str]:
         for name, found in window.groups.items()
         if found["workers"] > 1
         and found["imbalance"] >= UNEVEN
-        and (found["busiest"] >= LOADED or _loses(found))
+        and (found["busiest"] >= LOADED or loses(found))
     ]
 
 
@@ -57,7 +58,7 @@ def skew(window: Window) -> Iterator[Piece]:
         lost = found["lane_full_pps"]
         yield Piece(
             kind="skew",
-            level=LOSING if _loses(found) else FASTER,
+            level=LOSING if loses(found) else FASTER,
             about=f"group {name}",
             title=f"{most} has more than its share of {name}",
             seen=f"{most} gets {percent(spread['before'][most])} of {spread['packets']} packets, "
@@ -81,7 +82,7 @@ def workers(window: Window) -> Iterator[Piece]:
     for group in window.plan["groups"]:
         name = group["name"]
         found = window.groups[name]
-        drops = _loses(found) and found["busiest"] >= FULL_TIME
+        drops = loses(found) and found["busiest"] >= FULL_TIME
         waits = group["on_full"] == "hold" and found["fill"] >= SPARE_TIME
         if not found["workers"] or f"group {name}" in skewed or found["busy"] < SPARE_TIME:
             continue
@@ -160,7 +161,7 @@ def rings(window: Window) -> Iterator[Piece]:
     for index, group in enumerate(window.plan["groups"]):
         name = group["name"]
         found = window.groups[name]
-        if not _loses(found) or found["busiest"] >= SPARE_TIME or group["on_full"] != "drop":
+        if not loses(found) or found["busiest"] >= SPARE_TIME or group["on_full"] != "drop":
             continue
         room = group["ring"] - LANE_RESERVE
         excess = found["lane_full_most"]

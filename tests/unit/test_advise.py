@@ -288,7 +288,11 @@ def test_full_lanes_of_workers_with_time_are_made_longer() -> None:
     assert change(piece)["value"] == 2048
     assert piece.effect.then == 0
     # Where the io core is late, packets wait for it, not for the worker.
-    assert advise(work({0: (0.3, 1000), 1: (0.3, 1000)}), busy_io(0.95)) == []
+    late = (work({0: (0.3, 1000), 1: (0.3, 1000)}), busy_io(1.0))
+    piece = only(advise(*late), "io-cores")
+    assert piece.effect.metric == ("groups", "fw", "lane_full_pps")
+    assert piece.effect.then < piece.effect.now
+    assert change(piece)["value"] == "1,2,7"
 
 
 def test_workers_that_are_busy_all_the_time_get_help_where_a_cpu_has_room() -> None:
