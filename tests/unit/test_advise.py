@@ -354,6 +354,10 @@ def test_a_skewed_group_is_rebalanced_not_scaled() -> None:
     piece = only(advise(*faults, spreads={"fw": SPREAD}), "skew")
     assert change(piece)["argv"][-2:] == ["rebalance", "fw"]
     assert (piece.effect.now, piece.effect.then) == (1.8, 1.05)
+    # Both are busy, and one loses packets: spread first, then look whether that is enough.
+    both = (work({0: (1.0, 900), 1: (0.75, 0)}), *faults[1:])
+    assert "workers" in {p.kind for p in advise(*both)}
+    only(advise(*both, spreads={"fw": SPREAD}), "skew")
     elephant = {**SPREAD, "imbalance_predicted": 1.79}
     assert "skew" not in {p.kind for p in advise(*faults, spreads={"fw": elephant})}
 
