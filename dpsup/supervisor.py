@@ -1617,7 +1617,7 @@ class Supervisor:
             for follower in self._followers:
                 follower.look(self, counters)
             for notice in self._notices.look(counters, time.monotonic()):
-                self.events.add(type="advice", **notice)
+                self.events.add(type="advice", name=notice["name"], message=notice["message"])
             if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:
                 self._task(self._keep_evidence())
             for group in self.groups:
