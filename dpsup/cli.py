@@ -1007,6 +1007,63 @@ def graph(ctx: click.Context, watch: bool, over: float, output: str) -> None:
         watching.show(ctx.obj["name"], "graph", over, watch=watch, output=output)
 
 
+@cli.command()
+@click.option("--for", "seconds", default="5s", callback=_seconds, help="How long to look (5s).")
+@_output_option
+@_name_option
+@click.pass_context
+def advise(ctx: click.Context, seconds: float, output: str) -> None:
+    """What to change so that it loses nothing and does more: pools, queues, lanes, workers, cores.
+
+    Looks at a running instance under its usual load, and changes nothing. Each piece of advice says
+    what was seen, why it matters, what to write or type, and the figure that this changes, now and
+    then: look again afterwards. Exit code 0, whatever there is to change.
+
+    \b
+      dpsup advise --for 10s
+      dpsup advise -o json | jq '.advice[].changes'
+    """
+    from dpsup.advise import command, report
+
+    doc = command.carry_out(ctx.obj["name"], seconds)
+    if output == "json":
+        _json(doc)
+    else:
+        from dpsup import render
+
+        render.print_lines(report.lines(doc, render.screen()))
+
+
+@cli.command()
+@click.option(
+    "-o", "--output", metavar="FILE", default="report.html", help="report.html; - is stdout."
+)
+@click.option("--for", "seconds", default="5s", callback=_seconds, help="How long to look (5s).")
+@click.option("--chaos", "chaos_", metavar="FILE", help="Of `dpsup chaos -o json`, to show too.")
+@click.option("--bench", "bench_", metavar="FILE", help="Of `dpsup bench -o json`, likewise.")
+@_name_option
+@click.pass_context
+def report(
+    ctx: click.Context, output: str, seconds: float, chaos_: str | None, bench_: str | None
+) -> None:
+    """One HTML page to hand on: topology, rates, histograms, advice, doctor, deaths, events.
+
+    The page needs nothing but itself. Works on a running, degraded or headless instance, and on a
+    dead one as far as its record goes.
+
+    \b
+      dpsup report -o edge.html
+      dpsup chaos -o json > chaos.json; dpsup report --chaos chaos.json
+    """
+    from dpsup.report import gather
+
+    text = gather.write(ctx.obj["name"], output, seconds, chaos_, bench_)
+    if output == "-":
+        click.echo(text, nl=False)
+    else:
+        click.echo(f"{output}: {len(text.encode()) // 1024} KiB", err=True)
+
+
 def _history_options(f: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("-f", "--follow", is_flag=True, help="Go on as they come."),

@@ -642,6 +642,24 @@ CODES: dict[str, Entry] = {
         "`--type` takes types of events, with commas between them.",
         "`dpsup events -o jsonl | jq -r .type | sort -u` shows which there were.",
     ),
+    "E0745": Entry(
+        "a window that is too short or too long",
+        "`dpsup advise` and `dpsup report` look at an instance several times and say what happened"
+        " in between: in a fifth of a second too little does, and nobody waits for more than an"
+        " hour.",
+        "dpsup advise --for 5s",
+    ),
+    "E0746": Entry(
+        "no document of chaos or bench",
+        "`dpsup report --chaos FILE --bench FILE` shows what those commands wrote as JSON; the file"
+        " cannot be read, or holds something else.",
+        "dpsup chaos -o json > chaos.json, or dpsup bench -o json > bench.json",
+    ),
+    "E0747": Entry(
+        "the report cannot be written",
+        "The folder does not exist, or the user may not write there; nothing was looked at.",
+        "dpsup report -o /tmp/report.html, or -o - for stdout",
+    ),
     # --- processes --------------------------------------------------------------------------------
     "E0801": Entry(
         "the primary does not start",

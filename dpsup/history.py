@@ -44,6 +44,7 @@ TYPES = {
     "reload": "the changed file was applied, or was not",
     "reset": "past deaths were forgotten on request",
     "quarantine": "a packet was put in quarantine",
+    "advice": "packets are lost for want of something: `dpsup advise` says what helps",
     "warning": "something is not as asked for",
     "error": "something went wrong, and is tried again",
     "failed": "the instance ends because of this",
@@ -85,7 +86,7 @@ def parse_types(text: str) -> frozenset[str]:
     return found
 
 
-def _recorded(name: str | None) -> Runtime | None:
+def recorded(name: str | None) -> Runtime | None:
     """A dead instance that left a record: the named one, or the only one."""
     found = [
         one
@@ -126,7 +127,7 @@ def past(name: str | None, topic: str, wanted: Wanted) -> tuple[list[Entry], str
     try:
         where = find(name)
     except NotRunning as e:
-        dead = _recorded(name)
+        dead = recorded(name)
         if dead is None:
             raise
         dead.demand_access()

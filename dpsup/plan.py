@@ -55,6 +55,7 @@ class IoPlan:
     core: int
     burst: int
     idle: str  # "poll" | "adaptive"
+    table: int = 0  # the [[io]] that it stands in, by number
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +185,10 @@ def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
     """Decide everything about a start. Total for every topology that `load` accepts."""
     supervisor_cores = topology.host.supervisor_cores
     io = tuple(
-        IoPlan(i, i + 1, core, table.burst, table.idle)
-        for i, (core, table) in enumerate(topology.io_cores)
+        IoPlan(i, i + 1, core, topology.io[table].burst, topology.io[table].idle, table)
+        for i, (core, table) in enumerate(
+            (core, n) for n, one in enumerate(topology.io) for core in one.cores
+        )
     )
     pools = tuple(
         PoolPlan(name, pool.mbufs, pool.data_room, pool.cache, pool.numa, pool.page_size)

@@ -28,6 +28,7 @@ from dpsup.changes import keep
 from dpsup.elastic import Follower
 from dpsup.errors import DpsupError, Exit, ShimError, TimedOut
 from dpsup.failover import Failovers
+from dpsup.noticing import Notices
 from dpsup.output import Journal, Lines
 from dpsup.plan import GroupPlan, Plan
 from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide, others
@@ -250,6 +251,11 @@ class Supervisor:
         self._last_counters: dict[str, Any] | None = None
         self._last_first_ns = 0
         self._followers = [Follower(g) for g in self.groups]
+        self._notices = Notices(
+            plan.name,
+            [p.name for p in plan.pools],
+            [(g.name, range(g.first_slot, g.first_slot + g.max)) for g in plan.groups],
+        )
         self._publisher = Publisher(runtime.file(EVENTS))
         self.events = Journal("event", self._publisher.publish)
         self.log = Journal("log", self._publisher.publish)
@@ -1610,6 +1616,8 @@ class Supervisor:
             self._publisher.publish("stat", status.account(counters))
             for follower in self._followers:
                 follower.look(self, counters)
+            for notice in self._notices.look(counters, time.monotonic()):
+                self.events.add(type="advice", name=notice["name"], message=notice["message"])
             if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:
                 self._task(self._keep_evidence())
             for group in self.groups:

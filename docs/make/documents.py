@@ -340,6 +340,24 @@ DOCUMENTS: dict[str, tuple[str, str, Keys]] = {
         "Where every mbuf is. Exit code 1 if some stay unexplained on a settled instance.",
         {**_HEAD, "name": "the instance", **_each("pools[].", _AUDIT_POOL)},
     ),
+    "Advice": (
+        "dpsup advise --for 300ms",
+        "What to change; [Advice](../advise.md) has each kind.",
+        {
+            **_PICTURE,
+            "generation": "counts the primary's starts",
+            "topology_file": "where the keys of changes are",
+            "bottleneck.*": "who has least time left: `kind`, `who`, `busy` (0 to 1),"
+            " `times_the_load` that it could take; null: no traffic",
+            "lost_pps": "packets a second that were missed or found a lane full",
+            "advice[]": "a piece, the worst first: `kind`, `level` (losing, risk, faster), `about`,"
+            " `title`, `seen` and its `numbers`, `why`; `changes[]`, of `kind` toml (`path`, `value`,"
+            " `old`) or command (`argv`, `command`), both with `text`; `predicted`: `metric` (a path"
+            " in `measured`), `unit`, `now`, `then`, `text`",
+            "measured.*": "what predictions are about: mempools, ports, io, groups, cores, numa,"
+            " processes; null: no running primary",
+        },
+    ),
     "State": (
         "dpsup state fw",
         "What a plugin keeps; empty for one that keeps nothing.",

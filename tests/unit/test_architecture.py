@@ -26,9 +26,11 @@ HOMES = {
 }
 PURE = {
     "changes", "codes", "errors", "failover", "faults", "graph", "jsonschema", "judging", "limits",
-    "machine", "manpage", "messages", "plan", "policy", "rates", "relations", "source", "status",
-    "steering", "tables", "templates", "topology", "values", "views", "words",
+    "machine", "manpage", "messages", "noticing", "plan", "policy", "rates", "relations", "source",
+    "status", "steering", "tables", "templates", "topology", "values", "views", "words",
     "chaos/report", "chaos/traffic",
+    "advise/cores", "advise/lanes", "advise/piece", "advise/pools", "advise/report",
+    "advise/window", "report/charts", "report/html", "report/page", "report/style",
     "bench/compare", "bench/model", "bench/rows", "bench/stats", "bench/table",
 }  # fmt: skip
 WORLD = {

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Do the io cores keep up: their number, queues, bursts, idle setting, and where they are? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dpsup import limits
+from dpsup.advise.lanes import NOT_HIGHER, SPARE_TIME, USEFUL, loses
+from dpsup.advise.piece import FASTER, LOSING, RISK, Effect, Key, Piece, Where
+from dpsup.advise.window import Window, mersenne, pool_need
+from dpsup.tables import percent, si
+from dpsup.words import listing
+
+Doc = dict[str, Any]
+
+FULL_TIME = 0.95  # of an io core
+FULL_BURSTS = 0.9  # of `burst`, on the mean: it takes what it may each time
+WORTH = 0.05  # of the cycles of a packet: less is noise
+DEEP = 4096  # descriptors; few NICs have longer queues
+NAPS = 50.0  # a second: an io core that sleeps in between
+LONG_MISS = 0.9  # of the looks saw missed packets: steady, no bursts
+SHARED = 0.15  # of a CPU: what adaptive io cores and workers use beside their packets
+
+
+def table_of(window: Window, index: int) -> tuple[int, Doc]:
+    """An io core's [[io]] table, by number, and its part of the plan."""
+    io = window.plan["io"][index]
+    return io.get("table", 0), io
+
+
+def _cores_of(window: Window, number: int) -> list[int]:
+    """The CPUs of an [[io]] table."""
+    return [io["core"] for io in window.plan["io"] if io.get("table", 0) == number]
+
+
+def more_io(window: Window) -> Iterator[Piece]:
+    """Another io core, with a queue of its own of each port, where all are busy: packets are
+    missed, or wait in lanes for the io core while the workers have time."""
+    missing = [name for name, p in window.ports.items() if p["missed_pps"]]
+    late = [n for n, g in window.groups.items() if loses(g) and g["busiest"] < SPARE_TIME]
+    busy = [io["busy"] for io in window.io.values()]
+    n = len(busy)
+    if not (missing or late) or not busy or min(busy) < FULL_TIME or n >= limits.IO_CORES:
+        return
+    queues = {p["name"]: p["max_rx_queues"] for p in window.last["port_info"]}
+    if all(queues.get(name, 0) <= n for name in missing or window.ports):
+        return
+    free = [c for c in window.unused() if window.room(c) >= USEFUL]
+    if not free:
+        return
+    if missing:
+        metric, of = ("ports", missing[0], "missed_pps"), window.ports[missing[0]]
+        done, lost = of["rx_pps"], of["missed_pps"]
+        said = f"{missing[0]} misses {si(lost)} packets/s"
+    else:
+        metric, of = ("groups", late[0], "lane_full_pps"), window.groups[late[0]]
+        done, lost = of["pps"], of["lane_full_pps"]
+        said = (
+            f"{si(lost)} packets/s find the lanes of {late[0]} full, whose busiest worker is "
+            f"{percent(of['busiest'])} busy"
+        )
+    gain = done / n * window.room(free[0]) * NOT_HIGHER
+    number, _ = table_of(window, n - 1)
+    cores = ",".join(map(str, _cores_of(window, number)))
+    yield Piece(
+        kind="io-cores",
+        level=LOSING,
+        about=f"port {missing[0]}" if missing else f"group {late[0]}",
+        title="the io cores do not keep up",
+        seen=f"{said}; the io cores are {percent(min(busy))} busy or more; CPU {free[0]} has "
+        f"{percent(window.room(free[0]))} to give",
+        why="RSS spreads the flows over one queue for each io core; one that is late neither "
+        "receives nor collects in time",
+        changes=(Key(("io", number, "cores"), f"{cores},{free[0]}", cores),),
+        effect=Effect(metric, "packets/s", lost, max(0.0, lost - gain)),
+        numbers={"lost_pps": lost, "done_pps": done, "busy": busy},
+    )
+
+
+def rx_queues(window: Window) -> Iterator[Piece]:
+    """Longer queues, where io cores have time and packets are missed all the same: bursts."""
+    busy = max((io["busy"] for io in window.io.values()), default=1.0)
+    n_io = len(window.io)
+    for port in window.plan["ports"]:
+        found = window.ports.get(port["name"])
+        if not found or not found["missed_pps"] or busy >= SPARE_TIME:
+            continue
+        if port["rx_desc"] >= DEEP:
+            yield from _poll(window, port, found)
+            continue
+        want = port["rx_desc"] + found["missed_most"] / n_io
+        rx = min(DEEP, max(port["rx_desc"] * 2, 1 << int(want - 1).bit_length()))
+        changes = [Key(("ports", port["name"], "descriptors", "rx"), rx, port["rx_desc"])]
+        pool = window.plan["pools"][port["pool"]]
+        need = pool_need(window.plan, port["pool"], rx=rx)
+        if need > pool["mbufs"]:
+            changes.append(Key(("mempools", pool["name"], "mbufs"), mersenne(need), pool["mbufs"]))
+        fits = rx >= want
+        yield Piece(
+            kind="rx-queue",
+            level=LOSING,
+            about=f"port {port['name']}",
+            title=f"bursts overrun the rx queues of {port['name']}",
+            seen=f"{si(found['missed_pps'])} packets/s missed, in {percent(found['missed_steps'])} "
+            f"of the looks, up to {found['missed_most']:.0f} at a time, with {port['rx_desc']} "
+            f"descriptors; the io cores are {percent(busy)} busy at most",
+            why="on the whole the io cores keep up; a queue need only hold what comes while one is "
+            "elsewhere",
+            changes=tuple(changes),
+            effect=Effect(
+                ("ports", port["name"], "missed_pps"), "packets/s", found["missed_pps"],
+                0.0 if fits else found["missed_pps"] * (1 - (rx - port["rx_desc"]) / (
+                    want - port["rx_desc"])),
+            ),
+            numbers=found,
+        )  # fmt: skip
+
+
+def _poll(window: Window, port: Doc, found: Doc) -> Iterator[Piece]:
+    """Queues that are long already overflow while an io core naps."""
+    for i, (id, io) in enumerate(window.io.items()):
+        number, conf = table_of(window, i)
+        alone = len(window.cores[conf["core"]]["roles"]) == 1
+        if conf["idle"] == "adaptive" and io["sleeps_per_s"] > NAPS and alone:
+            yield Piece(
+                kind="idle",
+                level=LOSING,
+                about=id,
+                title=f"{id} naps while bursts come",
+                seen=f"{id} sleeps {si(io['sleeps_per_s'])} times a second and is "
+                f"{percent(io['busy'])} busy; {port['name']} misses {si(found['missed_pps'])} "
+                f"packets/s with {port['rx_desc']} descriptors",
+                why="an io core that is woken late finds its queue full",
+                changes=(Key(("io", number, "idle"), "poll", "adaptive"),),
+                effect=Effect(
+                    ("ports", port["name"], "missed_pps"), "packets/s",
+                    found["missed_pps"], found["missed_pps"] / 2,
+                ),
+                numbers={**found, **io},
+            )  # fmt: skip
+            return
+
+
+def bursts(window: Window) -> Iterator[Piece]:
+    """Larger ones, where each turn's own cost shows in every packet."""
+    if any(g["busiest"] >= FULL_TIME and g["lane_full_pps"] for g in window.groups.values()):
+        return  # it waits for workers
+    done = set()
+    for i, (id, io) in enumerate(window.io.items()):
+        number, conf = table_of(window, i)
+        burst, cycles = conf["burst"], io["cycles_per_packet"]
+        if number in done or io["busy"] < FULL_TIME or not cycles:
+            continue
+        if io["rx_batch"] < FULL_BURSTS * burst:
+            continue
+        rest = io["stages"]["rest"] or 0.0
+        new = next(
+            (n for n in (32, 64) if n > burst and rest * (1 - burst / n) >= WORTH * cycles), None
+        )
+        if new is None:
+            continue
+        done.add(number)
+        changes = [Key(("io", number, "burst"), new, burst)]
+        for index, pool in enumerate(window.plan["pools"]):
+            need = pool_need(window.plan, index, burst=new)
+            if need > pool["mbufs"]:
+                key = ("mempools", pool["name"], "mbufs")
+                changes.append(Key(key, mersenne(need), pool["mbufs"]))
+        yield Piece(
+            kind="io-burst",
+            level=FASTER,
+            about=id,
+            title=f"{id} spends much of its time between bursts",
+            seen=f"{id} is {percent(io['busy'])} busy and takes {io['rx_batch']:.1f} packets a "
+            f"turn of the {burst} that it may; of {cycles:.0f} cycles a packet {rest:.0f} are the "
+            "turn's own",
+            why="a turn costs the same for a few packets as for many",
+            changes=tuple(changes),
+            effect=Effect(
+                ("io", id, "cycles_per_packet"), "cycles/packet", cycles,
+                cycles - rest * (1 - burst / new),
+            ),
+            numbers={**io, "burst": burst},
+        )  # fmt: skip
+
+
+def idle(window: Window) -> Iterator[Piece]:
+    """Polling on a CPU that others need."""
+    done = set()
+    for i, id in enumerate(window.io):
+        number, conf = table_of(window, i)
+        core = window.cores.get(conf["core"])
+        if number in done or conf["idle"] != "poll" or core is None or len(core["roles"]) < 2:
+            continue
+        need = min(1.0, (core["busy"] or 0.0) + SHARED)
+        load = 1.0 if core["load"] is None else core["load"]
+        if need >= SPARE_TIME * load:
+            continue  # there is work for the whole CPU
+        done.add(number)
+        used = window.cpus_used()
+        others = listing([role for role in core["roles"] if role != id])
+        yield Piece(
+            kind="idle",
+            level=RISK,
+            about=id,
+            title=f"{id} polls on a CPU that it shares",
+            seen=f"CPU {conf['core']} is {percent(load)} used, and only {percent(core['busy'])} of "
+            f"it for packets; {id} shares it with {others}",
+            why="who polls uses its time slice up, packets or not, and the others wait that long "
+            "(milliseconds) for theirs",
+            changes=(Key(("io", number, "idle"), "adaptive", "poll"),),
+            effect=Effect(("processes", "cpus"), "CPUs", used, max(0.0, used - load + need)),
+            numbers={"load": load, "busy": core["busy"], "roles": core["roles"]},
+        )
+
+
+def numa(window: Window) -> Iterator[Piece]:
+    """Everything on the node of the ports' device, where CPUs of it are free."""
+    crossings = window.crossings()
+    if not crossings:
+        return
+    homes = {p.get("numa", -1) for p in window.last["port_info"]} - {-1}
+    if len(homes) != 1:
+        return  # ports on several nodes: some have to cross
+    home = homes.pop()
+    changes: list[Key] = []
+    for pool in window.plan["pools"]:
+        if pool["numa"] != home:
+            changes.append(Key(("mempools", pool["name"], "numa"), home, pool["numa"]))
+    free = [c for c in window.unused() if window.node(c) == home]
+    for number in sorted({io.get("table", 0) for io in window.plan["io"]}):
+        here = _cores_of(window, number)
+        changes += _moved(window, ("io", number, "cores"), here, home, free)
+    for group in window.plan["groups"]:
+        changes += _moved(
+            window, ("workers", group["name"], "cores"), list(group["cores"]), home, free
+        )
+    if not changes:
+        return
+    left = _left(window, changes, home)
+    if left >= len(crossings):
+        return
+    pairs = listing([f"{a} with {b}" for a, b in crossings])
+    stages = [io["stages"]["rx"] for io in window.io.values() if io["stages"]["rx"]]
+    cost = f"; rx takes {max(stages):.0f} cycles a packet" if stages else ""
+    yield Piece(
+        kind="numa",
+        level=FASTER,
+        about=f"NUMA node {home}",
+        title=f"packets leave NUMA node {home}, where their ports are",
+        seen=f"{len(crossings)} crossings: {pairs}{cost}",
+        why="a cache line from the other node takes about twice as long, and each packet has "
+        "several",
+        changes=tuple(changes),
+        effect=Effect(("numa", "crossings"), "crossings", float(len(crossings)), float(left)),
+        numbers={"crossings": [list(pair) for pair in crossings]},
+    )
+
+
+def _moved(window: Window, where: Where, cores: list[int], home: int, free: list[int]) -> list[Key]:
+    """Those of the CPUs that are elsewhere, put on free ones of the node, as far as they go."""
+    new = [free.pop(0) if window.node(c) != home and free else c for c in cores]
+    if new == cores:
+        return []
+    return [Key(where, ",".join(map(str, new)), ",".join(map(str, cores)))]
+
+
+def _left(window: Window, changes: list[Key], home: int) -> int:
+    """Crossings after the changes."""
+    value = {key.where: key.value for key in changes}
+    n = 0
+
+    def new(where: Where, cores: list[int]) -> list[int | None]:
+        text = value.get(where)
+        return [window.node(int(c)) for c in text.split(",")] if text else [
+            window.node(c) for c in cores
+        ]  # fmt: skip
+
+    io: list[int | None] = []
+    for number in sorted({io.get("table", 0) for io in window.plan["io"]}):
+        here = _cores_of(window, number)
+        io += new(("io", number, "cores"), here)
+    for port in window.plan["ports"]:
+        pool = window.plan["pools"][port["pool"]]
+        n += value.get(("mempools", pool["name"], "numa"), pool["numa"]) != home
+        n += sum(node != home for node in io)
+    running = {w["id"] for w in window.picture["workers"] if w["state"] == "running"}
+    for group in window.plan["groups"]:
+        nodes = new(("workers", group["name"], "cores"), list(group["cores"]))
+        for member, node in enumerate(nodes):
+            if f"{group['name']}/{member}" in running:
+                n += sum(one != node for one in io)
+    return n

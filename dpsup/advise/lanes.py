@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Are there enough workers, are their lanes long enough, and is the load spread? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dpsup import limits
+from dpsup.advise.piece import FASTER, LOSING, Command, Effect, Key, Piece
+from dpsup.advise.window import SMALLEST_BUSY, Window, mersenne, pool_need
+from dpsup.elastic import WORTHWHILE
+from dpsup.rates import LANE_RESERVE
+from dpsup.tables import percent, si
+from dpsup.words import listing
+
+Doc = dict[str, Any]
+
+SPARE_TIME = 0.8  # of a worker or an io core: busy for less, it keeps up on the whole
+FULL_TIME = 0.9  # of a worker: it does not
+LOSS = 1e-4  # of what comes to a group: fewer that find a lane full are not worth a change
+UNEVEN = 1.25  # a worker's packets over the mean
+LOADED = 0.6  # of the busiest worker's time: its share matters
+MARGIN = 1.5  # longer than the worst burst that was seen
+USEFUL = 0.15  # of a CPU that another worker would get
+NOT_HIGHER = 0.9  # of the room that is there is promised
+
+
+def loses(found: Doc) -> bool:
+    """Are more than a few of a group's packets lost for a full lane?"""
+    offered = found["pps"] + found["lane_full_pps"]
+    return bool(found["lane_full_pps"] > LOSS * offered)
+
+
+def io_keeps_up(window: Window) -> bool:
+    return all(io["busy"] < FULL_TIME for io in window.io.values())
+
+
+def uneven(window: Window) -> list[str]:
+    """Groups of which `dpsup rebalance --dry-run` is worth asking."""
+    return [
+        name
+        for name, found in window.groups.items()
+        if found["workers"] > 1
+        and found["imbalance"] >= UNEVEN
+        and (found["busiest"] >= LOADED or loses(found))
+    ]
+
+
+def skew(window: Window) -> Iterator[Piece]:
+    for name in uneven(window):
+        found, spread = window.groups[name], window.spreads.get(name)
+        if spread is None or not spread["packets"]:
+            continue
+        if spread["imbalance"] - spread["imbalance_predicted"] < WORTHWHILE:
+            continue  # flows are not split: what is left is one of them
+        most = max(spread["before"], key=lambda worker: spread["before"][worker])
+        lost = found["lane_full_pps"]
+        yield Piece(
+            kind="skew",
+            level=LOSING if loses(found) else FASTER,
+            about=f"group {name}",
+            title=f"{most} has more than its share of {name}",
+            seen=f"{most} gets {percent(spread['before'][most])} of {spread['packets']} packets, "
+            f"an even share is {percent(1 / len(spread['before']))}; the busiest worker is "
+            f"{percent(found['busiest'])} busy, the mean {percent(found['busy'])}; "
+            f"{si(lost)} packets/s find a lane full",
+            why="the busiest worker's lane fills first, whatever time the others have; moving "
+            f"{spread['buckets_moved']} buckets keeps each flow in order",
+            changes=(Command(("dpsup", "-n", window.name, "rebalance", name)),),
+            effect=Effect(
+                ("groups", name, "imbalance"), "x the mean",
+                spread["imbalance"], spread["imbalance_predicted"],
+            ),
+            numbers={**found, "spread": spread},
+        )  # fmt: skip
+
+
+def workers(window: Window) -> Iterator[Piece]:
+    """More of them, as far as CPUs have room for them."""
+    skewed = {p.about for p in skew(window)}
+    for group in window.plan["groups"]:
+        name = group["name"]
+        found = window.groups[name]
+        drops = loses(found) and found["busiest"] >= FULL_TIME
+        waits = group["on_full"] == "hold" and found["fill"] >= SPARE_TIME
+        if not found["workers"] or f"group {name}" in skewed or found["busy"] < SPARE_TIME:
+            continue
+        if drops or (waits and found["busiest"] >= FULL_TIME):
+            piece = _add(window, group, found)
+            if piece is not None:
+                yield piece
+
+
+def _add(window: Window, group: Doc, found: Doc) -> Piece | None:
+    name = group["name"]
+    desired = next(g["desired"] for g in window.picture["groups"] if g["name"] == name)
+    each = found["pps"] / max(found["busy"] * found["workers"], SMALLEST_BUSY)
+    cores = [
+        (core, window.room(core))
+        for core in (
+            *group["cores"][desired:],
+            *(window.unused() if len(group["cores"]) < limits.SLOTS else ()),
+        )
+    ]
+    rooms: dict[int, float] = {}
+    for core, room in cores:
+        if room >= USEFUL and core not in rooms:
+            rooms[core] = room
+    wanted = found["lane_full_pps"] / each if each else 0.0
+    taken: list[int] = []
+    got = 0.0
+    for n, core in enumerate((*group["cores"][desired:], *window.unused())):
+        if core not in rooms or n != len(taken):
+            break  # members take their CPUs in order
+        got += rooms.pop(core)
+        taken.append(core)
+        if wanted and got * NOT_HIGHER >= wanted:
+            break
+    if not taken:
+        return None  # no CPU has room: more workers would only take turns
+    n = desired + len(taken)
+    gain = each * got * NOT_HIGHER
+    changes: tuple[Key | Command, ...]
+    if n <= group["max"]:
+        changes = (Command(("dpsup", "-n", window.name, "scale", name, str(n))),)
+    else:
+        changes = (
+            Key(("workers", name, "max"), n, group["max"]),
+            Key(("workers", name, "count"), n, group["count"]),
+        )
+    holds = group["on_full"] == "hold"
+    lost = found["lane_full_pps"]
+    busy = f"{percent(found['busy'])} busy on the mean, {percent(found['busiest'])} the busiest"
+    if holds:
+        effect = Effect(("groups", name, "pps"), "packets/s", found["pps"], found["pps"] + gain)
+        cost = f"lanes are {percent(found['fill'])} full"
+    else:
+        left = max(0.0, lost - gain)
+        effect = Effect(("groups", name, "lane_full_pps"), "packets/s", lost, left)
+        cost = f"{si(lost)} packets/s find their lane full"
+    return Piece(
+        kind="workers",
+        level=FASTER if holds else LOSING,
+        about=f"group {name}",
+        title=f"{name} has too few workers",
+        seen=f"{found['workers']} workers, {busy}; {cost}; one does {si(each)} packets/s, and "
+        + listing([f"CPU {c} has {percent(window.room(c))} to give" for c in taken]),
+        why="a worker that is busy all the time has a full lane, and what comes then is "
+        + ("not received" if holds else "dropped"),
+        changes=changes,
+        effect=effect,
+        numbers={**found, "packets_per_s_of_one": each, "cpus": taken},
+    )
+
+
+def rings(window: Window) -> Iterator[Piece]:
+    """Longer lanes, where workers have time and lanes are full all the same: bursts."""
+    if not io_keeps_up(window):
+        return  # packets wait in the lanes for the io core, not for the worker
+    for index, group in enumerate(window.plan["groups"]):
+        name = group["name"]
+        found = window.groups[name]
+        if not loses(found) or found["busiest"] >= SPARE_TIME or group["on_full"] != "drop":
+            continue
+        room = group["ring"] - LANE_RESERVE
+        excess = found["lane_full_most"]
+        ring = 1 << int(room + excess * MARGIN + LANE_RESERVE - 1).bit_length()
+        ring = min(max(ring, group["ring"] * 2), limits.RING)
+        if ring <= group["ring"]:
+            continue
+        changes: list[Key] = [Key(("workers", name, "ring"), ring, group["ring"])]
+        for pool, conf in enumerate(window.plan["pools"]):
+            if not any(p["pool"] == pool and p["group"] == index for p in window.plan["ports"]):
+                continue
+            need = pool_need(window.plan, pool, ring=ring)
+            if need > conf["mbufs"]:
+                key = ("mempools", conf["name"], "mbufs")
+                changes.append(Key(key, mersenne(need), conf["mbufs"]))
+        left = 0.0 if ring - LANE_RESERVE >= room + excess else found["lane_full_pps"] / 2
+        yield Piece(
+            kind="lane-ring",
+            level=LOSING,
+            about=f"group {name}",
+            title=f"bursts overrun the lanes of {name}",
+            seen=f"{si(found['lane_full_pps'])} packets/s find their lane full, up to "
+            f"{excess:.0f} more than its {room} at a time, while the busiest worker is "
+            f"{percent(found['busiest'])} busy",
+            why="on the whole the workers keep up; a lane need only hold what comes in one burst",
+            changes=tuple(changes),
+            effect=Effect(
+                ("groups", name, "lane_full_pps"), "packets/s", found["lane_full_pps"], left
+            ),
+            numbers={**found, "room": room},
+        )

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One piece of advice: seen, why, what to change, what that brings. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpsup.tables import si
+
+Doc = dict[str, Any]
+Where = tuple[str | int, ...]  # of a key in the file; tables of an array by name, [[io]] by number
+
+LOSING = "losing"  # packets are lost for this
+RISK = "risk"  # they will be
+FASTER = "faster"  # none are, and it could do more
+LEVELS = (LOSING, RISK, FASTER)
+
+
+def toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of the topology file, and its new value. It holds from the next start on."""
+
+    where: Where
+    value: Any
+    old: Any
+
+    def text(self) -> str:
+        *table, key = self.where
+        kind, name = table[0], table[1]
+        if kind == "io":
+            head = "[[io]]" if name == 0 else f"[[io]] number {int(name) + 1}"
+        else:
+            head = f"[mempools.{name}]" if kind == "mempools" else f"[[{kind}]] {name}"
+        inner = ".".join(map(str, (*table[2:], key)))
+        return f"{head}: {inner} = {toml_value(self.value)} (now {toml_value(self.old)})"
+
+    def document(self) -> Doc:
+        return {"kind": "toml", "path": list(self.where), "value": self.value, "old": self.old}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Something to type; it holds at once."""
+
+    argv: tuple[str, ...]
+
+    def text(self) -> str:
+        return " ".join(self.argv)
+
+    def document(self) -> Doc:
+        return {"kind": "command", "argv": list(self.argv), "command": self.text()}
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a measurement (a path in the document's "measured") is, and is to become."""
+
+    metric: tuple[str, ...]
+    unit: str
+    now: float
+    then: float
+
+    def text(self) -> str:
+        def said(value: float) -> str:
+            return f"{value:.0%}" if self.unit == "share" else si(value)
+
+        unit = "" if self.unit == "share" else f" {self.unit}"
+        return f"{' '.join(self.metric)}: {said(self.now)} -> {said(self.then)}{unit}"
+
+    def document(self) -> Doc:
+        return {
+            "metric": list(self.metric), "unit": self.unit, "now": self.now, "then": self.then,
+            "text": self.text(),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    kind: str
+    level: str
+    about: str  # "mempool default", "group fw", "io/0", "port wan"
+    title: str
+    seen: str  # numbers with units
+    why: str
+    changes: tuple[Key | Command, ...]
+    effect: Effect
+    numbers: Doc = field(default_factory=dict)  # what `seen` says, for machines
+
+    def document(self) -> Doc:
+        return {
+            "kind": self.kind,
+            "level": self.level,
+            "about": self.about,
+            "title": self.title,
+            "seen": self.seen,
+            "numbers": self.numbers,
+            "why": self.why,
+            "changes": [{**c.document(), "text": c.text()} for c in self.changes],
+            "predicted": self.effect.document(),
+        }

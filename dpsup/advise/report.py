@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""All questions asked of a window: a document, and the same for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dpsup.advise import KINDS, cores, lanes, pools
+from dpsup.advise.piece import LEVELS, Piece
+from dpsup.advise.window import Window
+from dpsup.tables import Line, percent, si, wrap
+from dpsup.views import Screen
+from dpsup.words import plural
+
+Doc = dict[str, Any]
+
+QUESTIONS: tuple[Callable[[Window], Iterator[Piece]], ...] = (
+    pools.pools,
+    lanes.skew,
+    lanes.workers,
+    lanes.rings,
+    cores.more_io,
+    cores.rx_queues,
+    pools.caches,
+    cores.bursts,
+    cores.numa,
+    cores.idle,
+)
+_STYLES = {"losing": "bad", "risk": "warn", "faster": ""}
+_WORDS = {"losing": "packets are lost", "risk": "a risk", "faster": "it could do more"}
+
+
+def pieces(window: Window) -> list[Piece]:
+    """What to change, what loses packets first."""
+    if not window.measured:
+        return []
+    found = [piece for question in QUESTIONS for piece in question(window)]
+    order = list(KINDS)
+    return sorted(found, key=lambda p: (LEVELS.index(p.level), order.index(p.kind), p.about))
+
+
+def bottleneck(window: Window) -> Doc | None:
+    """Who has least time left, and how much more could come until that is gone."""
+    known = [("io core", id, io["busy"]) for id, io in window.io.items()]
+    known += [
+        ("worker", w["id"], w["busy"])
+        for w in window.picture["workers"]
+        if w["state"] == "running" and w["busy"] is not None
+    ]
+    if not known or not any(p["rx_pps"] for p in window.ports.values()):
+        return None
+    kind, who, busy = max(known, key=lambda one: one[2])
+    return {
+        "kind": kind,
+        "who": who,
+        "busy": busy,
+        "times_the_load": 1.0 / busy if busy >= 0.01 else None,
+    }
+
+
+def document(window: Window) -> Doc:
+    return {
+        "apiVersion": window.picture["apiVersion"],
+        "kind": "Advice",
+        "name": window.name,
+        "state": window.picture["state"],
+        "generation": window.picture["generation"],
+        "at_ns": window.picture["at_ns"],
+        "window_s": window.seconds,
+        "topology_file": window.picture["topology_file"],
+        "bottleneck": bottleneck(window) if window.measured else None,
+        "lost_pps": _lost(window) if window.measured else None,
+        "advice": [p.document() for p in pieces(window)],
+        "measured": window.document() if window.measured else None,
+    }
+
+
+def _lost(window: Window) -> float:
+    """Packets a second that are missed, or find a lane full."""
+    missed = sum(p["missed_pps"] for p in window.ports.values())
+    return float(missed + sum(g["lane_full_pps"] for g in window.groups.values()))
+
+
+def nothing(doc: Doc) -> str:
+    """Where there is no advice: why not."""
+    if not doc["lost_pps"]:
+        return "Nothing to change."
+    who = f", and {doc['bottleneck']['who']} is what is full" if doc["bottleneck"] else ""
+    return (
+        f"{si(doc['lost_pps'])} packets/s are lost{who}: no change of this topology is known to"
+        " help on this host. More CPUs would, or cheaper packet code."
+    )
+
+
+def said(doc: Doc) -> str:
+    """The bottleneck in a sentence; "" where there is nothing to say."""
+    found = doc["bottleneck"]
+    if found is None:
+        return ""
+    more = found["times_the_load"]
+    room = f": about {more:.1f} times this load until then" if more and more > 1.1 else ""
+    return f"{found['who']} would be full first, it is {percent(found['busy'])} busy{room}"
+
+
+def lines(doc: Doc, screen: Screen) -> list[Line]:
+    if doc["measured"] is None:
+        return wrap(
+            [("No advice: the counters of a running primary are needed, twice.", "warn")],
+            screen.width,
+        )
+    rates = [p["rx_pps"] for p in doc["measured"]["ports"].values()]
+    head = f"{doc['name']}, {doc['state']}, looked at for {doc['window_s']:.1f} s: "
+    made = wrap([(f"{head}{si(sum(rates))} packets/s received", "bold")], screen.width)
+    if said(doc):
+        made += wrap([(said(doc), "")], screen.width)
+    if not doc["advice"]:
+        style = "warn" if doc["lost_pps"] else "good"
+        return [*made, *wrap([(nothing(doc), style)], screen.width)]
+    for n, piece in enumerate(doc["advice"], 1):
+        made += [[], *wrap([(f"{n}. {piece['title']}", "bold"),
+                            (f" ({_WORDS[piece['level']]})", _STYLES[piece["level"]])],
+                           screen.width)]  # fmt: skip
+        made += _said("seen", piece["seen"], screen)
+        made += _said("why", piece["why"], screen)
+        for change in piece["changes"]:
+            made += _said("change", change["text"], screen, "good")
+        made += _said("then", piece["predicted"]["text"], screen)
+    kinds = {c["kind"] for p in doc["advice"] for c in p["changes"]}
+    count = f"{plural(len(doc['advice']), 'piece')} of advice"
+    made += [[]]
+    if "toml" in kinds:
+        file = doc["topology_file"]
+        again = f"dpsup -n {doc['name']} stop && dpsup start {file} --detach"
+        made += wrap([(f"{count}. Keys are those of {file}; they hold after `{again}`.", "")],
+                     screen.width)  # fmt: skip
+    else:
+        made += wrap([(f"{count}. Look again afterwards: the load may have changed.", "")],
+                     screen.width)  # fmt: skip
+    return made
+
+
+def _said(label: str, text: str, screen: Screen, style: str = "") -> list[Line]:
+    return wrap([(f"   {label:<7} ", "dim"), (text, style)], screen.width, 11)

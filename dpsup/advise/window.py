@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Some looks at an instance, one after the other, as the numbers that advice is made of. Pure.
+
+Shares are 0 to 1, rates packets a second. What is sampled (lanes, pools) is known at the moments of
+the looks alone; what is counted is exact between the first and the last.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from dpsup import limits
+from dpsup.rates import LANE_RESERVE, picture
+from dpsup.topology import HEADROOM
+
+Doc = dict[str, Any]
+
+MBUF_MORE = 192  # bytes of an mbuf beside its data room: the header, and the pool's own
+SMALLEST_BUSY = 0.05  # of a worker, for its share of a CPU to say what it can do
+
+
+def mersenne(least: int) -> int:
+    """The next 2^n - 1, which wastes no ring of a mempool."""
+    return (1 << max(1, least).bit_length()) - 1
+
+
+def pool_need(plan: Doc, index: int, **instead: int) -> int:
+    """The mbufs of a pool that full lanes can hold, as `dpsup check` counts them; `instead`: with
+    another cache, burst, ring or rx."""
+    ports = [p for p in plan["ports"] if p["pool"] == index]
+    fed = {p["group"] for p in ports if p["group"] >= 0}
+    pool, n_io = plan["pools"][index], len(plan["io"])
+    rx = sum(instead.get("rx", p["rx_desc"]) + p["tx_desc"] for p in ports) * n_io
+    room = pool["data_room"] - HEADROOM
+    segments = max(((p["mtu"] + limits.FRAME_MORE) // room + 1 for p in ports), default=0)
+    bursts = sum(instead.get("burst", io["burst"]) * segments for io in plan["io"])
+    caches = int(n_io * instead.get("cache", pool["cache"]) * 1.5)
+    lanes = sum(
+        n_io * g["count"] * (instead.get("ring", g["ring"]) - LANE_RESERVE)
+        for i, g in enumerate(plan["groups"])
+        if i in fed
+    )
+    return int(rx + bursts + caches + lanes)
+
+
+class Window:
+    """`audits` are those of the pools at the end, by name; `spreads` what a dry run of `dpsup
+    rebalance` said of groups."""
+
+    def __init__(
+        self,
+        looks: list[Doc],
+        audits: dict[str, Doc] | None = None,
+        spreads: dict[str, Doc] | None = None,
+    ) -> None:
+        self.first, self.last = looks[0], looks[-1]
+        self.plan: Doc = self.last["plan"]
+        self.picture = picture(self.first, self.last)
+        self.steps = [picture(a, b) for a, b in pairwise(looks)]
+        self.seconds: float | None = self.picture["window_s"]
+        self.name: str = self.picture["name"]
+        self.audits = audits or {}
+        self.spreads = spreads or {}
+        self.pools = self._pools(looks)
+        self.ports = self._ports()
+        self.io = self._io()
+        self.groups = self._groups()
+        self.cores = {c["core"]: c for c in self.picture["cores"]}
+
+    @property
+    def measured(self) -> bool:
+        """Are there two readings of the same generation, with the counters of a primary?"""
+        return bool(self.seconds) and self.last["counters"] is not None
+
+    def document(self) -> Doc:
+        return {
+            "mempools": self.pools,
+            "ports": self.ports,
+            "io": self.io,
+            "groups": self.groups,
+            "cores": {
+                str(n): {"load": c["load"], "busy": c["busy"], "roles": c["roles"]}
+                for n, c in self.cores.items()
+            },
+            "numa": {"crossings": len(self.crossings())},
+            "processes": {"cpus": self.cpus_used()},
+        }
+
+    def _pools(self, looks: list[Doc]) -> Doc:
+        found = {}
+        seconds = self.seconds or 0.0
+        for i, pool in enumerate(self.last["status"]["mempools"]):
+            free = [
+                look["status"]["mempools"][i]["size"] - look["status"]["mempools"][i]["in_use"]
+                for look in looks
+                if i < len(look["status"]["mempools"])
+            ]
+            old = self.first["status"]["mempools"]
+            failed = pool["alloc_failures"] - old[i]["alloc_failures"] if i < len(old) else 0
+            found[pool["name"]] = {
+                "size": pool["size"],
+                "free": free[-1],
+                "least_free": min(free),
+                "low_water": pool["low_water"],
+                "low_water_before": old[i]["low_water"] if i < len(old) else pool["low_water"],
+                "alloc_failures_per_s": max(0, failed) / seconds if seconds else 0.0,
+                "empty_in_s": _empty_in(free, seconds, pool["size"]),
+            }
+        return found
+
+    def _ports(self) -> Doc:
+        found = {}
+        for port in self.picture["ports"]:
+            name = port["name"]
+            steps = [p for s in self.steps for p in s["ports"] if p["name"] == name]
+            missed = [(p["missed_pps"] or 0.0) for p in steps]
+            pairs = zip(self.steps, missed, strict=False)
+            found[name] = {
+                "rx_pps": port["rx_pps"] or 0.0,
+                "missed_pps": port["missed_pps"] or 0.0,
+                # how many looks in a row saw some: all of them is steady, a few are bursts
+                "missed_steps": sum(m > 0 for m in missed) / len(missed) if missed else 0.0,
+                "missed_most": max((m * (s["window_s"] or 0.0) for s, m in pairs), default=0.0),
+            }
+        return found
+
+    def _io(self) -> Doc:
+        found = {}
+        now = self.last["counters"]
+        was = self.first["counters"]
+        received = sum(p["rx_pps"] or 0.0 for p in self.picture["ports"])
+        for i, io in enumerate(self.picture["io"]):
+            turns = now["io"][i]["busy_loops"] - was["io"][i]["busy_loops"] if was else 0
+            seconds = self.seconds or 0.0
+            calm = self._calm(i, io)
+            found[io["id"]] = {
+                "core": io["core"],
+                "busy": io["busy"] or 0.0,
+                "cycles_per_packet": calm["cycles_per_packet"],
+                "stages": calm["stage_cycles_per_packet"],
+                "sleeps_per_s": io["sleeps_per_s"] or 0.0,
+                # of all io cores: a port's packets are not counted by the io core that took them
+                "rx_batch": received * seconds / len(self.picture["io"]) / turns if turns else 0.0,
+            }
+        return found
+
+    def _calm(self, index: int, whole: Doc) -> Doc:
+        """An io core in a step of the cheaper quarter: where somebody else has the CPU meanwhile,
+        those are cycles of no packet."""
+        steps = [s["io"][index] for s in self.steps if index < len(s["io"])]
+        some = sorted(
+            (s for s in steps if s["cycles_per_packet"]), key=lambda s: s["cycles_per_packet"]
+        )
+        return some[len(some) // 4] if some else whole
+
+    def _groups(self) -> Doc:
+        found = {}
+        seconds = self.seconds or 0.0
+        for group in self.plan.get("groups", []):
+            name = group["name"]
+            mine = [
+                w
+                for w in self.picture["workers"]
+                if w["group"] == name and w["state"] == "running" and w["busy"] is not None
+            ]
+            full = {w["id"]: self._lane_full(group, w["id"]) / seconds for w in mine if seconds}
+            busy = [w["busy"] for w in mine]
+            fills = [
+                w["fill"] or 0.0
+                for s in self.steps
+                for w in s["workers"]
+                if w["group"] == name and w["state"] == "running"
+            ]
+            total = sum(w["pps"] or 0.0 for w in mine)
+            offered = [(w["pps"] or 0.0) + full.get(w["id"], 0.0) for w in mine]
+            mean = sum(offered) / len(offered) if offered else 0.0
+            found[name] = {
+                "workers": len(mine),
+                "pps": total,
+                "lane_full_pps": sum(full.values()),
+                "lane_full": full,
+                "lane_full_most": self._lane_full_most(name),
+                "busy": sum(busy) / len(busy) if busy else 0.0,
+                "busiest": max(busy, default=0.0),
+                "fill": sum(fills) / len(fills) if fills else 0.0,
+                "imbalance": max(offered) / mean if mean else 1.0,
+            }
+        return found
+
+    def _slot_of(self, group: Doc, worker: str) -> int:
+        return int(group["first_slot"]) + int(worker.rpartition("/")[2])
+
+    def _lane_full(self, group: Doc, worker: str) -> int:
+        if not self.measured or self.first["counters"] is None:
+            return 0
+        slot = self._slot_of(group, worker)
+        now, was = self.last["counters"]["slots"], self.first["counters"]["slots"]
+        return max(0, int(now[slot]["lane_full"]) - int(was[slot]["lane_full"]))
+
+    def _lane_full_most(self, group: str) -> float:
+        """Packets that found one lane full between two looks, at most."""
+        return max(
+            (
+                (lane["full_pps"] or 0.0) * (s["window_s"] or 0.0)
+                for s in self.steps
+                for lane in s["lanes"]
+                if lane["worker"].rpartition("/")[0] == group
+            ),
+            default=0.0,
+        )
+
+    # --- CPUs ------------------------------------------------------------------------------------
+
+    def polls(self, role: str) -> bool:
+        """Does an io core, or a worker, use its CPU whether or not packets come?"""
+        if role.startswith("io/"):
+            return bool(self.plan["io"][int(role[3:])]["idle"] == "poll")
+        return role != "supervisor" and all(io["idle"] == "poll" for io in self.plan["io"])
+
+    def room(self, core: int) -> float:
+        """The share of a CPU that one more worker on it would get: what nobody uses; where
+        strangers use it, half of what the instance leaves."""
+        times = self.last["cpus"].get(core)
+        if times is None:
+            return 0.0
+        used = self.cores.get(core)
+        if used is None:
+            load = self._load(core)
+            return max(1.0 - load, 0.5)
+        polled = any(self.polls(role) for role in used["roles"])
+        own = 1.0 if polled else used["busy"] or 0.0
+        load = own if used["load"] is None else used["load"]
+        return max(0.0, 1.0 - max(load, own), (1.0 - own) / 2)
+
+    def _load(self, core: int) -> float:
+        new, old = self.last["cpus"][core], self.first["cpus"].get(core)
+        if old is None or new["total"] <= old["total"]:
+            return 0.0
+        return float((new["busy"] - old["busy"]) / (new["total"] - old["total"]))
+
+    def unused(self) -> list[int]:
+        """CPUs that the topology gives to nobody, those with most room first."""
+        given = set(self.plan.get("supervisor_cores", [])) | {io["core"] for io in self.plan["io"]}
+        given |= {c for g in self.plan["groups"] for c in g["cores"]}
+        return sorted(set(self.last["cpus"]) - given, key=lambda c: (-self.room(c), c))
+
+    def cpus_used(self) -> float:
+        """By all processes of the instance: CPU seconds a second."""
+        now, was = self.last["processes"] or {}, self.first["processes"] or {}
+        used = sum(
+            max(0.0, now[name]["cpu_seconds"] - was[name]["cpu_seconds"])
+            for name in now
+            if name in was
+        )
+        return float(used / self.seconds) if self.seconds else 0.0
+
+    # --- NUMA ------------------------------------------------------------------------------------
+
+    def node(self, core: int) -> int | None:
+        times = self.last["cpus"].get(core)
+        return times["numa"] if times else None
+
+    def crossings(self) -> list[tuple[str, str]]:
+        """Pairs that hand packets to each other on different nodes: a port's device, its pool, the
+        io cores, and the workers that run."""
+        nodes = {t["numa"] for t in self.last["cpus"].values()}
+        if len(nodes) < 2:
+            return []
+        found = []
+        io = [(f"io/{i['index']}", self.node(i["core"])) for i in self.plan["io"]]
+        infos = {p["name"]: p.get("numa", -1) for p in self.last["port_info"]}
+        for port in self.plan["ports"]:
+            home = infos.get(port["name"], -1)
+            if home < 0:
+                continue
+            pool = self.plan["pools"][port["pool"]]
+            if pool["numa"] != home:
+                found.append((f"port {port['name']}", f"mempool {pool['name']}"))
+            found += [(f"port {port['name']}", name) for name, node in io if node != home]
+        for w in self.picture["workers"]:
+            if w["state"] == "running":
+                here = self.node(w["core"])
+                found += [(name, w["id"]) for name, node in io if node != here]
+        return found
+
+
+def _empty_in(free: list[int], seconds: float, size: int) -> float | None:
+    """Seconds until a pool is empty, if it goes on as it does: None where it does not shrink all
+    along. A third of the looks against the next evens out what comes and goes."""
+    part = len(free) // 3
+    if part < 2 or not seconds:
+        return None
+    means = [sum(free[i * part : (i + 1) * part]) / part for i in range(3)]
+    first, second = means[0] - means[1], means[1] - means[2]
+    least = size * 0.01
+    if min(first, second) < least or max(first, second) > 3 * min(first, second):
+        return None
+    return means[2] / ((first + second) / (seconds * 2 / 3))
