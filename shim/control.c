@@ -88,7 +88,7 @@ io_ask_all(enum io_op op, uint32_t arg)
 }
 
 // The io cores' own state lies outside the hugepages that workers can write.
-static void *
+void *
 own_zalloc(size_t len)
 {
 	void *p;

@@ -58,6 +58,7 @@ tx_send(struct io *io, uint32_t index, struct rte_mbuf **m, uint32_t n)
 {
 	struct dps_port_stats *stats = &io->port[index];
 	enum dps_stage from = io->stage;
+	bool mirrored = unlikely(io->mirror != NULL) && mirror_tx(io, index, m, n);
 	uint64_t bytes = 0;
 	uint32_t sent;
 
@@ -65,6 +66,8 @@ tx_send(struct io *io, uint32_t index, struct rte_mbuf **m, uint32_t n)
 		bytes += m[i]->pkt_len;
 	stage(io, DPS_STAGE_TX);
 	sent = rte_eth_tx_burst(the_primary.port[index].id, io->tx[index].queue, m, n);
+	if (unlikely(mirrored))
+		mirror_settle(io, sent);
 	stage(io, from);
 	for (uint32_t i = sent; i < n; i++)
 		bytes -= m[i]->pkt_len;
@@ -238,12 +241,25 @@ lane_lend(struct io *io, struct lane *lane, struct rte_mbuf *m)
 	return true;
 }
 
+// Packets are about to be published: as yet their worker has not seen them.
+static void __rte_noinline
+watch_lent(struct io *io, const struct lane *lane)
+{
+	if (io->mirror != NULL)
+		mirror_lent(io, lane);
+	if (io->stopwatch != NULL)
+		stopwatch_lent(io, lane);
+}
+
 static void
 publish_all(struct io *io)
 {
 	for (uint32_t i = 0; i < io->n_active; i++)
-		if (io->active[i]->sent != io->active[i]->published)
+		if (io->active[i]->sent != io->active[i]->published) {
+			if (unlikely(io->watched))
+				watch_lent(io, io->active[i]);
 			lane_publish(io->active[i]);
+		}
 }
 
 // --- steering ------------------------------------------------------------------------------------
@@ -580,6 +596,8 @@ receive_lone(struct io *io, const struct rx_queue *rxq, struct lane *lane)
 	uint32_t n;
 
 	n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
+	if (unlikely(io->mirror != NULL))
+		mirror_rx(io, port_index, m, n);
 	stage(io, DPS_STAGE_STEER);
 	for (uint32_t i = 0; i < n; i++) {
 		struct rte_mbuf *p = m[i];
@@ -637,6 +655,8 @@ rx_queue_poll(struct io *io, const struct rx_queue *rxq)
 		n = receive_lone(io, rxq, lone);
 	} else {
 		n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
+		if (unlikely(io->mirror != NULL))
+			mirror_rx(io, rxq->port, m, n);
 		stage(io, DPS_STAGE_STEER);
 		if (n > 0)
 			receive_all(io, rxq, g, m, n);
@@ -798,7 +818,7 @@ take_run(struct io *io, struct lane *lane, uint32_t index, uint32_t n, uint64_t 
 	return n;
 }
 
-static uint32_t
+static inline __attribute__((always_inline)) uint32_t
 collect(struct io *io, struct lane *lane)
 {
 	uint32_t n = lane_back(lane, DPS_IO_BURST);
@@ -819,6 +839,21 @@ collect(struct io *io, struct lane *lane)
 		lane_collected(lane, taken);
 	if (lane_look(lane))
 		lane->back_at = io->now;
+	return taken;
+}
+
+// Somebody looks at what comes back: before it goes on, as it may be gone afterwards.
+static uint32_t __rte_noinline
+collect_watched(struct io *io, struct lane *lane)
+{
+	uint32_t n = lane_back(lane, DPS_IO_BURST);
+	bool mirrored = io->mirror != NULL && mirror_back(io, lane, n);
+	uint32_t taken = collect(io, lane);
+
+	if (mirrored)
+		mirror_settle(io, taken);
+	if (io->stopwatch != NULL)
+		stopwatch_back(io, lane);
 	return taken;
 }
 
@@ -843,7 +878,10 @@ collect_all(struct io *io)
 		struct lane *lane = io->active[i];
 		uint32_t parks = dps_load32(lane->parks);
 
-		total += collect(io, lane);
+		if (unlikely(io->watched))
+			total += collect_watched(io, lane);
+		else
+			total += collect(io, lane);
 		if (unlikely(parks & 1 && lane->rung != parks))
 			ring(io, lane, parks);
 		if (lane_out(lane) == 0) {
