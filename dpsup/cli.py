@@ -1105,9 +1105,10 @@ def capture(
     """Show packets as they pass a port, or before and after a worker with what it decided.
 
     TARGET is a port (wan): what arrives and leaves there; a worker (fw/0): what goes to it and
-    comes back, with its verdict; or a lane (io/0:fw/0): the same, of one io core. Without -w a line for each packet; with it pcapng,
-    the verdicts as comments. The io cores copy, and wait for nobody: what is missed is counted, and
-    said at the end. One capture at a time.
+    comes back, with its verdict; or a lane (io/0:fw/0): the same, of one io core.
+
+    Without -w a line for each packet; with it pcapng, the verdicts as comments. The io cores copy,
+    and wait for nobody: what is missed is counted, and said at the end. One capture at a time.
 
     \b
       dpsup capture wan -c 10

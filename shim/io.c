@@ -818,7 +818,7 @@ take_run(struct io *io, struct lane *lane, uint32_t index, uint32_t n, uint64_t 
 	return n;
 }
 
-static inline __attribute__((always_inline)) uint32_t
+static uint32_t
 collect(struct io *io, struct lane *lane)
 {
 	uint32_t n = lane_back(lane, DPS_IO_BURST);
@@ -843,18 +843,20 @@ collect(struct io *io, struct lane *lane)
 }
 
 // Somebody looks at what comes back: before it goes on, as it may be gone afterwards.
-static uint32_t __rte_noinline
-collect_watched(struct io *io, struct lane *lane)
+static void __rte_noinline
+watch_back(struct io *io, const struct lane *lane)
 {
-	uint32_t n = lane_back(lane, DPS_IO_BURST);
-	bool mirrored = io->mirror != NULL && mirror_back(io, lane, n);
-	uint32_t taken = collect(io, lane);
+	if (io->mirror != NULL)
+		mirror_back(io, lane, lane_back(lane, DPS_IO_BURST));
+}
 
-	if (mirrored)
-		mirror_settle(io, taken);
+static void __rte_noinline
+watch_taken(struct io *io, const struct lane *lane, uint32_t taken)
+{
+	if (io->mirror != NULL)
+		mirror_taken(io, lane, taken);
 	if (io->stopwatch != NULL)
 		stopwatch_back(io, lane);
-	return taken;
 }
 
 // Wake a worker that parked before it saw what it was lent: once for each time that it parks.
@@ -877,11 +879,14 @@ collect_all(struct io *io)
 	for (uint32_t i = 0; i < io->n_active;) {
 		struct lane *lane = io->active[i];
 		uint32_t parks = dps_load32(lane->parks);
+		uint32_t taken;
 
 		if (unlikely(io->watched))
-			total += collect_watched(io, lane);
-		else
-			total += collect(io, lane);
+			watch_back(io, lane);
+		taken = collect(io, lane);
+		if (unlikely(io->watched))
+			watch_taken(io, lane, taken);
+		total += taken;
 		if (unlikely(parks & 1 && lane->rung != parks))
 			ring(io, lane, parks);
 		if (lane_out(lane) == 0) {

@@ -276,7 +276,7 @@ is_good(const struct lane *lane, uint32_t index, uint64_t word, const struct rte
 	return true;
 }
 
-bool
+void
 mirror_back(struct io *io, const struct lane *lane, uint32_t n)
 {
 	struct dps_mirrored about = {
@@ -284,7 +284,7 @@ mirror_back(struct io *io, const struct lane *lane, uint32_t n)
 	};
 
 	if (!(io->mirror->slots & DPS_BIT(lane->slot)))
-		return false;
+		return;
 	begin(io);
 	about.tsc = rte_rdtsc();
 	for (uint32_t i = 0; i < n; i++) {
@@ -300,7 +300,13 @@ mirror_back(struct io *io, const struct lane *lane, uint32_t n)
 		about.version = lane_version(lane, index);
 		put(io, i, m, &s, &about);
 	}
-	return true;
+}
+
+void
+mirror_taken(struct io *io, const struct lane *lane, uint32_t taken)
+{
+	if (io->mirror->slots & DPS_BIT(lane->slot))
+		mirror_settle(io, taken);
 }
 
 // --- the control thread --------------------------------------------------------------------------

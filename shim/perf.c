@@ -165,3 +165,9 @@ dps_perf_get(struct dps_perf *perf, struct dps_delays *delays)
 		memset(perf, 0, sizeof(*perf));
 	return 0;
 }
+
+uint32_t
+dps_class_of(uint64_t value)
+{
+	return dps_class(value);
+}

@@ -324,7 +324,8 @@ struct mirror *mirror_of(uint32_t io);
 void mirror_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n);
 bool mirror_tx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n);  // true: settle it
 void mirror_lent(struct io *io, const struct lane *lane);       // before it is published
-bool mirror_back(struct io *io, const struct lane *lane, uint32_t n);   // before; true: settle it
+void mirror_back(struct io *io, const struct lane *lane, uint32_t n);   // before it is collected
+void mirror_taken(struct io *io, const struct lane *lane, uint32_t taken);      // settles that
 void mirror_settle(struct io *io, uint32_t taken);
 
 // perf.c

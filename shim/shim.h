@@ -452,3 +452,4 @@ int dps_perf_start(uint32_t slot);
 int dps_perf_stop(void);                // what was measured can still be read
 int dps_perf_free(void);
 int dps_perf_get(struct dps_perf *perf, struct dps_delays *delays);
+uint32_t dps_class_of(uint64_t value);  // dps_class
