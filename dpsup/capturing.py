@@ -15,6 +15,7 @@ import os
 import signal
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from dpsup.errors import DpsupError, HostError, UsageError
 from dpsup.runtime import PRIMARY
 from dpsup.words import plural
 
+SIGN_S = 1.0  # between two signs of life
 EVERY_S = 0.05  # between two reads that found nothing
 RX, TX, LENT, BACK = range(4)  # enum dps_mirror_what
 _RECORD = struct.Struct("<QIIIIHBBBBBB")  # struct dps_mirrored
@@ -216,6 +218,29 @@ class Pcapng:
         self._out.flush()
 
 
+class Sign:
+    """A sign of life now and then: who reads our output may be slower than the primary's lease."""
+
+    def __init__(self, path: str, id: str) -> None:
+        self._path, self._id = path, id
+        self._over = threading.Event()
+        # A thread of this process: when that is killed or stopped, so is the sign.
+        self._thread = threading.Thread(target=self._give, daemon=True)
+
+    def _give(self) -> None:
+        primary = Client(self._path)
+        while not self._over.wait(SIGN_S):
+            with contextlib.suppress(DpsupError):  # whoever reads next will say so
+                primary.ask("capture_keep", timeout=SIGN_S, id=self._id)
+        primary.close()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -279,7 +304,7 @@ def run(name: str | None, options: Options, filter: list[int]) -> tuple[int, int
     out = _open(options.file)
     try:
         with Signals() as signals:
-            return _capture(primary.ask, options, filter, out, signals)
+            return _capture(primary.ask, where.file(PRIMARY), options, filter, out, signals)
     except OSError as e:
         raise HostError(
             f"cannot write {options.file or 'stdout'}: {e.strerror}", code="E0735"
@@ -292,7 +317,7 @@ def run(name: str | None, options: Options, filter: list[int]) -> tuple[int, int
 
 
 def _capture(
-    ask: Ask, options: Options, filter: list[int], out: IO[bytes], signals: Signals
+    ask: Ask, path: str, options: Options, filter: list[int], out: IO[bytes], signals: Signals
 ) -> tuple[int, int]:
     started = ask(
         "capture_start",
@@ -311,14 +336,15 @@ def _capture(
             sink = Lines(out, names, clock)
         else:
             sink = Pcapng(out, names, clock, options.snap, options.filter)
-        for packets, so_far in _packets(ask, id, names, options.seconds, signals):
-            missed = so_far
-            some = packets if left is None else packets[:left]
-            sink.write(some)
-            written += len(some)
-            left = None if left is None else left - len(some)
-            if left == 0:
-                break
+        with Sign(path, id):
+            for packets, so_far in _packets(ask, id, names, options.seconds, signals):
+                missed = so_far
+                some = packets if left is None else packets[:left]
+                sink.write(some)
+                written += len(some)
+                left = None if left is None else left - len(some)
+                if left == 0:
+                    break
         sink.end(written, missed)
     except BrokenPipeError:
         # Who read it has had enough; what is still buffered has nowhere to go.

@@ -167,6 +167,10 @@ class Mirror:
             "waiting": int(stats.waiting),
         }
 
+    def keep(self, args: dict[str, Any], now: float) -> None:
+        """From who cannot read just now."""
+        self.lease.renew(want(args, "id", str), now)
+
     @property
     def slots(self) -> list[int]:
         """Those whose plugins' names for their reasons a reader wants."""

@@ -774,6 +774,9 @@ class Primary:
             self._fold(slot)
         return {**found, "reasons": self.reasons}
 
+    def do_capture_keep(self, args: dict[str, Any]) -> None:
+        self.mirror.keep(args, time.monotonic())
+
     def do_capture_end(self, args: dict[str, Any]) -> None:
         self.mirror.end(args, time.monotonic())
 

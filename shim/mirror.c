@@ -19,7 +19,7 @@
 enum {
 	RING = 4 << 20,         // bytes, a power of two
 	UNIT = sizeof(struct dps_mirrored),     // records begin at its multiples
-	TURN_PACKETS = 64,      // copied in a turn at most, of each kind
+	TURN_PACKETS = DPS_IO_BURST,    // copied in a turn at most, of each kind: what a lane gives back
 	TURN_BYTES = 64 << 10,  // likewise
 	FILTER_MOST = 4096      // instructions
 };
