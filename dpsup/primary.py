@@ -731,6 +731,7 @@ class Primary:
             "beats": int(slot.beats),
             "bursts": int(slot.bursts),
             "busy": int(slot.busy),
+            "perf": int(slot.perf),  # not 0: measured just now
             "ready_ns": int(slot.ready_ns),
             "first_ns": int(slot.first_ns),
             "dropped": self._fold(index, slot, lane),

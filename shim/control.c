@@ -405,6 +405,7 @@ dps_io_stats_get(uint32_t index, struct dps_io_stats *out)
 	io = p->io[index];
 	*out = io->stats;
 	out->quarantine = ahead(&io->cell_head, &io->cell_tail);
+	out->watched = io->watched;
 	out->held = 0;
 	out->xfer = 0;
 	out->tx_waiting = 0;

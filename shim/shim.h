@@ -148,6 +148,7 @@ struct dps_io_stats {
 	uint64_t requeued;
 	uint64_t rings;             // doorbells of parked workers
 	uint64_t quarantine;        // packets that wait to be written down
+	uint64_t watched;           // 1: a capture or a measurement is on
 	uint64_t stage[DPS_N_STAGES];   // TSC cycles in timed turns
 	uint64_t stage_packets;     // received or handed back in them, half a packet each
 };
