@@ -38,7 +38,10 @@ struct mirror {
 	uint64_t turn;                  // that the budgets are of
 	uint32_t packets[DPS_N_MIRROR];
 	uint32_t bytes[DPS_N_MIRROR];
+	bool spent[DPS_N_MIRROR];       // nothing more is copied in this turn
 	uint32_t n_staged;
+	uint32_t rest;                  // packets of the burst from here to `rest_end` are missed
+	uint32_t rest_end;
 	struct {
 		uint32_t nth;           // packet of the burst
 		uint32_t end;           // of its record; 0 with `missed`: it has none
@@ -109,12 +112,22 @@ shape_of(const struct rte_mbuf *m)
 	return (struct shape){ rte_pktmbuf_mtod(m, const uint8_t *), m->data_len, m->pkt_len };
 }
 
+// Packets from the nth to n of a burst are all missed, and need no look: at full load, most.
+static bool
+skips(struct mirror *r, enum dps_mirror_what what, uint32_t nth, uint32_t n)
+{
+	if (!r->spent[what] || r->filtered)
+		return false;
+	r->rest = nth;
+	r->rest_end = n;
+	return true;
+}
+
 // Copy a packet, if it is wanted and there is room. It counts once settled.
 static void
-put(struct io *io, uint32_t nth, const struct rte_mbuf *m, const struct shape *s,
+put(struct mirror *r, uint32_t nth, const struct rte_mbuf *m, const struct shape *s,
     const struct dps_mirrored *about)
 {
-	struct mirror *r = io->mirror;
 	uint32_t n = RTE_MIN(s->total, r->snap);
 	uint32_t size = RTE_ALIGN(UNIT + n, (uint32_t)UNIT);
 	struct dps_mirrored *record = NULL;
@@ -123,9 +136,10 @@ put(struct io *io, uint32_t nth, const struct rte_mbuf *m, const struct shape *s
 		return;
 	if (r->filtered && bpf_filter(r->filter, s->start, s->total, s->len) == 0)
 		return;
-	if (r->packets[about->what] < TURN_PACKETS &&
+	if (!r->spent[about->what] && r->packets[about->what] < TURN_PACKETS &&
 	    (r->bytes[about->what] == 0 || r->bytes[about->what] + n <= TURN_BYTES))
 		record = reserve(r, size);
+	r->spent[about->what] = record == NULL;
 	if (record != NULL) {
 		r->packets[about->what]++;
 		r->bytes[about->what] += n;
@@ -150,8 +164,11 @@ begin(struct io *io)
 		r->turn = io->stats.loops;
 		memset(r->packets, 0, sizeof(r->packets));
 		memset(r->bytes, 0, sizeof(r->bytes));
+		memset(r->spent, 0, sizeof(r->spent));
 	}
 	r->n_staged = 0;
+	r->rest = 0;
+	r->rest_end = 0;
 	r->tip = r->head;
 	return r;
 }
@@ -169,6 +186,8 @@ mirror_settle(struct io *io, uint32_t taken)
 			dps_count(&r->captured, 1);
 		head = r->staged[i].end;
 	}
+	if (taken > r->rest)
+		dps_count(&r->missed, RTE_MIN(taken, r->rest_end) - RTE_MIN(r->rest, r->rest_end));
 	dps_store32(&r->head, head);
 	r->n_staged = 0;
 }
@@ -177,19 +196,20 @@ void
 mirror_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
 {
 	struct dps_mirrored about = { .what = DPS_MIRROR_RX, .io = io->index, .port = port };
+	struct mirror *r;
 
 	if (!(io->mirror->rx_ports & 1u << port))
 		return;
-	begin(io);
+	r = begin(io);
 	about.tsc = rte_rdtsc();
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0; i < n && !skips(r, about.what, i, n); i++) {
 		struct shape s;
 
 		// What arrived is what is shown; who receives it next would do the same.
 		if (unlikely(m[i]->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED))
 			(void)rte_vlan_insert(&m[i]);
 		s = shape_of(m[i]);
-		put(io, i, m[i], &s, &about);
+		put(r, i, m[i], &s, &about);
 	}
 	mirror_settle(io, n);
 }
@@ -198,15 +218,16 @@ bool
 mirror_tx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
 {
 	struct dps_mirrored about = { .what = DPS_MIRROR_TX, .io = io->index, .port = port };
+	struct mirror *r;
 
 	if (!(io->mirror->tx_ports & 1u << port))
 		return false;
-	begin(io);
+	r = begin(io);
 	about.tsc = rte_rdtsc();
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0; i < n && !skips(r, about.what, i, n); i++) {
 		struct shape s = shape_of(m[i]);
 
-		put(io, i, m[i], &s, &about);
+		put(r, i, m[i], &s, &about);
 	}
 	return true;
 }
@@ -217,6 +238,7 @@ mirror_lent(struct io *io, const struct lane *lane)
 	struct dps_mirrored about = {
 		.what = DPS_MIRROR_LENT, .io = io->index, .slot = lane->slot
 	};
+	struct mirror *r;
 
 	if (!(io->mirror->slots & DPS_BIT(lane->slot)))
 		return;
@@ -224,14 +246,14 @@ mirror_lent(struct io *io, const struct lane *lane)
 	for (uint32_t from = lane->published; from != lane->sent;) {
 		uint32_t n = RTE_MIN(lane->sent - from, (uint32_t)DPS_IO_BURST);
 
-		begin(io);
-		for (uint32_t i = 0; i < n; i++) {
+		r = begin(io);
+		for (uint32_t i = 0; i < n && !skips(r, about.what, i, n); i++) {
 			const struct rte_mbuf *m = lane->shadow[(from + i) & lane->mask];
 			struct shape s = shape_of(m);
 
 			about.port = m->port;
 			about.index = from + i;
-			put(io, i, m, &s, &about);
+			put(r, i, m, &s, &about);
 		}
 		mirror_settle(io, n);
 		from += n;
@@ -282,12 +304,13 @@ mirror_back(struct io *io, const struct lane *lane, uint32_t n)
 	struct dps_mirrored about = {
 		.what = DPS_MIRROR_BACK, .io = io->index, .slot = lane->slot
 	};
+	struct mirror *r;
 
 	if (!(io->mirror->slots & DPS_BIT(lane->slot)))
 		return;
-	begin(io);
+	r = begin(io);
 	about.tsc = rte_rdtsc();
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0; i < n && !skips(r, about.what, i, n); i++) {
 		uint32_t index = lane->collected + i;
 		const struct rte_mbuf *m = lane->shadow[index & lane->mask];
 		uint64_t word = lane_get(lane, index);
@@ -298,7 +321,7 @@ mirror_back(struct io *io, const struct lane *lane, uint32_t n)
 		about.index = index;
 		about.verdict = word;
 		about.version = lane_version(lane, index);
-		put(io, i, m, &s, &about);
+		put(r, i, m, &s, &about);
 	}
 }
 
