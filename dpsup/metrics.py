@@ -65,10 +65,10 @@ class _Families:
     def gauge(self, name: str, text: str, value: float, **labels: str) -> None:
         self._get(GaugeMetricFamily, name, text, labels).add_metric(list(labels.values()), value)
 
-    def histogram(self, name: str, text: str, doc: Doc) -> None:
-        family = self._get(HistogramMetricFamily, name, text, {})
+    def histogram(self, name: str, text: str, doc: Doc, **labels: str) -> None:
+        family = self._get(HistogramMetricFamily, name, text, labels)
         buckets = [(repr(b), n) for b, n in zip(doc["bounds"], doc["counts"], strict=True)]
-        family.add_metric([], [*buckets, ("+Inf", doc["count"])], doc["sum"])
+        family.add_metric(list(labels.values()), [*buckets, ("+Inf", doc["count"])], doc["sum"])
 
 
 def families(look: Doc | None) -> Iterable[Metric]:
@@ -166,6 +166,8 @@ def _groups(made: _Families, status: Doc) -> None:
         made.gauge("group_spares_ready", "Spares that wait.", g["spares_ready"], **group)
         made.gauge("group_held_packets", "Waiting for a worker.", g["held"], **group)
         made.counter("group_bypassed_packets", "Went on past it.", g["bypassed"], **group)
+        waited = "That buckets on the move waited for the slots that they had."
+        made.histogram("group_move_pause_seconds", waited, g["move_pause"], **group)
         for reason in ("no_worker", "hold_full"):
             n = g["dropped"].get(reason, 0)
             made.counter("group_dropped_packets", "Dropped before it.", n, **group, reason=reason)

@@ -711,7 +711,7 @@ class Primary:
     def _group_stats(self, index: int) -> dict[str, Any]:
         stats = ffi.new("struct dps_group_stats *")
         _check("group_stats_get", lib.dps_group_stats_get(index, stats))
-        return _fields(stats)
+        return {**_fields(stats), "pause": [int(n) for n in stats.pause]}
 
     def _slot(self, index: int) -> dict[str, Any]:
         slot = ffi.new("struct dps_slot *")

@@ -11,7 +11,7 @@ API = "dpsup/v1"
 
 Doc = dict[str, Any]
 
-_GROUP_COUNTS = ("no_worker", "hold_full", "held", "bypassed")
+_GROUP_COUNTS = ("no_worker", "hold_full", "held", "bypassed", "pause_ns")
 _SEEN = ("health", "retry_in_s", "held_for", "since_ns")  # of a worker, by the supervisor alone
 
 
@@ -67,6 +67,18 @@ def slot_dropped(slot: Doc) -> dict[str, int]:
         if count:
             dropped[key] = dropped.get(key, 0) + count
     return dropped
+
+
+def move_pause(group: Doc) -> Doc:
+    """How long buckets on the move waited for the slots that they had, in seconds, one by one of
+    the slots: `counts[i]` are those below `bounds[i]`, `count` are all. 1 µs to 10 s."""
+    total, bounds, counts = 0, [], []
+    for i, n in enumerate(group["pause"]):
+        total += n
+        if 10 <= i <= 34:
+            bounds.append((1 << i) / 1e9)
+            counts.append(total)
+    return {"bounds": bounds, "counts": counts, "count": total, "sum": group["pause_ns"] / 1e9}
 
 
 def in_flight(counters: Doc) -> int:
@@ -150,6 +162,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
                 },
                 "held": counters["groups"][g]["held"],
                 "bypassed": counters["groups"][g]["bypassed"],
+                "move_pause": move_pause(counters["groups"][g]),
             }
         )
     return found
@@ -164,7 +177,7 @@ def status(plan: Doc, counters: Doc | None, view: Doc | None) -> Doc:
             "ports": [],
             "pools": [],
             "io": [],
-            "groups": [dict.fromkeys(_GROUP_COUNTS, 0) for _ in plan["groups"]],
+            "groups": [{**dict.fromkeys(_GROUP_COUNTS, 0), "pause": []} for _ in plan["groups"]],
             "slots": [_NO_SLOT] * plan["n_slots"],
         }
     recovery = view["recovery"] if view else {}

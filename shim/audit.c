@@ -38,6 +38,17 @@ static struct marks all_marks[DPS_MAX_POOLS];
 typedef void visit_t(struct io *io, enum dps_place place, uint32_t index, const struct rte_mbuf *m);
 
 static void
+visit_queue(struct io *io, visit_t *visit, uint32_t group, const struct waiting_queue *q,
+	    enum dps_place back)
+{
+	for (uint32_t i = q->tail; i != q->head; i++) {
+		const struct waiting *w = &q->entry[i & q->mask];
+
+		visit(io, w->back ? back : DPS_PLACE_HELD, group, w->m);
+	}
+}
+
+static void
 walk(struct io *io, visit_t *visit)
 {
 	for (uint32_t s = 0; s < the_primary.n_slots; s++) {
@@ -51,12 +62,9 @@ walk(struct io *io, visit_t *visit)
 	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
 		const struct io_group *g = &io->group[k];
 
-		for (uint32_t i = 0; i < g->again_n; i++)
-			visit(io, DPS_PLACE_AGAIN, k, g->again[i]);
-		for (uint32_t i = g->front_tail; i != g->front_head; i++)
-			visit(io, DPS_PLACE_FRONT, k, g->front[i & g->front_mask]);
-		for (uint32_t i = g->held_tail; i != g->held_head; i++)
-			visit(io, DPS_PLACE_HELD, k, g->held[i & g->held_mask]);
+		visit_queue(io, visit, k, &g->again, DPS_PLACE_AGAIN);
+		visit_queue(io, visit, k, &g->parked, DPS_PLACE_FRONT);
+		visit_queue(io, visit, k, &g->ready, DPS_PLACE_FRONT);
 	}
 	for (uint32_t i = io->cell_tail; i != io->cell_head; i++)
 		visit(io, DPS_PLACE_QUARANTINE, 0, io->cell[i % CELLS].mbuf);

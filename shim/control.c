@@ -141,10 +141,19 @@ held_room(const struct dps_group_conf *conf)
 }
 
 static int
+queue_init(struct waiting_queue *q, uint32_t room)
+{
+	q->mask = rte_align32pow2(room) - 1;
+	q->entry = own_zalloc(sizeof(*q->entry) * (q->mask + 1));
+	return q->entry == NULL ? -ENOMEM : 0;
+}
+
+static int
 group_init(struct io *io, uint32_t group)
 {
 	struct dps_group_conf *conf = &the_primary.ctl->group[group];
 	struct io_group *g = &io->group[group];
+	uint32_t back;
 
 	memset(g->map, DPS_NO_SLOT, sizeof(g->map));
 	memset(maps[group], DPS_NO_SLOT, sizeof(maps[group]));
@@ -153,14 +162,14 @@ group_init(struct io *io, uint32_t group)
 	g->max = conf->max;
 	g->hold = conf->hold;
 	g->together = conf->bucket_state > 0;
-	g->front_mask = rte_align32pow2(conf->max * conf->ring) - 1;
-	g->front = own_zalloc(sizeof(*g->front) * (g->front_mask + 1));
-	g->again = own_zalloc(sizeof(*g->again) * (g->front_mask + 1));
-	g->held_mask = held_room(conf) - 1;
-	g->held = own_zalloc(sizeof(*g->held) * (g->held_mask + 1));
+	g->held_most = held_room(conf) - 1;
 	memcpy(g->next, conf->next, sizeof(g->next));
 	g->reach = conf->reach;
-	return g->again == NULL || g->front == NULL || g->held == NULL ? -ENOMEM : 0;
+	memset(g->from, DPS_NO_SLOT, sizeof(g->from));
+	back = conf->max * conf->ring;
+	if (queue_init(&g->again, back) != 0 || queue_init(&g->parked, held_room(conf) + back) != 0)
+		return -ENOMEM;
+	return queue_init(&g->ready, held_room(conf) + back);
 }
 
 // Queue q of a port belongs to io core q mod n; where a port has fewer tx queues than there are io
@@ -390,8 +399,7 @@ ahead(const uint32_t *head, const uint32_t *tail)
 static uint32_t
 waiting(const struct io_group *g)
 {
-	return ahead(&g->held_head, &g->held_tail) + ahead(&g->front_head, &g->front_tail) +
-	       dps_load32(&g->again_n);
+	return dps_load32(&g->n_held) + dps_load32(&g->n_back);
 }
 
 int
@@ -434,6 +442,9 @@ dps_group_stats_get(uint32_t group, struct dps_group_stats *out)
 		out->bypassed += g->bypassed;
 		out->held += waiting(g);
 		out->moving |= g->moving;
+		out->pause_ns += g->pause_ns;
+		for (uint32_t k = 0; k < DPS_PAUSES; k++)
+			out->pause[k] += g->pause[k];
 	}
 	return 0;
 }

@@ -4,9 +4,8 @@
 // dead or slow lane costs only its own buckets. Everything that others want of it comes through one
 // mailbox, looked at between bursts.
 //
-// Order within a flow. A bucket belongs to one lane, lanes are FIFO, and a bucket that moves waits:
-// its new packets are held here until the old lane has returned all that it had, or its warden has
-// handed that back as REQUEUE, which goes ahead of what is held.
+// Order within a flow. A bucket belongs to one lane, lanes are FIFO, and a bucket that moves waits
+// until the old lane has returned all that it had: hold.c.
 
 #include <linux/futex.h>
 #include <sched.h>
@@ -22,7 +21,6 @@
 #include "primary.h"
 
 enum {
-	HOLD_GATE = 512,        // held packets at which lossless inputs are left alone, until none is
 	HASH_MASK = DPS_BUCKETS - 1,
 	BATCH = 128,            // packets that a lone lane is told of at once, if so many come
 	WINDOW = 384,           // packets out that keep a worker busy: more only go cold in the cache
@@ -286,19 +284,6 @@ bucket_of(struct rte_mbuf *m)
 	return mark->bucket;
 }
 
-static void
-hold(struct io_group *g, struct rte_mbuf *m)
-{
-	if (g->held_head - g->held_tail > g->held_mask) {
-		free_counted(&g->hold_full, m);
-		return;
-	}
-	g->waits[bucket_of(m)] = 1;
-	g->moving = true;
-	g->held[g->held_head++ & g->held_mask] = m;
-	g->gated |= g->held_head - g->held_tail >= HOLD_GATE;
-}
-
 static bool has_room(const struct io *io, uint32_t port);
 static inline void steer(struct io *io, struct io_group *g, struct rte_mbuf *m);
 
@@ -353,70 +338,28 @@ steer(struct io *io, struct io_group *g, struct rte_mbuf *m)
 {
 	g->load[bucket_of(m)]++;
 	if (unlikely(g->waits[bucket_of(m)]) || unlikely(!place(io, g, m)))
-		hold(g, m);
-}
-
-static bool
-is_draining(const struct io *io, const struct io_group *g)
-{
-	for (uint32_t i = 0; i < g->max; i++)
-		if (io->lane[g->first + i].draining)
-			return true;
-	return false;
-}
-
-// Does nothing drain for this map any more, here and, if the group's buckets move together, in every
-// io core? Until then what moved waits: the state of a bucket has one owner at a time.
-bool
-group_settle(struct io *io, struct io_group *g)
-{
-	uint32_t group = g - io->group;
-
-	if (is_draining(io, g))
-		return false;
-	dps_store32(&g->settled, g->move);
-	for (uint32_t i = 0; g->together && i < the_primary.n_io; i++) {
-		const struct io_group *other = &the_primary.io[i]->group[group];
-
-		if ((int32_t)(dps_load32(&other->settled) - g->move) < 0)
-			return false;
-	}
-	return true;
-}
-
-// What a dead worker left goes ahead of everything that waits for its buckets: all of that came
-// later, as a bucket is never in two lanes. Ahead it goes once no lane drains any more and all is
-// back that will come.
-static void
-steer_again(struct io_group *g, struct rte_mbuf *m)
-{
-	if (g->again_n + g->front_head - g->front_tail > g->front_mask) {
-		free_counted(&g->hold_full, m);
-		return;
-	}
-	g->again[g->again_n++] = m;
-	g->waits[bucket_of(m)] = 1;
-	g->moving = true;
+		hold(g, m, bucket_of(m));
 }
 
 static uint32_t
 release_held(struct io *io, struct io_group *g)
 {
+	struct waiting_queue *q = &g->ready;
 	uint32_t moved = 0;
 
-	if (!group_settle(io, g))
+	hold_settle(io, g);
+	if (g->stirred)
+		hold_stir(g);
+	else if (q->head == q->tail)
 		return moved;
-	while (g->again_n > 0)
-		g->front[--g->front_tail & g->front_mask] = g->again[--g->again_n];
-	for (; g->front_tail != g->front_head; g->front_tail++, moved++)
-		if (!place(io, g, g->front[g->front_tail & g->front_mask]))
+	for (; q->tail != q->head; q->tail++, moved++) {
+		const struct waiting *w = &q->entry[q->tail & q->mask];
+
+		if (!place(io, g, w->m))
 			return moved;
-	for (; g->held_tail != g->held_head; g->held_tail++, moved++)
-		if (!place(io, g, g->held[g->held_tail & g->held_mask]))
-			return moved;
-	memset(g->waits, 0, sizeof(g->waits));
-	g->moving = false;
-	g->gated = false;
+		hold_done(g, w);
+	}
+	hold_rest(g);
 	return moved;
 }
 
@@ -492,8 +435,7 @@ may_receive(const struct io *io, const struct port *port, const struct io_group 
 	for (uint32_t i = 0; i < the_primary.n_groups; i++) {
 		const struct io_group *on = &io->group[i];
 
-		if (g->reach & 1u << i &&
-		    (on->gated || on->again_n > 0 || on->front_head != on->front_tail))
+		if (g->reach & 1u << i && (on->gated || on->n_back > 0))
 			return false;
 	}
 	return pool_free(io, port->pool) >= need + others;
@@ -749,7 +691,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 			break;
 		dps_count(&lane->stats.requeued, 1);
 		dps_count(&io->stats.requeued, 1);
-		steer_again(&io->group[lane->group], m);
+		hold_again(&io->group[lane->group], m, bucket_of(m));
 		return;
 	}
 	free_counted(&lane->stats.bad_verdict, m);
@@ -769,7 +711,7 @@ has_room(const struct io *io, uint32_t index)
 
 // Lossless lanes: may this packet go where its verdict says, without being dropped there? Asked
 // packet by packet, so that a port or a group that is full stops only who sends there. What comes
-// back as REQUEUE always may: `front` has room for all that the lanes can hold.
+// back as REQUEUE always may: there is room for all that the lanes can hold.
 static bool
 may_take_back(const struct io *io, uint64_t word)
 {
@@ -780,7 +722,7 @@ may_take_back(const struct io *io, uint64_t word)
 		return arg >= the_primary.n_ports || has_room(io, arg);
 	case DPS_V_GROUP:
 		return arg >= the_primary.n_groups ||
-		       io->group[arg].held_head - io->group[arg].held_tail <= io->group[arg].held_mask;
+		       io->group[arg].n_held <= io->group[arg].held_most;
 	default:
 		return true;
 	}

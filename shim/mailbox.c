@@ -41,23 +41,13 @@ op_map(struct io *io, struct io_group *g)
 		if (new == old)
 			continue;
 		g->map[b] = new;
-		if (old != DPS_NO_SLOT) {
-			struct lane *lane = &io->lane[g->first + old];
-
-			if (lane_out(lane) > 0) {
-				lane->draining = true;
-				lane->drain_to = lane->sent;
-			}
-			// Other io cores may have packets of it out.
-			if (lane_out(lane) > 0 || g->together) {
-				g->waits[b] = 1;
-				g->moving = true;
-			}
-		}
+		if (old != DPS_NO_SLOT)
+			hold_moved(io, g, b, old);
 	}
+	hold_sort(g);
 	dps_store32(&g->move, io->arg_move);
 	// At once where nothing drains: this io core may go to sleep now.
-	group_settle(io, g);
+	hold_settle(io, g);
 	g->fed = 0;
 	for (uint32_t i = 0; i < g->max; i++)
 		g->fed += fed[i];
@@ -122,6 +112,16 @@ op_release(struct io *io, uint32_t n)
 }
 
 static void
+drop_waiting(struct io *io, struct waiting_queue *q)
+{
+	for (; q->tail != q->head; q->tail++) {
+		struct rte_mbuf *m = q->entry[q->tail & q->mask].m;
+
+		free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+	}
+}
+
+static void
 op_stop(struct io *io)
 {
 	op_release(io, CELLS);
@@ -146,21 +146,11 @@ op_stop(struct io *io)
 	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
 		struct io_group *g = &io->group[k];
 
-		while (g->again_n > 0) {
-			struct rte_mbuf *m = g->again[--g->again_n];
-
-			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
-		}
-		for (; g->front_tail != g->front_head; g->front_tail++) {
-			struct rte_mbuf *m = g->front[g->front_tail & g->front_mask];
-
-			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
-		}
-		for (; g->held_tail != g->held_head; g->held_tail++) {
-			struct rte_mbuf *m = g->held[g->held_tail & g->held_mask];
-
-			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
-		}
+		drop_waiting(io, &g->again);
+		drop_waiting(io, &g->parked);
+		drop_waiting(io, &g->ready);
+		dps_store32(&g->n_back, 0);
+		dps_store32(&g->n_held, 0);
 	}
 	io->stop = true;
 }

@@ -17,6 +17,7 @@
 enum {
 	TX_WAIT = 1024,         // packets that wait for a port that refuses them, a power of two
 	TX_MOST = 512,          // handed to a driver at once
+	HOLD_GATE = 512,        // held packets at which lossless inputs are left alone, until none is
 	HOLD_MOST = 8192,       // packets held in a group and io core, a power of two
 	XFER_SIZE = 1024,       // packets under way from io core to io core
 	HOP_LIMIT = 8,
@@ -26,6 +27,20 @@ enum {
 	CELLS = 64,             // packets of an io core in quarantine, a power of two
 	NO_BUCKET = 0xffff,     // not hashed: its lane took every bucket
 	ETHER_MOST = 14 + 2 * 4 // Ethernet header with two VLAN tags
+};
+
+// A packet that waits in an io core, and what is to be known of it without reading it.
+struct waiting {
+	struct rte_mbuf *m;
+	uint16_t bucket;
+	bool back;                      // it came back as REQUEUE
+};
+
+struct waiting_queue {
+	struct waiting *entry;          // [mask + 1]
+	uint32_t head;
+	uint32_t tail;
+	uint32_t mask;
 };
 
 // One group in one io core.
@@ -49,16 +64,17 @@ struct io_group {
 	uint32_t move;                  // its map, by number (primary.moves)
 	uint32_t settled;               // the last map that nothing drains for here; others read it
 	bool gated;                     // too much is held for lossless inputs to be polled
-	uint32_t again_n;               // packets that come back as REQUEUE while lanes drain
-	uint32_t front_head;            // those that came back, ahead of all held ones
-	uint32_t front_tail;
-	uint32_t front_mask;            // room for all that the group's lanes can hold
-	uint32_t held_head;
-	uint32_t held_tail;
-	uint32_t held_mask;             // HOLD_MOST packets; room for all that is under way if it holds
-	struct rte_mbuf **again;        // [front_mask + 1]
-	struct rte_mbuf **front;        // [front_mask + 1]
-	struct rte_mbuf **held;         // [held_mask + 1]
+	bool stirred;                   // some wait for no lane any more, and are not ready yet
+	uint8_t from[DPS_BUCKETS];      // the lane that the bucket waits for, DPS_NO_SLOT: none
+	uint64_t awaited;               // all of these, a bit each
+	uint64_t pause_ns;              // dps_group_stats.pause_ns, and pause
+	uint64_t pause[DPS_PAUSES];
+	uint32_t n_back;                // packets here that came back as REQUEUE
+	uint32_t n_held;                // and all others
+	uint32_t held_most;             // HOLD_MOST; room for all that is under way if it holds
+	struct waiting_queue again;     // those that came back, while their lane drains
+	struct waiting_queue parked;    // those whose bucket waits for a lane
+	struct waiting_queue ready;     // those that wait for room
 	uint64_t no_worker;
 	uint64_t hold_full;
 	uint64_t bypassed;
@@ -303,7 +319,6 @@ void asking_unlock(void);
 int io_loop(void *io);
 uint32_t io_turn(struct io *io);                // one turn of the loop; returns packets moved
 void tx_flush(struct io *io, uint32_t port);
-bool group_settle(struct io *io, struct io_group *g);
 
 // control.c: zeroed, in lines of its own, outside the hugepages that workers can write; for free().
 void *own_zalloc(size_t len);
@@ -335,6 +350,16 @@ void stopwatch_back(struct io *io, const struct lane *lane);    // after it was 
 
 // mailbox.c: do what is asked, and say so.
 void io_answer(struct io *io, uint32_t asked);
+
+// hold.c, on the io core
+void hold(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);
+void hold_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);      // back as REQUEUE
+void hold_done(struct io_group *g, const struct waiting *w);                    // it waits no more
+void hold_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old);
+void hold_sort(struct io_group *g);                                             // after such moves
+void hold_settle(struct io *io, struct io_group *g);    // which lanes need not be waited for any more?
+void hold_stir(struct io_group *g);                     // what waited for those is ready
+void hold_rest(struct io_group *g);
 
 // What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where nobody but
 // flow director rules would write; the io core has the header to itself from rx to tx.

@@ -153,12 +153,16 @@ struct dps_io_stats {
 	uint64_t stage_packets;     // received or handed back in them, half a packet each
 };
 
+enum { DPS_PAUSES = 40 };
+
 // What one group has under way, for dps_group_stats.
 struct dps_group_stats {
 	uint64_t no_worker;
 	uint64_t hold_full;
 	uint64_t bypassed;          // went on along their chains, as nobody works in the group
 	uint64_t held;
+	uint64_t pause_ns;          // that buckets on the move waited for the slots they had, summed up
+	uint64_t pause[DPS_PAUSES]; // and how often for less than 2^i ns, and not less than half of that
 	uint32_t moving;            // 1: buckets are on the move in some io core
 };
 

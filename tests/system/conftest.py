@@ -38,6 +38,6 @@ def instance(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Run]:
         except subprocess.TimeoutExpired:
             one.process.kill()
             one.process.communicate()
-    run("stop", "-n", one.name)
+    run("stop", "-n", one.name, "--drain", "200ms")  # of those that hold packets
     run("clean", "-n", one.name)
     assert wait_for(lambda: not leftovers(one.name), 10), leftovers(one.name)

@@ -86,7 +86,7 @@ def test_adoption_loses_nothing(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
     text = pcap_port() + IO + group("delay", 2, ARGS, more=LOSSLESS + "spares = 1\n")
     job = Job(instance, text)
-    rounds = 4
+    rounds = 4 if LONG else 2
     for i in range(rounds):
         job.until_sent(len(packets) * (i + 1) // (rounds + 4))
         wait_for(lambda j=job: j.instance.status()["groups"][0]["spares_ready"] == 1)
@@ -233,7 +233,7 @@ def test_what_workers_print_is_read_on(instance: Run) -> None:
     wait_for(lines)
     heard = len(lines())
     kill_supervisor(instance.status())
-    time.sleep(6)  # a line each second
+    time.sleep(3)  # a line each second
     instance.start()
     assert instance.worker("fw/0")["pid"] == worker
     found = wait_for(lambda: len(lines()) > heard and lines())

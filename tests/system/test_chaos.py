@@ -71,7 +71,7 @@ def test_random_faults_under_load(faults: int, seconds: int) -> None:
 
 
 def test_a_primarys_death_loses_what_was_in_flight_and_nothing_else() -> None:
-    doc = chaos("kill,primary", 5, 3, 20)
+    doc = chaos("kill,primary", 5, 3, 10)
     assert doc["injected"]["primary"] >= 1
     assert doc["generations"] == 1 + doc["injected"]["primary"]
     assert doc["traffic"]["lost"] == doc["traffic"]["duplicated"] == 0
@@ -79,7 +79,7 @@ def test_a_primarys_death_loses_what_was_in_flight_and_nothing_else() -> None:
 
 
 def test_a_supervisors_death() -> None:
-    doc = chaos("kill,supervisor", 5, 3, 20)
+    doc = chaos("kill,supervisor", 5, 3, 10)
     assert doc["injected"]["supervisor"] >= 1
     assert doc["traffic"]["lost"] == doc["traffic"]["duplicated"] == 0
     assert doc["outage_us"]["supervisor"]["n"] == doc["injected"]["supervisor"]

@@ -115,7 +115,7 @@ def test_proc_info_shows_what_dpsup_counts_and_leaves_nothing(instance: Run) -> 
     start = instance.status()
     before, files = counted(instance), sockets(instance)
     heap = instance.stats()["heap_bytes"]
-    for _ in range(5):
+    for _ in range(2):
         seen = nic_statistics(proc_info(instance, "--stats"))
         after = counted(instance)
         assert_between(before, seen, after)

@@ -50,6 +50,20 @@ def test_scale_by_steps_and_dry(instance: Run) -> None:
     assert {170, 171} & set(moved)
 
 
+def test_how_long_moved_buckets_waited_is_on_record(instance: Run) -> None:
+    instance.start(NULL)
+    instance.until(lambda s: s["ports"][0]["rx_packets"] > 10_000)
+    assert instance.status()["groups"][0]["move_pause"]["count"] == 0
+    for n in (4, 1, 3, 2):
+        instance.do("scale", "fw", str(n))
+    # Lanes are full here: whatever moves waits for some that is out.
+    pause = instance.status()["groups"][0]["move_pause"]
+    assert pause["count"] >= 4
+    assert pause["counts"] == sorted(pause["counts"])
+    assert pause["counts"][-1] == pause["count"]
+    assert 0 < pause["sum"] < 60
+
+
 def test_two_scales_at_once_happen_one_after_the_other(instance: Run) -> None:
     instance.start(NULL)
     from concurrent.futures import ThreadPoolExecutor

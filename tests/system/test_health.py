@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from harness import NULL, Run, wait_for
 from jobs import IO, LOSSLESS, SLOW, Job, accounted, build, death_events, group, out, pcap_port
-from traffic import Packet, compare, flows, mix, save, swapped
+from traffic import Packet, compare, flows, mix, save, swapped, write_pcap
 
 from dpsup import connect
 
@@ -152,6 +152,25 @@ def test_an_idle_worker_that_is_stopped_lends_its_buckets(instance: Run) -> None
     assert instance.status()["recovery"]["deaths"] == 0
 
 
+def test_only_its_own_buckets_wait_for_a_stopped_worker(instance: Run) -> None:
+    """Others that move meanwhile wait for the lane that they come from, and for no other."""
+    frames = [frame for f in flows(64) for frame in f.frames if len(frame) < 1500]
+    write_pcap(instance.folder / "wan.in.pcap", frames)
+    port = pcap_port(mtu=1500).replace("tx_pcap=wan.out.pcap", "infinite_rx=1,tx_pcap=/dev/null")
+    more = "spares = 0\n"  # and packets are dropped where a lane is full, so nobody waits for room
+    instance.start(port + IO + group("delay", 3, f"cycles = {SLOW // 10}", most=4, more=more))
+    instance.until(lambda s: all(w["rx_packets"] for w in s["groups"][0]["workers"]))
+    victim = instance.worker("fw/0")["pid"]
+    os.kill(victim, signal.SIGSTOP)
+    wait_for(lambda: instance.worker("fw/0")["health"] == "stopped")
+    instance.do("scale", "fw", "4")
+    wait_for(lambda: instance.worker("fw/3")["rx_packets"] > 1000)
+    assert instance.worker("fw/0")["health"] == "stopped"
+    os.kill(victim, signal.SIGCONT)
+    wait_for(lambda: instance.worker("fw/0")["health"] == "ok")
+    assert [p["unexplained"] for p in instance.audit()["pools"]] == [0]
+
+
 @pytest.mark.parametrize("spares", [0, 1])
 def test_a_stopped_worker_is_killed_where_that_is_asked_for(
     instance: Run, packets: list[Packet], spares: int
@@ -203,6 +222,23 @@ def test_a_starved_worker_is_not_killed(instance: Run, packets: list[Packet]) ->
     accounted(doc := job.end(), len(packets))
     assert doc["deaths"] == 0
     compare(packets, out(instance), swapped)
+
+
+@pytest.mark.timeout(2 * 3600)
+@pytest.mark.parametrize("seconds", [4, pytest.param(3600, marks=pytest.mark.long)])
+def test_nobody_is_killed_beside_a_hog(instance: Run, seconds: int) -> None:
+    """Each CPU has a program that takes all it gets; two workers with all the work there is."""
+    more = 'spares = 1\nhealth = { stall_after = "100ms" }\n'
+    instance.start(NULL.replace("net_null0", "net_null0,size=64") + more)
+    with hogs(0, 1), hogs(1, 1):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(1)
+            status = instance.status()
+            assert status["recovery"]["deaths"] == 0
+    assert "stuck" not in [e.get("message") for e in instance.events() if e["type"] == "health"]
+    assert status["ports"][0]["rx_packets"] > 10_000
+    assert status["generation"] == 1
 
 
 # Sleeps twice in each packet, 40 ms.

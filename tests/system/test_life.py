@@ -40,7 +40,7 @@ def test_status_has_the_keys_that_scripts_rely_on(instance: Run) -> None:
 
 def test_audit_is_exact_while_packets_flow(instance: Run) -> None:
     instance.start(NULL)
-    for _ in range(50):
+    for _ in range(15):
         doc = instance.audit()
         pool = doc["pools"][0]
         assert pool["unexplained"] == 0, pool

@@ -438,7 +438,7 @@ def kill_often(job: Job, kills: int, packets: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "workers", "kills", "size"), [("1", 3, 200, 200_000), ("0-1", 2, 50, 60_000)]
+    ("cores", "workers", "kills", "size"), [("1", 3, 120, 120_000), ("0-1", 2, 50, 60_000)]
 )
 def test_kills_lose_nothing_and_change_nothing_twice(
     instance: Run, some_flows: list[Flow], cores: str, workers: int, kills: int, size: int

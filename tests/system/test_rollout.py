@@ -16,106 +16,13 @@ from typing import Any
 
 import pytest
 from harness import NULL, Run, run, wait_for
-from jobs import IO, LOSSLESS, Job, accounted, build, group, out, pcap_port
-from traffic import Flow, Packet, compare, mix, save
+from jobs import IO, Job, accounted, group, out, pcap_port
+from traffic import Packet, compare, save
+from versions import MARK, many, plugin, start, unmarked
 
 from dpsup.errors import DpsupError
 
 pytestmark = pytest.mark.system
-
-MARK = 5  # the byte of the destination address that a version writes its number to
-CYCLES = 60_000  # TSC cycles for one packet: some 25 µs
-
-# Fit for any version: VERSION, and what WORSE makes of it.
-PLUGIN = """
-#include <dpsup_plugin.h>
-#include <signal.h>
-#include <string.h>
-#include <x86intrin.h>
-
-static const struct dps_env *env;
-static uint64_t seen;
-
-static int
-init(const struct dps_env *e, void **state)
-{
-	(void)state;
-	env = e;
-	%(init)s
-	return 0;
-}
-
-static uint16_t
-packet(void *state, struct dps_packet *p)
-{
-	uint64_t until = __rdtsc() + dps_arg_u64(env, "cycles", CYCLES);
-	uint8_t mark = VERSION;
-
-	(void)state;
-	seen++;
-	%(worse)s
-	p->data[5] = mark;
-	while (__rdtsc() < until)
-		;
-	env->counters[SEEN]++;
-	return dps_out(p->port);
-}
-
-static const char *const reasons[] = { REASONS, NULL };
-static const char *const counters[] = { COUNTERS, NULL };
-const struct dps_plugin dps_plugin = {
-	DPS_PLUGIN_HEAD, .name = "marks", .needs = NEEDS, .rewrites = 6, .init = init,
-	.packet = packet, .reasons = reasons, .counters = counters,
-};
-"""
-
-
-def plugin(
-    folder: Path,
-    version: int,
-    worse: str = "",
-    *,
-    init: str = "",
-    needs: str = "0",
-    reasons: str = '"picky"',
-    counters: str = '"seen"',
-    seen: int = 0,
-) -> str:
-    """Build a version; its path."""
-    where = folder / f"v{version}"
-    where.mkdir()
-    names = {
-        "VERSION": version, "CYCLES": CYCLES, "NEEDS": needs, "REASONS": reasons,
-        "COUNTERS": counters, "SEEN": seen,
-    }  # fmt: skip
-    text = "".join(f"#define {k} {v}\n" for k, v in names.items())
-    return str(build(where, text + PLUGIN % {"worse": worse, "init": init}))
-
-
-def many(packets: int, flows: int = 60, seed: int = 1) -> list[Packet]:
-    from scapy.layers.inet import IP, UDP
-    from scapy.layers.l2 import Ether
-
-    made = [
-        Flow(
-            str(i),
-            [
-                bytes(
-                    Ether(dst="02:00:00:00:00:00", src="02:00:00:00:00:99")
-                    / IP(src=f"10.0.{i}.1", dst="10.9.9.9")
-                    / UDP(sport=i + 1)
-                    / bytes(20)
-                )
-            ],
-            room=[8],
-        )
-        for i in range(flows)
-    ]
-    return mix(made, packets, seed)
-
-
-def unmarked(frame: bytes) -> bytes:
-    return frame[:MARK] + b"\0" + frame[MARK + 1 :]
 
 
 def orders(instance: Run) -> dict[bytes, str]:
@@ -126,13 +33,6 @@ def orders(instance: Run) -> dict[bytes, str]:
         if not found.get(flow, "").endswith(mark):
             found[flow] = found.get(flow, "") + mark
     return found
-
-
-def start(instance: Run, packets: list[Packet], first: str, count: int = 3, more: str = "") -> Job:
-    save(instance.folder / "wan.in.pcap", packets)
-    return Job(
-        instance, pcap_port() + IO + group(first, count, most=count + 1, more=LOSSLESS + more)
-    )
 
 
 def versions(job: Job) -> list[int]:
@@ -246,7 +146,9 @@ def test_a_worse_version_is_undone_by_itself(instance: Run, tmp_path: Path, how:
     job.instance.kill("fw/0")
     wait_for(lambda: versions(job) == [1, 1])
     account = ended(job, packets, instance, dropped=how == "drop")
-    assert account["deaths"] == (2 if how in ("crash", "abort", "hang", "leave") else 1)
+    # One that was killed, and the canary. Who hangs may be found out only with a second one there.
+    died = {"crash": {2}, "abort": {2}, "hang": {2, 3}, "leave": {2}}
+    assert account["deaths"] in died.get(how, {1})
     met = how not in INIT
     assert {*orders(instance).values()} <= ({"1", "121"} if met else {"1"})
     assert ("121" in orders(instance).values()) == met

@@ -5,6 +5,7 @@ works on a copy of what a death there would leave, and every packet must be done
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,8 @@ SPOILT = {
 
 def test_the_stepping_sees_what_is_wrong(instance: Run, tmp_path: Path) -> None:
     pid = start(instance, "delay", "cycles = 0, rewrite = true")
-    for name, (old, new, says) in SPOILT.items():
+    for name in SPOILT if LONG else random.sample(sorted(SPOILT), 3):
+        old, new, says = SPOILT[name]
         program = build_step(tmp_path / name.replace(" ", "-"), old, new)
         with pytest.raises(AssertionError, match=says):
             step(program, pid, 25_000, SWAP, OUT)

@@ -80,7 +80,10 @@ def _counters(t: float) -> Doc:
                    "starved": 1}],
         "io": [io(1), io(2)],
         "groups": [
-            {"no_worker": 0, "hold_full": 0, "bypassed": 0, "held": 0, "moving": 0}
+            {
+                "no_worker": 0, "hold_full": 0, "bypassed": 0, "held": 0, "moving": 0,
+                "pause_ns": 3000, "pause": [0] * 10 + [2, 1] + [0] * 28,
+            }
             for _ in range(2)
         ],
         "slots": [
