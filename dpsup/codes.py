@@ -830,7 +830,7 @@ def page(more: dict[str, Entry]) -> str:
         " `warning[CODE]:`;",
         "`dpsup explain CODE` prints what stands here. A code never changes its meaning. The"
         " process's exit",
-        "code is another thing, and coarser: `README.md` has its list.",
+        "code is another thing, and coarser: `docs/reference/exits.md` has its list.",
     ]
     area = ""
     for code, entry in {**CODES, **more}.items():

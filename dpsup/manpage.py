@@ -13,7 +13,7 @@ from typing import Any
 from dpsup.errors import Exit
 
 SECTION = 1
-_EXITS = {
+EXITS = {
     Exit.OK: "fine",
     Exit.FAILED: "failed",
     Exit.USAGE: "wrong usage",
@@ -41,7 +41,7 @@ def _page(context: Any, version: str, commands: list[tuple[str, Any]]) -> str:
     command = context.command
     path = context.command_path
     title = path.replace(" ", "-")
-    what, prose, examples = _parts(command.help or "")
+    what, prose, examples = parts(command.help or "")
     usage = " ".join(command.collect_usage_pieces(context))
     out = [
         f'.TH {title.upper()} {SECTION} "" "dpsup {version}" "dpsup"',
@@ -61,11 +61,11 @@ def _page(context: Any, version: str, commands: list[tuple[str, Any]]) -> str:
     if commands:
         out.append(".SH COMMANDS")
         for name, one in commands:
-            out += [".TP", f".BR dpsup\\-{_safe(name)} ({SECTION})", _safe(_parts(one.help)[0])]
+            out += [".TP", f".BR dpsup\\-{_safe(name)} ({SECTION})", _safe(parts(one.help)[0])]
     if examples:
         out += [".SH EXAMPLES", ".nf", ".RS", *(_safe(line) for line in examples), ".RE", ".fi"]
     out.append(".SH EXIT STATUS")
-    for code, meaning in _EXITS.items():
+    for code, meaning in EXITS.items():
         out += [".TP", f".B {int(code)}", meaning]
     out.append(".SH SEE ALSO")
     others = [name for name, _ in commands[:4]]
@@ -76,7 +76,7 @@ def _page(context: Any, version: str, commands: list[tuple[str, Any]]) -> str:
     return "\n".join(out) + "\n"
 
 
-def _parts(help: str) -> tuple[str, list[str], list[str]]:
+def parts(help: str) -> tuple[str, list[str], list[str]]:
     """The first sentence, the paragraphs after it, and the example's lines."""
     prose: list[str] = []
     examples: list[str] = []

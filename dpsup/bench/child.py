@@ -22,7 +22,7 @@ PREFIX = "dpsup-bench"  # of names that a bench makes; its pid follows
 END_S = 10.0
 
 
-def _tied(argv: list[str], sig: signal.Signals) -> list[str]:
+def tied(argv: list[str], sig: signal.Signals) -> list[str]:
     """The command, ended by the kernel with `sig` should this process die (PR_SET_PDEATHSIG)."""
     setpriv = shutil.which("setpriv")  # of util-linux
     return [setpriv, "--pdeathsig", sig.name.removeprefix("SIG"), "--", *argv] if setpriv else argv
@@ -40,7 +40,7 @@ def spawn(
     new_session: bool = True,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, so that a Ctrl-C reaches us alone."""
-    command = _tied(argv, sig)
+    command = tied(argv, sig)
     if core is not None:
         command = ["taskset", "-c", str(core), *command]
     return subprocess.Popen(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsup import process
+from dpsup.bench.child import tied
 from dpsup.chaos.pcap import read_pcap, write_pcap
 from dpsup.chaos.report import Found
 from dpsup.chaos.traffic import Traffic, check
@@ -113,6 +115,7 @@ class Own:
         output = self.folder / f"{self._runs}.json"
         errors = self.folder / f"{self._runs}.log"
         argv = [sys.executable, "-P", "-m", "dpsup", "start", str(self.file), "-o", "json"]
+        argv = tied(argv, signal.SIGTERM)
         with output.open("wb") as out, errors.open("wb") as err:
             child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         self._run = _Run(child, output, errors)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NULL, Run, run
+from harness import DPSUP, NULL, Run, leftovers, run, wait_for
 
 from dpsup.chaos.schedule import schedule
 
@@ -96,6 +97,17 @@ def test_an_instance_that_runs_is_checked_by_its_counters(instance: Run, tmp_pat
     assert doc["deaths"] >= 10
     assert "<svg" in plot.read_text()
     assert instance.status()["state"] == "running"
+
+
+def test_its_instance_ends_with_it() -> None:
+    chaos = subprocess.Popen([*DPSUP, "chaos", "--for", "60s"], stderr=subprocess.DEVNULL)
+    name = f"chaos{chaos.pid}"
+    try:
+        wait_for(lambda: run("status", "-n", name).returncode == 0, step=0.2)
+    finally:
+        chaos.kill()
+        chaos.wait()
+    wait_for(lambda: not leftovers(name), step=0.2)
 
 
 @pytest.mark.parametrize(

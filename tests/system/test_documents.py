@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What docs/reference/json.md says of each document is what a real instance prints, key by key."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from harness import Run
+
+from dpsup.cli import cli
+
+FILE = Path(__file__).parents[2] / "docs" / "make" / "documents.py"
+
+
+def described() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("documents", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def keys(value: Any, path: str = "") -> Iterator[str]:
+    """Every path that a document has: tables by name, lists as []. What is empty, as itself."""
+    if isinstance(value, dict) and value:
+        for key, one in value.items():
+            yield from keys(one, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and value:
+        for one in value:
+            yield from keys(one, f"{path}[]")
+    else:
+        yield path
+
+
+def covers(key: str, path: str) -> bool:
+    """Does what is said of `key` tell about `path`?"""
+    if key.endswith(".*"):
+        return path == key[:-2] or path.startswith(key[:-1])
+    if key.endswith("[]"):
+        return path == key[:-2] or path.startswith(key)
+    return path == key
+
+
+def under_empty(key: str, there: set[str]) -> bool:
+    """An empty list or table has no entries to look at."""
+    return any(key.startswith((f"{path}[]", f"{path}.")) for path in there)
+
+
+def test_documents_have_the_keys_that_the_reference_says(
+    instance: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(instance.folder)
+
+    def dpsup(*words: str) -> Result:
+        """In this process: thirty times Python's start would be most of the test."""
+        return CliRunner().invoke(cli, ["-n", instance.name, *words])
+
+    instance.file.unlink(missing_ok=True)
+    assert dpsup("init", "--name", instance.name).exit_code == 0
+    instance.start()
+    # One death, for what only then is there.
+    assert dpsup("kill", "fw/0").exit_code == 0
+    instance.until(lambda s: s["groups"][0]["workers"][0]["last_exit"] and s["state"] == "running")
+    wrong = []
+    for name, (command, _, said) in described().DOCUMENTS.items():
+        done = dpsup(*command.split()[1:], "-o", "json")
+        assert done.exit_code == 0, f"{command}: {done.output}"
+        there = set(keys(json.loads(done.stdout)))
+        known = {key.removeprefix("?") for key in said}
+        wrong += [f"{name}: {p} is not told" for p in there if not any(covers(k, p) for k in known)]
+        wrong += [
+            f"{name}: {key} is told, and not there"
+            for key in said
+            if not key.startswith("?")
+            and not any(covers(key, path) for path in there)
+            and not under_empty(key, there)
+        ]
+    assert not wrong, "\n".join(sorted(wrong))
+    instance.stop()
