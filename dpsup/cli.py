@@ -1139,6 +1139,75 @@ def _history(ctx: click.Context, topic: str, wanted: Wanted, follow: bool, outpu
             show(entry)
 
 
+@cli.command()
+@click.argument("target", shell_complete=_live("captured"))
+@click.option("-c", "--count", metavar="N", type=click.IntRange(1), help="End after N packets.")
+@click.option("--filter", "filter_", default="", metavar="TEXT", help='"tcp port 80": pcap-filter.')
+@click.option("-w", "--write", "file", metavar="FILE", help="As pcapng; - is stdout.")
+@click.option("--for", "seconds", metavar="TIME", callback=_seconds, help="End after that long.")
+@click.option(
+    "--snaplen", type=click.IntRange(1, 65536), default=65536, help="Bytes of a packet (65536)."
+)
+@_name_option
+@click.pass_context
+def capture(
+    ctx: click.Context,
+    target: str,
+    count: int | None,
+    filter_: str,
+    file: str | None,
+    seconds: float | None,
+    snaplen: int,
+) -> None:
+    """Show packets as they pass a port, or before and after a worker with what it decided.
+
+    TARGET is a port (wan): what arrives and leaves there; a worker (fw/0): what goes to it and
+    comes back, with its verdict; or a lane (io/0:fw/0): the same, of one io core.
+
+    Without -w a line for each packet; with it pcapng, the verdicts as comments. The io cores copy,
+    and wait for nobody: what is missed is counted, and said at the end. One capture at a time.
+
+    \b
+      dpsup capture wan -c 10
+      dpsup capture fw/0 --filter "tcp port 80" -w out.pcapng --for 5s
+      dpsup capture io/0:fw/0 -w - | tshark -r -
+    """
+    from dpsup import bpf, capturing
+
+    options = capturing.Options(target, count, filter_, file, seconds, snaplen)
+    captured, missed = capturing.run(ctx.obj["name"], options, bpf.compile_filter(filter_))
+    click.echo(capturing.summary(captured, missed), err=True)
+
+
+@cli.command()
+@click.argument("worker", shell_complete=_live("workers"))
+@click.option(
+    "--for", "seconds", metavar="TIME", default="10s", callback=_seconds, help="How long (10s)."
+)
+@_output_option
+@_name_option
+@click.pass_context
+def perf(ctx: click.Context, worker: str, seconds: float, output: str) -> None:
+    """What a worker takes for its packets: cycles per packet, packets a burst, time in its lanes.
+
+    Histograms with p50, p90, p99 and max, and the eight slowest bursts with their packets' first
+    bytes, as the plugin left them. Goes on through the worker's death, with who takes its place.
+
+    \b
+      dpsup perf fw/0 --for 10s
+      dpsup perf fw/0 -o json | jq .cycles_per_packet.p99
+    """
+    from dpsup import bursts
+    from dpsup import perf as measuring
+
+    doc = measuring.run(ctx.obj["name"], worker, seconds)
+    if output == "json":
+        _json(doc)
+    else:
+        for line in bursts.lines(doc):
+            click.echo(line)
+
+
 _quarantine_dir = click.option(
     "--dir", "folder", metavar="DIR", help="Another instance's [host] quarantine_dir."
 )

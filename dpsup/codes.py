@@ -642,6 +642,50 @@ CODES: dict[str, Entry] = {
         "`--type` takes types of events, with commas between them.",
         "`dpsup events -o jsonl | jq -r .type | sort -u` shows which there were.",
     ),
+    "E0730": Entry(
+        "no such thing to capture",
+        "`capture` takes a port, a worker, or a lane: an io core and a worker with a colon between"
+        " them.",
+        "`dpsup ports`, `dpsup workers` and `dpsup lanes` show what there is.",
+    ),
+    "E0731": Entry(
+        "somebody captures already",
+        "There is one capture at a time, so that what it costs has a bound. A capture whose process"
+        " was killed ends three seconds later.",
+        "End the other one, or wait for it; the message says which process it is.",
+    ),
+    "E0732": Entry(
+        "a filter that libpcap does not take",
+        "What follows are libpcap's own words. Nothing was captured.",
+        "It is written as for tcpdump: `man pcap-filter`; `tcpdump -d FILTER` tries it.",
+    ),
+    "E0733": Entry(
+        "libpcap is missing",
+        "It compiles the filters of `dpsup capture`. Captures without a filter go on.",
+        "`apt-get install libpcap0.8`.",
+    ),
+    "E0734": Entry(
+        "a capture or measurement that was turned off",
+        "Its process was stopped for more than three seconds, or the primary was restarted. What"
+        " came before is in the file.",
+        "Start it again.",
+    ),
+    "E0735": Entry(
+        "a capture cannot be written",
+        "The file cannot be made or written to; nothing more was captured.",
+        "Give a path that can be written to, on a disk with room.",
+    ),
+    "E0736": Entry(
+        "pcapng on a terminal",
+        "It is binary. Without -w, `capture` prints a line for each packet.",
+        "`-w FILE`, or `-w - | tshark -r -`.",
+    ),
+    "E0737": Entry(
+        "a worker is being measured already",
+        "One at a time, so that what it costs has a bound. A `dpsup perf` that was killed ends"
+        " three seconds later.",
+        "End the other one, or wait for it; the message says which process it is.",
+    ),
     "E0745": Entry(
         "a window that is too short or too long",
         "`dpsup advise` and `dpsup report` look at an instance several times and say what happened"

@@ -62,6 +62,15 @@ def targets(name: str | None) -> list[str]:
     return [*groups(name), *workers(name)]
 
 
+def captured(name: str | None) -> list[str]:
+    """What can be captured: ports, and workers that have a process."""
+    found = []
+    for one in _chosen(name):
+        plan = _read(one, PLAN)
+        found += [str(p["name"]) for p in plan.get("ports", []) if isinstance(p, dict)]
+    return sorted({*found, *workers(name)})
+
+
 def codes() -> list[str]:
     from dpsup.codes import CODES
     from dpsup.doctor import CHECKS

@@ -8,6 +8,7 @@ module that imports the C shim.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -25,6 +26,7 @@ from dpsup.attach import Attachments
 from dpsup.bus import Responder
 from dpsup.errors import DpsupError, Exit, ShimError
 from dpsup.messages import ProtocolError, Request, as_error, want
+from dpsup.mirror import Mirror, Perf
 
 # Microsoft's example key ("Verifying the RSS hash calculation"), the default of most NICs.
 MICROSOFT_KEY = bytes.fromhex(
@@ -176,6 +178,8 @@ class Primary:
         self.stopping = False
         self.rx = False
         self.attachments: Attachments | None = None
+        self.mirror = Mirror(lib, ffi, _check, plan)
+        self.perf = Perf(lib, ffi, _check, plan)
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -727,6 +731,7 @@ class Primary:
             "beats": int(slot.beats),
             "bursts": int(slot.bursts),
             "busy": int(slot.busy),
+            "perf": int(slot.perf),  # not 0: measured just now
             "ready_ns": int(slot.ready_ns),
             "first_ns": int(slot.first_ns),
             "dropped": self._fold(index, slot, lane),
@@ -758,6 +763,38 @@ class Primary:
             self.reasons.setdefault(group, {})[int(slot.version)] = _reasons(slot.facts)
         drops = self.drops.setdefault(index, Drops())
         return drops.add(self.reasons.get(group, {}), [int(n) for n in lane.dropped])
+
+    # What `dpsup capture` and `dpsup perf` ask for.
+
+    def do_capture_start(self, args: dict[str, Any]) -> dict[str, Any]:
+        return self.mirror.start(args, self.port_index, time.monotonic())
+
+    def do_capture_read(self, args: dict[str, Any]) -> dict[str, Any]:
+        found = self.mirror.read(args, time.monotonic())
+        for slot in self.mirror.slots:
+            self._fold(slot)
+        return {**found, "reasons": self.reasons}
+
+    def do_capture_keep(self, args: dict[str, Any]) -> None:
+        self.mirror.keep(args, time.monotonic())
+
+    def do_capture_end(self, args: dict[str, Any]) -> None:
+        self.mirror.end(args, time.monotonic())
+
+    def do_perf_start(self, args: dict[str, Any]) -> dict[str, Any]:
+        return self.perf.start(args, time.monotonic())
+
+    def do_perf_read(self, args: dict[str, Any]) -> dict[str, Any]:
+        return self.perf.read(args, time.monotonic())
+
+    def do_perf_end(self, args: dict[str, Any]) -> None:
+        self.perf.end(args, time.monotonic())
+
+    def look(self) -> None:
+        """Turn off what nobody asks for any more."""
+        for one in (self.mirror, self.perf):
+            with contextlib.suppress(ShimError):  # tried again at the next look
+                one.look(time.monotonic())
 
     def do_stop(self, _: dict[str, Any]) -> None:
         self.stopping = True
@@ -808,6 +845,7 @@ def main(argv: list[str]) -> int:
         # Handlers of signals run between two polls at the latest; the bound is for nothing else.
         if wake_r in responder.poll(1.0):
             os.read(wake_r, 64)
+        primary.look()
     primary.stop()
     responder.close()
     return 0

@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 8,
+	DPS_ABI_VERSION = 9,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -41,6 +41,9 @@ enum {
 	DPS_TOUCHES = 4,            // pieces of state that it may change for one packet
 	DPS_TOUCH_MOST = 64,        // most bytes of each
 	DPS_TOUCH_COUNT = 56,       // dps_slot.touched: the count's lowest bit
+	DPS_CLASSES = 256,          // of a histogram: eight to each power of two, dps_class
+	DPS_SLOW = 8,               // slowest bursts that are kept
+	DPS_HEAD = 64,              // bytes of a packet's head
 	DPS_NO_SLOT = 255,
 	DPS_NOWHERE = 0xffff        // dps_group_conf.next
 };
@@ -350,7 +353,8 @@ struct dps_slot {
 	uint32_t n_lanes;           // one per io core
 	uint32_t ring;              // words of a lane, a power of two
 	uint64_t state;             // offset of its dps_state_head from the slot's start, 0: none
-	uint64_t pad0[4];
+	uint64_t perf_at;           // of its dps_perf
+	uint64_t pad0[3];
 	uint64_t lanes[DPS_MAX_IO]; // offset of each dps_lane from the slot's start
 	uint64_t meta[DPS_MAX_IO];  // of its dps_meta[ring]
 
@@ -358,7 +362,8 @@ struct dps_slot {
 	uint32_t command;           // DPS_RUN, DPS_STOP
 	int32_t core;               // CPU of the next worker
 	uint32_t version;           // of who sits here, or is to
-	uint32_t pad1[13];
+	uint32_t perf;              // not 0: measure each burst (dps_perf); each time another number
+	uint32_t pad1[12];
 
 	// By compare-and-swap alone. The primary opens the seat with a new ticket (high 32 bits), the
 	// worker that was forked with that ticket takes it (low 32 bits: its pid); who comes late
@@ -410,4 +415,29 @@ struct dps_slot {
 	// Written by the primary: the plugins' counters of all who sat here and are dead, by name.
 	uint64_t counter[DPS_SLOT_COUNTERS];
 	char counter_name[DPS_SLOT_COUNTERS][DPS_NAME];         // "": free, and so are all after it
+};
+
+// One burst of a worker's, as `dpsup perf` shows it.
+struct dps_slow_burst {
+	uint64_t cycles;            // TSC cycles; 0: there is none, or it is being replaced. Stored last
+	uint64_t tsc;               // when it began
+	uint32_t n;                 // packets
+	uint32_t lane;
+	uint64_t pad0[5];
+	uint16_t len[DPS_BURST];    // bytes in the first segment, as it came
+	uint8_t head[DPS_BURST][DPS_HEAD];      // as the plugin left it
+};
+
+// What a worker measures while dps_slot.perf asks. Written by the worker; who takes its place goes on
+// with it. A kill in the middle leaves it short of one burst at most.
+struct dps_perf {
+	uint32_t asked;             // the dps_slot.perf that this answers; stored when the rest is 0
+	uint32_t pad0;
+	uint64_t bursts;
+	uint64_t packets;
+	uint64_t cycles_most;       // TSC cycles per packet of the slowest burst
+	uint64_t pad1[4];
+	uint64_t cycles[DPS_CLASSES];   // packets, by the class of their burst's cycles per packet
+	uint64_t batch[DPS_BURST];      // bursts of n packets, at n - 1
+	struct dps_slow_burst slow[DPS_SLOW];
 };

@@ -88,7 +88,7 @@ io_ask_all(enum io_op op, uint32_t arg)
 }
 
 // The io cores' own state lies outside the hugepages that workers can write.
-static void *
+void *
 own_zalloc(size_t len)
 {
 	void *p;
@@ -413,6 +413,7 @@ dps_io_stats_get(uint32_t index, struct dps_io_stats *out)
 	io = p->io[index];
 	*out = io->stats;
 	out->quarantine = ahead(&io->cell_head, &io->cell_tail);
+	out->watched = io->watched;
 	out->held = 0;
 	out->xfer = 0;
 	out->tx_waiting = 0;

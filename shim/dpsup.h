@@ -40,9 +40,12 @@ DPS_LINE(dps_slot, touch_bytes);
 DPS_LINE(dps_slot, beats);
 DPS_LINE(dps_slot, counter);
 DPS_LINE(dps_lane, done);
+DPS_LINE(dps_perf, cycles);
+DPS_LINE(dps_slow_burst, len);
 _Static_assert(sizeof(struct dps_lane) == 256, "the words begin on a line");
 _Static_assert(sizeof(struct dps_meta) == 32, "two to a line");
 _Static_assert(sizeof(struct dps_slot) % 64 == 0, "slots end on a line");
+_Static_assert(sizeof(struct dps_perf) % 64 == 0, "lanes after it begin on a line");
 _Static_assert(sizeof(struct dps_sitter) % 64 == 0, "sitters end on a line");
 _Static_assert((DPS_STORIES & (DPS_STORIES - 1)) == 0, "found by mask");
 
@@ -181,6 +184,20 @@ static inline uint64_t
 dps_undo_stamp(uint32_t lane, uint32_t index)
 {
 	return (uint64_t)(lane + 1) << 32 | index;
+}
+
+// The class of a value in a histogram: what is less than 8 exactly, then eight classes to each power of
+// two, so that no class is wider than an eighth of what is in it.
+static inline uint32_t
+dps_class(uint64_t value)
+{
+	uint32_t power, class;
+
+	if (value < 8)
+		return value;
+	power = 63 - __builtin_clzll(value);
+	class = (power - 2) * 8 + (value >> (power - 3) & 7);
+	return class < DPS_CLASSES ? class : DPS_CLASSES - 1;
 }
 
 // A slot's block of state begins a line after its head, a bucket's right after it.

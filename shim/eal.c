@@ -69,3 +69,9 @@ dps_tsc_hz(void)
 {
 	return rte_get_tsc_hz();
 }
+
+uint64_t
+dps_tsc(void)
+{
+	return rte_rdtsc();
+}

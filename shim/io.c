@@ -56,6 +56,7 @@ tx_send(struct io *io, uint32_t index, struct rte_mbuf **m, uint32_t n)
 {
 	struct dps_port_stats *stats = &io->port[index];
 	enum dps_stage from = io->stage;
+	bool mirrored = unlikely(io->mirror != NULL) && mirror_tx(io, index, m, n);
 	uint64_t bytes = 0;
 	uint32_t sent;
 
@@ -63,6 +64,8 @@ tx_send(struct io *io, uint32_t index, struct rte_mbuf **m, uint32_t n)
 		bytes += m[i]->pkt_len;
 	stage(io, DPS_STAGE_TX);
 	sent = rte_eth_tx_burst(the_primary.port[index].id, io->tx[index].queue, m, n);
+	if (unlikely(mirrored))
+		mirror_settle(io, sent);
 	stage(io, from);
 	for (uint32_t i = sent; i < n; i++)
 		bytes -= m[i]->pkt_len;
@@ -236,12 +239,25 @@ lane_lend(struct io *io, struct lane *lane, struct rte_mbuf *m)
 	return true;
 }
 
+// Packets are about to be published: as yet their worker has not seen them.
+static void __rte_noinline
+watch_lent(struct io *io, const struct lane *lane)
+{
+	if (io->mirror != NULL)
+		mirror_lent(io, lane);
+	if (io->stopwatch != NULL)
+		stopwatch_lent(io, lane);
+}
+
 static void
 publish_all(struct io *io)
 {
 	for (uint32_t i = 0; i < io->n_active; i++)
-		if (io->active[i]->sent != io->active[i]->published)
+		if (io->active[i]->sent != io->active[i]->published) {
+			if (unlikely(io->watched))
+				watch_lent(io, io->active[i]);
 			lane_publish(io->active[i]);
+		}
 }
 
 // --- steering ------------------------------------------------------------------------------------
@@ -522,6 +538,8 @@ receive_lone(struct io *io, const struct rx_queue *rxq, struct lane *lane)
 	uint32_t n;
 
 	n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
+	if (unlikely(io->mirror != NULL))
+		mirror_rx(io, port_index, m, n);
 	stage(io, DPS_STAGE_STEER);
 	for (uint32_t i = 0; i < n; i++) {
 		struct rte_mbuf *p = m[i];
@@ -579,6 +597,8 @@ rx_queue_poll(struct io *io, const struct rx_queue *rxq)
 		n = receive_lone(io, rxq, lone);
 	} else {
 		n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
+		if (unlikely(io->mirror != NULL))
+			mirror_rx(io, rxq->port, m, n);
 		stage(io, DPS_STAGE_STEER);
 		if (n > 0)
 			receive_all(io, rxq, g, m, n);
@@ -764,6 +784,23 @@ collect(struct io *io, struct lane *lane)
 	return taken;
 }
 
+// Somebody looks at what comes back: before it goes on, as it may be gone afterwards.
+static void __rte_noinline
+watch_back(struct io *io, const struct lane *lane)
+{
+	if (io->mirror != NULL)
+		mirror_back(io, lane, lane_back(lane, DPS_IO_BURST));
+}
+
+static void __rte_noinline
+watch_taken(struct io *io, const struct lane *lane, uint32_t taken)
+{
+	if (io->mirror != NULL)
+		mirror_taken(io, lane, taken);
+	if (io->stopwatch != NULL)
+		stopwatch_back(io, lane);
+}
+
 // Wake a worker that parked before it saw what it was lent: once for each time that it parks.
 static void __rte_noinline
 ring(struct io *io, struct lane *lane, uint32_t parks)
@@ -784,8 +821,14 @@ collect_all(struct io *io)
 	for (uint32_t i = 0; i < io->n_active;) {
 		struct lane *lane = io->active[i];
 		uint32_t parks = dps_load32(lane->parks);
+		uint32_t taken;
 
-		total += collect(io, lane);
+		if (unlikely(io->watched))
+			watch_back(io, lane);
+		taken = collect(io, lane);
+		if (unlikely(io->watched))
+			watch_taken(io, lane, taken);
+		total += taken;
 		if (unlikely(parks & 1 && lane->rung != parks))
 			ring(io, lane, parks);
 		if (lane_out(lane) == 0) {

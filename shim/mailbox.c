@@ -185,6 +185,14 @@ io_answer(struct io *io, uint32_t asked)
 	case OP_RELEASE:
 		op_release(io, io->arg);
 		break;
+	case OP_MIRROR:
+		io->mirror = io->arg ? mirror_of(io->index) : NULL;
+		io->watched = io->mirror != NULL || io->stopwatch != NULL;
+		break;
+	case OP_STOPWATCH:
+		io->stopwatch = io->arg ? stopwatch_of(io->index) : NULL;
+		io->watched = io->mirror != NULL || io->stopwatch != NULL;
+		break;
 	case OP_STOP:
 		op_stop(io);
 		break;

@@ -109,6 +109,8 @@ enum io_op {
 	OP_RELEASE,                     // the oldest packets from quarantine
 	OP_MARK,
 	OP_LEAK,
+	OP_MIRROR,                      // from now on, 0: no longer
+	OP_STOPWATCH,                   // likewise
 	OP_STOP
 };
 
@@ -155,6 +157,9 @@ struct io {
 	bool timed;                     // this turn is
 	enum dps_stage stage;           // that the clock runs for
 	uint64_t stage_since;           // TSC
+	bool watched;                   // mirror or stopwatch
+	struct mirror *mirror;          // NULL: nobody captures
+	struct stopwatch *stopwatch;    // NULL: nobody asks how long packets take
 	uint32_t n_active;
 	struct lane *active[DPS_MAX_SLOTS];     // lanes with packets out
 	struct lane lane[DPS_MAX_SLOTS];
@@ -189,6 +194,7 @@ struct primary {
 	uint32_t also_needs[DPS_MAX_SLOTS];     // dps_io_lane_also
 	bool also_changes[DPS_MAX_SLOTS];
 	uint32_t slot_group[DPS_MAX_SLOTS];
+	uint64_t perf_at[DPS_MAX_SLOTS];        // dps_slot.perf_at
 	uint64_t state[DPS_MAX_SLOTS];  // offset of its dps_state_head from ctl->base, 0: none
 	char *slots;                    // where the next slot will lie
 	char *slots_end;
@@ -314,6 +320,9 @@ int io_loop(void *io);
 uint32_t io_turn(struct io *io);                // one turn of the loop; returns packets moved
 void tx_flush(struct io *io, uint32_t port);
 
+// control.c: zeroed, in lines of its own, outside the hugepages that workers can write; for free().
+void *own_zalloc(size_t len);
+
 // control.c: they take asking_lock; 0 or -ETIMEDOUT.
 int io_ask(struct io *io, enum io_op op, uint32_t arg);
 int io_ask_all(enum io_op op, uint32_t arg);
@@ -323,6 +332,21 @@ void io_audit(struct io *io);
 void io_audit_mark(struct io *io);
 void io_leak(struct io *io, uint32_t slot);
 void audit_begin(void);
+
+// mirror.c. What is copied of a burst counts once the io core has settled how many of it are done
+// with; the next burst's takes its place.
+struct mirror *mirror_of(uint32_t io);
+void mirror_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n);
+bool mirror_tx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n);  // true: settle it
+void mirror_lent(struct io *io, const struct lane *lane);       // before it is published
+void mirror_back(struct io *io, const struct lane *lane, uint32_t n);   // before it is collected
+void mirror_taken(struct io *io, const struct lane *lane, uint32_t taken);      // settles that
+void mirror_settle(struct io *io, uint32_t taken);
+
+// perf.c
+struct stopwatch *stopwatch_of(uint32_t io);
+void stopwatch_lent(struct io *io, const struct lane *lane);    // before it is published
+void stopwatch_back(struct io *io, const struct lane *lane);    // after it was collected
 
 // mailbox.c: do what is asked, and say so.
 void io_answer(struct io *io, uint32_t asked);

@@ -148,6 +148,7 @@ struct dps_io_stats {
 	uint64_t requeued;
 	uint64_t rings;             // doorbells of parked workers
 	uint64_t quarantine;        // packets that wait to be written down
+	uint64_t watched;           // 1: a capture or a measurement is on
 	uint64_t stage[DPS_N_STAGES];   // TSC cycles in timed turns
 	uint64_t stage_packets;     // received or handed back in them, half a packet each
 };
@@ -263,12 +264,63 @@ struct dps_stray {
 	uint8_t bytes[DPS_STRAY_BYTES];
 };
 
+// What is seen of a packet in a capture: one arrives or leaves by a port, is lent to a worker, or comes
+// back from it.
+enum dps_mirror_what {
+	DPS_MIRROR_RX = 0,
+	DPS_MIRROR_TX = 1,
+	DPS_MIRROR_LENT = 2,
+	DPS_MIRROR_BACK = 3,
+	DPS_N_MIRROR = 4,
+	DPS_MIRROR_SKIP = 255,      // no packet
+	DPS_MIRROR_SNAP = 65536     // most bytes of a packet
+};
+
+// A captured packet; its bytes follow. dpsup/capturing.py reads the same.
+struct dps_mirrored {
+	uint64_t tsc;               // TSC cycles
+	uint32_t size;              // of this and the packet's bytes and what fills it up
+	uint32_t length;            // bytes over all segments
+	uint32_t captured;          // of those, that follow
+	uint32_t index;             // in its lane
+	uint16_t verdict;           // of one that comes back
+	uint8_t what;               // DPS_MIRROR_*
+	uint8_t io;
+	uint8_t port;               // that it came in by; of TX, that it leaves by
+	uint8_t slot;
+	uint8_t version;            // of the plugin: names its reasons
+	uint8_t bad;                // 1: a verdict that nothing can be done with
+};
+
+struct dps_mirror_conf {
+	uint64_t slots;             // bit s: what goes to slot s and comes back
+	uint32_t rx_ports;          // bit p
+	uint32_t tx_ports;          // or ports, never both
+	uint32_t ios;               // io cores that take part
+	uint32_t snap;              // bytes of a packet
+	uint32_t n_filter;          // instructions, 0: every packet
+};
+
+struct dps_mirror_stats {
+	uint64_t captured;
+	uint64_t missed;            // wanted, and not copied: no room, or too many in one turn
+	uint64_t waiting;           // bytes not read yet
+};
+
+// How long packets were in a slot's lanes, from being published to being collected.
+struct dps_delays {
+	uint64_t packets;
+	uint64_t most;              // TSC cycles
+	uint64_t by_class[DPS_CLASSES]; // packets, dps_class
+};
+
 // eal.c
 int dps_eal_start(int argc, char **argv);
 int dps_eal_stop(void);
 const char *dps_eal_version(void);
 const char *dps_strerror(int err);
 uint64_t dps_tsc_hz(void);
+uint64_t dps_tsc(void);
 
 // locks.c: EAL's shared locks, and what they hold while they are held. A timer's is 1.
 enum {
@@ -391,3 +443,18 @@ int dps_quarantine_free(uint32_t io, uint32_t n);       // control.c
 
 // recover.c
 int dps_slot_requeue(uint32_t slot);    // returns packets handed back for steering
+
+// mirror.c: `filter` is BPF, an instruction a word: code 16 bits, jt 8, jf 8, k 32. -EBUSY: somebody
+// captures; -EINVAL: the filter is none.
+int dps_mirror_start(const struct dps_mirror_conf *conf, const uint64_t *filter);
+int dps_mirror_stop(void);              // what was captured can still be read
+int dps_mirror_free(void);
+int dps_mirror_read(uint32_t io, uint8_t *out, uint32_t room);  // whole records; returns bytes
+int dps_mirror_stats_get(struct dps_mirror_stats *out);
+
+// perf.c: one slot at a time, -EBUSY: another one is.
+int dps_perf_start(uint32_t slot);
+int dps_perf_stop(void);                // what was measured can still be read
+int dps_perf_free(void);
+int dps_perf_get(struct dps_perf *perf, struct dps_delays *delays);
+uint32_t dps_class_of(uint64_t value);  // dps_class

@@ -136,7 +136,8 @@ slot_len(uint32_t n_io, const struct dps_group_conf *conf)
 		      conf->ring * (sizeof(uint64_t) + sizeof(struct dps_meta));
 	size_t state = conf->state > 0 ? DPS_STATE_AT + (size_t)conf->state : 0;
 
-	return RTE_ALIGN(RTE_ALIGN(sizeof(struct dps_slot), (size_t)4096) + n_io * lane + state,
+	return RTE_ALIGN(RTE_ALIGN(sizeof(struct dps_slot), (size_t)4096) + sizeof(struct dps_perf) +
+				 n_io * lane + state,
 			 (size_t)SLOT_PAGE);
 }
 
@@ -202,6 +203,8 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 	s->n_lanes = p->n_io;
 	s->ring = p->ctl->group[group].ring;
 	at = RTE_ALIGN(sizeof(*s), 4096);
+	s->perf_at = at;
+	at += sizeof(struct dps_perf);
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		s->lanes[i] = at;
 		at += sizeof(struct dps_lane) + s->ring * sizeof(uint64_t);
@@ -210,6 +213,7 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 	}
 	s->state = p->ctl->group[group].state > 0 ? at : 0;
 	p->slot_group[slot] = group;
+	p->perf_at[slot] = s->perf_at;
 	p->state[slot] = s->state > 0 ? (uintptr_t)s + s->state - p->ctl->base : 0;
 	p->slot[slot] = s;
 	p->n_slots = RTE_MAX(p->n_slots, slot + 1);

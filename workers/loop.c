@@ -210,6 +210,34 @@ run_touching(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32
 	touching = NULL;
 }
 
+static inline __attribute__((always_inline)) void
+run_burst(struct loop *l, struct loop_lane *lane, uint32_t index, uint32_t n)
+{
+	if (unlikely(l->touches))
+		run_touching(l, lane, index, n);
+	else if (l->saves)
+		run(l, lane, index, n, true, true, false);
+	else if (l->fetches)
+		run(l, lane, index, n, false, true, false);
+	else
+		run(l, lane, index, n, false, false, false);
+}
+
+// The same, measured. What is noted lies in memory that nothing of the lanes depends on.
+static void __attribute__((noinline))
+run_measured(struct loop *l, struct loop_lane *lane, uint32_t index, uint32_t n, uint32_t asked)
+{
+	uint64_t word[DPS_BURST];
+	uint64_t start;
+
+	perf_begin(l, asked);
+	start = rte_rdtsc();
+	for (uint32_t i = 0; i < n; i++)
+		word[i] = lane->word[dps_word_at(scatter, l->mask, lane->done + i)];
+	run_burst(l, lane, index, n);
+	perf_note(l, index, word, n, start, rte_rdtsc() - start);
+}
+
 static void __attribute__((noinline))
 note_first(struct loop *l)
 {
@@ -226,6 +254,7 @@ burst(struct loop *l, uint32_t index)
 	struct loop_lane *lane = &l->lane[index];
 	struct dps_slot *slot = l->slot;
 	uint32_t n = lane->sent - lane->done;
+	uint32_t asked;
 
 	if (n == 0) {
 		lane->sent = dps_load32(&lane->shared->sent);
@@ -238,14 +267,11 @@ burst(struct loop *l, uint32_t index)
 	n = n < DPS_BURST ? n : DPS_BURST;
 	__atomic_store_n(&slot->hand, dps_undo_stamp(index, lane->done + n), __ATOMIC_RELAXED);
 	order();
-	if (unlikely(l->touches))
-		run_touching(l, lane, index, n);
-	else if (l->saves)
-		run(l, lane, index, n, true, true, false);
-	else if (l->fetches)
-		run(l, lane, index, n, false, true, false);
+	asked = dps_load32(&slot->perf);
+	if (unlikely(asked != 0))
+		run_measured(l, lane, index, n, asked);
 	else
-		run(l, lane, index, n, false, false, false);
+		run_burst(l, lane, index, n);
 	lane->done += n;
 	dps_store32(&lane->shared->done, lane->done);
 	dps_order();
@@ -281,6 +307,7 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 		.fetches = !(plugin->needs & DPS_PLUGIN_NO_BYTES),
 		.touches = plugin->state_size + plugin->bucket_state_size > 0 ||
 			   plugin->needs & DPS_PLUGIN_TOUCHES,
+		.perf = (struct dps_perf *)((char *)slot + slot->perf_at),
 	};
 	segment_base = base;
 	dps_scatter_init(scatter, slot->ring);

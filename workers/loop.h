@@ -39,6 +39,7 @@ struct loop {
 		uint32_t stride;        // bytes
 		uint64_t stamp;         // that makes a block the plugin's
 	} buckets;
+	struct dps_perf *perf;          // what is measured while dps_slot.perf asks
 	struct loop_lane lane[DPS_MAX_IO];
 };
 
@@ -50,6 +51,12 @@ void loop_state(struct loop *loop, const struct dps_ctl *ctl, uint64_t *counters
 
 // One burst of each lane; returns packets.
 uint32_t loop_turn(struct loop *loop);
+
+// perf.c: before a measured burst, and after it. `word`: its descriptors; they are verdicts by now, and
+// the packets not handed back yet.
+void perf_begin(struct loop *loop, uint32_t asked);
+void perf_note(struct loop *loop, uint32_t lane, const uint64_t *word, uint32_t n, uint64_t tsc,
+	       uint64_t cycles);
 
 // state.c
 extern struct loop *touching;

@@ -25,9 +25,10 @@ HOMES = {
     "graphviz": {"drawing"},
 }
 PURE = {
-    "changes", "codes", "errors", "failover", "faults", "graph", "jsonschema", "judging", "limits",
-    "machine", "manpage", "messages", "noticing", "plan", "policy", "rates", "relations", "source",
-    "status", "steering", "tables", "templates", "topology", "values", "views", "words",
+    "bursts", "changes", "codes", "decode", "errors", "failover", "faults", "graph", "jsonschema",
+    "judging", "limits", "machine", "manpage", "messages", "noticing", "pcapng", "plan", "policy",
+    "rates", "relations", "source", "status", "steering", "tables", "templates", "topology",
+    "values", "views", "words",
     "chaos/report", "chaos/traffic",
     "advise/cores", "advise/lanes", "advise/piece", "advise/pools", "advise/report",
     "advise/window", "report/charts", "report/html", "report/page", "report/style",
@@ -85,6 +86,6 @@ def test_workers_know_nothing_of_the_primary_and_the_shim_nothing_of_workers() -
 def test_a_worker_makes_no_eal_call() -> None:
     # rte_ring's and rte_mbuf's inline functions are memory accesses; these would be EAL.
     eal = re.compile(r"\brte_(eal_|malloc|zmalloc|memzone|mempool|mp_|eth_|errno|lcore|log)")
-    for name in ("loop.c", "worker.c", "watch.c", "plugin.c", "portmap.c", "state.c"):
+    for name in ("loop.c", "worker.c", "watch.c", "perf.c", "plugin.c", "portmap.c", "state.c"):
         text = re.sub(r"//.*|/\*.*?\*/", "", (ROOT / "workers" / name).read_text(), flags=re.DOTALL)
         assert not eal.search(text), name

@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Capture. While somebody asks, an io core copies the first bytes of packets into a ring of its own
+// in the primary's heap, which the control thread empties. It never waits for that: what finds no
+// room, or comes beyond what a turn may copy, is counted. Nothing of it is in memory that workers
+// see, so it is the same whoever of them dies.
+//
+// One capture at a time, of ports or of slots. Off, it costs a look at io.mirror for each burst.
+
+#include <errno.h>
+#include <pcap.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <rte_cycles.h>
+
+#include "primary.h"
+
+enum {
+	RING = 4 << 20,         // bytes, a power of two
+	UNIT = sizeof(struct dps_mirrored),     // records begin at its multiples
+	TURN_PACKETS = DPS_IO_BURST,    // copied in a turn at most, of each kind: what a lane gives back
+	TURN_BYTES = 64 << 10,  // likewise
+	FILTER_MOST = 4096      // instructions
+};
+_Static_assert(RING % UNIT == 0, "the ring ends with a record");
+
+struct mirror {
+	// set up before the io core has it
+	uint32_t rx_ports;              // bit p: port p
+	uint32_t tx_ports;
+	uint64_t slots;
+	uint32_t snap;                  // bytes of a packet
+	bool filtered;
+	struct bpf_insn filter[FILTER_MOST];
+
+	// the io core's
+	uint64_t turn;                  // that the budgets are of
+	uint32_t packets[DPS_N_MIRROR];
+	uint32_t bytes[DPS_N_MIRROR];
+	bool spent[DPS_N_MIRROR];       // nothing more is copied in this turn
+	uint32_t n_staged;
+	uint32_t rest;                  // packets of the burst from here to `rest_end` are missed
+	uint32_t rest_end;
+	struct {
+		uint32_t nth;           // packet of the burst
+		uint32_t end;           // of its record; 0 with `missed`: it has none
+		bool missed;
+	} staged[TX_MOST];
+	uint32_t tip;                   // after what is staged
+	uint32_t head;                  // after what is published
+	uint64_t captured;
+	uint64_t missed;
+
+	// the control thread's
+	uint32_t tail __rte_cache_aligned;
+	uint8_t ring[RING] __rte_cache_aligned;
+};
+
+static struct mirror *mirrors[DPS_MAX_IO];
+
+// --- the io core ---------------------------------------------------------------------------------
+
+// Room for a record in one piece; NULL: there is none.
+static struct dps_mirrored *
+reserve(struct mirror *r, uint32_t size)
+{
+	uint32_t at = r->tip % RING;
+	uint32_t skip = at + size > RING ? RING - at : 0;
+	struct dps_mirrored *record;
+
+	if (r->tip + skip + size - dps_load32(&r->tail) > RING)
+		return NULL;
+	if (skip > 0) {
+		record = (struct dps_mirrored *)&r->ring[at];
+		record->size = skip;
+		record->what = DPS_MIRROR_SKIP;
+		r->tip += skip;
+	}
+	record = (struct dps_mirrored *)&r->ring[r->tip % RING];
+	r->tip += size;
+	return record;
+}
+
+// A packet's bytes, over its segments. `start` and `len` are of the first.
+static void
+copy(uint8_t *to, uint32_t n, const uint8_t *start, uint32_t len, const struct rte_mbuf *m)
+{
+	for (;;) {
+		uint32_t some = RTE_MIN(n, len);
+
+		memcpy(to, start, some);
+		to += some;
+		n -= some;
+		m = m->next;
+		if (n == 0 || m == NULL)
+			break;
+		start = rte_pktmbuf_mtod(m, const uint8_t *);
+		len = m->data_len;
+	}
+}
+
+struct shape {
+	const uint8_t *start;           // of the first segment
+	uint32_t len;
+	uint32_t total;                 // over all segments
+};
+
+static struct shape
+shape_of(const struct rte_mbuf *m)
+{
+	return (struct shape){ rte_pktmbuf_mtod(m, const uint8_t *), m->data_len, m->pkt_len };
+}
+
+// Packets from the nth to n of a burst are all missed, and need no look: at full load, most.
+static bool
+skips(struct mirror *r, enum dps_mirror_what what, uint32_t nth, uint32_t n)
+{
+	if (!r->spent[what] || r->filtered)
+		return false;
+	r->rest = nth;
+	r->rest_end = n;
+	return true;
+}
+
+// Copy a packet, if it is wanted and there is room. It counts once settled.
+static void
+put(struct mirror *r, uint32_t nth, const struct rte_mbuf *m, const struct shape *s,
+    const struct dps_mirrored *about)
+{
+	uint32_t n = RTE_MIN(s->total, r->snap);
+	uint32_t size = RTE_ALIGN(UNIT + n, (uint32_t)UNIT);
+	struct dps_mirrored *record = NULL;
+
+	if (r->n_staged == RTE_DIM(r->staged))
+		return;
+	if (r->filtered && bpf_filter(r->filter, s->start, s->total, s->len) == 0)
+		return;
+	if (!r->spent[about->what] && r->packets[about->what] < TURN_PACKETS &&
+	    (r->bytes[about->what] == 0 || r->bytes[about->what] + n <= TURN_BYTES))
+		record = reserve(r, size);
+	r->spent[about->what] = record == NULL;
+	if (record != NULL) {
+		r->packets[about->what]++;
+		r->bytes[about->what] += n;
+		*record = *about;
+		record->size = size;
+		record->length = s->total;
+		record->captured = n;
+		copy((uint8_t *)(record + 1), n, s->start, s->len, m);
+	}
+	r->staged[r->n_staged].nth = nth;
+	r->staged[r->n_staged].missed = record == NULL;
+	r->staged[r->n_staged++].end = r->tip;
+}
+
+// A burst begins.
+static struct mirror *
+begin(struct io *io)
+{
+	struct mirror *r = io->mirror;
+
+	if (r->turn != io->stats.loops) {
+		r->turn = io->stats.loops;
+		memset(r->packets, 0, sizeof(r->packets));
+		memset(r->bytes, 0, sizeof(r->bytes));
+		memset(r->spent, 0, sizeof(r->spent));
+	}
+	r->n_staged = 0;
+	r->rest = 0;
+	r->rest_end = 0;
+	r->tip = r->head;
+	return r;
+}
+
+void
+mirror_settle(struct io *io, uint32_t taken)
+{
+	struct mirror *r = io->mirror;
+	uint32_t head = r->head;
+
+	for (uint32_t i = 0; i < r->n_staged && r->staged[i].nth < taken; i++) {
+		if (r->staged[i].missed)
+			dps_count(&r->missed, 1);
+		else
+			dps_count(&r->captured, 1);
+		head = r->staged[i].end;
+	}
+	if (taken > r->rest)
+		dps_count(&r->missed, RTE_MIN(taken, r->rest_end) - RTE_MIN(r->rest, r->rest_end));
+	dps_store32(&r->head, head);
+	r->n_staged = 0;
+}
+
+void
+mirror_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
+{
+	struct dps_mirrored about = { .what = DPS_MIRROR_RX, .io = io->index, .port = port };
+	struct mirror *r;
+
+	if (!(io->mirror->rx_ports & 1u << port))
+		return;
+	r = begin(io);
+	about.tsc = rte_rdtsc();
+	for (uint32_t i = 0; i < n && !skips(r, about.what, i, n); i++) {
+		struct shape s;
+
+		// What arrived is what is shown; who receives it next would do the same.
+		if (unlikely(m[i]->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED))
+			(void)rte_vlan_insert(&m[i]);
+		s = shape_of(m[i]);
+		put(r, i, m[i], &s, &about);
+	}
+	mirror_settle(io, n);
+}
+
+bool
+mirror_tx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
+{
+	struct dps_mirrored about = { .what = DPS_MIRROR_TX, .io = io->index, .port = port };
+	struct mirror *r;
+
+	if (!(io->mirror->tx_ports & 1u << port))
+		return false;
+	r = begin(io);
+	about.tsc = rte_rdtsc();
+	for (uint32_t i = 0; i < n && !skips(r, about.what, i, n); i++) {
+		struct shape s = shape_of(m[i]);
+
+		put(r, i, m[i], &s, &about);
+	}
+	return true;
+}
+
+void
+mirror_lent(struct io *io, const struct lane *lane)
+{
+	struct dps_mirrored about = {
+		.what = DPS_MIRROR_LENT, .io = io->index, .slot = lane->slot
+	};
+	struct mirror *r;
+
+	if (!(io->mirror->slots & DPS_BIT(lane->slot)))
+		return;
+	about.tsc = rte_rdtsc();
+	for (uint32_t from = lane->published; from != lane->sent;) {
+		uint32_t n = RTE_MIN(lane->sent - from, (uint32_t)DPS_IO_BURST);
+
+		r = begin(io);
+		for (uint32_t i = 0; i < n && !skips(r, about.what, i, n); i++) {
+			const struct rte_mbuf *m = lane->shadow[(from + i) & lane->mask];
+			struct shape s = shape_of(m);
+
+			about.port = m->port;
+			about.index = from + i;
+			put(r, i, m, &s, &about);
+		}
+		mirror_settle(io, n);
+		from += n;
+	}
+}
+
+// What the io core will make of a word: as take_back does. The start and length are checked likewise.
+static bool
+is_good(const struct lane *lane, uint32_t index, uint64_t word, const struct rte_mbuf *m,
+	struct shape *s)
+{
+	uint32_t arg = word & DPS_V_ARG;
+	int32_t start;
+	uint32_t len;
+
+	if (!dps_word_is_done(word))
+		return false;
+	switch (word & DPS_V_KIND) {
+	case DPS_V_OUT:
+		if (arg >= the_primary.n_ports)
+			return false;
+		break;
+	case DPS_V_GROUP:
+		if (arg >= the_primary.n_groups)
+			return false;
+		break;
+	case DPS_V_REQUEUE:
+		return lane_may_requeue(lane, index);
+	case DPS_V_DROP:
+	case DPS_V_QUARANTINE:
+		break;
+	default:
+		return false;
+	}
+	if (!(word & DPS_BIT(DPS_W_CHANGED)))
+		return true;
+	start = (int32_t)m->data_off + (int16_t)(word >> DPS_W_SHIFT);
+	len = DPS_FIELD(word, DPS_W_NEWLEN, 16);
+	if (m->nb_segs > 1 || len == 0 || start < 0 || start + len > m->buf_len)
+		return false;
+	*s = (struct shape){ (const uint8_t *)m->buf_addr + start, len, len };
+	return true;
+}
+
+void
+mirror_back(struct io *io, const struct lane *lane, uint32_t n)
+{
+	struct dps_mirrored about = {
+		.what = DPS_MIRROR_BACK, .io = io->index, .slot = lane->slot
+	};
+	struct mirror *r;
+
+	if (!(io->mirror->slots & DPS_BIT(lane->slot)))
+		return;
+	r = begin(io);
+	about.tsc = rte_rdtsc();
+	for (uint32_t i = 0; i < n && !skips(r, about.what, i, n); i++) {
+		uint32_t index = lane->collected + i;
+		const struct rte_mbuf *m = lane->shadow[index & lane->mask];
+		uint64_t word = lane_get(lane, index);
+		struct shape s = shape_of(m);
+
+		about.bad = !is_good(lane, index, word, m, &s);
+		about.port = m->port;
+		about.index = index;
+		about.verdict = word;
+		about.version = lane_version(lane, index);
+		put(r, i, m, &s, &about);
+	}
+}
+
+void
+mirror_taken(struct io *io, const struct lane *lane, uint32_t taken)
+{
+	if (io->mirror->slots & DPS_BIT(lane->slot))
+		mirror_settle(io, taken);
+}
+
+// --- the control thread --------------------------------------------------------------------------
+
+struct mirror *
+mirror_of(uint32_t io)
+{
+	return mirrors[io];
+}
+
+static int
+filter_set(struct mirror *r, const uint64_t *filter, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		r->filter[i] = (struct bpf_insn){ filter[i] >> 48, filter[i] >> 40, filter[i] >> 32,
+						  filter[i] };
+	r->filtered = n > 0;
+	// No jump back, none out of it, an end: it takes as many steps as it is long at most.
+	return n == 0 || bpf_validate(r->filter, n) ? 0 : -EINVAL;
+}
+
+int
+dps_mirror_start(const struct dps_mirror_conf *conf, const uint64_t *filter)
+{
+	int ret = 0;
+
+	if (conf->n_filter > FILTER_MOST || conf->snap == 0 ||
+	    (conf->slots != 0 && (conf->rx_ports | conf->tx_ports) != 0))
+		return -EINVAL;
+	for (uint32_t i = 0; i < the_primary.n_io; i++)
+		if (mirrors[i] != NULL)
+			return -EBUSY;
+	for (uint32_t i = 0; i < the_primary.n_io && ret == 0; i++) {
+		struct mirror *r;
+
+		if (!(conf->ios & 1u << i))
+			continue;
+		r = own_zalloc(sizeof(*r));
+		if (r == NULL) {
+			ret = -ENOMEM;
+			break;
+		}
+		mirrors[i] = r;
+		r->rx_ports = conf->rx_ports;
+		r->tx_ports = conf->tx_ports;
+		r->slots = conf->slots;
+		r->snap = RTE_MIN(conf->snap, (uint32_t)DPS_MIRROR_SNAP);
+		ret = filter_set(r, filter, conf->n_filter);
+	}
+	if (ret == 0)
+		ret = io_ask_all(OP_MIRROR, 1);
+	if (ret != 0)
+		dps_mirror_free();
+	return ret;
+}
+
+int
+dps_mirror_stop(void)
+{
+	return io_ask_all(OP_MIRROR, 0);
+}
+
+int
+dps_mirror_free(void)
+{
+	int ret = dps_mirror_stop();
+
+	// Where an io core does not answer, it may still write there.
+	for (uint32_t i = 0; i < the_primary.n_io && ret == 0; i++) {
+		free(mirrors[i]);
+		mirrors[i] = NULL;
+	}
+	return ret;
+}
+
+int
+dps_mirror_read(uint32_t io, uint8_t *out, uint32_t room)
+{
+	struct mirror *r;
+	uint32_t head, n = 0;
+
+	if (io >= the_primary.n_io)
+		return -EINVAL;
+	r = mirrors[io];
+	if (r == NULL)
+		return 0;
+	head = dps_load32(&r->head);
+	while (r->tail != head) {
+		const struct dps_mirrored *record =
+			(const struct dps_mirrored *)&r->ring[r->tail % RING];
+		uint32_t size = record->size;
+
+		if (record->what != DPS_MIRROR_SKIP) {
+			if (n + size > room)
+				break;
+			memcpy(out + n, record, size);
+			n += size;
+		}
+		dps_store32(&r->tail, r->tail + size);
+	}
+	return n;
+}
+
+int
+dps_mirror_stats_get(struct dps_mirror_stats *out)
+{
+	memset(out, 0, sizeof(*out));
+	for (uint32_t i = 0; i < the_primary.n_io; i++)
+		if (mirrors[i] != NULL) {
+			out->captured += mirrors[i]->captured;
+			out->missed += mirrors[i]->missed;
+			out->waiting += dps_load32(&mirrors[i]->head) - mirrors[i]->tail;
+		}
+	return 0;
+}
