@@ -176,7 +176,8 @@ lay_out(struct rig *r, uint32_t ring)
 static void
 start(struct rig *r, const struct options *o, uint32_t touch, uint32_t ring, bool unsafe)
 {
-	static const struct dps_env env = { .group = "bench" };
+	static const uint16_t next[] = { [0 ... DPS_MAX_PORTS - 1] = DPS_V_OUT };
+	static const struct dps_env env = { .group = "bench", .next = next };
 
 	*r = (struct rig){ .core = o->core[1], .unsafe = unsafe, .plugin = plugins[touch] };
 	lay_out(r, ring);

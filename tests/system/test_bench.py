@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from harness import DPSUP, PATIENCE, leftovers, run, wait_for
 
+import dpsup
+
 SHORT = ["--seconds", "0.3", "--runs", "1"]
 
 
@@ -129,3 +131,11 @@ def test_wrong_options_are_told_before_anything_is_measured(tmp_path: Path) -> N
     listed = run("bench", "--list", check=True).stdout
     assert "path" in listed
     assert "(only when named)" in listed
+
+
+@pytest.mark.parametrize("command", ["lane", "cost", "latency"])
+def test_the_c_half_measures_a_lane(command: str) -> None:
+    program = Path(dpsup.__file__).with_name("dpsup-bench")
+    options = ["--cores", "0,1", "--ms", "2"]
+    done = subprocess.run([program, command, *options], capture_output=True, check=True)
+    assert json.loads(done.stdout)["results"]
