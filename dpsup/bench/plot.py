@@ -5,10 +5,11 @@ needs it."""
 from __future__ import annotations
 
 import importlib.util
+import re
 from typing import TYPE_CHECKING
 
 from dpsup.bench.model import Regime, Report
-from dpsup.bench.stats import Summary, in_regime
+from dpsup.bench.stats import Summary, in_regime, median
 from dpsup.errors import DpsupError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 UNIT = "Mpps"
 SIDE_BY_SIDE = ("path/", "others/")  # the same work
+CAPACITY = "capacity"
 COLOURS = {Regime.NEAR: "#2b6cb0", Regime.FAR: "#c05621", Regime.MIXED: "#718096"}
 
 
@@ -68,17 +70,44 @@ def _draw(axes: Axes, bars: list[tuple[str, dict[Regime, Summary]]]) -> None:
     axes.legend(title="cores")
 
 
+def _curve(report: Report, prefix: str) -> tuple[list[int], list[float]]:
+    """Throughput by number of workers, as case `capacity` names it."""
+    found = {}
+    for figure in report.figures.values():
+        number = re.fullmatch(re.escape(prefix) + r"/(\d+) .*", figure.name)
+        if number:
+            found[int(number[1])] = median([run.value for run in figure.runs])
+    return sorted(found), [found[n] for n in sorted(found)]
+
+
+def _draw_capacity(axes: Axes, measured: tuple[list[int], list[float]], report: Report) -> None:
+    axes.plot(*measured, "o-", color="#2b6cb0", label="measured: all on one core")
+    model = _curve(report, f"{CAPACITY}/model")
+    axes.plot(*model, "s--", color="#718096", label="model: each on a core of its own")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(model[0], [str(n) for n in model[0]])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("workers, with 1000 TSC cycles of work a packet; one io core")
+    axes.set_ylabel("million packets a second")
+    axes.legend()
+
+
 def write_svg(report: Report, path: str) -> None:
-    """Raises: DpsupError where there is nothing to plot, or it cannot be written."""
+    """Throughputs side by side, or the curve of case `capacity`. Raises: DpsupError where there is
+    nothing to plot, or it cannot be written."""
     demand()
     from matplotlib.figure import Figure as Canvas
 
     bars = _bars(report)
-    if not bars:
+    measured = _curve(report, CAPACITY)
+    if not bars and not measured[0]:
         raise DpsupError("no throughput was measured: nothing to plot", help="add the case `path`")
-    canvas = Canvas(figsize=(9, 1.5 + 0.5 * len(bars)), layout="constrained")
+    canvas = Canvas(figsize=(9, 1.5 + 0.5 * len(bars) if bars else 4), layout="constrained")
     axes = canvas.add_subplot()
-    _draw(axes, bars)
+    if bars:
+        _draw(axes, bars)
+    else:
+        _draw_capacity(axes, measured, report)
     axes.set_title(f"{report.host['cpus']} × {report.host['cpu_model']}, {report.host['date']}")
     try:
         canvas.savefig(path, format="svg", metadata={"Date": None})

@@ -32,6 +32,9 @@ CASES = {
     "start": Case("start to first packet, attach, fork, failover, scale", "start:steps"),
     "bus": Case("what three subscribers to 10 Hz statistics cost", "bus:steps"),
     "idle": Case("CPU of an idle instance, and its wake-up (over veth)", "idle:steps"),
+    "capacity": Case(
+        "1 to 4 workers on one core, and a model of more cores", "capacity:steps", False
+    ),
     "large": Case("64 slots, 8 io cores, 16 ports, 1 M packets: growth", "large:steps", False),
 }
 

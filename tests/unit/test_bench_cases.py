@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dpsup.bench import large, others, run
+from dpsup.bench import capacity, large, others, plot, run
 from dpsup.bench.host import Cores, choose_cores
 from dpsup.bench.meter import SEGMENT, Segment, segments
-from dpsup.bench.model import Report
+from dpsup.bench.model import Conditions, Reading, Report
 from dpsup.bench.path import throughput
 from dpsup.bench.step import Setup, Step
 from dpsup.errors import HostError, UsageError
@@ -28,6 +28,22 @@ legacy APIs: MP/MC: bulk (size: 32): 28.47
 ### Testing using two physical cores ###
 elem APIs: element size 16B: SP/SC: bulk (size: 32): 6.67
 """
+
+
+def test_more_workers_do_more_up_to_what_the_io_core_hands_out() -> None:
+    done = [capacity.modelled(2.5e6, 30e6, n) for n in (1, 4, 12, 16)]
+    assert done == [2.5e6, 10e6, 30e6, 30e6]
+
+
+def test_the_curve_says_what_is_a_model(tmp_path: Path) -> None:
+    report = Report({"cpus": 2, "cpu_model": "some", "date": "2026-11-23"}, {})
+    for n in (1, 2):
+        report.add(Reading(f"capacity/{n} on one core", 2.0, "Mpps"), Conditions())
+        report.add(Reading(f"{capacity.MODEL}/{n} on {n} cores", 2.0 * n, "Mpps"), Conditions())
+    plot.write_svg(report, str(tmp_path / "capacity.svg"))
+    drawn = (tmp_path / "capacity.svg").read_text()
+    assert "measured: all on one core" in drawn
+    assert "model: each on a core of its own" in drawn
 
 
 def test_ring_perf_is_read_where_two_cores_are_used() -> None:
