@@ -110,6 +110,7 @@ _IO: Keys = {
     "requeued": "packets steered anew",
     "rings": "times that it woke a worker",
     "quarantine": "packets that wait to be written to quarantine",
+    "watched": "1: a capture or a measurement is on",
     "stage_packets": "packets received and sent in the turns that are timed",
     "stage_cycles.*": "TSC cycles of those turns by stage: rx, steer, collect, tx, rest",
 }

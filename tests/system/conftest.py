@@ -12,7 +12,41 @@ from harness import PATIENCE, Run, leftovers, run, wait_for
 
 # What takes longest, and has a shorter sibling that shows the same: for deploy/test --long, so that
 # all the rest takes CI less than 25 minutes.
-LONG: frozenset[str] = frozenset()
+LONG = frozenset(
+    {
+        "test_a_death_at_any_instruction_leaves_what_can_be_repaired[delay-cycles = 0-2-0-4096]",
+        "test_a_death_at_any_instruction_leaves_what_can_be_repaired[sink--1-0-0]",
+        "test_a_gap_in_the_looks_is_not_taken_for_sleep",
+        "test_a_hint_says_what_to_type_and_that_helps",
+        "test_a_kill_before_any_instruction_loses_nothing[False]",
+        "test_a_late_supervisor_goes_on_from_the_lent_map[0ms]",
+        "test_a_worker_that_says_it_is_a_spare_keeps_its_seat",
+        "test_a_worse_version_is_undone_by_itself[abort]",
+        "test_a_worse_version_is_undone_by_itself[crash at start]",
+        "test_a_worse_version_is_undone_by_itself[leave]",
+        "test_a_worse_version_is_undone_by_itself[slow]",
+        "test_bursts_into_short_lanes",
+        "test_counts_move_with_their_flows[one io core]",
+        "test_io_core_without_a_pulse_is_a_dead_primary[spins-False]",
+        "test_kills_in_the_middle_lose_nothing[2]",
+        "test_kills_while_workers_come_and_go[0-1]",
+        "test_kills_while_workers_come_and_go[1]",
+        "test_on_failure_nobody_follows_one_that_left_in_order",
+        "test_one_packet_in_hand_at_many_kills",
+        "test_polling_on_a_shared_cpu",
+        "test_primary_that_hangs_is_a_dead_one",
+        "test_rates_agree_with_the_counters",
+        "test_rolling_restart_keeps_order",
+        "test_skewed_flows",
+        "test_spares_that_refuse_are_not_forked_for_ever",
+        "test_stopped_supervisor_catches_up",
+        "test_supervisor_and_primary_die_together[False]",
+        "test_unsound_primary_is_ended_and_a_new_generation_starts",
+        "test_what_workers_print_is_read_on",
+        "test_while_the_supervisor_answers_nothing_is_lent_by_the_primary",
+        "test_wild_writes_are_found_out_or_do_no_harm",
+    }
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

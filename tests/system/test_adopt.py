@@ -323,7 +323,8 @@ def test_killed_in_the_middle_of_anything(instance: Run) -> None:
     rng = random.Random(seed)
     instance.start(NULL + "spares = 1\n")
     adopted = 0
-    for op, words in OPS.items():
+    ops = OPS if LONG else dict(rng.sample(sorted(OPS.items()), 3))
+    for op, words in ops.items():
         for _ in range(MOMENTS):
             before = declared(instance)
             asked = (
@@ -345,7 +346,7 @@ def test_killed_in_the_middle_of_anything(instance: Run) -> None:
             assert after["groups"][0]["desired"] in wanted.get(op, {1, 2, 4})
             assert [p["unexplained"] for p in instance.audit()["pools"]] == [0]
         instance.do("scale", "fw", "2")
-    assert adopted >= len(OPS) * MOMENTS / 2
+    assert adopted >= len(ops) * MOMENTS / 2
     instance.stop()
     assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
 

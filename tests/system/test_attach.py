@@ -290,7 +290,7 @@ def test_nothing_of_a_dead_seed_answers_the_primarys_requests(instance: Run) -> 
         assert takes_connections(socket)
         os.kill(old, signal.SIGKILL)
         wait_for(lambda: not takes_connections(socket))  # its workers live
-        wait_for(lambda: client.status()["seed"]["state"] == "running")
+        wait_for(lambda: (s := client.status()["seed"])["state"] == "running" and s["pid"] != old)
         new = client.status()["seed"]["pid"]
         assert [p.name.split("_")[2] for p in folder.glob("mp_socket_*_*")] == [str(new)]
 

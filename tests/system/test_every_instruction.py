@@ -10,7 +10,7 @@ import random
 
 import pytest
 from harness import Run, wait_for
-from jobs import IO, SLOW, Job, accounted, deaths, group, out, pcap_port
+from jobs import IO, LOSSLESS, SLOW, Job, accounted, deaths, group, out, pcap_port
 from ptrace import Gone, Traced, executed
 from traffic import compare, flows, mix, save, swapped
 
@@ -28,7 +28,9 @@ def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: boo
     packets = mix(flows(), 600_000 if LONG else 300_000, seed)
     save(instance.folder / "wan.in.pcap", packets)
     args = f"cycles = {SLOW}, rewrite = {str(rewrite).lower()}"
-    job = Job(instance, pcap_port() + IO + group("delay", 1, args))
+    # Under the stepping a packet takes long.
+    more = LOSSLESS + 'health = { stall_after = "60s" }\n'
+    job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=more))
     dead: set[int] = set()
 
     def busy() -> int:
