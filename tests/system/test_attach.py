@@ -96,7 +96,7 @@ def report(found: list[dict[int, int]], events: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [40, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [25, pytest.param(2000, marks=pytest.mark.long)])
 def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> None:
     instance.start(SLOW_NULL)
     config = Config(instance.name)
@@ -110,7 +110,7 @@ def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> Non
             seed = wait_for(lambda: client.status()["seed"]["pid"])
             found += kill_seeds(before["supervisor"]["pid"], seed, min(50, kills), 0.06, config)
             events += client.events(since=events[-1]["seq"] if events else 0)
-            if kills > 40:
+            if kills > 25:
                 report(found, events)
         wait_for(lambda: client.status()["seed"]["state"] == "running")
         after = client.status()
@@ -124,7 +124,11 @@ def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> Non
         if settled(lambda: left_behind(instance, client), was) != was:
             # EAL removes files of the dead at the end of an attach: one may have died just then.
             renew(client)
-        assert settled(lambda: left_behind(instance, client), was) == was
+        now = settled(lambda: left_behind(instance, client), was)
+        # What is opened for a moment, by whoever looks after the dead, grows with nothing.
+        more = now.pop("fds") - was.pop("fds")
+        assert more.total() <= 2, more
+        assert now == was
         assert not config.held()
 
 

@@ -46,7 +46,7 @@ def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: boo
     addresses = executed(victim(), STEPS)
     rounds = [(a, 1) for a in addresses] + [(a, rng.randint(2, BURST)) for a in addresses]
     if not LONG:
-        rounds = rounds[: len(addresses)][rng.randrange(2) :: 2]
+        rounds = rounds[: len(addresses)][rng.randrange(4) :: 4]
     hit = 0
     for i, (address, times) in enumerate(rounds):
         traced = Traced(victim())

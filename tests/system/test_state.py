@@ -170,7 +170,7 @@ def test_a_kill_before_any_instruction_counts_each_packet_once(instance: Run) ->
     addresses = executed(victim(), STEPS)
     rng = random.Random(5)
     hit = 0
-    aimed = addresses * 3 if LONG else addresses[rng.randrange(4) :: 4]
+    aimed = addresses * 3 if LONG else addresses[rng.randrange(8) :: 8]
     for address in aimed:
         traced = Traced(victim())
         with contextlib.suppress(Gone):
