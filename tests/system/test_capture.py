@@ -238,7 +238,7 @@ def test_a_worker_before_and_after_with_its_verdicts(instance: Run, choosy: Path
 def test_a_filter_finds_what_is_rare_at_full_speed(instance: Run) -> None:
     fast(instance)
     file = instance.folder / "o.pcapng"
-    words = ("-w", str(file), "--for", "1s", "--filter")
+    words = ("-w", str(file), "--for", "300ms", "--filter")
     with dpsup.connect(instance.name) as one:
         started = one.stats()["ports"][0]["rx_packets"]
         done = instance.do("capture", "wan", *words, "tcp port 80")
