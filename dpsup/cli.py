@@ -417,6 +417,7 @@ def rollout(
         if plugin is None and not pairs:
             raise UsageError("what is new? Give --plugin or --args", code="E0002")
         if plugin is not None and ("/" in plugin or plugin.endswith(".so")):
+            # As the topology's reader spells it: `..` taken out, links left.
             plugin = os.path.abspath(plugin)  # noqa: PTH100
         options = {
             "canary": canary,
@@ -459,6 +460,7 @@ def reload(ctx: click.Context, file: str | None, dry_run: bool, partial: bool, o
     """
     from dpsup.render import print_reload, print_reloaded
 
+    # Likewise: it is compared with the one that the instance was started with.
     path = os.path.abspath(file) if file else ""  # noqa: PTH100
     with _connect(ctx) as instance:
         doc = instance.reload(path, dry_run=True)

@@ -60,6 +60,33 @@ class Lease:
         return bool(self.id) and now > self.until
 
 
+class Leased:
+    """What is on for as long as somebody asks for it, and for one at a time."""
+
+    def __init__(self, lib: Any, ffi: Any, check: Check, plan: dict[str, Any]) -> None:
+        self._lib, self._ffi, self._check = lib, ffi, check
+        self._plan = plan
+        self.lease = Lease()
+
+    def end(self, args: dict[str, Any], now: float) -> None:
+        self.lease.renew(want(args, "id", str), now)
+        self._free()
+
+    def look(self, now: float) -> None:
+        if self.lease.has_run_out(now):
+            self._free()
+
+    def _free(self) -> None:
+        raise NotImplementedError
+
+
+def _workers(plan: dict[str, Any]) -> dict[str, int]:
+    """Each worker that there may be, and its slot."""
+    return {
+        f"{g['name']}/{m}": g["first_slot"] + m for g in plan["groups"] for m in range(g["max"])
+    }
+
+
 @dataclass
 class Target:
     """What a capture is of: ports, or what goes to slots and comes back."""
@@ -72,9 +99,7 @@ class Target:
 def find_target(plan: dict[str, Any], ports: dict[str, int], name: str) -> Target:
     """ "wan", "fw/0", or "io/0:fw/0". Raises: NoSuchObject."""
     ios = list(range(len(plan["io"])))
-    workers = {
-        f"{g['name']}/{m}": g["first_slot"] + m for g in plan["groups"] for m in range(g["max"])
-    }
+    workers = _workers(plan)
     if name in ports:
         return Target(ports=[ports[name]], ios=ios)
     if name in workers:
@@ -92,13 +117,11 @@ def find_target(plan: dict[str, Any], ports: dict[str, int], name: str) -> Targe
     )
 
 
-class Mirror:
+class Mirror(Leased):
     """Captures, one at a time."""
 
     def __init__(self, lib: Any, ffi: Any, check: Check, plan: dict[str, Any]) -> None:
-        self._lib, self._ffi, self._check = lib, ffi, check
-        self._plan = plan
-        self.lease = Lease()
+        super().__init__(lib, ffi, check, plan)
         self._room = ffi.new("uint8_t[]", READ_BYTES)
         self._slots: list[int] = []
 
@@ -176,14 +199,6 @@ class Mirror:
         """Those whose plugins' names for their reasons a reader wants."""
         return self._slots
 
-    def end(self, args: dict[str, Any], now: float) -> None:
-        self.lease.renew(want(args, "id", str), now)
-        self._free()
-
-    def look(self, now: float) -> None:
-        if self.lease.has_run_out(now):
-            self._free()
-
     def _free(self) -> None:
         # If an io core does not answer, the next look tries again.
         self._check("mirror_free", self._lib.dps_mirror_free())
@@ -191,21 +206,12 @@ class Mirror:
         self._slots = []
 
 
-class Perf:
+class Perf(Leased):
     """Measures one worker at a time."""
-
-    def __init__(self, lib: Any, ffi: Any, check: Check, plan: dict[str, Any]) -> None:
-        self._lib, self._ffi, self._check = lib, ffi, check
-        self._plan = plan
-        self.lease = Lease()
 
     def start(self, args: dict[str, Any], now: float) -> dict[str, Any]:
         name = want(args, "worker", str)
-        workers = {
-            f"{g['name']}/{m}": g["first_slot"] + m
-            for g in self._plan["groups"]
-            for m in range(g["max"])
-        }
+        workers = _workers(self._plan)
         if name not in workers:
             close = suggest(name, tuple(workers))
             raise NoSuchObject(
@@ -255,14 +261,6 @@ class Perf:
         return {
             "cycles": int(one.cycles), "tsc": int(one.tsc), "lane": int(one.lane), "packets": heads,
         }  # fmt: skip
-
-    def end(self, args: dict[str, Any], now: float) -> None:
-        self.lease.renew(want(args, "id", str), now)
-        self._free()
-
-    def look(self, now: float) -> None:
-        if self.lease.has_run_out(now):
-            self._free()
 
     def _free(self) -> None:
         self._check("perf_free", self._lib.dps_perf_free())

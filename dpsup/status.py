@@ -70,8 +70,8 @@ def slot_dropped(slot: Doc) -> dict[str, int]:
 
 
 def move_pause(group: Doc) -> Doc:
-    """How long buckets on the move waited for the slots that they had, in seconds, one by one of
-    the slots: `counts[i]` are those below `bounds[i]`, `count` are all. 1 µs to 10 s."""
+    """How long buckets on the move waited for the slots that they had, in seconds: `counts[i]` are
+    the buckets below `bounds[i]`, `count` all that waited. 1 µs to 17 s."""
     total, bounds, counts = 0, [], []
     for i, n in enumerate(group["pause"]):
         total += n

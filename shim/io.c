@@ -350,8 +350,6 @@ release_held(struct io *io, struct io_group *g)
 	hold_settle(io, g);
 	if (g->stirred)
 		hold_stir(g);
-	else if (q->head == q->tail)
-		return moved;
 	for (; q->tail != q->head; q->tail++, moved++) {
 		const struct waiting *w = &q->entry[q->tail & q->mask];
 

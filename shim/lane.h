@@ -46,8 +46,7 @@ struct lane {
 	uint32_t ready;                 // handed back as of the last look; its words are on their way
 	uint64_t back_at;               // TSC of the turn that saw some come back
 	uint32_t rung;                  // parks at the last ring of the bell
-	uint64_t moved_at;              // TSC when buckets began to wait for this lane
-	uint32_t drain_to;              // what was sent when the move began
+	uint32_t drain_to;              // the first index that a bucket waits for (io_group.until)
 	bool draining;                  // buckets moved away, packets of theirs still out
 	bool corrupt;
 	bool is_active;                 // listed in io.active

@@ -30,6 +30,7 @@ op_map(struct io *io, struct io_group *g)
 {
 	bool fed[DPS_NO_SLOT + 1] = { false };
 
+	hold_settle(io, g);
 	g->when_empty = io->arg_when_empty;
 	g->holes = 0;
 	for (uint32_t b = 0; b < DPS_BUCKETS; b++) {
@@ -96,6 +97,7 @@ op_reset(struct io *io, uint32_t slot)
 	lane->collected = 0;
 	lane->ready = 0;
 	lane->draining = false;
+	hold_forget(&io->group[lane->group], slot - io->group[lane->group].first);
 	lane->requeue = 0;
 	lane->turn = lane_turn(0, lane_version(lane, lane->turn), lane_version(lane, lane->turn));
 	lane->corrupt = false;

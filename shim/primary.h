@@ -17,7 +17,7 @@
 enum {
 	TX_WAIT = 1024,         // packets that wait for a port that refuses them, a power of two
 	TX_MOST = 512,          // handed to a driver at once
-	HOLD_GATE = 512,        // held packets at which lossless inputs are left alone, until none is
+	HOLD_GATE = 512,        // held packets at which lossless inputs are left alone
 	HOLD_MOST = 8192,       // packets held in a group and io core, a power of two
 	XFER_SIZE = 1024,       // packets under way from io core to io core
 	HOP_LIMIT = 8,
@@ -64,9 +64,11 @@ struct io_group {
 	uint32_t move;                  // its map, by number (primary.moves)
 	uint32_t settled;               // the last map that nothing drains for here; others read it
 	bool gated;                     // too much is held for lossless inputs to be polled
-	bool stirred;                   // some wait for no lane any more, and are not ready yet
-	uint8_t from[DPS_BUCKETS];      // the lane that the bucket waits for, DPS_NO_SLOT: none
-	uint64_t awaited;               // all of these, a bit each
+	bool stirred;                   // what came back is of a bucket that waits for no lane
+	uint8_t from[DPS_BUCKETS];      // the member whose lane the bucket waits for, DPS_NO_SLOT: none
+	uint32_t until[DPS_BUCKETS];    // that lane's index after the last packet that may be of it
+	uint64_t since[DPS_BUCKETS];    // TSC when it began to wait
+	uint64_t awaited;               // all members in `from`, a bit each
 	uint64_t pause_ns;              // dps_group_stats.pause_ns, and pause
 	uint64_t pause[DPS_PAUSES];
 	uint32_t n_back;                // packets here that came back as REQUEUE
@@ -357,9 +359,10 @@ void hold_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);      /
 void hold_done(struct io_group *g, const struct waiting *w);                    // it waits no more
 void hold_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old);
 void hold_sort(struct io_group *g);                                             // after such moves
-void hold_settle(struct io *io, struct io_group *g);    // which lanes need not be waited for any more?
-void hold_stir(struct io_group *g);                     // what waited for those is ready
-void hold_rest(struct io_group *g);
+void hold_forget(struct io_group *g, uint32_t member);  // its lane begins anew, with nothing out
+void hold_settle(struct io *io, struct io_group *g);    // whoever need not wait any more is ready
+void hold_stir(struct io_group *g);
+void hold_rest(struct io_group *g);                     // nothing is ready
 
 // What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where nobody but
 // flow director rules would write; the io core has the header to itself from rx to tx.

@@ -162,7 +162,7 @@ struct dps_group_stats {
 	uint64_t bypassed;          // went on along their chains, as nobody works in the group
 	uint64_t held;
 	uint64_t pause_ns;          // that buckets on the move waited for the slots they had, summed up
-	uint64_t pause[DPS_PAUSES]; // and how often for less than 2^i ns, and not less than half of that
+	uint64_t pause[DPS_PAUSES]; // buckets that did for less than 2^i ns, and not less than half of that
 	uint32_t moving;            // 1: buckets are on the move in some io core
 };
 

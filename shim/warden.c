@@ -566,8 +566,9 @@ counter_at(struct dps_slot *s, const struct dps_facts *facts, uint32_t counter)
 	while (at < DPS_SLOT_COUNTERS && s->counter_name[at][0] != '\0' &&
 	       strncmp(s->counter_name[at], name, DPS_NAME) != 0)
 		at++;
+	// A worker may have written all of these names: any place will do then.
 	for (uint32_t i = 0; at == DPS_SLOT_COUNTERS; i++)
-		if (!is_named(facts, s->counter_name[i]))
+		if (i == DPS_SLOT_COUNTERS - 1 || !is_named(facts, s->counter_name[i]))
 			at = i;
 	if (strncmp(s->counter_name[at], name, DPS_NAME) != 0) {
 		memcpy(s->counter_name[at], name, DPS_NAME);

@@ -11,31 +11,42 @@ in documents.py, beside this file, and a test holds real output against that.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args, get_origin
+
+import click
+from pydantic_core import PydanticUndefined
+
+from dpsup import client, codes, history, manpage, metrics
+from dpsup.cli import cli
+from dpsup.doctor import CHECKS
+from dpsup.errors import Exit
+from dpsup.jsonschema import topology_schema
+from dpsup.schema import Model
+from dpsup.topology import Topology
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+
+
+def _beside(path: Path) -> ModuleType:
+    """A module that is in no package, by its file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+documents = _beside(Path(__file__).with_name("documents.py"))
 # The look of an instance that tests of metrics use has one of everything.
-sys.path[:0] = [str(ROOT / "tests" / "unit"), str(Path(__file__).parent)]
-
-import click  # noqa: E402
-import documents  # noqa: E402
-import looks  # noqa: E402
-from pydantic_core import PydanticUndefined  # noqa: E402
-
-from dpsup import client, codes, history, manpage, metrics  # noqa: E402
-from dpsup.cli import cli  # noqa: E402
-from dpsup.doctor import CHECKS  # noqa: E402
-from dpsup.errors import Exit  # noqa: E402
-from dpsup.jsonschema import topology_schema  # noqa: E402
-from dpsup.schema import Model  # noqa: E402
-from dpsup.topology import Topology  # noqa: E402
+looks = _beside(ROOT / "tests" / "unit" / "looks.py")
 
 MADE = "Made by `deploy/docs` of {of}: change it there."
 

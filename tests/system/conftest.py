@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE, Run, leftovers, run, wait_for
+from click.testing import CliRunner
+from harness import PATIENCE, Run, leftovers, wait_for
+
+from dpsup.cli import cli
 
 # What takes longest, and has a shorter sibling that shows the same: for deploy/test --long, so that
 # all the rest takes CI less than 25 minutes.
@@ -115,6 +118,7 @@ def instance(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Run]:
         except subprocess.TimeoutExpired:
             one.process.kill()
             one.process.communicate()
-    run("stop", "-n", one.name, "--drain", "200ms")  # of those that hold packets
-    run("clean", "-n", one.name)
+    # In this process: Python's start, twice a test, would be minutes of a run.
+    for words in (("stop", "--drain", "200ms"), ("clean",)):
+        CliRunner().invoke(cli, ["-n", one.name, *words])
     assert wait_for(lambda: not leftovers(one.name), 10), leftovers(one.name)

@@ -280,7 +280,7 @@ def test_nothing_stays_on_when_its_client_is_killed(
         kill(one.process.pid)
         one.process.communicate()
     for one in (capture, perf):
-        wait_for(lambda: more(one).returncode == 0, 15)  # noqa: B023
+        wait_for(lambda one=one: more(one).returncode == 0, 15)
     assert is_off(instance)
     # SIGINT and SIGTERM end in order.
     file = instance.folder / "o.pcapng"
@@ -315,9 +315,8 @@ def test_captures_go_on_while_workers_and_the_supervisor_die(
         for deaths in (1, 2):
             kill(one.status()["groups"][0]["workers"][0]["pid"])
             wait_for(
-                lambda: (
-                    (s := one.status())["recovery"]["deaths"] == deaths  # noqa: B023
-                    and s["state"] == "running"
+                lambda n=deaths: (
+                    (s := one.status())["recovery"]["deaths"] == n and s["state"] == "running"
                 )
             )
         killed = time.time()
