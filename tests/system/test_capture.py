@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import DPSUP, Run, run, wait_for
@@ -185,12 +186,16 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+def stats(instance: Run) -> dict[str, Any]:
+    with dpsup.connect(instance.name) as one:
+        return one.stats()
+
+
 def is_off(instance: Run) -> bool:
     """No io core mirrors, no worker measures."""
-    with dpsup.connect(instance.name) as one:
-        stats = one.stats()
-    return not any(io["watched"] for io in stats["io"]) and not any(
-        slot["perf"] for slot in stats["slots"]
+    found = stats(instance)
+    return not any(io["watched"] for io in found["io"]) and not any(
+        slot["perf"] for slot in found["slots"]
     )
 
 
@@ -262,8 +267,11 @@ def test_nothing_stays_on_when_its_client_is_killed(
     instance: Run, choosy: Path, clients: list[Client]
 ) -> None:
     slow(instance, choosy)
+    # Each is on before the next asks, or that one has what this one wants.
     capture = Client(instance, "capture", "wan", "--for", "100s")
+    wait_for(lambda: stats(instance)["io"][0]["watched"])
     perf = Client(instance, "perf", "fw/0", "--for", "100s")
+    wait_for(lambda: any(slot["perf"] for slot in stats(instance)["slots"]))
     clients += [capture, perf]
 
     def more(of: Client) -> subprocess.CompletedProcess[str]:
@@ -271,8 +279,8 @@ def test_nothing_stays_on_when_its_client_is_killed(
             return instance.do("perf", "fw/0", "--for", "100ms", check=False)
         return instance.do("capture", "wan", "-c", "1", check=False)
 
-    wait_for(lambda: "E0731" in more(capture).stderr)
-    wait_for(lambda: "E0737" in more(perf).stderr)
+    assert "E0731" in more(capture).stderr
+    assert "E0737" in more(perf).stderr
     time.sleep(LEASE_S + 1.5)
     # They are alive, although nobody reads what the one prints: one capture at a time.
     for one in (capture, perf):
