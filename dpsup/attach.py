@@ -19,9 +19,12 @@ Why it is sound to set a lock's word to 0:
 2. Nobody takes it meanwhile: the word is only replaced if it is still what was read. Whoever took
    and gave it back in between left it as it was.
 3. What it guards is whole. Readers change nothing. The seed writes under none: it allocates
-   nothing (workers/services.c), and takes the memzones' lock as a writer only to map them. A
-   writer's lock that an outsider may have died with proves nothing: that one is left, and said. If
-   a seed could not attach past it, the generation has to end.
+   nothing (workers/services.c), and takes the memzones' lock as a writer only to map them. What an
+   outsider may have died with as a writer is whole if it sums up to what it did when nobody wrote.
+   It mostly does: whoever attaches holds "memzone" to map it, and whoever ends holds "memory" for
+   the milliseconds of unmapping it all. (In between it changes a heap, under that heap's own lock,
+   and has the primary change the lists of memory.) Where it does not, the lock is left, and said.
+   If a seed could not attach past it, the generation has to end.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from typing import Any
 FIRST = ("memory", "tailq", "mempool", "timer", "memzone", "zones")  # DPS_LOCK_*
 # What keeps a seed's attach waiting: it writes under "memzone" and reads under the others.
 WAIT, WRITE = 1, 2  # DPS_LOCK_WAIT, DPS_LOCK_WRITE
+SUMMED = ("memory", "memzone")  # dps_lock_guards
 IN_THE_WAY = {"memory": WAIT | WRITE, "memzone": ~0, "tailq": 0, "mempool": 0, "timer": 0}
 
 
@@ -104,7 +108,8 @@ class Attachments:
     """Who attaches to this primary, and what they leave behind.
 
     `read()` gives the locks' words in the order of `lock_names`, `release(lock, word)` whether the
-    lock was still `word` and now is free."""
+    lock was still `word` and now is free, `guarded(lock)` a sum over what it guards. Made while
+    nobody else attaches."""
 
     def __init__(
         self,
@@ -112,16 +117,20 @@ class Attachments:
         program: Path,
         read: Callable[[], list[int]],
         release: Callable[[int, int], bool],
+        guarded: Callable[[int], int],
     ) -> None:
         self.folder = folder
         self.config = folder / "config"
         self.read = read
         self.release = release
+        self.guarded = guarded
         file = program.stat()
         self._program = (file.st_dev, file.st_ino)
         self._seeds: set[int] = set()
         self._strangers: set[int] = set()  # who may have left a lock held
         self._last: list[int] = []
+        self._sums: dict[str, int] = {}  # while nobody wrote
+        self._remember()
 
     def _is_ours(self, pid: int) -> bool:
         with contextlib.suppress(OSError):
@@ -161,11 +170,26 @@ class Attachments:
         held = any(words) and words == self._last
         self._last = words
         self._note(seed)
+        self._remember()
         if held:
             return self.put_right(seed)
         if not any(words) and self._strangers and not self.alive(seed):
             self._absolve()
         return None
+
+    def _is_written(self, name: str) -> bool:
+        """May somebody change what this lock guards?"""
+        words = self.read()
+        locks = ("memzone", "zones") if name == "memzone" else (name,)
+        return any(words[FIRST.index(lock)] & WRITE for lock in locks)
+
+    def _remember(self) -> None:
+        """What the locks guard, wherever that stands still."""
+        for name in SUMMED:
+            if not self._is_written(name):
+                now = self.guarded(FIRST.index(name))
+                if not self._is_written(name):
+                    self._sums[name] = now
 
     def _note(self, seed: int) -> None:
         self._seeds.add(seed)
@@ -221,4 +245,8 @@ class Attachments:
         """Is what this lock guards as it should be, given that all who held it are dead?"""
         if name == "timer":
             return False
-        return not word & WRITE or (name == "memzone" and not self._strangers)
+        if not word & WRITE or (name == "memzone" and not self._strangers):
+            return True
+        if name not in SUMMED or (name == "memzone" and self._is_written("zones")):
+            return False
+        return self._sums.get(name) == self.guarded(FIRST.index(name))

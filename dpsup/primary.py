@@ -226,6 +226,7 @@ class Primary:
             self.notes.append("EAL's locks were not found: one held by the dead is only waited for")
             return
         words = ffi.new("uint32_t[]", int(lib.DPS_LOCKS_MOST))
+        total = ffi.new("uint64_t *")
 
         def read() -> list[int]:
             return list(words[0 : _check("locks_read", lib.dps_locks_read(words))])
@@ -234,8 +235,13 @@ class Primary:
             ret = lib.dps_lock_release(lock, word)
             return ret != -errno.EAGAIN and _check("lock_release", ret) == 0
 
+        def guarded(lock: int) -> int:
+            _check("lock_guards", lib.dps_lock_guards(lock, total))
+            return int(total[0])
+
+        folder = Path(_text(lib.dps_eal_dir()))
         program = Path(__file__).with_name("dpsup-worker")
-        self.attachments = Attachments(Path(_text(lib.dps_eal_dir())), program, read, release)
+        self.attachments = Attachments(folder, program, read, release, guarded)
 
     def _pool(self, pool: dict[str, Any]) -> None:
         conf = ffi.new("struct dps_pool_conf *")

@@ -39,6 +39,7 @@ _Static_assert(DPS_LOCK_WAIT == RTE_RWLOCK_WAIT && DPS_LOCK_WRITE == RTE_RWLOCK_
 static uint32_t *config;                // EAL's shared configuration
 static uint32_t *lock[DPS_LOCKS_MOST];
 static uint32_t n_locks;
+static const struct rte_fbarray *zones;
 
 // --- where they are -------------------------------------------------------------------------------
 
@@ -150,8 +151,10 @@ find_zones(void)
 		const struct rte_fbarray *array = (const void *)&config[i];
 
 		if (strcmp(array->name, "memzone") == 0 &&
-		    array->elt_sz == sizeof(struct rte_memzone))
+		    array->elt_sz == sizeof(struct rte_memzone)) {
+			zones = array;
 			return array_lock(array);
+		}
 	}
 	return NULL;
 }
@@ -213,6 +216,49 @@ dps_lock_release(uint32_t which, uint32_t word)
 					 __ATOMIC_ACQUIRE))
 		return -EAGAIN;
 	return 0;
+}
+
+// --- what they guard ------------------------------------------------------------------------------
+
+// FNV-1a, by words.
+static void
+add_word(uint64_t *sum, uint64_t word)
+{
+	*sum = (*sum ^ word) * 0x100000001b3;
+}
+
+static int
+add_list(const struct rte_memseg_list *list, void *sum)
+{
+	add_word(sum, list->addr_64);
+	add_word(sum, list->len);
+	add_word(sum, list->page_sz);
+	add_word(sum, list->version);           // each change of its segments counts it
+	add_word(sum, list->heap);
+	add_word(sum, list->memseg_arr.count);
+	return 0;
+}
+
+int
+dps_lock_guards(uint32_t which, uint64_t *sum)
+{
+	const uint64_t *word;
+	size_t n;
+
+	*sum = 0xcbf29ce484222325;
+	switch (which) {
+	case DPS_LOCK_MEMORY:
+		return rte_memseg_list_walk_thread_unsafe(add_list, sum);
+	case DPS_LOCK_MEMZONE:
+		word = zones->data;
+		n = (size_t)zones->len * zones->elt_sz / sizeof(*word);
+		add_word(sum, zones->count);
+		for (size_t i = 0; i < n; i++)
+			add_word(sum, word[i]);
+		return 0;
+	default:
+		return -EINVAL;
+	}
 }
 
 // --- the heaps ------------------------------------------------------------------------------------

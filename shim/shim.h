@@ -344,6 +344,7 @@ int dps_locks_find(void);               // once there is a memzone, before anybo
 					// many there are
 int dps_locks_read(uint32_t *word);     // [DPS_LOCKS_MOST]; 0: free; returns their number
 int dps_lock_release(uint32_t lock, uint32_t word);     // -EAGAIN: it is no longer `word`
+int dps_lock_guards(uint32_t lock, uint64_t *sum);      // a sum over what it guards; MEMORY, MEMZONE
 int dps_heap_used(uint64_t *used);      // bytes allocated in EAL's shared heaps; -EDEADLK: a lock of
 					// theirs has been held for a second
 

@@ -23,10 +23,11 @@ class Eal:
         self.words = dict.fromkeys(NAMES, 0)
         self.mapped: set[int] = set()
         self.rests = True
+        self.sums = {"memory": 1, "memzone": 1}
         self.folder = folder
         monkeypatch.setattr(attach, "mappers", lambda _: self.mapped)
         monkeypatch.setattr(attach, "at_rest", lambda: self.rests)
-        self.of = Attachments(folder, Path("/bin/true"), self.read, self.release)
+        self.of = Attachments(folder, Path("/bin/true"), self.read, self.release, self.guarded)
 
     def read(self) -> list[int]:
         return [self.words[n] for n in NAMES]
@@ -35,6 +36,9 @@ class Eal:
         assert self.words[NAMES[lock]] == word
         self.words[NAMES[lock]] = 0
         return True
+
+    def guarded(self, lock: int) -> int:
+        return self.sums[NAMES[lock]]
 
     def dead_socket(self, pid: int) -> Path:
         path = self.folder / f"mp_socket_{pid}_abc"
@@ -80,12 +84,43 @@ def test_nor_while_a_thread_of_the_primary_is_awake(eal: Eal) -> None:
 @pytest.mark.parametrize("name", ["memory", "memzone", "zones", "segments 1"])
 def test_what_an_outsider_may_have_left_half_done_stays(eal: Eal, name: str) -> None:
     eal.words[name] = WRITE
+    eal.sums |= {"memory": 2, "memzone": 2}
     eal.dead_socket(99)
     found = eal.of.put_right(seed=7)
     assert found["left"] == {name: WRITE}
     assert found["blocked"] == [name]
     assert found["strangers"] == [99]
     assert eal.words[name] == WRITE
+
+
+@pytest.mark.parametrize("name", ["memory", "memzone"])
+def test_what_an_outsider_wrote_nothing_under_is_given_back(eal: Eal, name: str) -> None:
+    eal.sums[name] = 2  # somebody wrote, and gave it back
+    assert eal.of.look(seed=7) is None
+    eal.words[name] = WRITE
+    eal.dead_socket(99)
+    assert eal.of.look(seed=7) is None
+    found = eal.of.look(seed=7)
+    assert found is not None
+    assert (found["released"], found["left"]) == ({name: WRITE}, {})
+
+
+def test_an_array_of_zones_half_changed_has_no_sum(eal: Eal) -> None:
+    eal.words |= {"memzone": WRITE, "zones": WRITE}
+    eal.dead_socket(99)
+    assert eal.of.put_right(seed=7)["left"] == {"memzone": WRITE, "zones": WRITE}
+
+
+def test_what_somebody_writes_is_not_remembered(eal: Eal) -> None:
+    eal.words["memzone"] = WRITE
+    eal.mapped = {99}
+    eal.sums["memzone"] = 2
+    assert eal.of.look(seed=7) is None
+    eal.mapped = set()
+    eal.dead_socket(99)
+    found = eal.of.look(seed=7)
+    assert found is not None
+    assert found["left"] == {"memzone": WRITE}
 
 
 def test_a_dead_outsider_is_absolved_once_nothing_is_held(eal: Eal) -> None:
@@ -105,7 +140,9 @@ def test_only_what_stays_held_is_looked_at_closely(eal: Eal) -> None:
 
 
 def test_a_lock_that_was_taken_anew_is_left_alone(tmp_path: Path, eal: Eal) -> None:
-    refusing = Attachments(tmp_path, Path("/bin/true"), eal.read, lambda _lock, _word: False)
+    refusing = Attachments(
+        tmp_path, Path("/bin/true"), eal.read, lambda _lock, _word: False, eal.guarded
+    )
     eal.words["memory"] = READ
     assert refusing.put_right(seed=7)["released"] == {}
 
