@@ -137,10 +137,10 @@ def _host_for(file: str) -> Host:
     """This machine as the instance of that file finds it: memory that its own data plane has, which
     lost its supervisor, counts as free."""
     host = read_host()
-    topology = read(file, host).topology
-    if topology is None:
+    reading = read(file, host)
+    if reading.topology is None or not reading.sound:
         return host
-    where = Runtime(make_plan(topology, host).runtime_dir, topology.name)
+    where = Runtime(make_plan(reading.topology, host).runtime_dir, reading.topology.name)
     recorded = adopt.recorded_plan(where) if runtime.is_headless(where) else None
     if recorded is None:
         return host

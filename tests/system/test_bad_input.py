@@ -106,6 +106,19 @@ def test_topology_that_cannot_be_started(
     assert leftovers(instance.name) == []
 
 
+@pytest.mark.parametrize("table", re.findall(r"(?m)^\[+(\w+)", TOPOLOGY))
+def test_start_says_of_what_is_missing_what_check_says(instance: Run, table: str) -> None:
+    text = re.sub(rf"(?ms)^\[+{table}\b.*?(?=^\[|\Z)", "", TOPOLOGY.format(name=instance.name))
+    file = instance.folder / "topology.toml"
+    file.write_text(text)
+    check, start = run("check", str(file)), run("start", str(file), "--detach")
+    if table == "host":
+        assert (check.returncode, start.returncode) == (0, 0)
+    else:
+        assert (check.returncode, start.returncode) == (BAD, BAD)
+        assert start.stderr == check.stderr
+
+
 def test_everything_that_is_wrong_is_said_at_once(instance: Run) -> None:
     text = TOPOLOGY.format(name=instance.name)
     edits = [
