@@ -4,6 +4,7 @@ headless, dead."""
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -41,6 +42,7 @@ class Terminal:
             os.execv(DPSUP[0], [*DPSUP, *args])
         self.said = ""
         self.code: int | None = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
 
     def read(self, timeout: float = 0.2) -> str:
         """What it wrote meanwhile."""
@@ -52,7 +54,7 @@ class Terminal:
                 break
             if not data:
                 break
-            fresh += data.decode()
+            fresh += self._decoder.decode(data)
         self.said += fresh
         return fresh
 
