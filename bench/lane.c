@@ -274,7 +274,8 @@ struct rate {
 	uint64_t cycles;
 };
 
-// As much as goes through, `burst` at a time, for so many milliseconds.
+// As much as goes through, `burst` at a time, for so many milliseconds; longer where the other end
+// had no CPU all the while, and there would be nothing to divide by.
 static struct rate
 flood(struct rig *r, uint32_t burst, uint32_t ms)
 {
@@ -287,7 +288,7 @@ flood(struct rig *r, uint32_t burst, uint32_t ms)
 			packets += collect(r, &from);
 		}
 		end = now_ns();
-	} while (end - begin < ms * 1000000ull);
+	} while (end - begin < ms * 1000000ull || packets == 0);
 	return (struct rate){ (end - begin) / 1e9, packets, rte_rdtsc() - cycles };
 }
 

@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 9,
+	DPS_ABI_VERSION = 10,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -37,6 +37,7 @@ enum {
 	DPS_ARGS = 8192,            // bytes of a group's arguments, key NUL value NUL ...
 	DPS_ERROR = 512,
 	DPS_UNDO = 256,             // most bytes of one packet that a plugin may rewrite
+	DPS_BRIEF = 12,             // up to so many are saved in one store
 	DPS_POISON = 2,             // deaths that a packet is to blame for, at which it is poison
 	DPS_TOUCHES = 4,            // pieces of state that it may change for one packet
 	DPS_TOUCH_MOST = 64,        // most bytes of each
@@ -387,14 +388,17 @@ struct dps_slot {
 	struct dps_facts facts;
 
 	// Written by the worker: the packet in hand, if it may be changed. Saved first, then stamped,
-	// then changed; the stamp counts until the packet's word is a verdict.
+	// then changed; the stamp counts until the packet's word is a verdict. Of a plugin that changes
+	// at most the first DPS_BRIEF bytes, these and their stamp are one 16-byte store.
+	uint8_t brief[DPS_BRIEF];
+	uint32_t brief_of;          // (lane + 1) << 24 | index modulo 2^24 of the packet saved; 0: none
 	uint64_t undo;              // (lane + 1) << 32 | index of the packet saved; 0: none
 	uint64_t hand;              // (lane + 1) << 32 | index after the last of the burst in hand;
 	                            // 0: none yet
 	uint16_t undo_head;         // bytes saved before the packet's start
 	uint16_t undo_len;          // bytes saved from the packet's start on
 	uint32_t pad6;
-	uint64_t pad10[5];
+	uint64_t pad10[3];
 	uint8_t undo_bytes[DPS_UNDO];
 
 	// Written by the worker: state that the packet in hand changes. A piece is saved first, then

@@ -367,6 +367,7 @@ dps_io_reset(uint32_t slot)
 		return -EINVAL;
 	s = the_primary.slot[slot];
 	s->undo = 0;
+	s->brief_of = 0;
 	s->hand = 0;
 	s->touched = 0;
 	return io_ask_all(OP_RESET, slot);

@@ -33,7 +33,7 @@ DPS_LINE(dps_slot, bell);
 DPS_LINE(dps_slot, parks);
 DPS_LINE(dps_slot, first_ns);
 DPS_LINE(dps_slot, facts);
-DPS_LINE(dps_slot, undo);
+DPS_LINE(dps_slot, brief);
 DPS_LINE(dps_slot, undo_bytes);
 DPS_LINE(dps_slot, touched);
 DPS_LINE(dps_slot, touch_bytes);
@@ -42,6 +42,8 @@ DPS_LINE(dps_slot, counter);
 DPS_LINE(dps_lane, done);
 DPS_LINE(dps_perf, cycles);
 DPS_LINE(dps_slow_burst, len);
+_Static_assert(offsetof(struct dps_slot, brief_of) == offsetof(struct dps_slot, brief) + DPS_BRIEF,
+	       "one store");
 _Static_assert(sizeof(struct dps_lane) == 256, "the words begin on a line");
 _Static_assert(sizeof(struct dps_meta) == 32, "two to a line");
 _Static_assert(sizeof(struct dps_slot) % 64 == 0, "slots end on a line");
@@ -184,6 +186,12 @@ static inline uint64_t
 dps_undo_stamp(uint32_t lane, uint32_t index)
 {
 	return (uint64_t)(lane + 1) << 32 | index;
+}
+
+static inline uint32_t
+dps_brief_stamp(uint32_t lane, uint32_t index)
+{
+	return (lane + 1) << 24 | (index & (DPS_BIT(24) - 1));
 }
 
 // The class of a value in a histogram: what is less than 8 exactly, then eight classes to each power of

@@ -14,12 +14,18 @@
 
 // Put the bytes of a half-changed packet back. Its address comes from the io core's own record.
 static bool
-undo(const struct dps_slot *s, const struct lane *lane, uint32_t index)
+undo(const struct dps_slot *s, const struct lane *lane, uint32_t io, uint32_t index)
 {
 	struct rte_mbuf *m = lane->shadow[index & lane->mask];
 	uint32_t head = s->undo_head;
 	uint32_t len = s->undo_len;
 
+	if (s->brief_of == dps_brief_stamp(io, index)) {
+		memcpy(rte_pktmbuf_mtod(m, uint8_t *), s->brief, RTE_MIN(m->data_len, DPS_BRIEF));
+		return true;
+	}
+	if (s->undo != dps_undo_stamp(io, index))
+		return false;
 	if (head + len > DPS_UNDO || head > m->data_off || len > m->data_len)
 		return false;
 	memcpy(rte_pktmbuf_mtod(m, uint8_t *) - head, s->undo_bytes, head + len);
@@ -69,7 +75,7 @@ recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t 
 	while (done != published && dps_word_is_done(lane_get(lane, done)))
 		done++;
 	// Before anything is handed back: from then on the shadow's entry may be another packet's.
-	if (done != published && s->undo == dps_undo_stamp(io, done) && undo(s, lane, done))
+	if (done != published && undo(s, lane, io, done))
 		out->undone = 1;
 	if (done != published && state_untouch(lane, io, done, out->sitter))
 		out->undone = 1;
@@ -132,6 +138,7 @@ slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out)
 		recover_lane(s, &p->io[i]->lane[slot], i, in_hand, out);
 	// What was in hand is settled; a second repair before the next worker must find nothing.
 	s->undo = 0;
+	s->brief_of = 0;
 	s->hand = 0;
 	s->touched = 0;
 }

@@ -805,6 +805,7 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 		seats[slot].core = core;
 		// No stamp of another plugin's may ever match a packet of the next one.
 		s->undo = 0;
+		s->brief_of = 0;
 		s->touched = 0;
 		dps_store32(&s->command, DPS_RUN);
 		seats[slot].handover = false;

@@ -6,6 +6,8 @@
 //   per packet: save its bytes | stamp whose they are | change | verdict in the packet's word
 //   after the burst: done
 //
+// (Bytes and stamp are one store where the plugin changes at most DPS_BRIEF of them.)
+//
 // The verdict is a packet's commit: one store, in place of its descriptor. A packet whose word is a
 // verdict is never run again, one whose word is a descriptor has its bytes put back and is run once
 // more. `done` only tells the io core. A plugin that changes nothing pays one store a packet.
@@ -29,7 +31,6 @@
 
 enum {
 	AHEAD = 6,              // packets whose bytes are fetched
-	UNDO_SHORT = 16,        // bytes
 	PAUSES = 4,             // between two looks at an empty lane
 	SPIN_US = 2,            // of nothing to do, before others on this CPU are let in
 	YIELD_US = 20,          // before the first nap
@@ -71,6 +72,20 @@ order(void)
 		dps_order();
 }
 
+// As one store: a kill comes before it or after it.
+typedef uint32_t brief_words __attribute__((vector_size(16), may_alias));
+
+static inline void
+save_brief(struct dps_slot *slot, const struct dps_packet *p, uint32_t lane, uint32_t index)
+{
+	brief_words words;
+
+	memcpy(&words, p->data, sizeof(words));         // a buffer has that many
+	words[DPS_BRIEF / sizeof(words[0])] = dps_brief_stamp(lane, index);
+	*(volatile brief_words *)slot->brief = words;
+	dps_order();
+}
+
 // Keep the bytes that the plugin may change, then say whose they are.
 static inline void
 save(struct dps_slot *slot, const struct dps_plugin *plugin, const struct dps_packet *p,
@@ -79,11 +94,7 @@ save(struct dps_slot *slot, const struct dps_plugin *plugin, const struct dps_pa
 	uint16_t head = p->headroom < plugin->prepends ? p->headroom : plugin->prepends;
 	uint16_t len = p->len < plugin->rewrites ? p->len : plugin->rewrites;
 
-	// What plugins change mostly, the Ethernet addresses, in one go; a buffer has more than that.
-	if (likely(head == 0 && len <= UNDO_SHORT))
-		memcpy(slot->undo_bytes, p->data, UNDO_SHORT);
-	else
-		memcpy(slot->undo_bytes, p->data - head, head + len);
+	memcpy(slot->undo_bytes, p->data - head, head + len);
 	slot->undo_head = head;
 	slot->undo_len = len;
 	dps_order();
@@ -158,7 +169,7 @@ bucket_of(const struct loop *l, uint32_t hash)
 }
 
 static inline __attribute__((always_inline)) void
-run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, bool saves,
+run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, enum loop_saves saves,
     bool fetches, bool touches)
 {
 	uint64_t *words = lane->word;
@@ -183,7 +194,9 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, boo
 		open_packet(l, lane, base + i, descriptor, &p);
 		data = p.data;
 		len = p.len;
-		if (saves && LOOP_CRASH_SAFE)
+		if (saves == LOOP_SAVES_BRIEF && LOOP_CRASH_SAFE)
+			save_brief(l->slot, &p, lane_index, base + i);
+		else if (saves && LOOP_CRASH_SAFE)
 			save(l->slot, l->plugin, &p, lane_index, base + i);
 		if (touches) {
 			l->stamp = dps_undo_stamp(lane_index, base + i);
@@ -215,12 +228,14 @@ run_burst(struct loop *l, struct loop_lane *lane, uint32_t index, uint32_t n)
 {
 	if (unlikely(l->touches))
 		run_touching(l, lane, index, n);
+	else if (l->saves == LOOP_SAVES_BRIEF)
+		run(l, lane, index, n, LOOP_SAVES_BRIEF, true, false);
 	else if (l->saves)
-		run(l, lane, index, n, true, true, false);
+		run(l, lane, index, n, LOOP_SAVES, true, false);
 	else if (l->fetches)
-		run(l, lane, index, n, false, true, false);
+		run(l, lane, index, n, LOOP_SAVES_NOT, true, false);
 	else
-		run(l, lane, index, n, false, false, false);
+		run(l, lane, index, n, LOOP_SAVES_NOT, false, false);
 }
 
 // The same, measured. What is noted lies in memory that nothing of the lanes depends on.
@@ -303,7 +318,9 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 		.mask = slot->ring - 1,
 		.n_lanes = slot->n_lanes,
 		.first = true,
-		.saves = plugin->rewrites + plugin->prepends > 0,
+		.saves = plugin->rewrites + plugin->prepends == 0 ? LOOP_SAVES_NOT :
+			 plugin->rewrites <= DPS_BRIEF && plugin->prepends == 0 ? LOOP_SAVES_BRIEF :
+										 LOOP_SAVES,
 		.fetches = !(plugin->needs & DPS_PLUGIN_NO_BYTES),
 		.touches = plugin->state_size + plugin->bucket_state_size > 0 ||
 			   plugin->needs & DPS_PLUGIN_TOUCHES,

@@ -17,6 +17,13 @@ struct loop_lane {
 	uint32_t sent;                  // as last read
 };
 
+// Of each packet's bytes, before the plugin may change them.
+enum loop_saves {
+	LOOP_SAVES_NOT,
+	LOOP_SAVES_BRIEF,               // dps_slot.brief
+	LOOP_SAVES                      // dps_slot.undo
+};
+
 struct loop {
 	struct dps_slot *slot;
 	const struct dps_plugin *plugin;
@@ -25,8 +32,8 @@ struct loop {
 	uint32_t mask;
 	uint32_t n_lanes;
 	bool first;
-	bool saves;                     // the plugin changes bytes
-	bool fetches;                   // and looks at them at all
+	enum loop_saves saves;
+	bool fetches;                   // the plugin looks at bytes
 	bool touches;                   // and changes state that outlives the process
 	uint64_t stamp;                 // of the packet in hand, dps_undo_stamp
 	uint8_t *bucket;                // state of its bucket, NULL: none

@@ -68,7 +68,7 @@ delay_packet(void *state, struct dps_packet *packet)
 const struct dps_plugin plugin_delay = {
 	DPS_PLUGIN_HEAD,
 	.name = "delay",
-	.rewrites = 12,
+	.rewrites = 14,         // the whole header: saved in the long form, macswap's 12 in the brief one
 	.init = delay_init,
 	.packet = delay_packet,
 };

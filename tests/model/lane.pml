@@ -22,17 +22,22 @@
 // Not modelled: stores out of program order. What a killed process leaves is a prefix of its stores
 // (x86: retired stores survive), what live ones see of each other is TSO, in which a reader that
 // sees an index sees the words before it; so the compiler's order is all that the C code must keep.
-// Nor wild writes, corrupt slots, chains of groups, poison packets, when a death is certain.
+// Nor wild writes, corrupt slots, chains of groups, which deaths a packet is to blame for (POISON: any),
+// when a death is certain. A successor that dies on its way to the slot has made no store: a kill
+// before its first one.
 //
 // By hand:     spin -a lane.pml && cc -O2 -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -m1000000
 // a variant:   spin -DNO_UNDO -a lane.pml && cc -DSAFETY -DBFS -o pan pan.c && ./pan
 //              and its story: spin -DNO_UNDO -t -p -g lane.pml
 // no cycle:    spin -a lane.pml && cc -O2 -DNP -o pan pan.c && ./pan -l -m1000000
 // -DENDLESS:   kills without end, and so no check of the end
+// -DBRIEF:     the bytes and their stamp are one store, as of plugins that change at most DPS_BRIEF
+// -DPOISON:    a repair may set the packet in hand aside
 //
 // Variants, each wrong (the test says why): NO_UNDO STAMP_FIRST STAMP_NO_LANE VERDICT_EARLY DONE_EARLY
 // CREDIT_ON_DONE PUBLISH_EARLY NOTE_LATE NO_SCAN SCAN_ON NO_CLEAR CLEAR_EARLY CLEAR_PER_LANE
-// REQUEUE_AFRESH NO_DRAIN; with STATE: NO_UNTOUCH TOUCH_FIRST TOUCH_AFRESH TOUCH_KEPT. DONE_BEFORE_UNDO is right as well: `done = d` shows the io core only what
+// REQUEUE_AFRESH NO_DRAIN; with STATE: NO_UNTOUCH TOUCH_FIRST TOUCH_AFRESH TOUCH_KEPT; with POISON:
+// ASIDE_EARLY ASIDE_ANY HAND_KEPT. DONE_BEFORE_UNDO is right as well: `done = d` shows the io core only what
 // is before packet d; what matters is that the undo is complete before a successor or a REQUEUE.
 
 #ifndef SIZE
@@ -61,6 +66,7 @@
 #define DESC(number) ((number) << 2)
 #define DONE(number) ((number) << 2 | 1)
 #define REQUEUE 3
+#define ASIDE 255       // QUARANTINE
 #define IS_DONE(word) ((word) & 1)
 #define NUMBER(word) ((word) >> 2)
 
@@ -102,6 +108,9 @@ typedef lane_t {
 lane_t lane[2];
 byte undo;                      // the stamp; 0: none
 byte saved1, saved2;            // undo_bytes
+#ifdef POISON
+byte hand;                      // the lane and the end of the burst in hand, as a stamp; 0: none
+#endif
 byte kills = KILLS;
 #ifdef STATE
 byte count[2];                  // packets, as two pieces of state have it
@@ -173,6 +182,10 @@ end:
 			assert(L.half1[AT(L.collected)] ==
 			       BYTES(l, (L.delivered + L.again) & 7));
 			L.again++
+		:: word == ASIDE ->
+			assert(L.again == 0);
+			assert(L.half1[AT(L.collected)] == BYTES(l, L.delivered));
+			L.delivered = (L.delivered + 1) & 7
 		:: else ->
 			assert(L.again == 0);
 			assert(NUMBER(word) == L.delivered);
@@ -239,7 +252,31 @@ end:
 #endif
 #endif
 #define SET_STAMP STORE(undo = STAMP(l, index))
+#define SAVE_BRIEF STORE( \
+	saved1 = L.half1[AT(index)]; \
+	saved2 = L.half2[AT(index)]; \
+	undo = STAMP(l, index))
 #define SET_VERDICT L.word[AT(index)] = DONE(NUMBER(L.word[AT(index)]))
+
+// A verdict as if a worker had said so, once the bytes are as they came. Only a packet of the burst in
+// hand is to blame for anything: of others, one that is published and not sent yet would put `done`
+// ahead of `sent`, and one that is being handed back would overtake.
+#ifdef ASIDE_ANY
+#define MAY_BLAME index != L.published
+#else
+#define MAY_BLAME hand >> 4 == l + 1 && LEFT_OF_HAND > 0 && LEFT_OF_HAND <= BURST
+#endif
+#define LEFT_OF_HAND AHEAD(hand & (INDICES - 1), index)
+#define SET_ASIDE \
+	if \
+	:: MAY_BLAME -> STORE(L.word[AT(index)] = ASIDE) \
+	:: true \
+	fi
+#define SKIP_ASIDE \
+	if \
+	:: index != L.published && L.word[AT(index)] == ASIDE -> index = NEXT(index) \
+	:: else \
+	fi
 
 #ifdef SCAN_ON
 #define WITHIN true
@@ -264,13 +301,18 @@ end_worker:
 	:: WORK_ON(1)
 	:: CUT_SHORT
 	fi;
+#ifdef POISON
+	STORE(hand = STAMP(l, stop));
+#endif
 	do
 	:: atomic { index != stop -> assert(!IS_DONE(L.word[AT(index)])) };
 #ifdef STATE
 		TOUCH(0);
 		TOUCH(1);
 #else
-#ifdef STAMP_FIRST
+#if defined(BRIEF)
+		SAVE_BRIEF;
+#elif defined(STAMP_FIRST)
 		SET_STAMP;
 		SAVE;
 #else
@@ -304,6 +346,9 @@ repair:
 #ifdef DONE_BEFORE_UNDO
 		STORE(L.done = index);
 #endif
+#ifdef ASIDE_EARLY
+		SET_ASIDE;
+#endif
 #ifndef NO_UNDO
 		if
 		:: index != L.published && undo == STAMP(l, index) ->
@@ -324,6 +369,12 @@ repair:
 		:: else
 		fi;
 #endif
+#if defined(POISON) && !defined(ASIDE_EARLY)
+		SET_ASIDE;
+#endif
+#ifdef POISON
+		SKIP_ASIDE;
+#endif
 #ifdef CLEAR_PER_LANE
 		STORE(undo = 0);
 #endif
@@ -334,6 +385,9 @@ repair:
 	l = 0;
 #else
 	STORE(undo = 0; l = 0);
+#endif
+#if defined(POISON) && !defined(HAND_KEPT)
+	STORE(hand = 0);
 #endif
 #if defined(STATE) && !defined(TOUCH_KEPT)
 	STORE(touched = 0; pieces = 0);

@@ -49,6 +49,13 @@ WRONG_STATE = {
     "TOUCH_KEPT": "the successor finds pieces of its packet that it did not save",
 }
 
+# With POISON.
+WRONG_POISON = {
+    "ASIDE_EARLY": "a repair that is cut short leaves half-changed bytes set aside",
+    "ASIDE_ANY": "done gets ahead of sent",
+    "HAND_KEPT": "a requeue that is cut short is taken for the burst in hand",
+}
+
 
 def check(tmp: Path, define: str, cflags: str, *args: str) -> str:
     """What pan says of the model with these definitions."""
@@ -106,6 +113,20 @@ def test_state_counts_each_packet_once(tmp_path: Path) -> None:
     assert states(text) > 100_000
 
 
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("more", ["BRIEF", "POISON", "POISON BRIEF"])
+def test_what_it_may_do_besides_holds_as_well(tmp_path: Path, more: str) -> None:
+    bounds = f"{more} PACKETS={3 if LONG else 2} KILLS=2"
+    text = check(tmp_path, bounds, "-O2 -DSAFETY -DCOLLAPSE", "-m1000000")
+    assert states(text) > 100_000
+
+
+@pytest.mark.parametrize("variant", WRONG_POISON)
+def test_the_model_sees_what_is_wrong_with_poison(tmp_path: Path, variant: str) -> None:
+    text = check(tmp_path, f"{variant} POISON PACKETS=3 KILLS=2", "-DSAFETY -DBFS")
+    assert "assertion violated" in text, f"not seen: {WRONG_POISON[variant]}\n{text}"
+
+
 @pytest.mark.parametrize("variant", WRONG_STATE)
 def test_the_model_sees_what_is_wrong_with_state(tmp_path: Path, variant: str) -> None:
     text = check(tmp_path, f"{variant} STATE PACKETS=2 KILLS=2", "-DSAFETY -DBFS")
@@ -122,5 +143,6 @@ def test_the_model_sees_what_is_wrong(tmp_path: Path, variant: str) -> None:
 
 def test_the_variants_are_those_of_the_model() -> None:
     named = set(re.findall(r"(?:ifdef|ifndef|defined\() ?([A-Z_]+)", MODEL.read_text()))
-    bounds = {"SIZE", "INDICES", "BURST", "PACKETS", "KILLS", "ENDLESS", "STATE"}
-    assert named == bounds | set(WRONG) | set(WRONG_STATE) | {"DONE_BEFORE_UNDO"}
+    bounds = {"SIZE", "INDICES", "BURST", "PACKETS", "KILLS"}
+    right = {"ENDLESS", "STATE", "BRIEF", "POISON", "DONE_BEFORE_UNDO"}
+    assert named == bounds | right | set(WRONG) | set(WRONG_STATE) | set(WRONG_POISON)

@@ -108,6 +108,7 @@ CASES: dict[str, Callable[[Where, Where], Write]] = {
     "undo stamp": slot("undo", u64(WILD)),
     "undo lengths": slot("undo_head", b"\xff" * 4),
     "undo bytes": slot("undo_bytes", b"\xff" * 256),
+    "brief record": slot("brief", b"\xff" * 16),
     "seat: nobody": slot("seat", u64(0)),
     "seat: wild": slot("seat", u64(WILD)),
     "berth: nobody": sitter("berth", u64(0)),
