@@ -117,6 +117,11 @@ def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
+def _percent(share: float) -> str:
+    """Little is not nothing."""
+    return f"{share:.1%}" if share >= 0.0005 or not share else "<0.1%"
+
+
 def _bars(title: str, rows: list[tuple[str, int]]) -> list[str]:
     total, most = sum(n for _, n in rows), max((n for _, n in rows), default=0)
     if not total:
@@ -124,8 +129,8 @@ def _bars(title: str, rows: list[tuple[str, int]]) -> list[str]:
     width = max(len(label) for label, _ in rows)
     lines = ["", title]
     for label, n in rows:
-        bar = "#" * max(1, round(_BAR * n / most))
-        lines.append(f"  {label:>{width}}  {bar:{_BAR}} {n / total:6.1%}")
+        bar = "#" * max(n > 0, round(_BAR * n / most))
+        lines.append(f"  {label:>{width}}  {bar:{_BAR}} {_percent(n / total):>6}")
     return lines
 
 

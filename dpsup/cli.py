@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpsup.errors import DpsupError, Exit, NoSuchObject, Problem, UsageError
+from dpsup.words import fold
 
 if TYPE_CHECKING:
     from dpsup.client import Instance
@@ -123,6 +125,13 @@ def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float 
         return parse_duration(value)
     except Exception:
         raise click.BadParameter(f'"{value}" is no duration: write 500ms, 2s or 1m') from None
+
+
+def _say(text: str, *, err: bool = True) -> None:
+    """On a terminal, no wider than that."""
+    if (sys.stderr if err else sys.stdout).isatty():
+        text = fold(text, shutil.get_terminal_size().columns)
+    click.echo(text, err=err)
 
 
 def _json(doc: Any) -> None:
@@ -630,7 +639,7 @@ def check(file: str, output: str) -> None:
     if failed is not None:
         raise failed
     for problem in problems:
-        click.echo(f"{problem}\n", err=True)
+        _say(f"{problem}\n")
     from dpsup.words import plural
 
     click.echo(f"{file}: ok" + (f", {plural(len(problems), 'warning')}" if problems else ""))
@@ -656,7 +665,7 @@ def _plan_command(file: str, output: str) -> None:
 
     _, made, problems = prepare(file)
     for problem in problems:
-        click.echo(f"{problem}\n", err=True)
+        _say(f"{problem}\n")
     if output == "json":
         _json({"apiVersion": "dpsup/v1", "kind": "Plan", **dataclasses.asdict(made)})
     else:
@@ -702,7 +711,7 @@ def explain(code: str, markdown: bool, output: str) -> None:
     if output == "json":
         _json({"apiVersion": "dpsup/v1", "kind": "Explain", "code": found[0], **found[1]._asdict()})
     else:
-        click.echo(codes.text(*found))
+        _say(codes.text(*found), err=False)
 
 
 @cli.command()
@@ -1176,6 +1185,8 @@ def capture(
     """
     from dpsup import bpf, capturing
 
+    if sys.stderr.isatty():
+        click.echo(f"capturing at {target}, Ctrl-C ends it", err=True)
     options = capturing.Options(target, count, filter_, file, seconds, snaplen)
     captured, missed = capturing.run(ctx.obj["name"], options, bpf.compile_filter(filter_))
     click.echo(capturing.summary(captured, missed), err=True)
@@ -1374,7 +1385,7 @@ def main() -> None:
             raise
         text = str(e)
         said = text.startswith(("error", "warning"))
-        click.echo(text if said else f"error[{e.code}]: {text}", err=True)
+        _say(text if said else f"error[{e.code}]: {text}")
         click.echo(f"`dpsup explain {e.code}` says more.", err=True)
         code = e.exit_code
     except BrokenPipeError:

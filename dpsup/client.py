@@ -34,11 +34,13 @@ def find(name: str | None) -> Runtime:
             others = ", ".join(running())
             close = suggest(name, tuple(running()))
             meant = f"did you mean `{close}`? " if close else ""
-            raise NotRunning(
-                f'no instance "{name}" is running',
-                code="E0003",
-                help=f"{meant}running: {others}" if others else "`dpsup start FILE` starts one",
-            )
+            help = f"{meant}running: {others}" if others else "`dpsup start FILE` starts one"
+            if name in found:
+                help = (
+                    f"it died: `dpsup -n {name} events` is the record of its end, the next start "
+                    f"or `dpsup -n {name} clean` removes what it left"
+                )
+            raise NotRunning(f'no instance "{name}" is running', code="E0003", help=help)
         return found[name]
     if not found:
         raise NotRunning(

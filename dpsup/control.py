@@ -54,9 +54,9 @@ def find_group(sup: Supervisor, name: str) -> Group:
         return sup.groups[0]
     if name == ONLY_GROUP:
         raise NoSuchObject(
-            "`workers` names the only group, but there are several",
+            "which group? `workers` stands for the only one, and there are several",
             code="E0703",
-            help=", ".join(names),
+            help=f"name one of them: {', '.join(names)}",
         )
     raise NoSuchObject(f'no group "{name}"', code="E0701", help=_suggest(name, names))
 

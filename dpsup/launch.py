@@ -324,6 +324,17 @@ def stop(name: str | None, drain: float | None) -> None:
         time.sleep(0.01)
 
 
+def _removed(paths: list[str]) -> list[str]:
+    """A line each, but one for all hugepages in a place."""
+    pages = [p for p in paths if "map_" in p.rpartition("/")[2]]
+    done = [f"removed {p}" for p in paths if p not in pages]
+    kinds = sorted({p.rpartition("map_")[0] for p in pages})
+    for kind in kinds:
+        n = sum(p.startswith(f"{kind}map_") for p in pages)
+        done.append(f"removed {plural(n, 'hugepage')}, {kind}map_*")
+    return done
+
+
 def clean(name: str | None) -> list[str]:
     """Sweep dead instances, or one. A headless one is ended only when it is named."""
     done = []
@@ -340,7 +351,7 @@ def clean(name: str | None) -> list[str]:
         state = where.read_state()
         if state is not None:
             where.end_processes(state)
-        done += [f"removed {path}" for path in where.sweep()]
+        done += _removed(where.sweep())
         where.release()
         done.append(f"removed {where.path}")
     return done

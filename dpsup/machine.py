@@ -44,7 +44,7 @@ TABLES = {
     backoff     -              -               -             -          stopped:handback  starting:fork    -                  -             -              -                  -                -              -                  -              -              -                 starting:fork  stopped:forget
     held        -              -               -             -          stopped:handback  starting:fork    -                  -             -              -                  -                -              -                  -              -              -                 -              stopped:forget
     """,
-    # whole: every group has as many ready as desired; short: some has fewer.
+    # whole: every group has as many ready as desired, and no port is absent; short: not so.
     "topology": """
     state     start           adopt            whole             short              stop                fail                primary_lost       gone
     stopped   starting:begin  starting:rejoin  -                 -                  -                   -                   -                  -

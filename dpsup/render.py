@@ -19,6 +19,7 @@ from rich.text import Text
 from dpsup.steering import BUCKETS
 from dpsup.tables import Line
 from dpsup.views import Screen, account
+from dpsup.words import fold
 
 _STATE_WORDS = 6
 _WIDE = 200  # where nobody's terminal limits it
@@ -42,6 +43,11 @@ def _table(*columns: str) -> Table:
             "LAST EXIT",
             "PLACE",
             "OF",
+            "PHASE",
+            "TO",
+            "WORKERS",
+            "ARGS",
+            "WHY",
         )
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "DROPPED")
     return table
@@ -270,6 +276,9 @@ def _how(death: dict[str, Any]) -> str:
 
 
 def print_quarantine(doc: dict[str, Any]) -> None:
+    if not doc["packets"]:
+        console.print(f"no packet is in quarantine, {doc['folder']}")
+        return
     table = _table("N", "WHEN", "GROUP", "PORT", "LENGTH", "FLOW HASH", "WHY", "DEATHS")
     for p in doc["packets"]:
         when = datetime.fromtimestamp(p["at"]).strftime("%Y-%m-%d %H:%M:%S")
@@ -354,13 +363,17 @@ def event_line(event: dict[str, Any]) -> str:
     elif event["type"] == "death":
         what = f"death {event['name']} {_death(event)}"
     else:
-        rest = " ".join(f"{k}={_brief(v)}" for k, v in event.items() if k not in skip)
-        what = f"{event['type']} {event.get('name', '')} {rest}".strip()
+        rest = [f"{k}={_brief(v)}" for k, v in event.items() if k not in {*skip, "message"}]
+        said = [event["message"]] if event.get("message") else []
+        what = " ".join(w for w in (event["type"], event.get("name", ""), *said, *rest) if w)
     return f"{_clock(event)} {what}"
 
 
 def print_event(event: dict[str, Any]) -> None:
-    console.print(Text(event_line(event), _STYLES[_EVENTS.get(event["type"], "")]), soft_wrap=True)
+    line = event_line(event)
+    if console.is_terminal:
+        line = fold(line, console.width, len(f"{_clock(event)} "))
+    console.print(Text(line, _STYLES[_EVENTS.get(event["type"], "")]), soft_wrap=True)
 
 
 def _printable(line: str) -> str:

@@ -12,11 +12,16 @@ API = "dpsup/v1"
 Doc = dict[str, Any]
 
 _GROUP_COUNTS = ("no_worker", "hold_full", "held", "bypassed", "pause_ns")
+_PORT_COUNTS = ("rx_packets", "tx_packets", "rx_missed", "tx_dropped", "rx_bytes", "tx_bytes",
+                "rx_errors", "tx_errors", "rx_nombuf")  # fmt: skip
 _SEEN = ("health", "retry_in_s", "held_for", "since_ns")  # of a worker, by the supervisor alone
 
 
-def ports(counters: Doc) -> list[Doc]:
-    return [
+def ports(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
+    """Those that are there, then those that are not and need not be (`required = false`)."""
+    there = {p["name"] for p in counters["ports"]}
+    absent = view["absent"] if view else [p["name"] for p in plan["ports"] if there]
+    found = [
         {
             "name": p["name"],
             "rx_packets": p["rx_packets"],
@@ -31,8 +36,15 @@ def ports(counters: Doc) -> list[Doc]:
             "dropped": {k: v for k, v in p["drops"].items() if k != "tx_full"},
             "link_up": p["link_up"],
             "link_mbps": p["link_mbps"],
+            "absent": False,
         }
         for p in counters["ports"]
+    ]
+    nothing = dict.fromkeys(_PORT_COUNTS, 0)
+    return found + [
+        {"name": name, **nothing, "dropped": {}, "link_up": False, "link_mbps": 0, "absent": True}
+        for name in absent
+        if name not in there
     ]
 
 
@@ -194,7 +206,7 @@ def status(plan: Doc, counters: Doc | None, view: Doc | None) -> Doc:
         "seed": view["seed"] if view else None,
         "topology_file": plan["topology_file"],
         "started_ns": view["started_ns"] if view else None,
-        "ports": ports(counters),
+        "ports": ports(plan, counters, view),
         "mempools": mempools(plan, counters),
         "groups": groups(plan, counters, view),
         "io": counters["io"],

@@ -381,11 +381,18 @@ class Supervisor:
     def workers(self) -> list[Worker]:
         return [w for g in self.groups for w in g.workers]
 
+    @property
+    def absent(self) -> list[str]:
+        """Ports that the instance started without."""
+        return list(self.hello.get("absent", []))
+
     def _judge(self) -> None:
         whole = all(g.ready == g.desired for g in self.groups)
         if self.state == "starting" and (self.plan.generation > 1 or self.adopted):
             # One that follows, or goes on, starts with whoever can; the rest is held, and said.
             whole = all(w.state in ("running", "held") for w in self.workers() if w.wanted)
+        elif self.state != "starting":
+            whole = whole and not self.absent
         if self.state in ("starting", "running", "degraded"):
             self.fire("topology", self, "whole" if whole else "short")
 
@@ -674,8 +681,9 @@ class Supervisor:
         elif self.state == "running":
             self.progress(f"{self.plan.name} is running, all workers ready")
         else:
-            short = [f"{g.plan.name} {g.ready}/{g.desired}" for g in self.groups]
-            self.progress(f"{self.plan.name} is degraded: {', '.join(short)} ready")
+            short = [f"{g.plan.name} {g.ready}/{g.desired} ready" for g in self.groups]
+            short += [f"port {name} is not there" for name in self.absent]
+            self.progress(f"{self.plan.name} is degraded: {', '.join(short)}")
 
     async def _open(self) -> None:
         """Input begins once every worker that is ready has its buckets."""
@@ -1665,6 +1673,7 @@ class Supervisor:
             "state": self.state,
             "primary": child(self.primary),
             "seed": child(self.seed),
+            "absent": self.absent,
             "groups": [
                 {
                     "desired": g.desired,

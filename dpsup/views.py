@@ -143,11 +143,12 @@ def ports(picture: Doc, screen: Screen) -> list[Line]:
     rows: list[list[Cell]] = []
     for p in picture["ports"]:
         speed = si(p["link_mbps"] * 1e6) if p["link_mbps"] else "up"
+        down = ("absent", "warn") if p["absent"] else ("down", "bad")
         why = {**p["dropped"], **({"tx_full": p["tx_dropped"]} if p["tx_dropped"] else {})}
         rows.append(
             [
                 p["name"],
-                (speed, "") if p["link_up"] else ("down", "bad"),
+                (speed, "") if p["link_up"] else down,
                 si(p["rx_pps"]),
                 si(p["tx_pps"]),
                 si(p["rx_bps"]),
@@ -422,7 +423,9 @@ def _hints(picture: Doc) -> Iterator[str]:
     yield from _worker_hints(picture, do)
     yield from _group_hints(picture, do)
     for p in picture["ports"]:
-        if not p["link_up"]:
+        if p["absent"]:
+            yield f"port {p['name']} is not there: `{do} events --type warning` says why"
+        elif not p["link_up"]:
             yield f"port {p['name']} has no link: look at the cable or peer, then `{do} ports -w`"
         if p["missed_pps"]:
             yield (
@@ -448,7 +451,8 @@ def _worker_hints(picture: Doc, do: str) -> Iterator[str]:
             reason = w["last_exit"]["reason"] or w.get("held_for", "")
             again = "reset-failed" if w["state"] == "held" else "restart"
             yield (
-                f"{who} is in {w['state']} after {w['last_exit']['how']}"
+                f"{who} is {'held' if w['state'] == 'held' else 'in backoff'} after "
+                + w["last_exit"]["how"]
                 + (f" ({reason})" if reason else "")
                 + f": `{do} logs {who}`, `{do} {again} {who}`"
             )
@@ -469,18 +473,25 @@ def _overload(picture: Doc, group: Doc, do: str) -> Iterator[str]:
     full = [
         w
         for w in mine
-        if (w["fill"] or 0) >= FULL and w["drop_pps"] and w.get("health", "ok") == "ok"
+        if w["state"] == "running"
+        and (w["fill"] or 0) >= FULL
+        and w["drop_pps"]
+        and w.get("health", "ok") == "ok"
     ]
     if full:
         who = f"{listing([w['id'] for w in full])} {'does' if len(full) == 1 else 'do'} not keep up"
         lost = sum(w["drop_pps"] for w in full)
         yield f"{who}, {si(lost)} packets a second find the lanes full: " + _relief(
-            picture, group, [w for w in mine if w not in full], do
+            picture, group, full, [w for w in mine if w not in full], do
         )
 
 
-def _relief(picture: Doc, group: Doc, others: list[Doc], do: str) -> str:
-    if any(w["state"] == "running" and (w["busy"] or 0) < IDLE for w in others):
+def _relief(picture: Doc, group: Doc, full: list[Doc], others: list[Doc], do: str) -> str:
+    loaded = {c["core"] for c in picture["cores"] if (c["load"] or 0) >= FULL}
+    if all(w["core"] in loaded and (w["busy"] or 0) < IDLE for w in full):
+        return f"they get less than half of their CPUs, `{do} cores` says who else is there"
+    well = [w for w in others if w["state"] == "running" and w.get("health", "ok") == "ok"]
+    if any((w["busy"] or 0) < IDLE for w in well):
         return f"others are idle, `{do} rebalance {group['name']}` says whether that can change"
     if group["desired"] < group["max"]:
         return f"`{do} scale {group['name']} +1`"
@@ -495,7 +506,11 @@ def _group_hints(picture: Doc, do: str) -> Iterator[str]:
                 f"no spare of {g['name']} is forked any more ({g['spares_held']}): "
                 f"`{do} reset-failed {g['name']}`"
             )
-        if g["ready"] < g["desired"] and picture["state"] == "degraded":
+        told = any(
+            w["group"] == g["name"] and w["state"] in ("held", "backoff")
+            for w in picture["workers"]
+        )
+        if g["ready"] < g["desired"] and picture["state"] == "degraded" and not told:
             yield (
                 f"{g['name']} has {g['ready']} of {g['desired']} workers ready: "
                 f"`{do} events --since 10m --type death,held,state`"

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+import textwrap
 from collections.abc import Collection, Sequence
 
 
@@ -55,3 +57,27 @@ def listing(words: Sequence[str]) -> str:
     """ "a, b and c", cut where it grows long."""
     words = words if len(words) <= 4 else [*words[:3], f"{len(words) - 3} more"]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+_LABEL = re.compile(r" *(?:why:  |help: |error\[\w+\]: |warning\[\w+\]: )?")
+
+
+def fold(text: str, width: int, indent: int | None = None) -> str:
+    """Prose no wider than a terminal: further lines `indent` columns in, or where the first one's
+    words begin. A line that shows a file's is left as it is."""
+
+    def one(line: str) -> str:
+        label = _LABEL.match(line)
+        at = label.end() if label else 0
+        if len(line) <= width or " | " in line[:12]:
+            return line
+        below = indent if indent is not None else at if at < 10 else 2
+        return textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * below,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+    return "\n".join(one(line) for line in text.split("\n"))

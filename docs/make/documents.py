@@ -36,6 +36,7 @@ _PORT: Keys = {
     "dropped.*": "other packets dropped by io cores, by reason",
     "link_up": "whether the link is up",
     "link_mbps": "its speed, 0: unknown",
+    "absent": "it is not there, and need not be (`required = false`)",
 }
 _POOL: Keys = {
     "name": "the mempool",

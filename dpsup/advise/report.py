@@ -86,6 +86,11 @@ def nothing(doc: Doc) -> str:
     """Where there is no advice: why not."""
     if not doc["lost_pps"]:
         return "Nothing to change."
+    if doc["state"] == "degraded":
+        return (
+            f"{si(doc['lost_pps'])} packets/s are lost while it is degraded:"
+            f" `dpsup -n {doc['name']} status` says why, and what to do."
+        )
     who = f", and {doc['bottleneck']['who']} is what is full" if doc["bottleneck"] else ""
     return (
         f"{si(doc['lost_pps'])} packets/s are lost{who}: no change of this topology is known to"

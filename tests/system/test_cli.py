@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -146,8 +147,13 @@ def test_clean_removes_the_dead_and_keeps_the_living(instance: Run, tmp_path: Pa
     for pid in (doc["supervisor"]["pid"], doc["primary"]["pid"], doc["seed"]["pid"]):
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: dead.do("status", check=False).returncode == 3)
+    said = dead.do("status", check=False).stderr
+    assert f"it died: `dpsup -n {dead.name} events` is the record" in said
+    assert "-> running" in dead.do("events").stdout
     assert instance.name in run("status", "-n", instance.name, check=True).stdout
-    run("clean", check=True)
+    swept = run("clean", check=True).stdout.splitlines()
+    (pages,) = (line for line in swept if "hugepage" in line)
+    assert re.fullmatch(rf"removed \d+ hugepages, \S+/dpsup-{dead.name}-g1map_\*", pages)
     assert wait_for(lambda: not leftovers(dead.name), 10)
     assert instance.status()["state"] == "running"
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from harness import NULL, Run, leftovers, run
 
@@ -81,8 +82,14 @@ def test_a_port_that_is_not_required_may_be_missing(instance: Run) -> None:
     # Even one that the map sends to: what would leave there is dropped, by name.
     instance.start(extra + NULL.replace('lan = "wan"', 'lan = "gone"'))
     doc = instance.status()
-    assert [p["name"] for p in doc["ports"]] == ["wan", "lan"]
-    assert doc["state"] == "running"
+    assert [(p["name"], p["absent"]) for p in doc["ports"]] == [
+        ("wan", False), ("lan", False), ("gone", True)
+    ]  # fmt: skip
+    shown = instance.do("ports").stdout
+    assert re.search(r"^gone +absent ", shown, re.MULTILINE)
+    assert "hint: port gone is not there" in shown
+    instance.until(lambda s: s["state"] == "degraded")
+    assert instance.do("status", check=False).returncode == 5
     assert any("gone" in e.get("message", "") for e in instance.events() if e["type"] == "warning")
     instance.until(lambda s: s["ports"][1]["tx_packets"] > 0)
 

@@ -150,6 +150,7 @@ def _view(t: float) -> Doc:
         "state": "running",
         "primary": {"pid": 200, "state": "running"},
         "seed": {"pid": 201, "state": "running"},
+        "absent": [],
         "groups": [group(2, [worker(1), worker(2), worker(0, hidden=True)]), group(1, [worker(3)])],
         "recovery": {
             "deaths": 6,
@@ -237,6 +238,8 @@ def broken(t: float = 0.0) -> Doc:
     doc["groups"][1]["workers"][0].update(state="backoff", pid=None, last_exit=how, retry_in_s=4.0)
     doc["groups"][1].update(ready=0)
     doc["ports"][1]["link_up"] = False
+    view = {**_view(t), "absent": ["dmz"]}
+    doc["ports"].append(status.ports(PLAN, look["counters"], view)[-1])
     doc["ports"][0]["rx_missed"] = look["counters"]["ports"][0]["rx_missed"] = int(1000 * t)
     doc["mempools"][0].update(low_water=0, alloc_failures=7)
     doc["recovery"]["quarantined"] = 2

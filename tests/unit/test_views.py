@@ -18,6 +18,7 @@ from dpsup.rates import picture
 from dpsup.tables import Line, plain
 from dpsup.top import KEYS, Top
 from dpsup.views import Screen
+from dpsup.words import fold
 
 PICTURES = {
     "running": picture(looks.edge(3.0), looks.edge(4.0)),
@@ -90,7 +91,7 @@ def test_every_hint_names_commands_that_exist() -> None:
         ("running", "fw/0"),
         ("headless", "no supervisor"),
         ("starting", "no primary yet"),
-        ("broken", "fw/0 is in held after SIGSEGV (5 deaths in 60 s)"),
+        ("broken", "fw/0 is held after SIGSEGV (5 deaths in 60 s)"),
         ("broken", "nat/0 is in backoff after SIGSEGV"),
         ("broken", "fw/1 is stopped"),
         ("broken", "port lan has no link"),
@@ -99,7 +100,7 @@ def test_every_hint_names_commands_that_exist() -> None:
         ("broken", "2 packets are in quarantine"),
         ("broken", "no spare of fw is forked any more (plugin refused)"),
         ("broken", "12 packets wait for fw"),
-        ("broken", "fw has 1 of 2 workers ready"),
+        ("broken", "port dmz is not there: `dpsup -n edge events --type warning`"),
     ],
 )
 def test_what_is_wrong_is_said(name: str, words: str) -> None:
@@ -126,6 +127,57 @@ def test_advice_on_overload_goes_by_what_can_be_done() -> None:
     idle = _overloaded(3)
     idle["workers"][1]["busy"] = 0.01
     assert any("rebalance fw" in hint for hint in views.hints(idle))
+
+
+def test_who_does_not_run_is_not_said_to_be_slow_or_idle() -> None:
+    held = _overloaded(3)
+    held["workers"][0]["state"] = "held"
+    assert not any("keep up" in hint for hint in views.hints(held))
+    stopped = _overloaded(3)
+    stopped["workers"][1] |= {"busy": 0.0, "health": "stopped"}
+    assert any("keep up" in h and "scale fw +1" in h for h in views.hints(stopped))
+
+
+def test_a_worker_that_shares_its_cpu_is_not_helped_by_more_of_them() -> None:
+    shared = _overloaded(3)
+    shared["workers"][0]["busy"] = 0.2
+    (core,) = (c for c in shared["cores"] if c["core"] == shared["workers"][0]["core"])
+    core["load"] = 1.0
+    assert any(
+        "less than half of their CPUs, `dpsup -n edge cores`" in h for h in views.hints(shared)
+    )
+
+
+def test_workers_that_are_missing_are_said_once() -> None:
+    hints = [h for h in views.hints(PICTURES["broken"]) if "fw/0" in h or "fw has" in h]
+    assert len(hints) == 1, hints
+    nobody = picture(looks.edge(3.0), looks.edge(4.0))
+    nobody["state"] = "degraded"
+    nobody["groups"][0]["ready"] = 1
+    assert any("fw has 1 of 2 workers ready" in h for h in views.hints(nobody))
+
+
+def test_a_port_that_is_absent_has_a_row() -> None:
+    (row,) = (
+        x for x in text(views.ports(PICTURES["broken"], Screen(80))).splitlines() if "dmz" in x
+    )
+    assert row.split()[1] == "absent"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_prose_is_folded_at_the_terminal_and_a_file_is_not(width: int) -> None:
+    source = "  12 | " + "x = 1  # " * 20
+    why = "  why:  " + "what a user reads to the end " * 5
+    event = "05:42:28.095 advice fw " + "59% of its packets find the lane full " * 3
+    folded = fold(f"error[E0101]: {'word ' * 40}\n{source}\n{why}", width).split("\n")
+    assert source in folded
+    assert all(len(line) <= width for line in folded if line != source)
+    first = next(i for i, line in enumerate(folded) if line.startswith("  why:"))
+    assert all(line.startswith(" " * 8) for line in folded[first + 1 :])
+    assert " ".join(" ".join(folded[first:]).split()) == " ".join(why.split())
+    below = fold(event, width, 13).split("\n")[1:]
+    assert below
+    assert all(line.startswith(" " * 13) for line in below)
 
 
 def test_nothing_is_said_where_all_is_well() -> None:
