@@ -143,9 +143,7 @@ def test_a_worker_that_shares_its_cpu_is_not_helped_by_more_of_them() -> None:
     shared["workers"][0]["busy"] = 0.2
     (core,) = (c for c in shared["cores"] if c["core"] == shared["workers"][0]["core"])
     core["load"] = 1.0
-    assert any(
-        "less than half of their CPUs, `dpsup -n edge cores`" in h for h in views.hints(shared)
-    )
+    assert any("less than half of its CPU, `dpsup -n edge cores`" in h for h in views.hints(shared))
 
 
 def test_workers_that_are_missing_are_said_once() -> None:
