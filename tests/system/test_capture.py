@@ -396,3 +396,51 @@ def test_perf_says_what_a_worker_takes(instance: Run, choosy: Path) -> None:
     nobody = instance.do("perf", "fw/7", check=False)
     assert nobody.returncode == 4
     assert "E0702" in nobody.stderr
+
+
+# Two rx queues, an io core for each, and packets that no single mbuf holds.
+SPREAD = """
+[[ports]]
+name = "wan"
+vdev = "net_pcap_wan,rx_pcap={folder}/in0.pcap,rx_pcap={folder}/in1.pcap"
+mtu = 9000
+[[ports]]
+name = "lan"
+vdev = "net_null1,no-rx=1"
+mtu = 9000
+[[io]]
+cores = "0-1"
+idle = "adaptive"
+[[workers]]
+name = "fw"
+plugin = "delay"
+args = {{ map = {{ wan = "lan" }}, cycles = 2000000 }}
+input = ["wan"]
+count = 1
+on_full = "hold"
+"""
+
+
+@pytest.mark.parametrize("target", ["wan", "fw/0"])
+def test_packets_of_all_io_cores_and_segments_are_captured_whole(
+    instance: Run, target: str
+) -> None:
+    from scapy.utils import RawPcapReader
+
+    sent: list[set[bytes]] = []
+    for half in range(2):
+        frames = [
+            bytes(2 * [2, 0, 0, 0, 0, half]) + b"\x08\x00" + os.urandom(size)
+            for size in (46, 2000, 2200, 4000, 8000)
+        ]
+        write_pcap(instance.folder / f"in{half}.pcap", 600 * frames)
+        sent.append(set(frames))
+    instance.start(SPREAD.format(folder=instance.folder))
+    file = instance.folder / "out.pcapng"
+    done = instance.do("capture", target, "-c", "300", "-w", str(file))
+    assert counted(done.stderr)[0] == 300
+    assert rise(tshark(file))
+    plain = file.with_suffix(".pcap")
+    subprocess.run(["tshark", "-r", file, "-F", "pcap", "-w", plain], check=True)
+    with RawPcapReader(str(plain)) as packets:
+        assert {bytes(data) for data, _ in packets} == sent[0] | sent[1]
