@@ -156,14 +156,26 @@ def small_pool(instance: Run, mbufs: int, cache: int) -> None:
     instance.file.write_text(text)
 
 
-def test_a_pool_that_runs_out(instance: Run) -> None:
+def full_lanes(instance: Run, mbufs: int) -> None:
+    """Two workers with more to do than they can, 1,918 packets in their lanes."""
     instance.write(NULL.format(burst=32, plugin="delay", args="cycles = 20000", count=2))
-    # Two flows, one for each worker, so that both lanes are full.
-    small_pool(instance, 1023, 32)
+    small_pool(instance, mbufs, 32)
     text = instance.file.read_text().replace('vdev = "net_null0"', f'vdev = "{PCAP}"')
     instance.file.write_text(text)
     write_pcap(instance.folder / "in.pcap", frames(16))
     instance.start()
+
+
+def test_a_pool_that_is_about_to_run_out(instance: Run) -> None:
+    full_lanes(instance, 2340)
+    found, now, then = outcome(instance, "pool-low")
+    assert "in lanes" in found["seen"]
+    assert 0 < now < 2340 * 0.08
+    assert then - now >= 0.5 * (found["predicted"]["then"] - now)
+
+
+def test_a_pool_that_runs_out(instance: Run) -> None:
+    full_lanes(instance, 1023)
     noticed = wait_for(lambda: [e for e in instance.events() if e["type"] == "advice"])
     assert "dpsup -n" in noticed[0]["message"]
     found, now, then = outcome(instance, "pool-empty")
