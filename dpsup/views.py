@@ -487,12 +487,13 @@ def _overload(picture: Doc, group: Doc, do: str) -> Iterator[str]:
 
 
 def _relief(picture: Doc, group: Doc, full: list[Doc], others: list[Doc], do: str) -> str:
-    loaded = {c["core"] for c in picture["cores"] if (c["load"] or 0) >= FULL}
-    if all(w["core"] in loaded and (w["busy"] or 0) < IDLE for w in full):
-        short = "it gets less than half of its CPU"
-        if len(full) > 1:
-            short = "they get less than half of their CPUs"
-        return f"{short}, `{do} cores` says who else is there"
+    if all((w["busy"] or 0) < IDLE for w in full):
+        busy = [one["id"] for one in picture["io"] if (one["busy"] or 0) >= FULL]
+        if busy:
+            return f"{listing(busy)} is what is full, not they: `{do} advise`"
+        loaded = {c["core"] for c in picture["cores"] if (c["load"] or 0) >= FULL}
+        if all(w["core"] in loaded for w in full):
+            return f"others have more than half of their CPU: `{do} cores`"
     well = [w for w in others if w["state"] == "running" and w.get("health", "ok") == "ok"]
     if any((w["busy"] or 0) < IDLE for w in well):
         return f"others are idle, `{do} rebalance {group['name']}` says whether that can change"

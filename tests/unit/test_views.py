@@ -138,12 +138,14 @@ def test_who_does_not_run_is_not_said_to_be_slow_or_idle() -> None:
     assert any("keep up" in h and "scale fw +1" in h for h in views.hints(stopped))
 
 
-def test_a_worker_that_shares_its_cpu_is_not_helped_by_more_of_them() -> None:
+def test_a_worker_that_has_time_is_not_helped_by_more_of_them() -> None:
     shared = _overloaded(3)
     shared["workers"][0]["busy"] = 0.2
     (core,) = (c for c in shared["cores"] if c["core"] == shared["workers"][0]["core"])
     core["load"] = 1.0
-    assert any("less than half of its CPU, `dpsup -n edge cores`" in h for h in views.hints(shared))
+    assert any("half of their CPU: `dpsup -n edge cores`" in hint for hint in views.hints(shared))
+    shared["io"][0]["busy"] = 1.0
+    assert any("io/0 is what is full, not they" in hint for hint in views.hints(shared))
 
 
 def test_workers_that_are_missing_are_said_once() -> None:
