@@ -295,16 +295,26 @@ class Signals:
             signal.signal(number, handler)
 
 
-def run(name: str | None, options: Options, filter: list[int]) -> tuple[int, int]:
+def run(
+    name: str | None, options: Options, filter: list[int], begun: Callable[[], None]
+) -> tuple[int, int]:
     """Capture until the count, the time, a signal or the reader's end; how many packets were
-    captured and how many missed. Raises: DpsupError."""
+    captured and how many missed. `begun` is called once it is on. Raises: DpsupError."""
     where = client.find(name)
     where.demand_access()
     primary = Client(where.file(PRIMARY), lambda: where.name in client.running())
     out = _open(options.file)
     try:
         with Signals() as signals:
-            return _capture(primary.ask, where.file(PRIMARY), options, filter, out, signals)
+            started = primary.ask(
+                "capture_start",
+                target=options.target,
+                filter=filter,
+                snap=options.snap,
+                pid=os.getpid(),
+            )
+            begun()
+            return _capture(primary.ask, where.file(PRIMARY), options, started, out, signals)
     except OSError as e:
         raise HostError(
             f"cannot write {options.file or 'stdout'}: {e.strerror}", code="E0735"
@@ -317,15 +327,13 @@ def run(name: str | None, options: Options, filter: list[int]) -> tuple[int, int
 
 
 def _capture(
-    ask: Ask, path: str, options: Options, filter: list[int], out: IO[bytes], signals: Signals
+    ask: Ask,
+    path: str,
+    options: Options,
+    started: dict[str, Any],
+    out: IO[bytes],
+    signals: Signals,
 ) -> tuple[int, int]:
-    started = ask(
-        "capture_start",
-        target=options.target,
-        filter=filter,
-        snap=options.snap,
-        pid=os.getpid(),
-    )
     id = started["id"]
     names = _names(options, started)
     clock = Clock(started["tsc"], started["at_ns"], started["tsc_hz"])

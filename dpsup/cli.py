@@ -1185,10 +1185,12 @@ def capture(
     """
     from dpsup import bpf, capturing
 
-    if sys.stderr.isatty():
-        click.echo(f"capturing at {target}, Ctrl-C ends it", err=True)
+    def begun() -> None:
+        if sys.stderr.isatty():
+            click.echo(f"capturing at {target}, Ctrl-C ends it", err=True)
+
     options = capturing.Options(target, count, filter_, file, seconds, snaplen)
-    captured, missed = capturing.run(ctx.obj["name"], options, bpf.compile_filter(filter_))
+    captured, missed = capturing.run(ctx.obj["name"], options, bpf.compile_filter(filter_), begun)
     click.echo(capturing.summary(captured, missed), err=True)
 
 

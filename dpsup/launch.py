@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import select
 import signal
 import socket
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,7 @@ from dpsup.words import plural
 if TYPE_CHECKING:
     from dpsup.supervisor import Supervisor
 
+_PAGE = re.compile(r"(.*-g\d+map_)\d+")  # a file in hugetlbfs, as EAL names it
 STOP_S = 60.0  # beyond the drain: for everything to end
 
 
@@ -325,14 +328,10 @@ def stop(name: str | None, drain: float | None) -> None:
 
 
 def _removed(paths: list[str]) -> list[str]:
-    """A line each, but one for all hugepages in a place."""
-    pages = [p for p in paths if "map_" in p.rpartition("/")[2]]
-    done = [f"removed {p}" for p in paths if p not in pages]
-    kinds = sorted({p.rpartition("map_")[0] for p in pages})
-    for kind in kinds:
-        n = sum(p.startswith(f"{kind}map_") for p in pages)
-        done.append(f"removed {plural(n, 'hugepage')}, {kind}map_*")
-    return done
+    """A line each, but one for all hugepages of a generation."""
+    pages = Counter(m[1] for p in paths if (m := _PAGE.fullmatch(p)))
+    done = [f"removed {p}" for p in paths if not _PAGE.fullmatch(p)]
+    return done + [f"removed {plural(n, 'hugepage')}, {of}*" for of, n in sorted(pages.items())]
 
 
 def clean(name: str | None) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ class Lease:
         return bool(self.id) and now > self.until
 
 
-class Leased:
+class Leased(ABC):
     """What is on for as long as somebody asks for it, and for one at a time."""
 
     def __init__(self, lib: Any, ffi: Any, check: Check, plan: dict[str, Any]) -> None:
@@ -76,8 +77,9 @@ class Leased:
         if self.lease.has_run_out(now):
             self._free()
 
+    @abstractmethod
     def _free(self) -> None:
-        raise NotImplementedError
+        """Turn it off, and end the lease."""
 
 
 def _workers(plan: dict[str, Any]) -> dict[str, int]:

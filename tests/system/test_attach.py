@@ -236,6 +236,17 @@ def test_a_lock_that_a_living_process_has_is_waited_for(instance: Run, tmp_path:
         assert (after["generation"], pids(after)) == (1, pids(before))
 
 
+def dies_writing(instance: Run, folder: Path, change: bytes = b"") -> int:
+    """An outsider that dies with the memzones' lock as a writer, and what it has changed of them;
+    its pid."""
+    config = Config(instance.name)
+    with by_hand(instance, folder, lambda: is_written(config)) as holder:
+        if change:
+            with (eal_folder(instance.name) / "fbarray_memzone").open("r+b", buffering=0) as file:
+                os.pwrite(file.fileno(), change, 100_000)
+        return holder.pid
+
+
 def test_what_a_dead_outsider_changed_nothing_under_is_given_back(
     instance: Run, tmp_path: Path
 ) -> None:
@@ -243,8 +254,7 @@ def test_what_a_dead_outsider_changed_nothing_under_is_given_back(
     config = Config(instance.name)
     with dpsup.connect(instance.name) as client:
         before = client.status()
-        with by_hand(instance, tmp_path, lambda: is_written(config)):
-            pass
+        dies_writing(instance, tmp_path)
         wait_for(lambda: said(client, "given back"))
         kill_seed(client)
         after = client.status()
@@ -256,17 +266,11 @@ def test_past_what_an_outsider_may_have_left_half_done_a_generation_starts(
     instance: Run, tmp_path: Path
 ) -> None:
     instance.start(SLOW_NULL)
-    config = Config(instance.name)
     with dpsup.connect(instance.name) as client:
-        before = client.status()
-        with by_hand(instance, tmp_path, lambda: is_written(config)) as holder:
-            pid = holder.pid
-            # As if it had begun to reserve one.
-            with (eal_folder(instance.name) / "fbarray_memzone").open("r+b", buffering=0) as file:
-                os.pwrite(file.fileno(), b"half", 100_000)
+        pid = dies_writing(instance, tmp_path, b"half")  # as if it had begun to reserve one
         wait_for(lambda: said(client, "an outsider died with locks"))
         assert client.status()["generation"] == 1  # nobody needs that lock yet
-        os.kill(before["seed"]["pid"], signal.SIGKILL)
+        os.kill(client.status()["seed"]["pid"], signal.SIGKILL)
         wait_for(lambda: (s := client.status())["generation"] == 2 and s["state"] == "running")
         (last,) = said(client, "last resort")
         assert str(pid) in last["message"]
