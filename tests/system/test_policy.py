@@ -119,9 +119,10 @@ def test_a_late_supervisor_goes_on_from_the_lent_map(
     compare(packets, out(instance), swapped)
 
 
-# Breaks the lane's index at its 1000th packet, and dies.
+# Breaks the lane's index at its 1000th packet, and dies; not before there is a file.
 WILD = """
 #include <signal.h>
+#include <unistd.h>
 #include <unistd.h>
 #include "dpsup.h"
 #include "dpsup_plugin.h"
@@ -145,6 +146,8 @@ static uint16_t packet(void *state, struct dps_packet *p)
 		struct dps_ctl *ctl = (void *)((char *)me - offsetof(struct dps_ctl, sitter));
 		struct dps_slot *slot;
 
+		while (access("FILE", F_OK) != 0)
+			usleep(1000);
 		while (ctl->magic != DPS_MAGIC || ctl->abi_size != sizeof(*ctl))
 			ctl = (void *)((char *)ctl - sizeof(*me));
 		slot = (void *)(uintptr_t)(ctl->base + ctl->slot[0]);
@@ -165,12 +168,14 @@ def test_a_corrupt_slot_is_given_up_without_a_supervisor(
 ) -> None:
     """What it had is lost by name; everything else goes on."""
     save(instance.folder / "wan.in.pcap", packets)
-    job = Job(
-        instance, pcap_port() + IO + group(str(build(instance.folder, WILD)), 2, more=NO_SPARES)
-    )
+    go = instance.folder / "go"
+    plugin = build(instance.folder, WILD.replace("FILE", str(go)))
+    more = NO_SPARES + 'health = { stall_after = "60s" }\n'
+    job = Job(instance, pcap_port() + IO + group(str(plugin), 2, more=more))
     status = job.instance.status()
     written = instance.folder / "wan.out.pcap"
     os.kill(status["supervisor"]["pid"], signal.SIGSTOP)
+    go.touch()
     try:
         wait_for(lambda: not Path(f"/proc/{workers_of(status)[0]['pid']}/fd/0").exists())
         until_still(written, 1.5)
