@@ -24,6 +24,7 @@ from dpsup.errors import DpsupError
 
 SUBSCRIBERS = 3
 SLICE_S = 0.2
+TURNS = 10  # of each second that a run is to take: a small loss wants many
 SETTLE_S = 0.05
 # An instance that waits for idle input looks at its counters ten times a second, and publishes.
 TEN_HZ = ("--exit-when-idle", "1h")
@@ -91,7 +92,7 @@ def _slice(meter: Meter, pids: dict[str, int]) -> tuple[float, dict[str, float]]
 
 def steps(setup: Setup) -> list[Step]:
     body = POOL + TWO_NULL + group("forward", setup.cores)
-    turns = max(2, round(setup.seconds / (2 * SLICE_S)))
+    turns = max(2, round(setup.seconds * TURNS))
 
     def run(watch: Watch) -> list[Reading]:
         found: dict[Regime, list[_Turn]] = {}

@@ -28,6 +28,8 @@ FRAME = bytes.fromhex("02000000000202000000000188b5") + bytes(50)
 ETH_P_ALL = 0x0003
 PACKETS = 100
 PAUSE_S = 0.02  # long enough for everything to have gone to sleep
+LONG_PACKETS = 10
+LONG_PAUSE_S = 1.0  # and to have found its deepest
 QUIET_S = 2.0
 SETTLE_S = 0.5
 PATIENCE_S = 10.0
@@ -133,12 +135,14 @@ def steps(setup: Setup) -> list[Step]:
                 with _raw(wan[1]) as out, _raw(lan[1]) as back:
                     microseconds(out, back, 20, 0)
                     first = microseconds(out, back, PACKETS, PAUSE_S)
+                    late = microseconds(out, back, LONG_PACKETS, LONG_PAUSE_S)
                     flow = microseconds(out, back, PACKETS, 0)
             with _raw(wan[0]) as out, _raw(wan[1]) as back:
                 bare = microseconds(out, back, PACKETS, PAUSE_S)
         return [
             Reading("idle/cpu", sum(shares.values()), "", "lower", detail=shares),
             _wake("wake", first),
+            _wake("wake_1s", late),
             _wake("awake", flow),
             _wake("veth_alone", bare),
         ]

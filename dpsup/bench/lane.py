@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Cases `lane` and `latency`: a lane alone, both of its ends in one C program without EAL; and case
-`io`: where an io core's cycles go, in a whole instance."""
+"""Cases `lane`, `cost` and `latency`: a lane alone, both of its ends in one C program without EAL;
+and case `io`: where an io core's cycles go, in a whole instance."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import time
 from typing import Any, TypedDict
 
 from dpsup.bench import probe, rigs
-from dpsup.bench.model import Reading
+from dpsup.bench.model import WAITED_MOST, Reading
 from dpsup.bench.probe import Watch
 from dpsup.bench.rigs import POOL, TWO_NULL, group
+from dpsup.bench.stats import median
 from dpsup.bench.step import Setup, Step
 
 
@@ -20,6 +21,8 @@ class _At(TypedDict):
 
 
 LANE_SHARE = 100  # of --seconds, one of the 45 combinations takes a hundredth
+COST_SHARE = 10  # one of 60 runs takes a tenth
+COST_PAIRS = 10
 LATENCY_SHARE = 20  # one load takes a twentieth
 LEAST_MS = 5
 PERCENTILES = ("p50", "p99", "p999", "max")
@@ -50,6 +53,25 @@ def steps(setup: Setup) -> list[Step]:
         return readings
 
     return [Step("lane", run)]
+
+
+def cost_steps(setup: Setup) -> list[Step]:
+    """Cycles a packet of the worker's loop against those of the same source without undo record and
+    order of stores, one right after the other: what it costs that a kill loses nothing."""
+
+    def run(_: Watch) -> list[Reading]:
+        options = ("--count", COST_PAIRS, "--ms", _ms(setup, COST_SHARE))
+        found = probe.ask("cost", setup.cores, *options, timeout=120 + 10 * setup.seconds)
+        pairs: dict[str, list[float]] = {}
+        for one in found["results"]:
+            if one["waited"] <= WAITED_MOST:
+                pairs.setdefault(one["touch"], []).append(one["safe"] / one["unsafe"])
+        return [
+            Reading(f"cost/{touch}", median(ratios), "×", "lower", tuple(ratios))
+            for touch, ratios in pairs.items()
+        ]
+
+    return [Step("cost", run)]
 
 
 def latency_steps(setup: Setup) -> list[Step]:

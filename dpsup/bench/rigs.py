@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,14 +112,23 @@ class Rig:
         return int(found[-1]["seq"]) if found else 0
 
 
+Prepare = Callable[[Path], None]
+
+
+def nothing(_: Path) -> None:
+    pass
+
+
 @contextlib.contextmanager
-def instance(body: str, cores: Cores, *options: str) -> Iterator[Rig]:
+def instance(body: str, cores: Cores, *options: str, prepare: Prepare = nothing) -> Iterator[Rig]:
     """Start the topology `body` (all but version, name and host), wait until it is ready, and end
-    it. It runs in the foreground of a child that the kernel asks to stop should we die."""
+    it. It runs in the foreground of a child that the kernel asks to stop should we die. `prepare`
+    makes what files it needs, in the topology's folder."""
     name = f"{STEM}{os.getpid()}-{next(_serial)}"
     with tempfile.TemporaryDirectory(prefix=f"{child.PREFIX}{os.getpid()}-") as folder:
         file = Path(folder) / "topology.toml"
         file.write_text(HEAD.format(name=name, supervisor=cores.supervisor) + body)
+        prepare(file.parent)
         ready_r, ready_w = os.pipe()
         argv = [sys.executable, "-P", "-m", "dpsup", "start", str(file)]
         argv += ["--ready-fd", str(ready_w), *options]

@@ -26,12 +26,14 @@ CASES = {
     "distance": Case("a cache line's round trip between the two cores", "path:distance_steps"),
     "path": Case("null port → io core → worker → null port: forward, macswap", "path:steps"),
     "lane": Case("a lane alone: what is touched, burst, size", "lane:steps"),
+    "cost": Case("the worker's loop against one that no kill may meet", "lane:cost_steps"),
     "latency": Case("through a lane and back, at 10 to 90 % of the load", "lane:latency_steps"),
     "io": Case("the io core's cycles a packet, by stage", "lane:io_steps"),
     "others": Case("testpmd, ring_perf_autotest, client_server_mp, side by side", "others:steps"),
     "start": Case("start to first packet, attach, fork, failover, scale", "start:steps"),
     "bus": Case("what three subscribers to 10 Hz statistics cost", "bus:steps"),
     "idle": Case("CPU of an idle instance, and its wake-up (over veth)", "idle:steps"),
+    "shared": Case("four workers on one core against one", "shared:steps"),
     "capacity": Case(
         "1 to 4 workers on one core, and a model of more cores", "capacity:steps", False
     ),

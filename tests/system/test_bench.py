@@ -81,6 +81,34 @@ def test_a_short_bench_says_all_that_a_report_needs(tmp_path: Path) -> None:
     assert "CPU model: Nonesuch 3000 then" in other.stderr
 
 
+# What each of the other cases is expected to have measured.
+FIGURES = {
+    "lane": ["lane/none/burst32/ring1024/cycles", "lane/rewrite/burst8/ring256/mpps"],
+    "cost": ["cost/none", "cost/read", "cost/rewrite"],
+    "latency": ["latency/empty", "latency/load50/p99"],
+    "io": ["io/rx", "io/steer", "io/collect", "io/tx", "io/rest"],
+    "shared": ["shared/null/four groups/least", "shared/flows/one", "shared/flows/four of a group"],
+    "bus": ["bus/loss", "bus/loss_beyond"],
+    "idle": ["idle/cpu", "idle/wake", "idle/wake_1s", "idle/veth_alone"],
+    "start": ["start/first_packet", "start/fork_ready", "start/takeover", "start/scale_up"],
+}
+
+
+@pytest.mark.parametrize("case", FIGURES)
+def test_every_case_measures(tmp_path: Path, case: str) -> None:
+    tmp = tmp_path / "tmp"
+    bench = start(tmp, case, *SHORT, "-o", "json")
+    out, err = bench.communicate(timeout=5 * PATIENCE)
+    assert bench.returncode == 0, err
+    doc = json.loads(out)
+    assert [note for note in doc["notes"] if "failed" in note] == []
+    values = {f["name"]: f["runs"][0]["value"] for f in doc["figures"]}
+    for name in FIGURES[case]:
+        # A loss may be none, or negative.
+        assert values[name] > 0 or case == "bus"
+    assert traces(bench.pid, tmp) == []
+
+
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("case", ["path", "others", "idle"])
 def test_nothing_stays_behind_whatever_ends_it(
