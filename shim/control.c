@@ -235,6 +235,7 @@ dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
 	ret = queues_assign(io);
 	if (ret != 0)
 		return ret;
+	doze_init(io);
 	for (uint32_t i = 0; i < p->n_pools; i++)
 		io->low_water[i] = p->pool[i]->size;
 	io->created = true;

@@ -32,7 +32,8 @@ enum {
 	SHORT_US = 10000,       // of naps like that
 	NAP_LONG_NS = 100000,
 	LONG_US = 250000,       // of naps like that
-	NAP_DEEP_NS = 1500000
+	NAP_DEEP_NS = 1500000,
+	NAP_WATCHED_NS = 4000000        // orders wait so long
 };
 
 // In a timed turn, the clock runs for one stage at a time.
@@ -845,26 +846,38 @@ collect_all(struct io *io)
 
 // --- the loop ------------------------------------------------------------------------------------
 
-// With nothing to do: close to the next packet at first, then ever cheaper. Nobody rings for an io
-// core, so its nap is what the first packet after an idle time may wait. On a virtual machine a nap of
-// any length costs some 25 us of CPU, and 35 us more than it asked for (tests of 20 to 1000 us).
+// With nothing to do: close to the next packet at first, then ever cheaper. Where no queue can wake
+// an io core, its nap is what the first packet after an idle time may wait. On a virtual machine a nap
+// of any length costs some 25 us of CPU, and 35 us more than it asked for (tests of 20 to 1000 us).
 static void
 idle(struct io *io, uint64_t us)
 {
 	// Packets are out: a worker on this very CPU may have to run for them to come back.
 	uint64_t yield_us = io->n_active > 0 ? OWED_US : YIELD_US;
+	bool can_doze = io->n_fds > 0 && io->n_active == 0 && !io->woken;
 	struct timespec t = { .tv_nsec = NAP_DEEP_NS };
 
 	if (!io->adaptive || us < SPIN_US) {
 		rte_pause();
-	} else if (us < yield_us) {
-		sched_yield();
-	} else {
-		if (us < LONG_US)
-			t.tv_nsec = us < SHORT_US ? NAP_SHORT_NS : NAP_LONG_NS;
-		nanosleep(&t, NULL);
-		dps_count(&io->stats.sleeps, 1);
+		return;
 	}
+	if (us < yield_us) {
+		sched_yield();
+		return;
+	}
+	dps_count(&io->stats.sleeps, 1);
+	if (us < LONG_US)
+		t.tv_nsec = us < SHORT_US ? NAP_SHORT_NS : NAP_LONG_NS;
+	else if (can_doze && the_primary.n_io == 1)
+		// Of other io cores' packets for its ports nobody would tell it.
+		t.tv_nsec = NAP_WATCHED_NS;
+	if (!can_doze) {
+		nanosleep(&t, NULL);
+		return;
+	}
+	io->woken = doze(io, &t);
+	if (io->woken)
+		dps_count(&io->stats.woken, 1);
 }
 
 // A lone lane under full load: more comes at once, and what two cores tell each other costs less per
@@ -928,6 +941,7 @@ io_loop(void *arg)
 	while (!io->stop) {
 		uint64_t start = now;
 		uint32_t work;
+		bool woken;
 
 		io->now = now;
 		work = io_turn(io);
@@ -936,14 +950,19 @@ io_loop(void *arg)
 			dps_count(&io->stats.busy_loops, 1);
 			dps_count(&io->stats.busy_cycles, now - start);
 			idle_since = now;
+			io->woken = false;
 			stage(io, DPS_STAGE_REST);
 			io->timed = io->stats.busy_loops % TIMED_TURNS == 0;
 			io->stage = DPS_STAGE_REST;
 			io->stage_since = now;
 		} else {
 			io->timed = false;
+			woken = io->woken;
 			idle(io, (now - idle_since) / cycles_us);
 			now = rte_rdtsc();
+			// A driver may need a moment until it hands out what is there.
+			if (io->woken && !woken)
+				idle_since = now;
 		}
 	}
 	return 0;

@@ -131,6 +131,8 @@ struct io {
 	bool created;
 	uint32_t n_rxq;
 	struct rx_queue rxq[RXQ_MOST];
+	uint32_t n_fds;                         // of all rx queues, or none: doze.c
+	int fd[RXQ_MOST];
 	struct rte_ring *xfer[DPS_MAX_IO];      // from io core i to this one
 
 	// written by who asks, under asking_lock
@@ -156,6 +158,7 @@ struct io {
 	uint64_t window;                // TSC cycles, see WINDOW_US
 	bool rx_on;
 	bool stop;
+	bool woken;                     // by a queue that had packets; until some were received
 	bool timed;                     // this turn is
 	enum dps_stage stage;           // that the clock runs for
 	uint64_t stage_since;           // TSC
@@ -251,6 +254,11 @@ pool_shared(const struct rte_mempool *mp)
 {
 	return rte_ring_count(mp->pool_data);
 }
+
+// doze.c
+bool doze_wants_interrupts(const char *driver);
+void doze_init(struct io *io);
+bool doze(struct io *io, const struct timespec *most);
 
 // hash.c
 uint32_t hash_flow(const uint8_t *p, uint32_t len);

@@ -141,6 +141,7 @@ struct dps_io_stats {
 	uint64_t loops;
 	uint64_t busy_loops;
 	uint64_t sleeps;
+	uint64_t woken;             // sleeps that a packet ended
 	uint64_t busy_cycles;
 	uint64_t held;              // packets waiting for buckets on the move, or for room
 	uint64_t xfer;              // packets on their way to the io core that owns their tx queue

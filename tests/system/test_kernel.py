@@ -13,6 +13,7 @@ does not report.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -68,6 +69,39 @@ def test_the_io_core_rings_for_parked_workers(instance: Run, hosts: tuple[Host, 
     # One a quarter second: worker and io core have long gone to sleep in between.
     assert a.ping(b.ipv4, "-i", "0.25", count=8) == 8
     assert instance.stats()["io"][0]["rings"] >= before + 8
+
+
+def io_sum(instance: Run, counter: str) -> int:
+    return sum(io[counter] for io in instance.stats()["io"])
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["one-io-core", "two-io-cores"])
+def test_a_packet_wakes_its_io_core(instance: Run, hosts: tuple[Host, Host], two: bool) -> None:
+    """Of two io cores each waits for its own of the driver's sockets."""
+    a, b = hosts
+    text = TOPOLOGY.format(wan=f"{a.port},qpairs=2" if two else a.port, lan=b.port)
+    if two:
+        text = text.replace("[[workers]]", '[[io]]\ncores = "0"\n[[workers]]')
+    instance.start(text)
+    a.ping(b.ipv4)
+    before = io_sum(instance, "woken")
+    assert a.ping(b.ipv4, "-i", "0.25", count=8) == 8
+    assert io_sum(instance, "woken") >= before + 8
+
+
+def test_what_is_not_polled_wakes_nobody(instance: Run, hosts: tuple[Host, Host]) -> None:
+    """Packets that wait at a port whose group is scaled to nothing are there all the time."""
+    a, b = hosts
+    more = 'on_full = "hold"\nat_zero = "hold"\n'
+    instance.start(TOPOLOGY.format(wan=a.port, lan=b.port) + more)
+    a.ping(b.ipv4)
+    instance.do("scale", "fw", "0", "--wait")
+    a.ping(b.ipv4, "-W", "1", count=3)
+    before = io_sum(instance, "woken")
+    time.sleep(1)
+    assert io_sum(instance, "woken") <= before + 10
+    instance.do("scale", "fw", "2", "--wait")
+    assert a.ping(b.ipv4) == 5
 
 
 def test_ping_goes_through_with_ipv4_and_ipv6(instance: Run, hosts: tuple[Host, Host]) -> None:

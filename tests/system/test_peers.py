@@ -250,3 +250,6 @@ def test_kernel_speaks_through_net_tap(instance: Run, hosts: tuple[Host, Host]) 
     doc = instance.stats()["account"]
     assert doc["dropped"] == {}
     assert doc["received"] == doc["sent"] >= 5 * 2 * (1 + 1 + 14 + 14)
+    before = instance.stats()["io"][0]["woken"]
+    assert a.ping(b.ipv4, "-i", "0.25", count=8) == 8
+    assert instance.stats()["io"][0]["woken"] >= before + 8

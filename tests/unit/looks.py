@@ -61,6 +61,7 @@ def _counters(t: float) -> Doc:
             "loops": int(t * 1e6),
             "busy_loops": int(t * 5e5),
             "sleeps": int(t * 10),
+            "woken": int(t * 3),
             "busy_cycles": int(t * HZ / 2),
             "held": 0,
             "xfer": 3,

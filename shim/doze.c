@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// An io core that has had nothing to do for a while sleeps until a packet comes, where the kernel can
+// tell of each queue that it polls: net_tap's descriptors, which are its rx interrupts, and
+// net_af_packet's sockets, which the driver keeps to itself but which are this process's too. poll(2)
+// tells what is there, not what has come: a packet between the last look and the sleep ends it at once.
+
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "primary.h"
+
+// A driver whose rx interrupts are descriptors that are there anyway, so that asking for them costs
+// nothing and cannot fail for want of hardware.
+bool
+doze_wants_interrupts(const char *driver)
+{
+	return strcmp(driver, "net_tap") == 0;
+}
+
+static bool
+is_packet_socket(int fd, uint32_t if_index)
+{
+	struct sockaddr_ll at;
+	socklen_t len = sizeof(at);
+
+	return getsockname(fd, (struct sockaddr *)&at, &len) == 0 && at.sll_family == AF_PACKET &&
+	       at.sll_ifindex == (int)if_index;
+}
+
+static int
+by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+// The packet sockets of an interface in the order in which they were made, which is that of the
+// driver's queues. How many there are; most: more than there is room for.
+static uint32_t
+packet_sockets(uint32_t if_index, int *found, uint32_t most)
+{
+	struct dirent *entry;
+	uint32_t n = 0;
+	DIR *open_files = opendir("/proc/self/fd");
+
+	if (open_files == NULL)
+		return 0;
+	while (n < most && (entry = readdir(open_files)) != NULL) {
+		int fd = atoi(entry->d_name);
+
+		if (entry->d_name[0] != '.' && is_packet_socket(fd, if_index))
+			found[n++] = fd;
+	}
+	closedir(open_files);
+	qsort(found, n, sizeof(*found), by_number);
+	return n;
+}
+
+// The descriptor that is readable when a queue has packets; -1: there is none.
+static int
+queue_fd(const struct rx_queue *rxq)
+{
+	const struct port *port = &the_primary.port[rxq->port];
+	struct rte_eth_dev_info dev;
+	int found[RXQ_MOST];
+
+	if (rte_eth_dev_info_get(port->id, &dev) != 0)
+		return -1;
+	if (doze_wants_interrupts(dev.driver_name))
+		return rte_eth_dev_rx_intr_ctl_q_get_fd(port->id, rxq->queue);
+	if (strcmp(dev.driver_name, "net_af_packet") == 0 &&
+	    packet_sockets(dev.if_index, found, RXQ_MOST) == port->rx_queues)
+		return found[rxq->queue];
+	return -1;
+}
+
+// Before the io core runs, once its ports are started.
+void
+doze_init(struct io *io)
+{
+	io->n_fds = 0;
+	for (uint32_t i = 0; i < io->n_rxq; i++) {
+		int fd = queue_fd(&io->rxq[i]);
+
+		if (fd < 0) {
+			io->n_fds = 0;
+			return;
+		}
+		io->fd[io->n_fds++] = fd;
+	}
+}
+
+// Sleep until there are packets, at most so long. True: there are.
+bool
+doze(struct io *io, const struct timespec *most)
+{
+	struct pollfd watched[RXQ_MOST];
+
+	for (uint32_t i = 0; i < io->n_fds; i++)
+		watched[i] = (struct pollfd){ .fd = io->fd[i], .events = POLLIN };
+	return ppoll(watched, io->n_fds, most, NULL) > 0;
+}
