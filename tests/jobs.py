@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,8 @@ def save_queues(instance: Run, packets: list[Packet]) -> tuple[list[Packet], lis
 class Job:
     """A pcap job in the foreground, and a connection to it for as long as it runs."""
 
-    def __init__(self, instance: Run, text: str, idle: str = "500ms") -> None:
+    # Ends by itself long after a test that paused has come back.
+    def __init__(self, instance: Run, text: str, idle: str = "30s") -> None:
         options = ("--exit-when-idle", idle, "-o", "json")
         self.process = instance.foreground(text, *options)
         self.name = instance.name
@@ -126,7 +128,15 @@ class Job:
         return self.log
 
     def end(self) -> dict[str, Any]:
-        """Its final account."""
+        """Its final account, once nothing has moved for half a second."""
+        received, since = -1, 0.0
+        with contextlib.suppress(DpsupError):
+            while received < 0 or time.monotonic() < since + 0.5:
+                account = self.instance.stats()["account"]
+                if account["received"] != received or account["in_flight"]:
+                    received, since = account["received"], time.monotonic()
+                time.sleep(0.02)
+            self.instance.stop()
         self.instance.close()
         output, errors = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0, errors
