@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpsup._shim import lib
+from dpsup.chaos.traffic import frame
 from dpsup.primary import MICROSOFT_KEY, SYMMETRIC_KEY, rss_types
 
 ALL = ["ipv4", "ipv6", "tcp", "udp"]
@@ -87,6 +88,13 @@ def test_the_symmetric_key_hashes_both_directions_alike(
     back = packet(str(b), q, str(a), p)
     assert hash_of(there) == hash_of(back)
     configure(MICROSOFT_KEY, ALL)
+
+
+def test_flows_of_chaos_are_spread() -> None:
+    """Flows that all hash alike would be one worker's."""
+    configure(SYMMETRIC_KEY, ALL)
+    buckets = {hash_of(frame(flow, 0)) % 512 for flow in range(32)}
+    assert len(buckets) == 32
 
 
 def test_fragments_hash_by_addresses_alone() -> None:
