@@ -207,7 +207,7 @@ def test_kills_blame_no_packet(instance: Run, packets: list[Packet]) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    args = f"cycles = {SLOW * 2}, rewrite = true"
+    args = f"cycles = {SLOW * 4}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=spares(2)))
     sent = (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
     for i in range(40):

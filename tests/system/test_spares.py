@@ -139,7 +139,7 @@ def test_a_spare_that_does_not_come_is_passed_over(instance: Run, packets: list[
 
 def test_takeovers_need_no_supervisor(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
-    args = f"cycles = {SLOW}, rewrite = true"
+    args = f"cycles = {3 * SLOW}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=with_spares(2)))
     wait_for(lambda: spares_ready(job) == 2)
     status = job.instance.status()
