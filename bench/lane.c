@@ -158,6 +158,7 @@ lay_out(struct rig *r, uint32_t ring)
 		.mask = ring - 1,
 		.credit = ring - CREDIT_KEPT,
 	};
+	lane_set_limit(&r->lane);
 	dps_scatter_init(r->lane.scatter, ring);
 	r->slot->meta[0] = (char *)r->lane.meta - (char *)r->slot;
 	r->free = calloc(ring, sizeof(void *));

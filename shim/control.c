@@ -117,6 +117,7 @@ lane_init(struct io *io, uint32_t slot)
 	lane->size = s->ring;
 	lane->mask = s->ring - 1;
 	lane->credit = s->ring - 1 - DPS_BURST;     // what the topology file promises
+	lane_set_limit(lane);
 	lane->slot = slot;
 	lane->group = s->group;
 	lane->hold = io->group[s->group].hold;

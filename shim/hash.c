@@ -11,13 +11,16 @@
 #include <string.h>
 
 #include <rte_byteorder.h>
+#include <rte_cpuflags.h>
 #include <rte_ether.h>
 #include <rte_ip.h>
+#include <rte_vect.h>
 
 #include "primary.h"
 
 enum {
 	TUPLE_MOST = 36,        // two IPv6 addresses and two ports
+	PLAIN_TUPLE = sizeof(struct rte_ether_hdr) + offsetof(struct rte_ipv4_hdr, src_addr),
 	DEEP = 2                // tunnels in tunnels that are looked into
 };
 
@@ -28,6 +31,8 @@ enum { PORT_VXLAN = 4789, PORT_GENEVE = 6081, PORT_GTPU = 2152 };
 static uint32_t table[TUPLE_MOST][256];
 static uint64_t fields;
 static bool with_ports[256];   // by IP protocol, over IPv4
+static uint64_t windows[3];    // the key's 64 bits from each 32nd on, the first one lowest
+static bool has_clmul;
 
 // The 32 bits of the key that start at a bit; past the key's end come zeros.
 static uint32_t
@@ -84,6 +89,13 @@ dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types)
 					hash ^= key_window(key, len, i * 8 + bit);
 			table[i][v] = hash;
 		}
+	memset(windows, 0, sizeof(windows));
+	for (uint32_t i = 0; i < RTE_DIM(windows); i++)
+		for (uint32_t k = 0; k < 64; k++)
+			windows[i] |= (uint64_t)(key_window(key, len, i * 32 + k) >> 31) << k;
+#ifdef RTE_ARCH_X86_64
+	has_clmul = rte_cpu_get_flag_enabled(RTE_CPUFLAG_PCLMULQDQ) > 0;
+#endif
 	fields = types;
 	for (uint32_t proto = 0; proto < RTE_DIM(with_ports); proto++)
 		with_ports[proto] = fields & DPS_RSS_IPV4 && has_ports(proto);
@@ -313,8 +325,89 @@ uint32_t
 hash_flow(const uint8_t *p, uint32_t len)
 {
 	if (likely(is_plain_ipv4(p, len)))
-		return hash_12(p + sizeof(struct rte_ether_hdr) + offsetof(struct rte_ipv4_hdr, src_addr));
+		return hash_12(p + PLAIN_TUPLE);
 	return hash_frame(p, len, 0);
+}
+
+// m->hash.rss of each; those that the NIC has hashed, if it does so as asked, have theirs.
+static __rte_always_inline void
+hash_each(struct rte_mbuf **m, uint32_t n, bool by_nic, uint32_t (*hash_plain)(const uint8_t *))
+{
+	for (uint32_t i = 0; i < n; i++) {
+		const uint8_t *p = rte_pktmbuf_mtod(m[i], const uint8_t *);
+
+		if (by_nic && m[i]->ol_flags & RTE_MBUF_F_RX_RSS_HASH)
+			continue;
+		if (likely(is_plain_ipv4(p, m[i]->data_len)))
+			m[i]->hash.rss = hash_plain(p + PLAIN_TUPLE);
+		else
+			m[i]->hash.rss = hash_frame(p, m[i]->data_len, 0);
+	}
+}
+
+#ifdef RTE_ARCH_X86_64
+
+// The same without tables, 26 instructions instead of 45, and a few lines of the first cache instead of
+// 12 KiB: a hash's bits are those in the middle of a product without carries of input and key. Each of
+// three 32-bit words, its first bit the highest, by the 64 bits of the key that begin where it does,
+// their first bit the lowest.
+#define CLMUL __attribute__((target("pclmul")))
+
+static CLMUL inline uint32_t
+hash_12_clmul(const uint8_t *p)
+{
+	const __m128i first = _mm_setr_epi8(7, 6, 5, 4, -1, -1, -1, -1, 11, 10, 9, 8, -1, -1, -1, -1);
+	const __m128i last = _mm_setr_epi8(15, 14, 13, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+	const __m128i low = _mm_set1_epi8(0x0f);
+	const __m128i mirror = _mm_setr_epi8(0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15);
+	// Four bytes before the addresses, so as not to read past the ports.
+	__m128i input = _mm_loadu_si128((const __m128i *)(p - 4));
+	__m128i key = _mm_loadu_si128((const __m128i *)windows);
+	__m128i both = _mm_shuffle_epi8(input, first);
+	__m128i x;
+
+	x = _mm_clmulepi64_si128(both, key, 0x00);
+	x = _mm_xor_si128(x, _mm_clmulepi64_si128(both, key, 0x11));
+	x = _mm_xor_si128(x, _mm_clmulepi64_si128(_mm_shuffle_epi8(input, last),
+						  _mm_cvtsi64_si128(windows[2]), 0x00));
+	x = _mm_srli_epi64(x, 31);
+	// The first bit is the lowest: turn each byte, then their order.
+	x = _mm_or_si128(_mm_slli_epi16(_mm_shuffle_epi8(mirror, _mm_and_si128(x, low)), 4),
+			 _mm_shuffle_epi8(mirror, _mm_and_si128(_mm_srli_epi16(x, 4), low)));
+	return rte_bswap32(_mm_cvtsi128_si32(x));
+}
+
+static CLMUL void
+hash_each_clmul(struct rte_mbuf **m, uint32_t n, bool by_nic)
+{
+	hash_each(m, n, by_nic, hash_12_clmul);
+}
+
+#endif
+
+void
+hash_burst(struct rte_mbuf **m, uint32_t n, bool by_nic)
+{
+#ifdef RTE_ARCH_X86_64
+	if (likely(has_clmul)) {
+		hash_each_clmul(m, n, by_nic);
+		return;
+	}
+#endif
+	hash_each(m, n, by_nic, hash_12);
+}
+
+uint32_t
+dps_hash_burst(const uint8_t *packet, uint32_t len, uint32_t by_tables)
+{
+	struct rte_mbuf m = { .buf_addr = (void *)(uintptr_t)packet, .data_len = len };
+	struct rte_mbuf *burst = &m;
+	bool had = has_clmul;
+
+	has_clmul = had && !by_tables;
+	hash_burst(&burst, 1, false);
+	has_clmul = had;
+	return m.hash.rss;
 }
 
 uint32_t

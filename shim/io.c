@@ -470,33 +470,37 @@ oddity(const struct rte_mbuf *m, uint32_t len, uint32_t most)
 	       (m->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED);
 }
 
-// A burst without an odd packet, for a group without a bucket on the move: hash, bucket, lane, word.
+// A burst without an odd packet, for a group without a bucket on the move: bucket, lane, word.
 static void
 steer_plain(struct io *io, const struct rx_queue *rxq, struct io_group *g, struct rte_mbuf **m,
 	    uint32_t n)
 {
+	struct lane *lanes = &io->lane[g->first];
 	uint16_t port_index = rxq->port;
+	uint32_t i;
 
-	for (uint32_t i = 0; i < n; i++) {
+	hash_burst(m, n, the_primary.port[port_index].hw_rss);
+	for (i = 0; i < n; i++) {
 		struct rte_mbuf *p = m[i];
-		struct lane *lane;
-		uint32_t bucket;
+		uint32_t bucket = p->hash.rss & HASH_MASK;
+		struct lane *lane = &lanes[g->map[bucket]];
+		uint32_t sent = lane->sent;
 
 		p->port = port_index;
-		p->hash.rss = flow_hash(p);
-		bucket = p->hash.rss & HASH_MASK;
 		*mark_of(p) = (struct dps_mark){ .bucket = bucket };
-		lane = &io->lane[g->first + g->map[bucket]];
-		// Once one packet waits, later ones of its bucket must not overtake it.
-		if (unlikely(g->moving || lane_room(lane) == 0)) {
-			steer(io, g, p);
-			continue;
-		}
+		if (unlikely(sent == lane->limit))
+			break;
 		g->load[bucket]++;
-		lane->shadow[lane->sent & lane->mask] = p;
-		lane_put(lane, lane->sent, lane_word(lane, p, p->data_len, port_index));
-		dps_store32(&lane->sent, lane->sent + 1);
+		lane->shadow[sent & lane->mask] = p;
+		lane_put(lane, sent, lane_word(lane, p, p->data_len, port_index));
+		dps_store32(&lane->sent, sent + 1);
 		make_active(io, lane);
+	}
+	// Once one packet waits, later ones of its bucket must not overtake it.
+	for (; i < n; i++) {
+		m[i]->port = port_index;
+		*mark_of(m[i]) = (struct dps_mark){ .bucket = m[i]->hash.rss & HASH_MASK };
+		steer(io, g, m[i]);
 	}
 }
 

@@ -43,6 +43,7 @@ struct lane {
 	uint32_t sent __rte_cache_aligned;
 	uint32_t published;
 	uint32_t collected;
+	uint32_t limit;                 // `sent` stops here: collected + credit; where it is, if corrupt
 	uint32_t ready;                 // handed back as of the last look; its words are on their way
 	uint64_t back_at;               // TSC of the turn that saw some come back
 	uint32_t rung;                  // parks at the last ring of the bell
@@ -101,7 +102,13 @@ lane_out(const struct lane *lane)
 static inline uint32_t
 lane_room(const struct lane *lane)
 {
-	return unlikely(lane->corrupt) ? 0 : lane->credit - lane_out(lane);
+	return lane->limit - lane->sent;
+}
+
+static inline void
+lane_set_limit(struct lane *lane)
+{
+	lane->limit = unlikely(lane->corrupt) ? lane->sent : lane->collected + lane->credit;
 }
 
 // The descriptor of a packet; len is at most DPS_LEN_MOST.
@@ -163,6 +170,7 @@ lane_look(struct lane *lane)
 		return false;
 	if (unlikely(done - from > lane->published - from || lane->corrupt)) {
 		lane->corrupt = true;
+		lane_set_limit(lane);
 		lane->stats.lanes_corrupt = 1;
 		return false;
 	}
@@ -212,6 +220,7 @@ static inline void
 lane_collected(struct lane *lane, uint32_t n)
 {
 	dps_store32(&lane->collected, lane->collected + n);
+	lane_set_limit(lane);
 	dps_count(&lane->stats.collected, n);
 	if (unlikely(lane->draining) && (int32_t)(lane->collected - lane->drain_to) >= 0)
 		lane->draining = false;

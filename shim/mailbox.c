@@ -101,6 +101,7 @@ op_reset(struct io *io, uint32_t slot)
 	lane->requeue = 0;
 	lane->turn = lane_turn(0, lane_version(lane, lane->turn), lane_version(lane, lane->turn));
 	lane->corrupt = false;
+	lane_set_limit(lane);
 	lane->stats.lanes_corrupt = 0;
 }
 

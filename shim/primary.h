@@ -262,6 +262,7 @@ bool doze(struct io *io, const struct timespec *most);
 
 // hash.c
 uint32_t hash_flow(const uint8_t *p, uint32_t len);
+void hash_burst(struct rte_mbuf **m, uint32_t n, bool by_nic);
 
 // recover.c
 void slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out);

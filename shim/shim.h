@@ -366,6 +366,8 @@ int dps_port_reta_get(uint32_t port, uint16_t *queues, uint32_t n);     // retur
 int dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types);
 uint32_t dps_hash_bytes(const uint8_t *key, uint32_t key_len, const uint8_t *data, uint32_t len);
 uint32_t dps_hash_packet(const uint8_t *packet, uint32_t len);
+// As a burst of one. by_tables: 1: without what this CPU may have for it.
+uint32_t dps_hash_burst(const uint8_t *packet, uint32_t len, uint32_t by_tables);
 
 // slot.c
 int dps_ctl_create(uint64_t generation, uint32_t n_io);

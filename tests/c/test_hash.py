@@ -90,6 +90,27 @@ def test_the_symmetric_key_hashes_both_directions_alike(
     configure(MICROSOFT_KEY, ALL)
 
 
+@given(st.binary(min_size=40, max_size=52), st.binary(min_size=12, max_size=12), st.booleans())
+def test_a_burst_is_hashed_as_its_packets(key: bytes, flow: bytes, symmetric: bool) -> None:
+    """With and without products of polynomials; each bit of addresses and ports counts."""
+    configure(SYMMETRIC_KEY if symmetric else key, ALL)
+    key = SYMMETRIC_KEY if symmetric else key
+    src, dst = (str(ipaddress.IPv4Address(flow[i : i + 4])) for i in (0, 4))
+    sport, dport = struct.unpack(">HH", flow[8:])
+    for proto in (6, 17, 1):
+        data = packet(src, sport, dst, dport, proto)
+        wanted = flow if proto != 1 else flow[:8]
+        assert hash_of(data) == lib.dps_hash_bytes(key, len(key), wanted, len(wanted))
+        for by_tables in (0, 1):
+            assert lib.dps_hash_burst(data, len(data), by_tables) == hash_of(data)
+
+
+@given(st.binary(max_size=80))
+def test_any_burst_is_hashed_as_its_packets(data: bytes) -> None:
+    for by_tables in (0, 1):
+        assert lib.dps_hash_burst(data, len(data), by_tables) == hash_of(data)
+
+
 def test_flows_of_chaos_are_spread() -> None:
     """Flows that all hash alike would be one worker's."""
     configure(SYMMETRIC_KEY, ALL)
