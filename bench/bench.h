@@ -33,6 +33,7 @@ double round_trip(const struct options *o);
 
 // The commands: exit code.
 int run_distance(const struct options *o);
+int run_gaps(const struct options *o);
 int run_lane(const struct options *o);
 int run_cost(const struct options *o);
 int run_latency(const struct options *o);

@@ -19,6 +19,7 @@ static const char usage[] =
 	"usage: dpsup-bench COMMAND [OPTIONS]\n"
 	"\n"
 	"  distance   the round trip of a cache line between two CPUs, ns\n"
+	"  gaps       how long each CPU is away from who polls on it\n"
 	"  lane       packets through a lane and back, as fast as it goes\n"
 	"  cost       cycles a packet with and without the means to survive a kill\n"
 	"  latency    how long they take, at 10 to 90 % of that, and alone\n"
@@ -98,6 +99,7 @@ static const struct command {
 	int (*run)(const struct options *o);
 } commands[] = {
 	{ "distance", run_distance },
+	{ "gaps", run_gaps },
 	{ "lane", run_lane },
 	{ "cost", run_cost },
 	{ "latency", run_latency },

@@ -23,6 +23,7 @@ class _At(TypedDict):
 LANE_SHARE = 100  # of --seconds, one of the 45 combinations takes a hundredth
 COST_SHARE = 10  # one of 60 runs takes a tenth
 COST_PAIRS = 10
+GAPS_SHARE = 4
 LATENCY_SHARE = 20  # one load takes a twentieth
 LEAST_MS = 5
 PERCENTILES = ("p50", "p99", "p999", "max")
@@ -75,14 +76,20 @@ def cost_steps(setup: Setup) -> list[Step]:
 
 
 def latency_steps(setup: Setup) -> list[Step]:
-    """From when a packet was due at the io core to when the io core had it back."""
+    """From when a packet was due at the io core to when the io core had it back; and `away`: the
+    share of time that each CPU was away for 5 us or more from a loop that did nothing else."""
 
     def run(_: Watch) -> list[Reading]:
+        away = probe.ask("gaps", setup.cores, "--ms", _ms(setup, GAPS_SHARE))["results"]
         (found,) = probe.ask("latency", setup.cores, "--ms", _ms(setup, LATENCY_SHARE))["results"]
         at = _conditions(found)
         readings = [
             Reading("latency/empty", found["empty"]["p50"], "ns", "lower", **at),
             Reading("latency/largest_load", found["most_mpps"], "Mpps", **at),
+            *(
+                Reading(f"latency/away/{side}", one["share"], "", "lower", detail=one, **at)
+                for side, one in zip(("io", "worker"), away, strict=True)
+            ),
         ]
         for load in found["loads"]:
             readings += [

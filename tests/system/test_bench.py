@@ -85,7 +85,7 @@ def test_a_short_bench_says_all_that_a_report_needs(tmp_path: Path) -> None:
 FIGURES = {
     "lane": ["lane/none/burst32/ring1024/cycles", "lane/rewrite/burst8/ring256/mpps"],
     "cost": ["cost/none", "cost/read", "cost/rewrite"],
-    "latency": ["latency/empty", "latency/load50/p99"],
+    "latency": ["latency/empty", "latency/load50/p99", "latency/away/io"],
     "io": ["io/rx", "io/steer", "io/collect", "io/tx", "io/rest"],
     "shared": ["shared/null/four groups/least", "shared/flows/one", "shared/flows/four of a group"],
     "bus": ["bus/loss", "bus/loss_beyond"],
@@ -161,7 +161,7 @@ def test_wrong_options_are_told_before_anything_is_measured(tmp_path: Path) -> N
     assert "(only when named)" in listed
 
 
-@pytest.mark.parametrize("command", ["lane", "cost", "latency"])
+@pytest.mark.parametrize("command", ["gaps", "lane", "cost", "latency"])
 def test_the_c_half_measures_a_lane(command: str) -> None:
     program = Path(dpsup.__file__).with_name("dpsup-bench")
     options = ["--cores", "0,1", "--ms", "30"]  # some of it is other processes'

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// How long a CPU is away from whoever polls on it and wants nothing of anybody: timer ticks,
+// interrupts, the hypervisor, other threads. No percentile of a latency on it can be better.
+
+#include <stdio.h>
+
+#include <rte_cycles.h>
+
+#include "bench.h"
+
+enum { GAP_US = 5 };    // a look at the clock takes some 10 ns
+
+static double
+cycles_us(void)
+{
+	uint64_t begin = rte_rdtsc(), start = now_ns();
+
+	while (now_ns() - start < 1000000)
+		;
+	return (rte_rdtsc() - begin) * 1000.0 / (now_ns() - start);
+}
+
+static void
+gaps(int core, uint32_t ms)
+{
+	uint64_t begin, before, now, end, least;
+	uint64_t gone = 0, longest = 0;
+	uint32_t n = 0;
+	double us;
+
+	pin(core, false);
+	us = cycles_us();
+	least = GAP_US * us;
+	begin = before = rte_rdtsc();
+	end = begin + ms * 1000 * us;
+	do {
+		now = rte_rdtsc();
+		if (now - before >= least) {
+			gone += now - before;
+			longest = now - before > longest ? now - before : longest;
+			n++;
+		}
+		before = now;
+	} while (now < end);
+	printf("{\"core\": %d, \"share\": %.6f, \"per_s\": %.1f, \"longest_us\": %.1f}", core,
+	       (double)gone / (now - begin), n * 1000.0 / ms, longest / us);
+}
+
+int
+run_gaps(const struct options *o)
+{
+	printf("{\"command\": \"gaps\", \"results\": [");
+	for (uint32_t i = 0; i < 2; i++) {
+		printf("%s", i ? ", " : "");
+		gaps(o->core[i], o->ms);
+	}
+	printf("]}\n");
+	return 0;
+}
