@@ -9,16 +9,21 @@
 
 #include "bench.h"
 
-enum { GAP_US = 5 };    // a look at the clock takes some 10 ns
+enum {
+	GAP_US = 5,             // a look at the clock takes some 10 ns
+	CLOCK_MS = 20           // so that a gap in it is a thousandth
+};
 
 static double
 cycles_us(void)
 {
-	uint64_t begin = rte_rdtsc(), start = now_ns();
+	uint64_t start = now_ns(), begin = rte_rdtsc();
+	uint64_t now;
 
-	while (now_ns() - start < 1000000)
-		;
-	return (rte_rdtsc() - begin) * 1000.0 / (now_ns() - start);
+	do
+		now = now_ns();
+	while (now - start < CLOCK_MS * 1000000ull);
+	return (rte_rdtsc() - begin) * 1000.0 / (now - start);
 }
 
 static void
@@ -33,7 +38,7 @@ gaps(int core, uint32_t ms)
 	us = cycles_us();
 	least = GAP_US * us;
 	begin = before = rte_rdtsc();
-	end = begin + ms * 1000 * us;
+	end = begin + ms * 1000.0 * us;
 	do {
 		now = rte_rdtsc();
 		if (now - before >= least) {

@@ -201,7 +201,7 @@ def _io(made: _Families, counters: Doc, hz: float) -> None:
         made.counter("io_loops", "Turns.", io["loops"], **core)
         made.counter("io_busy_loops", "Turns with packets.", io["busy_loops"], **core)
         made.counter("io_sleeps", "Times that it gave its CPU back.", io["sleeps"], **core)
-        made.counter("io_woken", "Sleeps that a packet ended.", io["woken"], **core)
+        made.counter("io_woken", "Sleeps that a queue with packets ended.", io["woken"], **core)
         made.counter("io_wakeups", "Times that it woke a worker.", io["rings"], **core)
         made.counter("io_requeued_packets", "Steered anew.", io["requeued"], **core)
         waiting = (("held", "held"), ("transfer", "xfer"), ("transmit", "tx_waiting"))

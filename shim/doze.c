@@ -40,8 +40,9 @@ by_number(const void *a, const void *b)
 	return *(const int *)a - *(const int *)b;
 }
 
-// The packet sockets of an interface in the order in which they were made, which is that of the
-// driver's queues. How many there are; most: more than there is room for.
+// The packet sockets of an interface, lowest first: the driver opens them queue by queue, and gets the
+// lowest numbers that are free. Were one of them another queue's, io cores would be woken for each
+// other's packets, and nap as without. How many there are, `most` at most.
 static uint32_t
 packet_sockets(uint32_t if_index, int *found, uint32_t most)
 {
@@ -96,13 +97,36 @@ doze_init(struct io *io)
 	}
 }
 
-// Sleep until there are packets, at most so long. True: there are.
+// An interface that goes down leaves an error that stays readable until somebody takes it.
+static void
+take_error(int fd)
+{
+	socklen_t len = sizeof(int);
+	int error;
+
+	(void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
+}
+
+// Sleep until a queue can be read, at most so long. True: one can, or something is wrong with it: then
+// there is no sleep like this to be had until packets come.
 bool
 doze(struct io *io, const struct timespec *most)
 {
 	struct pollfd watched[RXQ_MOST];
+	bool readable = false;
+	int n;
 
 	for (uint32_t i = 0; i < io->n_fds; i++)
 		watched[i] = (struct pollfd){ .fd = io->fd[i], .events = POLLIN };
-	return ppoll(watched, io->n_fds, most, NULL) > 0;
+	n = ppoll(watched, io->n_fds, most, NULL);
+	if (n <= 0)
+		return n < 0 && errno != EINTR;
+	for (uint32_t i = 0; i < io->n_fds; i++) {
+		readable |= (watched[i].revents & POLLIN) != 0;
+		if (watched[i].revents & POLLERR)
+			take_error(io->fd[i]);
+	}
+	if (readable)
+		dps_count(&io->stats.woken, 1);
+	return true;
 }

@@ -351,7 +351,7 @@ hash_each(struct rte_mbuf **m, uint32_t n, bool by_nic, uint32_t (*hash_plain)(c
 // 12 KiB: a hash's bits are those in the middle of a product without carries of input and key. Each of
 // three 32-bit words, its first bit the highest, by the 64 bits of the key that begin where it does,
 // their first bit the lowest.
-#define CLMUL __attribute__((target("pclmul")))
+#define CLMUL __attribute__((target("pclmul,ssse3")))
 
 static CLMUL inline uint32_t
 hash_12_clmul(const uint8_t *p)
@@ -397,17 +397,25 @@ hash_burst(struct rte_mbuf **m, uint32_t n, bool by_nic)
 	hash_each(m, n, by_nic, hash_12);
 }
 
-uint32_t
-dps_hash_burst(const uint8_t *packet, uint32_t len, uint32_t by_tables)
+void
+dps_test_hash_burst(const uint8_t *const *packet, const uint32_t *len, uint32_t n, uint32_t by_tables,
+		    uint32_t by_nic, uint32_t *hash)
 {
-	struct rte_mbuf m = { .buf_addr = (void *)(uintptr_t)packet, .data_len = len };
-	struct rte_mbuf *burst = &m;
-	bool had = has_clmul;
+	struct rte_mbuf m[DPS_IO_BURST], *burst[DPS_IO_BURST];
 
-	has_clmul = had && !by_tables;
-	hash_burst(&burst, 1, false);
-	has_clmul = had;
-	return m.hash.rss;
+	for (uint32_t i = 0; i < n && i < DPS_IO_BURST; i++) {
+		m[i] = (struct rte_mbuf){ .buf_addr = (void *)(uintptr_t)packet[i], .data_len = len[i] };
+		if (by_nic >> i & 1)
+			m[i].ol_flags = RTE_MBUF_F_RX_RSS_HASH;
+		m[i].hash.rss = hash[i];
+		burst[i] = &m[i];
+	}
+	if (by_tables)
+		hash_each(burst, n, by_nic != 0, hash_12);
+	else
+		hash_burst(burst, n, by_nic != 0);
+	for (uint32_t i = 0; i < n && i < DPS_IO_BURST; i++)
+		hash[i] = m[i].hash.rss;
 }
 
 uint32_t

@@ -488,15 +488,20 @@ steer_plain(struct io *io, const struct rx_queue *rxq, struct io_group *g, struc
 
 		p->port = port_index;
 		*mark_of(p) = (struct dps_mark){ .bucket = bucket };
-		if (unlikely(sent == lane->limit))
+		if (unlikely(sent == lane->limit)) {
+			steer(io, g, p);
+			if (!g->moving)
+				continue;
+			// Once one packet waits, later ones of its bucket must not overtake it.
+			i++;
 			break;
+		}
 		g->load[bucket]++;
 		lane->shadow[sent & lane->mask] = p;
 		lane_put(lane, sent, lane_word(lane, p, p->data_len, port_index));
 		dps_store32(&lane->sent, sent + 1);
 		make_active(io, lane);
 	}
-	// Once one packet waits, later ones of its bucket must not overtake it.
 	for (; i < n; i++) {
 		m[i]->port = port_index;
 		*mark_of(m[i]) = (struct dps_mark){ .bucket = m[i]->hash.rss & HASH_MASK };
@@ -850,6 +855,19 @@ collect_all(struct io *io)
 
 // --- the loop ------------------------------------------------------------------------------------
 
+// Packets that wait here, for a lane or for a driver: to be looked after, not only received.
+static bool
+is_owing(const struct io *io)
+{
+	for (uint32_t i = 0; i < the_primary.n_groups; i++)
+		if (io->group[i].moving)
+			return true;
+	for (uint32_t i = 0; i < the_primary.n_ports; i++)
+		if (io->tx[i].head != io->tx[i].tail)
+			return true;
+	return io->n_active > 0;
+}
+
 // With nothing to do: close to the next packet at first, then ever cheaper. Where no queue can wake
 // an io core, its nap is what the first packet after an idle time may wait. On a virtual machine a nap
 // of any length costs some 25 us of CPU, and 35 us more than it asked for (tests of 20 to 1000 us).
@@ -858,7 +876,6 @@ idle(struct io *io, uint64_t us)
 {
 	// Packets are out: a worker on this very CPU may have to run for them to come back.
 	uint64_t yield_us = io->n_active > 0 ? OWED_US : YIELD_US;
-	bool can_doze = io->n_fds > 0 && io->n_active == 0 && !io->woken;
 	struct timespec t = { .tv_nsec = NAP_DEEP_NS };
 
 	if (!io->adaptive || us < SPIN_US) {
@@ -870,18 +887,16 @@ idle(struct io *io, uint64_t us)
 		return;
 	}
 	dps_count(&io->stats.sleeps, 1);
-	if (us < LONG_US)
-		t.tv_nsec = us < SHORT_US ? NAP_SHORT_NS : NAP_LONG_NS;
-	else if (can_doze && the_primary.n_io == 1)
+	if (io->n_fds > 0 && !io->woken && !is_owing(io)) {
 		// Of other io cores' packets for its ports nobody would tell it.
-		t.tv_nsec = NAP_WATCHED_NS;
-	if (!can_doze) {
-		nanosleep(&t, NULL);
+		if (the_primary.n_io == 1)
+			t.tv_nsec = NAP_WATCHED_NS;
+		io->woken = doze(io, &t);
 		return;
 	}
-	io->woken = doze(io, &t);
-	if (io->woken)
-		dps_count(&io->stats.woken, 1);
+	if (us < LONG_US)
+		t.tv_nsec = us < SHORT_US ? NAP_SHORT_NS : NAP_LONG_NS;
+	nanosleep(&t, NULL);
 }
 
 // A lone lane under full load: more comes at once, and what two cores tell each other costs less per
@@ -944,6 +959,7 @@ io_loop(void *arg)
 	prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0);
 	while (!io->stop) {
 		uint64_t start = now;
+		uint32_t answered = io->answered;
 		uint32_t work;
 		bool woken;
 
@@ -964,8 +980,9 @@ io_loop(void *arg)
 			woken = io->woken;
 			idle(io, (now - idle_since) / cycles_us);
 			now = rte_rdtsc();
-			// A driver may need a moment until it hands out what is there.
-			if (io->woken && !woken)
+			// A driver may need a moment until it hands out what is there, and who asked for
+			// something asks for more.
+			if ((io->woken && !woken) || io->answered != answered)
 				idle_since = now;
 		}
 	}

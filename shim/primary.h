@@ -158,7 +158,7 @@ struct io {
 	uint64_t window;                // TSC cycles, see WINDOW_US
 	bool rx_on;
 	bool stop;
-	bool woken;                     // by a queue that had packets; until some were received
+	bool woken;                     // by a queue; until there was work: doze.c
 	bool timed;                     // this turn is
 	enum dps_stage stage;           // that the clock runs for
 	uint64_t stage_since;           // TSC

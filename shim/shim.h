@@ -141,7 +141,7 @@ struct dps_io_stats {
 	uint64_t loops;
 	uint64_t busy_loops;
 	uint64_t sleeps;
-	uint64_t woken;             // sleeps that a packet ended
+	uint64_t woken;             // sleeps that a readable queue ended
 	uint64_t busy_cycles;
 	uint64_t held;              // packets waiting for buckets on the move, or for room
 	uint64_t xfer;              // packets on their way to the io core that owns their tx queue
@@ -366,8 +366,10 @@ int dps_port_reta_get(uint32_t port, uint16_t *queues, uint32_t n);     // retur
 int dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types);
 uint32_t dps_hash_bytes(const uint8_t *key, uint32_t key_len, const uint8_t *data, uint32_t len);
 uint32_t dps_hash_packet(const uint8_t *packet, uint32_t len);
-// As a burst of one. by_tables: 1: without what this CPU may have for it.
-uint32_t dps_hash_burst(const uint8_t *packet, uint32_t len, uint32_t by_tables);
+// For tests: a burst, by_tables: 1: without what this CPU may have for it; by_nic: a bit for each packet
+// that comes hashed, in `hash`.
+void dps_test_hash_burst(const uint8_t *const *packet, const uint32_t *len, uint32_t n,
+			 uint32_t by_tables, uint32_t by_nic, uint32_t *hash);
 
 // slot.c
 int dps_ctl_create(uint64_t generation, uint32_t n_io);

@@ -129,13 +129,16 @@ class Job:
 
     def end(self) -> dict[str, Any]:
         """Its final account, once nothing has moved for half a second."""
-        received, since = -1, 0.0
-        with contextlib.suppress(DpsupError):
-            while received < 0 or time.monotonic() < since + 0.5:
+        last, since = (-1, -1), time.monotonic()
+        deadline = since + PATIENCE
+        while time.monotonic() < min(since + 0.5, deadline):
+            with contextlib.suppress(DpsupError):
                 account = self.instance.stats()["account"]
-                if account["received"] != received or account["in_flight"]:
-                    received, since = account["received"], time.monotonic()
-                time.sleep(0.02)
+                now = (account["received"], account["in_flight"])
+                if now != last or now[1]:
+                    last, since = now, time.monotonic()
+            time.sleep(0.02)
+        with contextlib.suppress(DpsupError):
             self.instance.stop()
         self.instance.close()
         output, errors = self.process.communicate(timeout=PATIENCE)

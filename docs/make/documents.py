@@ -104,7 +104,7 @@ _IO: Keys = {
     "loops": "turns",
     "busy_loops": "turns with packets",
     "sleeps": "times that it gave its CPU back",
-    "woken": "sleeps that a packet ended: `net_tap` and `net_af_packet` ports only",
+    "woken": "sleeps that a queue with packets ended: `net_tap` and `net_af_packet` ports only",
     "busy_cycles": "TSC cycles in turns with packets",
     "held": "packets that wait for their bucket or lane",
     "xfer": "packets on the way between groups",

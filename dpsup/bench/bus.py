@@ -24,7 +24,7 @@ from dpsup.errors import DpsupError
 
 SUBSCRIBERS = 3
 SLICE_S = 0.2
-TURNS = 10  # of each second that a run is to take: a small loss wants many
+TURNS = 10  # for each of --seconds; half a second each: a small loss wants many
 SETTLE_S = 0.05
 # An instance that waits for idle input looks at its counters ten times a second, and publishes.
 TEN_HZ = ("--exit-when-idle", "1h")

@@ -63,14 +63,19 @@ def cost_steps(setup: Setup) -> list[Step]:
     def run(_: Watch) -> list[Reading]:
         options = ("--count", COST_PAIRS, "--ms", _ms(setup, COST_SHARE))
         found = probe.ask("cost", setup.cores, *options, timeout=120 + 10 * setup.seconds)
-        pairs: dict[str, list[float]] = {}
-        for one in found["results"]:
-            if one["waited"] <= WAITED_MOST:
-                pairs.setdefault(one["touch"], []).append(one["safe"] / one["unsafe"])
-        return [
-            Reading(f"cost/{touch}", median(ratios), "×", "lower", tuple(ratios))
-            for touch, ratios in pairs.items()
-        ]
+        readings = []
+        for touch in dict.fromkeys(one["touch"] for one in found["results"]):
+            pairs = [one for one in found["results"] if one["touch"] == touch]
+            # Who had to wait for a core counts for nothing, unless there is nothing else.
+            used = [one for one in pairs if one["waited"] <= WAITED_MOST] or pairs
+            ratios = [one["safe"] / one["unsafe"] for one in used]
+            readings.append(
+                Reading(
+                    f"cost/{touch}", median(ratios), "×", "lower", tuple(ratios),
+                    waited=min(one["waited"] for one in used),
+                )
+            )  # fmt: skip
+        return readings
 
     return [Step("cost", run)]
 

@@ -306,7 +306,6 @@ copy_lane(uint32_t i, uint32_t sent)
 	lane->collected = lane->ready = done - seen.steps % LAG;
 	lane->requeue = 0;
 	lane->corrupt = false;
-	lane_set_limit(lane);
 	for (uint32_t k = 0; k < theirs->ring; k++)
 		lane->shadow[k] = &nobodys;
 	for (uint32_t k = done; k != sent && k - done < LOOKED_AT; k++) {

@@ -104,8 +104,8 @@ def test_every_case_measures(tmp_path: Path, case: str) -> None:
     assert [note for note in doc["notes"] if "failed" in note] == []
     values = {f["name"]: f["runs"][0]["value"] for f in doc["figures"]}
     for name in FIGURES[case]:
-        # A loss may be none, or negative.
-        assert values[name] > 0 or case == "bus"
+        # A loss may be none, or negative; a quiet CPU is never away.
+        assert values[name] > 0 or case == "bus" or "/away/" in name
     assert traces(bench.pid, tmp) == []
 
 

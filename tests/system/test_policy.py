@@ -123,7 +123,6 @@ def test_a_late_supervisor_goes_on_from_the_lent_map(
 WILD = """
 #include <signal.h>
 #include <unistd.h>
-#include <unistd.h>
 #include "dpsup.h"
 #include "dpsup_plugin.h"
 
