@@ -131,12 +131,15 @@ class Job:
         """Its final account, once nothing has moved for half a second."""
         last, since = (-1, -1), time.monotonic()
         deadline = since + PATIENCE
-        while time.monotonic() < min(since + 0.5, deadline):
+        quiet = False
+        while not quiet and time.monotonic() < deadline:
             with contextlib.suppress(DpsupError):
                 account = self.instance.stats()["account"]
                 now = (account["received"], account["in_flight"])
+                # By what was just read: before that this process may have stood still.
                 if now != last or now[1]:
                     last, since = now, time.monotonic()
+                quiet = time.monotonic() > since + 0.5
             time.sleep(0.02)
         with contextlib.suppress(DpsupError):
             self.instance.stop()
