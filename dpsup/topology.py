@@ -69,7 +69,7 @@ class Mempool(Model):
         ge=HEADROOM + 64,
         le=65535,
     )
-    cache: int = _key(256, "mbufs that each io core keeps back for itself", "256", ge=0, le=512)
+    cache: int = _key(512, "mbufs that each io core keeps back for itself", "512", ge=0, le=512)
     numa: int = _key(0, "the NUMA node of the pool's memory", "0", ge=0, le=31)
     page_size: PageSize = _key(
         2 << 20, "the size of the hugepages that hold the pool", '"2M" or "1G"'

@@ -72,8 +72,8 @@ WRONG = [
     ('vdev = "net_null0,no-rx=1"', 'pci = "ffff:3b:00.0"', HOST, "no PCI device ffff:3b:00.0",
      "ffff:3b:00.0", "dpdk-devbind.py"),
     # too small, too large, too long
-    ("mbufs = 8191", "mbufs = 4639", BAD, "has 4639 mbufs and needs at least 4640",
-     "mbufs = 4639", "write mbufs = 8191"),
+    ("mbufs = 8191", "mbufs = 5023", BAD, "has 5023 mbufs and needs at least 5024",
+     "mbufs = 5023", "write mbufs = 8191"),
     ("count = 2", "count = 2\nmax = 65", BAD, "`max` of [[workers]] is 65", "max = 65", "max = 1"),
     ('"auto"', '"16MiB"', BAD, "`hugepages` is 16 MiB, and the topology needs", "16MiB", '"auto"'),
     ('runtime_dir = "auto"', f'runtime_dir = "/tmp/{"x" * 95}"', BAD, "6 bytes too long",

@@ -48,7 +48,7 @@ shared_cores = false
 [mempools.default]
 mbufs = 16383
 data_room = 2176
-cache = 256
+cache = 512
 numa = 0
 page_size = "2M"
 

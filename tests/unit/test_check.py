@@ -112,9 +112,9 @@ FILES = [
     ('["wan", "lan"]', '["lan"]', None, Exit.OK, "", "", ""),
     ('["wan", "lan"]', "[]", WARNING, Exit.OK, "input = []", "no port feeds group `fw`", "input"),
     # mempools: 2 ports x 2,048 descriptors, a burst, 384 in a cache, 4 lanes x 64
-    ("= 16383", "= 4767", ERROR, Exit.BAD_TOPOLOGY, "4767", "at least 4768", "mbufs = 8191"),
-    ("= 16383", "= 4768", WARNING, Exit.OK, "4768", "6430 are in use", "mbufs = 8191"),
-    ("= 16383", "= 6430", None, Exit.OK, "", "", ""),
+    ("= 16383", "= 5151", ERROR, Exit.BAD_TOPOLOGY, "5151", "at least 5152", "mbufs = 8191"),
+    ("= 16383", "= 5152", WARNING, Exit.OK, "5152", "6814 are in use", "mbufs = 8191"),
+    ("= 16383", "= 6814", None, Exit.OK, "", "", ""),
     # memory
     ('s = "auto"', 's = "64MiB"', ERROR, Exit.BAD_TOPOLOGY, "64MiB", "and the topology needs", "8"),
     ('s = "auto"', 's = "1G"', None, Exit.OK, "", "", ""),
@@ -367,13 +367,13 @@ def test_file_that_is_no_capture(required: bool) -> None:
 def test_what_a_pool_needs() -> None:
     text = swap(FULL, 'cores = "1"', 'cores = "1-2"')
     topology = read(text, machine(text))
-    held = 2 * 2 * 2048 + 2 * 32 + 2 * 384
+    held = 2 * 2 * 2048 + 2 * 32 + 2 * 768
     assert pool_needs(topology, "default") == (held + 2 * 4 * 64, held + 2 * 2 * 959)
 
 
 def test_pool_that_nobody_uses_needs_only_its_cache() -> None:
-    text = swap(MINIMAL, "[mempools.default]", "[mempools.default]\n[mempools.idle]\nmbufs = 600")
-    assert pool_needs(read(text, machine(text)), "idle") == (384, 384)
+    text = swap(MINIMAL, "[mempools.default]", "[mempools.default]\n[mempools.idle]\nmbufs = 800")
+    assert pool_needs(read(text, machine(text)), "idle") == (768, 768)
     assert findings(text) == []
 
 

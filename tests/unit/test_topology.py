@@ -59,7 +59,7 @@ def test_minimal_file_has_the_documented_defaults() -> None:
     topology = read(MINIMAL)
     (port,), (io,), (group,) = topology.ports, topology.io, topology.workers
     pool = topology.mempools["default"]
-    assert (pool.mbufs, pool.data_room, pool.cache) == (16383, 2176, 256)
+    assert (pool.mbufs, pool.data_room, pool.cache) == (16383, 2176, 512)
     assert (pool.numa, pool.page_size) == (0, 2 << 20)
     assert (port.mempool, port.required, port.mtu, port.promiscuous) == (
         "default",
@@ -255,7 +255,7 @@ WRONG = [
     ("mbufs = 16383", "burst = 5", "burst = 5", "unknown key `burst`", "key of [[io]]"),
     ("mbufs = 16383", "flavour = 5", "flavour", "unknown key `flavour`", "data_room"),
     ("data_room = 2176", "data_room = 191", "191", "at least 192", "2176"),
-    ("cache = 256", "cache = 513", "513", "at most 512", "256"),
+    ("cache = 512", "cache = 513", "513", "at most 512", "512"),
     ("numa = 0", "numa = -1", "-1", "at least 0", "0"),
     ('page_size = "2M"', "page_size = 0x" + "f" * 5000, "fff", "is not a size", '"1G"'),
     ('page_size = "2M"', 'page_size = "4M"', "4M", "no page size", '"1G"'),
@@ -560,7 +560,7 @@ def test_every_problem_is_reported_at_once() -> None:
     text = FULL
     edits = [
         ("mbufs = 16383", 'mbufs = "many"'),
-        ("cache = 256", "cach = 256"),
+        ("cache = 512", "cach = 512"),
         ('name = "lan"', 'name = "wan"'),
         ("burst = 32", "burst = 129"),
         ('on_full = "drop"', 'at_zero = "park"'),
