@@ -132,7 +132,7 @@ class Job:
         last, since = (-1, -1), time.monotonic()
         deadline = since + PATIENCE
         quiet = False
-        while not quiet and time.monotonic() < deadline:
+        while not quiet and self.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(DpsupError):
                 account = self.instance.stats()["account"]
                 now = (account["received"], account["in_flight"])
@@ -140,7 +140,8 @@ class Job:
                 if now != last or now[1]:
                     last, since = now, time.monotonic()
                 quiet = time.monotonic() > since + 0.5
-            time.sleep(0.02)
+            # Not often: whoever answers may share a worker's CPU.
+            time.sleep(0.1)
         with contextlib.suppress(DpsupError):
             self.instance.stop()
         self.instance.close()

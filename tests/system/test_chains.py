@@ -92,7 +92,7 @@ def test_packets_for_a_group_that_is_down_are_dropped_by_name(instance: Run) -> 
 
 def test_packets_for_a_group_that_is_down_wait_until_it_is_back(instance: Run) -> None:
     text, packets = down(instance, "hold")
-    job = Job(instance, text)
+    job = Job(instance, text, idle="500ms")
     job.until_sent(499)
     wait_for(lambda: job.instance.status()["groups"][1]["workers"][0]["state"] == "held")
     # Each life is 499 packets long.
