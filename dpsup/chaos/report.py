@@ -110,6 +110,8 @@ def thinned(points: list[tuple[float, float]], most: int = POINTS) -> list[tuple
 def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
     count = asdict(found.count)
     unaccounted = count.pop("unaccounted")
+    # One that two workers hung on: taken out, kept, and counted by that name.
+    count["lost"] = max(0, count["lost"] - found.dropped["quarantine"])
     known = found.own_traffic
     traffic = {k: v if known or k == "sent" else None for k, v in count.items()}
     problems = list(found.problems)

@@ -133,7 +133,14 @@ def test_more_handed_back_than_was_lent(
 def test_descriptors_are_put_right(instance: Run, packets: list[Packet]) -> None:
     """Whoever follows one crashes, and what else is in the lane is as the io core wrote it."""
     act = """
-	for (uint32_t i = lane->done; i != lane->sent; i++) {
+	uint32_t full;
+
+	// Until the lane is as full as it gets: what is lent later is none of what is overwritten.
+	do {
+		full = lane->sent;
+		usleep(20000);
+	} while (full != lane->sent);
+	for (uint32_t i = lane->done; i != full; i++) {
 		uint64_t *word = &dps_lane_words(lane)[dps_word_at(scatter, slot->ring - 1, i)];
 
 		if (!dps_word_is_done(*word))

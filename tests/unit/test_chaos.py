@@ -180,3 +180,14 @@ def test_only_what_is_all_accounted_for_is_ok(spoil: Callable[[Found], None]) ->
     doc = document(found, asked, {})
     assert not doc["ok"] and doc["problems"]
     assert text(doc).endswith("NOT all is accounted for")
+
+
+def test_a_packet_in_quarantine_is_not_lost() -> None:
+    found = Found("c", True, [Injected(0.5, "kill", 1_900_000, 5)], deaths=[STORY])
+    found.count.lost = 2
+    found.dropped["quarantine"] = 2
+    doc = document(found, {"seed": 1}, {})
+    assert doc["ok"] and doc["traffic"]["lost"] == 0
+    found.dropped["quarantine"] = 1
+    doc = document(found, {"seed": 1}, {})
+    assert not doc["ok"] and doc["traffic"]["lost"] == 1
