@@ -33,7 +33,7 @@ enum {
 	NAP_LONG_NS = 100000,
 	LONG_US = 250000,       // of naps like that
 	NAP_DEEP_NS = 1500000,
-	NAP_WATCHED_NS = 4000000        // orders wait so long
+	NAP_WATCHED_NS = 4000000        // what an order may wait
 };
 
 // In a timed turn, the clock runs for one stage at a time.
@@ -267,7 +267,7 @@ publish_all(struct io *io)
 static inline uint32_t
 flow_hash(const struct rte_mbuf *m)
 {
-	if (the_primary.port[m->port].hw_rss && m->ol_flags & RTE_MBUF_F_RX_RSS_HASH)
+	if (is_hashed(m, the_primary.port[m->port].hw_rss))
 		return m->hash.rss;
 	return hash_flow(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len);
 }

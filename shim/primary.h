@@ -260,6 +260,13 @@ bool doze_wants_interrupts(const char *driver);
 void doze_init(struct io *io);
 bool doze(struct io *io, const struct timespec *most);
 
+// The NIC's own hash of a packet, where it gives the one that was asked for (port.hw_rss).
+static inline bool
+is_hashed(const struct rte_mbuf *m, bool by_nic)
+{
+	return by_nic && m->ol_flags & RTE_MBUF_F_RX_RSS_HASH;
+}
+
 // hash.c
 uint32_t hash_flow(const uint8_t *p, uint32_t len);
 void hash_burst(struct rte_mbuf **m, uint32_t n, bool by_nic);

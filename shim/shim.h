@@ -366,8 +366,8 @@ int dps_port_reta_get(uint32_t port, uint16_t *queues, uint32_t n);     // retur
 int dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types);
 uint32_t dps_hash_bytes(const uint8_t *key, uint32_t key_len, const uint8_t *data, uint32_t len);
 uint32_t dps_hash_packet(const uint8_t *packet, uint32_t len);
-// For tests: a burst, by_tables: 1: without what this CPU may have for it; by_nic: a bit for each packet
-// that comes hashed, in `hash`.
+// For tests: a burst of 32 at most. by_tables: 1: without what this CPU may have for it; by_nic: a bit for
+// each packet that comes hashed, in `hash`.
 void dps_test_hash_burst(const uint8_t *const *packet, const uint32_t *len, uint32_t n,
 			 uint32_t by_tables, uint32_t by_nic, uint32_t *hash);
 

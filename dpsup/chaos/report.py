@@ -110,11 +110,15 @@ def thinned(points: list[tuple[float, float]], most: int = POINTS) -> list[tuple
 def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
     count = asdict(found.count)
     unaccounted = count.pop("unaccounted")
-    # One that two workers hung on: taken out, kept, and counted by that name.
-    count["lost"] = max(0, count["lost"] - found.dropped["quarantine"])
     known = found.own_traffic
-    traffic = {k: v if known or k == "sent" else None for k, v in count.items()}
     problems = list(found.problems)
+    if known:
+        # Those that two workers hung on: taken out, kept, and counted by that name.
+        missing = count["lost"] - found.dropped["quarantine"]
+        count["lost"] = max(0, missing)
+        if missing < 0:
+            problems.append(f"{-missing} packets in quarantine came out all the same")
+    traffic = {k: v if known or k == "sent" else None for k, v in count.items()}
     for name in ("lost", "duplicated", "reordered", "damaged"):
         if count[name]:
             problems.append(f"{count[name]} packets {name}")

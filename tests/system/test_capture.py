@@ -255,7 +255,7 @@ def test_a_filter_finds_what_is_rare_at_full_speed(instance: Run) -> None:
     assert {p["dstport"] for p in packets} == {"80"}
     # One in so many, whatever the speed: none was missed but those that were said to be.
     assert passed > 20 * RARE
-    assert captured + missed > meanwhile / RARE / 4
+    assert captured + missed > meanwhile / RARE / 2
     assert missed <= captured / 10
     assert rise(packets)
     # Without it there are more than anybody would copy: said, and not waited for.

@@ -191,3 +191,6 @@ def test_a_packet_in_quarantine_is_not_lost() -> None:
     found.dropped["quarantine"] = 1
     doc = document(found, {"seed": 1}, {})
     assert not doc["ok"] and doc["traffic"]["lost"] == 1
+    found.dropped["quarantine"] = 3
+    doc = document(found, {"seed": 1}, {})
+    assert doc["problems"] == ["1 packets in quarantine came out all the same"]
