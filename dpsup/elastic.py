@@ -56,7 +56,7 @@ def size_of(group: Group, spec: str, file: str) -> int:
 def changes(group: Group, n: int) -> dict[str, Any]:
     """What a scale to n would do. Pure."""
     members = {w.member for w in group.workers if w.member < n}
-    new = steering.spread(group.map, members, group.loads)
+    new = steering.spread(group.map, members, group.loads, group.home)
     return {
         "group": group.plan.name,
         "old": group.desired,
@@ -242,7 +242,7 @@ async def rebalance(
     if dry_run or doc["why"]:
         return doc
     # From now on scaling and lending keep the loads even, not the numbers of buckets.
-    group.loads = loads
+    group.loads, group.home = loads, steering.EMPTY
     await sup._steer(group)
     after = await measure(sup, group, seconds)
     doc["done"] = True

@@ -47,6 +47,7 @@ def note(sup: Supervisor) -> Doc:
                 "desired": g.desired,
                 "spare_history": _pair(g.spare_history),
                 "spare_due_at": g.spare_due_at,
+                "home": bytes(g.home).hex(),
             }
             for g in sup.groups
         },
@@ -85,6 +86,8 @@ def recall(sup: Supervisor, doc: Doc) -> Past:
             group.desired = min(group.plan.max, int(known.get("desired", group.desired)))
             group.spare_history = _history(known.get("spare_history"))
             group.spare_due_at = float(known.get("spare_due_at", 0.0))
+            home = tuple(bytes.fromhex(known.get("home", "")))
+            group.home = home if len(home) == len(group.home) else group.home
         for worker in sup.workers():
             known = doc.get("workers", {}).get(worker.name, {})
             past.states[worker.name] = str(known.get("state", ""))

@@ -7,7 +7,7 @@ A map is a tuple of BUCKETS member indices, NOBODY where no member serves a buck
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 BUCKETS = 512
 NOBODY = 255
@@ -21,28 +21,39 @@ EVEN: Loads = ()  # not measured: each bucket counts as much as any other
 _EVEN_ENOUGH = 0.02  # of a share, between the most and the least loaded
 
 
-def balance(old: Map, members: Collection[int]) -> Map:
+def balance(old: Map, members: Collection[int], home: Map = EMPTY) -> Map:
     """Spread the buckets evenly over the members, moving as few as that allows.
 
     Shares differ by at most one bucket. Buckets of members that left move; of those that stay,
-    only what exceeds their share. Without members nobody serves any bucket.
+    only what exceeds their share, and first what is at home with another one. Without members
+    nobody serves any bucket.
     """
     if not members:
         return EMPTY
+
+    # What is at home with nobody who is there is as good as one's own: if it is with one who is
+    # stopped, its packets wait for him, and a new member would get nothing else.
+    def is_lent(bucket: int) -> bool:
+        return home[bucket] != old[bucket] and home[bucket] in members
+
     kept = Counter(m for m in old if m in members)
     low, extra = divmod(BUCKETS, len(members))
     # The larger shares go to those that already have most.
     ranked = sorted(members, key=lambda m: (-kept[m], m))
     share = {m: low + (i < extra) for i, m in enumerate(ranked)}
-    new: list[int] = []
+    new = [NOBODY] * BUCKETS
     have: Counter[int] = Counter()
-    for m in old:
-        stays = m in share and have[m] < share[m]
-        new.append(m if stays else NOBODY)
-        if stays:
-            have[m] += 1
-    wanting = [m for m in sorted(members) for _ in range(share[m] - have[m])]
-    takers = iter(wanting)
+
+    def seat(buckets: Iterable[int], wishes: Map) -> None:
+        for b in buckets:
+            m = wishes[b]
+            if new[b] == NOBODY and m in share and have[m] < share[m]:
+                new[b] = m
+                have[m] += 1
+
+    seat(sorted(range(BUCKETS), key=is_lent), old)
+    seat(range(BUCKETS), home)
+    takers = iter([m for m in sorted(members) for _ in range(share[m] - have[m])])
     return tuple(next(takers) if m == NOBODY else m for m in new)
 
 
@@ -60,14 +71,23 @@ def shares(map_: Map, loads: Loads, members: Collection[int]) -> dict[int, int]:
     return found
 
 
-def spread(old: Map, members: Collection[int], loads: Loads = EVEN) -> Map:
+def spread(old: Map, members: Collection[int], loads: Loads = EVEN, home: Map = EMPTY) -> Map:
     """`balance` by measured load instead of by number: the buckets of members that left go to the
     least loaded ones, the heaviest first; then buckets move from the most to the least loaded
     while that evens them out. A bucket is never split: one that is more than a member's share
-    stays where it is."""
+    stays where it is.
+
+    `home` is the map of when nobody was down: who comes back gets its own buckets back, and once
+    all are there again the map is that one, to the bucket.
+    """
+    if members and set(members) == set(home):
+        return home
     if not loads or not any(loads) or not members:
-        return balance(old, members)
-    new = [m if m in members else NOBODY for m in old]
+        return balance(old, members, home)
+    back = set(members) - set(old)
+    new = [
+        h if h in back else m if m in members else NOBODY for m, h in zip(old, home, strict=True)
+    ]
     have = shares(tuple(new), loads, members)
     orphans = [b for b in range(BUCKETS) if new[b] == NOBODY]
     for bucket in sorted(orphans, key=lambda b: (-loads[b], b)):

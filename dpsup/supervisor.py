@@ -151,6 +151,7 @@ class Group:
     spare_due_at: float = 0.0
     spares_held: str = ""  # why none is forked any more
     map: steering.Map = steering.EMPTY
+    home: steering.Map = steering.EMPTY  # the map of when none of its workers was down
     when_empty: str = "hold"  # what the io cores were told with it
     loads: steering.Loads = steering.EVEN  # by bucket, as last measured on request
     scaling: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -1406,12 +1407,16 @@ class Supervisor:
 
     async def _steer(self, group: Group) -> None:
         """Bring the io cores' map in line with who is fed, and have them steer anew what waits in
-        the lanes of those who are down. With nobody left, buckets stay with their slots if one of
-        them will come back: its lane keeps the packets until then."""
+        the lanes of those who are down. Who comes back has its own buckets again. With nobody
+        left, buckets stay with their slots if one of them will come back: its lane keeps the
+        packets until then."""
         async with group.lock:
             members = {w.member for w in group.workers if w.fed}
-            new = steering.spread(group.map, members, group.loads)
-            is_down = any(w.wanted for w in group.workers)
+            wanted = {w.member for w in group.workers if w.wanted}
+            new = steering.spread(group.map, members, group.loads, group.home)
+            if members == wanted != set():
+                group.home = new
+            is_down = bool(wanted)
             rule = group.plan.on_down if is_down else group.plan.at_zero
             if not members and is_down and rule == "hold":
                 return

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import select
+import signal
 import subprocess
 import sys
 import textwrap
@@ -175,3 +178,15 @@ class Run:
 
     def stop(self) -> None:
         self.do("stop")
+
+
+def supervisor(instance: Run) -> int:
+    return int(instance.status()["supervisor"]["pid"])
+
+
+def dies(pid: int) -> None:
+    """SIGKILL, and wait until the kernel has let go of its lock."""
+    pidfd = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([pidfd], [], [], 30)[0]
+    os.close(pidfd)

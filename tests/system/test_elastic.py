@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
+import signal
 import time
 
 import pytest
-from harness import NULL, Run, run, wait_for
+from harness import NULL, Run, dies, run, supervisor, wait_for
 from jobs import IO, JUMBO, SLOW, Job, accounted, group, out, pcap_port
 from traffic import Flow, compare, flows, mix, save, swapped, write_pcap
 
@@ -48,6 +50,33 @@ def test_scale_by_steps_and_dry(instance: Run) -> None:
     moved = [e["buckets_moved"] for e in instance.events() if e["type"] == "steer"]
     # 2 -> 3: a third of 512 moves, and no more; 3 -> 1 in two steps or one.
     assert {170, 171} & set(moved)
+
+
+def test_who_comes_back_has_its_own_flows_again(instance: Run) -> None:
+    """At each death in a group without spares its buckets are lent out: the same ones come back."""
+    instance.start(NULL + "spares = 0\n")  # one flow, in a bucket of fw/0
+
+    def has_it(member: int) -> bool:
+        was, now = (
+            [w["rx_packets"] for w in instance.status()["groups"][0]["workers"]] for _ in range(2)
+        )
+        return bool(now[member] > was[member] and now[1 - member] == was[1 - member])
+
+    wait_for(lambda: has_it(0))
+    for deaths in (1, 2):
+        instance.do("kill", "fw/0")
+        instance.until(lambda s, n=deaths: s["groups"][0]["workers"][0]["restarts"] == n)
+        wait_for(lambda: has_it(0))
+    worker = instance.worker("fw/0")["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    instance.until(lambda s: s["groups"][0]["workers"][0]["health"] == "stopped")
+    instance.until(lambda s: s["groups"][0]["held"])  # its bucket is lent, once it has returned all
+    dies(supervisor(instance))
+    instance.start()  # this one was told whose they are
+    os.kill(worker, signal.SIGCONT)
+    wait_for(lambda: has_it(0))
+    instance.do("restart", "fw/0")
+    wait_for(lambda: has_it(0))
 
 
 def test_how_long_moved_buckets_waited_is_on_record(instance: Run) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DPSUP, NULL, Run, run, wait_for
+from harness import DPSUP, NULL, Run, dies, run, supervisor, wait_for
 
 # As NULL, without using a whole CPU: what sleeps leaves some to those who look.
 QUIET = NULL.replace('cores = "1"', 'cores = "1"\nidle = "adaptive"')
@@ -88,18 +88,6 @@ def shown(instance: Run, *args: str, **env: str) -> tuple[str, int]:
     terminal = Terminal(args[0], "-n", instance.name, *args[1:], **env)
     code = terminal.wait()
     return terminal.said, code
-
-
-def supervisor(instance: Run) -> int:
-    return int(instance.status()["supervisor"]["pid"])
-
-
-def dies(pid: int) -> None:
-    """SIGKILL, and wait until the kernel has let go of its lock."""
-    pidfd = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-    assert select.select([pidfd], [], [], 30)[0]
-    os.close(pidfd)
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from dpsup import adopt, memory
 from dpsup.plan import Plan, make_plan
 from dpsup.policy import History
 from dpsup.reading import load
+from dpsup.steering import EMPTY
 
 
 def plan(generation: int = 1, text: str = MINIMAL) -> Plan:
@@ -57,8 +58,9 @@ class Fake(SimpleNamespace):
 
 def fake() -> Any:
     group = SimpleNamespace(
-        plan=SimpleNamespace(name="fw", max=4), desired=2, spare_history=None, spare_due_at=0.0
-    )
+        plan=SimpleNamespace(name="fw", max=4), desired=2, spare_history=None, spare_due_at=0.0,
+        home=EMPTY,
+    )  # fmt: skip
     worker = SimpleNamespace(name="fw/0", restarts=-1, history=History())
     child = SimpleNamespace(history=History())
     return Fake(groups=[group], all_workers=[worker], primary=child, seed=child, told=0, deaths=0)
@@ -67,12 +69,14 @@ def fake() -> Any:
 @pytest.mark.parametrize(
     "doc",
     [{}, {"seq": 5}, {"deaths": None}, {"groups": {"gone": {}}, "workers": []}, {"asked": ["x"]},
-     {"workers": {"fw/0": None}}, {"groups": {"fw": {"desired": "many"}}}],
+     {"workers": {"fw/0": None}}, {"groups": {"fw": {"desired": "many"}}},
+     {"groups": {"fw": {"home": "0001"}}}, {"groups": {"fw": {"home": "who"}}}],
 )  # fmt: skip
 def test_what_is_not_known_is_no_obstacle(doc: dict[str, Any]) -> None:
     sup = fake()
     memory.recall(sup, doc)
     assert sup.groups[0].desired == 2
+    assert sup.groups[0].home == EMPTY
 
 
 def test_recalled_within_the_bounds_of_now() -> None:
@@ -80,10 +84,11 @@ def test_recalled_within_the_bounds_of_now() -> None:
     past = memory.recall(
         sup,
         {"deaths": 3, "told": 9, "seq": {"event": 1012}, "asked": [7],
-         "groups": {"fw": {"desired": 9}},
+         "groups": {"fw": {"desired": 9, "home": "00" * 256 + "01" * 256}},
          "workers": {"fw/0": {"state": "held", "restarts": 2, "history": [1.5, 20.0]}}},
     )  # fmt: skip
     assert (sup.deaths, sup.told, sup.seq) == (3, 9, {"event": 1012})
     assert sup.groups[0].desired == 4
+    assert sup.groups[0].home == (0,) * 256 + (1,) * 256
     assert sup.all_workers[0].history == History(1.5, 20.0)
     assert (past.asked, past.states) == ({7}, {"fw/0": "held"})

@@ -47,10 +47,42 @@ def test_the_same_members_move_nothing() -> None:
 
 def test_a_lent_share_comes_back_whole_for_two() -> None:
     both = balance(EMPTY, {0, 1})
-    alone = balance(both, {1})
+    alone = spread(both, {1}, home=both)
     assert NOBODY not in alone
     assert moved(both, alone) == 256
-    assert moved(alone, balance(alone, {0, 1})) == 256
+    assert spread(alone, {0, 1}, home=both) == both
+
+
+@given(st.integers(2, 12), st.data())
+def test_all_back_is_the_map_that_it_was(n: int, data: st.DataObject) -> None:
+    """Whoever dies in whatever order: no flow ends up elsewhere than where it was."""
+    home = balance(EMPTY, range(n))
+    current, up = home, set(range(n))
+    for member in data.draw(st.lists(st.integers(0, n - 1), max_size=12)):
+        up ^= {member}
+        if not up:
+            up = {member}
+        before, current = current, spread(current, up, home=home)
+        if up != set(home):
+            assert moved(before, current) == moved(before, balance(before, up))  # the fewest
+    assert spread(current, range(n), home=home) == home
+
+
+def test_of_two_that_died_the_first_back_takes_its_own_first() -> None:
+    home = balance(EMPTY, range(4))
+    lent = spread(spread(home, {1, 2, 3}, home=home), {2, 3}, home=home)
+    back = spread(lent, {0, 2, 3}, home=home)
+    steps = list(zip(home, lent, back, strict=True))
+    for m in (2, 3):
+        kept = any(was == 0 and now == m for was, _, now in steps)
+        gave = {was for was, before, now in steps if before == m != now}
+        assert 0 in gave and (gave == {0} or not kept)
+
+
+def test_a_new_member_gets_more_than_what_waits_for_one_who_is_stopped() -> None:
+    home = balance(EMPTY, range(3))
+    grown = spread(spread(home, {1, 2}, home=home), {1, 2, 3}, home=home)
+    assert sum(was != 0 and now == 3 for was, now in zip(home, grown, strict=True)) > 50
 
 
 LOADS = st.lists(st.integers(0, 1000), min_size=BUCKETS, max_size=BUCKETS).map(tuple)
@@ -71,6 +103,23 @@ def test_loads_are_spread_as_evenly_as_whole_buckets_allow(
     assert have[most] - sum(loads) / len(members) <= max(heaviest, 0.02 * sum(loads))
     # Done again, nothing moves.
     assert moved(new, spread(new, members, loads)) == 0
+
+
+@given(LOADS, st.integers(2, 8), st.data())
+def test_loads_come_back_to_who_had_them(
+    loads: tuple[int, ...], n: int, data: st.DataObject
+) -> None:
+    home = spread(balance(EMPTY, range(n)), range(n), loads)
+    dead = data.draw(st.sets(st.integers(0, n - 1), min_size=1, max_size=n - 1))
+    up = set(range(n)) - dead
+    lent = spread(home, up, loads, home)
+    assert set(lent) <= up
+    for m in sorted(dead):
+        up.add(m)
+        lent = spread(lent, up, loads, home)
+        assert moved(lent, spread(lent, up, loads, home)) == 0
+    if set(home) == up:
+        assert lent == home
 
 
 def test_even_loads_are_spread_like_numbers() -> None:
