@@ -73,6 +73,29 @@ class _Word(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
+def _versions() -> dict[str, Any]:
+    import re
+    from pathlib import Path
+
+    from dpsup import _build
+
+    include = Path(_build.__file__).with_name("include")
+    abi = re.search(r"DPS_PLUGIN_ABI (\d+)u", (include / "dpsup_plugin.h").read_text())
+    return {
+        "dpsup": _build.VERSION,
+        "dpdk": _build.DPDK_VERSION,
+        "plugin_abi": int(abi[1]) if abi else None,
+        "include": str(include),
+    }
+
+
+def _say_versions(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        v = _versions()
+        click.echo(f"dpsup {v['dpsup']}, DPDK {v['dpdk']}, plugin ABI {v['plugin_abi']}")
+        ctx.exit()
+
+
 @click.group(cls=_Root, context_settings=_CONTEXT)
 @click.option(
     "-n",
@@ -81,6 +104,15 @@ class _Word(click.Choice[str]):
     help="The instance, where several run.",
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=_say_versions,
+    help="Versions of dpsup, DPDK and the plugin ABI.",
+)
 @click.pass_context
 def cli(ctx: click.Context, name: str | None, debug: bool) -> None:
     """Supervise multi-process DPDK: workers crash, hang and scale while traffic flows.
@@ -1341,31 +1373,19 @@ def clean(ctx: click.Context) -> None:
 @cli.command()
 @click.option("--cflags", is_flag=True, help="Compiler flags for plugins.")
 @_output_option
-def version(cflags: bool, output: str) -> None:
-    """Versions of dpsup, DPDK and the ABI; with --cflags, where the plugin header is.
+@click.pass_context
+def version(ctx: click.Context, cflags: bool, output: str) -> None:
+    """Versions of dpsup, DPDK and the plugin ABI; with --cflags, where the plugin header is.
 
     \b
       cc -shared -fPIC -O2 $(dpsup version --cflags) fw.c -o fw.so
     """
-    from pathlib import Path
-
-    from dpsup import _build
-
-    include = Path(_build.__file__).with_name("include")
     if cflags:
-        click.echo(f"-I{include}")
+        click.echo(f"-I{_versions()['include']}")
     elif output == "json":
-        _json(
-            {
-                "apiVersion": "dpsup/v1",
-                "kind": "Version",
-                "dpsup": _build.VERSION,
-                "dpdk": _build.DPDK_VERSION,
-                "include": str(include),
-            }
-        )
+        _json({"apiVersion": "dpsup/v1", "kind": "Version", **_versions()})
     else:
-        click.echo(f"dpsup {_build.VERSION}, built with DPDK {_build.DPDK_VERSION}")
+        _say_versions(ctx, ctx.command.params[0], True)
 
 
 def main() -> None:

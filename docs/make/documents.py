@@ -459,6 +459,7 @@ DOCUMENTS: dict[str, tuple[str, str, Keys]] = {
             **_HEAD,
             "dpsup": "its version",
             "dpdk": "DPDK's, of the build",
+            "plugin_abi": "what plugins are built against: `DPS_PLUGIN_ABI`",
             "include": "the folder of `dpsup_plugin.h`",
         },
     ),

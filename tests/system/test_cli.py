@@ -173,6 +173,14 @@ def test_several_instances_need_a_name(instance: Run, tmp_path: Path) -> None:
         other.stop()
 
 
+def test_versions_in_the_two_ways_that_people_try() -> None:
+    text = run("--version", check=True).stdout
+    assert re.fullmatch(r"dpsup \S+, DPDK \d\d\.\d\d\S*, plugin ABI \d+\n", text)
+    assert run("version", check=True).stdout == text
+    doc = json.loads(run("version", "-o", "json", check=True).stdout)
+    assert f"plugin ABI {doc['plugin_abi']}\n" in text
+
+
 def test_help_is_quick_to_import_and_has_examples() -> None:
     begun = time.monotonic()
     text = run("--help", check=True).stdout
