@@ -75,6 +75,18 @@ def wait_for(what: Callable[[], Any], timeout: float = PATIENCE, step: float = 0
         time.sleep(step)
 
 
+def at_rest(what: Callable[[], Any]) -> Any:
+    """What it comes to once it stays the same: fds of the dead are closed a little later."""
+    seen: list[Any] = []
+
+    def still() -> bool:
+        seen.append(what())
+        return seen[-5:] == [seen[-1]] * 5
+
+    wait_for(still, step=0.1)
+    return seen[-1]
+
+
 def leftovers(name: str) -> list[str]:
     """Whatever an instance of that name left on this machine."""
     found = []

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from eal import Config, attach_arguments, eal_folder, kill_seeds, next_seed, run_to
-from harness import NULL, Run, wait_for
+from harness import NULL, Run, at_rest, wait_for
 from jobs import spare_pids
 from ptrace import Traced
 
@@ -117,7 +117,7 @@ def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> Non
     with dpsup.connect(instance.name) as client:
         renew(instance, client)
         before = client.status()
-        was = left_behind(instance, client)
+        was = at_rest(lambda: left_behind(instance, client))
         found: list[dict[int, int]] = []
         events: list[dict[str, Any]] = []
         while len(found) < kills:

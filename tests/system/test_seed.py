@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from eal import attach_arguments
-from harness import NULL, Run, wait_for
+from harness import NULL, Run, at_rest, wait_for
 
 import dpsup
 from dpsup._shim import lib
@@ -72,6 +72,11 @@ def snapshot(instance: Run, client: dpsup.Instance) -> dict[str, Any]:
     }
 
 
+def settled(instance: Run, client: dpsup.Instance) -> dict[str, Any]:
+    wait_for(lambda: client.status()["groups"][0]["spares_ready"] == 1)
+    return at_rest(lambda: snapshot(instance, client))
+
+
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("restarts", [300, pytest.param(10_000, marks=pytest.mark.long)])
 def test_many_restarts_leave_everything_as_it_was(instance: Run, restarts: int) -> None:
@@ -92,10 +97,10 @@ def test_many_restarts_leave_everything_as_it_was(instance: Run, restarts: int) 
             )
 
         restart()
-        before = snapshot(instance, client)
+        before = settled(instance, client)
         for _ in range(restarts):
             restart()
-        after = snapshot(instance, client)
+        after = settled(instance, client)
         assert client.status()["recovery"]["deaths"] == restarts + 1
         assert client.audit()["pools"][0]["unexplained"] == 0
     assert after == before
