@@ -15,6 +15,7 @@ from harness import NULL, Run, dies, run, supervisor, wait_for
 from jobs import IO, JUMBO, SLOW, Job, accounted, group, out, pcap_port
 from traffic import Flow, compare, flows, mix, save, swapped, write_pcap
 
+import dpsup
 from dpsup.errors import DpsupError
 
 pytestmark = pytest.mark.system
@@ -57,9 +58,10 @@ def test_who_comes_back_has_its_own_flows_again(instance: Run) -> None:
     instance.start(NULL + "spares = 0\n")  # one flow, in a bucket of fw/0
 
     def has_it(member: int) -> bool:
-        was, now = (
-            [w["rx_packets"] for w in instance.status()["groups"][0]["workers"]] for _ in range(2)
-        )
+        with dpsup.connect(instance.name) as client:
+            was, now = (
+                [w["rx_packets"] for w in client.status()["groups"][0]["workers"]] for _ in range(2)
+            )
         return bool(now[member] > was[member] and now[1 - member] == was[1 - member])
 
     wait_for(lambda: has_it(0))
