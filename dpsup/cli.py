@@ -40,8 +40,9 @@ class _Root(click.Group):
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             import difflib
 
-            close = difflib.get_close_matches(args[0], self.commands, 1)
-            hint = f" Did you mean `{close[0]}`?" if close else " `dpsup --help` lists them."
+            close = difflib.get_close_matches(args[0], self.commands, 3, 0.7)
+            names = " or ".join(f"`{name}`" for name in close)
+            hint = f" Did you mean {names}?" if close else " `dpsup --help` lists them."
             ctx.fail(f"no command `{args[0]}`.{hint}")
         return super().resolve_command(ctx, args)
 

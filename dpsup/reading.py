@@ -54,7 +54,9 @@ def read(path: str, host: Host) -> Reading:
         refused = isinstance(error, PermissionError)
         code = Exit.NOT_PERMITTED if refused else Exit.BAD_TOPOLOGY
         why = "there is nothing to start without a topology"
-        help = "make it readable, or run as root" if refused else "name a topology file"
+        help = "make it readable, or run as root"
+        if not refused:
+            help = "name a file that is there; `dpsup init` writes one to begin with"
     else:
         return parse(text, path, absolute)
     problem = Problem(

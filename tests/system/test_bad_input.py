@@ -175,6 +175,7 @@ def test_file_that_cannot_be_read(instance: Run, name: str) -> None:
         done = run(command, str(instance.folder / name))
         assert done.returncode == BAD
         assert "cannot read" in done.stderr
+        assert "`dpsup init` writes one" in done.stderr
 
 
 def test_too_few_hugepages_gives_the_number_and_the_command(instance: Run) -> None:
@@ -264,7 +265,9 @@ def test_largest_topology_that_is_allowed_starts(instance: Run) -> None:
     ("words", "message"),
     [
         (["stats", "-o", "yaml"], "'yaml' is not one of"),
-        (["stauts"], "Did you mean `sta"),
+        (["stauts"], "`status`"),
+        (["strat"], "or `start`?"),
+        (["wokers"], "Did you mean `workers`?"),
         (["shedule"], "`dpsup --help` lists them"),
         (["start"], "Missing argument 'FILE'"),
         (["start", "a.toml", "b.toml"], "unexpected extra argument"),
