@@ -473,7 +473,8 @@ def io_thread(pid: int) -> int:
     """The one that works: it has lcore 1."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         name = (task / "comm").read_text().strip()
-        if name.endswith("worker-1"):
+        # rte-worker-1; from DPDK 23.11 on dpdk-worker1.
+        if name.replace("-", "").endswith("worker1"):
             return int(task.name)
     raise AssertionError("no io core")
 

@@ -320,6 +320,7 @@ def test_captures_go_on_while_workers_and_the_supervisor_die(
     perf = Client(instance, "perf", "fw/0", "--for", "100s", "-o", "json")
     clients += [capture, perf]
     wait_for(lambda: file.exists() and file.stat().st_size > 100_000)
+    wait_for(lambda: any(slot["perf"] for slot in stats(instance)["slots"]))
     with dpsup.connect(instance.name) as one:
         for deaths in (1, 2):
             kill(one.status()["groups"][0]["workers"][0]["pid"])
