@@ -41,7 +41,7 @@ class _Root(click.Group):
             import difflib
 
             close = difflib.get_close_matches(args[0], self.commands, 3, 0.7)
-            names = " or ".join(f"`{name}`" for name in close)
+            names = " or ".join(", ".join(f"`{name}`" for name in close).rsplit(", ", 1))
             hint = f" Did you mean {names}?" if close else " `dpsup --help` lists them."
             ctx.fail(f"no command `{args[0]}`.{hint}")
         return super().resolve_command(ctx, args)
@@ -90,10 +90,14 @@ def _versions() -> dict[str, Any]:
     }
 
 
-def _say_versions(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+def _say_versions() -> None:
+    v = _versions()
+    click.echo(f"dpsup {v['dpsup']}, DPDK {v['dpdk']}, plugin ABI {v['plugin_abi']}")
+
+
+def _version_option(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        v = _versions()
-        click.echo(f"dpsup {v['dpsup']}, DPDK {v['dpdk']}, plugin ABI {v['plugin_abi']}")
+        _say_versions()
         ctx.exit()
 
 
@@ -111,7 +115,7 @@ def _say_versions(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
     is_eager=True,
     expose_value=False,
     allow_from_autoenv=False,
-    callback=_say_versions,
+    callback=_version_option,
     help="Versions of dpsup, DPDK and the plugin ABI.",
 )
 @click.pass_context
@@ -1374,8 +1378,7 @@ def clean(ctx: click.Context) -> None:
 @cli.command()
 @click.option("--cflags", is_flag=True, help="Compiler flags for plugins.")
 @_output_option
-@click.pass_context
-def version(ctx: click.Context, cflags: bool, output: str) -> None:
+def version(cflags: bool, output: str) -> None:
     """Versions of dpsup, DPDK and the plugin ABI; with --cflags, where the plugin header is.
 
     \b
@@ -1386,7 +1389,7 @@ def version(ctx: click.Context, cflags: bool, output: str) -> None:
     elif output == "json":
         _json({"apiVersion": "dpsup/v1", "kind": "Version", **_versions()})
     else:
-        _say_versions(ctx, ctx.command.params[0], True)
+        _say_versions()
 
 
 def main() -> None:

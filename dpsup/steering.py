@@ -31,8 +31,8 @@ def balance(old: Map, members: Collection[int], home: Map = EMPTY) -> Map:
     if not members:
         return EMPTY
 
-    # What is at home with nobody who is there is as good as one's own: if it is with one who is
-    # stopped, its packets wait for him, and a new member would get nothing else.
+    # What is at home with a member that is not there counts as one's own: where that one is only
+    # stopped, the packets wait for it, and a new member would be given nothing else.
     def is_lent(bucket: int) -> bool:
         return home[bucket] != old[bucket] and home[bucket] in members
 

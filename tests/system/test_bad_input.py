@@ -265,8 +265,8 @@ def test_largest_topology_that_is_allowed_starts(instance: Run) -> None:
     ("words", "message"),
     [
         (["stats", "-o", "yaml"], "'yaml' is not one of"),
-        (["stauts"], "`status`"),
-        (["strat"], "or `start`?"),
+        (["stauts"], "Did you mean `stats`, `status` or `state`?"),
+        (["strat"], "Did you mean `stats`, `state` or `start`?"),
         (["wokers"], "Did you mean `workers`?"),
         (["shedule"], "`dpsup --help` lists them"),
         (["start"], "Missing argument 'FILE'"),
