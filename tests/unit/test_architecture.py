@@ -70,11 +70,6 @@ def test_the_core_is_pure(stem: str) -> None:
     assert not names & WORLD
 
 
-def test_every_module_is_installed() -> None:
-    listed = set(re.findall(r"'dpsup/([\w/]+)\.py'", (ROOT / "meson.build").read_text()))
-    assert listed == {module(p) for p in SOURCES}
-
-
 def test_workers_know_nothing_of_the_primary_and_the_shim_nothing_of_workers() -> None:
     for path in (ROOT / "workers").glob("*.[ch]"):
         assert '"primary.h"' not in path.read_text()
