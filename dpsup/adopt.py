@@ -22,7 +22,7 @@ from dpsup import memory, process, rollout
 from dpsup._build import ABI, DPDK_VERSION, VERSION
 from dpsup.bus import Client, Gone
 from dpsup.errors import DpsupError
-from dpsup.plan import (
+from dpsup.plan.model import (
     ChainPlan,
     GroupPlan,
     IoPlan,

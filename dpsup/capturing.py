@@ -29,7 +29,7 @@ from dpsup.bus import Client
 from dpsup.decode import one_line
 from dpsup.errors import DpsupError, HostError, UsageError
 from dpsup.runtime import PRIMARY
-from dpsup.words import plural
+from dpsup.text import plural
 
 SIGN_S = 1.0  # between two signs of life
 EVERY_S = 0.05  # between two reads that found nothing

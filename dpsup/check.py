@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from dpsup.check_devices import devices
 from dpsup.check_memory import hugepages, pools
 from dpsup.errors import Exit, Problem, Severity, TopologyError
-from dpsup.plan import Plan, eal_runtime_dir, make_plan, runtime_dir, worker_cores
-from dpsup.reading import read
-from dpsup.schema import Path
-from dpsup.topology import Group, Topology
-from dpsup.words import cpus, listing, plural, show, suggest
+from dpsup.plan.model import Plan, eal_runtime_dir, make_plan, runtime_dir, worker_cores
+from dpsup.text import cpus, listing, plural, show, suggest
+from dpsup.topology.load import read
+from dpsup.topology.model import Group, Topology
+from dpsup.topology.schema import Path
 
 if TYPE_CHECKING:
     from dpsup.host import Host

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from dpsup import limits, pcapfile
 from dpsup.errors import Exit, Problem, Severity
-from dpsup.plan import driver_of
-from dpsup.schema import Path
-from dpsup.topology import Port, Topology
-from dpsup.values import parse_vdev
-from dpsup.words import plural, show, suggest
+from dpsup.plan.model import driver_of
+from dpsup.text import plural, show, suggest
+from dpsup.topology.model import Port, Topology
+from dpsup.topology.schema import Path
+from dpsup.topology.values import parse_vdev
 
 if TYPE_CHECKING:
     from dpsup.host import Host

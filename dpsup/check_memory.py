@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from dpsup import limits
 from dpsup.errors import Exit, Problem, Severity
-from dpsup.plan import MIB, make_plan, memory_nodes, page_size
-from dpsup.schema import Path
-from dpsup.topology import HEADROOM, Topology
-from dpsup.words import plural
+from dpsup.plan.model import MIB, make_plan, memory_nodes, page_size
+from dpsup.text import plural
+from dpsup.topology.model import HEADROOM, Topology
+from dpsup.topology.schema import Path
 
 if TYPE_CHECKING:
     from dpsup.host import Host

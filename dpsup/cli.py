@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpsup.errors import DpsupError, Exit, NoSuchObject, Problem, UsageError
-from dpsup.words import fold
+from dpsup.text import fold
 
 if TYPE_CHECKING:
     from dpsup.client import Instance
@@ -66,7 +66,7 @@ class _Word(click.Choice[str]):
     """One of some words, with a did-you-mean."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from dpsup.words import suggest
+        from dpsup.text import suggest
 
         close = "" if value in self.choices else suggest(str(value), list(self.choices))
         if close:
@@ -156,7 +156,7 @@ def _output_option(f: Callable[..., Any]) -> Callable[..., Any]:
 def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    from dpsup.values import parse_duration
+    from dpsup.topology.values import parse_duration
 
     try:
         return parse_duration(value)
@@ -583,7 +583,7 @@ def schema() -> None:
     \b
       dpsup schema > dpsup.schema.json        and in the file: #:schema ./dpsup.schema.json
     """
-    from dpsup.jsonschema import topology_schema
+    from dpsup.topology.jsonschema import topology_schema
 
     _json(topology_schema())
 
@@ -626,7 +626,7 @@ def man(ctx: click.Context, name: str, write: str | None) -> None:
         return
     found = pages.get(f"dpsup-{name}.1" if name else "dpsup.1")
     if found is None:
-        from dpsup.words import suggest
+        from dpsup.text import suggest
 
         close = suggest(name, list(cli.commands))
         raise NoSuchObject(
@@ -677,7 +677,7 @@ def check(file: str, output: str) -> None:
         raise failed
     for problem in problems:
         _say(f"{problem}\n")
-    from dpsup.words import plural
+    from dpsup.text import plural
 
     click.echo(f"{file}: ok" + (f", {plural(len(problems), 'warning')}" if problems else ""))
 
@@ -698,7 +698,7 @@ def _plan_command(file: str, output: str) -> None:
     import dataclasses
 
     from dpsup.check import prepare
-    from dpsup.plan import format_plan
+    from dpsup.plan.model import format_plan
 
     _, made, problems = prepare(file)
     for problem in problems:
@@ -723,13 +723,13 @@ def explain(code: str, markdown: bool, output: str) -> None:
       dpsup explain E0203
       dpsup explain D05         a check of `dpsup doctor`
     """
-    from dpsup import codes
+    from dpsup import catalogue
     from dpsup.doctor import CHECKS
 
     if markdown:
-        click.echo(codes.page(CHECKS), nl=False)
+        click.echo(catalogue.page(CHECKS), nl=False)
         return
-    table = {**codes.CODES, **CHECKS}
+    table = {**catalogue.CODES, **CHECKS}
     if not code:
         if output == "json":
             _json({name: entry._asdict() for name, entry in table.items()})
@@ -737,9 +737,9 @@ def explain(code: str, markdown: bool, output: str) -> None:
             for name, entry in table.items():
                 click.echo(f"{name:6} {entry.title}")
         return
-    found = codes.find(code, CHECKS)
+    found = catalogue.find(code, CHECKS)
     if found is None:
-        close = codes.nearest(code, CHECKS)
+        close = catalogue.nearest(code, CHECKS)
         raise NoSuchObject(
             f"no code `{code}`",
             code="E1002",
@@ -748,7 +748,7 @@ def explain(code: str, markdown: bool, output: str) -> None:
     if output == "json":
         _json({"apiVersion": "dpsup/v1", "kind": "Explain", "code": found[0], **found[1]._asdict()})
     else:
-        _say(codes.text(*found), err=False)
+        _say(catalogue.text(*found), err=False)
 
 
 @cli.command()
@@ -1346,7 +1346,7 @@ def kill(ctx: click.Context, worker: str, signal_: str) -> None:
             else signal.Signals[f"SIG{signal_.upper().removeprefix('SIG')}"].value
         )
     except KeyError:
-        from dpsup.words import suggest
+        from dpsup.text import suggest
 
         names = [one.name.removeprefix("SIG") for one in signal.Signals]
         close = suggest(signal_, [name.lower() for name in names]).upper()

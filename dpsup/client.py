@@ -14,7 +14,7 @@ from dpsup.bus import Client, Subscriber
 from dpsup.errors import DpsupError, NotRunning, UsageError
 from dpsup.messages import Publication
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, Runtime
-from dpsup.words import suggest
+from dpsup.text import suggest
 
 
 def running() -> dict[str, Runtime]:

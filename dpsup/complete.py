@@ -72,7 +72,7 @@ def captured(name: str | None) -> list[str]:
 
 
 def codes() -> list[str]:
-    from dpsup.codes import CODES
+    from dpsup.catalogue import CODES
     from dpsup.doctor import CHECKS
 
     return [*CODES, *CHECKS]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpsup import autoscale, steering
 from dpsup.errors import DpsupError, TimedOut, UsageError
-from dpsup.words import plural
+from dpsup.text import plural
 
 if TYPE_CHECKING:
     from dpsup.supervisor import Group, Supervisor

@@ -6,10 +6,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from dpsup import templates
 from dpsup.errors import DpsupError, Exit, TopologyError
 from dpsup.host import read_host
-from dpsup.reading import parse
+from dpsup.topology import templates
+from dpsup.topology.load import parse
 
 
 def write(file: str, template: str, name: str, *, force: bool = False) -> list[str]:

@@ -16,7 +16,7 @@ from dpsup import recorder, runtime
 from dpsup.client import Instance, find
 from dpsup.errors import NoSuchObject, NotRunning, UsageError
 from dpsup.runtime import Runtime
-from dpsup.words import suggest
+from dpsup.text import suggest
 
 MOST = 1000  # entries shown where nobody says since when
 

@@ -27,10 +27,10 @@ from dpsup.client import connect, find, running
 from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
 from dpsup.host import Host, read_host
 from dpsup.messages import as_error, as_exception
-from dpsup.plan import Plan, make_plan
-from dpsup.reading import read
+from dpsup.plan.model import Plan, make_plan
 from dpsup.runtime import Runtime, State
-from dpsup.words import plural
+from dpsup.text import plural
+from dpsup.topology.load import read
 
 if TYPE_CHECKING:
     from dpsup.supervisor import Supervisor

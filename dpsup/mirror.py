@@ -18,7 +18,7 @@ from typing import Any
 
 from dpsup.errors import DpsupError, NoSuchObject
 from dpsup.messages import ProtocolError, want
-from dpsup.words import listing, suggest
+from dpsup.text import listing, suggest
 
 LEASE_S = 3.0
 READ_BYTES = 1 << 20  # of records in one reply

@@ -24,7 +24,7 @@ from typing import Any
 
 from dpsup import client, runtime
 from dpsup.errors import NoSuchObject, NotPermitted, NotRunning, UsageError
-from dpsup.plan import Plan, state_dir
+from dpsup.plan.model import Plan, state_dir
 from dpsup.runtime import PLAN, Runtime
 from dpsup.status import API
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Make a running instance what its changed file says. changes.py decides; this carries it out."""
+"""Make a running instance what its changed file says. plan.diff decides; this carries it out."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dpsup import rollout
-from dpsup.changes import LIVE_FIELDS, Change, Class, pending
 from dpsup.elastic import must_run, resize
 from dpsup.errors import DpsupError, Exit, Severity, TopologyError, UsageError
+from dpsup.plan.diff import LIVE_FIELDS, Change, Class, pending
 
 if TYPE_CHECKING:
-    from dpsup.plan import GroupPlan, Plan
+    from dpsup.plan.model import GroupPlan, Plan
     from dpsup.supervisor import Group, Supervisor
-    from dpsup.topology import Topology
+    from dpsup.topology.model import Topology
 
 
 def _read(path: str) -> tuple[Topology, Plan]:
     """Raises: TopologyError. What the host lacks for a second start does not matter here."""
     from dpsup.check import check
     from dpsup.host import read_host
-    from dpsup.plan import make_plan
-    from dpsup.reading import read
+    from dpsup.plan.model import make_plan
+    from dpsup.topology.load import read
 
     host = read_host()
     reading = read(path, host)

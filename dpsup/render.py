@@ -18,8 +18,8 @@ from rich.text import Text
 
 from dpsup.steering import BUCKETS
 from dpsup.tables import Line
+from dpsup.text import fold
 from dpsup.views import Screen, account
-from dpsup.words import fold
 
 _STATE_WORDS = 6
 _WIDE = 200  # where nobody's terminal limits it

@@ -38,7 +38,7 @@ from dpsup.policy import History
 from dpsup.runtime import PLAN, ROLLOUT
 
 if TYPE_CHECKING:
-    from dpsup.plan import GroupPlan
+    from dpsup.plan.model import GroupPlan
     from dpsup.supervisor import Group, Sitter, Supervisor, Worker
 
 VERSIONS = 2  # DPS_VERSIONS

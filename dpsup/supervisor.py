@@ -24,20 +24,20 @@ from typing import Any
 
 from dpsup import exporter, machine, memory, process, recorder, rollout, status, steering
 from dpsup.bus import AsyncClient, Gone, Publisher, Server
-from dpsup.changes import keep
 from dpsup.elastic import Follower
 from dpsup.errors import DpsupError, Exit, ShimError, TimedOut
 from dpsup.failover import Failovers
 from dpsup.noticing import Notices
 from dpsup.output import Journal, Lines
-from dpsup.plan import GroupPlan, Plan
+from dpsup.plan.diff import keep
+from dpsup.plan.model import GroupPlan, Plan
 from dpsup.policy import Ending, History, Policy, Verdict, allowance, decide, others
 from dpsup.process import Identity, Spawned
 from dpsup.quarantine import Folder, Keeper
 from dpsup.reattach import Reattach
 from dpsup.runtime import CONTROL, EVENTS, PLAN, PRIMARY, SEED, Runtime, State
 from dpsup.seed import Seed, SeedError
-from dpsup.topology import Topology
+from dpsup.topology.model import Topology
 
 WORKER_PROGRAM = Path(__file__).with_name("dpsup-worker")
 SEED_LCORE = 127  # RTE_MAX_LCORE - 1: no io core's

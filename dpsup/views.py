@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpsup.tables import Cell, Column, Line, ago, counts, percent, si, table, wrap
-from dpsup.words import listing, plural
+from dpsup.text import listing, plural
 
 Doc = dict[str, Any]
 

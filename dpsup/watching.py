@@ -12,7 +12,7 @@ from dpsup import graph, rates, views
 from dpsup.client import connect
 from dpsup.errors import NoSuchObject
 from dpsup.tables import Line
-from dpsup.words import listing, suggest
+from dpsup.text import listing, suggest
 
 EVERY_S = 1.0  # between two pictures of a watch
 

@@ -23,13 +23,13 @@ from typing import Any, get_args, get_origin
 import click
 from pydantic_core import PydanticUndefined
 
-from dpsup import client, codes, history, manpage, metrics
+from dpsup import catalogue, client, history, manpage, metrics
 from dpsup.cli import cli
 from dpsup.doctor import CHECKS
 from dpsup.errors import Exit
-from dpsup.jsonschema import topology_schema
-from dpsup.schema import Model
-from dpsup.topology import Topology
+from dpsup.topology.jsonschema import topology_schema
+from dpsup.topology.model import Topology
+from dpsup.topology.schema import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -202,7 +202,7 @@ def topology_page() -> str:
     schema = topology_schema()
     out = head(
         "The topology file",
-        "the models in `dpsup/topology.py`",
+        "the models in `dpsup/topology/model.py`",
         "TOML, version 1. `dpsup check FILE` finds all that is wrong with one, `dpsup schema` prints"
         " this page as JSON Schema for editors. Durations are a number with `us`, `ms`, `s`, `m` or"
         " `h`; sizes take `KiB`, `MiB`, `GiB`; CPUs are lists as `3-6,8`; relative paths begin at the"
@@ -464,7 +464,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/sdk.md": sdk_page,
     "reference/exits.md": exits_page,
     "reference/python.md": python_page,
-    "errors.md": lambda: codes.page(CHECKS),
+    "errors.md": lambda: catalogue.page(CHECKS),
 }
 
 

@@ -11,7 +11,7 @@ from dpsup.advise.lanes import NOT_HIGHER, SPARE_TIME, USEFUL, loses
 from dpsup.advise.piece import FASTER, LOSING, RISK, Effect, Key, Piece, Where
 from dpsup.advise.window import Window, mersenne, pool_need
 from dpsup.tables import percent, si
-from dpsup.words import listing
+from dpsup.text import listing
 
 Doc = dict[str, Any]
 

@@ -12,7 +12,7 @@ from dpsup.advise.window import SMALLEST_BUSY, Window, mersenne, pool_need
 from dpsup.elastic import WORTHWHILE
 from dpsup.rates import LANE_RESERVE
 from dpsup.tables import percent, si
-from dpsup.words import listing
+from dpsup.text import listing
 
 Doc = dict[str, Any]
 

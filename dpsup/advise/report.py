@@ -10,8 +10,8 @@ from dpsup.advise import KINDS, cores, lanes, pools
 from dpsup.advise.piece import LEVELS, Piece
 from dpsup.advise.window import Window
 from dpsup.tables import Line, percent, si, wrap
+from dpsup.text import plural
 from dpsup.views import Screen
-from dpsup.words import plural
 
 Doc = dict[str, Any]
 

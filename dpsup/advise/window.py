@@ -12,7 +12,7 @@ from typing import Any
 
 from dpsup import limits
 from dpsup.rates import LANE_RESERVE, picture
-from dpsup.topology import HEADROOM
+from dpsup.topology.model import HEADROOM
 
 Doc = dict[str, Any]
 

@@ -11,7 +11,7 @@ from dpsup.bench.compare import Change
 from dpsup.bench.model import Regime, Report
 from dpsup.bench.rows import Row, rows
 from dpsup.bench.stats import summaries
-from dpsup.words import plural
+from dpsup.text import plural
 
 Table = tuple[list[str], list[list[str]]]
 LANE = re.compile(r"lane/(\w+)/burst(\d+)/ring(\d+)/(cycles|mpps)")

@@ -8,7 +8,7 @@ Nothing here changes anything.
 
 from __future__ import annotations
 
-from dpsup.codes import Entry
+from dpsup.catalogue import Entry
 
 CHECKS: dict[str, Entry] = {
     "D01": Entry(

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from dpsup.doctor.finding import NO_FILE, Check, Finding, checked, error, info, ok, skip, warn
 from dpsup.doctor.machine import Machine, Needs
-from dpsup.words import cpus, ranges
+from dpsup.text import cpus, ranges
 
 _CPU = "/sys/devices/system/cpu"
 SLOW_US = 10  # an exit latency that shows

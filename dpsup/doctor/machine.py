@@ -14,8 +14,8 @@ from pathlib import Path
 
 from dpsup.errors import Exit, Problem
 from dpsup.host import Host, parse_cpulist, read_host
-from dpsup.plan import make_plan, memory_nodes
-from dpsup.topology import Topology
+from dpsup.plan.model import make_plan, memory_nodes
+from dpsup.topology.model import Topology
 
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux
 

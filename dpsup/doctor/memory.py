@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from dpsup.doctor.finding import NO_FILE, Check, Finding, checked, error, info, ok, skip, warn
 from dpsup.doctor.machine import Machine, Needs
-from dpsup.words import plural
+from dpsup.text import plural
 
 MIB = 1 << 20
 USUAL_PAGES = 512  # what deploy/host-setup reserves

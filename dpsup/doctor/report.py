@@ -32,7 +32,7 @@ def examine(file: str | None, machine: Machine) -> list[Finding]:
 
 def _needs(file: str, machine: Machine) -> Needs:
     from dpsup.check import check
-    from dpsup.reading import read
+    from dpsup.topology.load import read
 
     reading = read(file, machine.host)
     topology = reading.topology

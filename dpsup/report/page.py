@@ -12,8 +12,8 @@ from dpsup.report import charts
 from dpsup.report.html import Html, cell, join, table, tag, trusted
 from dpsup.report.style import STYLE
 from dpsup.tables import ago, counts, percent, si
+from dpsup.text import plural
 from dpsup.views import BUSY, FULL, account, hints
-from dpsup.words import plural
 
 Doc = dict[str, Any]
 

@@ -13,10 +13,10 @@ from unit.fakehost import FILE, FULL, MINIMAL, machine
 from unit.test_chains import CHAIN
 
 from dpsup import adopt, memory
-from dpsup.plan import Plan, make_plan
+from dpsup.plan.model import Plan, make_plan
 from dpsup.policy import History
-from dpsup.reading import load
 from dpsup.steering import EMPTY
+from dpsup.topology.load import load
 
 
 def plan(generation: int = 1, text: str = MINIMAL) -> Plan:

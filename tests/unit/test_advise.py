@@ -18,10 +18,10 @@ from dpsup.advise.piece import Piece
 from dpsup.advise.window import Window, mersenne, pool_need
 from dpsup.check_memory import pool_needs
 from dpsup.noticing import Notices
-from dpsup.plan import make_plan
+from dpsup.plan.model import make_plan
 from dpsup.primary import plan_document
-from dpsup.reading import load
 from dpsup.tables import plain
+from dpsup.topology.load import load
 from dpsup.views import Screen
 
 Doc = dict[str, Any]

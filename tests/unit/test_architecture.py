@@ -15,8 +15,8 @@ HOMES = {
     "zmq": {"bus"},
     "psutil": {"process"},
     "click": {"cli"},
-    "pydantic": {"schema"},
-    "pydantic_core": {"schema"},
+    "pydantic": {"topology/schema"},
+    "pydantic_core": {"topology/schema"},
     "rich": {"render"},
     "cffi": set(),
     "dpsup._shim": {"primary"},
@@ -25,14 +25,14 @@ HOMES = {
     "graphviz": {"drawing"},
 }
 PURE = {
-    "bursts", "changes", "codes", "decode", "errors", "failover", "faults", "graph", "jsonschema",
-    "judging", "limits", "machine", "manpage", "messages", "noticing", "pcapng", "plan", "policy",
-    "rates", "relations", "source", "status", "steering", "tables", "templates", "topology",
-    "values", "views", "words",
-    "chaos/report", "chaos/traffic",
     "advise/cores", "advise/lanes", "advise/piece", "advise/pools", "advise/report",
-    "advise/window", "report/charts", "report/html", "report/page", "report/style",
-    "bench/compare", "bench/model", "bench/rows", "bench/stats", "bench/table",
+    "advise/window", "bench/compare", "bench/model", "bench/rows", "bench/stats",
+    "bench/table", "bursts", "catalogue", "chaos/report", "chaos/traffic", "decode", "errors",
+    "failover", "graph", "judging", "limits", "machine", "manpage", "messages", "noticing",
+    "pcapng", "plan/diff", "plan/model", "policy", "rates", "report/charts", "report/html",
+    "report/page", "report/style", "status", "steering", "tables", "text",
+    "topology/jsonschema", "topology/lines", "topology/model", "topology/problems",
+    "topology/rules", "topology/templates", "topology/values", "views",
 }  # fmt: skip
 WORLD = {
     "asyncio", "ctypes", "fcntl", "logging", "os", "random", "select", "signal", "socket",

@@ -125,7 +125,7 @@ def test_a_run_is_split_by_regime() -> None:
 def test_large_topologies_are_valid(size: large.Size) -> None:
     from dpsup import limits
     from dpsup.bench.rigs import HEAD
-    from dpsup.reading import parse
+    from dpsup.topology.load import parse
 
     text = HEAD.format(name="x", supervisor=0) + large.topology(size, Cores(1, 0, 0))
     assert parse(text, "x.toml", "/x.toml").problems == []

@@ -4,11 +4,11 @@ from __future__ import annotations
 import pytest
 from unit.fakehost import FILE, machine
 
-from dpsup.chains import hops, reach
 from dpsup.errors import Problem, Severity
-from dpsup.plan import make_plan
-from dpsup.reading import load
-from dpsup.topology import Topology
+from dpsup.plan.model import make_plan
+from dpsup.topology.chains import hops, reach
+from dpsup.topology.load import load
+from dpsup.topology.model import Topology
 
 CHAIN = """
 version = 1

@@ -9,7 +9,7 @@ import re
 import pytest
 from unit.fakehost import FILE, machine
 
-from dpsup.changes import (
+from dpsup.plan.diff import (
     CLASSES,
     LIVE_FIELDS,
     ROLLING_FIELDS,
@@ -20,9 +20,9 @@ from dpsup.changes import (
     keys,
     pending,
 )
-from dpsup.plan import GroupPlan, make_plan
-from dpsup.reading import load
-from dpsup.topology import Topology
+from dpsup.plan.model import GroupPlan, make_plan
+from dpsup.topology.load import load
+from dpsup.topology.model import Topology
 
 TEXT = """\
 version = 1

@@ -13,8 +13,8 @@ from dpsup.check import check, prepare
 from dpsup.check_memory import pool_needs
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.host import Host, Hugetlbfs, Pages, PciDevice
-from dpsup.reading import load
-from dpsup.topology import Topology
+from dpsup.topology.load import load
+from dpsup.topology.model import Topology
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 

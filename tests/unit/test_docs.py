@@ -21,8 +21,8 @@ from dpsup.check import check
 from dpsup.cli import cli
 from dpsup.errors import Exit, Severity
 from dpsup.history import TYPES
-from dpsup.jsonschema import topology_schema
-from dpsup.reading import load
+from dpsup.topology.jsonschema import topology_schema
+from dpsup.topology.load import load
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

@@ -18,12 +18,13 @@ from click.shell_completion import BashComplete
 from click.testing import CliRunner
 from unit.fakehost import FULL, MINIMAL, machine, swap
 
-from dpsup import complete, first, manpage, runtime, templates
+from dpsup import complete, first, manpage, runtime
 from dpsup.check import PLUGINS, prepare
 from dpsup.cli import cli
 from dpsup.errors import DpsupError, Exit, TopologyError
-from dpsup.jsonschema import topology_schema
-from dpsup.reading import parse
+from dpsup.topology import templates
+from dpsup.topology.jsonschema import topology_schema
+from dpsup.topology.load import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "deploy/examples").glob("*.toml"))

@@ -20,9 +20,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dpsup import host, templates
+from dpsup import host
 from dpsup.cli import cli
 from dpsup.errors import DpsupError
+from dpsup.topology import templates
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = os.environ.get("DPSUP_LONG") == "1"

@@ -14,7 +14,7 @@ from unit.fakehost import FILE, FULL, GIB, MIB, MINIMAL, FakeHost, machine, swap
 
 from dpsup import limits
 from dpsup.host import Host, Hugetlbfs, Pages, PciDevice
-from dpsup.plan import (
+from dpsup.plan.model import (
     Plan,
     buckets_bytes,
     driver_of,
@@ -23,9 +23,9 @@ from dpsup.plan import (
     pool_bytes,
     slot_bytes,
 )
-from dpsup.reading import load
-from dpsup.topology import Group, Mempool, Topology
-from dpsup.words import ranges
+from dpsup.text import ranges
+from dpsup.topology.load import load
+from dpsup.topology.model import Group, Mempool, Topology
 
 
 def read(text: str, host: Host) -> Topology:

@@ -14,9 +14,9 @@ from unit.fakehost import FILE, FULL, machine
 
 from dpsup import quarantine
 from dpsup.errors import NoSuchObject, NotRunning, UsageError
-from dpsup.plan import Plan, make_plan
+from dpsup.plan.model import Plan, make_plan
 from dpsup.quarantine import Folder, Keeper, describe
-from dpsup.reading import load
+from dpsup.topology.load import load
 
 
 def plan() -> Plan:

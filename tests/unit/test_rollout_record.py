@@ -16,9 +16,9 @@ from unit.fakehost import FILE, MINIMAL, machine
 from dpsup import rollout
 from dpsup.errors import DpsupError, UsageError
 from dpsup.judging import Margins
-from dpsup.plan import make_plan
-from dpsup.reading import load
+from dpsup.plan.model import make_plan
 from dpsup.rollout import Ledger, Options, Revision, Rollout
+from dpsup.topology.load import load
 
 
 def supervisor(folder: Path) -> Any:

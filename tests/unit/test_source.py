@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.fakehost import FULL
 
-from dpsup.source import Path, Source
+from dpsup.topology.lines import Path, Source
 
 ODD = '''\
 title = """

@@ -17,10 +17,10 @@ from unit.fakehost import FILE, FULL, MINIMAL, machine, swap
 from dpsup import limits
 from dpsup.check import check, prepare
 from dpsup.errors import Exit, Problem, Severity, TopologyError
-from dpsup.plan import format_plan, make_plan
-from dpsup.reading import load
-from dpsup.topology import Topology
-from dpsup.values import parse_vdev
+from dpsup.plan.model import format_plan, make_plan
+from dpsup.topology.load import load
+from dpsup.topology.model import Topology
+from dpsup.topology.values import parse_vdev
 
 
 def read(text: str) -> Topology:

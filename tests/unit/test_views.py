@@ -16,9 +16,9 @@ from dpsup.cli import cli
 from dpsup.errors import DpsupError
 from dpsup.rates import picture
 from dpsup.tables import Line, plain
+from dpsup.text import fold
 from dpsup.top import KEYS, Top
 from dpsup.views import Screen
-from dpsup.words import fold
 
 PICTURES = {
     "running": picture(looks.edge(3.0), looks.edge(4.0)),

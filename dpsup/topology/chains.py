@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from dpsup.topology import Group, Topology
+from dpsup.topology.model import Group, Topology
 
 BUILT_IN_MAPS = ("forward", "macswap", "delay", "crash")
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from dpsup import limits
-from dpsup.schema import AfterValidator, BeforeValidator, Path, invalid, written
-from dpsup.words import show
+from dpsup.text import show
+from dpsup.topology.schema import AfterValidator, BeforeValidator, Path, invalid, written
 
 AUTO = "auto"
 MAX_CORE = 1023  # CPU_SETSIZE

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dpsup.words import suggest
+from dpsup.text import suggest
 
 
 class Entry(NamedTuple):
@@ -842,8 +842,8 @@ def page(more: dict[str, Entry]) -> str:
     out = [
         "# Errors",
         "",
-        "Made by `dpsup explain --markdown > docs/errors.md`; its source is `dpsup/codes.py`, and"
-        " `dpsup/doctor`",
+        "Made by `dpsup explain --markdown > docs/errors.md`; its source is"
+        " `dpsup/catalogue.py`, and `dpsup/doctor`",
         "for the checks. Each error begins with `error[CODE]:`, each warning with"
         " `warning[CODE]:`;",
         "`dpsup explain CODE` prints what stands here. A code never changes its meaning. The"

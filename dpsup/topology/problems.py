@@ -8,10 +8,10 @@ import re
 from typing import Any
 
 from dpsup.errors import Problem
-from dpsup.schema import Issue, Path, field_at, keys_at
-from dpsup.source import Source
-from dpsup.topology import Mempool, Topology
-from dpsup.words import show, suggest
+from dpsup.text import show, suggest
+from dpsup.topology.lines import Source
+from dpsup.topology.model import Mempool, Topology
+from dpsup.topology.schema import Issue, Path, field_at, keys_at
 
 _KINDS = {
     "int_type": "a whole number",

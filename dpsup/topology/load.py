@@ -13,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dpsup.chains import inputs
 from dpsup.errors import Exit, Problem, Severity
-from dpsup.faults import distinct, fault, syntax_fault
-from dpsup.relations import default_pool, relations
-from dpsup.schema import Path, validate
-from dpsup.source import Source
-from dpsup.topology import Topology
-from dpsup.values import AUTO, parse_vdev
+from dpsup.topology.chains import inputs
+from dpsup.topology.lines import Source
+from dpsup.topology.model import Topology
+from dpsup.topology.problems import distinct, fault, syntax_fault
+from dpsup.topology.rules import default_pool, relations
+from dpsup.topology.schema import Path, validate
+from dpsup.topology.values import AUTO, parse_vdev
 
 if TYPE_CHECKING:
     from dpsup.host import Host

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dpsup import chains
 from dpsup.steering import BUCKETS
-from dpsup.topology import Group, Mempool, Topology
-from dpsup.values import AUTO
-from dpsup.words import plural, ranges
+from dpsup.text import plural, ranges
+from dpsup.topology import chains
+from dpsup.topology.model import Group, Mempool, Topology
+from dpsup.topology.values import AUTO
 
 if TYPE_CHECKING:
     from dpsup.host import Host

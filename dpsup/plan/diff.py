@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from dpsup.schema import Model, Path
-from dpsup.topology import Topology
-from dpsup.words import show
+from dpsup.text import show
+from dpsup.topology.model import Topology
+from dpsup.topology.schema import Model, Path
 
 if TYPE_CHECKING:
-    from dpsup.plan import GroupPlan, Plan
+    from dpsup.plan.model import GroupPlan, Plan
 
 
 class Class(enum.StrEnum):

@@ -12,9 +12,9 @@ import posixpath
 from typing import Annotated, Any, Literal
 
 from dpsup import limits
-from dpsup.schema import Field, Model, PrivateAttr, model_validator
-from dpsup.source import Source
-from dpsup.values import (
+from dpsup.topology.lines import Source
+from dpsup.topology.schema import Field, Model, PrivateAttr, model_validator
+from dpsup.topology.values import (
     ARRAY,
     AUTO,
     Args,

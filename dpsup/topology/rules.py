@@ -11,11 +11,11 @@ import re
 from collections.abc import Collection, Iterator
 
 from dpsup import limits
-from dpsup.chains import mapped
 from dpsup.errors import Problem, Severity
-from dpsup.schema import Path
-from dpsup.topology import Backoff, Topology
-from dpsup.words import plural, show, suggest
+from dpsup.text import plural, show, suggest
+from dpsup.topology.chains import mapped
+from dpsup.topology.model import Backoff, Topology
+from dpsup.topology.schema import Path
 
 
 class _View:
