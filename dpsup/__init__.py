@@ -14,7 +14,7 @@ from dpsup._build import VERSION as __version__
 from dpsup.errors import DpsupError
 
 if TYPE_CHECKING:
-    from dpsup.client import Instance, connect
+    from dpsup.instance.client import Instance, connect
 
 __all__ = ["DpsupError", "Instance", "__version__", "connect"]
 
@@ -22,7 +22,7 @@ __all__ = ["DpsupError", "Instance", "__version__", "connect"]
 def __getattr__(name: str) -> Any:
     """The client is imported when it is asked for: most commands start without it."""
     if name in ("Instance", "connect"):
-        from dpsup import client
+        from dpsup.instance import client
 
         return getattr(client, name)
     raise AttributeError(name)

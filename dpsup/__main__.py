@@ -8,10 +8,10 @@ import signal
 
 def main() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from dpsup import cli
+    from dpsup.cli import root
 
     signal.signal(signal.SIGINT, before)
-    cli.main()
+    root.main()
 
 
 if __name__ == "__main__":

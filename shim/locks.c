@@ -7,7 +7,7 @@
 // version to version, so their words are found by taking each one and seeing which word changes.
 // The layout of EAL's arrays is public.
 //
-// Who may give back, and when, is for dpsup/attach.py to decide; its head has the proof.
+// Who may give back, and when, is for dpsup/primary/eal_locks.py to decide; its head has the proof.
 
 #define _GNU_SOURCE
 #include <errno.h>

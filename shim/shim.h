@@ -277,7 +277,7 @@ enum dps_mirror_what {
 	DPS_MIRROR_SNAP = 65536     // most bytes of a packet
 };
 
-// A captured packet; its bytes follow. dpsup/capturing.py reads the same.
+// A captured packet; its bytes follow. dpsup/inspect/capture.py reads the same.
 struct dps_mirrored {
 	uint64_t tsc;               // TSC cycles
 	uint32_t size;              // of this and the packet's bytes and what fills it up

@@ -692,7 +692,7 @@ thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 	ret = pthread_create(thread, &attr, run, arg);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attr);
-	// dpsup/attach.py tells by the name that it takes no lock of EAL's.
+	// dpsup/primary/eal_locks.py tells by the name that it takes no lock of EAL's.
 	if (ret == 0)
 		pthread_setname_np(*thread, "dpsup");
 	return -ret;

@@ -18,9 +18,9 @@ from harness import PATIENCE, Run
 from ptrace import Gone, Traced
 
 import dpsup
-from dpsup import supervisor
 from dpsup._shim import lib
-from dpsup.process import start_ticks
+from dpsup.host.process import start_ticks
+from dpsup.supervisor import core
 
 WORDS = 64  # at the start of EAL's shared configuration, the locks among them
 
@@ -64,7 +64,7 @@ def attach_arguments(
         **(changed or {}),
     }
     return [
-        str(supervisor.WORKER_PROGRAM),
+        str(core.WORKER_PROGRAM),
         *(w for k, v in arguments.items() for w in (f"--{k}", v)),
     ]
 
@@ -84,7 +84,7 @@ def run_to(traced: Traced, condition: Callable[[], Any], syscalls: int = 20000) 
 
 def own_processes(name: str) -> list[int]:
     """Seeds, workers and spares of an instance that have not ended."""
-    program = supervisor.WORKER_PROGRAM.stat()
+    program = core.WORKER_PROGRAM.stat()
     found = []
     for one in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -117,7 +117,7 @@ def children(pid: int) -> list[int]:
 def is_seed(pid: int) -> bool:
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return words[0] == str(supervisor.WORKER_PROGRAM).encode() and b"--socket" in words
+        return words[0] == str(core.WORKER_PROGRAM).encode() and b"--socket" in words
     return False
 
 

@@ -23,10 +23,12 @@ from typing import Any, get_args, get_origin
 import click
 from pydantic_core import PydanticUndefined
 
-from dpsup import catalogue, client, history, manpage, metrics
-from dpsup.cli import cli
+from dpsup import catalogue
+from dpsup.cli import manpage
+from dpsup.cli.root import cli
 from dpsup.doctor import CHECKS
 from dpsup.errors import Exit
+from dpsup.instance import client, history, openmetrics
 from dpsup.topology.jsonschema import topology_schema
 from dpsup.topology.model import Topology
 from dpsup.topology.schema import Model
@@ -98,7 +100,7 @@ def _option(param: Any) -> str:
 def cli_page() -> str:
     out = head(
         "Commands",
-        "`dpsup/cli.py`",
+        "`dpsup/cli/`",
         "`dpsup COMMAND --help` says the same, `dpsup man COMMAND` as a man page. `-n NAME` may stand"
         " before or after the command; the variable `DPSUP_NAME` does the same. Data goes to"
         " standard output, all else to standard error. What `-o json` prints is in"
@@ -286,13 +288,13 @@ def events_page() -> str:
 def metrics_page() -> str:
     out = head(
         "Metrics",
-        "`dpsup/metrics.py`",
+        "`dpsup/instance/openmetrics.py`",
         'OpenMetrics at `http://ADDRESS/metrics`, where `[metrics] listen = "127.0.0.1:9464"` asks for'
         " it. Counters end in `_total`; a histogram is `_bucket`, `_sum` and `_count`."
         " `deploy/prometheus/` has alert rules, `deploy/grafana/` a dashboard.",
     )
     rows = []
-    for family in metrics.families(looks.edge(5.0)):
+    for family in openmetrics.families(looks.edge(5.0)):
         labels = sorted({name for sample in family.samples for name in sample.labels} - {"le"})
         name = family.name + ("_total" if family.type == "counter" else "")
         shown = ", ".join(f"`{one}`" for one in labels)
@@ -428,7 +430,7 @@ def exits_page() -> str:
 def python_page() -> str:
     out = head(
         "Python",
-        "`dpsup/client.py`",
+        "`dpsup/instance/client.py`",
         "`dpsup.connect(name)` gives an `Instance`; without a name, the only one that runs. Methods"
         " have the command line's nouns and raise `DpsupError`.",
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 from dpsup.advise import lanes, report
 from dpsup.advise.window import Window
-from dpsup.client import connect
 from dpsup.errors import DpsupError, UsageError
+from dpsup.instance.client import connect
 
 Doc = dict[str, Any]
 

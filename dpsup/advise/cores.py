@@ -10,8 +10,8 @@ from dpsup import limits
 from dpsup.advise.lanes import NOT_HIGHER, SPARE_TIME, USEFUL, loses
 from dpsup.advise.piece import FASTER, LOSING, RISK, Effect, Key, Piece, Where
 from dpsup.advise.window import Window, mersenne, pool_need
-from dpsup.tables import percent, si
 from dpsup.text import listing
+from dpsup.view.tables import percent, si
 
 Doc = dict[str, Any]
 

@@ -9,10 +9,10 @@ from typing import Any
 from dpsup import limits
 from dpsup.advise.piece import FASTER, LOSING, Command, Effect, Key, Piece
 from dpsup.advise.window import SMALLEST_BUSY, Window, mersenne, pool_need
-from dpsup.elastic import WORTHWHILE
-from dpsup.rates import LANE_RESERVE
-from dpsup.tables import percent, si
+from dpsup.instance.rates import LANE_RESERVE
+from dpsup.supervisor.steering import WORTHWHILE
 from dpsup.text import listing
+from dpsup.view.tables import percent, si
 
 Doc = dict[str, Any]
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from dpsup.tables import si
+from dpsup.view.tables import si
 
 Doc = dict[str, Any]
 Where = tuple[str | int, ...]  # of a key in the file; tables of an array by name, [[io]] by number

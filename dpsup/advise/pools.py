@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from dpsup.advise.piece import FASTER, LOSING, RISK, Effect, Key, Piece
 from dpsup.advise.window import MBUF_MORE, Window, mersenne, pool_need
-from dpsup.tables import percent, si
 from dpsup.text import listing
+from dpsup.view.tables import percent, si
 
 LOW = 0.08  # of a pool: fewer were free at some time
 SOON_S = 120.0  # until a pool that shrinks is empty

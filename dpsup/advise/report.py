@@ -9,9 +9,9 @@ from typing import Any
 from dpsup.advise import KINDS, cores, lanes, pools
 from dpsup.advise.piece import LEVELS, Piece
 from dpsup.advise.window import Window
-from dpsup.tables import Line, percent, si, wrap
 from dpsup.text import plural
-from dpsup.views import Screen
+from dpsup.view.sections import Screen
+from dpsup.view.tables import Line, percent, si, wrap
 
 Doc = dict[str, Any]
 

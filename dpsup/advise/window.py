@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from dpsup import limits
-from dpsup.rates import LANE_RESERVE, picture
+from dpsup.instance.rates import LANE_RESERVE, picture
 from dpsup.topology.model import HEADROOM
 
 Doc = dict[str, Any]

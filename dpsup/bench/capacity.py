@@ -11,7 +11,7 @@ from dpsup.bench.probe import Watch
 from dpsup.bench.rigs import POOL, TWO_NULL, group
 from dpsup.bench.stats import median
 from dpsup.bench.step import Setup, Step
-from dpsup.rates import picture
+from dpsup.instance.rates import picture
 
 WORK = 1000  # TSC cycles of a plugin that does something, per packet
 WORKERS = (1, 2, 3, 4)

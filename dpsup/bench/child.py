@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from dpsup.errors import DpsupError
-from dpsup.runtime import hugetlbfs
+from dpsup.instance.runtime_dir import hugetlbfs
 
 PREFIX = "dpsup-bench"  # of names that a bench makes; its pid follows
 END_S = 10.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From the options of `dpsup bench` to its report: what cli.py calls."""
+"""From the options of `dpsup bench` to its report: what the command line calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 from dpsup.bench import host, others, plot, run, table
 from dpsup.bench.compare import Change, compare
-from dpsup.bench.model import Report, from_document, to_document
+from dpsup.bench.document import from_document, to_document
+from dpsup.bench.model import Report
 from dpsup.bench.step import Setup
 from dpsup.errors import DpsupError, UsageError
 

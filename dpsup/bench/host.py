@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from dpsup import _build
 from dpsup.errors import HostError, UsageError
-from dpsup.host import parse_cpulist
+from dpsup.host.machine import parse_cpulist
 
 HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 TICKS = os.sysconf("SC_CLK_TCK")  # a second

@@ -17,7 +17,7 @@ from dpsup.bench.probe import Watch
 from dpsup.bench.rigs import Rig
 from dpsup.bench.stats import growth, median
 from dpsup.bench.step import Setup, Step
-from dpsup.runtime import PLAN
+from dpsup.instance.runtime_dir import PLAN
 
 TRIES = 6  # of what an instance can do again and again
 DATA_ROOM = 256  # a million of the usual 2176 bytes would need more memory than is to be had

@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dpsup.errors import DpsupError
-
-API = "dpsup/v1"
 NEAR_BELOW_NS = 200.0  # between the two that such VMs have: about 90 and 345
 STEAL_MOST = 0.02
 WAITED_MOST = 0.05
@@ -117,68 +114,3 @@ class Report:
         if reading.waited is not None:
             conditions = replace(conditions, waited=reading.waited)
         figure.runs.append(Run(reading.value, conditions, reading.samples, reading.detail))
-
-
-def to_document(report: Report) -> dict[str, Any]:
-    """The report as JSON keeps it, with what follows from it."""
-    from dpsup.bench.rows import rows
-    from dpsup.bench.stats import summaries
-
-    return {
-        "apiVersion": API,
-        "kind": "Bench",
-        "host": report.host,
-        "asked": report.asked,
-        "notes": report.notes,
-        "figures": [
-            {
-                "name": f.name,
-                "unit": f.unit,
-                "better": f.better,
-                "one_core": f.one_core,
-                "summaries": [asdict(s) for s in summaries(f)],
-                "runs": [
-                    {
-                        **asdict(r),
-                        "regime": r.conditions.regime,
-                        "noise": r.conditions.noise,
-                    }
-                    for r in f.runs
-                ],
-            }
-            for f in report.figures.values()
-        ],
-        "rows": [asdict(r) for r in rows(report.figures)],
-    }
-
-
-def from_document(doc: Any, where: str) -> Report:
-    """A report that `--save` or `-o json` wrote. Raises: DpsupError that names `where`."""
-    try:
-        if doc["kind"] != "Bench" or doc["apiVersion"] != API:
-            raise KeyError("kind")
-        report = Report(dict(doc["host"]), dict(doc["asked"]), notes=list(doc["notes"]))
-        for f in doc["figures"]:
-            runs = [
-                Run(
-                    float(r["value"]),
-                    Conditions(
-                        **{
-                            **r["conditions"],
-                            "distance_ns": tuple(r["conditions"]["distance_ns"]),
-                        }
-                    ),
-                    tuple(r["samples"]),
-                    dict(r["detail"]),
-                )
-                for r in f["runs"]
-            ]
-            report.figures[f["name"]] = Figure(
-                f["name"], f["unit"], f["better"], f["one_core"], runs
-            )
-    except (KeyError, TypeError, ValueError) as e:
-        raise DpsupError(
-            f"{where} is no document of `dpsup bench` ({e!r})",
-            help="`dpsup bench --save FILE` writes one",
-        ) from None
-    return report

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 
-from dpsup.client import connect
+from dpsup.instance.client import connect
 
 
 def main(name: str) -> None:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpsup import launch, runtime
 from dpsup.bench import child
 from dpsup.bench.host import Cores
 from dpsup.bench.meter import Meter
-from dpsup.client import Instance, connect
+from dpsup.bus.messages import as_exception
 from dpsup.errors import DpsupError
-from dpsup.messages import as_exception
+from dpsup.instance import runtime_dir
+from dpsup.instance.client import Instance, connect
+from dpsup.supervisor import launch
 
 STEM = "bench"
 STOP_S = 30.0
@@ -158,6 +159,6 @@ def _end(name: str, supervisor: subprocess.Popen[bytes]) -> None:
 
 def sweep_dead() -> None:
     """Instances of a bench that was killed: the kernel has asked them to stop."""
-    for name, where in runtime.instances().items():
+    for name, where in runtime_dir.instances().items():
         if child.is_dead(name, rf"{STEM}(\d+)-\d+$") and not where.is_supervised():
             launch.clean(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From the options of `dpsup chaos` to its report: what cli.py calls."""
+"""From the options of `dpsup chaos` to its report: what the command line calls."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpsup import launch
 from dpsup.chaos import plot, report, run
 from dpsup.chaos.own import Own
 from dpsup.chaos.report import Found
 from dpsup.chaos.schedule import Fault, parse_faults, parse_rate, schedule
-from dpsup.check import prepare
-from dpsup.client import find
+from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, NotPermitted, UsageError
+from dpsup.instance.client import find
+from dpsup.supervisor import launch
 
 ONLY_OWN = ("hang", "supervisor")  # need a plugin, or a command line, that is chaos's own
 

@@ -7,11 +7,11 @@ import signal
 import time
 from collections.abc import Callable
 
-from dpsup import process
 from dpsup.chaos.report import Injected
 from dpsup.chaos.schedule import Fault
 from dpsup.chaos.target import Target
-from dpsup.process import Identity
+from dpsup.host import process
+from dpsup.host.process import Identity
 
 STOPPED_S = (0.1, 0.4)  # least, and how much more
 ATTACH_S = 0.06  # an attach takes 20 to 60 ms

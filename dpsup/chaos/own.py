@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpsup import process
 from dpsup.bench.child import tied
 from dpsup.chaos.pcap import read_pcap, write_pcap
 from dpsup.chaos.report import Found
 from dpsup.chaos.traffic import Traffic, check
-from dpsup.client import connect
 from dpsup.errors import DpsupError, TimedOut
+from dpsup.host import process
+from dpsup.instance.client import connect
 
 LEG_BYTES = 1 << 30
 START_S = 120.0
@@ -97,7 +97,7 @@ class Own:
         return self
 
     def __exit__(self, *_: object) -> None:
-        from dpsup import launch
+        from dpsup.supervisor import launch
 
         try:
             if self._run is not None and self._run.child.poll() is None:

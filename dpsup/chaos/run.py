@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dpsup import process, status
 from dpsup.chaos.inject import Injector
 from dpsup.chaos.own import Own
 from dpsup.chaos.report import Found
 from dpsup.chaos.schedule import Fault
 from dpsup.chaos.target import Target
 from dpsup.errors import DpsupError, TimedOut
+from dpsup.host import process
+from dpsup.instance import status
 
 SAMPLE_S = 0.1
 AUDIT_S = 1.0

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dpsup import runtime, status
-from dpsup.bus import Client
+from dpsup.bus.sockets import Client
 from dpsup.chaos.report import DEATH, Found
-from dpsup.client import Instance
 from dpsup.errors import DpsupError, TimedOut
-from dpsup.process import Identity
-from dpsup.runtime import PRIMARY, Runtime, State
+from dpsup.host.process import Identity
+from dpsup.instance import runtime_dir, status
+from dpsup.instance.client import Instance
+from dpsup.instance.runtime_dir import PRIMARY, Runtime, State
 
 ASK_S = 2.0
 BACK_S = 60.0  # for all to be as declared again
@@ -37,7 +37,7 @@ class Target:
 
     @property
     def where(self) -> Runtime:
-        found = runtime.instances().get(self.name)
+        found = runtime_dir.instances().get(self.name)
         if found is None:
             raise DpsupError(f'instance "{self.name}" is gone')
         return found

@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from dpsup.doctor.facts import Machine, Needs
 from dpsup.doctor.finding import NO_FILE, Check, Finding, checked, error, info, ok, skip, warn
-from dpsup.doctor.machine import Machine, Needs
 from dpsup.text import cpus, ranges
 
 _CPU = "/sys/devices/system/cpu"
@@ -242,7 +242,7 @@ def interrupts(m: Machine, n: Needs | None) -> Iterator[Finding]:
 
 
 def _parsed(text: str) -> set[int]:
-    from dpsup.host import parse_cpulist
+    from dpsup.host.machine import parse_cpulist
 
     try:
         return set(parse_cpulist(text.strip("\"'")))

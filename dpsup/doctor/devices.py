@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from dpsup.doctor.facts import Machine, Needs
 from dpsup.doctor.finding import NO_FILE, Check, Finding, checked, error, info, ok, skip, warn
-from dpsup.doctor.machine import Machine, Needs
 
 _PCI = "/sys/bus/pci/devices"
 NO_PCI = "the topology has no PCI port"

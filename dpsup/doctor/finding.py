@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dpsup.doctor import CHECKS
-from dpsup.doctor.machine import Machine, Needs
+from dpsup.doctor.facts import Machine, Needs
 from dpsup.errors import Exit, Severity
 
 

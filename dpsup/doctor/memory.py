@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from dpsup.doctor.facts import Machine, Needs
 from dpsup.doctor.finding import NO_FILE, Check, Finding, checked, error, info, ok, skip, warn
-from dpsup.doctor.machine import Machine, Needs
 from dpsup.text import plural
 
 MIB = 1 << 20

@@ -8,8 +8,8 @@ import textwrap
 from typing import Any
 
 from dpsup.doctor import CHECKS, cpus, devices, memory, system
+from dpsup.doctor.facts import Machine, Needs, needs_of, of_the_file
 from dpsup.doctor.finding import Check, Finding, Level
-from dpsup.doctor.machine import Machine, Needs, needs_of, of_the_file
 from dpsup.errors import Exit, Severity, TopologyError
 
 MOST_FIXES = 6  # commands of one finding that a report shows
@@ -31,7 +31,7 @@ def examine(file: str | None, machine: Machine) -> list[Finding]:
 
 
 def _needs(file: str, machine: Machine) -> Needs:
-    from dpsup.check import check
+    from dpsup.check.topology import check
     from dpsup.topology.load import read
 
     reading = read(file, machine.host)

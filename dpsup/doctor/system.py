@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from dpsup.doctor.facts import Machine, Needs
 from dpsup.doctor.finding import Check, Finding, checked, error, info, ok, skip, warn
-from dpsup.doctor.machine import Machine, Needs
 
 MIB = 1 << 20
 STATE_BYTES = 16 * MIB

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dpsup.steering import BUCKETS
+from dpsup.supervisor.steering import BUCKETS
 from dpsup.text import plural, ranges
 from dpsup.topology import chains
 from dpsup.topology.model import Group, Mempool, Topology
 from dpsup.topology.values import AUTO
 
 if TYPE_CHECKING:
-    from dpsup.host import Host
+    from dpsup.host.machine import Host
 
 KIB = 1 << 10
 MIB = 1 << 20

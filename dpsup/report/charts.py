@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dpsup.report.html import Html, tag
-from dpsup.tables import si
+from dpsup.view.tables import si
 
 Doc = dict[str, Any]
 Points = Sequence[tuple[float, float]]

@@ -9,16 +9,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dpsup import _build, drawing, graph, history, runtime, views
+from dpsup import _build
 from dpsup.advise import command
 from dpsup.advise import report as advice
 from dpsup.advise.window import Window
-from dpsup.client import find
 from dpsup.errors import DpsupError, NotRunning, UsageError
-from dpsup.history import Wanted
+from dpsup.instance import history, runtime_dir
+from dpsup.instance.client import find
+from dpsup.instance.history import Wanted
+from dpsup.instance.runtime_dir import PLAN
 from dpsup.report.page import page
-from dpsup.runtime import PLAN
-from dpsup.tables import plain
+from dpsup.view import dot, graph, sections
+from dpsup.view.tables import plain
 
 Doc = dict[str, Any]
 
@@ -45,7 +47,7 @@ def _document(path: str | None, kind: str) -> Doc | None:
 
 def _doctor(file: str) -> Doc | None:
     from dpsup.doctor import report
-    from dpsup.doctor.machine import Machine
+    from dpsup.doctor.facts import Machine
 
     machine = Machine("/")
     try:
@@ -59,7 +61,7 @@ def _doctor(file: str) -> Doc | None:
 
 
 def _events(name: str) -> list[Doc]:
-    from dpsup.render import event_line
+    from dpsup.view.terminal import event_line
 
     try:
         entries, _ = history.past(name, "event", Wanted())
@@ -89,7 +91,7 @@ def _series(window: Window) -> Doc:
 
 
 def _plan(name: str) -> Doc:
-    where = runtime.instances().get(name)
+    where = runtime_dir.instances().get(name)
     try:
         return json.loads((where.path / PLAN).read_text()) if where else {}
     except (OSError, ValueError):
@@ -99,9 +101,9 @@ def _plan(name: str) -> Doc:
 def _draw(picture: Doc | None) -> Doc:
     if picture is None or not picture["io"]:
         return {"svg": "", "drawing": "", "no_svg": ""}
-    letters = plain(graph.draw(picture, views.Screen(110)))
+    letters = plain(graph.draw(picture, sections.Screen(110)))
     try:
-        return {"svg": drawing.svg(picture), "drawing": letters, "no_svg": ""}
+        return {"svg": dot.svg(picture), "drawing": letters, "no_svg": ""}
     except DpsupError as e:
         return {"svg": "", "drawing": letters, "no_svg": f"In letters: {e.message}."}
 

@@ -11,9 +11,9 @@ from dpsup.advise.report import nothing
 from dpsup.report import charts
 from dpsup.report.html import Html, cell, join, table, tag, trusted
 from dpsup.report.style import STYLE
-from dpsup.tables import ago, counts, percent, si
 from dpsup.text import plural
-from dpsup.views import BUSY, FULL, account, hints
+from dpsup.view.sections import BUSY, FULL, account, hints
+from dpsup.view.tables import ago, counts, percent, si
 
 Doc = dict[str, Any]
 

@@ -23,7 +23,7 @@ from dpsup.topology.schema import Path, validate
 from dpsup.topology.values import AUTO, parse_vdev
 
 if TYPE_CHECKING:
-    from dpsup.host import Host
+    from dpsup.host.machine import Host
 
 
 @dataclass(frozen=True, slots=True)

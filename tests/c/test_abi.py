@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dpsup import adopt, limits, primary, steering, supervisor
+from dpsup import limits
 from dpsup._shim import ffi, lib
+from dpsup.primary import process
+from dpsup.supervisor import adopt, core, steering
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,20 +47,20 @@ def test_constants_that_python_keeps_are_those_of_the_header() -> None:
     assert lib.DPS_BUCKETS == steering.BUCKETS
     assert lib.DPS_NO_SLOT == steering.NOBODY
     assert lib.DPS_MAX_SITTERS > lib.DPS_MAX_SLOTS + lib.DPS_MAX_SPARES
-    assert lib.DPS_STORY_DEATH == supervisor.DEATH
-    assert lib.DPS_STORY_LENT == supervisor.LENT
-    assert supervisor.HEALTH[lib.DPS_STORY_STOPPED] == "stopped"
-    assert supervisor.IO_SAID[lib.DPS_STORY_IO_STUCK] == "stuck"
+    assert lib.DPS_STORY_DEATH == core.DEATH
+    assert lib.DPS_STORY_LENT == core.LENT
+    assert core.HEALTH[lib.DPS_STORY_STOPPED] == "stopped"
+    assert core.IO_SAID[lib.DPS_STORY_IO_STUCK] == "stuck"
     assert adopt.NO_SLOT == lib.DPS_NO_SLOT
-    assert supervisor.SEATED == adopt.SEATED == lib.DPS_HAND_SEATED
-    assert supervisor.STARTING == adopt.STARTING == lib.DPS_HAND_STARTING
+    assert core.SEATED == adopt.SEATED == lib.DPS_HAND_SEATED
+    assert core.STARTING == adopt.STARTING == lib.DPS_HAND_STARTING
     assert adopt.STOPPED == lib.DPS_STORY_STOPPED
     assert adopt.ABI == lib.DPS_ABI_VERSION
-    assert supervisor.NOTICES[lib.DPS_NOTICE_LEASE] == "lease"
-    assert len(primary.DROPS) == lib.DPS_N_DROPS
-    assert lib.DPS_EXIT_USAGE in supervisor.PERMANENT
-    assert lib.DPS_EXIT_CORE in supervisor.PERMANENT
-    assert lib.DPS_EXIT_TEMPORARY not in supervisor.PERMANENT
+    assert core.NOTICES[lib.DPS_NOTICE_LEASE] == "lease"
+    assert len(process.DROPS) == lib.DPS_N_DROPS
+    assert lib.DPS_EXIT_USAGE in core.PERMANENT
+    assert lib.DPS_EXIT_CORE in core.PERMANENT
+    assert lib.DPS_EXIT_TEMPORARY not in core.PERMANENT
 
 
 def test_limits_of_state_are_those_of_the_plugin_header() -> None:
@@ -72,15 +74,15 @@ def test_limits_of_state_are_those_of_the_plugin_header() -> None:
 def test_drop_reasons_are_named_as_in_the_header() -> None:
     text = (ROOT / "shim" / "shim.h").read_text()
     names = re.findall(r"DPS_DROP_(\w+) = \d+", text)
-    assert tuple(n.lower() for n in names) == primary.DROPS
+    assert tuple(n.lower() for n in names) == process.DROPS
 
 
 def test_places_are_as_many_as_in_the_header() -> None:
-    assert len(primary.PLACES) == lib.DPS_N_PLACES
-    assert primary.PLACES[lib.DPS_PLACE_XFER] == "xfer"
+    assert len(process.PLACES) == lib.DPS_N_PLACES
+    assert process.PLACES[lib.DPS_PLACE_XFER] == "xfer"
 
 
 def test_stages_are_named_as_in_the_header() -> None:
     text = (ROOT / "shim" / "shim.h").read_text()
     names = re.findall(r"DPS_STAGE_(\w+) = \d+", text)
-    assert tuple(n.lower() for n in names) == primary.STAGES
+    assert tuple(n.lower() for n in names) == process.STAGES

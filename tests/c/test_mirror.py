@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from dpsup import bursts, capturing
 from dpsup._shim import ffi, lib
+from dpsup.inspect import capture, perf_report
 
 
 def test_a_record_is_read_as_it_is_written() -> None:
@@ -18,14 +18,14 @@ def test_a_record_is_read_as_it_is_written() -> None:
     record = ffi.new("struct dps_mirrored *")
     for i, name in enumerate(names, 1):
         setattr(record, name, i)
-    assert capturing._RECORD.size == ffi.sizeof("struct dps_mirrored")
-    assert capturing._RECORD.unpack(bytes(ffi.buffer(record))) == tuple(range(1, 13))
+    assert capture._RECORD.size == ffi.sizeof("struct dps_mirrored")
+    assert capture._RECORD.unpack(bytes(ffi.buffer(record))) == tuple(range(1, 13))
     kinds = (lib.DPS_MIRROR_RX, lib.DPS_MIRROR_TX, lib.DPS_MIRROR_LENT, lib.DPS_MIRROR_BACK)
-    assert kinds == (capturing.RX, capturing.TX, capturing.LENT, capturing.BACK)
+    assert kinds == (capture.RX, capture.TX, capture.LENT, capture.BACK)
     verdicts = (lib.DPS_V_DROP, lib.DPS_V_OUT, lib.DPS_V_GROUP, lib.DPS_V_QUARANTINE,
                 lib.DPS_V_REQUEUE)  # fmt: skip
-    assert verdicts == (capturing._DROP, capturing._OUT, capturing._GROUP, capturing._QUARANTINE,
-                        capturing._REQUEUE)  # fmt: skip
+    assert verdicts == (capture._DROP, capture._OUT, capture._GROUP, capture._QUARANTINE,
+                        capture._REQUEUE)  # fmt: skip
 
 
 @pytest.mark.parametrize("power", range(34))
@@ -33,5 +33,5 @@ def test_classes_are_those_of_the_header(power: int) -> None:
     for value in {(1 << power) + d for d in (-1, 0, 1, 1 << power >> 1)} - {-1}:
         index = lib.dps_class_of(value)
         if index < lib.DPS_CLASSES - 1:
-            assert bursts.lowest(index) <= value <= bursts.highest(index)
+            assert perf_report.lowest(index) <= value <= perf_report.highest(index)
     assert lib.dps_class_of((1 << 64) - 1) == lib.DPS_CLASSES - 1

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from harness import PATIENCE, Run, leftovers, wait_for
 
-from dpsup.cli import cli
+from dpsup.cli.root import cli
 
 # What takes longest, and has a shorter sibling that shows the same: for deploy/test --long, so that
 # all the rest takes CI less than 25 minutes.

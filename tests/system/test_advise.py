@@ -20,8 +20,8 @@ from netns import Host, raw_socket, two_hosts
 from traffic import write_pcap
 
 from dpsup._shim import lib
-from dpsup.primary import SYMMETRIC_KEY, rss_types
-from dpsup.steering import BUCKETS
+from dpsup.primary.process import SYMMETRIC_KEY, rss_types
+from dpsup.supervisor.steering import BUCKETS
 
 pytestmark = pytest.mark.system
 

@@ -24,8 +24,8 @@ from jobs import spare_pids
 from ptrace import Traced
 
 import dpsup
-from dpsup.attach import takes_connections
-from dpsup.policy import Pace
+from dpsup.primary.eal_locks import takes_connections
+from dpsup.supervisor.policy import Pace
 
 SLOW_NULL = NULL.replace("net_null0", "net_null0,size=64") + "spares = 1\n"
 

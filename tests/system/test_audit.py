@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from harness import NULL, Run, wait_for
 
-from dpsup.bus import Client
+from dpsup.bus.sockets import Client
 from dpsup.errors import DpsupError
-from dpsup.runtime import PRIMARY, instances
+from dpsup.instance.runtime_dir import PRIMARY, instances
 
 SUMS = {
     "cached": {"cache"},

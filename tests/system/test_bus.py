@@ -12,7 +12,8 @@ import zmq
 from harness import NULL, Run, wait_for
 
 import dpsup
-from dpsup import DpsupError, messages
+from dpsup import DpsupError
+from dpsup.bus import messages
 
 
 class Raw:

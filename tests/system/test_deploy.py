@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from harness import DPSUP, Run, leftovers, run, wait_for
 
-from dpsup.check import prepare
-from dpsup.host import PciDevice, read_host
-from dpsup.pcapfile import Capture, scan
+from dpsup.check.topology import prepare
+from dpsup.host.machine import PciDevice, read_host
+from dpsup.packets.pcap import Capture, scan
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 EXAMPLES = sorted(path.name for path in (DEPLOY / "examples").glob("*.toml"))

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from harness import Run, wait_for
 
-from dpsup.cli import cli
+from dpsup.cli.root import cli
 
 FILE = Path(__file__).parents[2] / "docs" / "make" / "documents.py"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import DPSUP, Run, run
 
 from dpsup.doctor import CHECKS
-from dpsup.pcapfile import scan
+from dpsup.packets.pcap import scan
 
 
 def do(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -251,7 +251,7 @@ def test_events_are_chosen_by_type_and_time(instance: Run) -> None:
 
 
 def test_what_a_worker_prints_cannot_command_the_terminal(instance: Run) -> None:
-    from dpsup.render import _printable
+    from dpsup.view.terminal import _printable
 
     assert _printable("a\x1b[2Jb\tc\x07µ") == "a?[2Jb\tc?µ"
     instance.start(QUIET)
@@ -297,7 +297,7 @@ def exporters(instance: Run) -> list[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"dpsup.metrics" in words and instance.name.encode() in words:
+        if b"dpsup.instance.openmetrics" in words and instance.name.encode() in words:
             found.append(int(path.parent.name))
     return found
 

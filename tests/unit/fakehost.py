@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dpsup.host import Host, Hugetlbfs, Pages, PciDevice
-from dpsup.pcapfile import Capture, scan
+from dpsup.host.machine import Host, Hugetlbfs, Pages, PciDevice
+from dpsup.packets.pcap import Capture, scan
 
 MIB = 1 << 20
 GIB = 1 << 30

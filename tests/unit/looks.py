@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from dpsup import status
-from dpsup.failover import Failovers
+from dpsup.instance import status
+from dpsup.supervisor.histograms import Failovers
 
 Doc = dict[str, Any]
 

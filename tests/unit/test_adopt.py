@@ -12,10 +12,10 @@ import pytest
 from unit.fakehost import FILE, FULL, MINIMAL, machine
 from unit.test_chains import CHAIN
 
-from dpsup import adopt, memory
 from dpsup.plan.model import Plan, make_plan
-from dpsup.policy import History
-from dpsup.steering import EMPTY
+from dpsup.supervisor import adopt, snapshot
+from dpsup.supervisor.policy import History
+from dpsup.supervisor.steering import EMPTY
 from dpsup.topology.load import load
 
 
@@ -74,14 +74,14 @@ def fake() -> Any:
 )  # fmt: skip
 def test_what_is_not_known_is_no_obstacle(doc: dict[str, Any]) -> None:
     sup = fake()
-    memory.recall(sup, doc)
+    snapshot.recall(sup, doc)
     assert sup.groups[0].desired == 2
     assert sup.groups[0].home == EMPTY
 
 
 def test_recalled_within_the_bounds_of_now() -> None:
     sup = fake()
-    past = memory.recall(
+    past = snapshot.recall(
         sup,
         {"deaths": 3, "told": 9, "seq": {"event": 1012}, "asked": [7],
          "groups": {"fw": {"desired": 9, "home": "00" * 256 + "01" * 256}},

@@ -16,13 +16,13 @@ from dpsup.advise import KINDS, report
 from dpsup.advise.lanes import uneven
 from dpsup.advise.piece import Piece
 from dpsup.advise.window import Window, mersenne, pool_need
-from dpsup.check_memory import pool_needs
-from dpsup.noticing import Notices
+from dpsup.check.memory import pool_needs
 from dpsup.plan.model import make_plan
-from dpsup.primary import plan_document
-from dpsup.tables import plain
+from dpsup.primary.process import plan_document
+from dpsup.supervisor.notices import Notices
 from dpsup.topology.load import load
-from dpsup.views import Screen
+from dpsup.view.sections import Screen
+from dpsup.view.tables import plain
 
 Doc = dict[str, Any]
 Fault = Callable[[Doc, float], None]  # of a look after so many seconds

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dpsup import attach
-from dpsup.attach import Attachments, lock_names, takes_connections
-from dpsup.policy import Pace
+from dpsup.primary import eal_locks
+from dpsup.primary.eal_locks import Attachments, lock_names, takes_connections
+from dpsup.supervisor.policy import Pace
 
 READ, WRITE = 4, 2
 NAMES = lock_names(8)
@@ -25,8 +25,8 @@ class Eal:
         self.rests = True
         self.sums = {"memory": 1, "memzone": 1}
         self.folder = folder
-        monkeypatch.setattr(attach, "mappers", lambda _: self.mapped)
-        monkeypatch.setattr(attach, "at_rest", lambda: self.rests)
+        monkeypatch.setattr(eal_locks, "mappers", lambda _: self.mapped)
+        monkeypatch.setattr(eal_locks, "at_rest", lambda: self.rests)
         self.of = Attachments(folder, Path("/bin/true"), self.read, self.release, self.guarded)
 
     def read(self) -> list[int]:

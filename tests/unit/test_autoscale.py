@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 
-from dpsup.autoscale import OVERLOAD_S, Memory, Sample, Settings, decide
+from dpsup.supervisor.autoscale import OVERLOAD_S, Memory, Sample, Settings, decide
 
 SETTINGS = Settings(min=1, max=8, target_busy=0.7, cooldown=30.0)
 STEP = 0.5  # seconds between two looks, as the supervisor does

@@ -7,7 +7,8 @@ import pytest
 from unit.benchdata import FAR, MOVED, NEAR, add, report
 
 from dpsup.bench.compare import compare, why_not
-from dpsup.bench.model import Regime, Report, from_document
+from dpsup.bench.document import from_document
+from dpsup.bench.model import Regime, Report
 from dpsup.errors import DpsupError, Exit
 
 

@@ -141,7 +141,7 @@ def test_the_slowest_tenth_is_at_least_one_window() -> None:
 def test_a_report_survives_json() -> None:
     import json
 
-    from dpsup.bench.model import from_document, to_document
+    from dpsup.bench.document import from_document, to_document
 
     made = add(report(), "path/forward", 80, 82, samples=(79.0, 83.0))
     add(made, "others/testpmd_io", 90, apart=MOVED, one_core=True)

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from scapy.all import ARP, IP, TCP, UDP, Dot1Q, Ether, ICMPv6EchoRequest, IPv6, PcapNgReader, Raw
 from scapy.layers.inet6 import IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 
-from dpsup import bpf, bursts, capturing, pcapng
-from dpsup.capturing import BACK, LENT, RX, TX, Captured, Clock, InOrder, Lines, Names, Pcapng
-from dpsup.decode import one_line
 from dpsup.errors import DpsupError, NoSuchObject, UsageError
-from dpsup.mirror import LEASE_S, Lease, find_target
-from dpsup.pcapfile import scan
+from dpsup.inspect import capture, perf_report
+from dpsup.inspect.capture import BACK, LENT, RX, TX, Captured, Clock, InOrder, Lines, Names, Pcapng
+from dpsup.packets import filter, pcapng
+from dpsup.packets.decode import one_line
+from dpsup.packets.pcap import scan
+from dpsup.primary.capture import LEASE_S, Lease, find_target
 
 HZ = 2_000_000_000
 CLOCK = Clock(1000, 1_700_000_000_000_000_000, HZ)
@@ -151,7 +152,7 @@ def test_packets_of_several_io_cores_come_in_order_and_none_is_left() -> None:
 
 
 def test_records_that_end_in_the_middle_are_not_followed() -> None:
-    assert list(capturing.parse(bytes(31))) == []
+    assert list(capture.parse(bytes(31))) == []
 
 
 # --- who may, and what ----------------------------------------------------------------------------
@@ -199,13 +200,13 @@ def test_a_lease_has_one_holder_and_runs_out() -> None:
 
 
 def test_filters_are_libpcaps() -> None:
-    assert bpf.compile_filter("") == []
-    words = bpf.compile_filter("tcp port 80")
+    assert filter.compile_filter("") == []
+    words = filter.compile_filter("tcp port 80")
     assert words[-1] >> 48 == 6  # BPF_RET
     with pytest.raises(UsageError, match="syntax error"):
-        bpf.compile_filter("tcp prt 80")
+        filter.compile_filter("tcp prt 80")
     with pytest.raises(UsageError, match="instructions"):
-        bpf.compile_filter(" or ".join(f"tcp port {n}" for n in range(1, 900)))
+        filter.compile_filter(" or ".join(f"tcp port {n}" for n in range(1, 900)))
 
 
 # --- histograms -----------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ def class_of(value: int) -> int:
 @given(st.integers(0, 1 << 33))
 def test_a_value_is_in_its_class(value: int) -> None:
     index = class_of(value)
-    assert bursts.lowest(index) <= value <= bursts.highest(index)
+    assert perf_report.lowest(index) <= value <= perf_report.highest(index)
 
 
 @given(st.lists(st.integers(0, 1 << 30), min_size=1, max_size=50))
@@ -230,7 +231,7 @@ def test_percentiles_are_within_an_eighth(values: list[int]) -> None:
     counts = [0] * 256
     for value in values:
         counts[class_of(value)] += 1
-    found = bursts.percentiles(counts, max(values))
+    found = perf_report.percentiles(counts, max(values))
     values.sort()
     for p in (50, 90, 99):
         true = values[-(-len(values) * p // 100) - 1]
@@ -247,9 +248,9 @@ def raw(**more: Any) -> dict[str, Any]:
 
 
 def test_a_worker_without_packets_has_no_figures() -> None:
-    doc = bursts.document("fw/0", 1.0, HZ, raw())
+    doc = perf_report.document("fw/0", 1.0, HZ, raw())
     assert doc["batch"]["p50"] is None
-    assert "nothing was measured" in bursts.lines(doc)[1]
+    assert "nothing was measured" in perf_report.lines(doc)[1]
 
 
 def test_the_slowest_come_first_with_what_was_in_them() -> None:
@@ -260,7 +261,7 @@ def test_the_slowest_come_first_with_what_was_in_them() -> None:
     ]  # fmt: skip
     cycles, batch = [0] * 256, [0] * 64
     cycles[class_of(100)], batch[4] = 15, 3
-    doc = bursts.document(
+    doc = perf_report.document(
         "fw/0", 1.0, HZ, raw(bursts=3, packets=15, cycles=cycles, batch=batch, slow=slow,
                              cycles_most=100)
     )  # fmt: skip
@@ -268,7 +269,7 @@ def test_the_slowest_come_first_with_what_was_in_them() -> None:
     assert doc["slowest"][0]["ns"] == 1_000_000
     assert doc["slowest"][0]["packets"][0]["decoded"] == "10.0.0.1:1 > 10.0.0.2:2 UDP"
     assert doc["batch"]["p99"] == 5
-    text = "\n".join(bursts.lines(doc))
+    text = "\n".join(perf_report.lines(doc))
     assert "2000000 cycles (1ms), 5 packets of io/0" in text
     assert "and 4 more" in text
     assert max(len(line) for line in text.splitlines()) <= 80

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from unit.fakehost import FILE, FULL, GIB, MIB, MINIMAL, machine, pcap, swap
 
-from dpsup.check import check, prepare
-from dpsup.check_memory import pool_needs
+from dpsup.check.memory import pool_needs
+from dpsup.check.topology import check, prepare
 from dpsup.errors import Exit, Problem, Severity, TopologyError
-from dpsup.host import Host, Hugetlbfs, Pages, PciDevice
+from dpsup.host.machine import Host, Hugetlbfs, Pages, PciDevice
 from dpsup.topology.load import load
 from dpsup.topology.model import Topology
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from unit.fakehost import FILE, FULL, machine
 
-from dpsup import catalogue, errors, messages
-from dpsup.check import check
+from dpsup import catalogue, errors
+from dpsup.bus import messages
+from dpsup.check.topology import check
 from dpsup.doctor import CHECKS
 from dpsup.errors import DpsupError, Problem, TopologyError
 from dpsup.topology.load import load, read

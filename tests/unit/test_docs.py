@@ -17,10 +17,10 @@ from xml.etree import ElementTree
 import pytest
 from unit.fakehost import FILE, machine
 
-from dpsup.check import check
-from dpsup.cli import cli
+from dpsup.check.topology import check
+from dpsup.cli.root import cli
 from dpsup.errors import Exit, Severity
-from dpsup.history import TYPES
+from dpsup.instance.history import TYPES
 from dpsup.topology.jsonschema import topology_schema
 from dpsup.topology.load import load
 
@@ -96,7 +96,7 @@ def test_every_type_of_event_and_every_field_is_told(make: Any, pages: dict[str,
 
 
 def test_every_metric_is_told(pages: dict[str, str]) -> None:
-    source = (ROOT / "dpsup" / "metrics.py").read_text()
+    source = (ROOT / "dpsup" / "instance" / "openmetrics.py").read_text()
     names = re.findall(r"made\.(?:gauge|counter|histogram)\(\s*\"(\w+)\"", source)
     assert len(names) > 50
     for name in names:

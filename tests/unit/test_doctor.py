@@ -17,8 +17,8 @@ import pytest
 from unit.hosttree import CPU, FLAGS, HUGE, LIMITS, MLX, NIC, PMDS, TOPOLOGY, Tree, sound
 
 from dpsup.doctor import CHECKS, report
+from dpsup.doctor.facts import Machine
 from dpsup.doctor.finding import Finding, Level
-from dpsup.doctor.machine import Machine
 from dpsup.errors import Exit, TopologyError
 
 DEVICE = f"sys/bus/pci/devices/{NIC}"

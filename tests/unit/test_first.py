@@ -18,10 +18,11 @@ from click.shell_completion import BashComplete
 from click.testing import CliRunner
 from unit.fakehost import FULL, MINIMAL, machine, swap
 
-from dpsup import complete, first, manpage, runtime
-from dpsup.check import PLUGINS, prepare
-from dpsup.cli import cli
+from dpsup.check.topology import PLUGINS, prepare
+from dpsup.cli import completion, init, manpage
+from dpsup.cli.root import cli
 from dpsup.errors import DpsupError, Exit, TopologyError
+from dpsup.instance import runtime_dir
 from dpsup.topology import templates
 from dpsup.topology.jsonschema import topology_schema
 from dpsup.topology.load import parse
@@ -56,24 +57,24 @@ def test_every_template_passes_check(template: str, cpus: int) -> None:
 
 def test_init_writes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    said = first.write("sub/t.toml", "ci", "job")
+    said = init.write("sub/t.toml", "ci", "job")
     assert said[0] == "wrote sub/t.toml, sub/in.pcap"
     before = (tmp_path / "sub/t.toml").read_bytes()
     (tmp_path / "sub/in.pcap").write_bytes(b"precious")
     (tmp_path / "sub/t.toml").unlink()
     with pytest.raises(DpsupError) as caught:
-        first.write("sub/t.toml", "ci", "job")
+        init.write("sub/t.toml", "ci", "job")
     assert caught.value.code == "E1001"
     assert (tmp_path / "sub/in.pcap").read_bytes() == b"precious"
     assert not (tmp_path / "sub/t.toml").exists()
-    first.write("sub/t.toml", "ci", "job", force=True)
+    init.write("sub/t.toml", "ci", "job", force=True)
     assert (tmp_path / "sub/t.toml").read_bytes() == before
     assert (tmp_path / "sub/in.pcap").read_bytes() == templates.capture()
 
 
 def test_init_refuses_a_name_that_cannot_be_one(tmp_path: Path) -> None:
     with pytest.raises(TopologyError):
-        first.write(str(tmp_path / "t.toml"), "forward", "No Name")
+        init.write(str(tmp_path / "t.toml"), "forward", "No Name")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -213,7 +214,7 @@ def test_man_says_what_it_does_not_know() -> None:
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two instances' runtime folders, and one that cannot be read."""
-    monkeypatch.setattr(runtime, "roots", lambda: [tmp_path])
+    monkeypatch.setattr(runtime_dir, "roots", lambda: [tmp_path])
     for name, groups in (("edge", ["fw", "nat"]), ("core", ["lb"])):
         (tmp_path / name).mkdir()
         plan = {"groups": [{"name": group} for group in groups]}
@@ -252,8 +253,8 @@ def test_completion_knows_what_is_there(
 
 
 def test_completion_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "roots", lambda: [tmp_path])
-    assert complete.groups(None) == complete.workers(None) == complete.sources("x") == []
+    monkeypatch.setattr(runtime_dir, "roots", lambda: [tmp_path])
+    assert completion.groups(None) == completion.workers(None) == completion.sources("x") == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

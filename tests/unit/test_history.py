@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from dpsup.errors import UsageError
-from dpsup.history import MOST, TYPES, Wanted, _join, parse_types
+from dpsup.instance.history import MOST, TYPES, Wanted, _join, parse_types
 
 SOURCES = Path(__file__).resolve().parents[2] / "dpsup"
 
 
 def test_every_type_that_is_published_is_known() -> None:
-    text = "".join(path.read_text() for path in SOURCES.glob("*.py"))
+    text = "".join(path.read_text() for path in SOURCES.rglob("*.py"))
     published = set(re.findall(r'\btype="([a-z_]+)"', text))
     assert published == TYPES.keys()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dpsup.host import (
+from dpsup.host.machine import (
     ENVIRONMENT,
     Host,
     Hugetlbfs,

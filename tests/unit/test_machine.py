@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dpsup import machine
-from dpsup.supervisor import Supervisor
+from dpsup.supervisor import fsm
+from dpsup.supervisor.core import Supervisor
 
 DEPTH = 6
 
@@ -18,13 +18,13 @@ INITIAL = {"primary": "absent", "seed": "absent", "worker": "stopped", "topology
 VERDICTS = {"retry", "again", "give_up", "rest"}
 
 
-def walk(kind: str) -> Iterator[list[tuple[str, str, machine.Step]]]:
+def walk(kind: str) -> Iterator[list[tuple[str, str, fsm.Step]]]:
     """Every sequence of DEPTH events: (state, event, step) each. Shared prefixes are cut short."""
-    for events in itertools.product(machine.EVENTS[kind], repeat=DEPTH):
+    for events in itertools.product(fsm.EVENTS[kind], repeat=DEPTH):
         state = INITIAL[kind]
         path = []
         for event in events:
-            step = machine.step(kind, state, event)
+            step = fsm.step(kind, state, event)
             path.append((state, event, step))
             state = step.state
         yield path
@@ -33,35 +33,35 @@ def walk(kind: str) -> Iterator[list[tuple[str, str, machine.Step]]]:
 def reachable(kind: str) -> set[str]:
     seen = {INITIAL[kind]}
     while True:
-        more = {machine.step(kind, s, e).state for s in seen for e in machine.EVENTS[kind]} - seen
+        more = {fsm.step(kind, s, e).state for s in seen for e in fsm.EVENTS[kind]} - seen
         if not more:
             return seen
         seen |= more
 
 
-@pytest.mark.parametrize("kind", machine.TABLE)
+@pytest.mark.parametrize("kind", fsm.TABLE)
 def test_every_pair_is_answered_and_every_state_reachable(kind: str) -> None:
-    states, events = machine.STATES[kind], machine.EVENTS[kind]
-    assert set(machine.TABLE[kind]) == set(itertools.product(states, events))
+    states, events = fsm.STATES[kind], fsm.EVENTS[kind]
+    assert set(fsm.TABLE[kind]) == set(itertools.product(states, events))
     assert reachable(kind) == set(states)
-    assert {s.state for s in machine.TABLE[kind].values()} <= set(states)
+    assert {s.state for s in fsm.TABLE[kind].values()} <= set(states)
 
 
-@pytest.mark.parametrize("kind", machine.TABLE)
+@pytest.mark.parametrize("kind", fsm.TABLE)
 def test_supervisor_has_a_method_for_every_action_and_no_other(kind: str) -> None:
-    wanted = {f"_{kind}_{action}" for action in machine.ACTIONS[kind]}
+    wanted = {f"_{kind}_{action}" for action in fsm.ACTIONS[kind]}
     there = {name for name in vars(Supervisor) if name.startswith(f"_{kind}_")}
     # One method is the body of two actions' methods or a helper with a longer name.
     assert wanted <= there
-    assert {n for n in there if n.removeprefix(f"_{kind}_") in machine.ACTIONS[kind]} == wanted
+    assert {n for n in there if n.removeprefix(f"_{kind}_") in fsm.ACTIONS[kind]} == wanted
 
 
 @pytest.mark.parametrize("kind", ["primary", "seed", "topology"])
 def test_depth_six_never_leaves_the_table(kind: str) -> None:
     for path in walk(kind):
         for state, event, step in path:
-            assert step == machine.TABLE[kind][state, event]
-            assert step.state in machine.STATES[kind]
+            assert step == fsm.TABLE[kind][state, event]
+            assert step.state in fsm.STATES[kind]
 
 
 def sequences(states: set[tuple[str, ...]], depth: int) -> set[tuple[str, ...]]:
@@ -71,8 +71,8 @@ def sequences(states: set[tuple[str, ...]], depth: int) -> set[tuple[str, ...]]:
         states = {
             (step.state, *history[1:], *(["unborn"] if event == "unborn" else []), *step.actions)
             for history in states
-            for event in machine.EVENTS["worker"]
-            for step in [machine.step("worker", history[0], event)]
+            for event in fsm.EVENTS["worker"]
+            for step in [fsm.step("worker", history[0], event)]
         }
     return states
 
@@ -89,22 +89,22 @@ def test_no_worker_is_forked_before_its_lanes_are_repaired() -> None:
 
 
 def test_only_a_ready_worker_is_fed() -> None:
-    for (state, event), step in machine.TABLE["worker"].items():
+    for (state, event), step in fsm.TABLE["worker"].items():
         if "feed" in step.actions:
             assert (state, event) == ("starting", "ready")
 
 
 def test_lanes_are_repaired_on_a_death_and_on_nothing_else() -> None:
     # An unborn worker's slot is looked at too: its lanes may hold what an earlier one left.
-    for (_, event), step in machine.TABLE["worker"].items():
+    for (_, event), step in fsm.TABLE["worker"].items():
         assert ("repair" in step.actions) <= (event in ("died", "unborn"))
     for state in ("starting", "running", "draining"):
-        assert machine.step("worker", state, "died").actions == ("repair",)
+        assert fsm.step("worker", state, "died").actions == ("repair",)
 
 
 def test_a_lost_primary_stops_every_worker() -> None:
-    for state in machine.STATES["worker"]:
-        assert machine.step("worker", state, "lost").state == "stopped"
+    for state in fsm.STATES["worker"]:
+        assert fsm.step("worker", state, "lost").state == "stopped"
 
 
 def test_stop_leads_every_machine_to_rest() -> None:
@@ -115,12 +115,12 @@ def test_stop_leads_every_machine_to_rest() -> None:
         "topology": (["stop", "gone"], "stopped"),
     }
     for kind, (events, end) in ends.items():
-        for start in machine.STATES[kind]:
+        for start in fsm.STATES[kind]:
             if start == "recovering":
                 continue  # waits for its verdict first, which is then `rest`
             state = start
             for event in events:
-                state = machine.step(kind, state, event).state
+                state = fsm.step(kind, state, event).state
             assert state == end, (kind, start)
 
 
@@ -131,17 +131,17 @@ def test_a_deadline_always_ends_in_a_kill_where_something_is_awaited() -> None:
         "worker": ("starting", "draining"),
     }.items():
         for state in states:
-            assert machine.step(kind, state, "late").actions == ("kill",)
+            assert fsm.step(kind, state, "late").actions == ("kill",)
 
 
 def test_recovery_waits_for_its_verdict() -> None:
-    for event in machine.EVENTS["worker"]:
-        step = machine.step("worker", "recovering", event)
+    for event in fsm.EVENTS["worker"]:
+        step = fsm.step("worker", "recovering", event)
         if event not in VERDICTS | {"lost"}:
-            assert step == machine.Step("recovering")
+            assert step == fsm.Step("recovering")
 
 
 def test_a_spare_that_took_over_from_one_that_was_starting_runs() -> None:
     """It says READY no more: nothing else would ever end the waiting."""
-    step = machine.step("worker", "starting", "succeeded")
+    step = fsm.step("worker", "starting", "succeeded")
     assert (step.state, step.actions) == ("running", ("adopt",))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsup import messages
+from dpsup.bus import messages
+from dpsup.bus.messages import Answered, Limiter, ProtocolError, Publication, Reply, Request
 from dpsup.errors import DpsupError, Exit, NoSuchObject
-from dpsup.messages import Answered, Limiter, ProtocolError, Publication, Reply, Request
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),

@@ -18,8 +18,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from unit import looks
 
-from dpsup.failover import Failovers
-from dpsup.metrics import Source
+from dpsup.instance.openmetrics import Source
+from dpsup.supervisor.histograms import Failovers
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PROMTOOL = shutil.which("promtool")

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dpsup import host
-from dpsup.cli import cli
+from dpsup.cli.root import cli
 from dpsup.errors import DpsupError
+from dpsup.host import machine
 from dpsup.topology import templates
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +80,7 @@ def seeds(n: int) -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def drivers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which drivers are installed takes a tenth of a second to read, and stays as it is."""
-    monkeypatch.setattr(host, "read_pmds", functools.cache(host.read_pmds))
+    monkeypatch.setattr(machine, "read_pmds", functools.cache(machine.read_pmds))
 
 
 def check_all(n: int, folder: Path) -> dict[int, int]:

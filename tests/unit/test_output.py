@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
-from dpsup.output import Journal, Throttle
+from dpsup.supervisor.journal import Journal, Throttle
 
 
 def test_a_flood_of_lines_is_cut_and_said() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scapy.all import Ether, PcapNgWriter, Raw, wrpcap
 from unit.fakehost import pcap
 
-from dpsup import pcapfile
-from dpsup.pcapfile import Capture, scan
+from dpsup.packets import pcap as pcap_file
+from dpsup.packets.pcap import Capture, scan
 
 Lengths = list[tuple[int, int]]  # captured, original
 
@@ -90,9 +90,9 @@ def test_length_that_cannot_be_is_damage() -> None:
 
 
 def test_large_file_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pcapfile, "MOST_PACKETS", 3)
+    monkeypatch.setattr(pcap_file, "MOST_PACKETS", 3)
     assert scan(pcap([(60, 60)] * 5), 99) == Capture(packets=3, whole=False)
-    monkeypatch.setattr(pcapfile, "MOST_BYTES", 24 + 2 * 76)
+    monkeypatch.setattr(pcap_file, "MOST_BYTES", 24 + 2 * 76)
     assert scan(pcap([(60, 60)] * 5), 99) == Capture(packets=2, whole=False)
 
 

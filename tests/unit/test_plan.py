@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from unit.fakehost import FILE, FULL, GIB, MIB, MINIMAL, FakeHost, machine, swap
 
 from dpsup import limits
-from dpsup.host import Host, Hugetlbfs, Pages, PciDevice
+from dpsup.host.machine import Host, Hugetlbfs, Pages, PciDevice
 from dpsup.plan.model import (
     Plan,
     buckets_bytes,

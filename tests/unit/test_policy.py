@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsup.policy import Decision, Ending, History, Policy, Verdict, allowance, decide, others
+from dpsup.supervisor.policy import (
+    Decision,
+    Ending,
+    History,
+    Policy,
+    Verdict,
+    allowance,
+    decide,
+    others,
+)
 
 CRASH = Ending()
 

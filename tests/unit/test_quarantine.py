@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from unit.fakehost import FILE, FULL, machine
 
-from dpsup import quarantine
 from dpsup.errors import NoSuchObject, NotRunning, UsageError
+from dpsup.instance import quarantine
+from dpsup.instance.quarantine import Folder, Keeper, describe
 from dpsup.plan.model import Plan, make_plan
-from dpsup.quarantine import Folder, Keeper, describe
 from dpsup.topology.load import load
 
 
@@ -174,7 +174,7 @@ def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.M
 
 def test_which_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quarantine.client, "running", dict)
-    monkeypatch.setattr(quarantine.runtime, "instances", dict)
+    monkeypatch.setattr(quarantine.runtime_dir, "instances", dict)
     monkeypatch.setattr(quarantine.os, "geteuid", lambda: 7)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("STATE_DIRECTORY", "/somebody/elses")

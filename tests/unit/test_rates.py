@@ -8,7 +8,7 @@ import copy
 import pytest
 from unit import looks
 
-from dpsup.rates import picture
+from dpsup.instance.rates import picture
 
 
 def test_rates_are_what_was_counted_between_two_looks() -> None:

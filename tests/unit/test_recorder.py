@@ -12,9 +12,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from dpsup import recorder
-from dpsup.output import Journal
-from dpsup.recorder import Recorder, read
+from dpsup.instance import record
+from dpsup.instance.record import Recorder, read
+from dpsup.supervisor.journal import Journal
 
 
 class Numbers:
@@ -31,7 +31,7 @@ class Numbers:
 def journals(folder: Path) -> tuple[Numbers, Journal, Journal]:
     numbers = Numbers()
     events, log = (Journal(topic, numbers.publish) for topic in ("event", "log"))
-    recorder.keep(folder, numbers, {"event": events, "log": log})  # type: ignore[arg-type]
+    record.keep(folder, numbers, {"event": events, "log": log})  # type: ignore[arg-type]
     return numbers, events, log
 
 
@@ -50,7 +50,7 @@ def test_the_record_is_bounded_and_keeps_the_latest(tmp_path: Path) -> None:
     one = Recorder(tmp_path, "log", segment=1000)
     for i in range(1, 500):
         one.write({"seq": i, "line": "x" * 50})
-    sizes = [(tmp_path / name).stat().st_size for name in recorder.FILES["log"]]
+    sizes = [(tmp_path / name).stat().st_size for name in record.FILES["log"]]
     assert all(size <= 1000 for size in sizes)
     numbers = [e["seq"] for e in read(tmp_path, "log")]
     assert numbers == list(range(numbers[0], 500))
@@ -63,14 +63,14 @@ def test_talk_does_not_push_out_the_story_of_a_death(tmp_path: Path) -> None:
     for _ in range(1000):
         log.add(name="fw/0", line="y" * 4096)
     assert [e["type"] for e in read(tmp_path, "event")] == ["death"]
-    assert sum(f.stat().st_size for f in tmp_path.iterdir()) <= 3 * recorder.SEGMENT
+    assert sum(f.stat().st_size for f in tmp_path.iterdir()) <= 3 * record.SEGMENT
 
 
 def test_what_was_written_survives_sigkill(tmp_path: Path) -> None:
     program = f"""
         import os, signal
         from pathlib import Path
-        from dpsup.recorder import Recorder
+        from dpsup.instance.record import Recorder
         one = Recorder(Path({str(tmp_path)!r}), "event")
         for i in range(1, 101):
             one.write({{"seq": i, "type": "state"}})
@@ -83,7 +83,7 @@ def test_what_was_written_survives_sigkill(tmp_path: Path) -> None:
 
 def test_a_cut_line_costs_only_itself(tmp_path: Path) -> None:
     Recorder(tmp_path, "event").write({"seq": 1})
-    file = tmp_path / recorder.FILES["event"][0]
+    file = tmp_path / record.FILES["event"][0]
     whole = file.read_bytes()
     file.write_bytes(whole + b'{"seq": 2, "ty')
     Recorder(tmp_path, "event").write({"seq": 3})

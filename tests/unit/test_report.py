@@ -16,7 +16,7 @@ from unit.test_advise import sound
 
 from dpsup.advise import report as advice
 from dpsup.advise.window import Window
-from dpsup.rates import picture
+from dpsup.instance.rates import picture
 from dpsup.report import charts
 from dpsup.report.html import Html, escape, table, tag
 from dpsup.report.page import drawing_of, page

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from unit.fakehost import FILE, MINIMAL, machine
 
-from dpsup import rollout
 from dpsup.errors import DpsupError, UsageError
-from dpsup.judging import Margins
 from dpsup.plan.model import make_plan
-from dpsup.rollout import Ledger, Options, Revision, Rollout
+from dpsup.supervisor import rollout
+from dpsup.supervisor.judge import Margins
+from dpsup.supervisor.rollout import Ledger, Options, Revision, Rollout
 from dpsup.topology.load import load
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsup.steering import (
+from dpsup.supervisor.steering import (
     BUCKETS,
     EMPTY,
     NOBODY,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsup.tables import Column, ago, counts, percent, plain, si, spark, table, wrap
+from dpsup.view.tables import Column, ago, counts, percent, plain, si, spark, table, wrap
 
 
 @pytest.mark.parametrize(

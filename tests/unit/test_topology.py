@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from unit.fakehost import FILE, FULL, MINIMAL, machine, swap
 
 from dpsup import limits
-from dpsup.check import check, prepare
+from dpsup.check.topology import check, prepare
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.plan.model import format_plan, make_plan
 from dpsup.topology.load import load

@@ -11,14 +11,14 @@ from xml.etree import ElementTree
 import pytest
 from unit import looks
 
-from dpsup import graph, views
-from dpsup.cli import cli
+from dpsup.cli.root import cli
 from dpsup.errors import DpsupError
-from dpsup.rates import picture
-from dpsup.tables import Line, plain
+from dpsup.instance.rates import picture
 from dpsup.text import fold
-from dpsup.top import KEYS, Top
-from dpsup.views import Screen
+from dpsup.view import graph, sections
+from dpsup.view.sections import Screen
+from dpsup.view.tables import Line, plain
+from dpsup.view.top import KEYS, Top
 
 PICTURES = {
     "running": picture(looks.edge(3.0), looks.edge(4.0)),
@@ -28,9 +28,9 @@ PICTURES = {
     "starting": picture(looks.starting(), looks.starting()),
 }
 VIEWS = {
-    **{name: view for name, (view, _) in views.SECTIONS.items()},
-    "status": views.status,
-    "stats": views.stats,
+    **{name: view for name, (view, _) in sections.SECTIONS.items()},
+    "status": sections.status,
+    "stats": sections.stats,
     "graph": graph.draw,
 }
 
@@ -58,7 +58,7 @@ def test_more_room_shows_more(section: str) -> None:
 
 
 def test_workers_show_what_operators_ask_for() -> None:
-    head, first, *_ = text(views.workers(PICTURES["running"], Screen(None))).splitlines()
+    head, first, *_ = text(sections.workers(PICTURES["running"], Screen(None))).splitlines()
     for word in ("BUSY", "PPS", "CYC/PKT", "BATCH", "FILL", "DROPPED", "RESTARTS", "SINCE"):
         assert word in head
     for value in ("fw/0", "1.00k", "200", "40.0", "5%", "lane_full 2000", "1m04s"):
@@ -75,7 +75,7 @@ def commands(hint: str) -> list[str]:
 def test_every_hint_names_commands_that_exist() -> None:
     seen = set()
     for made in (*PICTURES.values(), _overloaded(3)):
-        for hint in views.hints(made):
+        for hint in sections.hints(made):
             for command in commands(hint):
                 words = command.split()
                 assert words[0] in cli.commands, hint
@@ -106,10 +106,12 @@ def test_every_hint_names_commands_that_exist() -> None:
 def test_what_is_wrong_is_said(name: str, words: str) -> None:
     if name == "running":
         made = _overloaded(max_=3)
-        assert any("does not keep up" in h and "scale fw +1" in h for h in views.hints(made))
+        assert any("does not keep up" in h and "scale fw +1" in h for h in sections.hints(made))
         return
-    assert any(words in hint for hint in views.hints(PICTURES[name])), views.hints(PICTURES[name])
-    assert words in text(views.status(PICTURES[name], Screen(None)))
+    assert any(words in hint for hint in sections.hints(PICTURES[name])), sections.hints(
+        PICTURES[name]
+    )
+    assert words in text(sections.status(PICTURES[name], Screen(None)))
 
 
 def _overloaded(max_: int) -> dict[str, Any]:
@@ -122,20 +124,20 @@ def _overloaded(max_: int) -> dict[str, Any]:
 
 
 def test_advice_on_overload_goes_by_what_can_be_done() -> None:
-    assert any("scale fw +1" in hint for hint in views.hints(_overloaded(3)))
-    assert any("raise max of fw" in hint for hint in views.hints(_overloaded(2)))
+    assert any("scale fw +1" in hint for hint in sections.hints(_overloaded(3)))
+    assert any("raise max of fw" in hint for hint in sections.hints(_overloaded(2)))
     idle = _overloaded(3)
     idle["workers"][1]["busy"] = 0.01
-    assert any("rebalance fw" in hint for hint in views.hints(idle))
+    assert any("rebalance fw" in hint for hint in sections.hints(idle))
 
 
 def test_who_does_not_run_is_not_said_to_be_slow_or_idle() -> None:
     held = _overloaded(3)
     held["workers"][0]["state"] = "held"
-    assert not any("keep up" in hint for hint in views.hints(held))
+    assert not any("keep up" in hint for hint in sections.hints(held))
     stopped = _overloaded(3)
     stopped["workers"][1] |= {"busy": 0.0, "health": "stopped"}
-    assert any("keep up" in h and "scale fw +1" in h for h in views.hints(stopped))
+    assert any("keep up" in h and "scale fw +1" in h for h in sections.hints(stopped))
 
 
 def test_a_worker_that_has_time_is_not_helped_by_more_of_them() -> None:
@@ -143,23 +145,25 @@ def test_a_worker_that_has_time_is_not_helped_by_more_of_them() -> None:
     shared["workers"][0]["busy"] = 0.2
     (core,) = (c for c in shared["cores"] if c["core"] == shared["workers"][0]["core"])
     core["load"] = 1.0
-    assert any("half of their CPU: `dpsup -n edge cores`" in hint for hint in views.hints(shared))
+    assert any(
+        "half of their CPU: `dpsup -n edge cores`" in hint for hint in sections.hints(shared)
+    )
     shared["io"][0]["busy"] = 1.0
-    assert any("io/0 is what is full, not they" in hint for hint in views.hints(shared))
+    assert any("io/0 is what is full, not they" in hint for hint in sections.hints(shared))
 
 
 def test_workers_that_are_missing_are_said_once() -> None:
-    hints = [h for h in views.hints(PICTURES["broken"]) if "fw/0" in h or "fw has" in h]
+    hints = [h for h in sections.hints(PICTURES["broken"]) if "fw/0" in h or "fw has" in h]
     assert len(hints) == 1, hints
     nobody = picture(looks.edge(3.0), looks.edge(4.0))
     nobody["state"] = "degraded"
     nobody["groups"][0]["ready"] = 1
-    assert any("fw has 1 of 2 workers ready" in h for h in views.hints(nobody))
+    assert any("fw has 1 of 2 workers ready" in h for h in sections.hints(nobody))
 
 
 def test_a_port_that_is_absent_has_a_row() -> None:
     (row,) = (
-        x for x in text(views.ports(PICTURES["broken"], Screen(80))).splitlines() if "dmz" in x
+        x for x in text(sections.ports(PICTURES["broken"], Screen(80))).splitlines() if "dmz" in x
     )
     assert row.split()[1] == "absent"
 
@@ -185,11 +189,11 @@ def test_nothing_is_said_where_all_is_well() -> None:
     for p in made["ports"]:
         p["drops_new"] = {}
     made["mempools"][0]["alloc_failures"] = 0
-    assert views.hints(made) == []
+    assert sections.hints(made) == []
 
 
 def test_json_of_a_section_is_raw() -> None:
-    doc = views.document(PICTURES["running"], "workers", "fw/1")
+    doc = sections.document(PICTURES["running"], "workers", "fw/1")
     assert (doc["kind"], doc["apiVersion"], doc["name"]) == ("Workers", "dpsup/v1", "edge")
     assert [w["id"] for w in doc["workers"]] == ["fw/1"]
     assert doc["workers"][0]["pps"] == pytest.approx(2000)
@@ -227,22 +231,22 @@ def test_trunks_join_what_they_should(left: int, right: int, shape: list[str]) -
 
 def test_dot_has_rates_and_red_drops() -> None:
     pytest.importorskip("graphviz")
-    from dpsup import drawing
+    from dpsup.view import dot
 
-    source = drawing.dot(PICTURES["running"])
+    source = dot.dot(PICTURES["running"])
     edge = next(n for n in source.splitlines() if '"io 0" -> "worker fw/0"' in n)
     assert "drops 250/s" in edge
-    assert drawing._RED in edge
-    assert "style=dashed" in drawing.dot(PICTURES["broken"])
+    assert dot._RED in edge
+    assert "style=dashed" in dot.dot(PICTURES["broken"])
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="dot is in Debian's package graphviz")
 @pytest.mark.parametrize("name", PICTURES)
 def test_svg_is_a_picture_of_it(name: str) -> None:
     pytest.importorskip("graphviz")
-    from dpsup import drawing
+    from dpsup.view import dot
 
-    root = ElementTree.fromstring(drawing.svg(PICTURES[name]))
+    root = ElementTree.fromstring(dot.svg(PICTURES[name]))
     shown = " ".join(root.itertext())
     for words in ("fw/0", "nat/0", "fw (./fw.so)"):
         assert words in shown
@@ -251,11 +255,11 @@ def test_svg_is_a_picture_of_it(name: str) -> None:
 
 def test_without_dot_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("graphviz")
-    from dpsup import drawing
+    from dpsup.view import dot
 
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(DpsupError) as caught:
-        drawing.svg(PICTURES["running"])
+        dot.svg(PICTURES["running"])
     assert "apt-get install graphviz" in caught.value.help
 
 

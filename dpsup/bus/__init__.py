@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""ZeroMQ: its sockets, and the messages on them."""

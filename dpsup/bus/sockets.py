@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""ZeroMQ: the sockets of the bus. The one module that imports zmq.
+
+`Server` answers requests in an event loop (the supervisor), `Responder` in a loop of its own (the
+primary), `Publisher` publishes, `Client` asks, synchronously, with a deadline. Nothing here waits
+without a bound, and nothing on the bus can reach the data plane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from dpsup.bus import messages
+from dpsup.bus.messages import Answered, Limiter, ProtocolError, Publication, Reply, Request
+from dpsup.errors import DpsupError, NotRunning, TimedOut
+
+HIGH_WATER = 1000  # messages kept for a slow peer, then its own are dropped
+LINGER_MS = 500
+
+
+class Gone(DpsupError):
+    """The other side ended before it answered."""
+
+    code = "E0807"
+
+
+def _ipc(path: str) -> str:
+    return f"ipc://{path}"
+
+
+def _bind(socket: Any, path: str, limit: int) -> None:
+    socket.setsockopt(zmq.LINGER, LINGER_MS)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
+    socket.setsockopt(zmq.MAXMSGSIZE, limit)
+    mask = os.umask(0o077)
+    try:
+        socket.bind(_ipc(path))
+    finally:
+        os.umask(mask)
+
+
+def _refusal(request_id: str, error: DpsupError) -> bytes:
+    return messages.encode_reply(Reply(request_id, error=messages.as_error(error)))
+
+
+class _Door:
+    """What every request passes before it is carried out: rate, form, and whether it is new."""
+
+    def __init__(self) -> None:
+        self.limiter = Limiter()
+        self.answered = Answered()
+        self.refused = 0
+
+    def open(self, peer: bytes, raw: bytes) -> Request | bytes:
+        if not self.limiter.allows(peer, time.monotonic()):
+            self.refused += 1
+            return _refusal(
+                "", ProtocolError("too many requests", code="E0902", help="ask less often")
+            )
+        try:
+            request = messages.decode_request(raw)
+        except ProtocolError as e:
+            self.refused += 1
+            return _refusal("", e)
+        return self.answered.get(request.id) or request
+
+
+class Server:
+    """A control socket in an event loop. Each request is a task; `handle` returns the result."""
+
+    def __init__(self, path: str, handle: Callable[[Request], Awaitable[Any]]) -> None:
+        self._context = zmq.asyncio.Context.instance()
+        self._socket = self._context.socket(zmq.ROUTER)
+        _bind(self._socket, path, messages.MAX_REQUEST)
+        self._handle = handle
+        self._door = _Door()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: dict[tuple[bytes, str], asyncio.Task[None]] = {}
+
+    @property
+    def refused(self) -> int:
+        return self._door.refused
+
+    async def serve(self) -> None:
+        while True:
+            frames = await self._socket.recv_multipart()
+            peer, raw = frames[0], frames[-1]
+            opened = self._door.open(peer, raw)
+            if isinstance(opened, bytes):
+                await self._socket.send_multipart([peer, opened])
+            elif (peer, opened.id) not in self._running:
+                task = asyncio.create_task(self._answer(peer, opened))
+                self._running[peer, opened.id] = task
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, peer: bytes, request: Request) -> None:
+        try:
+            reply = messages.encode_reply(Reply(request.id, result=await self._handle(request)))
+        except DpsupError as e:
+            reply = _refusal(request.id, e)
+        except asyncio.CancelledError:
+            raise
+        except Exception as e:  # a fault of ours must not take the supervisor down
+            reply = _refusal(request.id, DpsupError(f"internal error: {e!r}", code="E0001"))
+        self._door.answered.put(request.id, reply)
+        self._running.pop((peer, request.id), None)
+        await self._socket.send_multipart([peer, reply])
+
+    async def close(self) -> None:
+        """Answer what is under way, then close."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1)
+        self._socket.close()
+
+
+class Publisher:
+    """Events, logs and statistics, each topic with a sequence number of its own."""
+
+    def __init__(self, path: str) -> None:
+        self._socket: Any = zmq.Context.instance().socket(zmq.PUB)
+        _bind(self._socket, path, messages.MAX_REQUEST)
+        self.seq = dict.fromkeys(messages.TOPICS, 0)
+
+    def publish(self, topic: str, data: dict[str, Any]) -> int:
+        self.seq[topic] += 1
+        publication = Publication(topic, self.seq[topic], data)
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart(
+                [topic.encode(), messages.encode_publication(publication)], zmq.NOBLOCK
+            )
+        return self.seq[topic]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Responder:
+    """A control socket in a plain loop: `poll` waits for requests and file descriptors."""
+
+    def __init__(self, path: str, handle: Callable[[Request], Any]) -> None:
+        self._socket: Any = zmq.Context.instance().socket(zmq.ROUTER)
+        _bind(self._socket, path, messages.MAX_REQUEST)
+        self._handle = handle
+        self._door = _Door()
+        # The one peer is our own supervisor, which asks as often as it has to.
+        self._door.limiter = Limiter(rate=1e6, burst=1e6)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    def watch(self, fd: int) -> None:
+        self._poller.register(fd, zmq.POLLIN)
+
+    def poll(self, timeout_s: float) -> set[int]:
+        """Answer what has come; returns the watched descriptors that are readable."""
+        ready = dict(self._poller.poll(int(timeout_s * 1000)))
+        if self._socket in ready:
+            self._answer()
+        return {fd for fd in ready if isinstance(fd, int)}
+
+    def _answer(self) -> None:
+        frames = self._socket.recv_multipart()
+        peer, raw = frames[0], frames[-1]
+        opened = self._door.open(peer, raw)
+        if isinstance(opened, Request):
+            try:
+                reply = messages.encode_reply(Reply(opened.id, result=self._handle(opened)))
+            except DpsupError as e:
+                reply = _refusal(opened.id, e)
+            except Exception as e:  # a fault of ours must not stop the ports
+                reply = _refusal(opened.id, DpsupError(f"internal error: {e!r}", code="E0001"))
+            self._door.answered.put(opened.id, reply)
+        else:
+            reply = opened
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.send_multipart([peer, reply], zmq.NOBLOCK)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class AsyncClient:
+    """Ask a `Responder` from an event loop; requests may overlap."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(_ipc(path))
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while True:
+            frames = await self._socket.recv_multipart()
+            try:
+                reply = messages.decode_reply(frames[-1])
+            except ProtocolError:
+                continue
+            future = self._waiting.pop(reply.id, None)
+            if future is not None and not future.done():
+                future.set_result(reply)
+
+    async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:
+        request = Request(verb, uuid.uuid4().hex, args)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[request.id] = future
+        await self._socket.send_multipart([b"", messages.encode_request(request)])
+        try:
+            reply = await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            raise TimedOut(f"no answer to `{verb}` within {timeout:g} s", code="E0904") from None
+        finally:
+            self._waiting.pop(request.id, None)
+        return reply.value()
+
+    def close(self) -> None:
+        """Whoever still waits hears at once that there will be no answer."""
+        self._reader.cancel()
+        self._socket.close()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Gone("the primary is gone", code="E0807"))
+
+
+class Client:
+    """Ask a control socket, synchronously. `alive` says whether anybody can still answer."""
+
+    def __init__(self, path: str, alive: Callable[[], bool] = lambda: True) -> None:
+        self._alive = alive
+        self._socket: Any = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(_ipc(path))
+
+    def ask(self, verb: str, timeout: float = 10.0, **args: Any) -> Any:
+        request = Request(verb, uuid.uuid4().hex, args)
+        self._socket.send_multipart([b"", messages.encode_request(request)])
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            if not self._socket.poll(min(200, int(left * 1000) + 1)):
+                if not self._alive():
+                    raise NotRunning("the instance has ended", code="E0906")
+                continue
+            reply = messages.decode_reply(self._socket.recv_multipart()[-1])
+            if reply.id in (request.id, ""):
+                return reply.value()
+        raise TimedOut(f"no answer to `{verb}` within {timeout:g} s", code="E0904")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Subscriber:
+    """Follow publications of some topics."""
+
+    def __init__(self, path: str, topics: tuple[str, ...]) -> None:
+        self._socket: Any = zmq.Context.instance().socket(zmq.SUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        for topic in topics:
+            self._socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        self._socket.connect(_ipc(path))
+
+    def follow(self, alive: Callable[[], bool], step: float = 0.5) -> Iterator[Publication]:
+        """Publications until `alive`, asked in every quiet step of so many seconds, says no."""
+        while True:
+            if self._socket.poll(int(step * 1000)):
+                with contextlib.suppress(ProtocolError):
+                    yield messages.decode_publication(self._socket.recv_multipart()[-1])
+            elif not alive():
+                return
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Are a topology's devices there: NICs, drivers, capture files?"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from dpsup import limits
+from dpsup.errors import Exit, Problem, Severity
+from dpsup.packets import pcap
+from dpsup.plan.model import driver_of
+from dpsup.text import plural, show, suggest
+from dpsup.topology.model import Port, Topology
+from dpsup.topology.schema import Path
+from dpsup.topology.values import parse_vdev
+
+if TYPE_CHECKING:
+    from dpsup.host.machine import Host
+
+# Arguments that name an interface of the kernel's.
+_INTERFACES = {
+    "net_af_packet": ("iface",),
+    "net_af_xdp": ("iface",),
+    "net_pcap": ("iface", "rx_iface", "rx_iface_in", "tx_iface"),
+    "net_tap": ("remote",),
+}
+_DRIVERS_OF_PCI = ("vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core", "mana", "")
+
+
+def devices(topology: Topology, host: Host) -> Iterator[Problem]:
+    for i, port in enumerate(topology.ports):
+        if port.pci:
+            yield from _pci(topology, host, i, port)
+        elif port.vdev:
+            yield from _vdev(topology, host, i, port)
+
+
+def _missing_device(port: Port) -> Severity:
+    return Severity.ERROR if port.required else Severity.WARNING
+
+
+def _pci(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Problem]:
+    path: Path = ("ports", i, "pci")
+    device = host.pci.get(port.device)
+    if device is None:
+        yield topology.source.problem(
+            path,
+            f"there is no PCI device {port.device}",
+            code="E0401",
+            why="the start fails without it"
+            if port.required
+            else f"port `{port.name}` is left out, and the topology runs degraded",
+            help="see dpdk-devbind.py --status-dev net, or set required = false"
+            if port.required
+            else "see dpdk-devbind.py --status-dev net",
+            severity=_missing_device(port),
+            exit_code=Exit.HOST,
+        )
+    elif device.driver not in _DRIVERS_OF_PCI:
+        yield topology.source.problem(
+            path,
+            f"{port.device} is driven by the kernel's {device.driver}",
+            code="E0402",
+            why="DPDK reaches most NICs only through vfio-pci",
+            help=f"dpdk-devbind.py -b vfio-pci {port.device}, unless its DPDK driver shares it",
+            severity=Severity.WARNING,
+            exit_code=Exit.HOST,
+        )
+
+
+def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Problem]:
+    problem = topology.source.problem
+    path: Path = ("ports", i, "vdev")
+    name, devargs = parse_vdev(port.vdev or "")
+    driver = driver_of(name, host)
+    drivers = tuple(
+        pmd for pmd in host.pmds if pmd.startswith("net_") and pmd not in host.pci_drivers
+    )
+    if drivers and driver in host.pci_drivers:
+        yield problem(
+            path,
+            f"`{driver}` drives PCI devices, not virtual ones",
+            code="E0403",
+            why=f"{name} cannot be made out of nothing",
+            help='name the device: pci = "0000:3b:00.0"',
+        )
+    elif drivers and driver not in drivers:
+        number = name[len(driver) :] or "0"
+        close = suggest(driver, drivers) or suggest(f"net_{driver}", drivers)
+        common = ("net_null0", "net_pcap0", "net_af_packet0", "net_tap0", "net_memif0")
+        yield problem(
+            path,
+            f"DPDK has no driver for the virtual device {show(name)[1:-1]}",
+            code="E0404",
+            why=f"none of the drivers in {host.pmd_dir} begins its name",
+            help=f"did you mean `{close}{number}`?" if close else f"such as {', '.join(common)}",
+        )
+    known = host.pmds.get(driver, "")
+    for key, _ in devargs if known else ():
+        # Some drivers run their parameters together ("yes|nomac=<mac>"): a tail may be the key.
+        if not re.search(rf"(?<![_-]){re.escape(key)}[=(]", known):
+            close = suggest(key, tuple(re.findall(r"([A-Za-z][\w-]*)[=(]", known)))
+            yield problem(
+                path,
+                f"{driver} does not list a parameter `{key}`",
+                code="E0405",
+                why=f"it has {known.strip()}",
+                help=f"did you mean `{close}`?" if close else "leave it out",
+                severity=Severity.WARNING,
+            )
+    for key, value in devargs:
+        if key in _INTERFACES.get(driver, ()) and value not in host.interfaces:
+            close = suggest(value, host.interfaces)
+            yield problem(
+                path,
+                f"there is no network interface {show(value)[1:-1]}",
+                code="E0406",
+                why=f"port `{port.name}` sends and receives through it",
+                help=f"did you mean `{close}`?" if close else "ip link shows those that are there",
+                severity=_missing_device(port),
+                exit_code=Exit.HOST,
+            )
+    if driver == "net_pcap":
+        yield from _pcap_files(topology, host, i, port, devargs)
+
+
+def _pcap_files(
+    topology: Topology, host: Host, i: int, port: Port, devargs: tuple[tuple[str, str], ...]
+) -> Iterator[Problem]:
+    for key, value in devargs:
+        folder = posixpath.dirname(value)
+        if key == "rx_pcap" and not host.is_file(value):
+            yield topology.source.problem(
+                ("ports", i, "vdev"),
+                f"there is no file {value}",
+                code="E0407",
+                why=f"port `{port.name}` reads its packets from it",
+                help="correct rx_pcap; relative paths begin at the topology file's folder",
+                severity=_missing_device(port),
+            )
+        elif key == "rx_pcap":
+            yield from _capture(topology, host, i, port, value)
+        elif key == "tx_pcap" and not host.is_dir(folder):
+            yield topology.source.problem(
+                ("ports", i, "vdev"),
+                f"there is no folder {folder}",
+                code="E0408",
+                why=f"port `{port.name}` writes its packets there",
+                help=f"mkdir -p {folder}, or correct tx_pcap",
+                severity=_missing_device(port),
+            )
+
+
+def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> Iterator[Problem]:
+    """What a capture holds that a start would not forward as people expect."""
+    problem = topology.source.problem
+    path: Path = ("ports", i, "vdev")
+    longest = port.mtu + limits.FRAME_MORE
+    try:
+        capture = host.scan_capture(file, longest)
+    except OSError as error:
+        yield problem(
+            path,
+            f"cannot read {file}: {error.strerror}",
+            code="E0409",
+            why=f"port `{port.name}` reads its packets from it",
+            help="make it readable, or correct rx_pcap",
+            severity=_missing_device(port),
+            exit_code=Exit.NOT_PERMITTED
+            if isinstance(error, PermissionError)
+            else Exit.BAD_TOPOLOGY,
+        )
+        return
+    if capture is None:
+        yield problem(
+            path,
+            f"{file} is no capture file",
+            code="E0410",
+            why="it begins neither as pcap nor as pcapng",
+            help="name a file as tcpdump -w or Wireshark writes it, not compressed",
+            severity=_missing_device(port),
+        )
+        return
+    packets = plural(capture.packets, "packet")
+    of = f"of {'' if capture.whole else 'the first '}{packets} in {file}"
+    if capture.link_type != pcap.ETHERNET:
+        yield problem(
+            path,
+            f"the packets in {file} have no Ethernet header (link type {capture.link_type})",
+            code="E0411",
+            why="a port takes them for Ethernet frames all the same",
+            help="capture on one interface, not on `any`",
+            severity=Severity.WARNING,
+        )
+    if capture.cut:
+        yield problem(
+            path,
+            f"{capture.cut} {of} were cut at capture, the first is number {capture.first_cut}",
+            code="E0412",
+            why="they are forwarded as captured, shorter than they were",
+            help="capture whole packets: tcpdump -s 0",
+            severity=Severity.WARNING,
+        )
+    if capture.long:
+        mtu = capture.longest - limits.ETHERNET
+        yield problem(
+            path,
+            f"{capture.long} {of} are too long for the port, the first is number"
+            f" {capture.first_long}",
+            code="E0413",
+            why=f"with an mtu of {port.mtu} they are dropped and counted as oversize",
+            help=f"write mtu = {mtu}" if mtu <= 65535 else "leave them out: no mtu is that large",
+            severity=Severity.WARNING,
+        )
+    if capture.damaged:
+        yield problem(
+            path,
+            f"{file} is damaged after {packets}",
+            code="E0414",
+            why="reading ends there",
+            help="leave the damaged end out: editcap, or tcpdump -r OLD -w NEW",
+            severity=Severity.WARNING,
+        )

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Can this machine run this topology? Findings with file and line, nothing touched.
+
+Judges what `topology` cannot know: CPUs, hugepages, drivers, devices, files, rights; and what
+follows from several tables together, such as a mempool's least size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from dpsup.check.devices import devices
+from dpsup.check.memory import hugepages, pools
+from dpsup.errors import Exit, Problem, Severity, TopologyError
+from dpsup.plan.model import Plan, eal_runtime_dir, make_plan, runtime_dir, worker_cores
+from dpsup.text import cpus, listing, plural, show, suggest
+from dpsup.topology.load import read
+from dpsup.topology.model import Group, Topology
+from dpsup.topology.schema import Path
+
+if TYPE_CHECKING:
+    from dpsup.host.machine import Host
+
+PLUGINS = ("forward", "macswap", "sink", "delay", "crash")
+UNMAPPED = ("sink",)  # those that take no map of ports
+
+_SOCKET_PATH = 107  # sun_path without its closing zero
+_SOCKET_NAME = 12  # the longest name of a socket in the runtime folder
+_EAL_SOCKET = len("mp_socket_") + 7 + 1 + 16  # mp_socket_<pid>_<tsc>
+_GENERATION = 6  # digits that a generation may grow to
+
+Check = Callable[[Topology, "Host"], Iterator[Problem]]
+
+
+def prepare(
+    path: str, host: Host | None = None, generation: int = 1
+) -> tuple[Topology, Plan, list[Problem]]:
+    """Everything that a start needs, and the warnings. Raises: TopologyError with all problems."""
+    if host is None:
+        from dpsup.host.machine import read_host
+
+        host = read_host()
+    reading = read(path, host)
+    problems = list(reading.problems)
+    topology = reading.topology
+    if topology is not None:
+        # On the line of a faulty value stands its default, which nobody asked for.
+        faulty = {p.line for p in problems if p.severity is Severity.ERROR}
+        found = check(topology, host, sound=reading.sound)
+        problems += [p for p in found if p.line not in faulty]
+        problems.sort(key=lambda p: p.line)
+    if topology is None or any(p.severity is Severity.ERROR for p in problems):
+        raise TopologyError(problems)
+    return topology, make_plan(topology, host, generation), problems
+
+
+def check(topology: Topology, host: Host, *, sound: bool = True) -> list[Problem]:
+    """Every finding, in the file's order.
+
+    A topology that is not `sound` lacks its faulty values: only what is said about single values
+    that are there holds, and only that is reported.
+    """
+    checks = SINGLE + RELATED if sound else SINGLE
+    found = [problem for one in checks for problem in one(topology, host)]
+    return sorted(found, key=lambda p: p.line)
+
+
+# --- CPUs ---------------------------------------------------------------------------------------
+
+
+def _core_lists(topology: Topology) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
+    yield ("host", "supervisor_cores"), "the supervisor", topology.host.supervisor_cores
+    for i, io in enumerate(topology.io):
+        yield ("io", i, "cores"), "an io core", io.cores
+    for i, group in enumerate(topology.workers):
+        yield ("workers", i, "cores"), f"group `{group.name}`", group.cores
+
+
+def _cores_exist(topology: Topology, host: Host) -> Iterator[Problem]:
+    for path, who, cores in _core_lists(topology):
+        absent = [core for core in cores if core not in host.online]
+        barred = [core for core in cores if core in host.online and core not in host.allowed]
+        if absent:
+            yield topology.source.problem(
+                path,
+                f"{cpus(absent)} for {who} is not on this machine"
+                if len(absent) == 1
+                else f"{cpus(absent)} for {who} are not on this machine",
+                code="E0201",
+                why=f"it has {cpus(host.online)} online",
+                help=f"use {cpus(host.allowed)}",
+                exit_code=Exit.HOST,
+            )
+        if barred:
+            yield topology.source.problem(
+                path,
+                f"dpsup may not use {cpus(barred)}, meant for {who}",
+                code="E0202",
+                why=f"its CPU affinity or cpuset allows {cpus(host.allowed)}",
+                help="start it without taskset or AllowedCPUs=, or name CPUs that are allowed",
+                exit_code=Exit.HOST,
+            )
+
+
+def _cores_shared(topology: Topology, host: Host) -> Iterator[Problem]:
+    problem = topology.source.problem
+    shared_ok = topology.host.shared_cores
+    io: dict[int, int] = {}  # CPU: the line that claims it for an io core
+    for i, table in enumerate(topology.io):
+        path: Path = ("io", i, "cores")
+        for core in table.cores:
+            if core in io and not shared_ok:
+                yield problem(
+                    path,
+                    f"CPU {core} is an io core already",
+                    code="E0204",
+                    why=f"line {io[core]} claims it, and an io core never yields its CPU",
+                    help="give each io core a CPU of its own, or set [host] shared_cores = true",
+                )
+            io.setdefault(core, topology.source.line(path))
+    both = [core for core in topology.host.supervisor_cores if core in io]
+    if both:
+        yield problem(
+            ("host", "supervisor_cores"),
+            f"the supervisor shares {cpus(both)} with an io core",
+            code="E0205",
+            why="Python and wardens then wait for an io core that polls, and slow it",
+            help=f"free CPU {both[0]} of one of them",
+            severity=Severity.WARNING,
+        )
+    yield from _workers_shared(topology, host, io)
+
+
+def _workers_shared(topology: Topology, host: Host, io: dict[int, int]) -> Iterator[Problem]:
+    problem = topology.source.problem
+    placed: dict[int, list[str]] = {}  # CPU: the workers on it that start
+    crowded: dict[int, set[int]] = {}  # group: its CPUs on which others were before
+    for i, cores in enumerate(worker_cores(topology, host)):
+        group = topology.workers[i]
+        clash = sorted(core for core in group.cores if core in io)
+        if clash and not topology.host.shared_cores:
+            yield problem(
+                ("workers", i, "cores"),
+                f"group `{group.name}` uses {cpus(clash)}, which is an io core",
+                code="E0203",
+                why=f"line {io[clash[0]]} claims it, and an io core never yields its CPU",
+                help='write cores = "auto", name others, or set [host] shared_cores = true',
+            )
+        for slot, core in enumerate(cores[: group.count]):
+            # Who names a core for both means it; who leaves it to dpsup should hear of it.
+            unasked = core in io or core in topology.host.supervisor_cores
+            if core in placed or (unasked and not group.cores):
+                crowded.setdefault(i, set()).add(core)
+            placed.setdefault(core, []).append(f"{group.name}/{slot}")
+    if crowded:
+        groups = [f"`{topology.workers[i].name}`" for i in crowded]
+        shared = sorted(set().union(*crowded.values()))
+        others = [who for core in shared for who in placed[core]]
+        others += ["the supervisor"] * any(c in topology.host.supervisor_cores for c in shared)
+        others += ["an io core"] * any(core in io for core in shared)
+        first = next(iter(crowded))
+        yield problem(
+            ("workers", first, "cores"),
+            f"workers of group{'s' * (len(groups) > 1)} {listing(groups)} share {cpus(shared)}",
+            code="E0206",
+            why=f"{listing(others)} take turns there: each is slower, and its packets wait",
+            help="name as many free CPUs as there are workers"
+            if topology.workers[first].cores
+            else "use fewer workers, or a machine with more CPUs",
+            severity=Severity.WARNING,
+        )
+
+
+def _numa(topology: Topology, host: Host) -> Iterator[Problem]:
+    for name, pool in topology.mempools.items():
+        if pool.numa not in host.numa:
+            nodes = ", ".join(map(str, sorted(host.numa)))
+            yield topology.source.problem(
+                ("mempools", name, "numa"),
+                f"mempool `{name}` wants NUMA node {pool.numa}, which is not there",
+                code="E0207",
+                why=f"this machine has node {nodes}",
+                help=f"write numa = {min(host.numa, default=0)}",
+                exit_code=Exit.HOST,
+            )
+
+
+# --- plugins ------------------------------------------------------------------------------------
+
+
+def _plugins(topology: Topology, host: Host) -> Iterator[Problem]:
+    for i, group in enumerate(topology.workers):
+        path: Path = ("workers", i, "plugin")
+        if group.is_file:
+            if not host.is_file(group.plugin):
+                yield topology.source.problem(
+                    path,
+                    f"there is no plugin {group.plugin}",
+                    code="E0501",
+                    why=f"the workers of group `{group.name}` load it",
+                    help="build it, or correct the path: it begins at the topology file's folder",
+                )
+        elif group.plugin not in PLUGINS:
+            close = suggest(group.plugin, PLUGINS)
+            yield topology.source.problem(
+                path,
+                f"there is no built-in plugin {show(group.plugin)}",
+                code="E0502",
+                why=f"built in are {', '.join(PLUGINS)}",
+                help=f"did you mean `{close}`?"
+                if close
+                else 'write plugin = "./NAME.so" for a file of your own',
+            )
+
+
+def _map(group: Group) -> dict[str, str]:
+    return {k.removeprefix("map."): v for k, v in group.args if k.startswith("map.")}
+
+
+def _maps(topology: Topology, _: Host) -> Iterator[Problem]:
+    ports = tuple(port.name for port in topology.ports)
+    if "" in ports:
+        return  # a name that is faulty itself
+    groups = {group.name for group in topology.workers}
+    for i, group in enumerate(topology.workers):
+        if group.is_file or group.plugin in UNMAPPED:
+            continue
+        if "map" in dict(group.args):
+            yield topology.source.problem(
+                ("workers", i, "args", "map"),
+                f"`map` of group `{group.name}` is not a table",
+                code="E0503",
+                why="it says for each port where its packets leave",
+                help='write map = { wan = "lan", lan = "wan" }',
+            )
+        for key, value in _map(group).items():
+            for name in dict.fromkeys((key, value)):
+                if not ports or name in ports:
+                    continue
+                close = suggest(name, ports)
+                yield topology.source.problem(
+                    ("workers", i, "args", "map", key),
+                    f"`map` of group `{group.name}` names a port that is not there: {show(name)}",
+                    code="E0504",
+                    why=f"`{name}` is a group"
+                    if name in groups
+                    else f"the file has {', '.join(f'`{port}`' for port in ports)}",
+                    help=f"did you mean `{close}`?" if close else "name one of the file's ports",
+                )
+
+
+def _fed(topology: Topology, _: Host) -> Iterator[Problem]:
+    fed = {name for group in topology.workers for name in group.input or ()}
+    outputs = {name for group in topology.workers for name in _map(group).values()}
+    # A plugin of one's own may send to any port.
+    anywhere = any(group.is_file for group in topology.workers)
+    for i, port in enumerate(topology.ports):
+        if port.name not in fed | outputs and not anywhere:
+            yield topology.source.problem(
+                ("ports", i, "name"),
+                f"port `{port.name}` feeds no group, and no map sends to it",
+                code="E0505",
+                why="what it receives is dropped, and it sends nothing",
+                help=f'add it to the input of a group: input = ["{port.name}"]',
+                severity=Severity.WARNING,
+            )
+    for i, group in enumerate(topology.workers):
+        if not group.input:
+            yield topology.source.problem(
+                ("workers", i, "input"),
+                f"no port feeds group `{group.name}`",
+                code="E0506",
+                why="its workers get packets only if another group's plugin sends them on",
+                help='add input = ["PORT"]',
+                severity=Severity.WARNING,
+            )
+
+
+# --- runtime folder -----------------------------------------------------------------------------
+
+
+def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
+    problem = topology.source.problem
+    path: Path = ("host", "runtime_dir")
+    folder = runtime_dir(topology, host)
+    over = len(folder.encode()) + 1 + _SOCKET_NAME - _SOCKET_PATH
+    if over > 0:
+        yield problem(
+            path,
+            f"the runtime folder's path is {plural(over, 'byte')} too long: {show(folder)[1:-1]}",
+            code="E0601",
+            why=f"a path of a Unix socket has room for {_SOCKET_PATH} bytes",
+            help='write a shorter runtime_dir, such as "/run/dpsup/edge"',
+        )
+    eal = f"{eal_runtime_dir(host)}/dpsup-{topology.name}-g"
+    over = len(eal.encode()) + _GENERATION + 1 + _EAL_SOCKET - _SOCKET_PATH
+    if over > 0:
+        yield problem(
+            ("name",),
+            f"EAL's sockets would have paths {plural(over, 'byte')} too long: {show(eal)[1:-1]}",
+            code="E0602",
+            why=f"a path of a Unix socket has room for {_SOCKET_PATH} bytes",
+            help="write a shorter name, or start with a shorter $RUNTIME_DIRECTORY or"
+            " $XDG_RUNTIME_DIR",
+        )
+    if not host.can_write(folder):
+        yield problem(
+            path,
+            f"dpsup may not make its runtime folder {folder}",
+            code="E0603",
+            why="sockets and state live there",
+            help='run as root, or set runtime_dir = "/tmp/NAME"'
+            if not host.is_root
+            else "mount its file system read-write, or set another runtime_dir",
+            exit_code=Exit.HOST if host.is_root else Exit.NOT_PERMITTED,
+        )
+
+
+# A single value's faults, and what needs all values to be right.
+SINGLE: tuple[Check, ...] = (_cores_exist, _numa, devices, _plugins, _maps)
+RELATED: tuple[Check, ...] = (_cores_shared, _fed, pools, hugepages, _runtime)

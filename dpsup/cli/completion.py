@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a shell completes: names of instances, groups and workers that are there now.
+
+Read from runtime folders alone, so that a key press never waits for a busy supervisor; what cannot
+be read completes to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+from dpsup.instance import runtime_dir
+from dpsup.instance.runtime_dir import PLAN, STATE, Runtime
+
+_SIGNALS = ("KILL", "TERM", "SEGV", "ABRT", "STOP", "CONT", "INT", "HUP", "USR1", "USR2")
+
+
+def instances() -> list[str]:
+    return sorted(runtime_dir.instances())
+
+
+def _chosen(name: str | None) -> list[Runtime]:
+    there = runtime_dir.instances()
+    if name:
+        return [there[name]] if name in there else []
+    return list(there.values())
+
+
+def _read(where: Runtime, file: str) -> dict[str, Any]:
+    try:
+        found = json.loads((where.path / file).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def groups(name: str | None) -> list[str]:
+    found = []
+    for one in _chosen(name):
+        plan = _read(one, PLAN)
+        found += [str(g["name"]) for g in plan.get("groups", []) if isinstance(g, dict)]
+    return sorted(set(found))
+
+
+def workers(name: str | None) -> list[str]:
+    """Those that have a process."""
+    found: set[str] = set()
+    for one in _chosen(name):
+        found |= set(_read(one, STATE).get("workers", {}))
+    return sorted(found)
+
+
+def sources(name: str | None) -> list[str]:
+    """Whose log lines there are."""
+    there = _chosen(name)
+    return ["primary", "seed", *workers(name)] if there else []
+
+
+def targets(name: str | None) -> list[str]:
+    return [*groups(name), *workers(name)]
+
+
+def captured(name: str | None) -> list[str]:
+    """What can be captured: ports, and workers that have a process."""
+    found = []
+    for one in _chosen(name):
+        plan = _read(one, PLAN)
+        found += [str(p["name"]) for p in plan.get("ports", []) if isinstance(p, dict)]
+    return sorted({*found, *workers(name)})
+
+
+def codes() -> list[str]:
+    from dpsup.catalogue import CODES
+    from dpsup.doctor import CHECKS
+
+    return [*CODES, *CHECKS]
+
+
+def signals() -> list[str]:
+    return [name for name in _SIGNALS if hasattr(signal, f"SIG{name}")]

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the machine has: CPUs, NUMA nodes, hugepages, drivers, devices, rights.
+
+Reads /sys, /proc and DPDK's driver folder, and changes nothing. A `sysroot` other than / stands for
+another machine's tree; paths that a topology names are always looked up as this process sees them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import mmap
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from dpsup.packets.pcap import Capture, scan
+
+ENVIRONMENT = (
+    "RUNTIME_DIRECTORY",
+    "XDG_RUNTIME_DIR",
+    "STATE_DIRECTORY",
+    "XDG_STATE_HOME",
+    "HOME",
+)
+_PMD_INFO = re.compile(rb"PMD_INFO_STRING= (\{[^\0]*\})")
+
+
+class Pages(NamedTuple):
+    """Hugepages of one size; `free` can be had now (reserved ones are not free)."""
+
+    total: int
+    free: int
+
+
+class Hugetlbfs(NamedTuple):
+    """A hugetlbfs mount; `page_size` in bytes."""
+
+    path: str
+    page_size: int
+    writable: bool
+
+
+class PciDevice(NamedTuple):
+    """A PCI device: its NUMA node (-1: unknown) and kernel driver ("": none)."""
+
+    numa: int
+    driver: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    online: frozenset[int]
+    allowed: frozenset[int]  # CPUs that this process may use
+    numa: Mapping[int, frozenset[int]]  # node: its CPUs
+    hugepages: Mapping[int, Pages]  # page size in bytes: pages of the whole machine
+    node_hugepages: Mapping[int, Mapping[int, Pages]]  # node: page size: pages
+    hugetlbfs: tuple[Hugetlbfs, ...]
+    pmd_dir: str
+    dpdk_version: str
+    pmds: Mapping[str, str]  # driver name: its parameters, as its author describes them
+    pci_drivers: frozenset[str]  # those of `pmds` that drive PCI devices
+    pci: Mapping[str, PciDevice]  # "0000:3b:00.0": …
+    interfaces: frozenset[str]  # the kernel's, in this network namespace
+    is_root: bool
+    uid: int
+    cwd: str
+    env: Mapping[str, str] = field(default_factory=dict)  # of ENVIRONMENT, those that are set
+
+    def with_free(self, page_size: int, pages: int) -> Host:
+        """This machine with so many more free hugepages, on whatever node."""
+
+        def more(sizes: Mapping[int, Pages]) -> dict[int, Pages]:
+            return {
+                size: Pages(p.total, min(p.total, p.free + pages)) if size == page_size else p
+                for size, p in sizes.items()
+            }
+
+        nodes = {node: more(sizes) for node, sizes in self.node_hugepages.items()}
+        return replace(self, hugepages=more(self.hugepages), node_hugepages=nodes)
+
+    def is_file(self, path: str) -> bool:
+        return Path(path).is_file()
+
+    def is_dir(self, path: str) -> bool:
+        return Path(path).is_dir()
+
+    def scan_capture(self, path: str, longest: int) -> Capture | None:
+        """What a capture file holds (see pcapfile). Raises: OSError."""
+        with Path(path).open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return None  # not to be mapped
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return scan(data, longest)
+
+    def can_write(self, path: str) -> bool:
+        """Can something be created at `path`: is it, or the nearest folder above it, writable?"""
+        here = Path(path)
+        while not here.exists() and here != here.parent:
+            here = here.parent
+        return here.is_dir() and os.access(here, os.W_OK | os.X_OK)
+
+    def read_text(self, path: str) -> str:
+        """A file as UTF-8. Raises: OSError, UnicodeDecodeError."""
+        return Path(path).read_bytes().decode()
+
+
+def parse_cpulist(text: str) -> frozenset[int]:
+    """The kernel's list format: "0-3,8" (and "0-6:1/2", whose group part is never used here)."""
+    cpus: set[int] = set()
+    for part in text.strip().split(","):
+        if part:
+            first, _, last = part.partition("-")
+            cpus.update(range(int(first), int(last or first) + 1))
+    return frozenset(cpus)
+
+
+def read_host(sysroot: str = "/") -> Host:
+    root = Path(sysroot)
+    sys_devices = root / "sys/devices/system"
+    online = parse_cpulist(_text(sys_devices / "cpu/online")) or frozenset(
+        range(os.cpu_count() or 1)
+    )
+    allowed = frozenset(os.sched_getaffinity(0)) if root == Path("/") else online
+    nodes = {int(path.name[4:]): path for path in sorted((sys_devices / "node").glob("node[0-9]*"))}
+    pmd_dir, version = _dpdk(root)
+    pmds, pci_drivers = read_pmds(root / pmd_dir.lstrip("/")) if pmd_dir else ({}, frozenset())
+    return Host(
+        online=online,
+        allowed=allowed & online,
+        numa={node: parse_cpulist(_text(path / "cpulist")) for node, path in nodes.items()}
+        or {0: online},
+        hugepages=_hugepages(root / "sys/kernel/mm/hugepages"),
+        node_hugepages={node: _hugepages(path / "hugepages") for node, path in nodes.items()},
+        hugetlbfs=_hugetlbfs(root),
+        pmd_dir=pmd_dir,
+        dpdk_version=version,
+        pmds=pmds,
+        pci_drivers=pci_drivers,
+        pci=_pci(root),
+        interfaces=_interfaces(root),
+        is_root=os.geteuid() == 0,
+        uid=os.geteuid(),
+        cwd=str(Path.cwd()),
+        env={key: os.environ[key] for key in ENVIRONMENT if os.environ.get(key)},
+    )
+
+
+def read_pmds(folder: Path) -> tuple[dict[str, str], frozenset[str]]:
+    """The drivers in DPDK's folder: {name: parameters}, and the names of those for PCI devices.
+
+    Each shared object says so itself in `PMD_INFO_STRING= {json}`, as dpdk-pmdinfo reads it.
+    """
+    pmds: dict[str, str] = {}
+    pci: set[str] = set()
+    # Each driver is there as .so, .so.23 and .so.23.0; which of them depends on the packages.
+    for path in {entry.resolve() for entry in folder.glob("*.so*")}:
+        try:
+            with (
+                path.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            ):
+                found = _PMD_INFO.findall(data)
+        except (OSError, ValueError):
+            continue  # unreadable or empty: EAL cannot load it either
+        for raw in found:
+            try:
+                info = json.loads(raw)
+                name = str(info["name"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            pmds[name] = str(info.get("params", ""))
+            if info.get("pci_ids"):
+                pci.add(name)
+    return pmds, frozenset(pci)
+
+
+def _dpdk(root: Path) -> tuple[str, str]:
+    """DPDK's driver folder and version: as built against, else as installed."""
+    version = ""
+    try:
+        build = importlib.import_module("dpsup._build")
+        version = str(build.DPDK_VERSION)
+        if build.PMD_DIR and (root / str(build.PMD_DIR).lstrip("/")).is_dir():
+            return str(build.PMD_DIR), version
+    except (ImportError, AttributeError):
+        pass  # running from the source tree
+    found = sorted(root.glob("usr/lib/*/dpdk/pmds-*"))
+    return (f"/{found[-1].relative_to(root)}" if found else ""), version
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int:
+    text = _text(path)
+    return int(text) if text.lstrip("-").isdigit() else 0
+
+
+def _hugepages(folder: Path) -> dict[int, Pages]:
+    sizes: dict[int, Pages] = {}
+    for path in sorted(folder.glob("hugepages-*kB")):
+        size = int(path.name.removeprefix("hugepages-").removesuffix("kB")) * 1024
+        # As EAL counts: pages that others reserved are gone, and what the kernel may add is there.
+        extra = _number(path / "nr_overcommit_hugepages") - _number(path / "surplus_hugepages")
+        free = _number(path / "free_hugepages") - _number(path / "resv_hugepages")
+        sizes[size] = Pages(_number(path / "nr_hugepages"), max(0, free) + max(0, extra))
+    return sizes
+
+
+def _hugetlbfs(root: Path) -> tuple[Hugetlbfs, ...]:
+    default = re.search(r"Hugepagesize:\s+(\d+) kB", _text(root / "proc/meminfo"))
+    default_size = int(default[1]) * 1024 if default else 2 << 20
+    mounts: list[Hugetlbfs] = []
+    for line in _text(root / "proc/mounts").splitlines():
+        words = line.split()
+        if len(words) < 4 or words[2] != "hugetlbfs":
+            continue
+        path = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), words[1])
+        options = words[3].split(",")
+        size = default_size
+        for option in options:
+            if (m := re.fullmatch(r"pagesize=(\d+)([KMG])B?", option)) is not None:
+                size = int(m[1]) << {"K": 10, "M": 20, "G": 30}[m[2]]
+        writable = "ro" not in options and os.access(root / path.lstrip("/"), os.W_OK | os.X_OK)
+        mounts.append(Hugetlbfs(path, size, writable))
+    return tuple(mounts)
+
+
+def _interfaces(root: Path) -> frozenset[str]:
+    if root == Path("/"):
+        return frozenset(name for _, name in socket.if_nameindex())
+    return frozenset(path.name for path in (root / "sys/class/net").glob("*"))
+
+
+def _pci(root: Path) -> dict[str, PciDevice]:
+    devices: dict[str, PciDevice] = {}
+    for path in sorted((root / "sys/bus/pci/devices").glob("*")):
+        node = _text(path / "numa_node")
+        driver = path / "driver"
+        devices[path.name] = PciDevice(
+            int(node) if node.lstrip("-").isdigit() else -1,
+            driver.resolve().name if driver.exists() else "",
+        )
+    return devices
+
+
+def cpu_times(proc: str = "/proc", sys: str = "/sys") -> dict[int, dict[str, int]]:
+    """Of each CPU, ticks since boot: all of them, the busy ones, those that the hypervisor stole;
+    and its NUMA node."""
+    nodes: dict[int, int] = {}
+    for folder in Path(sys, "devices/system/node").glob("node[0-9]*/cpu[0-9]*"):
+        nodes[int(folder.name[3:])] = int(folder.parent.name[4:])
+    found = {}
+    for line in Path(proc, "stat").read_text().splitlines():
+        name, *fields = line.split()
+        if re.fullmatch(r"cpu\d+", name):
+            user, nice, system, idle, iowait, irq, softirq, steal = map(int, fields[:8])
+            busy = user + nice + system + irq + softirq
+            found[int(name[3:])] = {
+                "total": busy + idle + iowait + steal,
+                "busy": busy,
+                "steal": steal,
+                "numa": nodes.get(int(name[3:]), 0),
+            }
+    return found

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`dpsup capture`: what the io cores mirror, as lines or as pcapng.
+
+The primary hands out records as the io cores wrote them (shim/shim.h: struct dps_mirrored). Each io
+core's are in order; those of several are put in order here: what was stamped before a read began
+has been published by the next one.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import heapq
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from dpsup._build import VERSION
+from dpsup.bus.sockets import Client
+from dpsup.errors import DpsupError, HostError, UsageError
+from dpsup.instance import client
+from dpsup.instance.runtime_dir import PRIMARY
+from dpsup.packets import pcapng
+from dpsup.packets.decode import one_line
+from dpsup.text import plural
+
+SIGN_S = 1.0  # between two signs of life
+EVERY_S = 0.05  # between two reads that found nothing
+RX, TX, LENT, BACK = range(4)  # enum dps_mirror_what
+_RECORD = struct.Struct("<QIIIIHBBBBBB")  # struct dps_mirrored
+_DROP, _OUT, _GROUP, _QUARANTINE, _REQUEUE = (kind << 12 for kind in range(5))  # DPS_V_*
+
+Ask = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    tsc: int
+    length: int
+    index: int
+    verdict: int
+    what: int
+    io: int
+    port: int
+    slot: int
+    version: int
+    bad: bool
+    data: bytes
+
+
+def parse(raw: bytes) -> Iterator[Captured]:
+    at = 0
+    while at + _RECORD.size <= len(raw):
+        tsc, size, length, captured, index, verdict, what, io, port, slot, version, bad = (
+            _RECORD.unpack_from(raw, at)
+        )
+        start = at + _RECORD.size
+        data = raw[start : start + captured]
+        yield Captured(
+            tsc, length, index, verdict, what, io, port, slot, version, bool(bad), data
+        )  # fmt: skip
+        at += size
+
+
+class InOrder:
+    """Packets of several io cores, by time."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, int, Captured]] = []
+        self._n = 0  # those of one moment stay as they came
+        self._before = 0
+
+    def add(self, packets: Iterator[Captured], before: int) -> list[Captured]:
+        """Those that nothing can come before any more; `before` is when this read began."""
+        for one in packets:
+            self._n += 1
+            heapq.heappush(self._waiting, (one.tsc, self._n, one))
+        ready = self._pop(self._before)
+        self._before = before
+        return ready
+
+    def rest(self) -> list[Captured]:
+        return self._pop(1 << 64)
+
+    def _pop(self, before: int) -> list[Captured]:
+        ready = []
+        while self._waiting and self._waiting[0][0] < before:
+            ready.append(heapq.heappop(self._waiting)[2])
+        return ready
+
+
+@dataclass
+class Names:
+    """What numbers in a record stand for."""
+
+    target: str
+    ports: list[str]
+    groups: list[str]
+    reasons: list[dict[str, list[str]]]  # by group: its plugin's versions and their reasons
+    group: int = 0  # that the target is of
+
+    def port(self, index: int) -> str:
+        return self.ports[index] if index < len(self.ports) else f"port {index}"
+
+    def verdict(self, one: Captured) -> str:
+        """What becomes of a packet that a worker gave back."""
+        kind, arg = one.verdict & 0xF000, one.verdict & 0x0FFF
+        if one.bad:
+            return "bad verdict"
+        if kind == _OUT:
+            return f"out {self.port(arg)}"
+        if kind == _GROUP:
+            return f"to {self.groups[arg]}" if arg < len(self.groups) else f"to group {arg}"
+        if kind == _DROP:
+            known = self.reasons[self.group] if self.group < len(self.reasons) else {}
+            names = known.get(str(one.version), [])
+            return f"drop {names[arg]}" if arg < len(names) else f"drop, reason {arg}"
+        return {_QUARANTINE: "quarantined", _REQUEUE: "requeued"}.get(kind, "bad verdict")
+
+
+class Clock:
+    """Wall-clock nanoseconds of a TSC value: as of the start, so that they never go back."""
+
+    def __init__(self, tsc: int, at_ns: int, hz: int) -> None:
+        self._tsc, self._at_ns, self._hz = tsc, at_ns, hz
+
+    def ns(self, tsc: int) -> int:
+        return self._at_ns + (tsc - self._tsc) * 1_000_000_000 // self._hz
+
+
+# --- where they go --------------------------------------------------------------------------------
+
+
+class Lines:
+    """A line for each packet."""
+
+    def __init__(self, out: IO[bytes], names: Names, clock: Clock) -> None:
+        self._out, self._names, self._clock = out, names, clock
+
+    def write(self, packets: list[Captured]) -> None:
+        for one in packets:
+            self._out.write(self.line(one).encode() + b"\n")
+        self._out.flush()
+
+    def line(self, one: Captured) -> str:
+        at = self._clock.ns(one.tsc)
+        when = datetime.fromtimestamp(at // 1_000_000_000).strftime("%H:%M:%S")
+        names = self._names
+        if one.what in (RX, TX):
+            where = f"{names.port(one.port)} {'rx' if one.what == RX else 'tx'}"
+        else:
+            worker = names.target.rpartition(":")[2]
+            fate = f"before, from {names.port(one.port)}"
+            if one.what == BACK:
+                fate = f"after, {names.verdict(one)}"
+            where = f"{worker} io/{one.io} #{one.index} {fate}"
+        text = f"{when}.{at % 1_000_000_000:09d} {where}: {one.length} {one_line(one.data)}"
+        return "".join(c if c.isprintable() else "?" for c in text)
+
+    def end(self, captured: int, missed: int) -> None:
+        pass
+
+
+class Pcapng:
+    """A file that Wireshark reads: of a port, one interface with directions; of a worker, one
+    before it and one after it, each packet of which has its verdict as a comment."""
+
+    def __init__(self, out: IO[bytes], names: Names, clock: Clock, snap: int, filter: str) -> None:
+        self._out, self._names, self._clock = out, names, clock
+        self._seen = 0
+        self._last_ns = clock.ns(0)
+        target = names.target
+        out.write(pcapng.section(f"dpsup {VERSION}"))
+        if "/" in target:
+            worker = target.rpartition(":")[2]
+            out.write(pcapng.interface(f"{target} before", f"to {worker}", snap, filter))
+            out.write(pcapng.interface(f"{target} after", f"back from {worker}", snap, filter))
+            self._interfaces = 2
+        else:
+            out.write(pcapng.interface(target, f"port {target}", snap, filter))
+            self._interfaces = 1
+        out.flush()
+
+    def write(self, packets: list[Captured]) -> None:
+        for one in packets:
+            self._last_ns = self._clock.ns(one.tsc)
+            self._out.write(self.block(one))
+        self._out.flush()
+
+    def block(self, one: Captured) -> bytes:
+        at = self._clock.ns(one.tsc)
+        if one.what in (RX, TX):
+            direction = pcapng.INBOUND if one.what == RX else pcapng.OUTBOUND
+            return pcapng.packet(0, at, one.data, one.length, direction=direction)
+        # Before and after, it is the same packet of the same lane.
+        packet_id = one.io << 40 | one.slot << 32 | one.index
+        if one.what == LENT:
+            comment = f"from {self._names.port(one.port)}"
+        else:
+            comment = self._names.verdict(one)
+        number = int(one.what == BACK)
+        return pcapng.packet(
+            number, at, one.data, one.length, comment=comment, packet_id=packet_id
+        )  # fmt: skip
+
+    def end(self, captured: int, missed: int) -> None:
+        # What was missed is not known by interface: it stands with the first.
+        for number in range(self._interfaces):
+            some = (captured + missed, missed) if number == 0 else (0, 0)
+            self._out.write(pcapng.statistics(number, max(self._last_ns, 0), *some))
+        self._out.flush()
+
+
+class Sign:
+    """A sign of life now and then: who reads our output may be slower than the primary's lease."""
+
+    def __init__(self, path: str, id: str) -> None:
+        self._path, self._id = path, id
+        self._over = threading.Event()
+        # A thread of this process: when that is killed or stopped, so is the sign.
+        self._thread = threading.Thread(target=self._give, daemon=True)
+
+    def _give(self) -> None:
+        primary = Client(self._path)
+        while not self._over.wait(SIGN_S):
+            with contextlib.suppress(DpsupError):  # whoever reads next will say so
+                primary.ask("capture_keep", timeout=SIGN_S, id=self._id)
+        primary.close()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Options:
+    target: str
+    count: int | None
+    filter: str
+    file: str | None  # "-": stdout
+    seconds: float | None
+    snap: int
+
+
+def _open(file: str | None) -> IO[bytes]:
+    if file in (None, "-"):
+        if file == "-" and sys.stdout.isatty():
+            raise UsageError(
+                "pcapng on a terminal is of no use",
+                code="E0736",
+                help="give a file (-w out.pcapng), or a pipe (-w - | tshark -r -)",
+            )
+        return sys.stdout.buffer
+    try:
+        return Path(str(file)).open("wb")
+    except OSError as e:
+        raise HostError(f"cannot write {file}: {e.strerror}", code="E0735") from e
+
+
+def _names(options: Options, started: dict[str, Any]) -> Names:
+    worker = options.target.rpartition(":")[2]
+    group = worker.rpartition("/")[0]
+    groups = started["groups"]
+    at = groups.index(group) if group in groups else 0
+    return Names(options.target, started["ports"], groups, [{} for _ in groups], at)
+
+
+class Signals:
+    """SIGINT and SIGTERM noted, not obeyed: what was read is written, and what is on turned off."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def _note(self, *_: object) -> None:
+        self.came = True
+
+    def __enter__(self) -> Signals:
+        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def run(
+    name: str | None, options: Options, filter: list[int], begun: Callable[[], None]
+) -> tuple[int, int]:
+    """Capture until the count, the time, a signal or the reader's end; how many packets were
+    captured and how many missed. `begun` is called once it is on. Raises: DpsupError."""
+    where = client.find(name)
+    where.demand_access()
+    primary = Client(where.file(PRIMARY), lambda: where.name in client.running())
+    out = _open(options.file)
+    try:
+        with Signals() as signals:
+            started = primary.ask(
+                "capture_start",
+                target=options.target,
+                filter=filter,
+                snap=options.snap,
+                pid=os.getpid(),
+            )
+            begun()
+            return _capture(primary.ask, where.file(PRIMARY), options, started, out, signals)
+    except OSError as e:
+        raise HostError(
+            f"cannot write {options.file or 'stdout'}: {e.strerror}", code="E0735"
+        ) from e
+    finally:
+        primary.close()
+        if out is not sys.stdout.buffer:
+            with contextlib.suppress(OSError):
+                out.close()
+
+
+def _capture(
+    ask: Ask,
+    path: str,
+    options: Options,
+    started: dict[str, Any],
+    out: IO[bytes],
+    signals: Signals,
+) -> tuple[int, int]:
+    id = started["id"]
+    names = _names(options, started)
+    clock = Clock(started["tsc"], started["at_ns"], started["tsc_hz"])
+    written, missed, left = 0, 0, options.count
+    try:
+        sink: Lines | Pcapng
+        if options.file is None:
+            sink = Lines(out, names, clock)
+        else:
+            sink = Pcapng(out, names, clock, options.snap, options.filter)
+        with Sign(path, id):
+            for packets, so_far in _packets(ask, id, names, options.seconds, signals):
+                missed = so_far
+                some = packets if left is None else packets[:left]
+                sink.write(some)
+                written += len(some)
+                left = None if left is None else left - len(some)
+                if left == 0:
+                    break
+        sink.end(written, missed)
+    except BrokenPipeError:
+        # Who read it has had enough; what is still buffered has nowhere to go.
+        if out is not sys.stdout.buffer:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        # Had it been turned off meanwhile, or does nobody answer: the lease runs out.
+        with contextlib.suppress(DpsupError):
+            ask("capture_end", id=id)
+    return written, missed
+
+
+def _packets(
+    ask: Ask, id: str, names: Names, seconds: float | None, signals: Signals
+) -> Iterator[tuple[list[Captured], int]]:
+    """Packets in order, as they come, with how many were missed so far."""
+    order = InOrder()
+    deadline = None if seconds is None else time.monotonic() + seconds
+    stop = False
+    while True:
+        stop = stop or signals.came or (deadline is not None and time.monotonic() >= deadline)
+        found = ask("capture_read", id=id, stop=stop)
+        names.reasons[names.group] = found["reasons"].get(str(names.group), {})
+        yield order.add(parse(base64.b64decode(found["records"])), found["before"]), found["missed"]
+        if stop and not found["waiting"]:
+            yield order.rest(), found["missed"]
+            return
+        if not found["records"] and not stop:
+            left = EVERY_S if deadline is None else deadline - time.monotonic()
+            time.sleep(min(EVERY_S, max(left, 0.0)))
+
+
+def summary(captured: int, missed: int) -> str:
+    return f"captured {plural(captured, 'packet')}, missed {missed}"

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A running instance, seen from outside: its runtime directory, client, documents and records."""

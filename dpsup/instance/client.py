@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""An instance as a Python object: the same nouns and verbs as the command line, which uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from dpsup.bus.messages import Publication
+from dpsup.bus.sockets import Client, Subscriber
+from dpsup.errors import DpsupError, NotRunning, UsageError
+from dpsup.host import process
+from dpsup.instance import runtime_dir, status
+from dpsup.instance.runtime_dir import CONTROL, EVENTS, PLAN, PRIMARY, Runtime
+from dpsup.text import suggest
+
+
+def running() -> dict[str, Runtime]:
+    """Instances that have a supervisor, or a data plane without one (headless)."""
+    return {
+        name: one
+        for name, one in sorted(runtime_dir.instances().items())
+        if one.is_supervised() or runtime_dir.is_headless(one)
+    }
+
+
+def find(name: str | None) -> Runtime:
+    """The instance of that name, or the only one running. Raises: NotRunning, UsageError."""
+    found = runtime_dir.instances() if name else running()
+    if name:
+        if name not in found or name not in running():
+            others = ", ".join(running())
+            close = suggest(name, tuple(running()))
+            meant = f"did you mean `{close}`? " if close else ""
+            help = f"{meant}running: {others}" if others else "`dpsup start FILE` starts one"
+            if name in found:
+                help = (
+                    f"it died: `dpsup -n {name} events` is the record of its end, the next start "
+                    f"or `dpsup -n {name} clean` removes what it left"
+                )
+            raise NotRunning(f'no instance "{name}" is running', code="E0003", help=help)
+        return found[name]
+    if not found:
+        raise NotRunning(
+            "no instance is running", code="E0003", help="`dpsup start FILE` starts one"
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"several instances are running: {', '.join(found)}",
+            code="E0010",
+            help="choose one with -n NAME",
+        )
+    return next(iter(found.values()))
+
+
+class Instance:
+    """A running instance. `dpsup.connect` makes one; close it, or use it in a `with`.
+
+    Every call returns the plain document of its verb and raises DpsupError with the instance's own
+    words. A headless instance (its supervisor is dead) answers `status` and `audit` alone.
+    """
+
+    def __init__(self, where: Runtime) -> None:
+        self.runtime = where
+        self.name = where.name
+        where.demand_access()
+        self.headless = runtime_dir.is_headless(where)
+        if self.headless:
+            self._client = Client(where.file(PRIMARY))
+        else:
+            self._client = Client(where.file(CONTROL), where.is_supervised)
+
+    def __enter__(self) -> Instance:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, verb: str, timeout: float = 10.0, **args: Any) -> Any:
+        if self.headless:
+            raise DpsupError(
+                f'instance "{self.name}" has no supervisor: it forwards, but takes no orders',
+                code="E0607",
+                help="`dpsup stop` ends it, `dpsup start FILE` supervises it again",
+            )
+        return self._client.ask(verb, timeout, **args)
+
+    def status(self) -> dict[str, Any]:
+        """The Status document, its counters read after this call began."""
+        if self.headless:
+            return self._headless_status()
+        return self._ask("status")  # type: ignore[no-any-return]
+
+    def _headless_status(self) -> dict[str, Any]:
+        plan = json.loads((self.runtime.path / PLAN).read_text())
+        state = self.runtime.read_state()
+        plan["primary_pid"] = state.primary.pid if state and state.primary else None
+        counters = self._client.ask("counters")
+        for slot in counters["slots"]:
+            # Nobody takes the dead out of their seats.
+            if slot["pid"] and not process.start_ticks(slot["pid"]):
+                slot["pid"] = 0
+        return status.status(plan, counters, None)
+
+    def look(self) -> dict[str, Any]:
+        """All that tables, graphs and metrics are made of: instance.rates says what is in it."""
+        from dpsup.host import machine
+
+        found: dict[str, Any] = {
+            "status": self.status(),
+            "counters": None,
+            "lanes": [],
+            "tsc_hz": 0,
+            "port_info": [],
+            "plan": {},
+            "processes": {},
+            "cpus": machine.cpu_times(),
+        }
+        with contextlib.suppress(OSError, ValueError):
+            found["plan"] = json.loads((self.runtime.path / PLAN).read_text())
+        if self.headless:
+            hello = self._client.ask("hello")
+            found["counters"] = self._client.ask("counters")
+            found["lanes"] = self._client.ask("lanes")
+            found["tsc_hz"], found["port_info"] = hello["tsc_hz"], hello["ports"]
+        elif found["status"]["ports"]:  # else there is no primary to ask
+            with contextlib.suppress(DpsupError):
+                found["counters"] = self.stats()
+                for key in ("lanes", "tsc_hz", "port_info", "processes"):
+                    found[key] = found["counters"][key]
+        return found
+
+    def audit(self) -> dict[str, Any]:
+        """The Audit document: every mbuf of every pool."""
+        if self.headless:
+            return status.audit(self.name, self._client.ask("audit"))
+        return self._ask("audit")  # type: ignore[no-any-return]
+
+    def stats(self) -> dict[str, Any]:
+        return self._ask("stats")  # type: ignore[no-any-return]
+
+    def state(self, group: str) -> dict[str, Any]:
+        """The State document: what a group's plugin keeps for each worker and bucket, read while
+        they run. `hex` is the block's bytes, of a worker's the first 8 KiB."""
+        doc: dict[str, Any] = {"apiVersion": status.API, "kind": "State", "name": self.name}
+        doc |= {"group": group, "workers": [], "buckets": []}
+        first: int | None = 0
+        while first is not None:
+            part = self._ask("state", group=group, first=first)
+            doc["group"] = part["group"]
+            doc["workers"] += part["workers"]
+            doc["buckets"] += part["buckets"]
+            first = part["next"]
+        return doc
+
+    def scale(
+        self, group: str, n: int | str, *, wait: bool = True, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Have `n` workers in a group, or "+1" or "-1" of what is there; returns once they are
+        ready, if `wait`. `dry_run`: only say what would change."""
+        args = {"group": group, "n": str(n), "wait": wait, "dry_run": dry_run}
+        return self._ask("scale", 90.0, **args)  # type: ignore[no-any-return]
+
+    def rebalance(
+        self, group: str = "workers", seconds: float = 1.0, *, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Move buckets by their measured load; measures for `seconds` before and after."""
+        args = {"group": group, "seconds": float(seconds), "dry_run": dry_run}
+        return self._ask("rebalance", 2 * seconds + 30.0, **args)  # type: ignore[no-any-return]
+
+    def restart(self, target: str = "") -> dict[str, Any]:
+        """Restart a worker ("fw/0"), a group, or all, one after the other."""
+        return self._ask("restart", 600.0, target=target)  # type: ignore[no-any-return]
+
+    def rollout(
+        self,
+        group: str,
+        plugin: str | None = None,
+        args: dict[str, str] | None = None,
+        *,
+        wait: bool = True,
+        **options: float,
+    ) -> dict[str, Any]:
+        """Change a group's plugin, or some of its arguments, slot by slot. `options`: canary,
+        max_unavailable, judge (seconds), more_drops, slower (shares)."""
+        timeout = 4 * float(options.get("judge", 2.0)) + 310.0
+        asked = {"group": group, "plugin": plugin, "args": args, "wait": wait, **options}
+        return self._ask("rollout", timeout, **asked)  # type: ignore[no-any-return]
+
+    def rollout_undo(self, group: str = "workers", *, wait: bool = True) -> dict[str, Any]:
+        """End a rollout and go back; with none under way, to what ran before."""
+        return self._ask("rollout_undo", 310.0, group=group, wait=wait)  # type: ignore[no-any-return]
+
+    def rollout_status(self, group: str = "") -> dict[str, Any]:
+        return self._ask("rollout_status", group=group)  # type: ignore[no-any-return]
+
+    def rollout_history(self, group: str = "workers") -> dict[str, Any]:
+        return self._ask("rollout_history", group=group)  # type: ignore[no-any-return]
+
+    def reload(
+        self, file: str = "", *, dry_run: bool = False, partial: bool = False
+    ) -> dict[str, Any]:
+        """Do what the changed file says; `file`: by default the one it was started with."""
+        args = {"file": file, "dry_run": dry_run, "partial": partial}
+        return self._ask("reload", 1200.0, **args)  # type: ignore[no-any-return]
+
+    def reset_failed(self, target: str = "") -> dict[str, Any]:
+        """Forget past deaths of a worker, a group, or all, and start who is held."""
+        return self._ask("reset_failed", 60.0, target=target)  # type: ignore[no-any-return]
+
+    def kill(self, worker: str, signal: int = 9) -> dict[str, Any]:
+        return self._ask("kill", worker=worker, signal=int(signal))  # type: ignore[no-any-return]
+
+    def stop(self, drain: float | None = None) -> dict[str, Any]:
+        """Ask it to stop; packets under way get `drain` seconds (default 5) to leave."""
+        args = {} if drain is None else {"drain": float(drain)}
+        return self._ask("stop", **args)  # type: ignore[no-any-return]
+
+    def events(self, since: int = 0, most: int = 1000) -> list[dict[str, Any]]:
+        return self._ask("events", since=since, most=most)["events"]  # type: ignore[no-any-return]
+
+    def logs(self, name: str = "", since: int = 0, most: int = 1000) -> list[dict[str, Any]]:
+        """Log lines of all processes, or of one ("fw/0", "primary", "seed")."""
+        return self._ask("logs", name=name, since=since, most=most)["lines"]  # type: ignore[no-any-return]
+
+    def follow(self, *topics: str) -> Iterator[Publication]:
+        """Publications ("event", "log", "stat") until the instance ends.
+
+        Each carries its topic's sequence number: a gap says how many were missed, and
+        `events(since)` or `logs(since)` has them.
+        """
+        subscriber = Subscriber(self.runtime.file(EVENTS), topics or ("event",))
+        try:
+            yield from subscriber.follow(self.runtime.is_supervised)
+        finally:
+            subscriber.close()
+
+
+def connect(name: str | None = None) -> Instance:
+    """The running instance of that name, or the only one there is.
+
+    Raises: NotRunning; UsageError where several run and none is named; NotPermitted.
+    """
+    return Instance(find(name))

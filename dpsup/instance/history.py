@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Events and log lines: those on record, those that come, and which of them are wanted.
+
+The record (instance.record) is read from the runtime folder, so that it can be read without a
+supervisor too: of a headless instance, and of one that died and has not been swept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from dpsup.errors import NoSuchObject, NotRunning, UsageError
+from dpsup.instance import record, runtime_dir
+from dpsup.instance.client import Instance, find
+from dpsup.instance.runtime_dir import Runtime
+from dpsup.text import suggest
+
+MOST = 1000  # entries shown where nobody says since when
+
+# Every type of event that there is; `dpsup events --help` shows them.
+TYPES = {
+    "state": "a process or the instance changed its state",
+    "death": "a worker died unasked: signal, backtrace, repair, successor",
+    "exit": "the primary, the seed or the exporter of metrics ended",
+    "seed": "the seed did not attach in time, or takes no orders",
+    "locks": "locks of EAL's that the dead held",
+    "spare": "a spare refused or died",
+    "held": "a worker or spares are not started again",
+    "health": "a worker is stuck, stopped or starved, or well again",
+    "stranger": "somebody whom nobody knew sat in a slot",
+    "corrupt": "a slot's shared memory was found corrupt",
+    "lent": "the primary lent a slot's buckets out by itself",
+    "steer": "buckets moved to other workers",
+    "scale": "a group changed its size",
+    "autoscale": "its size follows its load",
+    "rebalance": "buckets were spread by their load",
+    "restart": "others are restarted with a worker",
+    "rollout": "a group changes over to another version",
+    "judged": "the new version's figures against the old one's",
+    "handover": "a worker left its slot to one of another version",
+    "reload": "the changed file was applied, or was not",
+    "reset": "past deaths were forgotten on request",
+    "quarantine": "a packet was put in quarantine",
+    "advice": "packets are lost for want of something: `dpsup advise` says what helps",
+    "warning": "something is not as asked for",
+    "error": "something went wrong, and is tried again",
+    "failed": "the instance ends because of this",
+}
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries to show: all of them, if nothing is said."""
+
+    since: float | None = None  # seconds ago
+    types: Collection[str] = ()
+    names: Collection[str] = ()
+
+    def takes(self, entry: Entry, now: float) -> bool:
+        return (
+            (self.since is None or entry["at"] >= now - self.since)
+            and (not self.types or entry.get("type") in self.types)
+            and (not self.names or entry.get("name") in self.names)
+        )
+
+    def some(self, entries: list[Entry], now: float) -> list[Entry]:
+        found = [e for e in entries if self.takes(e, now)]
+        return found if self.since is not None else found[-MOST:]
+
+
+def parse_types(text: str) -> frozenset[str]:
+    """ "death,scale" as a set. Raises: UsageError for a type that does not exist."""
+    found = frozenset(word.strip() for word in text.split(",") if word.strip())
+    for word in sorted(found - TYPES.keys()):
+        close = suggest(word, TYPES)
+        raise UsageError(
+            f'no event is of type "{word}"',
+            code="E0722",
+            help=f'did you mean "{close}"?' if close else f"there are: {', '.join(TYPES)}",
+        )
+    return found
+
+
+def recorded(name: str | None) -> Runtime | None:
+    """A dead instance that left a record: the named one, or the only one."""
+    found = [
+        one
+        for known, one in runtime_dir.instances().items()
+        if (not name or known == name) and any((one.path / n).exists() for n in record.NAMES)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _live(instance: Instance, topic: str, since: int) -> list[Entry]:
+    return instance.events(since=since) if topic == "event" else instance.logs(since=since)
+
+
+def _join(record: list[Entry], live: list[Entry]) -> list[Entry]:
+    """Both, each number once: on a full disk the record has gaps."""
+    by_number = {e["seq"]: e for e in record}
+    by_number.update((e["seq"], e) for e in live)
+    return [by_number[n] for n in sorted(by_number)]
+
+
+def _demand_names(instance: Instance, names: Collection[str], known: set[str]) -> None:
+    groups = instance.status()["groups"]
+    known |= {"primary", "seed", "metrics"} | {w["id"] for g in groups for w in g["workers"]}
+    known |= {f"{g['name']}/spare" for g in groups}
+    for name in names:
+        if name not in known:
+            close = suggest(name, known)
+            raise NoSuchObject(
+                f'no worker "{name}"',
+                code="E0702",
+                help=f'did you mean "{close}"?' if close else f"there are: {', '.join(known)}",
+            )
+
+
+def past(name: str | None, topic: str, wanted: Wanted) -> tuple[list[Entry], str]:
+    """What there is to show of the past, and a word on where it is from, if that is worth one."""
+    now = time.time()
+    try:
+        where = find(name)
+    except NotRunning as e:
+        dead = recorded(name)
+        if dead is None:
+            raise
+        dead.demand_access()
+        word = f"{e.message}: this is the record of what it did"
+        return wanted.some(record.read(dead.path, topic), now), word
+    with Instance(where) as instance:
+        entries = record.read(where.path, topic)
+        if instance.headless:
+            word = f'instance "{where.name}" has no supervisor: this is the record up to its end'
+            return wanted.some(entries, now), word
+        entries = _join(entries, _live(instance, topic, 0))
+        found = wanted.some(entries, now)
+        if wanted.names and not found:
+            _demand_names(instance, wanted.names, {str(e.get("name")) for e in entries})
+        return found, ""
+
+
+def follow(name: str | None, topic: str, wanted: Wanted, show: Callable[[Entry], None]) -> None:
+    """Show the past, then what comes, until the instance ends."""
+    with Instance(find(name)) as instance:
+        if instance.headless:
+            raise NotRunning(
+                f'instance "{instance.name}" has no supervisor: nothing will be said any more',
+                code="E0607",
+                help=f"`dpsup -n {instance.name} events` shows what was said",
+            )
+        following = instance.follow(topic)
+        now = time.time()
+        entries = _join(record.read(instance.runtime.path, topic), _live(instance, topic, 0))
+        seen = entries[-1]["seq"] if entries else 0
+        for entry in wanted.some(entries, now):
+            show(entry)
+        wanted = Wanted(None, wanted.types, wanted.names)
+        for publication in following:
+            if publication.seq <= seen:
+                continue
+            if publication.seq > seen + 1:
+                # Missed between the snapshot and the subscription, or by being slow.
+                for entry in _live(instance, topic, seen):
+                    if entry["seq"] < publication.seq and wanted.takes(entry, now):
+                        show(entry)
+            seen = publication.seq
+            entry = {**publication.data, "seq": publication.seq}
+            if wanted.takes(entry, now):
+                show(entry)

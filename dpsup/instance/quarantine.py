@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Packets in quarantine: of each a pcap file and, beside it, the story of why, as JSON.
+
+The io core takes such a packet out of the traffic; the primary shows it; the supervisor writes it
+down, on a thread of its own, and then has the mbuf freed. What cannot be written down is said and
+given up: a full or slow disk stops nothing. The folder outlives the instance, and is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import struct
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpsup.errors import NoSuchObject, NotPermitted, NotRunning, UsageError
+from dpsup.instance import client, runtime_dir
+from dpsup.instance.runtime_dir import PLAN, Runtime
+from dpsup.instance.status import API
+from dpsup.plan.model import Plan, state_dir
+
+MOST_PACKETS = 256
+MOST_BYTES = 16 << 20  # of both files of each
+POISON = "poison"  # it is to blame for two deaths
+ASKED = "asked"  # its plugin's verdict
+FOLDER = "quarantine"
+
+_FILE = re.compile(r"(\d{4,})\.(pcap|json)")
+_SNAP = 262144
+_ETHERNET = 1
+
+
+@dataclass(slots=True)
+class _Kept:
+    why: str
+    size: int
+
+
+class Folder:
+    """The folder of one instance: NNNN.pcap and NNNN.json, the oldest of which make room. What a
+    plugin asked for makes room before what killed workers, as long as it takes up more."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._kept: dict[int, _Kept] | None = None
+
+    def _look(self) -> dict[int, _Kept]:
+        found: dict[int, _Kept] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for one in self.path.iterdir():
+                match = _FILE.fullmatch(one.name)
+                if match:
+                    kept = found.setdefault(int(match[1]), _Kept(ASKED, 0))
+                    kept.size += one.stat().st_size
+                    if match[2] == "json" and (story := _read(one)):
+                        kept.why = story["why"]
+        return found
+
+    def _files(self, number: int) -> tuple[Path, Path]:
+        return self.path / f"{number:04d}.pcap", self.path / f"{number:04d}.json"
+
+    def _remove(self, number: int) -> None:
+        for one in self._files(number):
+            one.unlink(missing_ok=True)
+
+    def keep(self, frame: bytes, story: dict[str, Any]) -> int:
+        """Write one down; its number. Raises: OSError."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._kept is None:
+            self._kept = self._look()
+        kept = self._kept
+        number = max(kept, default=0) + 1
+        data = _pcap(frame, story["at"])
+        text = json.dumps({**story, "number": number}, indent=2).encode()
+        self._make_room(kept, len(data) + len(text))
+        try:
+            # The story last: what has none was not finished, and is not listed.
+            for one, content in zip(self._files(number), (data, text), strict=True):
+                _write(one, content)
+        except OSError:
+            self._kept = None  # it may be somebody else who writes here
+            if not self._files(number)[1].exists():
+                with contextlib.suppress(OSError):
+                    self._remove(number)
+            raise
+        kept[number] = _Kept(story["why"], len(data) + len(text))
+        return number
+
+    def _make_room(self, kept: dict[int, _Kept], size: int) -> None:
+        while kept and (
+            len(kept) >= MOST_PACKETS or sum(k.size for k in kept.values()) + size > MOST_BYTES
+        ):
+            asked = [n for n, k in kept.items() if k.why == ASKED]
+            oldest = min(asked) if 2 * len(asked) > len(kept) else min(kept)
+            self._remove(oldest)
+            del kept[oldest]
+
+    def stories(self) -> list[dict[str, Any]]:
+        """All of them, the oldest first. Raises: NotPermitted."""
+        try:
+            names = sorted(one for one in self.path.iterdir() if one.suffix == ".json")
+        except FileNotFoundError:
+            return []
+        except OSError as e:
+            raise NotPermitted(f"cannot read {self.path}: {e.strerror}", code="E0713") from e
+        stories = (_read(one) for one in names if _FILE.fullmatch(one.name))
+        return sorted((s for s in stories if s), key=lambda s: int(s["number"]))
+
+    def story(self, number: int) -> dict[str, Any]:
+        """Raises: NoSuchObject, NotPermitted."""
+        found = self.stories()
+        for one in found:
+            if one["number"] == number:
+                return one
+        there = (
+            f"there are {found[0]['number']} to {found[-1]['number']}" if found else "it is empty"
+        )
+        raise NoSuchObject(f"no packet {number} in {self.path}", code="E0712", help=there)
+
+    def pcap(self, number: int) -> str:
+        return str(self._files(number)[0])
+
+
+def _write(path: Path, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A story, or None: one that was not finished, or is not ours."""
+    with contextlib.suppress(OSError, ValueError):
+        story = json.loads(path.read_text())
+        if isinstance(story, dict) and {"number", "why", "deaths"} <= story.keys():
+            return story
+    return None
+
+
+def _pcap(frame: bytes, at: float) -> bytes:
+    """A capture of one packet, in the byte order of the machines that dpsup runs on."""
+    seconds = int(at)
+    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, _SNAP, _ETHERNET)
+    record = struct.pack("<IIII", seconds, int((at - seconds) * 1e6), len(frame), len(frame))
+    return head + record + frame
+
+
+# --- stories --------------------------------------------------------------------------------------
+
+
+def _worker(plan: Plan, slot: int) -> tuple[str, str, str]:
+    """Group, worker and plugin of a slot."""
+    for group in plan.groups:
+        if group.first_slot <= slot < group.first_slot + group.max:
+            return group.name, f"{group.name}/{slot - group.first_slot}", group.plugin
+    return "", "", ""
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def describe(plan: Plan, packet: dict[str, Any], at: float, at_ns: int) -> dict[str, Any]:
+    """The story of a packet as the primary tells it; `at` (wall clock, seconds) and `at_ns`
+    (monotonic) are the same moment."""
+    group, name, plugin = _worker(plan, packet["slot"])
+    deaths = []
+    for death in packet["deaths"]:
+        of, worker, ran = _worker(plan, death["slot"])
+        number = death["signal"]
+        deaths.append(
+            {
+                "at": at - (at_ns - death["noticed_ns"]) / 1e9,
+                "at_ns": death["noticed_ns"],
+                "group": of,
+                "worker": worker,
+                "slot": death["slot"],
+                "plugin": ran,
+                "pid": death["pid"],
+                "hung": bool(death["hung"]),
+                "signal": _signal(number) if number else None,
+                "code": death["code"] if number else None,
+                "address": f"{death['address']:#x}" if number else None,
+                "backtrace": death["frames"],
+                "undone": bool(death["undone"]),
+            }
+        )
+    return {
+        "apiVersion": API,
+        "kind": "QuarantinedPacket",
+        "instance": plan.name,
+        "generation": plan.generation,
+        "at": at,
+        "why": POISON if len(deaths) > 1 else ASKED,
+        "group": group,
+        "worker": name,
+        "plugin": plugin,
+        "port": packet["port"],
+        "length": packet["len"],
+        "flow_hash": f"{packet['hash']:#010x}",
+        "deaths": deaths,
+    }
+
+
+# --- keeping --------------------------------------------------------------------------------------
+
+
+async def _aside(work: Callable[[], int]) -> int:
+    """On a thread that nobody waits for at the end: a disk may hang for ever."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[int] = loop.create_future()
+
+    def settle(result: int, error: OSError | None) -> None:
+        if not done.cancelled():
+            done.set_exception(error) if error else done.set_result(result)
+
+    def run() -> None:
+        result, error = 0, None
+        try:
+            result = work()
+        except OSError as e:
+            error = e
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
+
+
+class Keeper:
+    """Writes down what waits in the primary; `say` gets an event about each."""
+
+    def __init__(self, folder: Folder, say: Callable[..., None]) -> None:
+        self.folder = folder
+        self._say = say
+        self._lock = asyncio.Lock()
+
+    @property
+    def busy(self) -> bool:
+        return self._lock.locked()
+
+    async def collect(self, plan: Plan, ask: Callable[..., Awaitable[Any]]) -> None:
+        """Until none waits. Raises: DpsupError of `ask`."""
+        async with self._lock:
+            while packets := await ask("quarantine"):
+                for packet in packets:
+                    await self._keep(plan, packet)
+                    await ask("release", io=packet["io"], n=1)
+
+    async def _keep(self, plan: Plan, packet: dict[str, Any]) -> None:
+        story = describe(plan, packet, time.time(), time.monotonic_ns())
+        frame = bytes.fromhex(packet["bytes"])
+        event = {k: story[k] for k in ("why", "port", "length", "flow_hash")}
+        try:
+            number = await _aside(lambda: self.folder.keep(frame, story))
+        except OSError as e:
+            lost = f"not written down: {e}"
+            self._say(type="quarantine", name=story["worker"], **event, number=None, message=lost)
+            return
+        file = self.folder.pcap(number)
+        self._say(type="quarantine", name=story["worker"], **event, number=number, file=file)
+
+
+# --- finding --------------------------------------------------------------------------------------
+
+
+def _planned(where: Runtime) -> str | None:
+    """Where an instance that has a runtime folder keeps them."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return str(json.loads((where.path / PLAN).read_text())["quarantine_dir"])
+    return None
+
+
+def _state_dir(name: str) -> Path:
+    # Not $STATE_DIRECTORY: that is a unit's, and whoever looks is another one, or a person.
+    env = {k: v for k, v in os.environ.items() if k != "STATE_DIRECTORY"}
+    return Path(state_dir(name, env, is_root=os.geteuid() == 0, uid=os.geteuid()))
+
+
+def find(name: str | None) -> Folder:
+    """The folder of an instance, running or not; of the only one where none is named. Raises:
+    NotRunning, UsageError."""
+    known = client.running()
+    if name is None and len(known) != 1:
+        left = sorted(one.parent.name for one in _state_dir("x").parent.glob(f"*/{FOLDER}"))
+        names = sorted({*known, *left})
+        if not names:
+            raise NotRunning(
+                "no instance is running, and none has packets in quarantine", code="E0715"
+            )
+        if len(names) > 1:
+            raise UsageError(
+                f"several instances may have packets in quarantine: {', '.join(names)}",
+                code="E0714",
+                help="choose one with -n NAME",
+            )
+        name = names[0]
+    name = name or next(iter(known))
+    where = runtime_dir.instances().get(name)
+    planned = _planned(where) if where is not None else None
+    return Folder(planned or _state_dir(name) / FOLDER)
+
+
+def listing(folder: Folder) -> dict[str, Any]:
+    packets = [{**s, "file": folder.pcap(s["number"])} for s in folder.stories()]
+    return {
+        "apiVersion": API,
+        "kind": "Quarantine",
+        "folder": str(folder.path),
+        "packets": packets,
+    }
+
+
+def show(folder: Folder, number: int) -> dict[str, Any]:
+    return {**folder.story(number), "file": folder.pcap(number)}

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The flight recorder: the last events and log lines, in files of the runtime folder.
+
+One JSON line an entry, written as it happens with one write(2): what a killed supervisor had
+written is there for whoever comes after it. Two files a topic, each of at most SEGMENT bytes: the
+older one is given up when the newer one is full. Events and lines have files of their own, so that
+a talkative worker does not push out the story of a death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpsup.bus.sockets import Publisher
+    from dpsup.supervisor.journal import Journal
+
+SEGMENT = 1 << 20  # bytes
+FILES = {"event": ("events.jsonl", "events.jsonl.1"), "log": ("log.jsonl", "log.jsonl.1")}
+NAMES = tuple(name for pair in FILES.values() for name in pair)
+
+Entry = dict[str, Any]
+
+
+class Recorder:
+    """Writes one topic. A disk that is full or gone costs the record, never the supervisor."""
+
+    def __init__(self, folder: Path, topic: str, segment: int = SEGMENT) -> None:
+        self._new, self._old = (folder / name for name in FILES[topic])
+        self._segment = segment
+        self._fd = -1
+        self._size = 0
+        self.lost = 0  # entries that could not be written
+        with contextlib.suppress(OSError):
+            self._open()
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(self._new, flags, 0o600)
+        self._size = os.fstat(self._fd).st_size
+        if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
+            # Killed in the middle of a line: that one is nobody's.
+            self._size += os.write(self._fd, b"\n")
+
+    def write(self, entry: Entry) -> None:
+        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        try:
+            if self._fd < 0:
+                self._open()
+            elif self._size and self._size + len(line) > self._segment:
+                self._turn()
+            self._size += os.write(self._fd, line)
+        except OSError:
+            self.lost += 1
+
+    def _turn(self) -> None:
+        self.close()
+        self._new.replace(self._old)
+        self._open()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def keep(folder: Path, publisher: Publisher, journals: dict[str, Journal]) -> None:
+    """Give each topic's journal what is on record, and record what it hears from now on. Numbers go
+    on where they ended: a follower that was there before sees what it missed."""
+    for topic, journal in journals.items():
+        known = read(folder, topic)
+        if known:
+            journal.restore(known)
+            publisher.seq[topic] = known[-1]["seq"]
+        journal.listeners.append(Recorder(folder, topic).write)
+
+
+def read(folder: Path, topic: str) -> list[Entry]:
+    """All entries that are kept, the oldest first; a line that was cut is left out."""
+    found: list[Entry] = []
+    for name in reversed(FILES[topic]):
+        try:
+            lines = (folder / name).read_bytes().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and isinstance(entry.get("seq"), int):
+                    found.append(entry)
+    return found

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The runtime folder of an instance: its lock, its state, and sweeping what dead ones left.
+
+Whoever holds the lock supervises. `state.json` names the processes of the running generation, so
+that the next supervisor, or `dpsup stop`, finds them after a crash. Only what carries the
+instance's own name and belongs to nobody alive is ever removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dpsup.errors import DpsupError, Exit, NotPermitted
+from dpsup.host import process
+from dpsup.host.process import Identity
+from dpsup.instance.record import NAMES as RECORDS
+
+CONTROL = "control.sock"
+EVENTS = "events.sock"
+PRIMARY = "primary.sock"
+SEED = "seed.sock"
+LOCK = "lock"
+STATE = "state.json"
+PLAN = "plan.json"
+ROLLOUT = "rollout.json"
+# Everything that may be in a runtime folder, in the order in which it is removed; "dpdk" is EAL's,
+# where RUNTIME_DIRECTORY says so.
+OURS = (
+    CONTROL, EVENTS, PRIMARY, SEED, PLAN, STATE, f"{STATE}.new", ROLLOUT, f"{ROLLOUT}.new",
+    *RECORDS, "dpdk", LOCK,
+)  # fmt: skip
+
+ACQUIRE_S = 0.3  # for those who only look at the lock to be gone
+
+
+@dataclass
+class State:
+    """Who is who in the running generation."""
+
+    name: str
+    generation: int
+    file_prefix: str
+    hugepage_dir: str
+    topology_file: str
+    supervisor: Identity | None = None
+    primary: Identity | None = None
+    seed: Identity | None = None
+    workers: dict[str, Identity] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)  # supervisor.snapshot
+
+    def processes(self) -> list[Identity]:
+        return [p for p in (self.primary, self.seed, *self.workers.values()) if p is not None]
+
+
+def _state_of(text: str) -> State | None:
+    def identity(value: dict[str, int] | None) -> Identity | None:
+        return None if value is None else Identity(**value)
+
+    try:
+        data = json.loads(text)
+        for key in ("supervisor", "primary", "seed"):
+            data[key] = identity(data[key])
+        data["workers"] = {k: Identity(**v) for k, v in data["workers"].items()}
+        return State(**data)
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+class Runtime:
+    """The runtime folder at `path`, of the instance `name`."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path = Path(path)
+        self.name = name
+        self._lock: int | None = None
+
+    def file(self, name: str) -> str:
+        return str(self.path / name)
+
+    # --- lock ------------------------------------------------------------------------------------
+
+    def acquire(self) -> None:
+        """Become the supervisor of this instance. Raises: DpsupError naming who already is."""
+        deadline = time.monotonic() + ACQUIRE_S
+        while True:
+            self._make()
+            try:
+                lock = os.open(self.file(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue  # the last owner has just removed the folder
+            except OSError as e:
+                raise self._not_permitted() from e
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                # Whoever only looks has it for a moment.
+                if time.monotonic() < deadline:
+                    time.sleep(0.01)
+                    continue
+                raise self._already_running(self) from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(lock).st_ino == os.stat(self.file(LOCK)).st_ino:  # noqa: PTH116
+                    self._lock = lock
+                    break
+            os.close(lock)
+        other = instances().get(self.name)
+        elsewhere = other is not None and other.path.resolve() != self.path.resolve()
+        if other is not None and elsewhere and (other.is_supervised() or is_headless(other)):
+            self.release()
+            raise self._already_running(other)
+        self._advertise()
+
+    def _make(self) -> None:
+        """The folder, if it is not there; one that holds somebody else's files is refused."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as e:
+            raise self._not_permitted() from e
+        strange = [one.name for one in _children(self.path) if one.name not in OURS]
+        if strange:
+            error = DpsupError(
+                f"runtime folder {self.path} holds files that are not dpsup's: {strange[0]}",
+                code="E0604",
+                why="an instance removes its runtime folder when it ends",
+                help="set [host] runtime_dir to a folder of its own",
+            )
+            error.exit_code = Exit.BAD_TOPOLOGY
+            raise error
+
+    def _not_permitted(self) -> NotPermitted:
+        return NotPermitted(
+            f"no right to make the runtime folder {self.path}",
+            code="E0603",
+            help="run as root, or set [host] runtime_dir to a folder of yours",
+        )
+
+    @staticmethod
+    def _already_running(where: Runtime) -> DpsupError:
+        state = where.read_state()
+        pid = f", pid {state.supervisor.pid}" if state and state.supervisor else ""
+        return DpsupError(
+            f'instance "{where.name}" is already running{pid}, in {where.path}',
+            code="E0605",
+            why="two supervisors would fight over the same workers",
+            help=f"`dpsup -n {where.name} status` shows it, `dpsup -n {where.name} stop` ends it",
+        )
+
+    def demand_access(self) -> None:
+        """Raises: NotPermitted if the folder is somebody else's."""
+        if not os.access(self.path, os.W_OK):
+            raise NotPermitted(
+                f'no right to talk to instance "{self.name}"',
+                code="E0606",
+                help="run as the user who started it, or as root",
+            )
+
+    def is_supervised(self) -> bool:
+        """Does anybody hold the lock?"""
+        try:
+            lock = os.open(self.file(LOCK), os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:
+            return True  # somebody else's, and there
+        except OSError:
+            return False
+        try:
+            # Shared, so that those who look do not see each other.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def _link(self) -> Path | None:
+        usual = roots()[0] / self.name
+        return None if usual == self.path else usual
+
+    def _advertise(self) -> None:
+        """Where the folder is elsewhere than usual, leave a link for `dpsup -n NAME`."""
+        link = self._link()
+        if link is not None:
+            with contextlib.suppress(OSError):
+                link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                link.unlink(missing_ok=True)
+                link.symlink_to(self.path)
+
+    def release(self) -> None:
+        """Remove what is ours in the folder, the lock last, and the folder if it is then empty."""
+        link = self._link()
+        if link is not None and link.is_symlink() and link.resolve() == self.path.resolve():
+            link.unlink()
+        for name in OURS:
+            with contextlib.suppress(OSError):
+                one = self.path / name
+                one.rmdir() if one.is_dir() else one.unlink()
+        for folder in (self.path, self.path.parent, roots()[0]):
+            if folder == self.path or folder.name == "dpsup":
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # --- state -----------------------------------------------------------------------------------
+
+    def write_state(self, state: State) -> None:
+        new = self.path / f"{STATE}.new"
+        new.write_text(json.dumps(asdict(state)))
+        new.replace(self.path / STATE)
+
+    def read_state(self) -> State | None:
+        try:
+            return _state_of((self.path / STATE).read_text())
+        except OSError:
+            return None
+
+    # --- sweeping --------------------------------------------------------------------------------
+
+    def end_processes(self, state: State, timeout: float = 5.0) -> bool:
+        """End what a dead supervisor left running: the primary, and with it everybody else."""
+        strays = self.strays()
+        alive = [p for p in (*state.processes(), *strays) if p.alive]
+        for one in strays if state.primary is None else (state.primary, *strays):
+            process.kill(one)
+        if not process.wait_gone(alive, timeout):
+            for one in alive:
+                process.kill(one)
+            return process.wait_gone(alive, timeout)
+        return True
+
+    def strays(self) -> list[Identity]:
+        """Primaries and seeds of this folder, whether or not anybody had the time to note them."""
+        return [
+            *process.with_words("dpsup.primary", self.file(PLAN)),
+            *process.with_words("--socket", self.file(SEED)),
+        ]
+
+    def sweep(self) -> list[str]:
+        """Remove what generations of this name left: sockets, EAL's folders, hugepage files. The
+        caller holds the lock and has ended the processes; its own sockets stay. Returns what was
+        removed."""
+        removed = []
+        mine = re.compile(rf"dpsup-{re.escape(self.name)}-g\d+")
+        for folder in eal_folders(self.path):
+            for one in _children(folder):
+                if mine.fullmatch(one.name):
+                    shutil.rmtree(one, ignore_errors=True)
+                    removed.append(str(one))
+            with contextlib.suppress(OSError):
+                folder.rmdir() if not _children(folder) and folder.parent == self.path else None
+        for mount in hugetlbfs():
+            for one in _children(mount):
+                if re.fullmatch(mine.pattern + r"map_\d+", one.name):
+                    one.unlink(missing_ok=True)
+                    removed.append(str(one))
+        for name in (PRIMARY, SEED, PLAN, ROLLOUT):
+            (self.path / name).unlink(missing_ok=True)
+        return removed
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def hugetlbfs() -> list[Path]:
+    mounts = []
+    for line in Path("/proc/mounts").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == "hugetlbfs":
+            mounts.append(Path(fields[1]))
+    return mounts
+
+
+def eal_folders(runtime_dir: Path) -> list[Path]:
+    """Where EAL may have put its runtime files (22.11, eal_filesystem.c)."""
+    folders = [Path("/var/run/dpdk"), Path("/tmp/dpdk"), runtime_dir / "dpdk"]
+    if "RUNTIME_DIRECTORY" in os.environ:
+        folders.append(Path(os.environ["RUNTIME_DIRECTORY"]) / "dpdk")
+    if "XDG_RUNTIME_DIR" in os.environ:
+        folders.append(Path(os.environ["XDG_RUNTIME_DIR"]) / "dpdk")
+    return list(dict.fromkeys(folders))
+
+
+def roots() -> list[Path]:
+    """Where runtime folders are, the usual one first."""
+    mine = os.environ.get("XDG_RUNTIME_DIR")
+    found = [Path("/run/dpsup")]
+    if mine:
+        found.append(Path(mine) / "dpsup")
+    if os.geteuid() != 0 and mine:
+        found.reverse()
+    return found
+
+
+def instances() -> dict[str, Runtime]:
+    """All runtime folders there are, dead ones too, by name."""
+    return {
+        one.name: Runtime(str(one.resolve()), one.name)
+        for root in reversed(roots())
+        for one in _children(root)
+        if one.is_dir()
+    }
+
+
+def is_headless(runtime: Runtime) -> bool:
+    """No supervisor, but the data plane lives."""
+    state = runtime.read_state()
+    return (
+        state is not None
+        and state.primary is not None
+        and state.primary.alive
+        and not runtime.is_supervised()
+    )

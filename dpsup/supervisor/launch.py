@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From a command to an instance and back: start in the foreground or detached, stop, clean."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dpsup.bus.messages import as_error, as_exception
+from dpsup.check.topology import prepare
+from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
+from dpsup.host import process
+from dpsup.host.machine import Host, read_host
+from dpsup.instance import runtime_dir
+from dpsup.instance.client import connect, find, running
+from dpsup.instance.runtime_dir import Runtime, State
+from dpsup.plan.model import Plan, make_plan
+from dpsup.supervisor import adopt, snapshot
+from dpsup.text import plural
+from dpsup.topology.load import read
+
+if TYPE_CHECKING:
+    from dpsup.supervisor.core import Supervisor
+
+_PAGE = re.compile(r"(.*-g\d+map_)\d+")  # a file in hugetlbfs, as EAL names it
+STOP_S = 60.0  # beyond the drain: for everything to end
+
+
+class _Voice:
+    """Says lines on stderr from a thread of its own: a terminal that is stopped, or a pipe that
+    nobody reads, must not stop the supervisor. What does not fit is left out."""
+
+    def __init__(self) -> None:
+        self._lines: queue.Queue[str | None] = queue.Queue(maxsize=1000)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def say(self, text: str) -> None:
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(text)
+
+    def _run(self) -> None:
+        while (text := self._lines.get()) is not None:
+            _say(text)
+
+    def close(self) -> None:
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(None)
+        self._thread.join(timeout=1)
+
+
+def _say(text: str) -> None:
+    # Whoever read this may be gone; the instance goes on.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def notify_systemd(word: str) -> None:
+    """sd_notify(3): a datagram to $NOTIFY_SOCKET, where there is one."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.sendto(word.encode(), address)
+
+
+def _take_over(where: Runtime, plan: Plan) -> adopt.Found | int:
+    """Holding the lock: the data plane to go on with, or the generation to start, once what a dead
+    supervisor left is ended and swept."""
+    state = where.read_state()
+    found = adopt.examine(where, state, plan)
+    if isinstance(found, adopt.Found):
+        _say(f'instance "{where.name}" runs without supervisor: this is its supervisor from now on')
+        if found.differs:
+            _say(
+                f"warning: it goes on with the topology that it was started with; changed since: "
+                f"{', '.join(found.differs)}\n"
+                f"  help: `dpsup -n {where.name} stop`, then start it, applies them"
+            )
+        return found
+    if found:
+        _say(f'instance "{where.name}" runs without supervisor, and is ended: {found}')
+    recorded = adopt.recorded_plan(where)
+    known = [g.generation for g in (state, recorded) if g is not None]
+    if not where.end_processes(state or State(where.name, 0, "", "", "")):
+        raise DpsupError(f'processes of a dead "{where.name}" do not end', code="E0609")
+    where.sweep()
+    return max(known, default=0) + 1
+
+
+def foreground(
+    file: str, name: str | None, idle_limit: float | None, *, verbose: bool, ready_fd: int | None
+) -> tuple[int, dict[str, Any] | None]:
+    """Run an instance until it ends. Returns the exit code and the final account, if there is one.
+
+    `ready_fd` is told in one JSON line whether all is ready, then closed.
+    """
+    ready = _Ready(ready_fd)
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return _run(file, name, idle_limit, verbose, ready)
+    except KeyboardInterrupt:
+        _say("stopped before it ran")
+        return Exit.OK, None
+    except DpsupError as e:
+        ready.tell({"ok": False, "error": as_error(e)})
+        raise
+
+
+class _Ready:
+    """The descriptor of whoever waits for a detached start; told once."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def tell(self, word: dict[str, Any]) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(fd, json.dumps(word).encode() + b"\n")
+                os.close(fd)
+
+
+def _host_for(file: str) -> Host:
+    """This machine as the instance of that file finds it: memory that its own data plane has, which
+    lost its supervisor, counts as free."""
+    host = read_host()
+    reading = read(file, host)
+    if reading.topology is None or not reading.sound:
+        return host
+    where = Runtime(make_plan(reading.topology, host).runtime_dir, reading.topology.name)
+    recorded = adopt.recorded_plan(where) if runtime_dir.is_headless(where) else None
+    if recorded is None:
+        return host
+    memory = recorded.memory
+    return host.with_free(memory.page_size, memory.pages_needed)
+
+
+def _run(
+    file: str, name: str | None, idle_limit: float | None, verbose: bool, caller: _Ready
+) -> tuple[int, dict[str, Any] | None]:
+    host = _host_for(file)
+    topology, plan, problems = prepare(file, host)
+    if name is not None and name != plan.name:
+        raise UsageError(
+            f'-n {name}, but {file} is of instance "{plan.name}"',
+            code="E0608",
+            help=f'leave -n out, or write name = "{name}" in the file',
+        )
+    for problem in problems:
+        _say(f"{problem}\n")
+    where = Runtime(plan.runtime_dir, plan.name)
+    where.acquire()
+    voice = _Voice()
+    try:
+        found = _take_over(where, plan)
+        going_on = None if isinstance(found, int) else found
+        plan = make_plan(topology, host, found) if isinstance(found, int) else found.plan
+        _say(f"check      {file}: ok, {_shape(plan)}")
+        # Everything else of ours is imported only now: a bad file is told of sooner.
+        from dpsup.supervisor import verbs
+        from dpsup.supervisor.core import Supervisor
+
+        async def life() -> tuple[int, Supervisor]:
+            def replan(generation: int) -> Plan:
+                if going_on and going_on.differs:
+                    return adopt.next_generation(going_on.plan, generation)
+                return make_plan(topology, read_host(), generation)
+
+            sup = Supervisor(plan, where, replan, voice.say, idle_limit)
+            sup.topologies = (topology, topology)
+            sup.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
+
+            def ready() -> None:
+                notify_systemd("READY=1")
+                voice.say(_ready_line(sup))
+                caller.tell({"ok": True, "name": plan.name, "pid": os.getpid()})
+
+            sup.on_running = _once(ready)
+            sup.on_stopping = lambda: notify_systemd("STOPPING=1")
+            resume = None
+            if going_on:
+                past = snapshot.recall(sup, going_on.state.memory)
+                resume = partial(adopt.resume, found=going_on, past=past)
+            return await sup.run(verbs.handle, resume), sup
+
+        process.pin(plan.supervisor_cores)
+        code, sup = asyncio.run(life())
+    finally:
+        voice.close()
+        # What is being put in order is not to be interrupted.
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sig, signal.SIG_IGN)
+        state = where.read_state()
+        if state is not None:
+            where.end_processes(state)
+        where.sweep()
+        where.release()
+    if sup.failure is not None:
+        raise sup.failure
+    if idle_limit is not None and (sup.summary is None or _has_loss(sup.summary)):
+        code = code if sup.interrupted else Exit.FAILED
+    return code, sup.summary
+
+
+def _has_loss(summary: dict[str, Any]) -> bool:
+    """Is anything of a job not accounted for: lost inside, or never received?"""
+    return bool(
+        summary["lost"]
+        or summary["in_flight"]
+        or summary["missed"]
+        or any(p["unexplained"] for p in summary["audit"])
+    )
+
+
+def _once(f: Callable[[], None]) -> Callable[[], None]:
+    done = False
+
+    def once() -> None:
+        nonlocal done
+        if not done:
+            done = True
+            f()
+
+    return once
+
+
+def _shape(plan: Plan) -> str:
+    counts = (
+        (len(plan.ports), "port"),
+        (len(plan.io), "io core"),
+        (len(plan.groups), "group"),
+        (sum(g.count for g in plan.groups), "worker"),
+    )
+    return (
+        ", ".join(plural(n, word) for n, word in counts)
+        + f", {plan.memory.total >> 20} MiB of hugepages"
+    )
+
+
+def _ready_line(sup: Supervisor) -> str:
+    groups = ", ".join(f"{g.plan.name} {g.desired}" for g in sup.groups)
+    name = sup.plan.name
+    return f"{name} is running: {groups} ready.  dpsup status · dpsup events -f · dpsup stop"
+
+
+def _show_line(entry: dict[str, Any], verbose: bool, say: Callable[[str], None]) -> None:
+    if verbose or entry["name"] not in ("primary", "seed"):
+        say(f"{entry['name']:10} {entry['line']}")
+
+
+def detach(file: str, idle_limit: float | None, say: Callable[[str], None]) -> None:
+    """Start an instance that outlives us and keeps none of our descriptors; return when ready."""
+    ready_r, ready_w = os.pipe()
+    argv = [sys.executable, "-P", "-m", "dpsup", "start", file, "--ready-fd", str(ready_w)]
+    if idle_limit is not None:
+        argv += ["--exit-when-idle", f"{idle_limit:f}s"]
+    # What it says until it is ready is for whoever waits here; later it has no terminal.
+    with open(os.devnull, "r+b") as null:  # noqa: PTH123
+        child = subprocess.Popen(
+            argv,
+            stdin=null,
+            stdout=null,
+            stderr=null,
+            pass_fds=(ready_w,),
+            start_new_session=True,
+        )
+    os.close(ready_w)
+    with os.fdopen(ready_r) as ready:
+        try:
+            line = ready.readline()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
+    if not line:
+        raise DpsupError(
+            f"the supervisor ended with exit code {child.wait()} before it was ready", code="E0611"
+        )
+    word = json.loads(line)
+    if not word["ok"]:
+        child.wait()
+        raise as_exception(word["error"])
+    child.returncode = 0  # it is on its own from here
+    say(f"{word['name']} is running, supervisor pid {word['pid']}")
+
+
+def stop(name: str | None, drain: float | None) -> None:
+    """Stop an instance and wait for its end; a headless one is ended and swept."""
+    where = find(name)
+    where.demand_access()
+    if runtime_dir.is_headless(where):
+        where.acquire()
+        state = where.read_state()
+        if state is not None and not where.end_processes(state):
+            raise TimedOut("the data plane does not end", code="E0610")
+        where.sweep()
+        where.release()
+        return
+    with connect(where.name) as instance:
+        pid = instance.stop(drain)["pid"]
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if not select.select([pidfd], [], [], (drain or 5.0) + STOP_S)[0]:
+                raise TimedOut(f"supervisor {pid} is still stopping", code="E0610")
+        finally:
+            os.close(pidfd)
+    # The supervisor may be gone before its folder is (a slow disk): a moment, no more.
+    deadline = time.monotonic() + 1
+    while where.path.exists() and where.is_supervised() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _removed(paths: list[str]) -> list[str]:
+    """A line each, but one for all hugepages of a generation."""
+    pages = Counter(m[1] for p in paths if (m := _PAGE.fullmatch(p)))
+    done = [f"removed {p}" for p in paths if not _PAGE.fullmatch(p)]
+    return done + [f"removed {plural(n, 'hugepage')}, {of}*" for of, n in sorted(pages.items())]
+
+
+def clean(name: str | None) -> list[str]:
+    """Sweep dead instances, or one. A headless one is ended only when it is named."""
+    done = []
+    live = running()
+    for one, where in runtime_dir.instances().items():
+        if (name and one != name) or where.is_supervised() or (one in live and not name):
+            continue
+        try:
+            where.demand_access()
+        except NotPermitted as e:
+            done.append(e.message)
+            continue
+        where.acquire()
+        state = where.read_state()
+        if state is not None:
+            where.end_processes(state)
+        done += _removed(where.sweep())
+        where.release()
+        done.append(f"removed {where.path}")
+    return done

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The size of groups and the spread of their load: scale, autoscale, rebalance.
+
+What is decided is decided in steering.py and autoscale.py; here it is measured and carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from dpsup.errors import DpsupError, TimedOut, UsageError
+from dpsup.supervisor import autoscale, steering
+from dpsup.text import plural
+
+if TYPE_CHECKING:
+    from dpsup.supervisor.core import Group, Supervisor
+
+SCALE_S = 30.0
+MEASURE_MOST_S = 60.0
+
+
+def must_run(sup: Supervisor) -> None:
+    if sup.state not in ("running", "degraded"):
+        raise DpsupError(
+            f"the instance is {sup.state}",
+            code="E0705",
+            help="try again when `dpsup status` says running",
+        )
+
+
+# --- size -----------------------------------------------------------------------------------------
+
+
+def size_of(group: Group, spec: str, file: str) -> int:
+    """ "4", "+1" or "-1" as a number of workers."""
+    try:
+        n = int(spec) + (group.desired if spec[:1] in "+-" else 0)
+    except ValueError:
+        raise UsageError(
+            f'"{spec}" is no number of workers',
+            code="E0709",
+            help="write 4, or +1 or -1 to add to what is there",
+        ) from None
+    if not 0 <= n <= group.plan.max:
+        raise UsageError(
+            f"group {group.plan.name} can have 0 to {group.plan.max} workers, not {n}",
+            code="E0704",
+            why="rings, slots and memory are reserved for `max` at the start",
+            help=f"set max = {max(n, 1)} in [[workers]] of {file}, then restart",
+        )
+    return n
+
+
+def changes(group: Group, n: int) -> dict[str, Any]:
+    """What a scale to n would do. Pure."""
+    members = {w.member for w in group.workers if w.member < n}
+    new = steering.spread(group.map, members, group.loads, group.home)
+    return {
+        "group": group.plan.name,
+        "old": group.desired,
+        "desired": n,
+        "ready": group.ready,
+        "add": [
+            {"worker": w.name, "core": w.core}
+            for w in group.workers
+            if w.member < n and not w.wanted
+        ],
+        "remove": [
+            {"worker": w.name, "core": w.core} for w in group.workers if w.member >= n and w.wanted
+        ],
+        "buckets_moved": steering.moved(group.map, new) if n != group.desired else 0,
+        "at_zero": group.plan.at_zero if n == 0 else None,
+    }
+
+
+async def scale(
+    sup: Supervisor, group: Group, spec: str, *, wait: bool = True, dry_run: bool = False
+) -> dict[str, Any]:
+    """Have so many workers; one change of a group at a time, in the order of the requests."""
+    must_run(sup)
+    if dry_run:
+        return {**changes(group, size_of(group, spec, sup.plan.topology_file)), "dry_run": True}
+    async with group.scaling:
+        must_run(sup)
+        # Here, as "+1" counts from what is there when its turn comes.
+        n = size_of(group, spec, sup.plan.topology_file)
+        told = changes(group, n)
+        resize(sup, group, n, "asked")
+        if wait:
+            await settled(sup, group)
+        return {**told, "ready": group.ready, "dry_run": False}
+
+
+def resize(sup: Supervisor, group: Group, n: int, why: str) -> None:
+    before, group.desired = group.desired, n
+    for worker in group.workers:
+        worker.wanted = worker.member < n
+        if worker.wanted:
+            sup.fire("worker", worker, "start")
+        elif worker.state != "stopped":
+            sup.fire("worker", worker, "stop")
+    if n != before:
+        sup.events.add(type="scale", name=group.plan.name, old=before, new=n, why=why)
+        sup.write_state()
+
+
+async def settled(sup: Supervisor, group: Group) -> None:
+    # A worker that was told to stop a moment ago comes back once it has ended.
+    states = ("running", "held", "stopped")
+
+    def done() -> bool:
+        for worker in group.workers:
+            if worker.wanted and worker.state == "stopped":
+                sup.fire("worker", worker, "start")
+        return all(w.state in states and (w.state != "stopped") == w.wanted for w in group.workers)
+
+    if not await sup.until(done, SCALE_S):
+        raise TimedOut(
+            f"{group.plan.name} has {group.ready} of {group.desired} workers ready", code="E0707"
+        )
+
+
+# --- autoscale ------------------------------------------------------------------------------------
+
+
+class Follower:
+    """Has one group follow its load."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.memory = autoscale.Memory()
+        self.before: dict[str, Any] | None = None
+        self.told = 0  # workers, of the last decision of a dry run
+
+    def look(self, sup: Supervisor, counters: dict[str, Any]) -> None:
+        """After each reading of the counters."""
+        conf, before = self.group.plan.scale, self.before
+        self.before = counters
+        if conf is None or before is None or before["generation"] != counters["generation"]:
+            return
+        if self.group.scaling.locked() or self.group.ready != self.group.desired:
+            return  # between two sizes nothing is measured
+        sample = _sample(self.group, before, counters, sup.hello.get("tsc_hz", 0))
+        if sample is None:
+            return
+        settings = autoscale.Settings(conf.min, conf.max, conf.target_busy, conf.cooldown)
+        self.memory, decision = autoscale.decide(settings, self.memory, sample)
+        if not decision.reason or decision.workers == self.told:
+            return
+        self.told = decision.workers if conf.dry_run else 0
+        sup.events.add(
+            type="autoscale",
+            name=self.group.plan.name,
+            old=sample.workers,
+            new=decision.workers,
+            why=decision.reason,
+            dry_run=conf.dry_run,
+        )
+        if not conf.dry_run:
+            resize(sup, self.group, decision.workers, decision.reason)
+
+
+def _sample(
+    group: Group, before: dict[str, Any], now: dict[str, Any], tsc_hz: int
+) -> autoscale.Sample | None:
+    elapsed = (now["at_ns"] - before["at_ns"]) / 1e9
+    n = group.desired
+    if elapsed <= 0 or not tsc_hz or n == 0:
+        return None
+    slots = range(group.plan.first_slot, group.plan.first_slot + group.plan.max)
+    busy = lost = 0
+    for i in slots:
+        old, new = before["slots"][i], now["slots"][i]
+        busy += max(0, new["busy"] - old["busy"])
+        lost += max(0, new["lane_full"] - old["lane_full"])
+    return autoscale.Sample(now["at_ns"] / 1e9, n, min(1.0, busy / (elapsed * tsc_hz * n)), lost)
+
+
+# --- rebalance ------------------------------------------------------------------------------------
+
+
+async def measure(sup: Supervisor, group: Group, seconds: float) -> steering.Loads:
+    """Packets of each bucket over so many seconds."""
+    before = await sup.ask("loads", group=group.index)
+    await asyncio.sleep(seconds)
+    after = await sup.ask("loads", group=group.index)
+    most = 1 << 32
+    return tuple((b - a) % most for a, b in zip(before, after, strict=True))
+
+
+async def rebalance(
+    sup: Supervisor, group: Group, seconds: float, *, dry_run: bool
+) -> dict[str, Any]:
+    """Move buckets so that the members have even loads, if that is worth it; what was predicted,
+    and what it came to."""
+    must_run(sup)
+    if not 0.05 <= seconds <= MEASURE_MOST_S:
+        raise UsageError(
+            f"a measurement takes 50 ms to {MEASURE_MOST_S:g} s, not {seconds:g} s", code="E0711"
+        )
+    members = {w.member for w in group.workers if w.fed}
+    if len(members) < 2:
+        raise DpsupError(
+            f"group {group.plan.name} has {plural(len(members), 'worker')} with packets",
+            code="E0710",
+            why="there is nobody to share the load with",
+            help=f"dpsup scale {group.plan.name} 2",
+        )
+    loads = await measure(sup, group, seconds)
+    new = steering.spread(group.map, members, loads)
+    was = steering.imbalance(group.map, loads, members)
+    predicted = steering.imbalance(new, loads, members)
+    elephants = steering.elephants(group.map, loads, members)
+    total = sum(loads)
+    doc: dict[str, Any] = {
+        "group": group.plan.name,
+        "packets": total,
+        "seconds": seconds,
+        "before": {group.workers[m].name: n for m, n in _part(group.map, loads, members).items()},
+        "predicted": {group.workers[m].name: n for m, n in _part(new, loads, members).items()},
+        "imbalance": round(was, 3),
+        "imbalance_predicted": round(predicted, 3),
+        "buckets_moved": steering.moved(group.map, new),
+        "elephants": [
+            {"bucket": b, "worker": group.workers[group.map[b]].name, "share": loads[b] / total}
+            for b in elephants
+        ],
+        "dry_run": dry_run,
+        "done": False,
+        "why": "",
+        "measured": None,
+        "imbalance_measured": None,
+    }
+    if not total:
+        doc["why"] = "no packet came: there is nothing to go by"
+    elif was - predicted < steering.WORTHWHILE:
+        doc["why"] = (
+            f"it would take less than {steering.WORTHWHILE:.0%} of a share off the busiest worker"
+        )
+        if elephants:
+            doc["why"] += "; one bucket alone is more than a share, and a flow is never split"
+    if dry_run or doc["why"]:
+        return doc
+    # From now on scaling and lending keep the loads even, not the numbers of buckets.
+    group.loads, group.home = loads, steering.EMPTY
+    await sup._steer(group)
+    after = await measure(sup, group, seconds)
+    doc["done"] = True
+    doc["measured"] = {
+        group.workers[m].name: n for m, n in _part(group.map, after, members).items()
+    }
+    doc["imbalance_measured"] = round(steering.imbalance(group.map, after, members), 3)
+    sup.events.add(
+        type="rebalance",
+        name=group.plan.name,
+        buckets_moved=doc["buckets_moved"],
+        imbalance=doc["imbalance"],
+        predicted=doc["imbalance_predicted"],
+        measured=doc["imbalance_measured"],
+    )
+    return doc
+
+
+def _part(map_: steering.Map, loads: steering.Loads, members: set[int]) -> dict[int, float]:
+    total = sum(loads) or 1
+    return {m: n / total for m, n in steering.shares(map_, loads, members).items()}

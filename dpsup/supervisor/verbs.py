@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the bus can ask of a supervisor: one function for each verb."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import signal
+from functools import partial
+from typing import Any
+
+from dpsup.bus.messages import ProtocolError, Request, want
+from dpsup.bus.sockets import Gone
+from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
+from dpsup.host import process
+from dpsup.instance import status
+from dpsup.supervisor import reload, rollout, scale, steering
+from dpsup.supervisor.core import Group, Supervisor, Worker
+from dpsup.supervisor.judge import Margins
+from dpsup.supervisor.policy import History
+from dpsup.supervisor.scale import SCALE_S, must_run
+
+REPLY_BYTES = 1 << 20
+ONLY_GROUP = "workers"  # names the only group where no group has that name
+
+
+async def handle(sup: Supervisor, request: Request) -> Any:
+    verb = VERBS.get(request.verb)
+    if verb is None:
+        raise ProtocolError(
+            f"no such verb: {request.verb}", code="E0903", help=f"one of {', '.join(VERBS)}"
+        )
+    return await verb(sup, request.args)
+
+
+def _plan(sup: Supervisor) -> dict[str, Any]:
+    import dataclasses
+
+    present = set(p["name"] for p in sup.hello.get("ports", []))
+    plan = dataclasses.asdict(sup.plan)
+    plan["ports"] = [p for p in plan["ports"] if not present or p["name"] in present]
+    return plan
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, 1)
+    return f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(known)}"
+
+
+def find_group(sup: Supervisor, name: str) -> Group:
+    names = [g.plan.name for g in sup.groups]
+    if name in names:
+        return sup.groups[names.index(name)]
+    if name == ONLY_GROUP and len(names) == 1:
+        return sup.groups[0]
+    if name == ONLY_GROUP:
+        raise NoSuchObject(
+            "which group? `workers` stands for the only one, and there are several",
+            code="E0703",
+            help=f"name one of them: {', '.join(names)}",
+        )
+    raise NoSuchObject(f'no group "{name}"', code="E0701", help=_suggest(name, names))
+
+
+def find_worker(sup: Supervisor, name: str) -> Worker:
+    group, _, member = name.rpartition("/")
+    for worker in sup.workers():
+        if worker.name == name:
+            return worker
+        if group == ONLY_GROUP and len(sup.groups) == 1 and worker.name.endswith(f"/{member}"):
+            return worker
+    known = [w.name for w in sup.workers() if w.state != "stopped"]
+    raise NoSuchObject(f'no worker "{name}"', code="E0702", help=_suggest(name, known))
+
+
+async def _counters(sup: Supervisor) -> dict[str, Any] | None:
+    if sup.primary.state != "running":
+        return None
+    try:
+        counters: dict[str, Any] = await sup.ask("counters")
+    except (Gone, TimedOut):
+        return None
+    sup.note_failover(counters)
+    return counters
+
+
+async def _ping(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+    return {"name": sup.plan.name, "state": sup.state}
+
+
+async def _status(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+    counters = await _counters(sup)
+    return status.status(_plan(sup), counters, sup.view())
+
+
+async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+    counters = await _counters(sup)
+    if counters is None:
+        raise DpsupError(
+            "no primary is running yet", code="E0705", help="`dpsup status` shows the state"
+        )
+    counters["slots"] = [
+        {**slot, "id": worker.name, "state_name": worker.state}
+        for slot, worker in zip(counters["slots"], sup.workers(), strict=True)
+    ]
+    processes = {
+        "supervisor": process.usage(sup.view()["pid"]),
+        **{c.name: process.usage(c.identity.pid) for c in (sup.primary, sup.seed) if c.identity},
+        **{w.name: process.usage(w.pid) for w in sup.workers() if w.pid},
+    }
+    return {
+        "apiVersion": status.API,
+        "kind": "Stats",
+        "name": sup.plan.name,
+        "tsc_hz": sup.hello.get("tsc_hz"),
+        **counters,
+        "heap_bytes": await sup.ask("heap"),
+        "account": status.account(counters),
+        "port_info": sup.hello.get("ports", []),
+        "processes": processes,
+        "lanes": await sup.ask("lanes"),
+    }
+
+
+async def _audit(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+    return status.audit(sup.plan.name, await sup.ask("audit"))
+
+
+async def _state(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    """What the plugin of a group keeps, from a bucket on; `next` is where to go on."""
+    group = find_group(sup, want(args, "group", str))
+    first = want(args, "first", int, 0)
+    if not 0 <= first < steering.BUCKETS:
+        raise ProtocolError(f"args.first: a bucket is wanted, 0 to {steering.BUCKETS - 1}")
+    found: dict[str, Any] = await sup.ask("state", group=group.index, first=first)
+    slots = zip(group.workers, found["slots"], strict=False)
+    return {
+        "group": group.plan.name,
+        "workers": [{"id": w.name, **block} for w, block in slots if block],
+        "buckets": [
+            {"bucket": b, "member": group.map[b], **block}
+            for b, block in enumerate(found["buckets"], first)
+            if block
+        ],
+        "next": found["next"],
+    }
+
+
+async def _scale(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    n = args.get("n")  # a number, or "+1"
+    group = find_group(sup, want(args, "group", str))
+    wait, dry_run = want(args, "wait", bool, True), want(args, "dry_run", bool, False)
+    return await scale.scale(
+        sup, group, n if isinstance(n, str) else str(n), wait=wait, dry_run=dry_run
+    )
+
+
+async def _rebalance(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    group = find_group(sup, want(args, "group", str, ONLY_GROUP))
+    seconds, dry_run = want(args, "seconds", float, 1.0), want(args, "dry_run", bool, False)
+    return await scale.rebalance(sup, group, seconds, dry_run=dry_run)
+
+
+async def _rollout(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    group = find_group(sup, want(args, "group", str))
+    plugin, given = want(args, "plugin", str, None), want(args, "args", dict, None)
+    if given is not None and not all(isinstance(v, str) for v in given.values()):
+        raise ProtocolError("args.args: a table of texts is wanted")
+    number, usual = (int, float), Margins()
+    drops = float(want(args, "more_drops", number, usual.drops))
+    options = rollout.Options(
+        canary=want(args, "canary", int, 1),
+        max_unavailable=want(args, "max_unavailable", int, 1),
+        judge=float(want(args, "judge", number, 2.0)),
+        margins=Margins(drops, drops, float(want(args, "slower", number, usual.cycles))),
+    )
+    one = rollout.begin(sup, group, plugin, given, options)
+    if one is not None and want(args, "wait", bool, False):
+        await rollout.ended(one)
+    return rollout.outcome(one, group, sup.rollouts[group.index])
+
+
+async def _rollout_undo(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    group = find_group(sup, want(args, "group", str, ONLY_GROUP))
+    return await rollout.undo(sup, group, wait=want(args, "wait", bool, True))
+
+
+async def _rollout_status(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    name = want(args, "group", str, "")
+    groups = [find_group(sup, name)] if name else sup.groups
+    return {"groups": [sup.rollouts[g.index].view(g) for g in groups]}
+
+
+async def _rollout_history(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    return rollout.history(sup, find_group(sup, want(args, "group", str, ONLY_GROUP)))
+
+
+async def _reload(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    dry_run, partial = want(args, "dry_run", bool, False), want(args, "partial", bool, False)
+    return await reload.reload(sup, want(args, "file", str, ""), dry_run=dry_run, partial=partial)
+
+
+def _is_settled(worker: Worker) -> bool:
+    return worker.state in ("running", "backoff", "held") or not worker.wanted
+
+
+async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    """Rolling: each one is back before the next one goes."""
+    must_run(sup)
+    target = want(args, "target", str, "")
+    if "/" in target:
+        workers = [find_worker(sup, target)]
+    elif target:
+        workers = [w for w in find_group(sup, target).workers if w.wanted]
+    else:
+        workers = [w for w in sup.workers() if w.wanted]
+    done = []
+    for worker in workers:
+        if not worker.wanted:
+            raise DpsupError(
+                f"{worker.name} is not in use", code="E0706", help="`dpsup scale` starts it"
+            )
+        # One that is on its way down or up gets there first, then it is restarted.
+        await sup.until(partial(_is_settled, worker), SCALE_S)
+        forks = worker.restarts
+
+        def back(worker: Worker = worker, forks: int = forks) -> bool:
+            return worker.state in ("running", "held") and worker.restarts > forks
+
+        if worker.state == "held":
+            worker.history = History()
+        sup.fire("worker", worker, "restart")
+        if not await sup.until(back, SCALE_S) or worker.state == "held":
+            raise TimedOut(f"{worker.name} did not come back: it is {worker.state}", code="E0707")
+        done.append(worker.name)
+    if "/" not in target:
+        # What they have loaded is older than what runs now.
+        for group in {w.group: sup.groups[w.group] for w in workers}.values():
+            sup.retire_spares(group)
+            sup.reset_failed([], [group])
+    return {"restarted": done}
+
+
+async def _reset_failed(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    """Forget past deaths of a worker, a group or all, and start who is held."""
+    target = want(args, "target", str, "")
+    if "/" in target:
+        workers, groups = [find_worker(sup, target)], []
+    else:
+        groups = [find_group(sup, target)] if target else sup.groups
+        workers = [w for g in groups for w in g.workers]
+    must_run(sup)
+    started = sup.reset_failed(workers, groups)
+    names = [w.name for w in workers if w.wanted]
+    sup.events.add(type="reset", name=target or sup.plan.name, restarted=[w.name for w in started])
+    await sup.until(lambda: all(_is_settled(w) for w in started), SCALE_S)
+    return {"reset": names, "started": {w.name: w.state for w in started}}
+
+
+async def _kill(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    worker = find_worker(sup, want(args, "worker", str))
+    number = want(args, "signal", int, int(signal.SIGKILL))
+    if worker.pidfd < 0:
+        raise DpsupError(f"{worker.name} has no process: it is {worker.state}", code="E0706")
+    try:
+        signal.Signals(number)
+    except ValueError:
+        raise UsageError(f"no signal {number}", code="E0708") from None
+    pid = worker.pid
+    process.signal_pidfd(worker.pidfd, number)
+    return {"worker": worker.name, "pid": pid, "signal": number}
+
+
+async def _events(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
+    return {"events": _fitting(sup.events.since(since, most))}
+
+
+async def _logs(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    name = want(args, "name", str, "")
+    since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
+    entries = [e for e in sup.log.since(since) if not name or e["name"] == name]
+    if name and not entries and name not in ("primary", "seed"):
+        find_worker(sup, name)
+    return {"lines": _fitting(entries[-max(most, 1) :])}
+
+
+def _fitting(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The latest entries that fit in a reply."""
+    left = REPLY_BYTES
+    for i in range(len(entries) - 1, -1, -1):
+        left -= len(json.dumps(entries[i]))
+        if left < 0:
+            return entries[i + 1 :]
+    return entries
+
+
+async def _stop(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+    drain = want(args, "drain", float, None)
+
+    async def soon() -> None:
+        await asyncio.sleep(0.01)  # the answer first
+        sup.stop(drain)
+
+    sup._task(soon())
+    return {"pid": sup.view()["pid"]}
+
+
+VERBS = {
+    "ping": _ping,
+    "status": _status,
+    "stats": _stats,
+    "audit": _audit,
+    "state": _state,
+    "scale": _scale,
+    "rebalance": _rebalance,
+    "restart": _restart,
+    "rollout": _rollout,
+    "rollout_undo": _rollout_undo,
+    "rollout_status": _rollout_status,
+    "rollout_history": _rollout_history,
+    "reload": _reload,
+    "reset_failed": _reset_failed,
+    "kill": _kill,
+    "events": _events,
+    "logs": _logs,
+    "stop": _stop,
+}
