@@ -38,8 +38,8 @@ CODES: dict[str, Entry] = {
     # --- dpsup and its commands -------------------------------------------------------------------
     "E0001": Entry(
         "dpsup itself failed",
-        "An exception that nobody foresaw: a bug of dpsup. Workers and forwarding go on where they"
-        " can.",
+        "An unforeseen exception: a bug of dpsup. One in the supervisor does not end forwarding:"
+        " the supervisor leaves, and the next one adopts what runs.",
         "Run the command again with `dpsup --debug ...`, and report what it prints.",
     ),
     "E0002": Entry(
@@ -532,6 +532,12 @@ CODES: dict[str, Entry] = {
         "the supervisor ended before the instance was ready",
         "It said why, if it could, above.",
         "Run `dpsup start FILE` without --detach, and with -v, to see all that it prints.",
+    ),
+    "E0612": Entry(
+        "a data plane forwards, but its primary does not answer",
+        "The supervisor is dead, and the primary's Python does not answer, while its io cores still"
+        " forward. Adopting it is not possible now; ending it would end forwarding.",
+        "Try again. `dpsup -n NAME stop` ends the instance.",
     ),
     # --- orders -----------------------------------------------------------------------------------
     "E0701": Entry(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import select
 import signal
 import subprocess
@@ -46,6 +47,26 @@ def start_ticks(pid: int) -> int:
 
 def identify(pid: int) -> Identity:
     return Identity(pid, start_ticks(pid))
+
+
+def own() -> Identity:
+    return identify(os.getpid())
+
+
+_IO_THREAD = re.compile(r"(rte|dpdk|lcore|eal)-?worker")  # as DPDK's releases name them
+
+
+def pulse(pid: int) -> dict[int, str]:
+    """Of a primary's io threads, by thread: what the kernel counted of their running so far. Equal
+    at two looks: none has run in between. Empty where there are none, or they cannot be read."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if _IO_THREAD.match((task / "comm").read_text()):
+                # CPU nanoseconds, and time slices: an io core that naps is counted too.
+                ran, _, slices = (task / "schedstat").read_text().split()
+                found[int(task.name)] = f"{ran} {slices}"
+    return found
 
 
 def become_subreaper() -> None:

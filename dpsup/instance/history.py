@@ -47,6 +47,7 @@ TYPES = {
     "advice": "packets are lost for want of something: `dpsup advise` says what helps",
     "warning": "something is not as asked for",
     "error": "something went wrong, and is tried again",
+    "fault": "an internal error: its traceback is in the log, and the instance runs on",
     "failed": "the instance ends because of this",
 }
 

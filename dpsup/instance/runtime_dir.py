@@ -35,7 +35,8 @@ ROLLOUT = "rollout.json"
 # Everything that may be in a runtime folder, in the order in which it is removed; "dpdk" is EAL's,
 # where RUNTIME_DIRECTORY says so.
 OURS = (
-    CONTROL, EVENTS, PRIMARY, SEED, PLAN, STATE, f"{STATE}.new", ROLLOUT, f"{ROLLOUT}.new",
+    CONTROL, EVENTS, PRIMARY, SEED, PLAN, f"{PLAN}.new", STATE, f"{STATE}.new", ROLLOUT,
+    f"{ROLLOUT}.new",
     *RECORDS, "dpdk", LOCK,
 )  # fmt: skip
 
@@ -213,10 +214,14 @@ class Runtime:
 
     # --- state -----------------------------------------------------------------------------------
 
+    def write(self, name: str, text: str) -> None:
+        """Replace a file as a whole: a reader sees the old text or the new one. Raises: OSError."""
+        new = self.path / f"{name}.new"
+        new.write_text(text)
+        new.replace(self.path / name)
+
     def write_state(self, state: State) -> None:
-        new = self.path / f"{STATE}.new"
-        new.write_text(json.dumps(asdict(state)))
-        new.replace(self.path / STATE)
+        self.write(STATE, json.dumps(asdict(state)))
 
     def read_state(self) -> State | None:
         try:
@@ -317,10 +322,10 @@ def instances() -> dict[str, Runtime]:
 
 def is_headless(runtime: Runtime) -> bool:
     """No supervisor, but the data plane lives."""
+    return has_primary(runtime) and not runtime.is_supervised()
+
+
+def has_primary(runtime: Runtime) -> bool:
+    """Does a primary live that the last supervisor noted?"""
     state = runtime.read_state()
-    return (
-        state is not None
-        and state.primary is not None
-        and state.primary.alive
-        and not runtime.is_supervised()
-    )
+    return state is not None and state.primary is not None and state.primary.alive

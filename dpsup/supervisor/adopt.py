@@ -1,29 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Adopting a data plane whose supervisor is dead: packets flow all the while, and none is lost.
+"""Can a data plane whose supervisor is dead be adopted? Packets flow all the while.
 
-`examine` decides whether what runs can be trusted: it must be the primary that `state.json` names,
-by pid and start time, answer in time, be of this dpsup's version, DPDK and ABI, and have been
-ready. `resume` then learns from the primary who sits where and what happened meanwhile, and brings
-the supervisor's machines to where they would be had it never died.
+It must be the primary that `state.json` names, by pid and start time, answer in time, be of this
+dpsup's version, DPDK and ABI, and have been ready. rejoin.py then goes on with it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpsup._build import ABI, DPDK_VERSION, VERSION
-from dpsup.bus.sockets import Client, Gone
-from dpsup.errors import DpsupError
+from dpsup.bus.sockets import Client
+from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
 from dpsup.host.process import Identity
-from dpsup.instance.runtime_dir import PLAN, PRIMARY, SEED, Runtime, State
+from dpsup.instance.runtime_dir import PLAN, PRIMARY, Runtime, State
 from dpsup.plan.model import (
     ChainPlan,
     GroupPlan,
@@ -34,22 +30,9 @@ from dpsup.plan.model import (
     PortPlan,
     ScalePlan,
 )
-from dpsup.supervisor import rollout, snapshot
-from dpsup.supervisor.policy import Ending, Verdict, decide
 
-if TYPE_CHECKING:
-    from dpsup.supervisor.core import Sitter, Supervisor, Worker
-
+PULSE_S = 1.0  # in which an io core that lives runs
 HELLO_S = 5.0  # for the primary to answer; milliseconds, unless it hangs
-CENSUS_S = 2.0  # for those who were being forked to come, or to be called off
-LOOK_S = 0.02
-SEED_ANSWERS_S = 15.0  # a seed that was attaching; above EAL's own 5 s
-
-# shim/shim.h: struct dps_sitter_info.state; shim/abi.h: DPS_HAND_*, DPS_STORY_*
-AWAITED, LIVES = 1, 2
-STARTING, SEATED = 0, 4
-STOPPED = 3
-NO_SLOT = 255
 
 # Keys of a plan that differ from start to start without anybody's wish.
 _VOLATILE = {"generation", "file_prefix", "topology_file", "memory", "supervisor_cores"}
@@ -150,6 +133,13 @@ def examine(where: Runtime, state: State | None, now: Plan) -> Found | str:
     try:
         hello: Doc = client.ask("hello", HELLO_S)
     except DpsupError as e:
+        if isinstance(e, TimedOut) and _forwards(primary):
+            raise TimedOut(
+                f'instance "{where.name}" forwards, but its primary does not answer',
+                code="E0612",
+                why="it cannot be adopted now, and to end it would end forwarding",
+                help=f"try again; `dpsup -n {where.name} stop` ends it",
+            ) from None
         return f"its primary does not answer: {e.message}"
     finally:
         client.close()
@@ -166,148 +156,8 @@ def examine(where: Runtime, state: State | None, now: Plan) -> Found | str:
     return Found(recorded, state, hello, differences(recorded, now))
 
 
-# --- who sits where -------------------------------------------------------------------------------
-
-
-async def census(sup: Supervisor, past: Callable[[Doc, Doc], None]) -> Doc:
-    """Who lives, at a moment at which every death so far is accounted for: `past` hears of each,
-    in order. Orders that the dead supervisor gave and nobody came for are called off."""
-    deadline = time.monotonic() + CENSUS_S
-    while True:
-        stories = await sup.insist("stories", since=sup.told)
-        plane: Doc = await sup.insist("sitters")
-        for story in stories:
-            past(story, plane)
-            sup.told = story["seq"]
-        awaited = [s for s in plane["sitters"] if s["state"] == AWAITED]
-        # Stories that were not kept are lost; who lives is known all the same.
-        settled = plane["stories"] == (stories[-1]["seq"] if stories else sup.told)
-        if (settled and not awaited) or time.monotonic() > deadline:
-            sup.told = max(sup.told, plane["stories"] if settled else 0)
-            return plane
-        for one in awaited:
-            await sup.insist("call_off", berth=one["berth"])
-        await asyncio.sleep(LOOK_S / 4)
-
-
-def _watch(sup: Supervisor, one: Doc, past: snapshot.Past) -> Sitter | None:
-    """A sitter that lives. None: it has just gone."""
-    group = sup.groups[one["group"]]
-    name = f"{group.plan.name}/spare"
-    if one["slot"] != NO_SLOT:
-        name = sup.workers()[one["slot"]].name
-    sitter = sup.meet(name, one["berth"], one["pid"])
-    if sitter is None:
-        return None
-    sitter.asked = one["pid"] in past.asked
-    sitter.ready = one["hand"] != STARTING and (one["slot"] == NO_SLOT or one["hand"] == SEATED)
-    return sitter
-
-
-async def resume(sup: Supervisor, found: Found, past: snapshot.Past) -> None:
-    """From a data plane without supervisor to one with; what the last one knew is recalled."""
-    owed: dict[str, Doc] = {}  # by worker: the death that nobody has judged yet
-
-    def account(story: Doc, plane: Doc) -> None:
-        worker = sup.account(story, past.asked, dict(plane["exits"]))
-        if worker is not None:
-            owed.pop(worker.name, None)
-            if not story["successor"]:
-                owed[worker.name] = story
-
-    sup.hello = found.hello
-    primary = Identity(found.hello["pid"], found.hello["start"])
-    if not sup.meet_child(sup.primary, "primary", primary):
-        raise Gone("the primary has just ended")
-    plane = await census(sup, account)
-    await sup.recall_maps(plane["rx"])
-    counters = await sup.insist("counters")
-    seats: dict[int, tuple[Doc, Sitter]] = {}
-    for one in plane["sitters"]:
-        if one["state"] != LIVES or one["told"]:
-            continue
-        sitter = _watch(sup, one, past)
-        if sitter is None:
-            continue
-        if one["slot"] == NO_SLOT:
-            group = sup.groups[one["group"]]
-            group.spares.append(sitter)
-            sup.await_spare(group, sitter)
-        elif one["slot"] not in seats or _is_dead(seats[one["slot"]][1]) < _is_dead(sitter):
-            # Of two the dead one comes first: its story, yet to be told, is about the other.
-            seats[one["slot"]] = one, sitter
-    for worker in sup.workers():
-        worker.wanted = worker.member < sup.groups[worker.group].desired
-        # Whatever was granted before: the policy says anew.
-        worker.takeovers = -1
-        if worker.slot in seats:
-            one, sitter = seats[worker.slot]
-            worker.sitter = sitter
-            worker.health = "stopped" if one["health"] == STOPPED else "ok"
-            # All who are fed are known before anybody steers: no bucket moves for nothing.
-            worker.fed = sitter.ready and worker.wanted and worker.health != "stopped"
-        else:
-            worker.left = counters["slots"][worker.slot]["outstanding"] > 0
-    # Before anybody is forked: of which version.
-    await rollout.resume(sup)
-    for worker in sup.workers():
-        if worker.slot in seats:
-            sup.fire("worker", worker, "found")
-        elif worker.wanted:
-            _bring_back(sup, worker, past.states.get(worker.name, ""), worker.name in owed)
-    await _find_seed(sup, found)
-    for worker in sup.workers():
-        if worker.sitter is not None and not worker.wanted:
-            sup.fire("worker", worker, "stop")
-    for group in sup.groups:
-        await sup.steer(group)
-
-
-def _is_dead(sitter: Sitter) -> bool:
-    return process.start_ticks(sitter.pid) == 0
-
-
-def _bring_back(sup: Supervisor, worker: Worker, was: str, owed: bool) -> None:
-    """Nobody sits there, and somebody should: at once, after its delay, or not any more."""
-    now = time.monotonic()
-    if was == "held":
-        sup.fire("worker", worker, "hold")
-        return
-    if owed or was == "recovering":
-        code = (worker.last_exit or {}).get("code")
-        ending = Ending(permanent=sup.is_permanent(code), failed=code != 0)
-        policy = sup.groups[worker.group].policy
-        decision = decide(policy, worker.history, ending, wanted=True, now=now)
-        worker.history = decision.history
-        worker.due_at = now + decision.delay
-        if decision.verdict is Verdict.GIVE_UP:
-            sup.events.add(type="held", name=worker.name, message=decision.reason)
-            sup.fire("worker", worker, "hold")
-            return
-    elif was != "backoff":
-        worker.due_at = now
-    sup.fire("worker", worker, "recall")
-
-
-async def _find_seed(sup: Supervisor, found: Found) -> None:
-    """The seed that lives, also one that was attaching just now; else a new one."""
-    path = sup.runtime.file(SEED)
-    mine = f"--primary\0{found.hello['pid']}\0"
-    seeds = [s for s in process.with_words("--socket", path) if process.has_words(s.pid, mine)]
-    if found.state.seed is not None and found.state.seed.alive:
-        seeds = [found.state.seed]
-    known = found.state.seed
-    sup.attach.begins(seeds[0].pid if seeds else known.pid if known else 0)
-    if not seeds or not sup.meet_child(sup.seed, "seed", seeds[0]):
-        # What the dead one may have left locked is looked for first.
-        sup._seed_anew()
-        return
-    sup.fire("seed", sup.seed, "adopt")
-    deadline = time.monotonic() + SEED_ANSWERS_S
-    while sup.seed.state == "attaching" and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            sup.seed_answers()
-            sup.fire("seed", sup.seed, "ready")
-            return
-        await asyncio.sleep(LOOK_S)
-    sup.fire("seed", sup.seed, "late")
+def _forwards(primary: Identity) -> bool:
+    """Do its io cores run?"""
+    before = process.pulse(primary.pid)
+    time.sleep(PULSE_S)
+    return bool(before) and process.pulse(primary.pid) != before

@@ -18,8 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpsup.bus.messages import as_error, as_exception
 from dpsup.check.topology import prepare
@@ -30,12 +29,13 @@ from dpsup.instance import runtime_dir
 from dpsup.instance.client import connect, find, running
 from dpsup.instance.runtime_dir import Runtime, State
 from dpsup.plan.model import Plan, make_plan
-from dpsup.supervisor import adopt, snapshot
+from dpsup.supervisor import adopt
+from dpsup.supervisor.policy import Ending, History, Policy, Verdict, decide
 from dpsup.text import plural
 from dpsup.topology.load import read
 
 if TYPE_CHECKING:
-    from dpsup.supervisor.core import Supervisor
+    from dpsup.supervisor.model import Model
 
 _PAGE = re.compile(r"(.*-g\d+map_)\d+")  # a file in hugetlbfs, as EAL names it
 STOP_S = 60.0  # beyond the drain: for everything to end
@@ -105,6 +105,41 @@ def _take_over(where: Runtime, plan: Plan) -> adopt.Found | int:
     return max(known, default=0) + 1
 
 
+class _Crashed(Exception):
+    """The supervisor left alone, because of a fault of its own; the data plane may go on."""
+
+
+class _Again:
+    """How often this process has started its supervisor anew, as the environment carries it through
+    exec(2): a supervisor that crashes is followed by one that adopts, as under systemd, but not
+    for ever."""
+
+    NAME = "DPSUP_AGAIN"
+    POLICY = Policy(intensity=5, period=60, initial=0.05, factor=2, most=2)
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.told = False  # the caller of a detached start knows
+        try:
+            level, at, told = os.environ.pop(self.NAME, "").split()
+            self.history, self.told = History(float(level), float(at)), told == "1"
+        except ValueError:
+            return
+
+    def decide(self) -> float | None:
+        """Seconds until the next one; None: there have been too many."""
+        now = time.monotonic()
+        decision = decide(self.POLICY, self.history, Ending(), wanted=True, now=now)
+        self.history = decision.history
+        return None if decision.verdict is Verdict.GIVE_UP else decision.delay
+
+    def execute(self, *, told: bool) -> NoReturn:
+        """Become the next supervisor: same pid, same children, nothing else stays."""
+        words = f"{self.history.level} {self.history.at} {int(told)}"
+        env = {**os.environ, self.NAME: words}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], env)
+
+
 def foreground(
     file: str, name: str | None, idle_limit: float | None, *, verbose: bool, ready_fd: int | None
 ) -> tuple[int, dict[str, Any] | None]:
@@ -112,26 +147,31 @@ def foreground(
 
     `ready_fd` is told in one JSON line whether all is ready, then closed.
     """
-    ready = _Ready(ready_fd)
+    again = _Again()
+    ready = _Ready(None if again.told else ready_fd)
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        return _run(file, name, idle_limit, verbose, ready)
+        return _run(file, name, idle_limit, verbose, ready, again)
     except KeyboardInterrupt:
         _say("stopped before it ran")
         return Exit.OK, None
+    except _Crashed:
+        again.execute(told=again.told or ready.is_told)
     except DpsupError as e:
         ready.tell({"ok": False, "error": as_error(e)})
         raise
 
 
 class _Ready:
-    """The descriptor of whoever waits for a detached start; told once."""
+    """The descriptor of the command that waits for a detached start; told once."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
+        self.is_told = False
 
     def tell(self, word: dict[str, Any]) -> None:
         fd, self._fd = self._fd, None
+        self.is_told = True
         if fd is not None:
             with contextlib.suppress(OSError):
                 os.write(fd, json.dumps(word).encode() + b"\n")
@@ -154,7 +194,12 @@ def _host_for(file: str) -> Host:
 
 
 def _run(
-    file: str, name: str | None, idle_limit: float | None, verbose: bool, caller: _Ready
+    file: str,
+    name: str | None,
+    idle_limit: float | None,
+    verbose: bool,
+    caller: _Ready,
+    again: _Again,
 ) -> tuple[int, dict[str, Any] | None]:
     host = _host_for(file)
     topology, plan, problems = prepare(file, host)
@@ -169,55 +214,90 @@ def _run(
     where = Runtime(plan.runtime_dir, plan.name)
     where.acquire()
     voice = _Voice()
+    stays = False  # the data plane, when this supervisor leaves
     try:
+        stays = runtime_dir.has_primary(where)
         found = _take_over(where, plan)
-        going_on = None if isinstance(found, int) else found
+        going_on = found if isinstance(found, adopt.Found) else None
+        stays = going_on is not None
         plan = make_plan(topology, host, found) if isinstance(found, int) else found.plan
         _say(f"check      {file}: ok, {_shape(plan)}")
         # Everything else of ours is imported only now: a bad file is told of sooner.
         from dpsup.supervisor import verbs
-        from dpsup.supervisor.core import Supervisor
+        from dpsup.supervisor.assembly import Supervisor
+        from dpsup.supervisor.model import Model
+
+        def replan(generation: int) -> Plan:
+            if going_on and going_on.differs:
+                return adopt.next_generation(going_on.plan, generation)
+            return make_plan(topology, read_host(), generation)
 
         async def life() -> tuple[int, Supervisor]:
-            def replan(generation: int) -> Plan:
-                if going_on and going_on.differs:
-                    return adopt.next_generation(going_on.plan, generation)
-                return make_plan(topology, read_host(), generation)
-
-            sup = Supervisor(plan, where, replan, voice.say, idle_limit)
-            sup.topologies = (topology, topology)
-            sup.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
+            model = Model(plan, where, replan, voice.say, idle_limit)
+            model.topologies = (topology, topology)
+            sup = Supervisor(model, verbs.handle)
+            sup.core.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
 
             def ready() -> None:
                 notify_systemd("READY=1")
-                voice.say(_ready_line(sup))
+                voice.say(_ready_line(model))
                 caller.tell({"ok": True, "name": plan.name, "pid": os.getpid()})
 
-            sup.on_running = _once(ready)
-            sup.on_stopping = lambda: notify_systemd("STOPPING=1")
-            resume = None
+            sup.life.on_running = _once(ready)
+            sup.life.on_stopping = lambda: notify_systemd("STOPPING=1")
             if going_on:
-                past = snapshot.recall(sup, going_on.state.memory)
-                resume = partial(adopt.resume, found=going_on, past=past)
-            return await sup.run(verbs.handle, resume), sup
+                sup.adopt(going_on)
+            return await sup.run(), sup
 
         process.pin(plan.supervisor_cores)
         code, sup = asyncio.run(life())
+        stays = sup.leaves_alone
+        if stays:
+            stays = sup.model.rx_on
+            _follow_itself(stays, again, file)
+    except _Crashed:
+        stays = True
+        raise
+    except KeyboardInterrupt:
+        stays = False
+        raise
     finally:
         voice.close()
         # What is being put in order is not to be interrupted.
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, signal.SIG_IGN)
-        state = where.read_state()
-        if state is not None:
-            where.end_processes(state)
-        where.sweep()
-        where.release()
-    if sup.failure is not None:
-        raise sup.failure
-    if idle_limit is not None and (sup.summary is None or _has_loss(sup.summary)):
-        code = code if sup.interrupted else Exit.FAILED
-    return code, sup.summary
+        if not stays:
+            state = where.read_state()
+            if state is not None:
+                where.end_processes(state)
+            where.sweep()
+            where.release()
+    model = sup.model
+    if sup.core.crashed is not None:
+        raise DpsupError(f"internal error: {sup.core.crashed!r}", code="E0001")
+    if model.failure is not None:
+        raise model.failure
+    if idle_limit is not None and (model.summary is None or _has_loss(model.summary)):
+        code = code if model.interrupted else Exit.FAILED
+    return code, model.summary
+
+
+def _follow_itself(forwards: bool, again: _Again, file: str) -> None:
+    """After a crash that leaves the data plane alone. Raises: _Crashed, for another supervisor in
+    this process; DpsupError where there have been too many. Returns where nothing forwards yet,
+    and everything is to be ended."""
+    delay = again.decide()
+    if delay is not None:
+        _say("the supervisor failed and starts anew; forwarding goes on (`dpsup logs supervisor`)")
+        time.sleep(delay)
+        raise _Crashed
+    if forwards:
+        raise DpsupError(
+            "the supervisor failed too often: the data plane goes on without it",
+            code="E0001",
+            why="a process that dies now is followed by a spare, where one is left, and no other",
+            help=f"`dpsup start {file}` adopts it, `dpsup logs supervisor` shows what failed",
+        )
 
 
 def _has_loss(summary: dict[str, Any]) -> bool:
@@ -255,9 +335,9 @@ def _shape(plan: Plan) -> str:
     )
 
 
-def _ready_line(sup: Supervisor) -> str:
-    groups = ", ".join(f"{g.plan.name} {g.desired}" for g in sup.groups)
-    name = sup.plan.name
+def _ready_line(model: Model) -> str:
+    groups = ", ".join(f"{g.plan.name} {g.desired}" for g in model.groups)
+    name = model.name
     return f"{name} is running: {groups} ready.  dpsup status · dpsup events -f · dpsup stop"
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Keeps the metrics process (instance.openmetrics) running beside the supervisor.
 
-It is a process of its own, on the supervisor's cores: however often and by whomever it is asked,
-what it asks of the supervisor stays at one look a second, and its faults cost nobody else anything.
+It is a process of its own, on the supervisor's cores: however often it is asked, what it asks of
+the supervisor stays at one look a second, and its faults cost no other process anything.
 """
 
 from __future__ import annotations
@@ -11,43 +11,46 @@ import asyncio
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 from dpsup.host import process
+from dpsup.supervisor.children import Children
+from dpsup.supervisor.core import Core
 from dpsup.supervisor.journal import Lines
-
-if TYPE_CHECKING:
-    from dpsup.supervisor.core import Supervisor
+from dpsup.supervisor.model import Model
 
 AGAIN_S = 2.0  # after it ended: an address in use may be free by then
 NAME = "metrics"
 
 
-async def keep(sup: Supervisor) -> None:
-    """Until cancelled. An exporter that cannot serve is said once, and tried for ever."""
+async def keep(core: Core, model: Model, children: Children) -> None:
+    """Until cancelled. A metrics process that cannot serve is said once, and tried for ever."""
     told = ""
     while True:
-        words = (
-            "dpsup.instance.openmetrics",
-            str(sup.runtime.path),
-            sup.plan.name,
-            sup.plan.metrics_listen,
-        )
-        spawned = process.spawn([sys.executable, "-P", "-m", *words])
-        refused: list[str] = []
-        Lines(spawned.output, lambda line: sup.log.add(name=NAME, line=line))
-        Lines(spawned.notify, refused.append)
         try:
-            await _end(spawned.pidfd)
-        finally:
-            process.signal_pidfd(spawned.pidfd, signal.SIGKILL)
-            os.close(spawned.pidfd)
-        why = refused[-1] if refused and refused[-1] != "READY" else "it ended"
+            why = await _serve(core, model, children)
+        except OSError as e:  # no process, no descriptor to be had
+            why = str(e)
         if why != told:
             told = why
-            sup.events.add(type="warning", name=NAME, message=f"no metrics are served: {why}")
+            core.events.add(type="warning", name=NAME, message=f"no metrics are served: {why}")
         await asyncio.sleep(AGAIN_S)
-        sup._endings.pop(spawned.pid, None)  # reaped by now, and no worker
+
+
+async def _serve(core: Core, model: Model, children: Children) -> str:
+    """One metrics process, from its start to its end; why it ended."""
+    where = str(model.runtime.path), model.name, model.plan.metrics_listen
+    argv = [sys.executable, "-P", "-m", "dpsup.instance.openmetrics", *where]
+    spawned = process.spawn(argv)
+    children.expect(spawned.pid)
+    refused: list[str] = []
+    Lines(spawned.output, lambda line: core.log.add(name=NAME, line=line))
+    Lines(spawned.notify, refused.append)
+    try:
+        await _end(spawned.pidfd)
+    finally:
+        process.signal_pidfd(spawned.pidfd, signal.SIGKILL)
+        os.close(spawned.pidfd)
+    return refused[-1] if refused and refused[-1] != "READY" else "it ended"
 
 
 async def _end(pidfd: int) -> None:

@@ -23,6 +23,9 @@ from typing import ClassVar
 
 _UNASKED_MOST = 1000
 
+# Exit codes of the worker program that trying again does not change: shim/abi.h, 100 to 109.
+PERMANENT = range(100, 110)
+
 
 class Verdict(enum.Enum):
     AGAIN = "again"  # at once

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from dpsup.errors import DpsupError, Exit, Severity, TopologyError, UsageError
 from dpsup.plan.diff import LIVE_FIELDS, Change, Class, pending
-from dpsup.supervisor import rollout
-from dpsup.supervisor.scale import must_run, resize
+from dpsup.supervisor.buckets import Buckets
+from dpsup.supervisor.core import Core
+from dpsup.supervisor.model import Group, Model, policy_of
+from dpsup.supervisor.rollout import Options
+from dpsup.supervisor.rollouts import Rollouts, ended
+from dpsup.supervisor.scale import Scaler, must_run
+from dpsup.supervisor.spares import Spares
 
 if TYPE_CHECKING:
     from dpsup.plan.model import GroupPlan, Plan
-    from dpsup.supervisor.core import Group, Supervisor
     from dpsup.topology.model import Topology
 
 
@@ -37,11 +41,11 @@ def _read(path: str) -> tuple[Topology, Plan]:
     return reading.topology, make_plan(reading.topology, host)
 
 
-def _document(sup: Supervisor, file: str, changes: list[Change]) -> dict[str, Any]:
+def _document(name: str, file: str, changes: list[Change]) -> dict[str, Any]:
     return {
         "apiVersion": "dpsup/v1",
         "kind": "Reload",
-        "name": sup.plan.name,
+        "name": name,
         "file": file,
         "changes": [
             {
@@ -62,91 +66,105 @@ def _document(sup: Supervisor, file: str, changes: list[Change]) -> dict[str, An
     }
 
 
-async def reload(sup: Supervisor, file: str, *, dry_run: bool, partial: bool) -> dict[str, Any]:
-    """Raises: TopologyError of the file. With something that needs a restart nothing is done,
-    unless `partial`."""
-    must_run(sup)
-    if sup.topologies is None:
-        raise DpsupError(
-            "this supervisor does not know the file that it was started with", code="E0721"
-        )
-    path = file or sup.plan.topology_file
-    started, loaded = sup.topologies
-    try:
-        new, plan = await asyncio.to_thread(_read, path)
-    except TopologyError as e:
-        # Over the bus goes one text.
-        error = DpsupError(str(e), code=e.code)
-        error.exit_code = e.exit_code
-        raise error from None
-    if new.name != sup.plan.name:
-        raise UsageError(
-            f'{path} is of instance "{new.name}", not of "{sup.plan.name}"',
-            code="E0721",
-            help=f"`dpsup start {path}` starts it",
-        )
-    changes = pending(started, loaded, new)
-    doc = _document(sup, path, changes)
-    if dry_run or not changes or (doc["restart_needed"] and not partial):
-        doc["done"] = not changes
-        return doc
-    await _live(sup, plan, changes)
-    for change, told in zip(changes, doc["changes"], strict=True):
-        told["done"] = change.kind is Class.LIVE
-    doc["failed"] = await _rolling(sup, plan, changes, doc)
-    if not doc["failed"]:
-        sup.topologies = (started, new)
-    doc["done"] = not doc["failed"]
-    sup.events.add(type="reload", name=sup.plan.name, message=doc["failed"], file=path)
-    return doc
+class Reload:
+    """A running instance is made what its file says, as far as that goes without a restart."""
 
+    def __init__(
+        self,
+        core: Core,
+        model: Model,
+        buckets: Buckets,
+        spares: Spares,
+        scaler: Scaler,
+        rollouts: Rollouts,
+    ) -> None:
+        self._core, self._model, self._buckets = core, model, buckets
+        self._spares, self._scaler, self._rollouts = spares, scaler, rollouts
 
-def _pairs(sup: Supervisor, plan: Plan) -> list[tuple[Group, GroupPlan]]:
-    """The groups that both have, with what the file says of them."""
-    by_name = {g.name: g for g in plan.groups}
-    return [(g, by_name[g.plan.name]) for g in sup.groups if g.plan.name in by_name]
-
-
-async def _live(sup: Supervisor, plan: Plan, changes: list[Change]) -> None:
-    from dpsup.supervisor.core import policy_of
-
-    keys = {c.key for c in changes if c.kind is Class.LIVE}
-    beyond = {c.key for c in changes if c.kind is Class.RESTART}
-    for group, new in _pairs(sup, plan):
-        name, old = f"workers.{group.plan.name}", group.plan
-        values = {f: getattr(new, f) for f in LIVE_FIELDS}
-        # What there is no room for stays as it is.
-        values["count"] = old.count if f"{name}.count" in beyond else min(new.count, old.max)
-        if f"{name}.scale.max" in beyond or (new.scale and new.scale.max > old.max):
-            values["scale"] = old.scale
-        group.plan = replace(old, **values)
-        group.policy = policy_of(group.plan)
-        if (old.stall_after, old.on_stopped) != (new.stall_after, new.on_stopped):
-            health = {"stall_after": float(new.stall_after), "on_stopped": new.on_stopped}
-            await sup.insist("health", group=group.index, **health)
-        if f"{name}.count" in keys:
-            async with group.scaling:
-                resize(sup, group, group.plan.count, "reload")
-        surplus = [s for s in group.spares if s.version == group.version][group.plan.spares :]
-        sup.retire(surplus)
-        sup._refill(group)
-        await sup.steer(group)
-    sup.plan = replace(sup.plan, groups=tuple(g.plan for g in sup.groups))
-    rollout.write(sup)
-
-
-async def _rolling(sup: Supervisor, plan: Plan, changes: list[Change], doc: dict[str, Any]) -> str:
-    """One group after the other; why it came to nothing, "" if all is well."""
-    names = {c.group for c in changes if c.kind is Class.ROLLING}
-    for group, new in _pairs(sup, plan):
-        if group.plan.name not in names:
-            continue
-        args = dict(new.args)
-        one = rollout.begin(sup, group, new.plugin, args, rollout.Options(), exact=True)
-        if one is not None:
-            await rollout.ended(one)
-            if one.failed:
-                return f"{group.plan.name}: {one.failed}"
+    async def reload(self, file: str, *, dry_run: bool, partial: bool) -> dict[str, Any]:
+        """Raises: TopologyError of the file. With something that needs a restart nothing is done,
+        unless `partial`."""
+        must_run(self._model)
+        if self._model.topologies is None:
+            raise DpsupError(
+                "this supervisor does not know the file that it was started with", code="E0721"
+            )
+        path = file or self._model.plan.topology_file
+        started, loaded = self._model.topologies
+        try:
+            new, plan = await asyncio.to_thread(_read, path)
+        except TopologyError as e:
+            # Over the bus goes one text.
+            error = DpsupError(str(e), code=e.code)
+            error.exit_code = e.exit_code
+            raise error from None
+        if new.name != self._model.plan.name:
+            raise UsageError(
+                f'{path} is of instance "{new.name}", not of "{self._model.plan.name}"',
+                code="E0721",
+                help=f"`dpsup start {path}` starts it",
+            )
+        changes = pending(started, loaded, new)
+        doc = _document(self._model.name, path, changes)
+        if dry_run or not changes or (doc["restart_needed"] and not partial):
+            doc["done"] = not changes
+            return doc
+        await self._live(plan, changes)
         for change, told in zip(changes, doc["changes"], strict=True):
-            told["done"] |= change.kind is Class.ROLLING and change.group == group.plan.name
-    return ""
+            told["done"] = change.kind is Class.LIVE
+        doc["failed"] = await self._rolling(plan, changes, doc)
+        if not doc["failed"]:
+            self._model.topologies = (started, new)
+        doc["done"] = not doc["failed"]
+        self._core.events.add(
+            type="reload", name=self._model.plan.name, message=doc["failed"], file=path
+        )
+        return doc
+
+    def _pairs(self, plan: Plan) -> list[tuple[Group, GroupPlan]]:
+        """The groups that both have, with what the file says of them."""
+        by_name = {g.name: g for g in plan.groups}
+        return [(g, by_name[g.plan.name]) for g in self._model.groups if g.plan.name in by_name]
+
+    async def _live(self, plan: Plan, changes: list[Change]) -> None:
+        keys = {c.key for c in changes if c.kind is Class.LIVE}
+        beyond = {c.key for c in changes if c.kind is Class.RESTART}
+        for group, new in self._pairs(plan):
+            name, old = f"workers.{group.plan.name}", group.plan
+            values = {f: getattr(new, f) for f in LIVE_FIELDS}
+            # What there is no room for stays as it is.
+            values["count"] = old.count if f"{name}.count" in beyond else min(new.count, old.max)
+            if f"{name}.scale.max" in beyond or (new.scale and new.scale.max > old.max):
+                values["scale"] = old.scale
+            group.plan = replace(old, **values)
+            group.policy = policy_of(group.plan)
+            if (old.stall_after, old.on_stopped) != (new.stall_after, new.on_stopped):
+                health = {"stall_after": float(new.stall_after), "on_stopped": new.on_stopped}
+                await self._core.insist("health", group=group.index, **health)
+            if f"{name}.count" in keys:
+                async with group.scaling:
+                    self._scaler.resize(group, group.plan.count, "reload")
+            surplus = [s for s in group.spares if s.version == group.version][group.plan.spares :]
+            self._spares.retire(surplus)
+            self._spares.refill(group)
+            await self._buckets.steer(group)
+        self._model.plan = replace(
+            self._model.plan, groups=tuple(g.plan for g in self._model.groups)
+        )
+        self._rollouts.write()
+
+    async def _rolling(self, plan: Plan, changes: list[Change], doc: dict[str, Any]) -> str:
+        """One group after the other; why it came to nothing, "" if all is well."""
+        names = {c.group for c in changes if c.kind is Class.ROLLING}
+        for group, new in self._pairs(plan):
+            if group.plan.name not in names:
+                continue
+            args = dict(new.args)
+            one = self._rollouts.begin(group, new.plugin, args, Options(), exact=True)
+            if one is not None:
+                await ended(one)
+                if one.failed:
+                    return f"{group.plan.name}: {one.failed}"
+            for change, told in zip(changes, doc["changes"], strict=True):
+                told["done"] |= change.kind is Class.ROLLING and change.group == group.plan.name
+        return ""

@@ -7,23 +7,23 @@ What is decided is decided in steering.py and autoscale.py; here it is measured 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpsup.errors import DpsupError, TimedOut, UsageError
 from dpsup.supervisor import autoscale, steering
+from dpsup.supervisor.buckets import Buckets
+from dpsup.supervisor.core import Core
+from dpsup.supervisor.model import Group, Model
 from dpsup.text import plural
-
-if TYPE_CHECKING:
-    from dpsup.supervisor.core import Group, Supervisor
 
 SCALE_S = 30.0
 MEASURE_MOST_S = 60.0
 
 
-def must_run(sup: Supervisor) -> None:
-    if sup.state not in ("running", "degraded"):
+def must_run(model: Model) -> None:
+    if not model.is_open:
         raise DpsupError(
-            f"the instance is {sup.state}",
+            f"the instance is {model.state}",
             code="E0705",
             help="try again when `dpsup status` says running",
         )
@@ -74,51 +74,143 @@ def changes(group: Group, n: int) -> dict[str, Any]:
     }
 
 
-async def scale(
-    sup: Supervisor, group: Group, spec: str, *, wait: bool = True, dry_run: bool = False
-) -> dict[str, Any]:
-    """Have so many workers; one change of a group at a time, in the order of the requests."""
-    must_run(sup)
-    if dry_run:
-        return {**changes(group, size_of(group, spec, sup.plan.topology_file)), "dry_run": True}
-    async with group.scaling:
-        must_run(sup)
-        # Here, as "+1" counts from what is there when its turn comes.
-        n = size_of(group, spec, sup.plan.topology_file)
-        told = changes(group, n)
-        resize(sup, group, n, "asked")
-        if wait:
-            await settled(sup, group)
-        return {**told, "ready": group.ready, "dry_run": False}
+class Scaler:
+    """Sizes and loads of groups, one change of a group at a time."""
 
+    def __init__(self, core: Core, model: Model, buckets: Buckets) -> None:
+        self._core, self._model, self._buckets = core, model, buckets
 
-def resize(sup: Supervisor, group: Group, n: int, why: str) -> None:
-    before, group.desired = group.desired, n
-    for worker in group.workers:
-        worker.wanted = worker.member < n
-        if worker.wanted:
-            sup.fire("worker", worker, "start")
-        elif worker.state != "stopped":
-            sup.fire("worker", worker, "stop")
-    if n != before:
-        sup.events.add(type="scale", name=group.plan.name, old=before, new=n, why=why)
-        sup.write_state()
+    async def scale(
+        self, group: Group, spec: str, *, wait: bool = True, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Have so many workers; one change of a group at a time, in the order of the requests."""
+        must_run(self._model)
+        if dry_run:
+            return {
+                **changes(group, size_of(group, spec, self._model.plan.topology_file)),
+                "dry_run": True,
+            }
+        async with group.scaling:
+            must_run(self._model)
+            # Here, as "+1" counts from what is there when its turn comes.
+            n = size_of(group, spec, self._model.plan.topology_file)
+            told = changes(group, n)
+            self.resize(group, n, "asked")
+            if wait:
+                await self.settled(group)
+            return {**told, "ready": group.ready, "dry_run": False}
 
-
-async def settled(sup: Supervisor, group: Group) -> None:
-    # A worker that was told to stop a moment ago comes back once it has ended.
-    states = ("running", "held", "stopped")
-
-    def done() -> bool:
+    def resize(self, group: Group, n: int, why: str) -> None:
+        before, group.desired = group.desired, n
         for worker in group.workers:
-            if worker.wanted and worker.state == "stopped":
-                sup.fire("worker", worker, "start")
-        return all(w.state in states and (w.state != "stopped") == w.wanted for w in group.workers)
+            worker.wanted = worker.member < n
+            if worker.wanted:
+                self._core.fire(worker, "start")
+            elif worker.state != "stopped":
+                self._core.fire(worker, "stop")
+        if n != before:
+            self._core.events.add(type="scale", name=group.plan.name, old=before, new=n, why=why)
+            self._core.record()
 
-    if not await sup.until(done, SCALE_S):
-        raise TimedOut(
-            f"{group.plan.name} has {group.ready} of {group.desired} workers ready", code="E0707"
+    async def settled(self, group: Group) -> None:
+        # A worker that was told to stop a moment ago comes back once it has ended.
+        states = ("running", "held", "stopped")
+
+        def done() -> bool:
+            for worker in group.workers:
+                if worker.wanted and worker.state == "stopped":
+                    self._core.fire(worker, "start")
+            return all(
+                w.state in states and (w.state != "stopped") == w.wanted for w in group.workers
+            )
+
+        if not await self._core.until(done, SCALE_S):
+            raise TimedOut(
+                f"{group.plan.name} has {group.ready} of {group.desired} workers ready",
+                code="E0707",
+            )
+
+    async def measure(self, group: Group, seconds: float) -> steering.Loads:
+        """Packets of each bucket over so many seconds."""
+        before = await self._core.ask("loads", group=group.index)
+        await asyncio.sleep(seconds)
+        after = await self._core.ask("loads", group=group.index)
+        most = 1 << 32
+        return tuple((b - a) % most for a, b in zip(before, after, strict=True))
+
+    async def rebalance(self, group: Group, seconds: float, *, dry_run: bool) -> dict[str, Any]:
+        """Move buckets so that the members have even loads, if that is worth it; what was
+        predicted, and what it came to."""
+        must_run(self._model)
+        if not 0.05 <= seconds <= MEASURE_MOST_S:
+            raise UsageError(
+                f"a measurement takes 50 ms to {MEASURE_MOST_S:g} s, not {seconds:g} s",
+                code="E0711",
+            )
+        members = {w.member for w in group.workers if w.fed}
+        if len(members) < 2:
+            raise DpsupError(
+                f"group {group.plan.name} has {plural(len(members), 'worker')} with packets",
+                code="E0710",
+                why="there is nobody to share the load with",
+                help=f"dpsup scale {group.plan.name} 2",
+            )
+        loads = await self.measure(group, seconds)
+        new = steering.spread(group.map, members, loads)
+        was = steering.imbalance(group.map, loads, members)
+        predicted = steering.imbalance(new, loads, members)
+        elephants = steering.elephants(group.map, loads, members)
+        total = sum(loads)
+        doc: dict[str, Any] = {
+            "group": group.plan.name,
+            "packets": total,
+            "seconds": seconds,
+            "before": {
+                group.workers[m].name: n for m, n in _part(group.map, loads, members).items()
+            },
+            "predicted": {group.workers[m].name: n for m, n in _part(new, loads, members).items()},
+            "imbalance": round(was, 3),
+            "imbalance_predicted": round(predicted, 3),
+            "buckets_moved": steering.moved(group.map, new),
+            "elephants": [
+                {"bucket": b, "worker": group.workers[group.map[b]].name, "share": loads[b] / total}
+                for b in elephants
+            ],
+            "dry_run": dry_run,
+            "done": False,
+            "why": "",
+            "measured": None,
+            "imbalance_measured": None,
+        }
+        if not total:
+            doc["why"] = "no packet came: there is nothing to go by"
+        elif was - predicted < steering.WORTHWHILE:
+            doc["why"] = (
+                f"it would take less than {steering.WORTHWHILE:.0%} of a share off the busiest"
+                " worker"
+            )
+            if elephants:
+                doc["why"] += "; one bucket alone is more than a share, and a flow is never split"
+        if dry_run or doc["why"]:
+            return doc
+        # From now on scaling and lending keep the loads even, not the numbers of buckets.
+        group.loads, group.home = loads, steering.EMPTY
+        await self._buckets.steer(group)
+        after = await self.measure(group, seconds)
+        doc["done"] = True
+        doc["measured"] = {
+            group.workers[m].name: n for m, n in _part(group.map, after, members).items()
+        }
+        doc["imbalance_measured"] = round(steering.imbalance(group.map, after, members), 3)
+        self._core.events.add(
+            type="rebalance",
+            name=group.plan.name,
+            buckets_moved=doc["buckets_moved"],
+            imbalance=doc["imbalance"],
+            predicted=doc["imbalance_predicted"],
+            measured=doc["imbalance_measured"],
         )
+        return doc
 
 
 # --- autoscale ------------------------------------------------------------------------------------
@@ -127,13 +219,14 @@ async def settled(sup: Supervisor, group: Group) -> None:
 class Follower:
     """Has one group follow its load."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, core: Core, model: Model, scaler: Scaler, group: Group) -> None:
+        self._core, self._model, self._scaler = core, model, scaler
         self.group = group
         self.memory = autoscale.Memory()
         self.before: dict[str, Any] | None = None
         self.told = 0  # workers, of the last decision of a dry run
 
-    def look(self, sup: Supervisor, counters: dict[str, Any]) -> None:
+    def look(self, counters: dict[str, Any]) -> None:
         """After each reading of the counters."""
         conf, before = self.group.plan.scale, self.before
         self.before = counters
@@ -141,7 +234,7 @@ class Follower:
             return
         if self.group.scaling.locked() or self.group.ready != self.group.desired:
             return  # between two sizes nothing is measured
-        sample = _sample(self.group, before, counters, sup.hello.get("tsc_hz", 0))
+        sample = _sample(self.group, before, counters, self._model.hello.get("tsc_hz", 0))
         if sample is None:
             return
         settings = autoscale.Settings(conf.min, conf.max, conf.target_busy, conf.cooldown)
@@ -149,7 +242,7 @@ class Follower:
         if not decision.reason or decision.workers == self.told:
             return
         self.told = decision.workers if conf.dry_run else 0
-        sup.events.add(
+        self._core.events.add(
             type="autoscale",
             name=self.group.plan.name,
             old=sample.workers,
@@ -158,7 +251,7 @@ class Follower:
             dry_run=conf.dry_run,
         )
         if not conf.dry_run:
-            resize(sup, self.group, decision.workers, decision.reason)
+            self._scaler.resize(self.group, decision.workers, decision.reason)
 
 
 def _sample(
@@ -175,91 +268,6 @@ def _sample(
         busy += max(0, new["busy"] - old["busy"])
         lost += max(0, new["lane_full"] - old["lane_full"])
     return autoscale.Sample(now["at_ns"] / 1e9, n, min(1.0, busy / (elapsed * tsc_hz * n)), lost)
-
-
-# --- rebalance ------------------------------------------------------------------------------------
-
-
-async def measure(sup: Supervisor, group: Group, seconds: float) -> steering.Loads:
-    """Packets of each bucket over so many seconds."""
-    before = await sup.ask("loads", group=group.index)
-    await asyncio.sleep(seconds)
-    after = await sup.ask("loads", group=group.index)
-    most = 1 << 32
-    return tuple((b - a) % most for a, b in zip(before, after, strict=True))
-
-
-async def rebalance(
-    sup: Supervisor, group: Group, seconds: float, *, dry_run: bool
-) -> dict[str, Any]:
-    """Move buckets so that the members have even loads, if that is worth it; what was predicted,
-    and what it came to."""
-    must_run(sup)
-    if not 0.05 <= seconds <= MEASURE_MOST_S:
-        raise UsageError(
-            f"a measurement takes 50 ms to {MEASURE_MOST_S:g} s, not {seconds:g} s", code="E0711"
-        )
-    members = {w.member for w in group.workers if w.fed}
-    if len(members) < 2:
-        raise DpsupError(
-            f"group {group.plan.name} has {plural(len(members), 'worker')} with packets",
-            code="E0710",
-            why="there is nobody to share the load with",
-            help=f"dpsup scale {group.plan.name} 2",
-        )
-    loads = await measure(sup, group, seconds)
-    new = steering.spread(group.map, members, loads)
-    was = steering.imbalance(group.map, loads, members)
-    predicted = steering.imbalance(new, loads, members)
-    elephants = steering.elephants(group.map, loads, members)
-    total = sum(loads)
-    doc: dict[str, Any] = {
-        "group": group.plan.name,
-        "packets": total,
-        "seconds": seconds,
-        "before": {group.workers[m].name: n for m, n in _part(group.map, loads, members).items()},
-        "predicted": {group.workers[m].name: n for m, n in _part(new, loads, members).items()},
-        "imbalance": round(was, 3),
-        "imbalance_predicted": round(predicted, 3),
-        "buckets_moved": steering.moved(group.map, new),
-        "elephants": [
-            {"bucket": b, "worker": group.workers[group.map[b]].name, "share": loads[b] / total}
-            for b in elephants
-        ],
-        "dry_run": dry_run,
-        "done": False,
-        "why": "",
-        "measured": None,
-        "imbalance_measured": None,
-    }
-    if not total:
-        doc["why"] = "no packet came: there is nothing to go by"
-    elif was - predicted < steering.WORTHWHILE:
-        doc["why"] = (
-            f"it would take less than {steering.WORTHWHILE:.0%} of a share off the busiest worker"
-        )
-        if elephants:
-            doc["why"] += "; one bucket alone is more than a share, and a flow is never split"
-    if dry_run or doc["why"]:
-        return doc
-    # From now on scaling and lending keep the loads even, not the numbers of buckets.
-    group.loads, group.home = loads, steering.EMPTY
-    await sup._steer(group)
-    after = await measure(sup, group, seconds)
-    doc["done"] = True
-    doc["measured"] = {
-        group.workers[m].name: n for m, n in _part(group.map, after, members).items()
-    }
-    doc["imbalance_measured"] = round(steering.imbalance(group.map, after, members), 3)
-    sup.events.add(
-        type="rebalance",
-        name=group.plan.name,
-        buckets_moved=doc["buckets_moved"],
-        imbalance=doc["imbalance"],
-        predicted=doc["imbalance_predicted"],
-        measured=doc["imbalance_measured"],
-    )
-    return doc
 
 
 def _part(map_: steering.Map, loads: steering.Loads, members: set[int]) -> dict[int, float]:

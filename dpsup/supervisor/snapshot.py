@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dpsup.bus.sockets import Publisher
+from dpsup.host import process
+from dpsup.host.process import Identity
+from dpsup.instance.runtime_dir import State
+from dpsup.supervisor.model import Doc, Model
 from dpsup.supervisor.policy import History
 
-if TYPE_CHECKING:
-    from dpsup.supervisor.core import Supervisor
-
 SEQ_BLOCK = 1000  # numbers of publications that are reserved with each writing
-
-Doc = dict[str, Any]
 
 
 @dataclass
@@ -29,19 +29,57 @@ class Past:
 
     asked: set[int] = field(default_factory=set)  # pids that were told to end
     states: dict[str, str] = field(default_factory=dict)  # of workers
+    seq: dict[str, int] = field(default_factory=dict)  # numbers of publications, by topic
 
 
-def note(sup: Supervisor) -> Doc:
+class Numbers:
+    """Numbers of publications that the next supervisor begins behind: no two are alike."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._seq = publisher.seq
+        self._reserved: dict[str, int] = {}
+
+    def reserve(self) -> dict[str, int]:
+        self._reserved = {t: n + SEQ_BLOCK for t, n in self._seq.items()}
+        return self._reserved
+
+    def resume(self, seq: dict[str, int]) -> None:
+        for topic in self._seq.keys() & seq.keys():
+            self._seq[topic] = max(self._seq[topic], seq[topic])
+
+    @property
+    def run_short(self) -> bool:
+        reserved = self._reserved
+        return any(n + SEQ_BLOCK // 2 > reserved.get(t, 0) for t, n in self._seq.items())
+
+
+def state_of(model: Model, seq: dict[str, int]) -> State:
+    """What `state.json` says."""
+    return State(
+        name=model.name,
+        generation=model.plan.generation,
+        file_prefix=model.plan.file_prefix,
+        hugepage_dir=model.plan.hugepage_dir,
+        topology_file=model.plan.topology_file,
+        supervisor=process.own(),
+        primary=model.primary.identity,
+        seed=model.seed.identity,
+        workers={f"{s.name} {s.pid}": Identity(s.pid, s.start) for s in model.living()},
+        memory=note(model, seq),
+    )
+
+
+def note(model: Model, seq: dict[str, int]) -> Doc:
     """Everything worth remembering."""
     return {
-        "deaths": sup.deaths + sup.unreported,
-        "lost": sup.lost,
-        "primary_deaths": sup.primary_deaths,
-        "last_failover_us": sup.last_failover_us,
-        "told": sup.told,
-        "seq": sup.reserve(),
-        "primary": _pair(sup.primary.history),
-        "seed": _pair(sup.seed.history),
+        "deaths": model.deaths + model.unreported,
+        "lost": model.lost,
+        "primary_deaths": model.primary_deaths,
+        "last_failover_us": model.last_failover_us,
+        "told": model.told,
+        "seq": seq,
+        "primary": _pair(model.primary.history),
+        "seed": _pair(model.seed.history),
         "groups": {
             g.plan.name: {
                 "desired": g.desired,
@@ -49,7 +87,7 @@ def note(sup: Supervisor) -> Doc:
                 "spare_due_at": g.spare_due_at,
                 "home": bytes(g.home).hex(),
             }
-            for g in sup.groups
+            for g in model.groups
         },
         "workers": {
             w.name: {
@@ -61,34 +99,34 @@ def note(sup: Supervisor) -> Doc:
                 "held_for": w.held_for,
                 "failed_ns": w.failed_ns,
             }
-            for w in sup.workers()
+            for w in model.workers()
         },
-        "asked": sup.asked(),
+        "asked": [s.pid for s in model.sitters.values() if s.asked],
     }
 
 
-def recall(sup: Supervisor, doc: Doc) -> Past:
+def recall(model: Model, doc: Doc) -> Past:
     """Go on from what was noted."""
     past = Past()
     # Half of it is better than nothing; what follows is checked against what lives.
     with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
-        sup.resume_seq({str(k): int(v) for k, v in doc.get("seq", {}).items()})
-        sup.deaths = int(doc.get("deaths", 0))
-        sup.lost = int(doc.get("lost", 0))
-        sup.primary_deaths = int(doc.get("primary_deaths", 0))
-        sup.last_failover_us = doc.get("last_failover_us")
-        sup.told = int(doc.get("told", 0))
-        sup.primary.history = _history(doc.get("primary"))
-        sup.seed.history = _history(doc.get("seed"))
+        past.seq = {str(k): int(v) for k, v in doc.get("seq", {}).items()}
+        model.deaths = int(doc.get("deaths", 0))
+        model.lost = int(doc.get("lost", 0))
+        model.primary_deaths = int(doc.get("primary_deaths", 0))
+        model.last_failover_us = doc.get("last_failover_us")
+        model.told = int(doc.get("told", 0))
+        model.primary.history = _history(doc.get("primary"))
+        model.seed.history = _history(doc.get("seed"))
         past.asked = {int(pid) for pid in doc.get("asked", [])}
-        for group in sup.groups:
+        for group in model.groups:
             known = doc.get("groups", {}).get(group.plan.name, {})
             group.desired = min(group.plan.max, int(known.get("desired", group.desired)))
             group.spare_history = _history(known.get("spare_history"))
             group.spare_due_at = float(known.get("spare_due_at", 0.0))
             home = tuple(bytes.fromhex(known.get("home", "")))
             group.home = home if len(home) == len(group.home) else group.home
-        for worker in sup.workers():
+        for worker in model.workers():
             known = doc.get("workers", {}).get(worker.name, {})
             past.states[worker.name] = str(known.get("state", ""))
             worker.restarts = int(known.get("restarts", worker.restarts))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import difflib
 import json
 import signal
@@ -15,11 +16,16 @@ from dpsup.bus.sockets import Gone
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
 from dpsup.host import process
 from dpsup.instance import status
-from dpsup.supervisor import reload, rollout, scale, steering
-from dpsup.supervisor.core import Group, Supervisor, Worker
+from dpsup.supervisor import steering
+from dpsup.supervisor.assembly import Supervisor
 from dpsup.supervisor.judge import Margins
+from dpsup.supervisor.model import Group, Worker
 from dpsup.supervisor.policy import History
+from dpsup.supervisor.rollout import Options
+from dpsup.supervisor.rollouts import ended
 from dpsup.supervisor.scale import SCALE_S, must_run
+from dpsup.supervisor.view import rollout as rollout_view
+from dpsup.supervisor.view import view
 
 REPLY_BYTES = 1 << 20
 ONLY_GROUP = "workers"  # names the only group where no group has that name
@@ -35,10 +41,8 @@ async def handle(sup: Supervisor, request: Request) -> Any:
 
 
 def _plan(sup: Supervisor) -> dict[str, Any]:
-    import dataclasses
-
-    present = set(p["name"] for p in sup.hello.get("ports", []))
-    plan = dataclasses.asdict(sup.plan)
+    present = set(p["name"] for p in sup.model.hello.get("ports", []))
+    plan = dataclasses.asdict(sup.model.plan)
     plan["ports"] = [p for p in plan["ports"] if not present or p["name"] in present]
     return plan
 
@@ -49,11 +53,11 @@ def _suggest(word: str, known: list[str]) -> str:
 
 
 def find_group(sup: Supervisor, name: str) -> Group:
-    names = [g.plan.name for g in sup.groups]
+    names = [g.plan.name for g in sup.model.groups]
     if name in names:
-        return sup.groups[names.index(name)]
+        return sup.model.groups[names.index(name)]
     if name == ONLY_GROUP and len(names) == 1:
-        return sup.groups[0]
+        return sup.model.groups[0]
     if name == ONLY_GROUP:
         raise NoSuchObject(
             "which group? `workers` stands for the only one, and there are several",
@@ -65,33 +69,37 @@ def find_group(sup: Supervisor, name: str) -> Group:
 
 def find_worker(sup: Supervisor, name: str) -> Worker:
     group, _, member = name.rpartition("/")
-    for worker in sup.workers():
+    for worker in sup.model.workers():
         if worker.name == name:
             return worker
-        if group == ONLY_GROUP and len(sup.groups) == 1 and worker.name.endswith(f"/{member}"):
+        if (
+            group == ONLY_GROUP
+            and len(sup.model.groups) == 1
+            and worker.name.endswith(f"/{member}")
+        ):
             return worker
-    known = [w.name for w in sup.workers() if w.state != "stopped"]
+    known = [w.name for w in sup.model.workers() if w.state != "stopped"]
     raise NoSuchObject(f'no worker "{name}"', code="E0702", help=_suggest(name, known))
 
 
 async def _counters(sup: Supervisor) -> dict[str, Any] | None:
-    if sup.primary.state != "running":
+    if sup.model.primary.state != "running":
         return None
     try:
-        counters: dict[str, Any] = await sup.ask("counters")
+        counters: dict[str, Any] = await sup.core.ask("counters")
     except (Gone, TimedOut):
         return None
-    sup.note_failover(counters)
+    sup.model.note_first_packets(counters)
     return counters
 
 
 async def _ping(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
-    return {"name": sup.plan.name, "state": sup.state}
+    return {"name": sup.model.plan.name, "state": sup.model.state}
 
 
 async def _status(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
     counters = await _counters(sup)
-    return status.status(_plan(sup), counters, sup.view())
+    return status.status(_plan(sup), counters, view(sup.model))
 
 
 async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
@@ -102,29 +110,33 @@ async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
         )
     counters["slots"] = [
         {**slot, "id": worker.name, "state_name": worker.state}
-        for slot, worker in zip(counters["slots"], sup.workers(), strict=True)
+        for slot, worker in zip(counters["slots"], sup.model.workers(), strict=True)
     ]
     processes = {
-        "supervisor": process.usage(sup.view()["pid"]),
-        **{c.name: process.usage(c.identity.pid) for c in (sup.primary, sup.seed) if c.identity},
-        **{w.name: process.usage(w.pid) for w in sup.workers() if w.pid},
+        "supervisor": process.usage(view(sup.model)["pid"]),
+        **{
+            c.name: process.usage(c.identity.pid)
+            for c in (sup.model.primary, sup.model.seed)
+            if c.identity
+        },
+        **{w.name: process.usage(w.pid) for w in sup.model.workers() if w.pid},
     }
     return {
         "apiVersion": status.API,
         "kind": "Stats",
-        "name": sup.plan.name,
-        "tsc_hz": sup.hello.get("tsc_hz"),
+        "name": sup.model.plan.name,
+        "tsc_hz": sup.model.hello.get("tsc_hz"),
         **counters,
-        "heap_bytes": await sup.ask("heap"),
+        "heap_bytes": await sup.core.ask("heap"),
         "account": status.account(counters),
-        "port_info": sup.hello.get("ports", []),
+        "port_info": sup.model.hello.get("ports", []),
         "processes": processes,
-        "lanes": await sup.ask("lanes"),
+        "lanes": await sup.core.ask("lanes"),
     }
 
 
 async def _audit(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
-    return status.audit(sup.plan.name, await sup.ask("audit"))
+    return status.audit(sup.model.plan.name, await sup.core.ask("audit"))
 
 
 async def _state(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +145,7 @@ async def _state(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     first = want(args, "first", int, 0)
     if not 0 <= first < steering.BUCKETS:
         raise ProtocolError(f"args.first: a bucket is wanted, 0 to {steering.BUCKETS - 1}")
-    found: dict[str, Any] = await sup.ask("state", group=group.index, first=first)
+    found: dict[str, Any] = await sup.core.ask("state", group=group.index, first=first)
     slots = zip(group.workers, found["slots"], strict=False)
     return {
         "group": group.plan.name,
@@ -151,15 +163,15 @@ async def _scale(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     n = args.get("n")  # a number, or "+1"
     group = find_group(sup, want(args, "group", str))
     wait, dry_run = want(args, "wait", bool, True), want(args, "dry_run", bool, False)
-    return await scale.scale(
-        sup, group, n if isinstance(n, str) else str(n), wait=wait, dry_run=dry_run
+    return await sup.scaler.scale(
+        group, n if isinstance(n, str) else str(n), wait=wait, dry_run=dry_run
     )
 
 
 async def _rebalance(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     group = find_group(sup, want(args, "group", str, ONLY_GROUP))
     seconds, dry_run = want(args, "seconds", float, 1.0), want(args, "dry_run", bool, False)
-    return await scale.rebalance(sup, group, seconds, dry_run=dry_run)
+    return await sup.scaler.rebalance(group, seconds, dry_run=dry_run)
 
 
 async def _rollout(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
@@ -169,36 +181,36 @@ async def _rollout(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
         raise ProtocolError("args.args: a table of texts is wanted")
     number, usual = (int, float), Margins()
     drops = float(want(args, "more_drops", number, usual.drops))
-    options = rollout.Options(
+    options = Options(
         canary=want(args, "canary", int, 1),
         max_unavailable=want(args, "max_unavailable", int, 1),
         judge=float(want(args, "judge", number, 2.0)),
         margins=Margins(drops, drops, float(want(args, "slower", number, usual.cycles))),
     )
-    one = rollout.begin(sup, group, plugin, given, options)
+    one = sup.rollouts.begin(group, plugin, given, options)
     if one is not None and want(args, "wait", bool, False):
-        await rollout.ended(one)
-    return rollout.outcome(one, group, sup.rollouts[group.index])
+        await ended(one)
+    return sup.rollouts.outcome(one, group)
 
 
 async def _rollout_undo(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     group = find_group(sup, want(args, "group", str, ONLY_GROUP))
-    return await rollout.undo(sup, group, wait=want(args, "wait", bool, True))
+    return await sup.rollouts.undo(group, wait=want(args, "wait", bool, True))
 
 
 async def _rollout_status(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     name = want(args, "group", str, "")
-    groups = [find_group(sup, name)] if name else sup.groups
-    return {"groups": [sup.rollouts[g.index].view(g) for g in groups]}
+    groups = [find_group(sup, name)] if name else sup.model.groups
+    return {"groups": [rollout_view(sup.model, g) for g in groups]}
 
 
 async def _rollout_history(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
-    return rollout.history(sup, find_group(sup, want(args, "group", str, ONLY_GROUP)))
+    return sup.rollouts.history(find_group(sup, want(args, "group", str, ONLY_GROUP)))
 
 
 async def _reload(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     dry_run, partial = want(args, "dry_run", bool, False), want(args, "partial", bool, False)
-    return await reload.reload(sup, want(args, "file", str, ""), dry_run=dry_run, partial=partial)
+    return await sup.reload.reload(want(args, "file", str, ""), dry_run=dry_run, partial=partial)
 
 
 def _is_settled(worker: Worker) -> bool:
@@ -207,14 +219,14 @@ def _is_settled(worker: Worker) -> bool:
 
 async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     """Rolling: each one is back before the next one goes."""
-    must_run(sup)
+    must_run(sup.model)
     target = want(args, "target", str, "")
     if "/" in target:
         workers = [find_worker(sup, target)]
     elif target:
         workers = [w for w in find_group(sup, target).workers if w.wanted]
     else:
-        workers = [w for w in sup.workers() if w.wanted]
+        workers = [w for w in sup.model.workers() if w.wanted]
     done = []
     for worker in workers:
         if not worker.wanted:
@@ -222,7 +234,7 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
                 f"{worker.name} is not in use", code="E0706", help="`dpsup scale` starts it"
             )
         # One that is on its way down or up gets there first, then it is restarted.
-        await sup.until(partial(_is_settled, worker), SCALE_S)
+        await sup.core.until(partial(_is_settled, worker), SCALE_S)
         forks = worker.restarts
 
         def back(worker: Worker = worker, forks: int = forks) -> bool:
@@ -230,15 +242,15 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
 
         if worker.state == "held":
             worker.history = History()
-        sup.fire("worker", worker, "restart")
-        if not await sup.until(back, SCALE_S) or worker.state == "held":
+        sup.core.fire(worker, "restart")
+        if not await sup.core.until(back, SCALE_S) or worker.state == "held":
             raise TimedOut(f"{worker.name} did not come back: it is {worker.state}", code="E0707")
         done.append(worker.name)
     if "/" not in target:
         # What they have loaded is older than what runs now.
-        for group in {w.group: sup.groups[w.group] for w in workers}.values():
-            sup.retire_spares(group)
-            sup.reset_failed([], [group])
+        for group in {w.group: sup.model.groups[w.group] for w in workers}.values():
+            sup.spares.retire(group.spares)
+            sup.workers.reset_failed([], [group])
     return {"restarted": done}
 
 
@@ -248,13 +260,15 @@ async def _reset_failed(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]
     if "/" in target:
         workers, groups = [find_worker(sup, target)], []
     else:
-        groups = [find_group(sup, target)] if target else sup.groups
+        groups = [find_group(sup, target)] if target else sup.model.groups
         workers = [w for g in groups for w in g.workers]
-    must_run(sup)
-    started = sup.reset_failed(workers, groups)
+    must_run(sup.model)
+    started = sup.workers.reset_failed(workers, groups)
     names = [w.name for w in workers if w.wanted]
-    sup.events.add(type="reset", name=target or sup.plan.name, restarted=[w.name for w in started])
-    await sup.until(lambda: all(_is_settled(w) for w in started), SCALE_S)
+    sup.core.events.add(
+        type="reset", name=target or sup.model.plan.name, restarted=[w.name for w in started]
+    )
+    await sup.core.until(lambda: all(_is_settled(w) for w in started), SCALE_S)
     return {"reset": names, "started": {w.name: w.state for w in started}}
 
 
@@ -274,13 +288,13 @@ async def _kill(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
 
 async def _events(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
-    return {"events": _fitting(sup.events.since(since, most))}
+    return {"events": _fitting(sup.core.events.since(since, most))}
 
 
 async def _logs(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     name = want(args, "name", str, "")
     since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
-    entries = [e for e in sup.log.since(since) if not name or e["name"] == name]
+    entries = [e for e in sup.core.log.since(since) if not name or e["name"] == name]
     if name and not entries and name not in ("primary", "seed"):
         find_worker(sup, name)
     return {"lines": _fitting(entries[-max(most, 1) :])}
@@ -303,8 +317,8 @@ async def _stop(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(0.01)  # the answer first
         sup.stop(drain)
 
-    sup._task(soon())
-    return {"pid": sup.view()["pid"]}
+    sup.core.spawn(soon())
+    return {"pid": view(sup.model)["pid"]}
 
 
 VERBS = {

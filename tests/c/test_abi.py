@@ -12,7 +12,7 @@ import pytest
 from dpsup import limits
 from dpsup._shim import ffi, lib
 from dpsup.primary import process
-from dpsup.supervisor import adopt, core, steering
+from dpsup.supervisor import adopt, policy, rejoin, sitters, steering, stories
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,20 +47,20 @@ def test_constants_that_python_keeps_are_those_of_the_header() -> None:
     assert lib.DPS_BUCKETS == steering.BUCKETS
     assert lib.DPS_NO_SLOT == steering.NOBODY
     assert lib.DPS_MAX_SITTERS > lib.DPS_MAX_SLOTS + lib.DPS_MAX_SPARES
-    assert lib.DPS_STORY_DEATH == core.DEATH
-    assert lib.DPS_STORY_LENT == core.LENT
-    assert core.HEALTH[lib.DPS_STORY_STOPPED] == "stopped"
-    assert core.IO_SAID[lib.DPS_STORY_IO_STUCK] == "stuck"
-    assert adopt.NO_SLOT == lib.DPS_NO_SLOT
-    assert core.SEATED == adopt.SEATED == lib.DPS_HAND_SEATED
-    assert core.STARTING == adopt.STARTING == lib.DPS_HAND_STARTING
-    assert adopt.STOPPED == lib.DPS_STORY_STOPPED
+    assert lib.DPS_STORY_DEATH == stories.DEATH
+    assert lib.DPS_STORY_LENT == stories.LENT
+    assert stories.HEALTH[lib.DPS_STORY_STOPPED] == "stopped"
+    assert stories.IO_SAID[lib.DPS_STORY_IO_STUCK] == "stuck"
+    assert rejoin.NO_SLOT == lib.DPS_NO_SLOT
+    assert sitters.SEATED == lib.DPS_HAND_SEATED
+    assert sitters.STARTING == lib.DPS_HAND_STARTING
+    assert rejoin.STOPPED == lib.DPS_STORY_STOPPED
     assert adopt.ABI == lib.DPS_ABI_VERSION
-    assert core.NOTICES[lib.DPS_NOTICE_LEASE] == "lease"
+    assert stories.NOTICES[lib.DPS_NOTICE_LEASE] == "lease"
     assert len(process.DROPS) == lib.DPS_N_DROPS
-    assert lib.DPS_EXIT_USAGE in core.PERMANENT
-    assert lib.DPS_EXIT_CORE in core.PERMANENT
-    assert lib.DPS_EXIT_TEMPORARY not in core.PERMANENT
+    assert lib.DPS_EXIT_USAGE in policy.PERMANENT
+    assert lib.DPS_EXIT_CORE in policy.PERMANENT
+    assert lib.DPS_EXIT_TEMPORARY not in policy.PERMANENT
 
 
 def test_limits_of_state_are_those_of_the_plugin_header() -> None:

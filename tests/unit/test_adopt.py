@@ -49,9 +49,6 @@ def test_what_was_changed_is_named() -> None:
 
 
 class Fake(SimpleNamespace):
-    def resume_seq(self, seq: dict[str, int]) -> None:
-        self.seq = seq
-
     def workers(self) -> list[Any]:
         return self.all_workers
 
@@ -87,7 +84,7 @@ def test_recalled_within_the_bounds_of_now() -> None:
          "groups": {"fw": {"desired": 9, "home": "00" * 256 + "01" * 256}},
          "workers": {"fw/0": {"state": "held", "restarts": 2, "history": [1.5, 20.0]}}},
     )  # fmt: skip
-    assert (sup.deaths, sup.told, sup.seq) == (3, 9, {"event": 1012})
+    assert (sup.deaths, sup.told, past.seq) == (3, 9, {"event": 1012})
     assert sup.groups[0].desired == 4
     assert sup.groups[0].home == (0,) * 256 + (1,) * 256
     assert sup.all_workers[0].history == History(1.5, 20.0)

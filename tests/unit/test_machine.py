@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from dpsup.supervisor import fsm
-from dpsup.supervisor.core import Supervisor
 
 DEPTH = 6
 
@@ -45,15 +44,6 @@ def test_every_pair_is_answered_and_every_state_reachable(kind: str) -> None:
     assert set(fsm.TABLE[kind]) == set(itertools.product(states, events))
     assert reachable(kind) == set(states)
     assert {s.state for s in fsm.TABLE[kind].values()} <= set(states)
-
-
-@pytest.mark.parametrize("kind", fsm.TABLE)
-def test_supervisor_has_a_method_for_every_action_and_no_other(kind: str) -> None:
-    wanted = {f"_{kind}_{action}" for action in fsm.ACTIONS[kind]}
-    there = {name for name in vars(Supervisor) if name.startswith(f"_{kind}_")}
-    # One method is the body of two actions' methods or a helper with a longer name.
-    assert wanted <= there
-    assert {n for n in there if n.removeprefix(f"_{kind}_") in fsm.ACTIONS[kind]} == wanted
 
 
 @pytest.mark.parametrize("kind", ["primary", "seed", "topology"])

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The supervisor, put together: engine, model and parts; and its life from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from dpsup.bus.messages import Request
+from dpsup.bus.sockets import Publisher, Server
+from dpsup.errors import Exit
+from dpsup.host import process
+from dpsup.instance import record, status
+from dpsup.instance.quarantine import Folder, Keeper
+from dpsup.instance.runtime_dir import CONTROL, EVENTS
+from dpsup.supervisor import fsm, metrics, snapshot
+from dpsup.supervisor.adopt import Found
+from dpsup.supervisor.attach import Attach
+from dpsup.supervisor.buckets import Buckets
+from dpsup.supervisor.children import Children
+from dpsup.supervisor.core import QUIT_S
+from dpsup.supervisor.deaths import Deaths
+from dpsup.supervisor.engine import Engine
+from dpsup.supervisor.generation import Generation
+from dpsup.supervisor.life import Life
+from dpsup.supervisor.model import Doc, Model
+from dpsup.supervisor.monitor import Monitor
+from dpsup.supervisor.notices import Notices
+from dpsup.supervisor.rejoin import Rejoin
+from dpsup.supervisor.reload import Reload
+from dpsup.supervisor.rollouts import Rollouts
+from dpsup.supervisor.scale import Follower, Scaler
+from dpsup.supervisor.sitters import Sitters
+from dpsup.supervisor.snapshot import Numbers, Past
+from dpsup.supervisor.spares import Spares
+from dpsup.supervisor.workers import Workers
+
+Handle = Callable[["Supervisor", Request], Coroutine[Any, Any, Any]]
+
+
+class Supervisor:
+    """One instance. `handle` carries out what the bus asks."""
+
+    def __init__(self, model: Model, handle: Handle) -> None:
+        self.model = model
+        self._handle = handle
+        self._publisher = Publisher(model.runtime.file(EVENTS))
+        self._numbers = Numbers(self._publisher)
+        self.core = core = Engine(model, self._publisher, self._write_state)
+        record.keep(model.runtime.path, self._publisher, {"event": core.events, "log": core.log})
+        core.events.listeners.append(model.failovers.hear)
+        core.events.listeners.append(lambda _: core.remember())
+        core.log.listeners.append(lambda _: self._renumber())
+
+        self.sitters = Sitters(core, model)
+        self.children = Children(core, model, self.sitters.says)
+        self.buckets = Buckets(core, model)
+        self.spares = Spares(core, model, self.sitters)
+        self.workers = Workers(core, model, self.sitters, self.buckets, self.spares)
+        self.deaths = Deaths(core, model, self.sitters, self.buckets, self.spares, self.workers)
+        self.attach = Attach(core, model, self.children, self.sitters, self.workers)
+        self.generation = Generation(core, model, self.children, self.sitters)
+        self.scaler = Scaler(core, model, self.buckets)
+        self.rollouts = Rollouts(core, model, self.sitters, self.spares, self.workers, core.fault)
+        self.reload = Reload(core, model, self.buckets, self.spares, self.scaler, self.rollouts)
+        self._evidence = Keeper(Folder(model.plan.quarantine_dir), core.events.add)
+        self.life = Life(
+            core, model, self.buckets, self.spares, self.generation,
+            self._keep_evidence, core.gone.set,
+        )  # fmt: skip
+        self.rejoin = Rejoin(
+            core, model, self.children, self.sitters, self.buckets, self.spares,
+            self.deaths, self.attach, self.rollouts,
+        )  # fmt: skip
+        self.monitor = Monitor(
+            core, model, self.attach, self.buckets, self.spares, self.workers, self.deaths,
+            self.stop,
+        )  # fmt: skip
+        self.deaths.on_report = self.rollouts.note_death
+        self.attach.after_fill = core.after_worker = self.life.judge
+        self._connect()
+        self._watch()
+
+    def _connect(self) -> None:
+        """Each action of the table has one method, and each method is an action of the table."""
+        connect = self.core.connect
+        connect("topology", self.life.actions())
+        connect("primary", self.generation.actions())
+        connect("seed", self.attach.actions())
+        connect("worker", {**self.workers.actions(), "repair": self.deaths.repair})
+        wanted = {(kind, name) for kind, names in fsm.ACTIONS.items() for name in names}
+        if self.core.actions.keys() != wanted:
+            raise AssertionError(sorted(self.core.actions.keys() ^ wanted))
+
+    def _watch(self) -> None:
+        """What looks at each reading of the counters."""
+        model, watchers = self.model, self.monitor.watchers
+        watchers["failover"] = model.note_first_packets
+        watchers["statistics"] = self._publish
+        for group in model.groups:
+            follower = Follower(self.core, model, self.scaler, group)
+            watchers[f"autoscale of {group.plan.name}"] = follower.look
+        notices = Notices(
+            model.name,
+            [p.name for p in model.plan.pools],
+            [(g.name, range(g.first_slot, g.first_slot + g.max)) for g in model.plan.groups],
+        )
+        watchers["notices"] = partial(self._notice, notices)
+        watchers["quarantine"] = self._look_for_evidence
+
+    def _publish(self, counters: Doc) -> None:
+        self._publisher.publish("stat", status.account(counters))
+
+    def _notice(self, notices: Notices, counters: Doc) -> None:
+        for notice in notices.look(counters, asyncio.get_running_loop().time()):
+            self.core.events.add(type="advice", name=notice["name"], message=notice["message"])
+
+    def _look_for_evidence(self, counters: Doc) -> None:
+        if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:
+            self.core.spawn(self._keep_evidence(), feature="quarantine")
+
+    async def _keep_evidence(self) -> None:
+        await self._evidence.collect(self.model.plan, self.core.ask)
+
+    # --- state.json ------------------------------------------------------------------------------
+
+    def _write_state(self) -> None:
+        state = snapshot.state_of(self.model, self._numbers.reserve())
+        self.model.runtime.write_state(state)
+
+    def _renumber(self) -> None:
+        if self._numbers.run_short:
+            self.core.remember()
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def adopt(self, found: Found) -> None:
+        """Go on with that data plane, once `run`."""
+        past = Past()
+        try:
+            past = snapshot.recall(self.model, found.state.memory)
+        except Exception as e:  # half of it is better than nothing
+            self.core.fault("snapshot", e)
+        self._numbers.resume(past.seq)
+        self.model.adopted = True
+        self.life.rejoin = partial(self.rejoin.begin, found, past)
+
+    async def run(self) -> int:
+        """Until the instance has ended, or this supervisor has crashed; the exit code."""
+        core, model = self.core, self.model
+        loop = asyncio.get_running_loop()
+        process.become_subreaper()
+        loop.set_exception_handler(core.broken)
+        loop.add_signal_handler(signal.SIGCHLD, core.guard, self.children.reap)
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sig, core.guard, self._interrupted)
+        server = Server(model.runtime.file(CONTROL), partial(self._handle, self))
+        serving = asyncio.create_task(server.serve())
+        core.spawn(self.monitor.run(), feature="monitor")
+        if model.plan.metrics_listen:
+            core.spawn(metrics.keep(core, model, self.children), feature="metrics")
+        try:
+            # One more turn: what an adopted primary's socket needs is there.
+            core.guard(core.fire, model, "adopt" if model.adopted else "start")
+            await core.gone.wait()
+        finally:
+            if not self.leaves_alone:
+                self.children.kill_all()
+            core.close()
+            with contextlib.suppress(Exception):
+                await server.close()
+            serving.cancel()
+            self._publisher.close()
+        if core.crashed:
+            return int(Exit.FAILED)
+        if model.failure is not None:
+            return int(model.failure.exit_code)
+        return int(Exit.FAILED) if model.primary_deaths and model.idle_limit is not None else 0
+
+    @property
+    def leaves_alone(self) -> bool:
+        """It crashed while nobody had asked for the end: the data plane goes on without it."""
+        return self.core.crashed is not None and self.model.state not in ("stopping", "stopped")
+
+    def stop(self, drain: float | None = None) -> None:
+        """Wind down in reverse order; asked again, at once."""
+        if drain is not None:
+            self.model.drain_s = drain
+        if self.model.state == "stopping":
+            self.children.kill_all()
+            asyncio.get_running_loop().call_later(QUIT_S, self.core.gone.set)
+        self.core.fire(self.model, "stop")
+
+    def _interrupted(self) -> None:
+        self.model.interrupted = True
+        again = self.model.state == "stopping"
+        self.model.progress("stopping at once" if again else "stopping")
+        self.stop()

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The engine of the supervisor: events in, actions out. It implements `Core`.
+
+It may crash alone (law 10). An unforeseen exception in an action, a task or a callback of the core
+leaves the model in a state that nobody understands, so the engine does not go on with it: it writes
+the traceback to the log and leaves. Nothing is ended and nothing more is written: the data plane
+forwards, state.json is that of the last event, and the next supervisor adopts, as after a SIGKILL.
+An exception in a feature (statistics, a notice, a rollout, the metrics process) is an event, and
+the instance runs on. Only `fail`, whose reason a person must mend, winds the instance down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from dpsup.bus.sockets import AsyncClient, Gone, Publisher
+from dpsup.errors import DpsupError, TimedOut
+from dpsup.host import process
+from dpsup.instance.runtime_dir import PRIMARY
+from dpsup.supervisor import fsm
+from dpsup.supervisor.core import AGAIN_S
+from dpsup.supervisor.journal import Journal
+from dpsup.supervisor.model import Machine, Model
+
+INSIST = 3  # refusals, or silences of a primary whose io cores stand still
+FAULT_QUIET_S = 60.0  # between two events about the same fault of a feature
+PULSE_S = 1.0  # in which an io core that lives runs, if only to look and nap
+
+Actions = Mapping[str, Callable[[Any], None]]
+
+
+class Engine:
+    """`snapshot` writes down what the next supervisor must know."""
+
+    def __init__(self, model: Model, publisher: Publisher, snapshot: Callable[[], None]) -> None:
+        self.model = model
+        self.events = Journal("event", publisher.publish)
+        self.log = Journal("log", publisher.publish)
+        self.actions: dict[tuple[str, str], Callable[[Any], None]] = {}
+        self.after_worker: Callable[[], None] = lambda: None
+        self.crashed: BaseException | None = None
+        self.gone = asyncio.Event()
+        self._snapshot = snapshot
+        self._asks: AsyncClient | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._writing = False
+        self._unwritable = False
+        self._faults: dict[str, float] = {}  # by feature: when it was said
+
+    def connect(self, kind: str, actions: Actions) -> None:
+        """What a part does for the actions of one machine of the table."""
+        self.actions.update({(kind, name): action for name, action in actions.items()})
+
+    # --- events and actions ----------------------------------------------------------------------
+
+    def fire(self, who: Machine, event: str) -> None:
+        if self.crashed:
+            return  # what follows is the next supervisor's affair
+        step = fsm.step(who.kind, who.state, event)
+        old, who.state = who.state, step.state
+        if old != step.state:
+            self.events.add(
+                type="state", kind=who.kind, name=who.name, old=old, new=step.state, why=event
+            )
+            if who.kind == "worker":
+                who.since_ns = time.monotonic_ns()  # type: ignore[attr-defined]
+        for action in step.actions:
+            self.actions[who.kind, action](who)
+        if who.kind == "worker":
+            self.after_worker()
+        self.wake()
+
+    def spawn(self, work: Coroutine[Any, Any, Any], *, feature: str = "") -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except (DpsupError, OSError) as e:
+                # The process on the other side is dying, and its pidfd says so in a moment; or it
+                # refuses, which the monitor comes back to.
+                self.events.add(type="error", message=str(e))
+            except Exception as e:
+                self.fault(feature, e) if feature else self.crash(e)
+
+        if self.crashed:
+            work.close()
+            return
+        task = asyncio.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def deadline(self, who: Machine, seconds: float, event: str) -> None:
+        who.met()
+        loop = asyncio.get_running_loop()
+        who.timer = loop.call_later(seconds, self.guard, self.fire, who, event)
+
+    def later(self, seconds: float, call: Callable[..., object], *args: Any) -> None:
+        asyncio.get_running_loop().call_later(seconds, self.guard, call, *args)
+
+    def guard(self, call: Callable[..., object], *args: Any) -> None:
+        """A callback of the event loop."""
+        if self.crashed:
+            return
+        try:
+            call(*args)
+        except Exception as e:
+            self.crash(e)
+
+    async def until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), min(left, 0.5))
+        return True
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    # --- faults ----------------------------------------------------------------------------------
+
+    def fault(self, feature: str, error: BaseException) -> None:
+        """An unforeseen exception in a feature: said, with its traceback in the log."""
+        now = time.monotonic()
+        if now - self._faults.get(feature, -FAULT_QUIET_S) < FAULT_QUIET_S:
+            return
+        self._faults[feature] = now
+        self._tell_of(error)
+        self.events.add(
+            type="fault", name=feature, message=f"internal error in {feature}: {error!r}"
+        )
+
+    def crash(self, error: BaseException) -> None:
+        """An unforeseen exception in the core: leave, and let the next supervisor adopt."""
+        if self.crashed:
+            return
+        with contextlib.suppress(Exception):
+            self._tell_of(error)
+            self.events.add(
+                type="fault",
+                name="supervisor",
+                message=f"internal error: {error!r}: the supervisor leaves, forwarding goes on",
+            )
+        self.crashed = error
+        self.gone.set()
+
+    def _tell_of(self, error: BaseException) -> None:
+        for text in traceback.format_exception(error):
+            for line in text.rstrip().split("\n"):
+                self.log.add(name="supervisor", line=line)
+
+    def broken(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The event loop's own exception handler."""
+        error = context.get("exception")
+        self.crash(error or RuntimeError(str(context.get("message"))))
+
+    def fail(self, error: Exception) -> None:
+        if not isinstance(error, DpsupError):
+            error = DpsupError(f"internal error: {error!r}", code="E0001")
+        if self.model.failure is None:
+            self.model.failure = error
+            self.events.add(type="failed", message=str(error))
+        self.fire(self.model, "fail")
+
+    # --- the primary -----------------------------------------------------------------------------
+
+    def open_asks(self) -> None:
+        """The primary answers from now on."""
+        self.close_asks()
+        self._asks = AsyncClient(self.model.runtime.file(PRIMARY))
+
+    def close_asks(self) -> bool:
+        """Whether it answered before."""
+        asks, self._asks = self._asks, None
+        if asks is not None:
+            asks.close()
+        return asks is not None
+
+    async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:
+        if self._asks is None:
+            raise Gone(
+                "no primary is running", code="E0807", help="`dpsup status` shows what is going on"
+            )
+        return await self._asks.ask(verb, timeout, **args)
+
+    async def insist(self, verb: str, **args: Any) -> Any:
+        refusals = silences = 0
+        while True:
+            try:
+                return await self.ask(verb, **args)
+            except Gone:
+                raise
+            except TimedOut as e:
+                silences += 1
+                self.events.add(type="error", message=str(e))
+                if silences >= INSIST and await self.end_if_dead("does not answer"):
+                    raise Gone("the primary does not answer", code="E0807") from None
+            except DpsupError as e:
+                # A refusal is an answer: the primary lives, and somebody must do without.
+                refusals += 1
+                if refusals >= INSIST:
+                    raise
+                self.events.add(type="error", message=str(e))
+            await asyncio.sleep(AGAIN_S)
+
+    async def end_if_dead(self, what: str) -> bool:
+        """End a primary that is silent, if its io cores do not run either: one whose io cores run
+        forwards, whatever became of its Python."""
+        primary = self.model.primary
+        if primary.identity is None or primary.pidfd < 0:
+            return True
+        before = process.pulse(primary.identity.pid)
+        await asyncio.sleep(PULSE_S)
+        if before and process.pulse(primary.identity.pid) != before:
+            return False
+        self.events.add(
+            type="error", message=f"the primary {what}, and its io cores stand still: it is ended"
+        )
+        if primary.pidfd >= 0:
+            process.signal_pidfd(primary.pidfd, signal.SIGKILL)
+        return True
+
+    # --- state.json ------------------------------------------------------------------------------
+
+    def record(self) -> None:
+        if self.crashed:
+            return
+        try:
+            self._snapshot()
+            self._unwritable = False
+        except OSError as e:
+            if not self._unwritable:
+                self._unwritable = True
+                where = self.model.runtime.path
+                self.events.add(type="error", message=f"cannot write {where}: {e}")
+
+    def remember(self) -> None:
+        """Write the state before the loop's next turn: something in it has changed."""
+        if not self._writing:
+            self._writing = True
+            asyncio.get_running_loop().call_soon(self.guard, self._written)
+
+    def _written(self) -> None:
+        self._writing = False
+        if self.model.primary.identity is not None:
+            self.record()
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        self.close_asks()

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The primary's life: the actions of its machine in the table. A generation is what it owns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import signal
+import sys
+import time
+
+from dpsup.bus.messages import as_exception
+from dpsup.errors import DpsupError
+from dpsup.host import process
+from dpsup.instance import status
+from dpsup.instance.runtime_dir import PLAN
+from dpsup.plan.diff import keep
+from dpsup.supervisor.children import Children
+from dpsup.supervisor.core import QUIT_S
+from dpsup.supervisor.engine import Actions, Engine
+from dpsup.supervisor.model import Child, Model
+from dpsup.supervisor.policy import Ending, Policy, Verdict, decide
+from dpsup.supervisor.sitters import Sitters
+
+READY_S = 120.0  # zeroing hugepages: 7 s for 32 GB
+LAST_WORDS = 6  # lines of a primary that did not start
+POLICY = Policy(intensity=5, period=60, initial=0.1, factor=2, most=5)
+
+
+class Generation:
+    def __init__(self, core: Engine, model: Model, children: Children, sitters: Sitters) -> None:
+        self._core, self._model = core, model
+        self._children, self._sitters = children, sitters
+
+    def actions(self) -> Actions:
+        return {
+            "spawn": self.spawn,
+            "announce": lambda _: self._core.spawn(self._meet()),
+            "kill": self.kill,
+            "quit": self.quit,
+            "sweep": lambda primary: self._core.spawn(self._sweep(primary)),
+            "report": self.report,
+        }
+
+    def spawn(self, primary: Child) -> None:
+        runtime = self._model.runtime
+        try:
+            runtime.write(PLAN, json.dumps(dataclasses.asdict(self._model.plan)))
+            argv = [sys.executable, "-P", "-m", "dpsup.primary", runtime.file(PLAN)]
+            self._children.spawn(primary, argv, READY_S)
+        except OSError as e:  # a full disk, no process, no descriptor
+            self._core.events.add(type="error", message=f"no primary: {e}")
+            primary.refused = json.dumps(
+                {"code": "E0801", "message": f"the primary could not be started: {e}"}
+            )
+            self._core.later(0, self._core.fire, primary, "died")
+
+    async def _meet(self) -> None:
+        model = self._model
+        self._core.open_asks()
+        model.told = 0
+        model.hello = await self._core.insist("hello")
+        assert model.primary.identity is not None
+        model.progress(
+            f"primary    pid {model.primary.identity.pid}, DPDK {model.hello['dpdk']}, "
+            f"generation {model.plan.generation}"
+        )
+        for port in model.hello["ports"]:
+            speed = f" {port['link_mbps']} Mbit/s" if port["link_mbps"] else ""
+            queues = f"{port['rx_queues']} rx, {port['tx_queues']} tx queues"
+            link = "up" if port["link_up"] else "down"
+            note = f"; {port['note']}" if port["note"] else ""
+            model.progress(
+                f"port       {port['name']}: {port['driver']}, link {link}{speed}, {queues}{note}"
+            )
+        for note in model.hello["notes"]:
+            model.progress(f"warning    {note}")
+            self._core.events.add(type="warning", message=note)
+        self._core.fire(model.seed, "start")
+
+    def kill(self, primary: Child) -> None:
+        if primary.pidfd >= 0:
+            process.signal_pidfd(primary.pidfd, signal.SIGKILL)
+
+    def quit(self, primary: Child) -> None:
+        async def ask() -> None:
+            with contextlib.suppress(DpsupError):
+                await self._core.ask("stop")
+
+        self._core.deadline(primary, QUIT_S, "late")
+        self._core.spawn(ask())
+
+    async def _sweep(self, primary: Child) -> None:
+        """After the primary's death no process of its generation may live on, nothing may stay."""
+        model = self._model
+        if self._core.close_asks() and model.state not in ("stopping", "stopped"):
+            model.primary_deaths += 1
+            if model.counters is not None:
+                model.lost += max(0, status.in_flight(model.counters))
+            model.progress("the primary died: its generation ends, the next one starts")
+        left = [process.identify(s.pid) for s in model.living()]
+        if model.seed.identity is not None:
+            left.append(model.seed.identity)
+        if not await asyncio.to_thread(process.wait_gone, left, 1.0):
+            for one in left:
+                process.kill(one)
+            await asyncio.to_thread(process.wait_gone, left, 5.0)
+        for worker in model.workers():
+            self._core.fire(worker, "lost")
+        for group in model.groups:
+            group.spares.clear()
+        self._sitters.forget_all()
+        await self._core.until(lambda: model.seed.state == "absent", QUIT_S)
+        primary.identity = None
+        model.runtime.sweep()
+        self._core.fire(primary, "swept")
+
+    def report(self, primary: Child) -> None:
+        model = self._model
+        if model.state == "stopping":
+            self._core.fire(model, "gone")
+        elif primary.refused or model.primary_deaths == 0:
+            error = DpsupError("the primary ended before it was ready", code="E0801")
+            if primary.refused:
+                error = _refusal(primary.refused)
+            # EAL's and the drivers' own words say what an errno cannot.
+            words = [e["line"] for e in self._core.log.since(0) if e["name"] == "primary"]
+            error.why = error.why or "\n        ".join(words[-LAST_WORDS:])
+            self._core.fail(error)
+            self._core.fire(model, "gone")
+        else:
+            self._core.fire(model, "primary_lost")
+
+    # --- the next one ----------------------------------------------------------------------------
+
+    def again(self) -> None:
+        """Start the next generation, unless primaries die again and again."""
+        primary = self._model.primary
+        decision = decide(POLICY, primary.history, Ending(), wanted=True, now=time.monotonic())
+        primary.history = decision.history
+        if decision.verdict is Verdict.GIVE_UP:
+            self._core.fail(
+                DpsupError(f"the primary died again and again: {decision.reason}", code="E0802")
+            )
+            return
+        self._core.later(decision.delay, self._next)
+
+    def _next(self) -> None:
+        model = self._model
+        if model.state != "starting":
+            return
+        # What was changed since the start stays so.
+        model.plan = keep(model.replan(model.plan.generation + 1), [g.plan for g in model.groups])
+        for group, ledger in zip(model.groups, model.ledgers, strict=True):
+            group.version = 0
+            ledger.slots[0] = ledger.current.number
+        model.progress(f"generation {model.plan.generation} starts")
+        self._core.fire(model.primary, "start")
+
+
+def _refusal(text: str) -> DpsupError:
+    try:
+        return as_exception(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return DpsupError(f"the primary refused: {text}", code="E0801")

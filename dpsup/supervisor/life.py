@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The instance's life as a whole: the actions of the topology's machine in the table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from dpsup.errors import DpsupError
+from dpsup.instance import status
+from dpsup.supervisor.buckets import Buckets
+from dpsup.supervisor.core import HALT_S, QUIT_S, WORKER_READY_S, Core
+from dpsup.supervisor.engine import Actions
+from dpsup.supervisor.generation import Generation
+from dpsup.supervisor.model import Model
+from dpsup.supervisor.spares import Spares
+
+SPARE_ENDS_S = 5.0
+EVIDENCE_S = 2.0
+
+
+class Life:
+    """`keep_evidence` writes down what is in quarantine; `rejoin` adopts a data plane; `end` is
+    called once the instance has ended."""
+
+    def __init__(
+        self,
+        core: Core,
+        model: Model,
+        buckets: Buckets,
+        spares: Spares,
+        generation: Generation,
+        keep_evidence: Callable[[], Awaitable[None]],
+        end: Callable[[], None],
+    ) -> None:
+        self._core, self._model = core, model
+        self._buckets, self._spares, self._generation = buckets, spares, generation
+        self._keep_evidence, self._end = keep_evidence, end
+        self._opening = False
+        self.rejoin: Callable[[], None] = lambda: None
+        self.on_running: Callable[[], None] = lambda: None
+        self.on_stopping: Callable[[], None] = lambda: None
+
+    def actions(self) -> Actions:
+        return {
+            "begin": lambda _: self._core.fire(self._model.primary, "start"),
+            "rejoin": lambda _: self.rejoin(),
+            "announce": self.announce,
+            "wind_down": self.wind_down,
+            "again": self.again,
+            "finish": lambda _: self._end(),
+        }
+
+    def judge(self) -> None:
+        """After a change of any worker: is every group as large as it should be?"""
+        model = self._model
+        whole = all(g.ready == g.desired for g in model.groups)
+        if model.state == "starting" and (model.plan.generation > 1 or model.adopted):
+            # A start that follows, or goes on, opens with the workers that there are; the rest is
+            # held, and said.
+            whole = all(w.state in ("running", "held") for w in model.workers() if w.wanted)
+        elif model.state != "starting":
+            whole = whole and not model.absent
+        if model.state in ("starting", "running", "degraded"):
+            self._core.fire(model, "whole" if whole else "short")
+
+    def announce(self, _: Any) -> None:
+        model = self._model
+        if model.state == "running" and not self._opening:
+            self._opening = True
+            self._core.spawn(self._open())
+        elif model.state == "running":
+            model.progress(f"{model.name} is running, all workers ready")
+        else:
+            short = [f"{g.plan.name} {g.ready}/{g.desired} ready" for g in model.groups]
+            short += [f"port {name} is not there" for name in model.absent]
+            model.progress(f"{model.name} is degraded: {', '.join(short)}")
+
+    async def _open(self) -> None:
+        """Input begins once every worker that is ready has its buckets."""
+        model = self._model
+        await self._core.until(
+            lambda: all(w.fed == (w.state == "running") for w in model.workers()), HALT_S
+        )
+        for group in model.groups:
+            await self._buckets.steer(group)
+        if not model.is_open:
+            return
+        await self._core.insist("rx", on=True)
+        model.rx_on = True
+        if model.primary_deaths:
+            model.progress(f"{model.name} is running again, generation {model.plan.generation}")
+        self.on_running()
+        self._core.wake()
+        for group in model.groups:
+            self._spares.refill(group)
+        # A later generation opens with the workers that there are; it may be degraded.
+        self.judge()
+
+    def again(self, _: Any) -> None:
+        self._model.rx_on = self._opening = False
+        self._generation.again()
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def wind_down(self, _: Any) -> None:
+        self.on_stopping()
+        self._core.spawn(self._wind_down())
+
+    async def _wind_down(self) -> None:
+        """In reverse order of the start: input, workers, seed, primary."""
+        model = self._model
+        if model.primary.state == "running":
+            with contextlib.suppress(DpsupError):
+                await self._core.ask("rx", on=False)
+                await self._drained(model.drain_s)
+        for worker in model.workers():
+            worker.wanted = False
+            self._core.fire(worker, "stop")
+        await self._core.until(
+            lambda: all(w.state == "stopped" for w in model.workers()),
+            HALT_S * 2 + WORKER_READY_S,
+        )
+        for group in model.groups:
+            self._spares.retire(group.spares)
+        await self._core.until(lambda: not model.living(), SPARE_ENDS_S)
+        if model.primary.state == "running":
+            with contextlib.suppress(DpsupError):
+                await self._settle()
+        self._core.fire(model.seed, "stop")
+        await self._core.until(lambda: model.seed.state == "absent", QUIT_S)
+        self._core.fire(model.primary, "stop")
+        if model.primary.state == "absent":
+            self._core.fire(model, "gone")
+
+    async def _drained(self, timeout: float) -> bool:
+        """Wait until no packet is under way."""
+        deadline = time.monotonic() + timeout
+        while True:
+            counters = await self._core.ask("counters")
+            if status.in_flight(counters) == 0:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.01)
+
+    async def _settle(self) -> None:
+        """The final account, taken while everything stands still."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._keep_evidence(), EVIDENCE_S)
+        counters = await self._core.ask("counters")
+        self._model.summary = {
+            **status.account(counters),
+            "deaths": self._model.deaths,
+            "audit": await self._core.ask("audit"),
+        }

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The versions of a group's plugin: what it runs, what it ran before, what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from dpsup.errors import DpsupError
+from dpsup.plan.model import GroupPlan
+
+KEPT = 20  # revisions
+
+
+@dataclass(slots=True)
+class Revision:
+    """What a group ran, runs, or was to run."""
+
+    number: int
+    plugin: str
+    plugin_path: str  # "" for a built-in one
+    args: tuple[tuple[str, str], ...]
+    digest: str  # of the file
+    at: float  # time, seconds
+    state: str  # "current" | "replaced" | "rolling" | "undone"
+    why: str = ""
+
+    def is_same(self, other: Revision) -> bool:
+        return (self.plugin, self.plugin_path, self.args, self.digest) == (
+            other.plugin,
+            other.plugin_path,
+            other.args,
+            other.digest,
+        )
+
+
+class UnderWay(Protocol):
+    """A rollout, as its group's ledger knows it."""
+
+    phase: str
+    failed: str  # why it goes back
+    target: Revision
+    old: int  # versions
+    new: int
+    done: asyncio.Event
+    patience: float  # seconds until it is done, at the most
+
+    def blame(self, why: str) -> None: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What rollout.json says of it."""
+
+
+def digest_of(path: str) -> str:
+    if not path:
+        return ""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError as e:
+        raise DpsupError(
+            f"cannot read plugin {path}: {e.strerror or e}",
+            code="E0501",
+            why="the workers load it",
+            help="build it, or correct the path",
+        ) from None
+
+
+def _quiet_digest(path: str) -> str:
+    with contextlib.suppress(DpsupError):
+        return digest_of(path)
+    return ""
+
+
+@dataclass(slots=True, eq=False)
+class Ledger:
+    """The versions of one group."""
+
+    revisions: list[Revision]
+    slots: list[int] = field(default_factory=lambda: [1, 0])  # of each version, its revision
+    running: UnderWay | None = None
+
+    @classmethod
+    def begin(cls, plan: GroupPlan) -> Ledger:
+        return cls(
+            [
+                Revision(
+                    1, plan.plugin, plan.plugin_path, plan.args,
+                    _quiet_digest(plan.plugin_path), time.time(), "current",
+                )
+            ]
+        )  # fmt: skip
+
+    @property
+    def current(self) -> Revision:
+        return next(r for r in reversed(self.revisions) if r.state == "current")
+
+    def add(self, revision: Revision) -> None:
+        self.revisions.append(revision)
+        while len(self.revisions) > KEPT:
+            self.revisions.remove(next(r for r in self.revisions if r.state != "current"))
+
+    def previous(self) -> Revision | None:
+        """What ran before the current one."""
+        before = [r for r in self.revisions if r.state == "replaced"]
+        return before[-1] if before else None
+
+    def view(self, group: str, workers: dict[str, int]) -> dict[str, Any]:
+        """What `dpsup rollout status` shows of a group; `workers`: the version that each runs."""
+        now = self.running
+        return {
+            "group": group,
+            "revision": self.current.number,
+            "plugin": self.current.plugin,
+            "args": [list(pair) for pair in self.current.args],
+            "phase": now.phase if now else "idle",
+            "to": now.target.number if now else None,
+            "to_plugin": now.target.plugin if now else None,
+            "why": now.failed if now else "",
+            "workers": {name: self.slots[version] for name, version in workers.items()},
+        }

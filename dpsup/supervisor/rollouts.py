@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""All rollouts of an instance: begin, undo, what is written down, what a next supervisor does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from dpsup.check.topology import PLUGINS
+from dpsup.errors import DpsupError, TimedOut, UsageError
+from dpsup.instance.runtime_dir import PLAN, ROLLOUT
+from dpsup.limits import ARGS, PLUGIN_PATH
+from dpsup.supervisor import view
+from dpsup.supervisor.core import Core
+from dpsup.supervisor.judge import Margins
+from dpsup.supervisor.model import Doc, Group, Model, Sitter, Worker
+from dpsup.supervisor.revisions import Ledger, Revision, UnderWay, digest_of
+from dpsup.supervisor.rollout import Hands, Options, Rollout, adopt_plan
+from dpsup.supervisor.scale import must_run
+from dpsup.supervisor.sitters import Sitters
+from dpsup.supervisor.spares import Spares
+from dpsup.supervisor.workers import Workers
+
+VERSIONS = 2  # DPS_VERSIONS
+TEMPORARY = 111  # DPS_EXIT_TEMPORARY: nothing of the plugin's
+
+
+class Rollouts:
+    def __init__(
+        self,
+        core: Core,
+        model: Model,
+        sitters: Sitters,
+        spares: Spares,
+        workers: Workers,
+        fault: Callable[[str, BaseException], None],
+    ) -> None:
+        self._core, self._model = core, model
+        self._hands = Hands(core, model, sitters, spares, workers, self.write, fault)
+        spares.on_refusal = self.note_refusal
+
+    # --- what is written down --------------------------------------------------------------------
+
+    def record(self) -> Doc:
+        """All that a later supervisor has to know. `version`: the one that is started and takes
+        over; `rollout`: what is under way, with the version that it leads to."""
+        model = self._model
+        return {
+            "generation": model.plan.generation,
+            "groups": {
+                group.plan.name: {
+                    "version": group.version,
+                    "slots": ledger.slots,
+                    "revisions": [asdict(r) for r in ledger.revisions],
+                    "rollout": ledger.running.describe() if ledger.running else None,
+                }
+                for group, ledger in zip(model.groups, model.ledgers, strict=True)
+            },
+        }
+
+    def write(self) -> None:
+        """A full disk must not stop the supervisor."""
+        runtime = self._model.runtime
+        try:
+            runtime.write(ROLLOUT, json.dumps(self.record()))
+            runtime.write(PLAN, json.dumps(asdict(self._model.plan)))
+        except OSError as e:
+            self._core.events.add(type="error", message=f"cannot write {runtime.path}: {e}")
+
+    async def resume(self) -> None:
+        """After a supervisor's death, once its successor knows who sits where."""
+        sitters = list(self._model.sitters.values())
+        versions = await self._core.insist("versions", berths=[s.berth for s in sitters])
+        for sitter, version in zip(sitters, versions, strict=True):
+            sitter.version = version
+        try:
+            found = json.loads((self._model.runtime.path / ROLLOUT).read_text())
+            left = self._restore(found)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as e:
+            self._core.events.add(
+                type="fault",
+                name="rollout",
+                message=f"{ROLLOUT} cannot be read, and is not followed: {e!r}",
+            )
+            return
+        for one in left:
+            if one.phase != "closing" and not one.failed:
+                one.failed = "the supervisor died in the middle of it"
+            one.start()
+
+    def _restore(self, found: Doc) -> list[Rollout]:
+        """Take up the record of a dead supervisor; the rollouts that it left half done."""
+        left, model = [], self._model
+        for group, ledger in zip(model.groups, model.ledgers, strict=True):
+            kept = found["groups"].get(group.plan.name)
+            if kept is None or found["generation"] != model.plan.generation:
+                continue
+            ledger.revisions = [
+                Revision(**{**r, "args": tuple((k, v) for k, v in r["args"])})
+                for r in kept["revisions"]
+            ]
+            ledger.slots = list(kept["slots"])
+            group.version = int(kept["version"])
+            adopt_plan(model, group, ledger.current)
+            half = kept["rollout"]
+            if half is None:
+                continue
+            target = next(r for r in ledger.revisions if r.number == half["to"])
+            margins = Margins(**half["options"]["margins"])
+            options = Options(**{**half["options"], "margins": margins})
+            one = Rollout(self._hands, group, ledger, target, options, half["old"], half["new"])
+            one.phase = half["phase"]
+            one.failed = half["why"]
+            left.append(one)
+        return left
+
+    # --- what it hears ---------------------------------------------------------------------------
+
+    def note_death(self, worker: Worker, sitter: Sitter, story: Doc, code: int | None) -> None:
+        """A worker ended unasked: is the version under way to blame?"""
+        one = self._model.ledgers[worker.group].running
+        if one is None or sitter.version != one.new:
+            return
+        if story.get("hung"):
+            one.blame(f"{worker.name} was stuck with it")
+        elif story.get("signal") and story.get("sender", 0) in (0, sitter.pid):
+            one.blame(f"{worker.name} died of it: {signal.Signals(story['signal']).name}")
+        elif code is not None and code >= 0 and code != TEMPORARY:
+            one.blame(f"{worker.name} left with exit code {code}")
+
+    def note_refusal(self, group: Group, sitter: Sitter, why: str) -> bool:
+        """A spare refused to start; whether that is a rollout's affair."""
+        one = self._model.ledgers[group.index].running
+        if one is None or sitter.version != one.new:
+            return False
+        one.blame(f"a spare of it refuses to start: {why}")
+        return True
+
+    # --- what is asked ---------------------------------------------------------------------------
+
+    def begin(
+        self,
+        group: Group,
+        plugin: str | None,
+        args: dict[str, str] | None,
+        options: Options,
+        *,
+        exact: bool = False,
+    ) -> UnderWay | None:
+        """Start it; the one under way if it leads to the same; None: the group runs that already.
+        With `exact`, `args` are all arguments, else those that change."""
+        must_run(self._model)
+        options.check()
+        ledger = self._model.ledgers[group.index]
+        target = _target(group, ledger, plugin, args)
+        if exact:
+            target.args = tuple((args or {}).items())
+        now = ledger.running
+        if now is not None:
+            if now.target.is_same(target) and not now.failed:
+                return now
+            raise DpsupError(
+                f"group {group.plan.name} is being changed to revision {now.target.number} "
+                f"({now.phase})",
+                code="E0716",
+                why="one rollout at a time",
+                help=f"`dpsup rollout status {group.plan.name}` shows it, `rollout undo` ends it",
+            )
+        if target.is_same(ledger.current):
+            return None
+        ledger.add(target)
+        old = group.version
+        one = Rollout(self._hands, group, ledger, target, options, old, (old + 1) % VERSIONS)
+        one.start()
+        return one
+
+    def outcome(self, one: UnderWay | None, group: Group) -> Doc:
+        doc = view.rollout(self._model, group)
+        doc["changed"] = one is not None
+        if one is not None:
+            doc["to"], doc["phase"] = one.target.number, one.phase
+            doc["to_plugin"], doc["why"] = one.target.plugin, one.failed
+        return doc
+
+    async def undo(self, group: Group, *, wait: bool) -> dict[str, Any]:
+        """End what is under way and go back; with nothing under way, to what ran before."""
+        ledger = self._model.ledgers[group.index]
+        one = ledger.running
+        if one is not None:
+            one.blame("it was asked to")
+        else:
+            before = ledger.previous()
+            if before is None:
+                raise DpsupError(
+                    f"group {group.plan.name} ran nothing else before",
+                    code="E0717",
+                    help=f"`dpsup rollout history {group.plan.name}` shows what it ran",
+                )
+            if before.plugin_path and digest_of(before.plugin_path) != before.digest:
+                raise DpsupError(
+                    f"{before.plugin_path} has changed since revision {before.number} ran",
+                    code="E0717",
+                    help="roll out the file that you want: `dpsup rollout GROUP --plugin FILE`",
+                )
+            # What is known to work needs no judge.
+            options = Options(canary=0, judge=0.0)
+            one = self.begin(group, before.plugin, dict(before.args), options, exact=True)
+        if one is not None and wait:
+            await ended(one)
+        return self.outcome(one, group)
+
+    def history(self, group: Group) -> dict[str, Any]:
+        ledger = self._model.ledgers[group.index]
+        return {"group": group.plan.name, "revisions": [asdict(r) for r in ledger.revisions]}
+
+
+def _target(
+    group: Group, ledger: Ledger, plugin: str | None, args: dict[str, str] | None
+) -> Revision:
+    current = ledger.current
+    path = current.plugin_path
+    name = current.plugin
+    if plugin is not None:
+        name = plugin
+        path = plugin if "/" in plugin or plugin.endswith(".so") else ""
+        if not path and plugin not in PLUGINS:
+            raise UsageError(
+                f'there is no built-in plugin "{plugin}"',
+                code="E0502",
+                help=f"built in are {', '.join(PLUGINS)}; a file is ./NAME.so",
+            )
+        if len(path.encode()) > PLUGIN_PATH:
+            raise UsageError(f"a plugin's path has at most {PLUGIN_PATH} bytes", code="E0719")
+    merged = tuple(current.args) if args is None else tuple({**dict(current.args), **args}.items())
+    if sum(len(f"{k}{v}".encode()) + 2 for k, v in merged) > ARGS:
+        raise UsageError(
+            f"shared memory has room for {ARGS} bytes of arguments in each group", code="E0719"
+        )
+    digest = digest_of(path)
+    if path and path == current.plugin_path and digest != current.digest:
+        raise DpsupError(
+            f"{path} is the file of the version that runs, and has changed",
+            code="E0718",
+            why="a worker that is started again, and an undo, would load the new contents",
+            help="give each version a file of its own: fw-2.so",
+        )
+    number = max(r.number for r in ledger.revisions) + 1
+    return Revision(number, name, path, merged, digest, time.time(), "rolling")
+
+
+async def ended(one: UnderWay) -> None:
+    """Its end, either way."""
+    try:
+        await asyncio.wait_for(one.done.wait(), one.patience)
+    except TimeoutError:
+        raise TimedOut(f"the rollout is still {one.phase}", code="E0720") from None

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Workers and spares as processes: ordered from the seed, watched, known by pid until their end.
+
+A berth is a place for a process to come; its ticket is good for one. The seed may die between a
+fork and its word of it, so an order that failed is called off: no process that nobody knows lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+
+from dpsup.errors import DpsupError
+from dpsup.host import process
+from dpsup.instance.runtime_dir import SEED
+from dpsup.supervisor.children import follow
+from dpsup.supervisor.core import AGAIN_S, HALT_S, Core
+from dpsup.supervisor.journal import Lines
+from dpsup.supervisor.model import Doc, Model, Sitter, Worker
+from dpsup.supervisor.seed import Seed, SeedError
+
+FATE_S = 0.002  # between two looks at whether a warden is done
+STARTING, SEATED = 0, 4  # DPS_HAND_*
+
+
+class Sitters:
+    """`on_death` hears of each end, `read_stories` brings the accounts up to date."""
+
+    def __init__(self, core: Core, model: Model) -> None:
+        self._core, self._model = core, model
+        self._seed: Seed | None = None
+        self._unheard: dict[int, Sitter] = {}  # by pid, until it is known how they ended
+        self._endings: dict[int, int] = {}  # of pids that are not known yet
+        self.on_death: Callable[[Sitter], None] = lambda _: None
+        self.read_stories: Callable[[], Awaitable[None]] | None = None
+
+    # --- the seed's socket -----------------------------------------------------------------------
+
+    @property
+    def can_fork(self) -> bool:
+        return self._seed is not None
+
+    def open_orders(self) -> None:
+        """Raises: OSError while the seed does not listen."""
+        if self._seed is None:
+            self._seed = Seed(self._model.runtime.file(SEED), self.says)
+
+    def drop_orders(self) -> None:
+        if self._seed is not None:
+            self._seed.close()
+            self._seed = None
+
+    def quit_seed(self) -> None:
+        if self._seed is not None:
+            self._seed.quit()
+
+    def says(self, pid: int, ended: int) -> None:
+        """How a process ended, as waitpid gives it."""
+        sitter = self._unheard.pop(pid, None)
+        if sitter is not None:
+            sitter.hear(ended)
+        else:
+            self._endings[pid] = ended
+
+    # --- from order to process -------------------------------------------------------------------
+
+    async def fork(
+        self,
+        name: str,
+        berth: dict[str, int],
+        noted: Callable[[Sitter, str], None],
+        version: int,
+    ) -> Sitter:
+        """A process for an open berth; `noted` hears what it says of its start."""
+        fds: list[int] = []
+        try:
+            # A worker never waits for the reader of its log, nor minds its death.
+            fds += process.lasting_pipe()
+            fds += process.lasting_pipe()
+            log_r, log_w, note_r, note_w = fds
+            if self._seed is None:
+                raise SeedError("the seed is gone", code="E0803")
+            pid, pidfd = await self._seed.fork(berth["berth"], berth["ticket"], log_w, note_w)
+        except (DpsupError, OSError):
+            for fd in fds:
+                os.close(fd)
+            self._core.spawn(self._call_off(**berth))
+            raise
+        os.close(log_w)
+        os.close(note_w)
+        sitter = self.know(Sitter(name, berth["berth"], pid, pidfd, version=version))
+        Lines(log_r, lambda line: self._core.log.add(name=sitter.name, line=line))
+        Lines(note_r, lambda line: noted(sitter, line))
+        return sitter
+
+    async def _call_off(self, berth: int, ticket: int) -> None:
+        deadline = time.monotonic() + HALT_S
+        while time.monotonic() < deadline:
+            pid = await self._core.insist("call_off", berth=berth, ticket=ticket)
+            if pid == 0 or pid in self._model.sitters:
+                return
+            if pid > 0:
+                self._core.events.add(type="stranger", name="", pid=pid)
+                process.kill(process.identify(pid))
+            await asyncio.sleep(AGAIN_S)
+
+    async def open_slot(self, worker: Worker) -> dict[str, int]:
+        """A berth and ticket for the slot. An unknown worker, whose seed died on it, may have sat
+        down meanwhile: it is ended, and its lanes are repaired."""
+        deadline = time.monotonic() + HALT_S
+        worker.takeovers = 0
+        while True:
+            found: dict[str, int] = await self._core.insist(
+                "prepare", slot=worker.slot, core=worker.core
+            )
+            if "ticket" in found:
+                return found
+            if time.monotonic() > deadline:
+                raise SeedError(f"pid {found['sitting']} sits in {worker.name}", code="E0803")
+            if found["sitting"]:
+                stranger = process.identify(found["sitting"])
+                process.kill(stranger)
+                await asyncio.to_thread(process.wait_gone, [stranger], HALT_S)
+            await asyncio.sleep(FATE_S)
+            if self.read_stories is not None:
+                await self.read_stories()
+
+    # --- known processes -------------------------------------------------------------------------
+
+    def know(self, sitter: Sitter) -> Sitter:
+        """Watch a process from now on."""
+        sitter.start = process.start_ticks(sitter.pid)
+        self._model.sitters[sitter.pid] = self._unheard[sitter.pid] = sitter
+        if sitter.pid in self._endings:
+            self.says(sitter.pid, self._endings.pop(sitter.pid))
+        asyncio.get_running_loop().add_reader(sitter.pidfd, self._core.guard, self._ended, sitter)
+        self._core.wake()
+        return sitter
+
+    def meet(self, name: str, berth: int, pid: int) -> Sitter | None:
+        """Watch a worker or spare that another supervisor ordered. None: it is gone."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        words = f"dpsup-worker: {self._model.name} ", self._model.runtime.file(SEED)
+        if not process.has_words(pid, *words):
+            os.close(pidfd)
+            return None
+        sitter = self.know(Sitter(name, berth, pid, pidfd))
+        follow(pid, lambda line: self._core.log.add(name=sitter.name, line=line))
+        return sitter
+
+    def _ended(self, sitter: Sitter) -> None:
+        self._unwatch(sitter)
+        self._core.wake()
+        if self._model.primary.state in ("running", "stopping"):
+            self.on_death(sitter)
+
+    @staticmethod
+    def _unwatch(sitter: Sitter) -> None:
+        if sitter.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(sitter.pidfd)
+            os.close(sitter.pidfd)
+            sitter.pidfd = -1
+
+    def forget(self, sitter: Sitter) -> None:
+        self._unwatch(sitter)
+        self._model.sitters.pop(sitter.pid, None)
+
+    def forget_all(self) -> None:
+        """Their generation is gone."""
+        for sitter in list(self._model.sitters.values()):
+            self.forget(sitter)
+        self._unheard.clear()
+        self._endings.clear()
+
+    async def hand(self, sitter: Sitter) -> int:
+        """How far it is on its way to a slot, DPS_HAND_*."""
+        plane: Doc = await self._core.insist("sitters")
+        hands = [s["hand"] for s in plane["sitters"] if s["pid"] == sitter.pid]
+        return int(hands[0]) if hands else STARTING
+
+
+def end_if_late(sitter: Sitter) -> None:
+    """A spare that is not ready in time is ended."""
+    if not sitter.ready and sitter.pidfd >= 0:
+        process.signal_pidfd(sitter.pidfd, signal.SIGKILL)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Stories: what the wardens write of a death, a repair, a lent bucket, a worker's health. Pure.
+
+They lie in memory that workers can write, so each is checked before anything follows from it. One
+that cannot be read is skipped and said; the death that it may have told of is known by the pidfd
+all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Doc = dict[str, Any]
+
+# shim/abi.h: DPS_STORY_*
+DEATH = 1
+LENT = 7
+HEALTH = {2: "stuck", 3: "stopped", 4: "ok", 5: "starved", 6: "ok"}
+SAID = {2: "stuck", 3: "stopped", 4: "continued", 5: "starved", 6: "fed"}
+IO_SAID = {8: "stuck", 9: "starved", 10: "fed"}  # of io cores
+NOTICES = ("none", "lease", "pidfd", "doubt")  # DPS_NOTICE_*
+
+_NUMBERS = ("seq", "kind", "slot", "sitter", "pid")
+_DEATH_NUMBERS = (
+    "successor", "successor_sitter", "handover", "corrupt", "noticed_ns", "seated_ns", "left",
+)  # fmt: skip
+
+
+class Unreadable(ValueError):
+    """A story that says what cannot be."""
+
+
+def check(story: Any, *, io_cores: int, slots: int) -> Doc:
+    """The story, if all that is followed in it can be so. Raises: Unreadable."""
+    if not isinstance(story, dict):
+        raise Unreadable(f"{story!r} is no story")
+    kind = story.get("kind")
+    wanted = _NUMBERS + (_DEATH_NUMBERS if kind == DEATH else ())
+    for key in wanted:
+        if not isinstance(story.get(key), int):
+            raise Unreadable(f"its {key} is {story.get(key)!r}")
+    if kind in IO_SAID:
+        if not 0 <= story["sitter"] < io_cores:
+            raise Unreadable(f"it names io core {story['sitter']} of {io_cores}")
+    elif kind == LENT:
+        if not 0 <= story["slot"] < slots:
+            raise Unreadable(f"it names slot {story['slot']} of {slots}")
+        if not isinstance(story.get("left"), int):
+            raise Unreadable(f"its left is {story.get('left')!r}")
+    elif kind != DEATH and kind not in HEALTH:
+        raise Unreadable(f"its kind is {kind!r}")
+    if kind == DEATH and not 0 <= story.get("notice", 0) < len(NOTICES):
+        raise Unreadable(f"its notice is {story['notice']!r}")
+    return story
+
+
+def seq_of(story: Any, told: int) -> int:
+    """Its number; one more than the last where it has none that can be."""
+    seq = story.get("seq") if isinstance(story, dict) else None
+    return seq if isinstance(seq, int) and seq > told else told + 1
+
+
+def repaired(story: Doc) -> Doc:
+    """The part of a death's story that an event shows."""
+    keys = ("corrupt", "published", "undone", "left", "mended")
+    told = {
+        "repaired": {k: story.get(k, 0) for k in keys},
+        "successor": story.get("successor") or None,
+        "notice": NOTICES[story.get("notice", 0)],
+        "tried": story.get("tried", 0),
+        "hung": bool(story.get("hung")),
+        "times": {k: v for k, v in story.items() if k.endswith("_ns") and v},
+    }
+    if story.get("signal"):
+        told["address"] = f"{story['address']:#x}"
+        told["backtrace"] = story["frames"]
+    if story.get("blamed"):
+        # Of the packet in hand: how many deaths it is to blame for; at two it is in quarantine.
+        told["blamed"] = story["blamed"]
+    return told

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What `instance.status` needs to know of the supervisor beside the counters."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from dpsup.supervisor.model import Child, Doc, Group, Model, Worker
+
+
+def view(model: Model) -> Doc:
+    now = time.monotonic()
+    return {
+        "at_ns": time.monotonic_ns(),
+        "started_ns": model.started_ns,
+        "pid": os.getpid(),
+        "state": model.state,
+        "primary": _child(model.primary),
+        "seed": _child(model.seed),
+        "absent": model.absent,
+        "groups": [
+            {
+                "desired": g.desired,
+                "spares_ready": sum(s.ready for s in g.spares if s.version == g.version),
+                "rollout": rollout(model, g),
+                "spares_held": g.spares_held,
+                "workers": [_worker(w, g, now) for w in g.workers],
+            }
+            for g in model.groups
+        ],
+        "recovery": {
+            "deaths": model.deaths,
+            "lost": model.lost,
+            "last_failover_us": model.last_failover_us,
+            "histograms": model.failovers.document(),
+        },
+    }
+
+
+def rollout(model: Model, group: Group) -> Doc:
+    versions = {w.name: w.sitter.version for w in group.workers if w.sitter is not None}
+    return model.ledgers[group.index].view(group.plan.name, versions)
+
+
+def _child(one: Child) -> Doc:
+    return {"pid": one.identity.pid if one.identity else None, "state": one.state}
+
+
+def _worker(worker: Worker, group: Group, now: float) -> Doc:
+    return {
+        "pid": worker.pid,
+        "state": worker.state,
+        "restarts": max(worker.restarts, 0),
+        "last_exit": worker.last_exit,
+        "health": worker.health,
+        "since_ns": worker.since_ns,
+        "held_for": worker.held_for if worker.state == "held" else "",
+        "retry_in_s": max(0.0, worker.due_at - now) if worker.state == "backoff" else None,
+        "hidden": worker.state == "stopped" and worker.member >= group.desired,
+    }
