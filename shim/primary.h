@@ -131,7 +131,7 @@ struct io {
 	bool created;
 	uint32_t n_rxq;
 	struct rx_queue rxq[RXQ_MOST];
-	uint32_t n_fds;                         // of all rx queues, or none: doze.c
+	uint32_t n_fds;                         // of all rx queues, or none: sleep.c
 	int fd[RXQ_MOST];
 	struct rte_ring *xfer[DPS_MAX_IO];      // from io core i to this one
 
@@ -158,7 +158,7 @@ struct io {
 	uint64_t window;                // TSC cycles, see WINDOW_US
 	bool rx_on;
 	bool stop;
-	bool woken;                     // by a queue; until there was work: doze.c
+	bool woken;                     // by a queue; until there was work: sleep.c
 	bool timed;                     // this turn is
 	enum dps_stage stage;           // that the clock runs for
 	uint64_t stage_since;           // TSC
@@ -255,7 +255,7 @@ pool_shared(const struct rte_mempool *mp)
 	return rte_ring_count(mp->pool_data);
 }
 
-// doze.c
+// sleep.c
 bool doze_wants_interrupts(const char *driver);
 void doze_init(struct io *io);
 bool doze(struct io *io, const struct timespec *most);
@@ -308,7 +308,7 @@ uint64_t health_cpu_ns(int32_t pid);            // that the process has used
 char thread_state(int32_t pid, int32_t tid);    // the kernel's letter: R, S, D, T, t, Z; '?': not known
 bool health_waits(int32_t pid, uint64_t cpu);   // for its CPU, since it had used so much
 
-// pulse.c
+// watchdog.c
 int pulse_start(void);
 
 // warden.c
@@ -324,24 +324,24 @@ bool seat_revoke(uint32_t slot);                // take it back from who was tol
 uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when nobody sits, 0: somebody does
 uint64_t story_tell(const struct dps_story *story);
 
-// lend.c
+// rebucket.c
 int lend_start(void);
 void lend_look(void);                           // something has changed: look soon
 void lend_stop(void);
 
-// control.c: the io cores are asked by one thread at a time, and a map is changed by one.
+// requests.c: the io cores are asked by one thread at a time, and a map is changed by one.
 void asking_lock(void);
 void asking_unlock(void);
 
-// io.c
+// loop.c
 int io_loop(void *io);
 uint32_t io_turn(struct io *io);                // one turn of the loop; returns packets moved
 void tx_flush(struct io *io, uint32_t port);
 
-// control.c: zeroed, in lines of its own, outside the hugepages that workers can write; for free().
+// requests.c: zeroed, in lines of its own, outside the hugepages that workers can write; for free().
 void *own_zalloc(size_t len);
 
-// control.c: they take asking_lock; 0 or -ETIMEDOUT.
+// requests.c: they take asking_lock; 0 or -ETIMEDOUT.
 int io_ask(struct io *io, enum io_op op, uint32_t arg);
 int io_ask_all(enum io_op op, uint32_t arg);
 
@@ -351,7 +351,7 @@ void io_audit_mark(struct io *io);
 void io_leak(struct io *io, uint32_t slot);
 void audit_begin(void);
 
-// mirror.c. What is copied of a burst counts once the io core has settled how many of it are done
+// capture.c. What is copied of a burst counts once the io core has settled how many of it are done
 // with; the next burst's takes its place.
 struct mirror *mirror_of(uint32_t io);
 void mirror_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n);
@@ -366,10 +366,10 @@ struct stopwatch *stopwatch_of(uint32_t io);
 void stopwatch_lent(struct io *io, const struct lane *lane);    // before it is published
 void stopwatch_back(struct io *io, const struct lane *lane);    // after it was collected
 
-// mailbox.c: do what is asked, and say so.
+// answers.c: do what is asked, and say so.
 void io_answer(struct io *io, uint32_t asked);
 
-// hold.c, on the io core
+// waiting.c, on the io core
 void hold(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);
 void hold_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);      // back as REQUEUE
 void hold_done(struct io_group *g, const struct waiting *w);                    // it waits no more

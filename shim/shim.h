@@ -323,7 +323,7 @@ const char *dps_strerror(int err);
 uint64_t dps_tsc_hz(void);
 uint64_t dps_tsc(void);
 
-// locks.c: EAL's shared locks, and what they hold while they are held. A timer's is 1.
+// eal_locks.c: EAL's shared locks, and what they hold while they are held. A timer's is 1.
 enum {
 	DPS_LOCK_MEMORY = 0,
 	DPS_LOCK_TAILQ = 1,
@@ -410,11 +410,11 @@ int dps_sitter_fate(uint32_t sitter, int32_t pid);      // 0: told, or none; -EA
 uint64_t dps_stories(void);                             // seq of the last one
 int dps_story_get(uint64_t seq, struct dps_story *out); // -ENOENT: too old, or to come
 
-// pulse.c: what is new (DPS_STORY_IO_*), 0: nothing. `run`: the kernel's letter for its state.
+// watchdog.c: what is new (DPS_STORY_IO_*), 0: nothing. `run`: the kernel's letter for its state.
 int dps_pulse_look(struct dps_pulse *pulse, uint64_t now_ns, uint64_t turns, uint64_t cpu_ns,
 		   int run);
 
-// control.c
+// requests.c
 int dps_io_create(uint32_t io, uint32_t lcore, uint32_t burst, uint32_t adaptive);
 int dps_io_start(void);
 int dps_io_stop(void);                  // bounded; the io cores free all that they hold
@@ -438,19 +438,19 @@ int dps_audit_places(uint32_t pool, struct dps_audit_place *out, uint32_t n);
 int dps_audit_search(uint32_t pool, struct dps_stray *out, uint32_t n, uint32_t *fresh);
 int dps_test_leak(uint32_t slot);
 
-// lend.c
+// rebucket.c
 int dps_group_lend(uint32_t group, uint64_t after_ns);  // 0: never; see there
 
 // evidence.c: an io core's packets in quarantine, the oldest first, until they are given up. `bytes`
 // gets as many as there is room for; their number is returned. -ENOENT: there is no such packet.
 int dps_quarantine_get(uint32_t io, uint32_t nth, struct dps_evidence *out, uint8_t *bytes,
 		       uint32_t room);
-int dps_quarantine_free(uint32_t io, uint32_t n);       // control.c
+int dps_quarantine_free(uint32_t io, uint32_t n);       // requests.c
 
 // recover.c
 int dps_slot_requeue(uint32_t slot);    // returns packets handed back for steering
 
-// mirror.c: `filter` is BPF, an instruction a word: code 16 bits, jt 8, jf 8, k 32. -EBUSY: somebody
+// capture.c: `filter` is BPF, an instruction a word: code 16 bits, jt 8, jf 8, k 32. -EBUSY: somebody
 // captures; -EINVAL: the filter is none.
 int dps_mirror_start(const struct dps_mirror_conf *conf, const uint64_t *filter);
 int dps_mirror_stop(void);              // what was captured can still be read

@@ -177,7 +177,7 @@ def build(folder: Path, text: str) -> Path:
     target = folder / "evil.so"
     subprocess.run(
         ["cc", "-std=gnu11", "-shared", "-fPIC", "-O2", f"-I{ROOT}/shim", f"-I{ROOT}/workers",
-         str(source), "-o", str(target)],
+         f"-I{ROOT}/workers/sdk", str(source), "-o", str(target)],
         check=True,
     )  # fmt: skip
     return target

@@ -11,7 +11,8 @@ from typing import Any
 from jobs import ROOT
 
 SOURCE = ROOT / "tests" / "step" / "step.c"
-RECOVER = ROOT / "shim" / "recover.c"
+RECOVERY = ROOT / "shim" / "recovery"
+RECOVER = RECOVERY / "recover.c"
 
 
 def build_step(folder: Path, old: str = "", new: str = "") -> Path:
@@ -28,7 +29,7 @@ def build_step(folder: Path, old: str = "", new: str = "") -> Path:
     subprocess.run(
         ["cc", "-std=gnu11", "-O2", "-w", "-DALLOW_EXPERIMENTAL_API", *flags.split(),
          f"-I{ROOT}/shim", str(SOURCE), str(folder / "recover.c"),
-         str(ROOT / "shim" / "evidence.c"), str(ROOT / "shim" / "state.c"),
+         str(RECOVERY / "evidence.c"), str(RECOVERY / "state.c"),
          "-o", str(folder / "step")],
         check=True,
     )  # fmt: skip

@@ -6,7 +6,7 @@
 // rte_service_init is all that allocates from the shared heap in an attach (152 KB with DPDK 22.11, 8
 // with 24.11, lost whenever a secondary ends): a kill in there leaves the heap's lock held, its lists
 // perhaps half changed, or EAL's memory lock with a writer waiting. Without it an attach changes
-// nothing that is shared but counts in locks, which shim/locks.c can put right.
+// nothing that is shared but counts in locks, which shim/setup/eal_locks.c can put right.
 
 #include <errno.h>
 #include <stdint.h>

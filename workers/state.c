@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // State that outlives the process: a slot's block, and one of each bucket. The worker's half; what
-// the primary does after a kill is in shim/state.c.
+// the primary does after a kill is in shim/recovery/state.c.
 //
 // A block belongs to the plugin whose stamp lies before it. Whoever finds another one makes the block
 // zero and stamps it last: cut short anywhere, it is done once more by whoever comes next.

@@ -363,11 +363,11 @@ def _signature(code: str) -> str:
 
 
 def sdk_page() -> str:
-    text = (ROOT / "workers" / "dpsup_plugin.h").read_text()
+    text = (ROOT / "workers" / "sdk" / "dpsup_plugin.h").read_text()
     text = re.sub(r"#ifdef __cplusplus.*?#endif\n", "", text, flags=re.DOTALL)
     out = head(
         "Plugin header",
-        "`workers/dpsup_plugin.h`",
+        "`workers/sdk/dpsup_plugin.h`",
         "All that a plugin sees of dpsup: one header, no DPDK. `dpsup version --cflags` says where it"
         " is. [Write a plugin](../plugins.md) has how to use it.",
     )

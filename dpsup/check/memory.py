@@ -62,7 +62,7 @@ def pool_needs(topology: Topology, name: str) -> tuple[int, int]:
     held = sum((port.descriptors.rx + port.descriptors.tx) * n_io for port in ports)
     pool = topology.mempools[name]
     # A burst of the longest packets: an io core of a holding group asks for as many before it
-    # polls, and leaves the other cores as many and a refill of their caches (shim/io.c).
+    # polls, and leaves the other cores as many and a refill of their caches (shim/io/loop.c).
     room = pool.data_room - HEADROOM
     segments = max(((port.mtu + limits.FRAME_MORE) // room + 1 for port in ports), default=0)
     held += sum(io.burst * segments for _, io in topology.io_cores)

@@ -15,7 +15,7 @@ from dpsup.instance.status import account, slot_dropped
 
 Doc = dict[str, Any]
 
-LANE_RESERVE = 65  # shim/control.c: what a lane's credit stays below its ring
+LANE_RESERVE = 65  # shim/io/requests.c: what a lane's credit stays below its ring
 
 
 def _delta(before: Doc | None, after: Doc, key: str) -> int | None:

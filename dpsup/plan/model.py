@@ -34,15 +34,15 @@ _LCORES = 128  # RTE_MAX_LCORE
 _SLACK = 1.01  # objects do not cross pages
 
 _CONTROL_BLOCK = 2 * MIB
-_SLOT_UNIT = 2 * MIB  # slots have pages of their own, in one zone (shim/slot.c)
+_SLOT_UNIT = 2 * MIB  # slots have pages of their own, in one zone (shim/setup/slot.c)
 _SLOT_HEAD = 64 * KIB
 _STATE_HEAD = 16  # struct dps_state_head
 # EAL, ethdev and drivers; the pages that alignment loses; 152 KiB for each seed's attach.
 _RESERVE = 32 * MIB
 _RESERVE_PER_1000_DESCRIPTORS = 64 * KIB
 
-# How long a slot stands empty before the primary lends its buckets by itself (shim/lend.c): far
-# above what a supervisor that lives takes to answer.
+# How long a slot stands empty before the primary gives its buckets to other workers by itself
+# (shim/recovery/rebucket.c): far above what a supervisor that lives takes to answer.
 LEND_AFTER = 1.0  # seconds
 
 

@@ -54,7 +54,7 @@ LOOKS = 20
 LOOK_S = 0.01  # for a thread to have slept through
 _SOCKET = re.compile(r"mp_socket_(\d+)_[0-9a-f]+")
 # Threads of the primary that take no lock of EAL's: io cores (22.11, 24.11), those of
-# shim/warden.c, ZeroMQ's.
+# shim/recovery/warden.c, ZeroMQ's.
 _INNOCENT = ("rte-worker-", "dpdk-worker", "dpsup", "ZMQbg/")
 
 

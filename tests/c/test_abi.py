@@ -64,7 +64,7 @@ def test_constants_that_python_keeps_are_those_of_the_header() -> None:
 
 
 def test_limits_of_state_are_those_of_the_plugin_header() -> None:
-    text = (ROOT / "workers" / "dpsup_plugin.h").read_text()
+    text = (ROOT / "workers" / "sdk" / "dpsup_plugin.h").read_text()
     assert f"DPS_PLUGIN_STATE ({limits.STATE >> 20}u << 20)" in text
     assert f"DPS_PLUGIN_BUCKET_STATE {limits.BUCKET_STATE}u" in text
     assert f"DPS_PLUGIN_TOUCHES_MOST {lib.DPS_TOUCHES}u" in text

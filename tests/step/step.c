@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // A worker of a running instance, instruction by instruction; before each, what its death there would
-// leave is copied, and the real repair (shim/recover.c, compiled in) works on the copy.
+// leave is copied, and the real repair (shim/recovery/recover.c, compiled in) works on the copy.
 //
 //     step PID STEPS SWAP VERDICT   steps it (SWAP 1: the plugin swaps the MACs, 0: it changes
 //                                   nothing; VERDICT: that of every packet, or "any"); prints what

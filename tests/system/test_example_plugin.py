@@ -13,7 +13,7 @@ import pytest
 from harness import DPSUP, Run, leftovers, run
 from traffic import read_pcap, write_pcap
 
-EXAMPLE = Path(__file__).parents[2] / "workers" / "example"
+EXAMPLE = Path(__file__).parents[2] / "workers" / "examples"
 
 PORTS = """
 [[ports]]

@@ -19,7 +19,7 @@ from dpsup import connect
 LONG = os.environ.get("DPSUP_LONG") == "1"
 STEPS = 25_000  # some seven bursts; while they last the CPU has no time for much else
 ROUNDS = 80 if LONG else 1
-EXAMPLE = Path(__file__).parents[2] / "workers" / "example" / "count_ports.c"
+EXAMPLE = Path(__file__).parents[2] / "workers" / "examples" / "count_ports.c"
 SAME, SWAP = 0, 1
 OUT, DROP = 0x1000, 0
 

@@ -140,10 +140,10 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 
 
 def test_workers_know_nothing_of_the_primary_and_the_shim_nothing_of_workers() -> None:
-    for path in (ROOT / "workers").glob("*.[ch]"):
+    for path in (ROOT / "workers").rglob("*.[ch]"):
         assert '"primary.h"' not in path.read_text()
         assert '"shim.h"' not in path.read_text()
-    for path in (ROOT / "shim").glob("*.[ch]"):
+    for path in (ROOT / "shim").rglob("*.[ch]"):
         assert '"worker.h"' not in path.read_text()
 
 

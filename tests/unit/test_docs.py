@@ -104,7 +104,7 @@ def test_every_metric_is_told(pages: dict[str, str]) -> None:
 
 
 def test_all_of_the_plugin_header_is_told(pages: dict[str, str]) -> None:
-    header = (ROOT / "workers" / "dpsup_plugin.h").read_text().partition("*/")[2]
+    header = (ROOT / "workers" / "sdk" / "dpsup_plugin.h").read_text().partition("*/")[2]
     page = pages["reference/sdk.md"]
     names = re.findall(r"^#define (DPS_\w+)|^struct (\w+) \{|^(dps_\w+)\(", header, re.MULTILINE)
     for name in ("".join(one) for one in names):

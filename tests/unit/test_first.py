@@ -82,7 +82,7 @@ def test_init_refuses_a_name_that_cannot_be_one(tmp_path: Path) -> None:
 def test_the_plugin_template_compiles_without_a_warning(tmp_path: Path) -> None:
     start = templates.make("plugin", "mine", "t.toml", [0, 1])
     (tmp_path / "mine.c").write_bytes(start.files["mine.c"])
-    flags = [f"-I{ROOT / 'workers'}", "-Wall", "-Wextra", "-Werror"]
+    flags = [f"-I{ROOT / 'workers' / 'sdk'}", "-Wall", "-Wextra", "-Werror"]
     command = ["cc", "-shared", "-fPIC", "-O2", *flags, "mine.c", "-o", "mine.so"]
     subprocess.run(command, cwd=tmp_path, check=True)
     assert start.then[0].endswith("mine.c -o mine.so")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""shim/hold.c alone: order, conservation and the bound of a wait, under everything at random."""
+"""shim/io/waiting.c alone: order, conservation and the bound of a wait, all at random."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HOLD = ROOT / "shim" / "hold.c"
+WAITING = ROOT / "shim" / "io" / "waiting.c"
 LIBRARIES = ["-lrte_eal", "-lrte_mbuf", "-lrte_mempool", "-lrte_ring"]
 
-# What is taken out of hold.c, and in what words the program says so.
+# What is taken out of waiting.c, and in what words the program says so.
 SPOILT = {
     "waits for all of its lane": (
         "if (lane_out(lane) > 0 && !lane->draining) {", "if (lane_out(lane) > 0) {",
@@ -36,19 +36,19 @@ SPOILT = {
 
 
 def built(folder: Path, old: str = "", new: str = "") -> Path:
-    text = HOLD.read_text()
+    text = WAITING.read_text()
     if old:
-        assert text.count(old) == 1, f"hold.c has no single {old!r}"
+        assert text.count(old) == 1, f"waiting.c has no single {old!r}"
         text = text.replace(old, new)
-    (folder / "hold_under_test.c").write_text(text)
+    (folder / "waiting_under_test.c").write_text(text)
     flags = subprocess.run(
         ["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True, check=True
     ).stdout.replace("-I", "-isystem ")
-    program = folder / "hold"
+    program = folder / "waiting"
     subprocess.run(
         ["cc", "-std=gnu11", "-O2", "-w", "-DALLOW_EXPERIMENTAL_API", *flags.split(),
-         f"-I{ROOT}/shim", str(ROOT / "tests" / "c" / "hold.c"),
-         str(folder / "hold_under_test.c"), "-o", str(program), *LIBRARIES],
+         f"-I{ROOT}/shim", str(ROOT / "tests" / "c" / "waiting.c"),
+         str(folder / "waiting_under_test.c"), "-o", str(program), *LIBRARIES],
         check=True,
     )  # fmt: skip
     return program

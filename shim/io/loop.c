@@ -5,7 +5,7 @@
 // mailbox, looked at between bursts.
 //
 // Order within a flow. A bucket belongs to one lane, lanes are FIFO, and a bucket that moves waits
-// until the old lane has returned all that it had: hold.c.
+// until the old lane has returned all that it had: waiting.c.
 
 #include <linux/futex.h>
 #include <sched.h>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// shim/hold.c under random arrivals, moves, returns, deaths and lanes that begin anew: each bucket's
-// packets leave once and in order, and a bucket waits for no more than its lane had when it moved.
+// shim/io/waiting.c under random arrivals, moves, returns, deaths and lanes that begin anew: each
+// bucket's packets leave once and in order, and a bucket waits for no more than its lane had when it
+// moved.
 
 #include <errno.h>
 #include <stdio.h>
@@ -114,7 +115,7 @@ check_bound(struct io *io, struct io_group *g)
 	}
 }
 
-// The end of an io core's turn, as io.c has it.
+// The end of an io core's turn, as loop.c has it.
 static void
 let_go(struct io *io, struct io_group *g)
 {
@@ -136,7 +137,7 @@ let_go(struct io *io, struct io_group *g)
 	hold_rest(g);
 }
 
-// Some buckets move, as mailbox.c has it.
+// Some buckets move, as answers.c has it.
 static void
 move(struct io *io, struct io_group *g, uint32_t number)
 {
