@@ -17,10 +17,12 @@ from xml.etree import ElementTree
 import pytest
 from unit.fakehost import FILE, machine
 
+from dpsup.check.memory import pool_needs
 from dpsup.check.topology import check
 from dpsup.cli.root import cli
 from dpsup.errors import Exit, Severity
 from dpsup.instance.history import TYPES
+from dpsup.plan.model import format_plan, make_plan
 from dpsup.topology.jsonschema import topology_schema
 from dpsup.topology.load import load
 
@@ -169,6 +171,10 @@ def test_the_readme_points_to_pages_that_are_there() -> None:
         assert (ROOT / "".join(name)).exists(), name
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
 def typed() -> Iterator[tuple[str, list[str]]]:
     """(page, words) of each command in the docs and the README: in blocks and in sentences."""
     for page in (*DOCS.rglob("*.md"), ROOT / "README.md"):
@@ -226,3 +232,20 @@ def test_every_toml_of_the_how_tos_is_sound() -> None:
     assert {v["name"] for v in container["volumeMounts"]} == {
         v["name"] for v in pod["spec"]["volumes"]
     }
+
+
+def test_the_examples_of_the_sizing_page_are_what_plan_says() -> None:
+    page = (DOCS / "sizing.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```\n+```text\n(.*?)```\n(.*?)\n## ", page, re.DOTALL)
+    assert len(examples) == 2
+    for text, shown, why in examples:
+        host = machine(text, cpus=12)
+        topology, problems = load(FILE, host)
+        assert topology is not None, problems
+        assert not check(topology, host)
+        planned = format_plan(make_plan(topology, host, 1))
+        for line in shown.splitlines():
+            assert line in planned
+        least, full = pool_needs(topology, "default")
+        words = " ".join(why.split())
+        assert f"at least {least} mbufs, and {full} with all lanes full" in words
