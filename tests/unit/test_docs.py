@@ -21,6 +21,7 @@ from dpsup.check.memory import pool_needs
 from dpsup.check.topology import check
 from dpsup.cli.root import cli
 from dpsup.errors import Exit, Severity
+from dpsup.host.machine import PciDevice
 from dpsup.instance.history import TYPES
 from dpsup.plan.model import format_plan, make_plan
 from dpsup.topology.jsonschema import topology_schema
@@ -232,6 +233,16 @@ def test_every_toml_of_the_how_tos_is_sound() -> None:
     assert {v["name"] for v in container["volumeMounts"]} == {
         v["name"] for v in pod["spec"]["volumes"]
     }
+
+
+def test_the_topology_of_the_topology_page_is_sound() -> None:
+    page = (DOCS / "topology.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    nics = {f"0000:3b:00.{n}": PciDevice(0, "vfio-pci") for n in (0, 1)}
+    host = machine(text, cpus=12, pci=nics)
+    topology, problems = load(FILE, host)
+    assert topology is not None, problems
+    assert not check(topology, host)
 
 
 def test_the_examples_of_the_sizing_page_are_what_plan_says() -> None:
