@@ -176,6 +176,14 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
+def test_directories_of_the_development_page_are_there() -> None:
+    page = (DOCS / "develop.md").read_text()
+    for name in re.findall(r"`((?:dpsup|tests)/\w+)/?`", page):
+        assert (ROOT / name).is_dir(), name
+    packages = {one.parent.name for one in (ROOT / "dpsup").glob("*/__init__.py")}
+    assert all(f"`dpsup/{name}/`" in page for name in packages)
+
+
 def typed() -> Iterator[tuple[str, list[str]]]:
     """(page, words) of each command in the docs and the README: in blocks and in sentences."""
     for page in (*DOCS.rglob("*.md"), ROOT / "README.md"):
