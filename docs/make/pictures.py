@@ -48,7 +48,7 @@ path.bad { stroke: #e57373 }
 
 
 class Svg:
-    """A picture of some size; `what` is said to who cannot see it."""
+    """A picture of some size; `what` describes it for a reader who cannot see it."""
 
     def __init__(self, width: int, height: int, what: str) -> None:
         self.width, self.height, self.what = width, height, what
@@ -106,7 +106,7 @@ def processes() -> str:
     p.box(36, 154, 148, 44, "io", "io core 1", "rx, steer, collect, tx")
     p.box(36, 208, 148, 44, "io", "io core 2", "rx, steer, collect, tx")
     p.box(200, 154, 146, 44, "warden", "wardens", "notice, repair, seat")
-    p.box(200, 208, 146, 44, "warden", "lender", "when nobody answers")
+    p.box(200, 208, 146, 44, "warden", "lender", "if no answer comes")
     p.text(36, 284, "NIC queues, one of each port for each io core", "small")
     p.box(330, 20, 150, 62, "box", "seed", "attaches once, forks")
     p.box(410, 120, 120, 190, "data")
@@ -206,7 +206,7 @@ def commit() -> str:
 
 
 def recovery() -> str:
-    p = Svg(760, 360, "What happens after a kill, by who does it; the io core goes on throughout")
+    p = Svg(760, 360, "What happens after a kill, by actor; the io core goes on throughout")
     rows = [("worker", 60), ("kernel", 110), ("warden", 160), ("spare", 210), ("io core", 260),
             ("supervisor", 310)]  # fmt: skip
     for name, y in rows:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A worker that writes where it must not, at some instruction of its loop: what is found out, what
-does no harm, and that nobody else suffers. README's "Limits" says what cannot be found out."""
+does no harm, and that nobody else suffers. docs/limits.md says what cannot be found."""
 
 from __future__ import annotations
 

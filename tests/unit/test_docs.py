@@ -17,10 +17,13 @@ from xml.etree import ElementTree
 import pytest
 from unit.fakehost import FILE, machine
 
+from dpsup.check.memory import pool_needs
 from dpsup.check.topology import check
 from dpsup.cli.root import cli
 from dpsup.errors import Exit, Severity
+from dpsup.host.machine import PciDevice
 from dpsup.instance.history import TYPES
+from dpsup.plan.model import format_plan, make_plan
 from dpsup.topology.jsonschema import topology_schema
 from dpsup.topology.load import load
 
@@ -169,6 +172,18 @@ def test_the_readme_points_to_pages_that_are_there() -> None:
         assert (ROOT / "".join(name)).exists(), name
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def test_directories_of_the_development_page_are_there() -> None:
+    page = (DOCS / "develop.md").read_text()
+    for name in re.findall(r"`((?:dpsup|tests)/\w+)/?`", page):
+        assert (ROOT / name).is_dir(), name
+    packages = {one.parent.name for one in (ROOT / "dpsup").glob("*/__init__.py")}
+    assert all(f"`dpsup/{name}/`" in page for name in packages)
+
+
 def typed() -> Iterator[tuple[str, list[str]]]:
     """(page, words) of each command in the docs and the README: in blocks and in sentences."""
     for page in (*DOCS.rglob("*.md"), ROOT / "README.md"):
@@ -226,3 +241,30 @@ def test_every_toml_of_the_how_tos_is_sound() -> None:
     assert {v["name"] for v in container["volumeMounts"]} == {
         v["name"] for v in pod["spec"]["volumes"]
     }
+
+
+def test_the_topology_of_the_topology_page_is_sound() -> None:
+    page = (DOCS / "topology.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    nics = {f"0000:3b:00.{n}": PciDevice(0, "vfio-pci") for n in (0, 1)}
+    host = machine(text, cpus=12, pci=nics)
+    topology, problems = load(FILE, host)
+    assert topology is not None, problems
+    assert not check(topology, host)
+
+
+def test_the_examples_of_the_sizing_page_are_what_plan_says() -> None:
+    page = (DOCS / "sizing.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```\n+```text\n(.*?)```\n(.*?)\n## ", page, re.DOTALL)
+    assert len(examples) == 2
+    for text, shown, why in examples:
+        host = machine(text, cpus=12)
+        topology, problems = load(FILE, host)
+        assert topology is not None, problems
+        assert not check(topology, host)
+        planned = format_plan(make_plan(topology, host, 1))
+        for line in shown.splitlines():
+            assert line in planned
+        least, full = pool_needs(topology, "default")
+        words = " ".join(why.split())
+        assert f"at least {least} mbufs, and {full} with all lanes full" in words
