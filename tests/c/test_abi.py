@@ -33,9 +33,11 @@ def abi_text() -> str:
 )
 def test_layouts_agree(struct: str) -> None:
     # cffi compares its own layout with the compiler's at the first use.
-    assert ffi.sizeof(f"struct {struct}") > 0
-    for _, field in ffi.typeof(f"struct {struct}").fields:
-        assert field.offset >= 0
+    end = 0
+    for name, field in ffi.typeof(f"struct {struct}").fields:
+        assert field.offset >= end, name
+        end = field.offset + ffi.sizeof(field.type)
+    assert end <= ffi.sizeof(f"struct {struct}")
 
 
 def test_the_version_moves_with_the_text() -> None:

@@ -168,6 +168,7 @@ def test_what_happened_without_supervisor_is_known_afterwards(
     compare(packets, out(instance), swapped)
 
 
+@pytest.mark.long
 def test_counts_and_numbers_go_on(instance: Run) -> None:
     instance.start(NULL.replace("intensity = 100", "intensity = 1"))
     instance.do("scale", "fw", "3")
@@ -214,6 +215,7 @@ const struct dps_plugin dps_plugin = { DPS_PLUGIN_HEAD, .name = "talk", .packet 
 """
 
 
+@pytest.mark.long
 def test_what_workers_print_is_read_on(instance: Run) -> None:
     source = instance.folder / "talk.c"
     source.write_text(TALK)
@@ -265,6 +267,7 @@ def test_changed_file_is_said_and_not_applied(instance: Run) -> None:
     assert "stop" in said
 
 
+@pytest.mark.long
 def test_unsound_primary_is_ended_and_a_new_generation_starts(instance: Run) -> None:
     instance.start(NULL)
     before = instance.status()
@@ -351,6 +354,7 @@ def test_killed_in_the_middle_of_anything(instance: Run) -> None:
     assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_of_a_start_or_of_an_adoption(instance: Run) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
@@ -377,6 +381,7 @@ def test_killed_in_the_middle_of_a_start_or_of_an_adoption(instance: Run) -> Non
     assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
 
 
+@pytest.mark.long
 def test_stopped_supervisor_catches_up(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
     args = f"cycles = {3 * SLOW}, rewrite = true"
@@ -454,7 +459,7 @@ def test_seed_dies_with_the_supervisor_and_is_replaced(instance: Run) -> None:
     assert instance.status()["groups"][0]["ready"] == 3
 
 
-@pytest.mark.parametrize("primary_first", [True, False])
+@pytest.mark.parametrize("primary_first", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_supervisor_and_primary_die_together(instance: Run, primary_first: bool) -> None:
     instance.start(NULL + "spares = 1\n")
     before = instance.until(lambda s: s["groups"][0]["spares_ready"] == 1 and s)
@@ -482,7 +487,7 @@ def io_thread(pid: int) -> int:
 @pytest.mark.parametrize(
     ("how", "headless"),
     [
-        ("spins", False),
+        pytest.param("spins", False, marks=pytest.mark.long),
         ("is stopped", True),
         pytest.param("spins", True, marks=pytest.mark.long),
         pytest.param("is stopped", False, marks=pytest.mark.long),

@@ -184,6 +184,7 @@ def test_a_pool_that_runs_out(instance: Run) -> None:
     assert then == 0
 
 
+@pytest.mark.long
 def test_small_bursts_and_a_cache_below_them(instance: Run) -> None:
     """Both at once cost cycles of each packet; together they bring what they say one by one."""
     instance.write(NULL.format(burst=4, plugin="forward", args="", count=1))
@@ -212,6 +213,7 @@ def frames(flows: int) -> list[bytes]:
     return made * (256 // flows)
 
 
+@pytest.mark.long
 def test_skewed_flows(instance: Run) -> None:
     """Of 64 flows a quarter is heavy, and those all belong to one worker: two workers have 256
     buckets each, the lower ones or the higher."""
@@ -281,6 +283,7 @@ def test_nothing_is_invented_on_a_healthy_instance(instance: Run, host: Host) ->
     assert run("advise", "-n", "nobody").returncode == 3
 
 
+@pytest.mark.long
 def test_bursts_into_short_lanes(instance: Run, host: Host) -> None:
     instance.start(veth(host, cycles=20000, ring=256))
     with traffic(host, 1000, 0.1):
@@ -297,6 +300,7 @@ def test_too_few_workers(instance: Run, host: Host) -> None:
     fell(found, now, then, 0.3)
 
 
+@pytest.mark.long
 def test_polling_on_a_shared_cpu(instance: Run, host: Host) -> None:
     instance.start(veth(host, idle="poll", cores="1"))
     with traffic(host, 10, 0.01):

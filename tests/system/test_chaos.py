@@ -82,6 +82,7 @@ def test_a_primarys_death_loses_what_was_in_flight_and_nothing_else() -> None:
     assert doc["outage_us"]["primary"]["n"] == doc["injected"]["primary"]
 
 
+@pytest.mark.long
 def test_a_supervisors_death() -> None:
     doc = chaos("kill,supervisor", 5, 3, 10)
     assert doc["injected"]["supervisor"] >= 1
@@ -89,6 +90,7 @@ def test_a_supervisors_death() -> None:
     assert doc["outage_us"]["supervisor"]["n"] == doc["injected"]["supervisor"]
 
 
+@pytest.mark.long
 def test_an_instance_that_runs_is_checked_by_its_counters(instance: Run, tmp_path: Path) -> None:
     instance.start(NULL)
     plot = tmp_path / "chaos.svg"

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from harness import PATIENCE, Run, wait_for
 from netns import two_hosts
 
@@ -98,6 +99,7 @@ def assert_between(
         assert low[1] <= n[1] <= high[1]
 
 
+@pytest.mark.long
 def test_telemetry_shows_what_dpsup_counts(instance: Run) -> None:
     instance.start(NULL)
     instance.until(lambda s: all(p["tx_packets"] for p in s["ports"]))

@@ -20,7 +20,7 @@ BURST = 64
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("rewrite", [True, False])
+@pytest.mark.parametrize("rewrite", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: bool) -> None:
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)

@@ -286,6 +286,7 @@ const struct dps_plugin dps_plugin = {
 """
 
 
+@pytest.mark.long
 def test_a_gap_in_the_looks_is_not_taken_for_sleep(instance: Run) -> None:
     """Worker and warden both stand still, as on a host that gives them no CPU: before and after,
     the worker is found asleep in the same packet, but it did not sleep all that time."""
@@ -309,6 +310,7 @@ def test_a_gap_in_the_looks_is_not_taken_for_sleep(instance: Run) -> None:
     assert doc["deaths"] == 0
 
 
+@pytest.mark.long
 def test_the_clock_starts_with_the_work(instance: Run) -> None:
     """A packet now and then, each of many rounds and less than stall_after: the CPU time of those
     before it does not count."""

@@ -8,6 +8,7 @@ import os
 import signal
 from typing import Any
 
+import pytest
 from harness import NULL, Run, leftovers, run, wait_for
 
 
@@ -182,6 +183,7 @@ def test_start_over_a_headless_instance(instance: Run) -> None:
     assert doc["state"] == "running"
 
 
+@pytest.mark.long
 def test_worker_that_always_dies_is_held_and_restart_frees_it(instance: Run) -> None:
     text = NULL.replace("intensity = 100", "intensity = 2")
     instance.start(text)

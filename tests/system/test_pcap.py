@@ -400,6 +400,7 @@ def test_scaling_keeps_order(instance: Run, packets: list[Packet]) -> None:
     compare(packets, out(instance), swapped)
 
 
+@pytest.mark.long
 def test_rolling_restart_keeps_order(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
     args = f"cycles = {2 * SLOW}, rewrite = true"
@@ -484,6 +485,7 @@ def test_all_workers_killed_at_once(instance: Run, packets: list[Packet]) -> Non
     compare(packets, out(instance), swapped)
 
 
+@pytest.mark.long
 def test_deaths_in_a_row_keep_order(instance: Run, packets: list[Packet]) -> None:
     """The next one dies while it still has what the first one left, and more of that waits."""
     save(instance.folder / "wan.in.pcap", packets)
@@ -515,6 +517,7 @@ def test_deaths_in_a_row_keep_order(instance: Run, packets: list[Packet]) -> Non
     compare(packets, out(instance), swapped)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cores", ["1", "0-1"])
 def test_kills_while_workers_come_and_go(instance: Run, some_flows: list[Flow], cores: str) -> None:
     seed = random.randrange(1 << 32)
@@ -584,6 +587,7 @@ def test_kills_of_a_plugin_that_moves_the_start_of_packets(instance: Run) -> Non
     compare(packets, out(instance), tagged)
 
 
+@pytest.mark.long
 def test_what_a_held_worker_had_goes_on_with_the_next_one(
     instance: Run, packets: list[Packet]
 ) -> None:

@@ -172,7 +172,7 @@ def counted(instance: Run) -> tuple[int, int]:
     return port["rx_packets"], port["tx_packets"]
 
 
-@pytest.mark.parametrize("role", ["server", "client"])
+@pytest.mark.parametrize("role", ["server", pytest.param("client", marks=pytest.mark.long)])
 def test_testpmd_gets_all_back_with_the_macs_swapped(instance: Run, role: str) -> None:
     with joined(instance, role) as peer:
         peer.do("set fwd txonly")

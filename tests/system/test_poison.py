@@ -226,6 +226,7 @@ def test_kills_blame_no_packet(instance: Run, packets: list[Packet]) -> None:
     assert in_quarantine(instance) == []
 
 
+@pytest.mark.long
 def test_one_packet_in_hand_at_many_kills(instance: Run) -> None:
     """The same packet in hand each time, slept on: killed from outside, it goes on in the end."""
     sent = mix(flows(1)[:3], 6, seed=1)

@@ -51,7 +51,7 @@ def until_still(path: Path, seconds: float) -> int:
     return size
 
 
-@pytest.mark.parametrize("io_cores", [1, 2])
+@pytest.mark.parametrize("io_cores", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_buckets_are_lent_without_a_supervisor(
     instance: Run, packets: list[Packet], io_cores: int
 ) -> None:
@@ -83,6 +83,7 @@ def test_buckets_are_lent_without_a_supervisor(
     compare(packets, out(instance), swapped)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backoff", ["1ms", "0ms"])
 def test_a_late_supervisor_goes_on_from_the_lent_map(
     instance: Run, packets: list[Packet], backoff: str
@@ -189,6 +190,7 @@ def test_a_corrupt_slot_is_given_up_without_a_supervisor(
     compare(packets, out(instance), missing=lost)
 
 
+@pytest.mark.long
 def test_while_the_supervisor_answers_nothing_is_lent_by_the_primary(
     instance: Run, packets: list[Packet]
 ) -> None:
@@ -269,6 +271,7 @@ def test_on_failure_a_spare_takes_over_at_once(instance: Run, how: str) -> None:
     assert [e for e in deaths_of(instance) if e["successor"] and e["times"]["claimed_ns"]]
 
 
+@pytest.mark.long
 def test_on_failure_nobody_follows_one_that_left_in_order(instance: Run) -> None:
     """exit(0): with a spare ready, the warden leaves the place empty."""
     instance.start(ENDLESS.format(how="exit", code=0, at=6 * LATE))
@@ -289,6 +292,7 @@ def test_with_policy_never_no_spare_takes_over(instance: Run) -> None:
     assert instance.status()["groups"][0]["spares_ready"] == 1
 
 
+@pytest.mark.long
 def test_spares_that_refuse_are_not_forked_for_ever(instance: Run) -> None:
     """The plugin's file becomes one that refuses: workers run on, the group says that it has no
     spares and why, and reset-failed tries again."""

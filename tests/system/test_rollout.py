@@ -123,7 +123,19 @@ INIT = {
 }
 
 
-@pytest.mark.parametrize("how", WORSE)
+@pytest.mark.parametrize(
+    "how",
+    [
+        "crash",
+        pytest.param("abort", marks=pytest.mark.long),
+        "hang",
+        pytest.param("leave", marks=pytest.mark.long),
+        "drop",
+        pytest.param("slow", marks=pytest.mark.long),
+        "refuse",
+        pytest.param("crash at start", marks=pytest.mark.long),
+    ],
+)
 def test_a_worse_version_is_undone_by_itself(instance: Run, tmp_path: Path, how: str) -> None:
     packets = many(100_000)
     worse, why = WORSE[how]
@@ -170,6 +182,7 @@ def test_a_version_that_crashes_later_is_undone_in_all_slots(instance: Run, tmp_
     assert sum(o == "121" for o in found) > 20
 
 
+@pytest.mark.long
 def test_what_a_version_needs_is_there_from_its_first_packet_on(
     instance: Run, tmp_path: Path
 ) -> None:
@@ -208,7 +221,7 @@ def test_undo_in_the_middle(instance: Run, tmp_path: Path) -> None:
     assert {*orders(instance).values()} <= {"1", "121"}
 
 
-@pytest.mark.parametrize("spares", [0, 2])
+@pytest.mark.parametrize("spares", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_kills_in_the_middle_lose_nothing(instance: Run, tmp_path: Path, spares: int) -> None:
     """Rollouts there and back, with workers and spares killed all the time: a kill from outside is
     no evidence against a version, and each rollout gets to its end."""
@@ -272,6 +285,7 @@ def test_a_stopped_worker_is_changed_over_too(instance: Run, tmp_path: Path) -> 
     ended(job, packets, instance)
 
 
+@pytest.mark.long
 def test_held_workers_start_with_a_version_that_works(instance: Run, tmp_path: Path) -> None:
     """The rollout of a fix: nobody runs whom it could take over from."""
     packets = many(30_000)
@@ -324,7 +338,14 @@ def test_the_next_generation_runs_what_was_rolled_out(instance: Run) -> None:
     assert instance.status()["groups"][0]["plugin"] == "macswap"
 
 
-@pytest.mark.parametrize("moment", ["preparing", "canary", "done"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("preparing", marks=pytest.mark.long),
+        "canary",
+        pytest.param("done", marks=pytest.mark.long),
+    ],
+)
 def test_the_next_supervisor_knows_what_to_do(instance: Run, moment: str) -> None:
     """The supervisor is killed in the middle of a rollout, or after one: who adopts takes it back,
     or knows what runs."""

@@ -72,7 +72,10 @@ def test_a_spare_takes_over_and_another_one_is_forked(instance: Run, packets: li
     compare(packets, out(instance), swapped)
 
 
-@pytest.mark.parametrize("spares", [0, 1, 3])
+@pytest.mark.parametrize(
+    "spares",
+    [pytest.param(0, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.long), 3],
+)
 def test_whoever_dies_all_ends_as_declared(
     instance: Run, packets: list[Packet], spares: int
 ) -> None:
@@ -120,6 +123,7 @@ def test_a_dead_spare_is_replaced_and_nobody_else_hears_of_it(instance: Run) -> 
     assert [e["message"] for e in instance.events() if e["type"] == "spare"] == ["died"]
 
 
+@pytest.mark.long
 def test_a_spare_that_does_not_come_is_passed_over(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
     args = f"cycles = {SLOW}, rewrite = true"

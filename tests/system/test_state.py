@@ -192,7 +192,13 @@ def test_a_kill_before_any_instruction_counts_each_packet_once(instance: Run) ->
     compare(packets, out(instance))
 
 
-@pytest.mark.parametrize("io", [IO, TWO_IO], ids=["one io core", "two io cores"])
+@pytest.mark.parametrize(
+    "io",
+    [
+        pytest.param(IO, id="one io core", marks=pytest.mark.long),
+        pytest.param(TWO_IO, id="two io cores"),
+    ],
+)
 def test_counts_move_with_their_flows(instance: Run, io: str) -> None:
     """1 -> 4 -> 2 with random kills all the while."""
     rng = random.Random(6)
@@ -289,6 +295,7 @@ def test_a_bucket_has_one_owner_at_a_time_over_all_io_cores(instance: Run) -> No
     assert (doc["lost"], doc["in_flight"]) == (0, 0)
 
 
+@pytest.mark.long
 def test_a_move_comes_to_its_end_without_supervisor(instance: Run) -> None:
     """A stopped worker lends its buckets out, but keeps what it has in hand; then the supervisor
     dies, then the worker: its warden alone gives back what held the move up."""

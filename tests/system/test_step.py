@@ -58,14 +58,14 @@ def start(instance: Run, plugin: str, args: str = "", lanes: int = 1) -> int:
 @pytest.mark.parametrize(
     ("plugin", "args", "lanes", "change", "verdict"),
     [
-        ("forward", "", 1, SAME, OUT),
+        pytest.param("forward", "", 1, SAME, OUT, marks=pytest.mark.long),
         pytest.param("macswap", "", 1, SWAP, OUT, marks=pytest.mark.long),
         ("macswap", "", 2, SWAP, OUT),
-        ("sink", "", 1, SAME, DROP),
+        pytest.param("sink", "", 1, SAME, DROP, marks=pytest.mark.long),
         ("delay", "cycles = 0, rewrite = true", 1, SWAP, OUT),
-        ("delay", "cycles = 0", 2, SAME, OUT),
+        pytest.param("delay", "cycles = 0", 2, SAME, OUT, marks=pytest.mark.long),
         pytest.param("crash", "", 1, SAME, OUT, marks=pytest.mark.long),
-        ("example", "", 1, SAME, "any"),
+        pytest.param("example", "", 1, SAME, "any", marks=pytest.mark.long),
     ],
 )
 def test_a_death_at_any_instruction_leaves_what_can_be_repaired(

@@ -127,6 +127,7 @@ def test_letters_that_the_terminal_does_not_have_are_no_error(tmp_path: Path) ->
     assert "gr?e.toml" in done.stderr
 
 
+@pytest.mark.long
 def test_rates_agree_with_the_counters(instance: Run) -> None:
     instance.start(QUIET)
     before = instance.status()
@@ -146,6 +147,7 @@ def test_rates_agree_with_the_counters(instance: Run) -> None:
     assert (done.returncode, 'did you mean "fw"' in done.stderr) == (4, True)
 
 
+@pytest.mark.long
 def test_a_watch_goes_on_and_ends_with_the_instance(instance: Run) -> None:
     instance.start(QUIET)
     with subprocess.Popen(
@@ -165,6 +167,7 @@ def test_a_watch_goes_on_and_ends_with_the_instance(instance: Run) -> None:
         assert "Traceback" not in errors
 
 
+@pytest.mark.long
 def test_a_hint_says_what_to_type_and_that_helps(instance: Run) -> None:
     instance.start(QUIET.replace("intensity = 100", "intensity = 1"))
     assert instance.do("status").stdout.count("hint: fw/1 is") == 0
@@ -332,6 +335,7 @@ def test_metrics_are_served_and_agree_with_status(instance: Run) -> None:
     wait_for(lambda: not exporters(instance))
 
 
+@pytest.mark.long
 def test_metrics_tell_of_a_dead_supervisor_and_end_with_the_data_plane(instance: Run) -> None:
     port = free_port()
     instance.start(with_metrics(port))
