@@ -22,7 +22,7 @@ from dpsup.errors import Exit
 
 
 @click.command()
-@look_options()
+@look_options("100ms")
 @click.pass_context
 def status(ctx: click.Context, watch: bool, over: float, output: str) -> None:
     """Show what runs, its rates, and what to do about problems.

@@ -45,11 +45,11 @@ def duration(_: click.Context, __: click.Parameter, value: str | None) -> float 
     """A callback: "500ms" -> 0.5."""
     if value is None:
         return None
-    from dpsup.topology.values import parse_duration
+    from dpsup import text
 
     try:
-        return parse_duration(value)
-    except Exception:
+        return text.duration(value)
+    except ValueError:
         raise click.BadParameter(f'"{value}" is not a duration: write 500ms, 2s or 1m') from None
 
 

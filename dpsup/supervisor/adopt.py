@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dpsup._build import ABI, DPDK_VERSION, VERSION
-from dpsup.bus.sockets import Client, Gone
+from dpsup.bus.client import Client
+from dpsup.bus.sockets import Gone
 from dpsup.errors import DpsupError
 from dpsup.host import process
 from dpsup.host.process import Identity

@@ -25,7 +25,7 @@ MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 # Each third-party package, and each part of the standard library that reaches into C, has one home:
 # a module, or a directory ("cli/").
 HOMES = {
-    "zmq": {"bus/sockets"},
+    "zmq": {"bus/"},
     "psutil": {"host/process"},
     "click": {"cli/"},
     "pydantic": {"topology/schema"},
