@@ -3,6 +3,8 @@
 
 A code never changes its meaning. One that no longer occurs leaves the table, and its number stays
 unused. The numbers of doctor's checks are `doctor`'s own (D01 to D28).
+
+Over 600 lines: a table.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How messages say a value, a list, a near miss."""
+"""How values, lists and near misses are written in messages, and durations are read."""
 
 from __future__ import annotations
 
@@ -26,6 +26,21 @@ def show(value: object) -> str:
         text = str(value)
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= 48 else f"{text[:45]}..."
+
+
+_YEAR = 366 * 24 * 3600.0
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+DURATION = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(us|ms|s|m|h)")
+
+
+def duration(value: object) -> float:
+    """ "250ms" -> 0.25 seconds. Raises: ValueError."""
+    if not isinstance(value, str) or (m := DURATION.fullmatch(value)) is None:
+        raise ValueError(f"{show(value)} is not a duration")
+    seconds = float(m[1]) * _SECONDS[m[2]]
+    if seconds > _YEAR:
+        raise ValueError(f"{show(value)} is longer than a year")
+    return seconds
 
 
 def suggest(word: str, known: Collection[str]) -> str:

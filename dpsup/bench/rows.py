@@ -89,6 +89,10 @@ TARGETS = (
            "idle/wake_1s", "", "lower", "us", _both(200), _both(60), part="p99"),
     Target("dpsup start (2 workers) to the first packet, p50",
            "start/first_packet", "", "lower", "ms", _both(1000), _both(500)),
+    Target("dpsup --help, p50",
+           "start/command/help", "", "lower", "ms", _both(200), _both(150)),
+    Target("dpsup status of an idle instance, p50",
+           "start/command/status", "", "lower", "ms", _both(350), _both(250)),
     Target("a worker forked to ready, p50",
            "start/fork_ready", "", "lower", "ms", _both(5), _both(2)),
 )  # fmt: skip

@@ -30,7 +30,7 @@ CASES = {
     "latency": Case("through a lane and back, at 10 to 90 % of the load", "lane:latency_steps"),
     "io": Case("the io core's cycles a packet, by stage", "lane:io_steps"),
     "others": Case("testpmd, ring_perf_autotest, client_server_mp, side by side", "others:steps"),
-    "start": Case("start to first packet, attach, fork, failover, scale", "start:steps"),
+    "start": Case("start to first packet, attach, fork, failover, scale, commands", "start:steps"),
     "bus": Case("what three subscribers to 10 Hz statistics cost", "bus:steps"),
     "idle": Case("CPU of an idle instance, and its wake-up (over veth)", "idle:steps"),
     "shared": Case("four workers on one core against one", "shared:steps"),

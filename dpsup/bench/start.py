@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Case `start`: how long starting, attaching, forking, taking over and scaling take.
+"""Case `start`: how long starting, attaching, forking, taking over, scaling and commands take.
 
 Times are the instance's own: CLOCK_MONOTONIC stamps of its events, and of the workers' slots.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +28,7 @@ from dpsup.errors import DpsupError
 T = TypeVar("T")
 SCALES = 10  # a run
 KILLS = 10
+COMMANDS = 7  # of each kind a run
 BACK_S = 20.0
 # The back-off is the policy's, no cost: as short as it can be set.
 RESTARTS = (
@@ -190,8 +193,41 @@ def _one_death(rig: Rig, spares: int) -> dict[str, float]:
     return parts
 
 
+def _commands(setup: Setup) -> Step:
+    """`dpsup --help` and `dpsup status` as a user waits for them, and the interpreter alone in the
+    same turns: their ratio says what dpsup adds, on any machine."""
+    body = POOL + TWO_SILENT + group("forward", setup.cores, count=1, most=1)
+    main = "from dpsup.__main__ import main; main()"
+
+    def run(_: Watch) -> list[Reading]:
+        times: dict[str, list[float]] = {}
+        with rigs.instance(body, setup.cores) as rig:
+            asked = {
+                "python": ("pass",),
+                "help": (main, "--help"),
+                "status": (main, "-n", rig.name, "status"),
+            }
+            for _i in range(COMMANDS):
+                for name, words in asked.items():
+                    begin = time.monotonic_ns()
+                    argv = [sys.executable, "-c", *words]
+                    subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
+                    times.setdefault(name, []).append(time.monotonic_ns() - begin)
+        bare = median(times["python"])
+        return [
+            *(reading(f"command/{name}", ns) for name, ns in times.items()),
+            *(
+                Reading(f"start/command/{name}_to_python", median(times[name]) / bare, "×", "lower")
+                for name in ("help", "status")
+            ),
+        ]
+
+    return Step("start/commands", run)
+
+
 def steps(setup: Setup) -> list[Step]:
     return [
+        _commands(setup),
         _launch(setup),
         _scale(setup),
         _failover(setup, "failover", 0),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ZeroMQ: the sockets of the bus. The one module that imports zmq.
+"""ZeroMQ: the sockets of the bus that the supervisor and the primary have.
 
 `Server` answers requests in an event loop (the supervisor), `Responder` in a loop of its own (the
-primary), `Publisher` publishes, `Client` asks, synchronously, with a deadline. Nothing here waits
-without a bound, and nothing on the bus can reach the data plane.
+primary), `Publisher` publishes, `AsyncClient` asks a `Responder`. Nothing here waits without a
+bound, and nothing on the bus can reach the data plane.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import zmq
@@ -21,9 +21,9 @@ import zmq.asyncio
 
 from dpsup.bus import messages
 from dpsup.bus.messages import Answered, Limiter, ProtocolError, Publication, Reply, Request
-from dpsup.errors import DpsupError, NotRunning, TimedOut
+from dpsup.errors import DpsupError, TimedOut
 
-HIGH_WATER = 1000  # messages kept for a slow peer, then its own are dropped
+HIGH_WATER = 1000  # messages queued for a slow peer, then dropped
 LINGER_MS = 500
 
 
@@ -33,10 +33,6 @@ class Gone(DpsupError):
     code = "E0807"
 
 
-def _ipc(path: str) -> str:
-    return f"ipc://{path}"
-
-
 def _bind(socket: Any, path: str, limit: int) -> None:
     socket.setsockopt(zmq.LINGER, LINGER_MS)
     socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
@@ -44,7 +40,7 @@ def _bind(socket: Any, path: str, limit: int) -> None:
     socket.setsockopt(zmq.MAXMSGSIZE, limit)
     mask = os.umask(0o077)
     try:
-        socket.bind(_ipc(path))
+        socket.bind(f"ipc://{path}")
     finally:
         os.umask(mask)
 
@@ -54,7 +50,7 @@ def _refusal(request_id: str, error: DpsupError) -> bytes:
 
 
 class _Door:
-    """What every request passes before it is carried out: rate, form, and whether it is new."""
+    """Checks each request before it is carried out: its rate, its form, and whether it is new."""
 
     def __init__(self) -> None:
         self.limiter = Limiter()
@@ -111,14 +107,14 @@ class Server:
             reply = _refusal(request.id, e)
         except asyncio.CancelledError:
             raise
-        except Exception as e:  # a fault of ours must not take the supervisor down
+        except Exception as e:  # a bug must not end the supervisor
             reply = _refusal(request.id, DpsupError(f"internal error: {e!r}", code="E0001"))
         self._door.answered.put(request.id, reply)
         self._running.pop((peer, request.id), None)
         await self._socket.send_multipart([peer, reply])
 
     async def close(self) -> None:
-        """Answer what is under way, then close."""
+        """Wait up to 1 s for the requests in progress, then close."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1)
         self._socket.close()
@@ -153,7 +149,7 @@ class Responder:
         _bind(self._socket, path, messages.MAX_REQUEST)
         self._handle = handle
         self._door = _Door()
-        # The one peer is our own supervisor, which asks as often as it has to.
+        # The one peer is this instance's supervisor, whose requests are not limited.
         self._door.limiter = Limiter(rate=1e6, burst=1e6)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -162,7 +158,7 @@ class Responder:
         self._poller.register(fd, zmq.POLLIN)
 
     def poll(self, timeout_s: float) -> set[int]:
-        """Answer what has come; returns the watched descriptors that are readable."""
+        """Answer the requests that arrived; returns the watched descriptors that are readable."""
         ready = dict(self._poller.poll(int(timeout_s * 1000)))
         if self._socket in ready:
             self._answer()
@@ -177,7 +173,7 @@ class Responder:
                 reply = messages.encode_reply(Reply(opened.id, result=self._handle(opened)))
             except DpsupError as e:
                 reply = _refusal(opened.id, e)
-            except Exception as e:  # a fault of ours must not stop the ports
+            except Exception as e:  # a bug must not stop the ports
                 reply = _refusal(opened.id, DpsupError(f"internal error: {e!r}", code="E0001"))
             self._door.answered.put(opened.id, reply)
         else:
@@ -195,7 +191,7 @@ class AsyncClient:
     def __init__(self, path: str) -> None:
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(_ipc(path))
+        self._socket.connect(f"ipc://{path}")
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._reader = asyncio.create_task(self._read())
 
@@ -224,59 +220,9 @@ class AsyncClient:
         return reply.value()
 
     def close(self) -> None:
-        """Whoever still waits hears at once that there will be no answer."""
+        """Every request still waiting fails at once: no answer will come."""
         self._reader.cancel()
         self._socket.close()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(Gone("the primary is gone", code="E0807"))
-
-
-class Client:
-    """Ask a control socket, synchronously. `alive` says whether anybody can still answer."""
-
-    def __init__(self, path: str, alive: Callable[[], bool] = lambda: True) -> None:
-        self._alive = alive
-        self._socket: Any = zmq.Context.instance().socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(_ipc(path))
-
-    def ask(self, verb: str, timeout: float = 10.0, **args: Any) -> Any:
-        request = Request(verb, uuid.uuid4().hex, args)
-        self._socket.send_multipart([b"", messages.encode_request(request)])
-        deadline = time.monotonic() + timeout
-        while (left := deadline - time.monotonic()) > 0:
-            if not self._socket.poll(min(200, int(left * 1000) + 1)):
-                if not self._alive():
-                    raise NotRunning("the instance has ended", code="E0906")
-                continue
-            reply = messages.decode_reply(self._socket.recv_multipart()[-1])
-            if reply.id in (request.id, ""):
-                return reply.value()
-        raise TimedOut(f"no answer to `{verb}` within {timeout:g} s", code="E0904")
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class Subscriber:
-    """Follow publications of some topics."""
-
-    def __init__(self, path: str, topics: tuple[str, ...]) -> None:
-        self._socket: Any = zmq.Context.instance().socket(zmq.SUB)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        for topic in topics:
-            self._socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
-        self._socket.connect(_ipc(path))
-
-    def follow(self, alive: Callable[[], bool], step: float = 0.5) -> Iterator[Publication]:
-        """Publications until `alive`, asked in every quiet step of so many seconds, says no."""
-        while True:
-            if self._socket.poll(int(step * 1000)):
-                with contextlib.suppress(ProtocolError):
-                    yield messages.decode_publication(self._socket.recv_multipart()[-1])
-            elif not alive():
-                return
-
-    def close(self) -> None:
-        self._socket.close()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dpsup.bus.sockets import Client
+from dpsup.bus.client import Client
 from dpsup.chaos.report import DEATH, Found
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host.process import Identity

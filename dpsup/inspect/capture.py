@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dpsup._build import VERSION
-from dpsup.bus.sockets import Client
+from dpsup.bus.client import Client
 from dpsup.errors import DpsupError, HostError, UsageError
 from dpsup.instance import client
 from dpsup.instance.runtime_dir import PRIMARY

@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any
 
-from dpsup.bus.sockets import Client
+from dpsup.bus.client import Client
 from dpsup.errors import DpsupError
 from dpsup.inspect import perf_report
 from dpsup.inspect.capture import Signals

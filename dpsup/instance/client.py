@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
+from dpsup.bus.client import Client, Subscriber
 from dpsup.bus.messages import Publication
-from dpsup.bus.sockets import Client, Subscriber
 from dpsup.errors import DpsupError, NotRunning, UsageError
 from dpsup.host import process
 from dpsup.instance import runtime_dir, status

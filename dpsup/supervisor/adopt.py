@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpsup._build import ABI, DPDK_VERSION, VERSION
-from dpsup.bus.sockets import Client
+from dpsup.bus.client import Client
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
 from dpsup.host.process import Identity

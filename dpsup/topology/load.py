@@ -138,9 +138,7 @@ def _complete(topology: Topology, source: Source, path: str) -> Topology:
         update={k: path if path == AUTO else absolute(path) for k, path in folders.items()}
     )
     done = topology.model_copy(update={"ports": ports, "workers": groups, "host": host})
-    done._source = source
-    done._path = path
-    return done
+    return done.read_from(source, path)
 
 
 def _absolute_vdev(spec: str, absolute: Callable[[str], str]) -> str:

@@ -266,6 +266,11 @@ class Topology(Model):
     _source: Source = PrivateAttr(default_factory=lambda: Source(""))
     _path: str = PrivateAttr(default="")
 
+    def read_from(self, source: Source, path: str) -> Topology:
+        """This topology, which now knows its file."""
+        self._source, self._path = source, path
+        return self
+
     @property
     def source(self) -> Source:
         return self._source

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Looking at an instance twice, or again and again, and showing what came of it."""
+"""Look at an instance twice, or repeatedly, and show what happened between two looks."""
 
 from __future__ import annotations
 
@@ -15,22 +15,31 @@ from dpsup.text import listing, suggest
 from dpsup.view import graph, sections
 from dpsup.view.tables import Line
 
-EVERY_S = 1.0  # between two pictures of a watch
+EVERY_S = 1.0  # from one picture of a watch to the next
 
 
-def pictures(name: str | None, over: float, every: float) -> Iterator[dict[str, Any]]:
-    """Pictures of an instance, the first after `over` seconds, then each of the time since the last
-    one. Raises: NotRunning once it has ended."""
+def pictures(
+    name: str | None, over: float, every: float, meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[dict[str, Any]]:
+    """Pictures of an instance, the first of `over` seconds, each later one of the time since the
+    previous look. `meanwhile` is called in the first of these times. Raises: NotRunning once the
+    instance has ended."""
     with connect(name) as instance:
         before = instance.look()
+    due = time.monotonic() + over
+    meanwhile()
     name = before["status"]["name"]
-    pause = over
     while True:
-        time.sleep(pause)
-        with connect(name) as instance:  # anew: its supervisor may have gone meanwhile
+        time.sleep(max(0.0, due - time.monotonic()))
+        with connect(name) as instance:  # again: its supervisor may have ended in between
             after = instance.look()
         yield rates.picture(before, after)
-        before, pause = after, every
+        before, due = after, time.monotonic() + every
+
+
+def _load() -> None:
+    """Importing rich takes as long as all else that a command does: rates are measured then."""
+    from dpsup.view import terminal  # noqa: F401
 
 
 def _view(section: str, of: str) -> Callable[[dict[str, Any], sections.Screen], list[Line]]:
@@ -65,7 +74,7 @@ def _demand(picture: dict[str, Any], of: str) -> None:
 def show(
     name: str | None, section: str, over: float, *, watch: bool, output: str, of: str = ""
 ) -> str:
-    """Print a section; the state that the instance was in last."""
+    """Print a section. Returns the last state of the instance."""
     view = _view(section, of)
     state = ""
 
@@ -75,19 +84,23 @@ def show(
         )  # fmt: skip
         return json.dumps(doc) if watch else json.dumps(doc, indent=2)
 
-    from dpsup.view import terminal
-
-    if output == "json" or not watch:
+    if output == "json":
         for picture in pictures(name, over, EVERY_S):
             _demand(picture, of)
             state = picture["state"]
-            if output == "json":
-                print(as_json(picture), flush=True)
-            else:
-                terminal.print_lines(view(picture, terminal.screen(wide=output == "wide")))
+            print(as_json(picture), flush=True)
             if not watch:
                 break
         return state
+    if not watch:
+        picture = next(pictures(name, over, EVERY_S, _load))
+        from dpsup.view import terminal
+
+        _demand(picture, of)
+        terminal.print_lines(view(picture, terminal.screen(wide=output == "wide")))
+        return str(picture["state"])
+    from dpsup.view import terminal
+
     try:
         with terminal.live() as draw:
             for picture in pictures(name, over, EVERY_S):

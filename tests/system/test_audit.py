@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from harness import NULL, Run, wait_for
 
-from dpsup.bus.sockets import Client
+from dpsup.bus.client import Client
 from dpsup.errors import DpsupError
 from dpsup.instance.runtime_dir import PRIMARY, instances
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """DPDK's own tools against a running instance: dpdk-telemetry.py and dpdk-proc-info, as
-docs/dpdk-tools.md says how. What they print is what dpsup counts, and the instance goes on unharmed."""
+docs/dpdk-tools.md says how. What they print is what dpsup counts; the instance is unharmed."""
 
 from __future__ import annotations
 

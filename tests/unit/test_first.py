@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from click.testing import CliRunner
 from unit.fakehost import FULL, MINIMAL, machine, swap
 
 from dpsup.check.topology import PLUGINS, prepare
-from dpsup.cli import completion, init, manpage
+from dpsup.cli import completion, init, manpage, root
 from dpsup.cli.root import cli
 from dpsup.errors import DpsupError, Exit, TopologyError
 from dpsup.instance import runtime_dir
@@ -291,3 +292,38 @@ def test_did_you_mean() -> None:
     with pytest.raises(TopologyError) as caught:
         prepare(FILE, machine(text))
     assert "did you mean `macswap`?" in str(caught.value)
+
+
+# --- what is imported -----------------------------------------------------------------------------
+
+HEAVY = ("asyncio", "zmq", "pydantic", "rich", "psutil", "prometheus_client", "cffi", "dpsup._shim")
+
+
+def loaded(*words: str) -> list[str]:
+    """Modules that `dpsup WORDS` has imported when it ends."""
+    code = (
+        "import sys\nfrom dpsup.__main__ import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print('\\n'.join(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, cwd="/"
+    )
+    return done.stderr.split()
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("start", "--help")])
+def test_help_imports_nothing_that_costs_time(words: tuple[str, ...]) -> None:
+    found = loaded(*words)
+    for heavy in HEAVY:
+        assert not [one for one in found if one == heavy or one.startswith(f"{heavy}.")]
+    families = {f"dpsup.cli.{one}" for one in root.FAMILIES} & set(found)
+    assert families == ({"dpsup.cli.life"} if "start" in words else set())
+
+
+def test_each_command_is_in_the_module_that_the_table_names() -> None:
+    for module, (_, names) in root.FAMILIES.items():
+        for name, line in names.items():
+            assert root.cli.commands[name].callback is not None
+            assert root.cli.commands[name].callback.__module__ == f"dpsup.cli.{module}"
+            assert line.endswith(".") and len(line) <= 60, "one line of `dpsup --help`"
