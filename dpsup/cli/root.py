@@ -699,7 +699,7 @@ def _plan_command(file: str, output: str) -> None:
     import dataclasses
 
     from dpsup.check.topology import prepare
-    from dpsup.plan.model import format_plan
+    from dpsup.plan.text import format_plan
 
     _, made, problems = prepare(file)
     for problem in problems:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from dpsup.errors import Exit, Problem
 from dpsup.host.machine import Host, parse_cpulist, read_host
-from dpsup.plan.model import make_plan, memory_nodes
+from dpsup.plan.memory import memory_nodes
+from dpsup.plan.place import make_plan
 from dpsup.topology.model import Topology
 
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux

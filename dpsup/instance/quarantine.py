@@ -26,7 +26,8 @@ from dpsup.errors import NoSuchObject, NotPermitted, NotRunning, UsageError
 from dpsup.instance import client, runtime_dir
 from dpsup.instance.runtime_dir import PLAN, Runtime
 from dpsup.instance.status import API
-from dpsup.plan.model import Plan, state_dir
+from dpsup.plan.model import Plan
+from dpsup.plan.paths import state_dir
 
 MOST_PACKETS = 256
 MOST_BYTES = 16 << 20  # of both files of each

@@ -14,7 +14,7 @@ import pytest
 from unit.fakehost import FILE, MINIMAL, machine
 
 from dpsup.errors import DpsupError, UsageError
-from dpsup.plan.model import make_plan
+from dpsup.plan.place import make_plan
 from dpsup.supervisor import rollout
 from dpsup.supervisor.judge import Margins
 from dpsup.supervisor.rollout import Ledger, Options, Revision, Rollout
