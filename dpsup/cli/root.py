@@ -771,7 +771,7 @@ def doctor(
       dpsup doctor topology.toml --fix-script > fix.sh    read it, then: sh fix.sh
     """
     from dpsup.doctor import report
-    from dpsup.doctor.facts import Machine
+    from dpsup.host.tree import Machine
 
     findings = report.examine(file, Machine(sysroot))
     if fix_script:
