@@ -31,6 +31,8 @@ HOMES = {
     "pydantic_core": {"topology/schema"},
     "rich": {"view/terminal"},
     "cffi": set(),
+    "ctypes": set(),
+    "dpsup._libraries": {"host/process", "packets/filter"},
     "dpsup._shim": {"primary/process"},
     "matplotlib": {"bench/plot", "chaos/plot"},
     "prometheus_client": {"instance/openmetrics"},
