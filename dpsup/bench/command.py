@@ -67,8 +67,6 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
     """
     names = run.choose(options.cases)
     old = _read(options.compare) if options.compare else None
-    if options.plot:
-        plot.demand()
     for path in (options.save, options.plot, options.markdown):
         if path and not os.access(Path(path).absolute().parent, os.W_OK):
             raise UsageError(f"cannot write {path}: no such folder, or no right to")
@@ -96,7 +94,7 @@ def _finish(report: Report, old: Report | None, options: Options) -> tuple[dict[
         _write(options.save, json.dumps(doc, indent=1) + "\n")
     changes: list[Change] | None = None
     if options.plot:
-        plot.write_svg(report, options.plot)
+        _write(options.plot, plot.svg(report))
     if old is not None:
         changes = compare(old, report)
         doc["compared"] = {

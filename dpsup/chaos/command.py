@@ -52,10 +52,8 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
         )
     if os.geteuid() != 0:
         raise NotPermitted("faults are signals to an instance's processes", help="run it as root")
-    if options.plot:
-        plot.demand()
-        if not os.access(Path(options.plot).absolute().parent, os.W_OK):
-            raise UsageError(f"cannot write {options.plot}: no such folder, or no right to")
+    if options.plot and not os.access(Path(options.plot).absolute().parent, os.W_OK):
+        raise UsageError(f"cannot write {options.plot}: no such directory, or not permitted")
     seed = options.seed if options.seed is not None else random.randrange(1 << 32)
     faults = schedule(seed, kinds, rate, options.seconds)
     # Asked to end, end as on Ctrl-C: everything that was started goes.
@@ -64,7 +62,10 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
     asked = {"faults": list(kinds), "rate": rate, "seed": seed, "seconds": options.seconds}
     doc = report.document(found, asked, run.host())
     if options.plot:
-        plot.write_svg(doc, options.plot)
+        try:
+            Path(options.plot).write_text(plot.svg(doc))
+        except OSError as e:
+            raise DpsupError(f"cannot write {options.plot}: {e.strerror}") from None
     return doc, report.text(doc)
 
 

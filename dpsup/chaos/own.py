@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from dpsup.bench.child import tied
-from dpsup.chaos.pcap import read_pcap, write_pcap
 from dpsup.chaos.report import Found
 from dpsup.chaos.traffic import Traffic, check
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
 from dpsup.instance.client import connect
+from dpsup.packets.pcap import read_pcap, write_pcap
 
 LEG_BYTES = 1 << 30
 START_S = 120.0

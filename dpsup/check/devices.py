@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dpsup import limits
 from dpsup.errors import Exit, Problem, Severity
 from dpsup.packets import pcap
-from dpsup.plan.model import driver_of
+from dpsup.plan.place import driver_of
 from dpsup.text import plural, show, suggest
 from dpsup.topology.model import Port, Topology
 from dpsup.topology.schema import Path

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dpsup import limits
 from dpsup.errors import Exit, Problem, Severity
-from dpsup.plan.model import MIB, make_plan, memory_nodes, page_size
+from dpsup.plan.memory import MIB, memory_nodes, page_size
+from dpsup.plan.place import make_plan
 from dpsup.text import plural
 from dpsup.topology.model import HEADROOM, Topology
 from dpsup.topology.schema import Path

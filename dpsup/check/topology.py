@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from dpsup.check.devices import devices
 from dpsup.check.memory import hugepages, pools
 from dpsup.errors import Exit, Problem, Severity, TopologyError
-from dpsup.plan.model import Plan, eal_runtime_dir, make_plan, runtime_dir, worker_cores
+from dpsup.plan.model import Plan
+from dpsup.plan.paths import eal_runtime_dir, runtime_dir
+from dpsup.plan.place import make_plan, worker_cores
 from dpsup.text import cpus, listing, plural, show, suggest
 from dpsup.topology.load import read
 from dpsup.topology.model import Group, Topology

@@ -107,7 +107,7 @@ def print_plan(file: str, output: str) -> None:
     import dataclasses
 
     from dpsup.check.topology import prepare
-    from dpsup.plan.model import format_plan
+    from dpsup.plan.text import format_plan
 
     _, made, problems = prepare(file)
     for problem in problems:
@@ -137,7 +137,7 @@ def doctor(
       dpsup doctor topology.toml --fix-script > fix.sh    read it, then: sh fix.sh
     """
     from dpsup.doctor import report
-    from dpsup.doctor.facts import Machine
+    from dpsup.host.tree import Machine
 
     findings = report.examine(file, Machine(sysroot))
     if fix_script:

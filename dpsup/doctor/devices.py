@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from dpsup.doctor.facts import Machine, Needs
+from dpsup.doctor.facts import Needs
 from dpsup.doctor.finding import NO_FILE, Check, Finding, checked, error, info, ok, skip, warn
+from dpsup.host.tree import Machine
 
 _PCI = "/sys/bus/pci/devices"
 NO_PCI = "the topology has no PCI port"

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dpsup.doctor import CHECKS
-from dpsup.doctor.facts import Machine, Needs
+from dpsup.doctor.facts import Needs
 from dpsup.errors import Exit, Severity
+from dpsup.host.tree import Machine
 
 
 class Level(enum.StrEnum):

@@ -8,8 +8,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from dpsup.doctor.facts import Machine, Needs
+from dpsup.doctor.facts import Needs
 from dpsup.doctor.finding import NO_FILE, Check, Finding, checked, error, info, ok, skip, warn
+from dpsup.host.tree import Machine
 from dpsup.text import plural
 
 MIB = 1 << 20

@@ -8,9 +8,10 @@ import textwrap
 from typing import Any
 
 from dpsup.doctor import CHECKS, cpus, devices, memory, system
-from dpsup.doctor.facts import Machine, Needs, needs_of, of_the_file
+from dpsup.doctor.facts import Needs, needs_of, of_the_file
 from dpsup.doctor.finding import Check, Finding, Level
 from dpsup.errors import Exit, Severity, TopologyError
+from dpsup.host.tree import Machine
 
 MOST_FIXES = 6  # commands of one finding that a report shows
 

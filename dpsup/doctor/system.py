@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from dpsup.doctor.facts import Machine, Needs
+from dpsup.doctor.facts import Needs
 from dpsup.doctor.finding import Check, Finding, checked, error, info, ok, skip, warn
+from dpsup.host.tree import Machine
 
 MIB = 1 << 20
 STATE_BYTES = 16 * MIB

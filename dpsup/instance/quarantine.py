@@ -14,7 +14,6 @@ import json
 import os
 import re
 import signal
-import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -26,7 +25,9 @@ from dpsup.errors import NoSuchObject, NotPermitted, NotRunning, UsageError
 from dpsup.instance import client, runtime_dir
 from dpsup.instance.runtime_dir import PLAN, Runtime
 from dpsup.instance.status import API
-from dpsup.plan.model import Plan, state_dir
+from dpsup.packets.pcap import to_bytes
+from dpsup.plan.model import Plan
+from dpsup.plan.paths import state_dir
 
 MOST_PACKETS = 256
 MOST_BYTES = 16 << 20  # of both files of each
@@ -35,8 +36,6 @@ ASKED = "asked"  # its plugin's verdict
 FOLDER = "quarantine"
 
 _FILE = re.compile(r"(\d{4,})\.(pcap|json)")
-_SNAP = 262144
-_ETHERNET = 1
 
 
 @dataclass(slots=True)
@@ -79,7 +78,7 @@ class Folder:
             self._kept = self._look()
         kept = self._kept
         number = max(kept, default=0) + 1
-        data = _pcap(frame, story["at"])
+        data = to_bytes([frame], story["at"])
         text = json.dumps({**story, "number": number}, indent=2).encode()
         self._make_room(kept, len(data) + len(text))
         try:
@@ -143,14 +142,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         if isinstance(story, dict) and {"number", "why", "deaths"} <= story.keys():
             return story
     return None
-
-
-def _pcap(frame: bytes, at: float) -> bytes:
-    """A capture of one packet, in the byte order of the machines that dpsup runs on."""
-    seconds = int(at)
-    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, _SNAP, _ETHERNET)
-    record = struct.pack("<IIII", seconds, int((at - seconds) * 1e6), len(frame), len(frame))
-    return head + record + frame
 
 
 # --- stories --------------------------------------------------------------------------------------

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""pcapng, as much of it as captures need: blocks as bytes. Pure.
+"""pcapng, as much of it as dpsup needs: four kinds of block written, packets found. Pure.
 
-Of the packages that write pcapng none is needed by many, and four kinds of block are a page; their
-layout is that of draft-ietf-opsawg-pcapng. Times are nanoseconds since 1970. Little-endian.
+Own code, although python-pcapng and scapy exist: a capture writes a block a packet and must not
+wait 0.6 s for an import, a scan reads untrusted files and must not raise, and the layout
+(draft-ietf-opsawg-pcapng) of four kinds of block is a page. What is written is little-endian, with
+times in nanoseconds since 1970.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from mmap import mmap
 
 ETHERNET = 1  # LINKTYPE_ETHERNET
 INBOUND, OUTBOUND = 1, 2  # direction
 
-_SECTION, _INTERFACE, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 5, 6
+_SECTION, _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _STATISTICS, _PACKET = (
+    0x0A0D0D0A, 1, 2, 3, 5, 6,
+)  # fmt: skip
 _ORDER_MAGIC = 0x1A2B3C4D
 _COMMENT = 1
 _USER_APPLICATION = 4
@@ -23,6 +29,8 @@ _FLAGS, _PACKET_ID = 2, 5
 _RECEIVED, _DROPPED = 4, 5
 
 Option = tuple[int, bytes]
+
+# --- written --------------------------------------------------------------------------------------
 
 
 def _options(options: Iterable[Option]) -> bytes:
@@ -39,7 +47,7 @@ def _block(kind: int, body: bytes) -> bytes:
 
 
 def section(application: str) -> bytes:
-    """What a file begins with."""
+    """The first block of a file."""
     head = struct.pack("<IHHq", _ORDER_MAGIC, 1, 0, -1)
     return _block(_SECTION, head + _options([(_USER_APPLICATION, application.encode())]))
 
@@ -80,7 +88,48 @@ def packet(
 
 
 def statistics(number: int, at_ns: int, received: int, missed: int) -> bytes:
-    """What there was at an interface, and what of it is not in the file."""
+    """The packets that an interface had, and those of them that are not in the file."""
     options = [(_RECEIVED, struct.pack("<Q", received)), (_DROPPED, struct.pack("<Q", missed))]
     head = struct.pack("<III", number, at_ns >> 32, at_ns & 0xFFFFFFFF)
     return _block(_STATISTICS, head + _options(options))
+
+
+# --- read -----------------------------------------------------------------------------------------
+
+
+def is_pcapng(data: bytes | mmap) -> bool:
+    return len(data) >= 12 and data[:4] == b"\n\r\r\n"
+
+
+@dataclass(slots=True)
+class Interface:
+    """The first one of a file."""
+
+    link_type: int = ETHERNET
+    snap: int | None = None
+
+
+def records(data: bytes | mmap, first: Interface) -> Iterator[tuple[int, int, int]]:
+    """Where each block ends, up to the first one that cannot be whole; of a packet also how many
+    bytes were captured and how many it had, of another block -1. Fills in `first`."""
+    at, order, size_of_all = 0, "<", len(data)
+    head = struct.Struct("<II").unpack_from
+    while at + 12 <= size_of_all:
+        kind, size = head(data, at)
+        if kind == _SECTION:  # the same in both byte orders
+            order = "<" if struct.unpack_from("<I", data, at + 8)[0] == _ORDER_MAGIC else ">"
+            head = struct.Struct(f"{order}II").unpack_from
+            kind, size = head(data, at)
+        end = at + size
+        if size < 12 or size % 4 or end > size_of_all:
+            return
+        captured = length = -1
+        if kind in (_PACKET, _OLD_PACKET) and size >= 32:
+            captured, length = head(data, at + 20)
+        elif kind == _SIMPLE_PACKET and size >= 16:
+            (length,) = struct.unpack_from(f"{order}I", data, at + 8)
+            captured = min(length, first.snap or length)
+        elif kind == _INTERFACE and size >= 20 and first.snap is None:
+            first.link_type, first.snap = struct.unpack_from(f"{order}HxxI", data, at + 8)
+        yield end, captured, length
+        at = end

@@ -47,7 +47,7 @@ def _document(path: str | None, kind: str) -> Doc | None:
 
 def _doctor(file: str) -> Doc | None:
     from dpsup.doctor import report
-    from dpsup.doctor.facts import Machine
+    from dpsup.host.tree import Machine
 
     machine = Machine("/")
     try:

@@ -28,7 +28,8 @@ from dpsup.host.machine import Host, read_host
 from dpsup.instance import runtime_dir
 from dpsup.instance.client import connect, find, running
 from dpsup.instance.runtime_dir import Runtime, State
-from dpsup.plan.model import Plan, make_plan
+from dpsup.plan.model import Plan
+from dpsup.plan.place import make_plan
 from dpsup.supervisor import adopt
 from dpsup.supervisor.policy import Ending, History, Policy, Verdict, decide
 from dpsup.text import plural

@@ -26,7 +26,7 @@ def _read(path: str) -> tuple[Topology, Plan]:
     """Raises: TopologyError. What the host lacks for a second start does not matter here."""
     from dpsup.check.topology import check
     from dpsup.host.machine import read_host
-    from dpsup.plan.model import make_plan
+    from dpsup.plan.place import make_plan
     from dpsup.topology.load import read
 
     host = read_host()

@@ -12,7 +12,7 @@ from typing import Any
 from unit.fakehost import FILE, MINIMAL, machine
 
 from dpsup.instance.runtime_dir import Runtime
-from dpsup.plan.model import make_plan
+from dpsup.plan.place import make_plan
 from dpsup.supervisor.model import Machine, Model, Sitter
 from dpsup.topology.load import load
 

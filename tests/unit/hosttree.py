@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dpsup.doctor.facts import Machine
+from dpsup.host.tree import Machine
 
 NIC, MLX = "0000:3b:00.0", "0000:af:00.0"
 PMDS = "/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0"

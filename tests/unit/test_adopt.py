@@ -12,7 +12,8 @@ import pytest
 from unit.fakehost import FILE, FULL, MINIMAL, machine
 from unit.test_chains import CHAIN
 
-from dpsup.plan.model import Plan, make_plan
+from dpsup.plan.model import Plan
+from dpsup.plan.place import make_plan
 from dpsup.supervisor import adopt, snapshot
 from dpsup.supervisor.policy import History
 from dpsup.supervisor.steering import EMPTY

@@ -17,7 +17,7 @@ from dpsup.advise.lanes import uneven
 from dpsup.advise.piece import Piece
 from dpsup.advise.window import Window, mersenne, pool_need
 from dpsup.check.memory import pool_needs
-from dpsup.plan.model import make_plan
+from dpsup.plan.place import make_plan
 from dpsup.primary.process import plan_document
 from dpsup.supervisor.notices import Notices
 from dpsup.topology.load import load

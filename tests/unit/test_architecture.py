@@ -33,8 +33,9 @@ HOMES = {
     "pydantic_core": {"topology/schema"},
     "rich": {"view/terminal"},
     "cffi": set(),
+    "ctypes": set(),
+    "dpsup._libraries": {"host/process", "packets/filter"},
     "dpsup._shim": {"primary/process"},
-    "matplotlib": {"bench/plot", "chaos/plot"},
     "prometheus_client": {"instance/openmetrics"},
     "graphviz": {"view/dot"},
 }
@@ -49,8 +50,8 @@ PURE = {
     "supervisor/judge", "supervisor/notices", "supervisor/histograms", "supervisor/stories",
     "cli/manpage",
     "advise", "report",
-    "bench/compare", "bench/document", "bench/model", "bench/rows", "bench/stats", "bench/table",
-    "chaos/report", "chaos/traffic", "chaos/schedule",
+    "bench/compare", "bench/document", "bench/model", "bench/plot", "bench/rows", "bench/stats",
+    "bench/table", "chaos/plot", "chaos/report", "chaos/traffic", "chaos/schedule",
 }  # fmt: skip
 # The modules of those directories that carry out what the others decide.
 EFFECTS = {

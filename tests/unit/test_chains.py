@@ -5,7 +5,7 @@ import pytest
 from unit.fakehost import FILE, machine
 
 from dpsup.errors import Problem, Severity
-from dpsup.plan.model import make_plan
+from dpsup.plan.place import make_plan
 from dpsup.topology.chains import hops, reach
 from dpsup.topology.load import load
 from dpsup.topology.model import Topology

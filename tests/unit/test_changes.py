@@ -20,7 +20,8 @@ from dpsup.plan.diff import (
     keys,
     pending,
 )
-from dpsup.plan.model import GroupPlan, make_plan
+from dpsup.plan.model import GroupPlan
+from dpsup.plan.place import make_plan
 from dpsup.topology.load import load
 from dpsup.topology.model import Topology
 

@@ -17,9 +17,9 @@ import pytest
 from unit.hosttree import CPU, FLAGS, HUGE, LIMITS, MLX, NIC, PMDS, TOPOLOGY, Tree, sound
 
 from dpsup.doctor import CHECKS, report
-from dpsup.doctor.facts import Machine
 from dpsup.doctor.finding import Finding, Level
 from dpsup.errors import Exit, TopologyError
+from dpsup.host.tree import Machine
 
 DEVICE = f"sys/bus/pci/devices/{NIC}"
 BAD = (Level.WARN, Level.ERROR)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.all import Ether, PcapNgWriter, Raw, wrpcap
+from scapy.all import Ether, PcapNgWriter, Raw, rdpcap, wrpcap
 from unit.fakehost import pcap
 
 from dpsup.packets import pcap as pcap_file
@@ -90,10 +90,16 @@ def test_length_that_cannot_be_is_damage() -> None:
 
 
 def test_large_file_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pcap_file, "MOST_PACKETS", 3)
+    monkeypatch.setattr(pcap_file, "MOST_RECORDS", 3)
     assert scan(pcap([(60, 60)] * 5), 99) == Capture(packets=3, whole=False)
     monkeypatch.setattr(pcap_file, "MOST_BYTES", 24 + 2 * 76)
     assert scan(pcap([(60, 60)] * 5), 99) == Capture(packets=2, whole=False)
+
+
+def test_blocks_that_are_no_packets_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pcap_file, "MOST_RECORDS", 9)
+    data = pcapng([]) + block("<", 5, b"") * 20
+    assert scan(data, 99) == Capture(whole=False)
 
 
 def test_what_scapy_writes(tmp_path: Path) -> None:
@@ -105,6 +111,26 @@ def test_what_scapy_writes(tmp_path: Path) -> None:
     for name in "ab":
         found = scan((tmp_path / name).read_bytes(), 1522)
         assert found == Capture(packets=2, long=1, first_long=2, longest=1614), name
+
+
+def test_scapy_reads_what_is_written(tmp_path: Path) -> None:
+    frames = [bytes(n) for n in (14, 60, 9000)]
+    path = tmp_path / "a.pcap"
+    path.write_bytes(pcap_file.to_bytes(frames, 1_800_000_000.25))
+    read = rdpcap(str(path))
+    assert [bytes(p) for p in read] == frames
+    assert [float(p.time) for p in read] == pytest.approx([1_800_000_000.25] * 3, abs=1e-5)
+    assert list(pcap_file.read_pcap(path)) == frames
+
+
+@pytest.mark.parametrize(("order", "magic"), ORDERS)
+def test_frames_of_every_kind_of_pcap(tmp_path: Path, order: str, magic: int) -> None:
+    path = tmp_path / "a.pcap"
+    path.write_bytes(pcap([(60, 60), (9, 9)], order, magic))
+    assert [len(f) for f in pcap_file.read_pcap(path)] == [60, 9]
+    path.write_bytes(pcap([(60, 60), (9, 10)], order, magic))
+    with pytest.raises(pcap_file.CutError):
+        list(pcap_file.read_pcap(path))
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", pcap([]), pcapng([])]))

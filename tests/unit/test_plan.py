@@ -14,15 +14,10 @@ from unit.fakehost import FILE, FULL, GIB, MIB, MINIMAL, FakeHost, machine, swap
 
 from dpsup import limits
 from dpsup.host.machine import Host, Hugetlbfs, Pages, PciDevice
-from dpsup.plan.model import (
-    Plan,
-    buckets_bytes,
-    driver_of,
-    format_plan,
-    make_plan,
-    pool_bytes,
-    slot_bytes,
-)
+from dpsup.plan.memory import buckets_bytes, pool_bytes, slot_bytes
+from dpsup.plan.model import Plan
+from dpsup.plan.place import driver_of, make_plan
+from dpsup.plan.text import format_plan
 from dpsup.text import ranges
 from dpsup.topology.load import load
 from dpsup.topology.model import Group, Mempool, Topology

@@ -15,7 +15,8 @@ from unit.fakehost import FILE, FULL, machine
 from dpsup.errors import NoSuchObject, NotRunning, UsageError
 from dpsup.instance import quarantine
 from dpsup.instance.quarantine import Folder, Keeper, describe
-from dpsup.plan.model import Plan, make_plan
+from dpsup.plan.model import Plan
+from dpsup.plan.place import make_plan
 from dpsup.topology.load import load
 
 

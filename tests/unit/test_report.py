@@ -9,6 +9,7 @@ import json
 import re
 from html.parser import HTMLParser
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from unit import looks
@@ -194,3 +195,30 @@ def test_charts_of_nothing_are_left_out() -> None:
     whole = charts.histogram("x", {"bounds": [1e-4, 1.0], "counts": [0, 0], "count": 2, "sum": 9.0})
     assert whole is not None
     assert ">more<" in whole
+
+
+# --- charts as files ------------------------------------------------------------------------------
+
+
+def test_steps_are_round_and_reach_the_largest_value() -> None:
+    assert charts._steps(157.2) == [0, 50, 100, 150, 200]
+    assert charts._steps(0) == [0, 1]
+    for most in (1e-3, 0.7, 1, 3, 9.99, 10, 99, 12345):
+        steps = charts._steps(most)
+        assert steps[-1] >= most * (1 - 1e-6)
+        assert 2 <= len(steps) <= 7
+
+
+def test_a_file_is_a_picture_of_its_own() -> None:
+    marks = [(1.0, "kill"), (2.0, "stop"), (2.5, "kill")]
+    drawn = charts.timeline_file(
+        "a <title>", [(0.1, 5.0), (3.0, 9.0)], 3.0, "packets", marks,
+        {"kill": "#c00", "stop": "#0c0", "hang": "#00c"},
+    )  # fmt: skip
+    root = ElementTree.fromstring(drawn)
+    words = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a <title>", "kill (2)", "stop (1)", "packets", "10"} <= set(words)
+    assert not any(word and word.startswith("hang") for word in words)
+    bars = charts.bars_file("t", [("one", {"near": (5, 4, 6)})], "Mpps", {"near": "#00c"})
+    ElementTree.fromstring(bars)
+    assert "5.00" in bars

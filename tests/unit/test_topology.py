@@ -17,7 +17,8 @@ from unit.fakehost import FILE, FULL, MINIMAL, machine, swap
 from dpsup import limits
 from dpsup.check.topology import check, prepare
 from dpsup.errors import Exit, Problem, Severity, TopologyError
-from dpsup.plan.model import format_plan, make_plan
+from dpsup.plan.place import make_plan
+from dpsup.plan.text import format_plan
 from dpsup.topology.load import load
 from dpsup.topology.model import Topology
 from dpsup.topology.values import parse_vdev

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The hugepage memory that an instance needs, by NUMA node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpsup.plan.model import MemoryPlan
+from dpsup.supervisor.steering import BUCKETS
+from dpsup.topology.model import Group, Mempool, Topology
+
+if TYPE_CHECKING:
+    from dpsup.host.machine import Host
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+# What DPDK adds to the bytes of packets (22.11 and 24.11).
+_LINE = 64
+_MBUF = 128  # struct rte_mbuf
+_OBJECT_HEADER = 64  # struct rte_mempool_objhdr, padded
+_CACHE_PER_LCORE = 9 * KIB  # struct rte_mempool_cache, for each of
+_LCORES = 128  # RTE_MAX_LCORE
+_SLACK = 1.01  # objects do not cross pages
+
+_CONTROL_BLOCK = 2 * MIB
+_SLOT_UNIT = 2 * MIB  # slots have pages of their own, in one zone (shim/slot.c)
+_SLOT_HEAD = 64 * KIB
+_STATE_HEAD = 16  # struct dps_state_head
+# EAL, ethdev and drivers; the pages that alignment loses; 152 KiB for each seed's attach.
+_RESERVE = 32 * MIB
+_RESERVE_PER_1000_DESCRIPTORS = 64 * KIB
+
+
+def _up(size: float, unit: int) -> int:
+    return -(-int(size) // unit) * unit
+
+
+def pool_bytes(pool: Mempool) -> int:
+    lines = _up(_OBJECT_HEADER + _MBUF + pool.data_room, _LINE) // _LINE
+    # DPDK spreads objects over memory channels: an odd number of lines each.
+    objects = pool.mbufs * (lines | 1) * _LINE
+    ring = 8 << pool.mbufs.bit_length()
+    caches = _LCORES * _CACHE_PER_LCORE if pool.cache else 0
+    return int(objects * _SLACK) + ring + caches
+
+
+def slot_bytes(group: Group, n_io: int) -> int:
+    lane = 256 + group.ring * (8 + 32)  # indices, words, meta
+    state = _LINE + group.state if group.state else 0
+    return _up(_SLOT_HEAD + n_io * lane + state, _SLOT_UNIT)
+
+
+def buckets_bytes(group: Group) -> int:
+    """The state of a group's buckets, each on lines of its own behind a head."""
+    if not group.bucket_state:
+        return 0
+    return _up(BUCKETS * _up(_STATE_HEAD + group.bucket_state, _LINE), _SLOT_UNIT)
+
+
+def page_size(topology: Topology) -> int:
+    """The size of all hugepages of the instance."""
+    return next((pool.page_size for pool in topology.mempools.values()), 2 * MIB)
+
+
+def memory_nodes(topology: Topology, host: Host) -> dict[int, int]:
+    """The bytes needed of each NUMA node, a multiple of the page size each."""
+    n_io = len(topology.io_cores)
+    page = page_size(topology)
+    need: dict[int, float] = {}
+    for pool in topology.mempools.values():
+        need[pool.numa] = need.get(pool.numa, 0) + _up(pool_bytes(pool), 2 * MIB)
+    home = min(need, default=0)
+    need[home] = need.get(home, 0) + _slots(topology, n_io) + _RESERVE
+    for port in topology.ports:
+        device = host.pci.get(port.device)
+        node = device.numa if device and device.numa >= 0 else home
+        descriptors = (port.descriptors.rx + port.descriptors.tx) * max(1, n_io)
+        # A driver allocates its queues near the device.
+        base = 0 if node in need else _RESERVE
+        rings = -(-descriptors // 1000) * _RESERVE_PER_1000_DESCRIPTORS
+        need[node] = need.get(node, 0) + base + rings
+    return {node: _up(size, page) for node, size in need.items()}
+
+
+def _slots(topology: Topology, n_io: int) -> int:
+    return _CONTROL_BLOCK + sum(
+        slot_bytes(g, n_io) * g.max + buckets_bytes(g) for g in topology.workers
+    )
+
+
+def memory_plan(topology: Topology, host: Host) -> tuple[MemoryPlan, dict[int, int]]:
+    page = page_size(topology)
+    by_node = memory_nodes(topology, host)
+    if explicit := topology.host.hugepages:
+        # What is more than needed goes where the first pool is.
+        home = min(by_node)
+        by_node[home] += max(0, _up(explicit, page) - sum(by_node.values()))
+    total = sum(by_node.values())
+    pools = sum(_up(pool_bytes(pool), 2 * MIB) for pool in topology.mempools.values())
+    slots = _slots(topology, len(topology.io_cores))
+    pages = host.hugepages.get(page)
+    return (
+        MemoryPlan(
+            pools=pools,
+            slots=slots,
+            reserve=total - pools - slots,
+            total=total,
+            page_size=page,
+            pages_needed=total // page,
+            pages_free=pages.free if pages else 0,
+        ),
+        by_node,
+    )

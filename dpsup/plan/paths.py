@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The directories of an instance: what the topology names, else what systemd or XDG give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dpsup.topology.model import Topology
+from dpsup.topology.values import AUTO
+
+if TYPE_CHECKING:
+    from dpsup.host.machine import Host
+
+
+def runtime_dir(topology: Topology, host: Host) -> str:
+    if topology.host.runtime_dir != AUTO:
+        return topology.host.runtime_dir
+    # systemd gives several folders with colons between them; the first is the unit's own.
+    given = host.env.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if given:
+        return given
+    if host.is_root:
+        return f"/run/dpsup/{topology.name}"
+    user = host.env.get("XDG_RUNTIME_DIR")
+    return f"{user}/dpsup/{topology.name}" if user else f"/tmp/dpsup-{host.uid}/{topology.name}"
+
+
+def state_dir(name: str, env: Mapping[str, str], *, is_root: bool, uid: int) -> str:
+    """Where what outlives an instance lies."""
+    given = env.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return given
+    if is_root:
+        return f"/var/lib/dpsup/{name}"
+    home = env.get("HOME")
+    state = env.get("XDG_STATE_HOME") or (f"{home}/.local/state" if home else "")
+    return f"{state}/dpsup/{name}" if state else f"/var/tmp/dpsup-{uid}/{name}"
+
+
+def quarantine_dir(topology: Topology, host: Host) -> str:
+    if topology.host.quarantine_dir != AUTO:
+        return topology.host.quarantine_dir
+    folder = state_dir(topology.name, host.env, is_root=host.is_root, uid=host.uid)
+    return f"{folder}/quarantine"
+
+
+def eal_runtime_dir(host: Host) -> str:
+    """Where EAL keeps its sockets, by its own rule (eal_create_runtime_dir)."""
+    default = "/var/run" if host.is_root else host.env.get("XDG_RUNTIME_DIR", "/tmp")
+    return f"{host.env.get('RUNTIME_DIRECTORY', default)}/dpdk"

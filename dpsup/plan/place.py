@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a start will do, decided before anything is touched.
+
+`make_plan(topology, host, generation)` is pure: it assigns CPUs, numbers queues, slots and lanes,
+sums memory, and builds EAL's arguments. `dpsup plan` prints the plan, the primary carries it out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpsup.plan.memory import MIB, memory_plan
+from dpsup.plan.model import ChainPlan, GroupPlan, IoPlan, Plan, PoolPlan, PortPlan, ScalePlan
+from dpsup.plan.paths import quarantine_dir, runtime_dir
+from dpsup.topology import chains
+from dpsup.topology.model import Group, Topology
+
+if TYPE_CHECKING:
+    from dpsup.host.machine import Host
+
+
+def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
+    """Decide everything about a start. Total for every topology that `load` accepts."""
+    supervisor_cores = topology.host.supervisor_cores
+    io = tuple(
+        IoPlan(i, i + 1, core, topology.io[table].burst, topology.io[table].idle, table)
+        for i, (core, table) in enumerate(
+            (core, n) for n, one in enumerate(topology.io) for core in one.cores
+        )
+    )
+    pools = tuple(
+        PoolPlan(name, pool.mbufs, pool.data_room, pool.cache, pool.numa, pool.page_size)
+        for name, pool in topology.mempools.items()
+    )
+    memory, by_node = memory_plan(topology, host)
+    prefix = f"dpsup-{topology.name}-g{generation}"
+    hugepage_dir = _hugepage_dir(host, memory.page_size)
+    lcores = [f"0@{_cpu_set(supervisor_cores)}", *(f"{one.lcore}@{one.core}" for one in io)]
+    sizes = ",".join(str(by_node.get(node, 0) // MIB) for node in range(max(by_node) + 1))
+    pci = [word for port in topology.ports if port.pci for word in ("-a", port.pci)]
+    eal_args = (
+        "--proc-type=primary",
+        f"--file-prefix={prefix}",
+        f"--lcores={','.join(lcores)}",
+        "--main-lcore=0",
+        f"--socket-mem={sizes}",
+        f"--socket-limit={sizes}",
+        *([f"--huge-dir={hugepage_dir}"] if hugepage_dir else []),
+        *(pci or ["--no-pci"]),
+        *topology.host.eal_extra,
+    )
+    groups = _groups(topology, host)
+    return Plan(
+        name=topology.name,
+        generation=generation,
+        topology_file=topology.file,
+        runtime_dir=runtime_dir(topology, host),
+        quarantine_dir=quarantine_dir(topology, host),
+        file_prefix=prefix,
+        hugepage_dir=hugepage_dir,
+        eal_args=eal_args,
+        supervisor_cores=supervisor_cores,
+        io=io,
+        pools=pools,
+        ports=_ports(topology, host),
+        groups=groups,
+        chains=tuple(ChainPlan(c.name, c.path, c.on_down) for c in topology.chains),
+        n_slots=sum(group.max for group in groups),
+        memory=memory,
+        metrics_listen=topology.metrics.listen,
+    )
+
+
+def worker_cores(topology: Topology, host: Host) -> tuple[tuple[int, ...], ...]:
+    """The CPU of every slot of every group.
+
+    Slots that start with a worker choose before those that only `scale` would fill.
+    """
+    io = {core for core, _ in topology.io_cores}
+    taken = io | set(topology.host.supervisor_cores)
+    explicit = {core for group in topology.workers for core in group.cores}
+    cpus = sorted(host.allowed)
+    free = (
+        [cpu for cpu in cpus if cpu not in taken | explicit]
+        or [cpu for cpu in cpus if cpu not in taken]
+        or [cpu for cpu in cpus if cpu not in io]
+        or cpus
+        or [0]
+    )
+    uses = dict.fromkeys(free, 0)
+    chosen: list[list[int]] = [[] for _ in topology.workers]
+
+    def choose(index: int, until: int) -> None:
+        group = topology.workers[index]
+        near = host.numa.get(_node_of(topology, group), frozenset())
+        while len(chosen[index]) < until:
+            if group.cores:
+                core = group.cores[len(chosen[index]) % len(group.cores)]
+            else:
+                core = min(free, key=lambda cpu: (uses[cpu], cpu not in near, cpu))
+                uses[core] += 1
+            chosen[index].append(core)
+
+    for index, group in enumerate(topology.workers):
+        choose(index, group.count)
+    for index, group in enumerate(topology.workers):
+        choose(index, group.max)
+    return tuple(tuple(cores) for cores in chosen)
+
+
+def _node_of(topology: Topology, group: Group) -> int:
+    """The NUMA node that the group's packets lie in."""
+    for name in group.input or ():
+        port = topology.port(name)
+        if port and port.mempool in topology.mempools:
+            return topology.mempools[port.mempool].numa
+    return 0
+
+
+def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
+    groups: list[GroupPlan] = []
+    first_slot = 0
+    table = chains.hops(topology)
+    reach = chains.reach(topology, table)
+    for group, cores in zip(topology.workers, worker_cores(topology, host), strict=True):
+        restart, scale, index = group.restart, group.scale, len(groups)
+        groups.append(
+            GroupPlan(
+                name=group.name,
+                plugin=group.plugin,
+                plugin_path=group.plugin if group.is_file else "",
+                args=group.args,
+                count=group.count,
+                max=group.max,
+                spares=group.spares,
+                first_slot=first_slot,
+                ring=group.ring,
+                on_full=group.on_full,
+                state=group.state,
+                bucket_state=group.bucket_state,
+                cores=cores,
+                restart_policy=restart.policy,
+                intensity=restart.intensity,
+                period=restart.period,
+                backoff_initial=restart.backoff.initial,
+                backoff_factor=restart.backoff.factor,
+                backoff_max=restart.backoff.max,
+                stall_after=group.health.stall_after,
+                on_stopped=group.health.stopped,
+                next=table[index],
+                reach=reach[index],
+                on_down=chains.on_down(topology, group.name),
+                at_zero=group.at_zero,
+                scale=ScalePlan(
+                    scale.min,
+                    scale.max or group.max,
+                    scale.target_busy,
+                    scale.cooldown,
+                    scale.dry_run,
+                )
+                if group.is_autoscaled
+                else None,
+                strategy=restart.strategy,
+                backoff_jitter=restart.backoff.jitter,
+            )
+        )
+        first_slot += group.max
+    return tuple(groups)
+
+
+def _ports(topology: Topology, host: Host) -> tuple[PortPlan, ...]:
+    pools = tuple(topology.mempools)
+    fed = {
+        port: index for index, group in enumerate(topology.workers) for port in group.input or ()
+    }
+    return tuple(
+        PortPlan(
+            name=port.name,
+            device=port.device,
+            vdev=port.vdev or "",
+            driver=driver_of(port.device, host) if port.vdev else "",
+            pool=pools.index(port.mempool),
+            required=port.required,
+            rx_desc=port.descriptors.rx,
+            tx_desc=port.descriptors.tx,
+            rx_free=port.thresholds.rx_free,
+            rx_drop=port.thresholds.rx_drop,
+            tx_free=port.thresholds.tx_free,
+            mtu=port.mtu,
+            promiscuous=port.promiscuous,
+            rss_fields=(*port.rss.fields, *port.rss.inner),
+            rss_key=port.rss.key,
+            group=fed.get(port.name, -1),
+        )
+        for port in topology.ports
+    )
+
+
+def driver_of(device: str, host: Host) -> str:
+    """The driver that EAL picks for a virtual device: the one whose name begins the device's.
+
+    Old names work too (eth_pcap0 is net_pcap's). Unknown ones are cut at their number.
+    """
+    name = f"net_{device[4:]}" if device.startswith("eth_") else device
+    if name.startswith("net_bond"):
+        name = name.replace("net_bond", "net_bonding", 1)  # alias eth_bond
+    fitting = [driver for driver in host.pmds if name.startswith(driver)]
+    return max(fitting, key=len) if fitting else device.rstrip("0123456789")
+
+
+def _cpu_set(cores: tuple[int, ...]) -> str:
+    text = ",".join(map(str, cores))
+    return text if len(cores) == 1 else f"({text})"
+
+
+def _hugepage_dir(host: Host, page_size: int) -> str:
+    mounts = [mount for mount in host.hugetlbfs if mount.page_size == page_size]
+    return next((m.path for m in mounts if m.writable), mounts[0].path if mounts else "")
