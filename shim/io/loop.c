@@ -57,7 +57,7 @@ tx_send(struct io *io, uint32_t index, struct rte_mbuf **m, uint32_t n)
 {
 	struct dps_port_stats *stats = &io->port[index];
 	enum dps_stage from = io->stage;
-	bool mirrored = unlikely(io->mirror != NULL) && mirror_tx(io, index, m, n);
+	bool captured = unlikely(io->capture != NULL) && capture_tx(io, index, m, n);
 	uint64_t bytes = 0;
 	uint32_t sent;
 
@@ -65,8 +65,8 @@ tx_send(struct io *io, uint32_t index, struct rte_mbuf **m, uint32_t n)
 		bytes += m[i]->pkt_len;
 	stage(io, DPS_STAGE_TX);
 	sent = rte_eth_tx_burst(the_primary.port[index].id, io->tx[index].queue, m, n);
-	if (unlikely(mirrored))
-		mirror_settle(io, sent);
+	if (unlikely(captured))
+		capture_settle(io, sent);
 	stage(io, from);
 	for (uint32_t i = sent; i < n; i++)
 		bytes -= m[i]->pkt_len;
@@ -244,8 +244,8 @@ lane_lend(struct io *io, struct lane *lane, struct rte_mbuf *m)
 static void __rte_noinline
 watch_lent(struct io *io, const struct lane *lane)
 {
-	if (io->mirror != NULL)
-		mirror_lent(io, lane);
+	if (io->capture != NULL)
+		capture_lent(io, lane);
 	if (io->stopwatch != NULL)
 		stopwatch_lent(io, lane);
 }
@@ -339,26 +339,26 @@ steer(struct io *io, struct io_group *g, struct rte_mbuf *m)
 {
 	g->load[bucket_of(m)]++;
 	if (unlikely(g->waits[bucket_of(m)]) || unlikely(!place(io, g, m)))
-		hold(g, m, bucket_of(m));
+		waiting_add(g, m, bucket_of(m));
 }
 
 static uint32_t
-release_held(struct io *io, struct io_group *g)
+release_waiting(struct io *io, struct io_group *g)
 {
 	struct waiting_queue *q = &g->ready;
 	uint32_t moved = 0;
 
-	hold_settle(io, g);
+	waiting_settle(io, g);
 	if (g->stirred)
-		hold_stir(g);
+		waiting_stir(g);
 	for (; q->tail != q->head; q->tail++, moved++) {
 		const struct waiting *w = &q->entry[q->tail & q->mask];
 
 		if (!place(io, g, w->m))
 			return moved;
-		hold_done(g, w);
+		waiting_done(g, w);
 	}
-	hold_rest(g);
+	waiting_rest(g);
 	return moved;
 }
 
@@ -546,8 +546,8 @@ receive_lone(struct io *io, const struct rx_queue *rxq, struct lane *lane)
 	uint32_t n;
 
 	n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
-	if (unlikely(io->mirror != NULL))
-		mirror_rx(io, port_index, m, n);
+	if (unlikely(io->capture != NULL))
+		capture_rx(io, port_index, m, n);
 	stage(io, DPS_STAGE_STEER);
 	for (uint32_t i = 0; i < n; i++) {
 		struct rte_mbuf *p = m[i];
@@ -605,8 +605,8 @@ rx_queue_poll(struct io *io, const struct rx_queue *rxq)
 		n = receive_lone(io, rxq, lone);
 	} else {
 		n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
-		if (unlikely(io->mirror != NULL))
-			mirror_rx(io, rxq->port, m, n);
+		if (unlikely(io->capture != NULL))
+			capture_rx(io, rxq->port, m, n);
 		stage(io, DPS_STAGE_STEER);
 		if (n > 0)
 			receive_all(io, rxq, g, m, n);
@@ -699,7 +699,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 			break;
 		dps_count(&lane->stats.requeued, 1);
 		dps_count(&io->stats.requeued, 1);
-		hold_again(&io->group[lane->group], m, bucket_of(m));
+		waiting_again(&io->group[lane->group], m, bucket_of(m));
 		return;
 	}
 	free_counted(&lane->stats.bad_verdict, m);
@@ -730,7 +730,7 @@ may_take_back(const struct io *io, uint64_t word)
 		return arg >= the_primary.n_ports || has_room(io, arg);
 	case DPS_V_GROUP:
 		return arg >= the_primary.n_groups ||
-		       io->group[arg].n_held <= io->group[arg].held_most;
+		       io->group[arg].n_waiting <= io->group[arg].waiting_most;
 	default:
 		return true;
 	}
@@ -796,15 +796,15 @@ collect(struct io *io, struct lane *lane)
 static void __rte_noinline
 watch_back(struct io *io, const struct lane *lane)
 {
-	if (io->mirror != NULL)
-		mirror_back(io, lane, lane_back(lane, DPS_IO_BURST));
+	if (io->capture != NULL)
+		capture_back(io, lane, lane_back(lane, DPS_IO_BURST));
 }
 
 static void __rte_noinline
 watch_taken(struct io *io, const struct lane *lane, uint32_t taken)
 {
-	if (io->mirror != NULL)
-		mirror_taken(io, lane, taken);
+	if (io->capture != NULL)
+		capture_taken(io, lane, taken);
 	if (io->stopwatch != NULL)
 		stopwatch_back(io, lane);
 }
@@ -891,7 +891,7 @@ idle(struct io *io, uint64_t us)
 		// Of other io cores' packets for its ports nobody would tell it.
 		if (the_primary.n_io == 1)
 			t.tv_nsec = NAP_WATCHED_NS;
-		io->woken = doze(io, &t);
+		io->woken = sleep_on_queues(io, &t);
 		return;
 	}
 	if (us < LONG_US)
@@ -928,7 +928,7 @@ io_turn(struct io *io)
 		work += xfer_pull(io);
 	for (uint32_t i = 0; i < the_primary.n_groups; i++)
 		if (unlikely(io->group[i].moving)) {
-			work += release_held(io, &io->group[i]);
+			work += release_waiting(io, &io->group[i]);
 			publish_all(io);
 		}
 	for (uint32_t i = 0; i < the_primary.n_ports; i++)

@@ -603,7 +603,7 @@ bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
 	if (!story->corrupt)
 		find_successor(w, slot, story);
 	if (story->successor == 0)
-		lend_look();
+		rebucket_look();
 	keep_counters(s, sitter_of(w));
 	seats[slot].story = story_tell(story);
 }
