@@ -313,16 +313,21 @@ int watchdog_start(void);
 
 // warden.c
 int wardens_start(void);
-bool version_is_used(uint32_t group, uint32_t version);
 int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);   // takes no signal
+
+// berth.c
+bool version_is_used(uint32_t group, uint32_t version);
+
+// story.c
 uint64_t story_tell(const struct dps_story *story);     // its seq
-void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
+
+// seat.c
+void slot_lock(uint32_t slot);                  // of its seat; never taken by an io core
 void slot_unlock(uint32_t slot);
 bool seat_is_corrupt(uint32_t slot);            // its last sitter left lanes that nobody can repair
-bool seat_revoke(uint32_t slot);                // take it back from who was told to sit down, under
-						// the lock; false: too late, somebody sits
-uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when nobody sits, 0: somebody does
-uint64_t story_tell(const struct dps_story *story);
+bool seat_revoke(uint32_t slot);                // take it back from the process that was told to sit
+						// down, under the lock; false: too late, it sits
+uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when it is empty, 0: it is taken
 
 // rebucket.c
 int rebucket_start(void);

@@ -389,7 +389,8 @@ int dps_bucket_state_get(uint32_t group, uint32_t bucket, struct dps_state_head 
 // health.c: after which time without progress a worker counts as stuck.
 int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
 
-// warden.c: a berth for the next process, by its index; the ticket is what that process must show.
+// recovery/berth.c, seat.c, counters.c, story.c: a berth for the next process, by its index; the ticket
+// is what that process must show.
 int dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket);    // -EBUSY: somebody sits
 int dps_spare_prepare(uint32_t group, uint32_t version, uint32_t *ticket);
 int dps_spare_facts(uint32_t group, uint32_t version,   // of one that is ready; -ENOENT: there is none
