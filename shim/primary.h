@@ -17,8 +17,8 @@
 enum {
 	TX_WAIT = 1024,         // packets that wait for a port that refuses them, a power of two
 	TX_MOST = 512,          // handed to a driver at once
-	HOLD_GATE = 512,        // held packets at which lossless inputs are left alone
-	HOLD_MOST = 8192,       // packets held in a group and io core, a power of two
+	WAITING_GATE = 512,     // held packets at which lossless inputs are left alone
+	WAITING_MOST = 8192,    // packets held in a group and io core, a power of two
 	XFER_SIZE = 1024,       // packets under way from io core to io core
 	HOP_LIMIT = 8,
 	RXQ_MOST = 256,         // rx queues that one io core polls
@@ -46,7 +46,7 @@ struct waiting_queue {
 // One group in one io core.
 struct io_group {
 	uint8_t map[DPS_BUCKETS];       // bucket -> lane, DPS_NO_SLOT: none
-	uint8_t waits[DPS_BUCKETS];     // 1: packets of this bucket go to the hold queue
+	uint8_t waits[DPS_BUCKETS];     // 1: packets of this bucket wait
 	uint32_t first;                 // lane of member 0
 	uint32_t max;
 	uint32_t fed;                   // members with a bucket
@@ -72,8 +72,8 @@ struct io_group {
 	uint64_t pause_ns;              // dps_group_stats.pause_ns, and pause
 	uint64_t pause[DPS_PAUSES];
 	uint32_t n_back;                // packets here that came back as REQUEUE
-	uint32_t n_held;                // and all others
-	uint32_t held_most;             // HOLD_MOST; room for all that is under way if it holds
+	uint32_t n_waiting;             // and all others
+	uint32_t waiting_most;          // WAITING_MOST; room for all that is under way if it holds
 	struct waiting_queue again;     // those that came back, while their lane drains
 	struct waiting_queue parked;    // those whose bucket waits for a lane
 	struct waiting_queue ready;     // those that wait for room
@@ -111,7 +111,7 @@ enum io_op {
 	OP_RELEASE,                     // the oldest packets from quarantine
 	OP_MARK,
 	OP_LEAK,
-	OP_MIRROR,                      // from now on, 0: no longer
+	OP_CAPTURE,                     // from now on, 0: no longer
 	OP_STOPWATCH,                   // likewise
 	OP_STOP
 };
@@ -162,8 +162,8 @@ struct io {
 	bool timed;                     // this turn is
 	enum dps_stage stage;           // that the clock runs for
 	uint64_t stage_since;           // TSC
-	bool watched;                   // mirror or stopwatch
-	struct mirror *mirror;          // NULL: nobody captures
+	bool watched;                   // capture or stopwatch
+	struct capture *capture;        // NULL: nobody captures
 	struct stopwatch *stopwatch;    // NULL: nobody asks how long packets take
 	uint32_t n_active;
 	struct lane *active[DPS_MAX_SLOTS];     // lanes with packets out
@@ -256,9 +256,9 @@ pool_shared(const struct rte_mempool *mp)
 }
 
 // sleep.c
-bool doze_wants_interrupts(const char *driver);
-void doze_init(struct io *io);
-bool doze(struct io *io, const struct timespec *most);
+bool sleep_wants_interrupts(const char *driver);
+void sleep_init(struct io *io);
+bool sleep_on_queues(struct io *io, const struct timespec *most);
 
 // The NIC's own hash of a packet, where it gives the one that was asked for (port.hw_rss).
 static inline bool
@@ -309,25 +309,30 @@ char thread_state(int32_t pid, int32_t tid);    // the kernel's letter: R, S, D,
 bool health_waits(int32_t pid, uint64_t cpu);   // for its CPU, since it had used so much
 
 // watchdog.c
-int pulse_start(void);
+int watchdog_start(void);
 
 // warden.c
 int wardens_start(void);
-bool version_is_used(uint32_t group, uint32_t version);
 int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);   // takes no signal
+
+// berth.c
+bool version_is_used(uint32_t group, uint32_t version);
+
+// story.c
 uint64_t story_tell(const struct dps_story *story);     // its seq
-void slot_lock(uint32_t slot);                  // of who sits there; never taken by an io core
+
+// seat.c
+void slot_lock(uint32_t slot);                  // of its seat; never taken by an io core
 void slot_unlock(uint32_t slot);
 bool seat_is_corrupt(uint32_t slot);            // its last sitter left lanes that nobody can repair
-bool seat_revoke(uint32_t slot);                // take it back from who was told to sit down, under
-						// the lock; false: too late, somebody sits
-uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when nobody sits, 0: somebody does
-uint64_t story_tell(const struct dps_story *story);
+bool seat_revoke(uint32_t slot);                // take it back from the process that was told to sit
+						// down, under the lock; false: too late, it sits
+uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when it is empty, 0: it is taken
 
 // rebucket.c
-int lend_start(void);
-void lend_look(void);                           // something has changed: look soon
-void lend_stop(void);
+int rebucket_start(void);
+void rebucket_look(void);                       // something has changed: look soon
+void rebucket_stop(void);
 
 // requests.c: the io cores are asked by one thread at a time, and a map is changed by one.
 void asking_lock(void);
@@ -353,13 +358,13 @@ void audit_begin(void);
 
 // capture.c. What is copied of a burst counts once the io core has settled how many of it are done
 // with; the next burst's takes its place.
-struct mirror *mirror_of(uint32_t io);
-void mirror_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n);
-bool mirror_tx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n);  // true: settle it
-void mirror_lent(struct io *io, const struct lane *lane);       // before it is published
-void mirror_back(struct io *io, const struct lane *lane, uint32_t n);   // before it is collected
-void mirror_taken(struct io *io, const struct lane *lane, uint32_t taken);      // settles that
-void mirror_settle(struct io *io, uint32_t taken);
+struct capture *capture_of(uint32_t io);
+void capture_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n);
+bool capture_tx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n);  // true: settle it
+void capture_lent(struct io *io, const struct lane *lane);      // before it is published
+void capture_back(struct io *io, const struct lane *lane, uint32_t n);  // before it is collected
+void capture_taken(struct io *io, const struct lane *lane, uint32_t taken);     // settles that
+void capture_settle(struct io *io, uint32_t taken);
 
 // perf.c
 struct stopwatch *stopwatch_of(uint32_t io);
@@ -370,15 +375,15 @@ void stopwatch_back(struct io *io, const struct lane *lane);    // after it was 
 void io_answer(struct io *io, uint32_t asked);
 
 // waiting.c, on the io core
-void hold(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);
-void hold_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);      // back as REQUEUE
-void hold_done(struct io_group *g, const struct waiting *w);                    // it waits no more
-void hold_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old);
-void hold_sort(struct io_group *g);                                             // after such moves
-void hold_forget(struct io_group *g, uint32_t member);  // its lane begins anew, with nothing out
-void hold_settle(struct io *io, struct io_group *g);    // whoever need not wait any more is ready
-void hold_stir(struct io_group *g);
-void hold_rest(struct io_group *g);                     // nothing is ready
+void waiting_add(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);
+void waiting_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);   // back as REQUEUE
+void waiting_done(struct io_group *g, const struct waiting *w);                 // it waits no more
+void waiting_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old);
+void waiting_sort(struct io_group *g);                                          // after such moves
+void waiting_forget(struct io_group *g, uint32_t member);  // its lane begins anew, with nothing out
+void waiting_settle(struct io *io, struct io_group *g);  // whoever need not wait any more is ready
+void waiting_stir(struct io_group *g);
+void waiting_rest(struct io_group *g);                  // nothing is ready
 
 // What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where nobody but
 // flow director rules would write; the io core has the header to itself from rx to tx.

@@ -211,7 +211,7 @@ struct dps_sitter_info {
 };
 
 // What is remembered of an io core from look to look. Nanoseconds.
-struct dps_pulse {
+struct dps_watchdog {
 	uint64_t turns;
 	uint64_t last_ns;           // the look before
 	uint64_t last_cpu;
@@ -267,25 +267,25 @@ struct dps_stray {
 
 // What is seen of a packet in a capture: one arrives or leaves by a port, is lent to a worker, or comes
 // back from it.
-enum dps_mirror_what {
-	DPS_MIRROR_RX = 0,
-	DPS_MIRROR_TX = 1,
-	DPS_MIRROR_LENT = 2,
-	DPS_MIRROR_BACK = 3,
-	DPS_N_MIRROR = 4,
-	DPS_MIRROR_SKIP = 255,      // no packet
-	DPS_MIRROR_SNAP = 65536     // most bytes of a packet
+enum dps_capture_what {
+	DPS_CAPTURE_RX = 0,
+	DPS_CAPTURE_TX = 1,
+	DPS_CAPTURE_LENT = 2,
+	DPS_CAPTURE_BACK = 3,
+	DPS_N_CAPTURE = 4,
+	DPS_CAPTURE_SKIP = 255,     // no packet
+	DPS_CAPTURE_SNAP = 65536    // most bytes of a packet
 };
 
 // A captured packet; its bytes follow. dpsup/inspect/capture.py reads the same.
-struct dps_mirrored {
+struct dps_captured {
 	uint64_t tsc;               // TSC cycles
 	uint32_t size;              // of this and the packet's bytes and what fills it up
 	uint32_t length;            // bytes over all segments
 	uint32_t captured;          // of those, that follow
 	uint32_t index;             // in its lane
 	uint16_t verdict;           // of one that comes back
-	uint8_t what;               // DPS_MIRROR_*
+	uint8_t what;               // DPS_CAPTURE_*
 	uint8_t io;
 	uint8_t port;               // that it came in by; of TX, that it leaves by
 	uint8_t slot;
@@ -293,7 +293,7 @@ struct dps_mirrored {
 	uint8_t bad;                // 1: a verdict that nothing can be done with
 };
 
-struct dps_mirror_conf {
+struct dps_capture_conf {
 	uint64_t slots;             // bit s: what goes to slot s and comes back
 	uint32_t rx_ports;          // bit p
 	uint32_t tx_ports;          // or ports, never both
@@ -302,7 +302,7 @@ struct dps_mirror_conf {
 	uint32_t n_filter;          // instructions, 0: every packet
 };
 
-struct dps_mirror_stats {
+struct dps_capture_stats {
 	uint64_t captured;
 	uint64_t missed;            // wanted, and not copied: no room, or too many in one turn
 	uint64_t waiting;           // bytes not read yet
@@ -389,7 +389,8 @@ int dps_bucket_state_get(uint32_t group, uint32_t bucket, struct dps_state_head 
 // health.c: after which time without progress a worker counts as stuck.
 int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
 
-// warden.c: a berth for the next process, by its index; the ticket is what that process must show.
+// recovery/berth.c, seat.c, counters.c, story.c: a berth for the next process, by its index; the ticket
+// is what that process must show.
 int dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket);    // -EBUSY: somebody sits
 int dps_spare_prepare(uint32_t group, uint32_t version, uint32_t *ticket);
 int dps_spare_facts(uint32_t group, uint32_t version,   // of one that is ready; -ENOENT: there is none
@@ -411,7 +412,7 @@ uint64_t dps_stories(void);                             // seq of the last one
 int dps_story_get(uint64_t seq, struct dps_story *out); // -ENOENT: too old, or to come
 
 // watchdog.c: what is new (DPS_STORY_IO_*), 0: nothing. `run`: the kernel's letter for its state.
-int dps_pulse_look(struct dps_pulse *pulse, uint64_t now_ns, uint64_t turns, uint64_t cpu_ns,
+int dps_watchdog_look(struct dps_watchdog *w, uint64_t now_ns, uint64_t turns, uint64_t cpu_ns,
 		   int run);
 
 // requests.c
@@ -439,7 +440,7 @@ int dps_audit_search(uint32_t pool, struct dps_stray *out, uint32_t n, uint32_t 
 int dps_test_leak(uint32_t slot);
 
 // rebucket.c
-int dps_group_lend(uint32_t group, uint64_t after_ns);  // 0: never; see there
+int dps_group_rebucket(uint32_t group, uint64_t after_ns);  // 0: never; see there
 
 // evidence.c: an io core's packets in quarantine, the oldest first, until they are given up. `bytes`
 // gets as many as there is room for; their number is returned. -ENOENT: there is no such packet.
@@ -452,11 +453,11 @@ int dps_slot_requeue(uint32_t slot);    // returns packets handed back for steer
 
 // capture.c: `filter` is BPF, an instruction a word: code 16 bits, jt 8, jf 8, k 32. -EBUSY: somebody
 // captures; -EINVAL: the filter is none.
-int dps_mirror_start(const struct dps_mirror_conf *conf, const uint64_t *filter);
-int dps_mirror_stop(void);              // what was captured can still be read
-int dps_mirror_free(void);
-int dps_mirror_read(uint32_t io, uint8_t *out, uint32_t room);  // whole records; returns bytes
-int dps_mirror_stats_get(struct dps_mirror_stats *out);
+int dps_capture_start(const struct dps_capture_conf *conf, const uint64_t *filter);
+int dps_capture_stop(void);             // what was captured can still be read
+int dps_capture_free(void);
+int dps_capture_read(uint32_t io, uint8_t *out, uint32_t room);  // whole records; returns bytes
+int dps_capture_stats_get(struct dps_capture_stats *out);
 
 // perf.c: one slot at a time, -EBUSY: another one is.
 int dps_perf_start(uint32_t slot);

@@ -51,7 +51,6 @@ struct seed {
 	const char *file_prefix;
 	const char *lcores;
 	const char *huge_dir;
-	const char *name;
 	const char *dpdk_version;
 	uint64_t generation;
 	uint64_t primary_start;
@@ -65,8 +64,6 @@ struct seed {
 		pid_t pid;                      // 0: free
 		uint32_t berth;
 	} child[CHILDREN];
-	char *title;
-	size_t title_len;
 };
 
 static struct seed seed = { .notify = -1, .orders = -1 };
@@ -199,20 +196,6 @@ close_all_but(const int *keep, int n)
 		last = keep[i];
 	}
 	return syscall(SYS_close_range, last + 1, ~0U, 0) == 0 ? 0 : -errno;
-}
-
-void
-worker_rename(const struct shared *shared, uint32_t group, uint32_t member)
-{
-	const struct dps_group_conf *conf = &shared->ctl->group[group];
-	char name[16], index[16] = "spare";
-
-	if (member < conf->max)
-		snprintf(index, sizeof(index), "%u", member);
-	snprintf(name, sizeof(name), "%.9s/%.5s", conf->name, index);
-	prctl(PR_SET_NAME, name);
-	memset(seed.title, 0, seed.title_len);
-	snprintf(seed.title, seed.title_len, "dpsup-worker: %s %s/%s", seed.name, conf->name, index);
 }
 
 // An inherited socket of EAL's would keep a dead seed's address alive and block the primary's IPC.
@@ -445,7 +428,7 @@ parse(int argc, char **argv)
 		case 'f': seed.file_prefix = optarg; break;
 		case 'l': seed.lcores = optarg; break;
 		case 'h': seed.huge_dir = optarg; break;
-		case 'n': seed.name = optarg; break;
+		case 'n': seed.shared.name = optarg; break;
 		case 'd': seed.dpdk_version = optarg; break;
 		case 'g': seed.generation = strtoull(optarg, NULL, 10); break;
 		case 'p': seed.primary_pid = atoi(optarg); break;
@@ -456,7 +439,7 @@ parse(int argc, char **argv)
 		}
 	}
 	if (seed.socket_path == NULL || seed.file_prefix == NULL || seed.lcores == NULL ||
-	    seed.name == NULL || seed.dpdk_version == NULL || seed.primary_pid <= 0)
+	    seed.shared.name == NULL || seed.dpdk_version == NULL || seed.primary_pid <= 0)
 		refuse(DPS_EXIT_USAGE, "this program is started by dpsup, with --socket, "
 		       "--file-prefix, --lcores, --name, --dpdk, --generation, --primary, "
 		       "--primary-start, --abi, --notify");
@@ -468,11 +451,11 @@ keep_arguments(int argc, char **argv)
 {
 	char *end = argv[argc - 1] + strlen(argv[argc - 1]) + 1;
 
-	seed.title = argv[0];
-	seed.title_len = end - argv[0];
+	seed.shared.title = argv[0];
+	seed.shared.title_len = end - argv[0];
 	seed.socket_path = strdup(seed.socket_path);
 	seed.file_prefix = strdup(seed.file_prefix);
-	seed.name = strdup(seed.name);
+	seed.shared.name = strdup(seed.shared.name);
 }
 
 int

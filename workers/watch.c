@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fatal.h"
 #include "lease.h"
 #include "worker.h"
 
@@ -25,8 +26,6 @@ enum {
 	LEASE_MS = 100,         // for the data thread to be gone
 	STACK = 64 << 10        // bytes
 };
-
-static const int fatal[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP, SIGSYS };
 
 static const struct shared *of;
 static struct dps_sitter *me;           // NULL: the seed, which has no lease
@@ -64,8 +63,8 @@ catch_fatal(void)
 	sigaltstack(&alternate, NULL);
 	// A fault in the handler itself ends the process by the signal's default.
 	sigfillset(&action.sa_mask);
-	for (size_t i = 0; i < sizeof(fatal) / sizeof(fatal[0]); i++)
-		sigaction(fatal[i], &action, NULL);
+	for (size_t i = 0; i < sizeof(dps_fatal) / sizeof(dps_fatal[0]); i++)
+		sigaction(dps_fatal[i], &action, NULL);
 }
 
 // --- the watcher ----------------------------------------------------------------------------------

@@ -17,6 +17,21 @@
 #include "lease.h"
 #include "worker.h"
 
+void
+worker_rename(const struct shared *shared, uint32_t group, uint32_t member)
+{
+	const struct dps_group_conf *conf = &shared->ctl->group[group];
+	char name[16], index[16] = "spare";
+
+	if (member < conf->max)
+		snprintf(index, sizeof(index), "%u", member);
+	snprintf(name, sizeof(name), "%.9s/%.5s", conf->name, index);
+	prctl(PR_SET_NAME, name);
+	memset(shared->title, 0, shared->title_len);
+	snprintf(shared->title, shared->title_len, "dpsup-worker: %s %s/%s", shared->name, conf->name,
+		 index);
+}
+
 static void __attribute__((noreturn))
 leave(struct dps_sitter *me, int notify, int code)
 {

@@ -26,13 +26,16 @@ struct shared {
 		uint64_t len;           // bytes
 		uint64_t page;          // bytes
 	} range[256];                   // hugepage memory, to be faulted in by each worker
+	const char *name;               // of the instance
+	char *title;                    // the seed's arguments, which ps shows; a worker writes its own
+	size_t title_len;               // bytes
 };
 
 // worker.c: become a worker, or a spare first; called in a fresh child, does not return.
 void worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, int notify)
 	__attribute__((noreturn));
 
-// seed.c: what ps shows.
+// worker.c: what ps shows; a member that the group does not have: a spare.
 void worker_rename(const struct shared *shared, uint32_t group, uint32_t member);
 
 // watch.c: end with the primary; and, of a worker, when its data thread (the caller) crashes.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`dpsup capture`: what the io cores mirror, as lines or as pcapng.
 
-The primary hands out records as the io cores wrote them (shim/shim.h: struct dps_mirrored). Each io
+The primary hands out records as the io cores wrote them (shim/shim.h: struct dps_captured). Each io
 core's are in order; those of several are put in order here: what was stamped before a read began
 has been published by the next one.
 """
@@ -34,8 +34,8 @@ from dpsup.text import plural
 
 SIGN_S = 1.0  # between two signs of life
 EVERY_S = 0.05  # between two reads that found nothing
-RX, TX, LENT, BACK = range(4)  # enum dps_mirror_what
-_RECORD = struct.Struct("<QIIIIHBBBBBB")  # struct dps_mirrored
+RX, TX, LENT, BACK = range(4)  # enum dps_capture_what
+_RECORD = struct.Struct("<QIIIIHBBBBBB")  # struct dps_captured
 _DROP, _OUT, _GROUP, _QUARANTINE, _REQUEUE = (kind << 12 for kind in range(5))  # DPS_V_*
 
 Ask = Callable[..., Any]

@@ -147,7 +147,7 @@ class Mirror(Leased):
             help="end that one; it also ends by itself when its process does",
         )
         id = self.lease.take(f"process {want(args, 'pid', int)}, of {name},", now, busy)
-        conf = self._ffi.new("struct dps_mirror_conf *")
+        conf = self._ffi.new("struct dps_capture_conf *")
         conf.rx_ports = conf.tx_ports = sum(1 << p for p in target.ports)
         conf.slots = sum(1 << s for s in target.slots)
         conf.ios = sum(1 << i for i in target.ios)
@@ -155,8 +155,8 @@ class Mirror(Leased):
         conf.n_filter = len(words)
         self._slots = target.slots
         try:
-            ret = self._lib.dps_mirror_start(conf, self._ffi.new("uint64_t[]", words or [0]))
-            self._check("mirror_start", ret)
+            ret = self._lib.dps_capture_start(conf, self._ffi.new("uint64_t[]", words or [0]))
+            self._check("capture_start", ret)
         except DpsupError:
             self.lease.end()
             raise
@@ -175,15 +175,15 @@ class Mirror(Leased):
         """What was captured since the last read; `before`: the TSC when this one began."""
         self.lease.renew(want(args, "id", str), now)
         if want(args, "stop", bool, False):
-            self._check("mirror_stop", self._lib.dps_mirror_stop())
+            self._check("capture_stop", self._lib.dps_capture_stop())
         before = int(self._lib.dps_tsc())
         parts, left = [], READ_BYTES
         for io in range(len(self._plan["io"])):
-            n = self._check("mirror_read", self._lib.dps_mirror_read(io, self._room, left))
+            n = self._check("capture_read", self._lib.dps_capture_read(io, self._room, left))
             parts.append(bytes(self._ffi.buffer(self._room, n)))
             left -= n
-        stats = self._ffi.new("struct dps_mirror_stats *")
-        self._check("mirror_stats_get", self._lib.dps_mirror_stats_get(stats))
+        stats = self._ffi.new("struct dps_capture_stats *")
+        self._check("capture_stats_get", self._lib.dps_capture_stats_get(stats))
         return {
             "records": base64.b64encode(b"".join(parts)).decode(),
             "before": before,
@@ -203,7 +203,7 @@ class Mirror(Leased):
 
     def _free(self) -> None:
         # If an io core does not answer, the next look tries again.
-        self._check("mirror_free", self._lib.dps_mirror_free())
+        self._check("capture_free", self._lib.dps_capture_free())
         self.lease.end()
         self._slots = []
 

@@ -329,7 +329,7 @@ class Primary:
         _check("ctl_group", lib.dps_ctl_group(index, conf))
         _check("group_version", lib.dps_group_version(index, 0, _version(group)))
         self._health(index, group)
-        _check("group_lend", lib.dps_group_lend(index, int(group["lend_after"] * 1e9)))
+        _check("group_rebucket", lib.dps_group_rebucket(index, int(group["lend_after"] * 1e9)))
 
     @staticmethod
     def _health(index: int, group: dict[str, Any]) -> None:

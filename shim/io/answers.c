@@ -30,7 +30,7 @@ op_map(struct io *io, struct io_group *g)
 {
 	bool fed[DPS_NO_SLOT + 1] = { false };
 
-	hold_settle(io, g);
+	waiting_settle(io, g);
 	g->when_empty = io->arg_when_empty;
 	g->holes = 0;
 	for (uint32_t b = 0; b < DPS_BUCKETS; b++) {
@@ -43,12 +43,12 @@ op_map(struct io *io, struct io_group *g)
 			continue;
 		g->map[b] = new;
 		if (old != DPS_NO_SLOT)
-			hold_moved(io, g, b, old);
+			waiting_moved(io, g, b, old);
 	}
-	hold_sort(g);
+	waiting_sort(g);
 	dps_store32(&g->move, io->arg_move);
 	// At once where nothing drains: this io core may go to sleep now.
-	hold_settle(io, g);
+	waiting_settle(io, g);
 	g->fed = 0;
 	for (uint32_t i = 0; i < g->max; i++)
 		g->fed += fed[i];
@@ -97,7 +97,7 @@ op_reset(struct io *io, uint32_t slot)
 	lane->collected = 0;
 	lane->ready = 0;
 	lane->draining = false;
-	hold_forget(&io->group[lane->group], slot - io->group[lane->group].first);
+	waiting_forget(&io->group[lane->group], slot - io->group[lane->group].first);
 	lane->requeue = 0;
 	lane->turn = lane_turn(0, lane_version(lane, lane->turn), lane_version(lane, lane->turn));
 	lane->corrupt = false;
@@ -153,7 +153,7 @@ op_stop(struct io *io)
 		drop_waiting(io, &g->parked);
 		drop_waiting(io, &g->ready);
 		dps_store32(&g->n_back, 0);
-		dps_store32(&g->n_held, 0);
+		dps_store32(&g->n_waiting, 0);
 	}
 	io->stop = true;
 }
@@ -188,13 +188,13 @@ io_answer(struct io *io, uint32_t asked)
 	case OP_RELEASE:
 		op_release(io, io->arg);
 		break;
-	case OP_MIRROR:
-		io->mirror = io->arg ? mirror_of(io->index) : NULL;
-		io->watched = io->mirror != NULL || io->stopwatch != NULL;
+	case OP_CAPTURE:
+		io->capture = io->arg ? capture_of(io->index) : NULL;
+		io->watched = io->capture != NULL || io->stopwatch != NULL;
 		break;
 	case OP_STOPWATCH:
 		io->stopwatch = io->arg ? stopwatch_of(io->index) : NULL;
-		io->watched = io->mirror != NULL || io->stopwatch != NULL;
+		io->watched = io->capture != NULL || io->stopwatch != NULL;
 		break;
 	case OP_STOP:
 		op_stop(io);

@@ -358,7 +358,7 @@ hash_12_clmul(const uint8_t *p)
 	const __m128i first = _mm_setr_epi8(7, 6, 5, 4, -1, -1, -1, -1, 11, 10, 9, 8, -1, -1, -1, -1);
 	const __m128i last = _mm_setr_epi8(15, 14, 13, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
 	const __m128i low = _mm_set1_epi8(0x0f);
-	const __m128i mirror = _mm_setr_epi8(0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15);
+	const __m128i capture = _mm_setr_epi8(0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15);
 	// Four bytes before the addresses, so as not to read past the ports.
 	__m128i input = _mm_loadu_si128((const __m128i *)(p - 4));
 	__m128i key = _mm_loadu_si128((const __m128i *)windows);
@@ -371,8 +371,8 @@ hash_12_clmul(const uint8_t *p)
 						  _mm_cvtsi64_si128(windows[2]), 0x00));
 	x = _mm_srli_epi64(x, 31);
 	// The first bit is the lowest: turn each byte, then their order.
-	x = _mm_or_si128(_mm_slli_epi16(_mm_shuffle_epi8(mirror, _mm_and_si128(x, low)), 4),
-			 _mm_shuffle_epi8(mirror, _mm_and_si128(_mm_srli_epi16(x, 4), low)));
+	x = _mm_or_si128(_mm_slli_epi16(_mm_shuffle_epi8(capture, _mm_and_si128(x, low)), 4),
+			 _mm_shuffle_epi8(capture, _mm_and_si128(_mm_srli_epi16(x, 4), low)));
 	return rte_bswap32(_mm_cvtsi128_si32(x));
 }
 

@@ -18,7 +18,7 @@
 
 enum { ANSWER_MS = 2000 };      // for an io core to answer, far above any burst
 
-// Two threads ask: the control thread, and the lender. Never taken before a slot's lock.
+// Two threads ask: the control thread, and the one that moves buckets. Never taken before a slot's lock.
 static pthread_mutex_t asking = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 // bucket -> member, as last ordered; changed under that lock.
@@ -127,14 +127,14 @@ lane_init(struct io *io, uint32_t slot)
 	return lane->shadow == NULL ? -ENOMEM : 0;
 }
 
-// Where packets must not be lost, inputs are left alone from HOLD_GATE held ones on. What may still
+// Where packets must not be lost, inputs are left alone from WAITING_GATE held ones on. What may still
 // come after that is what all lanes of all groups have: with room for it, no lane ever has to wait
 // for a group, and two groups that send to each other cannot wait for each other.
 static uint32_t
-held_room(const struct dps_group_conf *conf)
+waiting_room(const struct dps_group_conf *conf)
 {
 	const struct dps_ctl *ctl = the_primary.ctl;
-	uint32_t room = HOLD_MOST;
+	uint32_t room = WAITING_MOST;
 
 	for (uint32_t i = 0; i < ctl->n_groups && conf->hold; i++)
 		room += ctl->group[i].max * ctl->group[i].ring;
@@ -163,14 +163,14 @@ group_init(struct io *io, uint32_t group)
 	g->max = conf->max;
 	g->hold = conf->hold;
 	g->together = conf->bucket_state > 0;
-	g->held_most = held_room(conf) - 1;
+	g->waiting_most = waiting_room(conf) - 1;
 	memcpy(g->next, conf->next, sizeof(g->next));
 	g->reach = conf->reach;
 	memset(g->from, DPS_NO_SLOT, sizeof(g->from));
 	back = conf->max * conf->ring;
-	if (queue_init(&g->again, back) != 0 || queue_init(&g->parked, held_room(conf) + back) != 0)
+	if (queue_init(&g->again, back) != 0 || queue_init(&g->parked, waiting_room(conf) + back) != 0)
 		return -ENOMEM;
-	return queue_init(&g->ready, held_room(conf) + back);
+	return queue_init(&g->ready, waiting_room(conf) + back);
 }
 
 // Queue q of a port belongs to io core q mod n; where a port has fewer tx queues than there are io
@@ -236,7 +236,7 @@ dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
 	ret = queues_assign(io);
 	if (ret != 0)
 		return ret;
-	doze_init(io);
+	sleep_init(io);
 	for (uint32_t i = 0; i < p->n_pools; i++)
 		io->low_water[i] = p->pool[i]->size;
 	io->created = true;
@@ -266,7 +266,7 @@ dps_io_start(void)
 		if (ret != 0)
 			return ret;
 	}
-	return pulse_start();
+	return watchdog_start();
 }
 
 int
@@ -275,7 +275,7 @@ dps_io_stop(void)
 	struct primary *p = &the_primary;
 	int ret;
 
-	lend_stop();
+	rebucket_stop();
 	if (!p->io_running)
 		return 0;
 	ret = io_ask_all(OP_STOP, 0);
@@ -345,7 +345,7 @@ dps_io_map(uint32_t group, const uint8_t *member, uint32_t n, uint32_t when_empt
 	if (ret == 0)
 		ret = io_ask_all(OP_MAP, group);
 	asking_unlock();
-	lend_look();
+	rebucket_look();
 	return ret;
 }
 
@@ -400,9 +400,9 @@ ahead(const uint32_t *head, const uint32_t *tail)
 }
 
 static uint32_t
-waiting(const struct io_group *g)
+waiting_in(const struct io_group *g)
 {
-	return dps_load32(&g->n_held) + dps_load32(&g->n_back);
+	return dps_load32(&g->n_waiting) + dps_load32(&g->n_back);
 }
 
 int
@@ -421,7 +421,7 @@ dps_io_stats_get(uint32_t index, struct dps_io_stats *out)
 	out->xfer = 0;
 	out->tx_waiting = 0;
 	for (uint32_t i = 0; i < p->n_groups; i++)
-		out->held += waiting(&io->group[i]);
+		out->held += waiting_in(&io->group[i]);
 	for (uint32_t i = 0; i < p->n_io; i++)
 		out->xfer += rte_ring_count(io->xfer[i]);
 	for (uint32_t i = 0; i < p->n_ports; i++)
@@ -443,7 +443,7 @@ dps_group_stats_get(uint32_t group, struct dps_group_stats *out)
 		out->no_worker += g->no_worker;
 		out->hold_full += g->hold_full;
 		out->bypassed += g->bypassed;
-		out->held += waiting(g);
+		out->held += waiting_in(g);
 		out->moving |= g->moving;
 		out->pause_ns += g->pause_ns;
 		for (uint32_t k = 0; k < DPS_PAUSES; k++)

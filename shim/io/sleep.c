@@ -19,7 +19,7 @@
 // A driver whose rx interrupts are descriptors that are there anyway, so that asking for them costs
 // nothing and cannot fail for want of hardware.
 bool
-doze_wants_interrupts(const char *driver)
+sleep_wants_interrupts(const char *driver)
 {
 	return strcmp(driver, "net_tap") == 0;
 }
@@ -73,7 +73,7 @@ queue_fd(const struct rx_queue *rxq)
 
 	if (rte_eth_dev_info_get(port->id, &dev) != 0)
 		return -1;
-	if (doze_wants_interrupts(dev.driver_name))
+	if (sleep_wants_interrupts(dev.driver_name))
 		return rte_eth_dev_rx_intr_ctl_q_get_fd(port->id, rxq->queue);
 	if (strcmp(dev.driver_name, "net_af_packet") == 0 &&
 	    packet_sockets(dev.if_index, found, RXQ_MOST) == port->rx_queues)
@@ -83,7 +83,7 @@ queue_fd(const struct rx_queue *rxq)
 
 // Before the io core runs, once its ports are started.
 void
-doze_init(struct io *io)
+sleep_init(struct io *io)
 {
 	io->n_fds = 0;
 	for (uint32_t i = 0; i < io->n_rxq; i++) {
@@ -110,7 +110,7 @@ take_error(int fd)
 // Sleep until a queue can be read, at most so long. True: one can, or something is wrong with it: then
 // there is no sleep like this to be had until packets come.
 bool
-doze(struct io *io, const struct timespec *most)
+sleep_on_queues(struct io *io, const struct timespec *most)
 {
 	struct pollfd watched[RXQ_MOST];
 	bool readable = false;

@@ -4,7 +4,7 @@
 // room (ready). A bucket that moves waits until that one lane has returned what it had by then, or its
 // warden has handed that back, which goes ahead of what waits: all of that came later, as a bucket is
 // never in two lanes. Another bucket's lane may be stuck for seconds, and others may move from the same
-// one later: neither costs it anything. tests/c/hold.c has every order of these at random.
+// one later: neither costs it anything. tests/c/waiting.c has every order of these at random.
 
 #include <string.h>
 
@@ -12,7 +12,7 @@
 
 #include "primary.h"
 
-// There is room: n_back and n_held have bounds, and the queues have room for both.
+// There is room: n_back and n_waiting have bounds, and the queues have room for both.
 static void
 put(struct waiting_queue *q, struct waiting w)
 {
@@ -32,9 +32,9 @@ sort(const struct io_group *g, struct waiting_queue *q, struct waiting_queue *to
 }
 
 void
-hold(struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
+waiting_add(struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 {
-	if (g->n_held > g->held_most) {
+	if (g->n_waiting > g->waiting_most) {
 		free_counted(&g->hold_full, m);
 		return;
 	}
@@ -42,12 +42,12 @@ hold(struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 	g->moving = true;
 	put(g->from[bucket] != DPS_NO_SLOT ? &g->parked : &g->ready,
 	    (struct waiting){ m, bucket, false });
-	dps_store32(&g->n_held, g->n_held + 1);
-	g->gated |= g->n_held >= HOLD_GATE;
+	dps_store32(&g->n_waiting, g->n_waiting + 1);
+	g->gated |= g->n_waiting >= WAITING_GATE;
 }
 
 void
-hold_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
+waiting_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 {
 	if (g->n_back > g->again.mask) {
 		free_counted(&g->hold_full, m);
@@ -61,15 +61,15 @@ hold_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 }
 
 void
-hold_done(struct io_group *g, const struct waiting *w)
+waiting_done(struct io_group *g, const struct waiting *w)
 {
-	uint32_t *n = w->back ? &g->n_back : &g->n_held;
+	uint32_t *n = w->back ? &g->n_back : &g->n_waiting;
 
 	dps_store32(n, *n - 1);
 }
 
 void
-hold_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old)
+waiting_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old)
 {
 	struct lane *lane = &io->lane[g->first + old];
 
@@ -91,7 +91,7 @@ hold_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old)
 }
 
 void
-hold_sort(struct io_group *g)
+waiting_sort(struct io_group *g)
 {
 	sort(g, &g->ready, &g->parked, true);
 }
@@ -174,7 +174,7 @@ release(struct io *io, struct io_group *g, uint64_t members)
 }
 
 void
-hold_settle(struct io *io, struct io_group *g)
+waiting_settle(struct io *io, struct io_group *g)
 {
 	uint64_t reached = g->awaited & ~draining(io, g);
 
@@ -187,11 +187,11 @@ hold_settle(struct io *io, struct io_group *g)
 		return;
 	release(io, g, reached);
 	// At once: what comes now must not overtake what waited.
-	hold_stir(g);
+	waiting_stir(g);
 }
 
 void
-hold_forget(struct io_group *g, uint32_t member)
+waiting_forget(struct io_group *g, uint32_t member)
 {
 	for (uint32_t b = 0; b < DPS_BUCKETS; b++)
 		if (g->from[b] == member)
@@ -200,7 +200,7 @@ hold_forget(struct io_group *g, uint32_t member)
 
 // Ready is, in this order: what came back, what was ready, what waited.
 void
-hold_stir(struct io_group *g)
+waiting_stir(struct io_group *g)
 {
 	uint32_t n = g->ready.head - g->ready.tail;
 
@@ -213,10 +213,10 @@ hold_stir(struct io_group *g)
 
 // Nothing is ready: only buckets that wait for a lane wait.
 void
-hold_rest(struct io_group *g)
+waiting_rest(struct io_group *g)
 {
 	for (uint32_t b = 0; b < DPS_BUCKETS; b++)
 		g->waits[b] = g->from[b] != DPS_NO_SLOT;
 	g->moving = g->awaited != 0;
-	g->gated = g->n_held >= HOLD_GATE;
+	g->gated = g->n_waiting >= WAITING_GATE;
 }

@@ -35,7 +35,7 @@ past(uint64_t ns, uint32_t ms)
 // One look: so many turns were made, so much CPU was used, and the kernel's letter for what the
 // thread does now. What is new, as the kind of a story; 0: nothing is.
 int
-dps_pulse_look(struct dps_pulse *p, uint64_t now_ns, uint64_t turns, uint64_t cpu_ns, int run)
+dps_watchdog_look(struct dps_watchdog *p, uint64_t now_ns, uint64_t turns, uint64_t cpu_ns, int run)
 {
 	uint64_t gap = now_ns - p->last_ns;
 	bool first = p->last_ns == 0;
@@ -44,7 +44,7 @@ dps_pulse_look(struct dps_pulse *p, uint64_t now_ns, uint64_t turns, uint64_t cp
 	if (first || turns != p->turns) {
 		uint32_t was = p->starved;
 
-		*p = (struct dps_pulse){
+		*p = (struct dps_watchdog){
 			.turns = turns, .last_ns = now_ns, .since_ns = now_ns, .since_cpu = cpu_ns,
 			.last_cpu = cpu_ns,
 		};
@@ -80,7 +80,7 @@ cpu_ns(pthread_t thread)
 }
 
 static void
-look(const struct io *io, struct dps_pulse *p)
+look(const struct io *io, struct dps_watchdog *p)
 {
 	struct dps_story story = { .slot = DPS_NO_SLOT, .sitter = io->index };
 	int32_t tid = __atomic_load_n(&io->tid, __ATOMIC_ACQUIRE);
@@ -93,9 +93,9 @@ look(const struct io *io, struct dps_pulse *p)
 	story.pid = tid;
 	// The kernel is asked only about one that stands still.
 	if (turns != p->turns)
-		story.kind = dps_pulse_look(p, story.noticed_ns, turns, cpu_ns(io->thread), 'R');
+		story.kind = dps_watchdog_look(p, story.noticed_ns, turns, cpu_ns(io->thread), 'R');
 	else
-		story.kind = dps_pulse_look(p, story.noticed_ns, turns, cpu_ns(io->thread),
+		story.kind = dps_watchdog_look(p, story.noticed_ns, turns, cpu_ns(io->thread),
 					    thread_state(getpid(), tid));
 	if (story.kind == 0)
 		return;
@@ -110,10 +110,10 @@ look(const struct io *io, struct dps_pulse *p)
 }
 
 static void *
-pulse_run(void *arg)
+watchdog_run(void *arg)
 {
 	const struct timespec round = { .tv_nsec = ROUND_MS * 1000000L };
-	static struct dps_pulse pulse[DPS_MAX_IO];
+	static struct dps_watchdog pulse[DPS_MAX_IO];
 
 	(void)arg;
 	for (;;) {
@@ -125,9 +125,9 @@ pulse_run(void *arg)
 }
 
 int
-pulse_start(void)
+watchdog_start(void)
 {
 	pthread_t thread;
 
-	return thread_start(&thread, pulse_run, NULL);
+	return thread_start(&thread, watchdog_run, NULL);
 }

@@ -18,13 +18,12 @@
 #include <signal.h>
 #include <string.h>
 
+#include "fatal.h"
 #include "primary.h"
 
 enum {
 	SUSPECTS = UINT8_MAX    // remembered; the oldest is forgotten
 };
-
-static const int fatal[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP, SIGSYS };
 
 // Line 0 is nobody's.
 static struct suspect {
@@ -60,8 +59,8 @@ slot_in_hand(uint32_t slot)
 bool
 is_fatal(uint32_t number)
 {
-	for (size_t i = 0; i < RTE_DIM(fatal); i++)
-		if (number == (uint32_t)fatal[i])
+	for (size_t i = 0; i < RTE_DIM(dps_fatal); i++)
+		if (number == (uint32_t)dps_fatal[i])
 			return true;
 	return false;
 }

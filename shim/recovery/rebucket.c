@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The lender: what becomes of a dead worker's buckets when nobody gives an answer. While the
+// The rebucketing thread: what becomes of a dead worker's buckets when nobody gives an answer. While the
 // supervisor lives this thread has nothing to do: within milliseconds it forks a successor, or has
 // the buckets lent out. With the supervisor dead or stopped, a death without a spare would leave them
 // stuck for ever. So whoever decides says beforehand how long a slot may stand empty (per group, 0:
@@ -31,17 +31,17 @@ static uint32_t bell;
 static bool stopped;                            // under asking_lock
 
 int
-dps_group_lend(uint32_t group, uint64_t after)
+dps_group_rebucket(uint32_t group, uint64_t after)
 {
 	if (group >= DPS_MAX_GROUPS)
 		return -EINVAL;
 	dps_store64(&after_ns[group], after);
-	lend_look();
+	rebucket_look();
 	return 0;
 }
 
 void
-lend_look(void)
+rebucket_look(void)
 {
 	__atomic_fetch_add(&bell, 1, __ATOMIC_RELEASE);
 	syscall(SYS_futex, &bell, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
@@ -127,7 +127,7 @@ deal(uint8_t *map, uint32_t group, uint32_t member)
 // The slot's lock is held, and the io cores are this thread's to ask. 0: its packets are handed
 // back; -ENOENT: nobody is there to have them.
 static int
-lend(uint32_t slot, struct dps_story *story)
+rebucket(uint32_t slot, struct dps_story *story)
 {
 	uint32_t group = group_of(slot);
 	uint8_t map[DPS_BUCKETS];
@@ -164,7 +164,7 @@ settle(uint32_t slot)
 	slot_lock(slot);
 	asking_lock();
 	// Again, as somebody may have sat down, or the instance ended, meanwhile.
-	if (!stopped && is_due(slot) && lend(slot, &story) == 0)
+	if (!stopped && is_due(slot) && rebucket(slot, &story) == 0)
 		story_tell(&story);
 	asking_unlock();
 	slot_unlock(slot);
@@ -188,7 +188,7 @@ is_stuck(uint32_t slot)
 }
 
 static void *
-lender_run(void *arg)
+rebucket_run(void *arg)
 {
 	const struct timespec round = { .tv_nsec = ROUND_MS * 1000000 };
 
@@ -210,16 +210,16 @@ lender_run(void *arg)
 }
 
 int
-lend_start(void)
+rebucket_start(void)
 {
 	pthread_t thread;
 
-	return thread_start(&thread, lender_run, NULL);
+	return thread_start(&thread, rebucket_run, NULL);
 }
 
 // From now on shared memory is not looked at any more.
 void
-lend_stop(void)
+rebucket_stop(void)
 {
 	asking_lock();
 	stopped = true;

@@ -184,7 +184,7 @@ configure(const struct dps_port_conf *conf, struct port *port, struct rte_eth_de
 	int ret;
 
 	eth->rxmode.mtu = conf->mtu;
-	eth->intr_conf.rxq = doze_wants_interrupts(dev->driver_name);
+	eth->intr_conf.rxq = sleep_wants_interrupts(dev->driver_name);
 	ret = rte_eth_dev_configure(port->id, port->rx_queues, port->tx_queues, eth);
 	if (ret == 0)
 		return 0;

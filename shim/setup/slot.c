@@ -120,7 +120,7 @@ dps_ctl_publish(void)
 	int ret = wardens_start();
 
 	if (ret == 0)
-		ret = lend_start();
+		ret = rebucket_start();
 	if (ret != 0)
 		return ret;
 	p->ctl->n_slots = p->n_slots;

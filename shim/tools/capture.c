@@ -5,7 +5,7 @@
 // room, or comes beyond what a turn may copy, is counted. Nothing of it is in memory that workers
 // see, so it is the same whoever of them dies.
 //
-// One capture at a time, of ports or of slots. Off, it costs a look at io.mirror for each burst.
+// One capture at a time, of ports or of slots. Off, it costs a look at io.capture for each burst.
 
 #include <errno.h>
 #include <pcap.h>
@@ -18,14 +18,14 @@
 
 enum {
 	RING = 4 << 20,         // bytes, a power of two
-	UNIT = sizeof(struct dps_mirrored),     // records begin at its multiples
+	UNIT = sizeof(struct dps_captured),     // records begin at its multiples
 	TURN_PACKETS = DPS_IO_BURST,    // copied in a turn at most, of each kind: what a lane gives back
 	TURN_BYTES = 64 << 10,  // likewise
 	FILTER_MOST = 4096      // instructions
 };
 _Static_assert(RING % UNIT == 0, "the ring ends with a record");
 
-struct mirror {
+struct capture {
 	// set up before the io core has it
 	uint32_t rx_ports;              // bit p: port p
 	uint32_t tx_ports;
@@ -36,9 +36,9 @@ struct mirror {
 
 	// the io core's
 	uint64_t turn;                  // that the budgets are of
-	uint32_t packets[DPS_N_MIRROR];
-	uint32_t bytes[DPS_N_MIRROR];
-	bool spent[DPS_N_MIRROR];       // nothing more is copied in this turn
+	uint32_t packets[DPS_N_CAPTURE];
+	uint32_t bytes[DPS_N_CAPTURE];
+	bool spent[DPS_N_CAPTURE];      // nothing more is copied in this turn
 	uint32_t n_staged;
 	uint32_t rest;                  // packets of the burst from here to `rest_end` are missed
 	uint32_t rest_end;
@@ -57,27 +57,27 @@ struct mirror {
 	uint8_t ring[RING] __rte_cache_aligned;
 };
 
-static struct mirror *mirrors[DPS_MAX_IO];
+static struct capture *captures[DPS_MAX_IO];
 
 // --- the io core ---------------------------------------------------------------------------------
 
 // Room for a record in one piece; NULL: there is none.
-static struct dps_mirrored *
-reserve(struct mirror *r, uint32_t size)
+static struct dps_captured *
+reserve(struct capture *r, uint32_t size)
 {
 	uint32_t at = r->tip % RING;
 	uint32_t skip = at + size > RING ? RING - at : 0;
-	struct dps_mirrored *record;
+	struct dps_captured *record;
 
 	if (r->tip + skip + size - dps_load32(&r->tail) > RING)
 		return NULL;
 	if (skip > 0) {
-		record = (struct dps_mirrored *)&r->ring[at];
+		record = (struct dps_captured *)&r->ring[at];
 		record->size = skip;
-		record->what = DPS_MIRROR_SKIP;
+		record->what = DPS_CAPTURE_SKIP;
 		r->tip += skip;
 	}
-	record = (struct dps_mirrored *)&r->ring[r->tip % RING];
+	record = (struct dps_captured *)&r->ring[r->tip % RING];
 	r->tip += size;
 	return record;
 }
@@ -114,7 +114,7 @@ shape_of(const struct rte_mbuf *m)
 
 // Packets from the nth to n of a burst are all missed, and need no look: at full load, most.
 static bool
-skips(struct mirror *r, enum dps_mirror_what what, uint32_t nth, uint32_t n)
+skips(struct capture *r, enum dps_capture_what what, uint32_t nth, uint32_t n)
 {
 	if (!r->spent[what] || r->filtered)
 		return false;
@@ -125,12 +125,12 @@ skips(struct mirror *r, enum dps_mirror_what what, uint32_t nth, uint32_t n)
 
 // Copy a packet, if it is wanted and there is room. It counts once settled.
 static void
-put(struct mirror *r, uint32_t nth, const struct rte_mbuf *m, const struct shape *s,
-    const struct dps_mirrored *about)
+put(struct capture *r, uint32_t nth, const struct rte_mbuf *m, const struct shape *s,
+    const struct dps_captured *about)
 {
 	uint32_t n = RTE_MIN(s->total, r->snap);
 	uint32_t size = RTE_ALIGN(UNIT + n, (uint32_t)UNIT);
-	struct dps_mirrored *record = NULL;
+	struct dps_captured *record = NULL;
 
 	if (r->n_staged == RTE_DIM(r->staged))
 		return;
@@ -155,10 +155,10 @@ put(struct mirror *r, uint32_t nth, const struct rte_mbuf *m, const struct shape
 }
 
 // A burst begins.
-static struct mirror *
+static struct capture *
 begin(struct io *io)
 {
-	struct mirror *r = io->mirror;
+	struct capture *r = io->capture;
 
 	if (r->turn != io->stats.loops) {
 		r->turn = io->stats.loops;
@@ -174,9 +174,9 @@ begin(struct io *io)
 }
 
 void
-mirror_settle(struct io *io, uint32_t taken)
+capture_settle(struct io *io, uint32_t taken)
 {
-	struct mirror *r = io->mirror;
+	struct capture *r = io->capture;
 	uint32_t head = r->head;
 
 	for (uint32_t i = 0; i < r->n_staged && r->staged[i].nth < taken; i++) {
@@ -193,12 +193,12 @@ mirror_settle(struct io *io, uint32_t taken)
 }
 
 void
-mirror_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
+capture_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
 {
-	struct dps_mirrored about = { .what = DPS_MIRROR_RX, .io = io->index, .port = port };
-	struct mirror *r;
+	struct dps_captured about = { .what = DPS_CAPTURE_RX, .io = io->index, .port = port };
+	struct capture *r;
 
-	if (!(io->mirror->rx_ports & 1u << port))
+	if (!(io->capture->rx_ports & 1u << port))
 		return;
 	r = begin(io);
 	about.tsc = rte_rdtsc();
@@ -211,16 +211,16 @@ mirror_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
 		s = shape_of(m[i]);
 		put(r, i, m[i], &s, &about);
 	}
-	mirror_settle(io, n);
+	capture_settle(io, n);
 }
 
 bool
-mirror_tx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
+capture_tx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
 {
-	struct dps_mirrored about = { .what = DPS_MIRROR_TX, .io = io->index, .port = port };
-	struct mirror *r;
+	struct dps_captured about = { .what = DPS_CAPTURE_TX, .io = io->index, .port = port };
+	struct capture *r;
 
-	if (!(io->mirror->tx_ports & 1u << port))
+	if (!(io->capture->tx_ports & 1u << port))
 		return false;
 	r = begin(io);
 	about.tsc = rte_rdtsc();
@@ -233,14 +233,14 @@ mirror_tx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
 }
 
 void
-mirror_lent(struct io *io, const struct lane *lane)
+capture_lent(struct io *io, const struct lane *lane)
 {
-	struct dps_mirrored about = {
-		.what = DPS_MIRROR_LENT, .io = io->index, .slot = lane->slot
+	struct dps_captured about = {
+		.what = DPS_CAPTURE_LENT, .io = io->index, .slot = lane->slot
 	};
-	struct mirror *r;
+	struct capture *r;
 
-	if (!(io->mirror->slots & DPS_BIT(lane->slot)))
+	if (!(io->capture->slots & DPS_BIT(lane->slot)))
 		return;
 	about.tsc = rte_rdtsc();
 	for (uint32_t from = lane->published; from != lane->sent;) {
@@ -255,7 +255,7 @@ mirror_lent(struct io *io, const struct lane *lane)
 			about.index = from + i;
 			put(r, i, m, &s, &about);
 		}
-		mirror_settle(io, n);
+		capture_settle(io, n);
 		from += n;
 	}
 }
@@ -299,14 +299,14 @@ is_good(const struct lane *lane, uint32_t index, uint64_t word, const struct rte
 }
 
 void
-mirror_back(struct io *io, const struct lane *lane, uint32_t n)
+capture_back(struct io *io, const struct lane *lane, uint32_t n)
 {
-	struct dps_mirrored about = {
-		.what = DPS_MIRROR_BACK, .io = io->index, .slot = lane->slot
+	struct dps_captured about = {
+		.what = DPS_CAPTURE_BACK, .io = io->index, .slot = lane->slot
 	};
-	struct mirror *r;
+	struct capture *r;
 
-	if (!(io->mirror->slots & DPS_BIT(lane->slot)))
+	if (!(io->capture->slots & DPS_BIT(lane->slot)))
 		return;
 	r = begin(io);
 	about.tsc = rte_rdtsc();
@@ -326,22 +326,22 @@ mirror_back(struct io *io, const struct lane *lane, uint32_t n)
 }
 
 void
-mirror_taken(struct io *io, const struct lane *lane, uint32_t taken)
+capture_taken(struct io *io, const struct lane *lane, uint32_t taken)
 {
-	if (io->mirror->slots & DPS_BIT(lane->slot))
-		mirror_settle(io, taken);
+	if (io->capture->slots & DPS_BIT(lane->slot))
+		capture_settle(io, taken);
 }
 
 // --- the control thread --------------------------------------------------------------------------
 
-struct mirror *
-mirror_of(uint32_t io)
+struct capture *
+capture_of(uint32_t io)
 {
-	return mirrors[io];
+	return captures[io];
 }
 
 static int
-filter_set(struct mirror *r, const uint64_t *filter, uint32_t n)
+filter_set(struct capture *r, const uint64_t *filter, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
 		r->filter[i] = (struct bpf_insn){ filter[i] >> 48, filter[i] >> 40, filter[i] >> 32,
@@ -352,7 +352,7 @@ filter_set(struct mirror *r, const uint64_t *filter, uint32_t n)
 }
 
 int
-dps_mirror_start(const struct dps_mirror_conf *conf, const uint64_t *filter)
+dps_capture_start(const struct dps_capture_conf *conf, const uint64_t *filter)
 {
 	int ret = 0;
 
@@ -360,10 +360,10 @@ dps_mirror_start(const struct dps_mirror_conf *conf, const uint64_t *filter)
 	    (conf->slots != 0 && (conf->rx_ports | conf->tx_ports) != 0))
 		return -EINVAL;
 	for (uint32_t i = 0; i < the_primary.n_io; i++)
-		if (mirrors[i] != NULL)
+		if (captures[i] != NULL)
 			return -EBUSY;
 	for (uint32_t i = 0; i < the_primary.n_io && ret == 0; i++) {
-		struct mirror *r;
+		struct capture *r;
 
 		if (!(conf->ios & 1u << i))
 			continue;
@@ -372,57 +372,57 @@ dps_mirror_start(const struct dps_mirror_conf *conf, const uint64_t *filter)
 			ret = -ENOMEM;
 			break;
 		}
-		mirrors[i] = r;
+		captures[i] = r;
 		r->rx_ports = conf->rx_ports;
 		r->tx_ports = conf->tx_ports;
 		r->slots = conf->slots;
-		r->snap = RTE_MIN(conf->snap, (uint32_t)DPS_MIRROR_SNAP);
+		r->snap = RTE_MIN(conf->snap, (uint32_t)DPS_CAPTURE_SNAP);
 		ret = filter_set(r, filter, conf->n_filter);
 	}
 	if (ret == 0)
-		ret = io_ask_all(OP_MIRROR, 1);
+		ret = io_ask_all(OP_CAPTURE, 1);
 	if (ret != 0)
-		dps_mirror_free();
+		dps_capture_free();
 	return ret;
 }
 
 int
-dps_mirror_stop(void)
+dps_capture_stop(void)
 {
-	return io_ask_all(OP_MIRROR, 0);
+	return io_ask_all(OP_CAPTURE, 0);
 }
 
 int
-dps_mirror_free(void)
+dps_capture_free(void)
 {
-	int ret = dps_mirror_stop();
+	int ret = dps_capture_stop();
 
 	// Where an io core does not answer, it may still write there.
 	for (uint32_t i = 0; i < the_primary.n_io && ret == 0; i++) {
-		free(mirrors[i]);
-		mirrors[i] = NULL;
+		free(captures[i]);
+		captures[i] = NULL;
 	}
 	return ret;
 }
 
 int
-dps_mirror_read(uint32_t io, uint8_t *out, uint32_t room)
+dps_capture_read(uint32_t io, uint8_t *out, uint32_t room)
 {
-	struct mirror *r;
+	struct capture *r;
 	uint32_t head, n = 0;
 
 	if (io >= the_primary.n_io)
 		return -EINVAL;
-	r = mirrors[io];
+	r = captures[io];
 	if (r == NULL)
 		return 0;
 	head = dps_load32(&r->head);
 	while (r->tail != head) {
-		const struct dps_mirrored *record =
-			(const struct dps_mirrored *)&r->ring[r->tail % RING];
+		const struct dps_captured *record =
+			(const struct dps_captured *)&r->ring[r->tail % RING];
 		uint32_t size = record->size;
 
-		if (record->what != DPS_MIRROR_SKIP) {
+		if (record->what != DPS_CAPTURE_SKIP) {
 			if (n + size > room)
 				break;
 			memcpy(out + n, record, size);
@@ -434,14 +434,14 @@ dps_mirror_read(uint32_t io, uint8_t *out, uint32_t room)
 }
 
 int
-dps_mirror_stats_get(struct dps_mirror_stats *out)
+dps_capture_stats_get(struct dps_capture_stats *out)
 {
 	memset(out, 0, sizeof(*out));
 	for (uint32_t i = 0; i < the_primary.n_io; i++)
-		if (mirrors[i] != NULL) {
-			out->captured += mirrors[i]->captured;
-			out->missed += mirrors[i]->missed;
-			out->waiting += dps_load32(&mirrors[i]->head) - mirrors[i]->tail;
+		if (captures[i] != NULL) {
+			out->captured += captures[i]->captured;
+			out->missed += captures[i]->missed;
+			out->waiting += dps_load32(&captures[i]->head) - captures[i]->tail;
 		}
 	return 0;
 }

@@ -10,17 +10,17 @@ from dpsup.inspect import capture, perf_report
 
 
 def test_a_record_is_read_as_it_is_written() -> None:
-    names = [name for name, _ in ffi.typeof("struct dps_mirrored").fields]
+    names = [name for name, _ in ffi.typeof("struct dps_captured").fields]
     assert names == [
         "tsc", "size", "length", "captured", "index", "verdict", "what", "io", "port", "slot",
         "version", "bad",
     ]  # fmt: skip
-    record = ffi.new("struct dps_mirrored *")
+    record = ffi.new("struct dps_captured *")
     for i, name in enumerate(names, 1):
         setattr(record, name, i)
-    assert capture._RECORD.size == ffi.sizeof("struct dps_mirrored")
+    assert capture._RECORD.size == ffi.sizeof("struct dps_captured")
     assert capture._RECORD.unpack(bytes(ffi.buffer(record))) == tuple(range(1, 13))
-    kinds = (lib.DPS_MIRROR_RX, lib.DPS_MIRROR_TX, lib.DPS_MIRROR_LENT, lib.DPS_MIRROR_BACK)
+    kinds = (lib.DPS_CAPTURE_RX, lib.DPS_CAPTURE_TX, lib.DPS_CAPTURE_LENT, lib.DPS_CAPTURE_BACK)
     assert kinds == (capture.RX, capture.TX, capture.LENT, capture.BACK)
     verdicts = (lib.DPS_V_DROP, lib.DPS_V_OUT, lib.DPS_V_GROUP, lib.DPS_V_QUARANTINE,
                 lib.DPS_V_REQUEUE)  # fmt: skip

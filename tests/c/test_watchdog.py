@@ -15,7 +15,7 @@ class Pulse:
     """An io core as it looks every 100 ms."""
 
     def __init__(self) -> None:
-        self.state = ffi.new("struct dps_pulse *")
+        self.state = ffi.new("struct dps_watchdog *")
         self.now = 1000 * MS
         self.cpu = self.turns = 0
         self.look(turns=1)
@@ -24,7 +24,7 @@ class Pulse:
         self.now += ms * MS
         self.turns += turns
         self.cpu += int(cpu_ms * MS)
-        return int(lib.dps_pulse_look(self.state, self.now, self.turns, self.cpu, ord(run)))
+        return int(lib.dps_watchdog_look(self.state, self.now, self.turns, self.cpu, ord(run)))
 
     def after(self, seconds: float, **look: Any) -> list[int]:
         """What is said in so long a time."""

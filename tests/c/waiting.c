@@ -72,7 +72,7 @@ arrive(struct io *io, struct io_group *g)
 	seq_of[p] = next_seq[b]++;
 	left++;
 	if (g->waits[b] || !place(io, g, &packets[p]))
-		hold(g, &packets[p], b);
+		waiting_add(g, &packets[p], b);
 }
 
 static void
@@ -96,7 +96,7 @@ collect(struct io *io, struct io_group *g, uint32_t member, uint32_t n)
 		uint32_t p = m - packets;
 
 		if (dead[member])
-			hold_again(g, m, bucket_of[p]);
+			waiting_again(g, m, bucket_of[p]);
 		else
 			depart(p);
 		lane_collected(lane, 1);
@@ -123,25 +123,25 @@ let_go(struct io *io, struct io_group *g)
 
 	if (!g->moving)
 		return;
-	hold_settle(io, g);
+	waiting_settle(io, g);
 	check_bound(io, g);
 	if (g->stirred)
-		hold_stir(g);
+		waiting_stir(g);
 	for (; q->tail != q->head; q->tail++) {
 		const struct waiting *w = &q->entry[q->tail & q->mask];
 
 		if (!place(io, g, w->m))
 			return;
-		hold_done(g, w);
+		waiting_done(g, w);
 	}
-	hold_rest(g);
+	waiting_rest(g);
 }
 
 // Some buckets move, as answers.c has it.
 static void
 move(struct io *io, struct io_group *g, uint32_t number)
 {
-	hold_settle(io, g);
+	waiting_settle(io, g);
 	for (uint32_t b = 0; b < BUCKETS; b++) {
 		uint8_t old = g->map[b];
 		uint8_t new = rand() % LANES;
@@ -153,11 +153,11 @@ move(struct io *io, struct io_group *g, uint32_t number)
 		if (old != DPS_NO_SLOT && g->from[b] == DPS_NO_SLOT)
 			bound[b] = io->lane[g->first + old].sent;
 		if (old != DPS_NO_SLOT)
-			hold_moved(io, g, b, old);
+			waiting_moved(io, g, b, old);
 	}
-	hold_sort(g);
+	waiting_sort(g);
 	dps_store32(&g->move, number);
-	hold_settle(io, g);
+	waiting_settle(io, g);
 }
 
 static void
@@ -192,7 +192,7 @@ main(int argc, char **argv)
 	the_primary.io[0] = io;
 	the_primary.io[1] = &io_cores[1];
 	g->max = LANES;
-	g->held_most = QUEUE / 4;
+	g->waiting_most = QUEUE / 4;
 	memset(g->from, DPS_NO_SLOT, sizeof(g->from));
 	make_queue(&g->again);
 	make_queue(&g->parked);
@@ -234,14 +234,14 @@ main(int argc, char **argv)
 			if (rand() % 2) {       // op_reset: it begins anew, with nothing out
 				lane->sent = lane->collected = 0;
 				lane->draining = false;
-				hold_forget(g, member);
+				waiting_forget(g, member);
 			}
 		}
 		if (ends && g->map[0] == DPS_NO_SLOT)
 			move(io, g, ++number);
 	}
-	if (g->n_held + g->n_back != 0)
-		die("still counted", g->n_held + g->n_back);
+	if (g->n_waiting + g->n_back != 0)
+		die("still counted", g->n_waiting + g->n_back);
 	printf("%u packets, %llu ns of pauses\n", n_packets, (unsigned long long)g->pause_ns);
 	return 0;
 }

@@ -23,7 +23,7 @@ from dpsup.cli.root import cli
 from dpsup.errors import Exit, Severity
 from dpsup.host.machine import PciDevice
 from dpsup.instance.history import TYPES
-from dpsup.plan.text import format_plan, make_plan
+X
 from dpsup.topology.jsonschema import topology_schema
 from dpsup.topology.load import load
 

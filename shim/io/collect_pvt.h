@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef DPSUP_IO_COLLECT_PVT_H
+#define DPSUP_IO_COLLECT_PVT_H
+
+// What comes back from the lanes, and where its verdict sends it. Part of loop.c, which alone includes
+// it.
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "steer_pvt.h"
+
+// Give the packet the start and length that its worker decided on, if the buffer has them.
+static inline bool
+reshape(struct rte_mbuf *m, uint64_t word)
+{
+	int32_t start;
+	uint32_t len;
+
+	if (likely(!(word & DPS_BIT(DPS_W_CHANGED))))
+		return true;
+	start = (int32_t)m->data_off + (int16_t)(word >> DPS_W_SHIFT);
+	len = DPS_FIELD(word, DPS_W_NEWLEN, 16);
+	if (m->nb_segs > 1 || len == 0 || start < 0 || start + len > m->buf_len)
+		return false;
+	m->data_off = start;
+	m->data_len = len;
+	m->pkt_len = len;
+	return true;
+}
+
+static void
+steer_on(struct io *io, struct lane *lane, uint32_t group, struct rte_mbuf *m)
+{
+	struct dps_mark *mark = mark_of(m);
+
+	if (++mark->hops > HOP_LIMIT) {
+		free_counted(&io->port[m->port].drops[DPS_DROP_HOP_LIMIT], m);
+		return;
+	}
+	dps_count(&lane->stats.on, 1);
+	steer(io, &io->group[group], m);
+}
+
+// Out of the traffic, for the control thread to write down: that may take its time, and this must not.
+static void
+lock_up(struct io *io, struct lane *lane, struct rte_mbuf *m)
+{
+	if (io->cell_head - io->cell_tail == CELLS) {
+		free_counted(&lane->stats.quarantine_full, m);
+		return;
+	}
+	dps_count(&lane->stats.quarantined, 1);
+	io->cell[io->cell_head % CELLS] = (struct cell){ m, lane->slot };
+	dps_store32(&io->cell_head, io->cell_head + 1);
+}
+
+static inline void
+take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
+{
+	struct rte_mbuf *m = lane->shadow[index & lane->mask];
+	uint32_t arg = word & DPS_V_ARG;
+
+	switch (word & DPS_BIT(DPS_W_DONE) ? word & DPS_V_KIND : DPS_V_KIND) {
+	case DPS_V_OUT:
+		if (unlikely(arg >= the_primary.n_ports || !reshape(m, word)))
+			break;
+		dps_count(&lane->stats.out, 1);
+		tx_put(io, arg, m);
+		return;
+	case DPS_V_DROP:
+		free_counted(lane_dropped(lane, index, arg), m);
+		return;
+	case DPS_V_GROUP:
+		// By the hash that it came in with, so before its start or length changes.
+		bucket_of(m);
+		if (arg >= the_primary.n_groups || !reshape(m, word))
+			break;
+		steer_on(io, lane, arg, m);
+		return;
+	case DPS_V_QUARANTINE:
+		bucket_of(m);
+		(void)reshape(m, word);
+		lock_up(io, lane, m);
+		return;
+	case DPS_V_REQUEUE:
+		// Only the primary says this, and of which packets is in memory of its own.
+		if (!lane_may_requeue(lane, index))
+			break;
+		dps_count(&lane->stats.requeued, 1);
+		dps_count(&io->stats.requeued, 1);
+		waiting_again(&io->group[lane->group], m, bucket_of(m));
+		return;
+	}
+	free_counted(&lane->stats.bad_verdict, m);
+}
+
+// Lossless lanes: may this packet go where its verdict says, without being dropped there? Asked
+// packet by packet, so that a port or a group that is full stops only who sends there. What comes
+// back as REQUEUE always may: there is room for all that the lanes can hold.
+static bool
+may_take_back(const struct io *io, uint64_t word)
+{
+	uint32_t arg = word & DPS_V_ARG;
+
+	switch (word & DPS_V_KIND) {
+	case DPS_V_OUT:
+		return arg >= the_primary.n_ports || has_room(io, arg);
+	case DPS_V_GROUP:
+		return arg >= the_primary.n_groups ||
+		       io->group[arg].n_waiting <= io->group[arg].waiting_most;
+	default:
+		return true;
+	}
+}
+
+// n packets of one verdict. Fewer taken than given: the next has no place to go (lossless lanes).
+static uint32_t
+take_run(struct io *io, struct lane *lane, uint32_t index, uint32_t n, uint64_t word)
+{
+	struct rte_mbuf **m = &lane->shadow[index & lane->mask];
+	uint32_t arg = word & DPS_V_ARG;
+
+	if (n >= TX_DIRECT && (word & ~(uint64_t)DPS_V_ARG) == dps_word_verdict(DPS_V_OUT) &&
+	    arg < the_primary.n_ports && io->tx[arg].queue >= 0 &&
+	    (!lane->hold || io->tx[arg].head == io->tx[arg].tail)) {
+		dps_count(&lane->stats.out, n);
+		tx_put_bulk(io, arg, m, n);
+		return n;
+	}
+	if ((word & ~(uint64_t)DPS_V_ARG) == dps_word_verdict(DPS_V_DROP)) {
+		uint32_t turn = (uint32_t)dps_load64(&lane->turn) - index;
+
+		// Each version has names of its own for its reasons.
+		if (unlikely(turn != 0 && turn < n))
+			n = turn;
+		rte_pktmbuf_free_bulk(m, n);
+		dps_count(lane_dropped(lane, index, arg), n);
+		return n;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		if (lane->hold && unlikely(!may_take_back(io, word)))
+			return i;
+		take_back(io, lane, index + i, word);
+	}
+	return n;
+}
+
+static uint32_t
+collect(struct io *io, struct lane *lane)
+{
+	uint32_t n = lane_back(lane, DPS_IO_BURST);
+	uint32_t taken = 0;
+
+	while (taken < n) {
+		uint32_t index = lane->collected + taken;
+		// Read once: the worker could change it between check and use.
+		uint64_t word = lane_get(lane, index);
+		uint32_t run = lane_run(lane, index, n - taken, word);
+		uint32_t took = take_run(io, lane, index, run, word);
+
+		taken += took;
+		if (unlikely(took < run))
+			break;
+	}
+	if (taken > 0)
+		lane_collected(lane, taken);
+	if (lane_look(lane))
+		lane->back_at = io->now;
+	return taken;
+}
+
+// Somebody looks at what comes back: before it goes on, as it may be gone afterwards.
+static void __rte_noinline
+watch_back(struct io *io, const struct lane *lane)
+{
+	if (io->capture != NULL)
+		capture_back(io, lane, lane_back(lane, DPS_IO_BURST));
+}
+
+static void __rte_noinline
+watch_taken(struct io *io, const struct lane *lane, uint32_t taken)
+{
+	if (io->capture != NULL)
+		capture_taken(io, lane, taken);
+	if (io->stopwatch != NULL)
+		stopwatch_back(io, lane);
+}
+
+// Wake a worker that parked before it saw what it was lent: once for each time that it parks.
+static void __rte_noinline
+ring(struct io *io, struct lane *lane, uint32_t parks)
+{
+	uint32_t *bell = &the_primary.slot[lane->slot]->bell;
+
+	lane->rung = parks;
+	__atomic_fetch_add(bell, 1, __ATOMIC_RELEASE);
+	syscall(SYS_futex, bell, FUTEX_WAKE, 1, NULL, NULL, 0);
+	dps_count(&io->stats.rings, 1);
+}
+
+static uint32_t
+collect_all(struct io *io)
+{
+	uint32_t total = 0;
+
+	for (uint32_t i = 0; i < io->n_active;) {
+		struct lane *lane = io->active[i];
+		uint32_t parks = dps_load32(lane->parks);
+		uint32_t taken;
+
+		if (unlikely(io->watched))
+			watch_back(io, lane);
+		taken = collect(io, lane);
+		if (unlikely(io->watched))
+			watch_taken(io, lane, taken);
+		total += taken;
+		if (unlikely(parks & 1 && lane->rung != parks))
+			ring(io, lane, parks);
+		if (lane_out(lane) == 0) {
+			lane->is_active = false;
+			io->active[i] = io->active[--io->n_active];
+		} else {
+			i++;
+		}
+	}
+	// REQUEUE and GROUP verdicts lend packets in the middle of a collection.
+	publish_all(io);
+	if (unlikely(io->timed))
+		dps_count(&io->stats.stage_packets, total);
+	return total;
+}
+
+#endif
