@@ -178,7 +178,7 @@ def test_the_readme_is_short() -> None:
 
 def test_directories_of_the_development_page_are_there() -> None:
     page = (DOCS / "develop.md").read_text()
-    for name in re.findall(r"`((?:dpsup|tests)/\w+)/?`", page):
+    for name in re.findall(r"`((?:dpsup|shim|tests|workers)/\w+)/?`", page):
         assert (ROOT / name).is_dir(), name
     packages = {one.parent.name for one in (ROOT / "dpsup").glob("*/__init__.py")}
     assert all(f"`dpsup/{name}/`" in page for name in packages)
