@@ -29,7 +29,6 @@ HOMES = {
     "click": {"cli/root"},
     "pydantic": {"topology/schema"},
     "pydantic_core": {"topology/schema"},
-    "rich": {"view/terminal"},
     "cffi": set(),
     "ctypes": set(),
     "dpsup._libraries": {"host/process", "packets/filter"},
