@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Documents as tables for people. The one module that imports rich."""
+"""Documents as text for people, on a terminal or in a pipe.
+
+The tables are those of view.tables, for all commands. Own code instead of rich: that cost 40 to 50
+ms of import, as much as all else that `dpsup status` does, and its tables cannot leave out the
+columns that matter least. What is left of it is one page: styles, and drawing in place.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import posixpath
 import sys
 import zlib
@@ -11,99 +17,135 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
 from dpsup.supervisor.steering import BUCKETS
 from dpsup.text import fold
 from dpsup.view.sections import Screen, account
-from dpsup.view.tables import Line
+from dpsup.view.tables import Column, Line
 
 _STATE_WORDS = 6
-_WIDE = 200  # where nobody's terminal limits it
+_SIZE = (80, 25)  # where a terminal does not tell its own
 
-console = Console(highlight=False)
-if not console.is_terminal:
-    console = Console(highlight=False, width=_WIDE)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        left = column in (
-            "NAME",
-            "DRIVER",
-            "GROUP",
-            "WORKER",
-            "STATE",
-            "PLUGIN",
-            "DROPPED",
-            "LAST EXIT",
-            "PLACE",
-            "OF",
-            "PHASE",
-            "TO",
-            "WORKERS",
-            "ARGS",
-            "WHY",
-        )
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "DROPPED")
-    return table
-
-
-def _drops(drops: dict[str, int]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in drops.items()) or "-"
-
-
-# Colour says what to think of a value; NO_COLOR and a dumb terminal take it away.
+# Colour says what to think of a value: SGR codes, https://no-color.org takes the colours away.
 _STYLES = {
     "": "",
-    "good": "green",
-    "warn": "yellow",
-    "bad": "bold red",
-    "dim": "dim",
-    "head": "bold",
-    "bold": "bold",
-    "chosen": "reverse",
+    "good": "32",
+    "warn": "33",
+    "bad": "1;31",
+    "dim": "2",
+    "head": "1",
+    "bold": "1",
+    "chosen": "7",
+    "cyan": "36",
+    "green": "32",
+    "magenta": "35",
+    "blue": "34",
+    "yellow": "33",
 }
+_WITHOUT_COLOUR = {"bad": "1", "dim": "2", "head": "1", "bold": "1", "chosen": "7"}
+_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # a screen of its own, no cursor
+_HOME, _REST_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
+
+
+class Console:
+    """stdout, as it is at the moment: it may be redirected, its window may change its size."""
+
+    @property
+    def is_terminal(self) -> bool:
+        return sys.stdout.isatty()
+
+    @property
+    def is_dumb(self) -> bool:
+        """Is there nothing that obeys escape sequences?"""
+        return not self.is_terminal or os.environ.get("TERM", "dumb") in ("", "dumb", "unknown")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        try:
+            width, height = os.get_terminal_size(sys.stdout.fileno())
+        except (OSError, ValueError):
+            return _SIZE
+        return width or _SIZE[0], height or _SIZE[1]
+
+    @property
+    def width(self) -> int:
+        return self.size[0]
+
+    @property
+    def height(self) -> int:
+        return self.size[1]
+
+    def styled(self, line: Line) -> str:
+        if self.is_dumb:
+            return "".join(text for text, _ in line)
+        styles = _WITHOUT_COLOUR if os.environ.get("NO_COLOR") else _STYLES
+        return "".join(
+            f"\x1b[{code}m{text}\x1b[0m" if (code := styles.get(style, "")) else text
+            for text, style in line
+        )
+
+    def write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+console = Console()
+
+
+def _say(text: str) -> None:
+    console.write(f"{text}\n")
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    columns = [Column(t, left=t in _LEFT, flexible=t in _FLEXIBLE) for t in titles]
+    print_lines(screen().table(columns, [list(row) for row in rows]))
+
+
+_FLEXIBLE = ("PLUGIN", "ARGS", "WHY", "DEATHS", "8-BYTE WORDS")  # cut where the width is short
+_LEFT = (
+    "NAME", "GROUP", "WORKER", "STATE", "PLUGIN", "PLACE", "OF", "PHASE", "TO", "WORKERS", "ARGS",
+    "WHY", "DEATHS",
+)  # fmt: skip
 
 
 def screen(*, wide: bool = False) -> Screen:
     """What stdout has room for. A pipe has no width: nothing is left out."""
-    utf8 = console.encoding.lower().replace("-", "") == "utf8"
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     width = None if wide or not console.is_terminal else console.width
     return Screen(width, ascii_only=not utf8)
 
 
-def _rich(lines: Sequence[Line]) -> Text:
-    text = Text(no_wrap=True, overflow="ignore")
-    for i, line in enumerate(lines):
-        text.append("\n" if i else "")
-        for part, style in line:
-            text.append(part, style=_STYLES[style])
-    return text
-
-
 def print_lines(lines: Sequence[Line]) -> None:
-    console.print(_rich(lines), crop=False, soft_wrap=True)
+    _say("\n".join(console.styled(line) for line in lines))
+
+
+def _crop(line: Line, width: int) -> Line:
+    made: Line = []
+    for text, style in line:
+        made.append((text[:width], style))
+        width -= len(text)
+        if width <= 0:
+            break
+    return made
 
 
 @contextlib.contextmanager
 def live() -> Iterator[Callable[[Sequence[Line]], None]]:
     """Draws lines in the place of the last ones, on a screen of its own that is gone afterwards;
     where stdout is no terminal, one block below the other."""
-    if not console.is_terminal or console.is_dumb_terminal:
-
-        def block(lines: Sequence[Line]) -> None:
-            print_lines([*lines, []])
-            sys.stdout.flush()
-
-        yield block
+    if console.is_dumb:
+        yield lambda lines: print_lines([*lines, []])
         return
-    with Live(console=console, screen=True, auto_refresh=False) as drawn:
-        yield lambda lines: drawn.update(_rich(lines), refresh=True)
+
+    def draw(lines: Sequence[Line]) -> None:
+        width, height = console.size
+        shown = [console.styled(_crop(line, width)) for line in lines[:height]]
+        console.write(_HOME + "\n".join(f"{one}{_REST_OF_LINE}" for one in shown) + _REST)
+
+    console.write(_ENTER)
+    try:
+        yield draw
+    finally:
+        console.write(_LEAVE)
 
 
 def print_audit(doc: dict[str, Any], detail: bool = False) -> None:
@@ -118,21 +160,18 @@ def print_audit(doc: dict[str, Any], detail: bool = False) -> None:
         "quarantine": "QUAR",
         "unexplained": "UNEXPLAINED",
     }
-    table = _table("NAME", *shown.values())
-    for pool in doc["pools"]:
-        table.add_row(pool["name"], *(str(pool[k]) for k in shown))
-    console.print(table)
+    rows = [[pool["name"], *(str(pool[k]) for k in shown)] for pool in doc["pools"]]
+    _table(["NAME", *shown.values()], rows)
     if detail:
-        table = _table("NAME", "IO", "PLACE", "OF", "MBUFS")
-        for pool in doc["pools"]:
-            for at in pool["places"]:
-                table.add_row(
-                    pool["name"], str(at["io"]), at["place"], at["of"] or "-", str(at["mbufs"])
-                )
-        console.print(table)
+        rows = [
+            [pool["name"], str(at["io"]), at["place"], at["of"] or "-", str(at["mbufs"])]
+            for pool in doc["pools"]
+            for at in pool["places"]
+        ]
+        _table(["NAME", "IO", "PLACE", "OF", "MBUFS"], rows)
     for pool in doc["pools"]:
         for stray in pool["strays"]:
-            console.print(stray_line(pool["name"], stray))
+            _say(stray_line(pool["name"], stray))
 
 
 def stray_line(pool: str, stray: dict[str, Any]) -> str:
@@ -149,7 +188,7 @@ def stray_line(pool: str, stray: dict[str, Any]) -> str:
 
 def print_state(doc: dict[str, Any]) -> None:
     """Blocks that are somebody's, as the 8-byte numbers that they begin with."""
-    table = _table("NAME", "VERSION", "BYTES", "WORKER", "8-BYTE WORDS")
+    titles, rows = ["NAME", "VERSION", "BYTES", "WORKER", "8-BYTE WORDS"], []
     workers = [(w["id"], "-", w) for w in doc["workers"]]
     names = [f"{doc['group']}/{b['member']}" for b in doc["buckets"]]
     buckets = [(str(b["bucket"]), n, b) for n, b in zip(names, doc["buckets"], strict=True)]
@@ -157,73 +196,71 @@ def print_state(doc: dict[str, Any]) -> None:
         data = bytes.fromhex(block["hex"])
         words = [int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8)]
         shown = " ".join(map(str, words[:_STATE_WORDS])) + " ..." * (len(words) > _STATE_WORDS)
-        table.add_row(name, str(block["version"]), str(block["size"]), worker, shown)
-    console.print(table)
-    if not table.rows:
-        console.print("no plugin of this group keeps anything")
+        rows.append([name, str(block["version"]), str(block["size"]), worker, shown])
+    _table(titles, rows)
+    if not rows:
+        _say("no plugin of this group keeps anything")
 
 
 def print_account(found: dict[str, Any]) -> None:
-    console.print(account(found))
+    _say(account(found))
 
 
 def print_summary(summary: dict[str, Any]) -> None:
     """The last word of a run: the account, and the mbufs."""
     print_account(summary)
     unexplained = sum(p["unexplained"] for p in summary["audit"])
-    console.print(f"worker deaths {summary['deaths']}, mbufs unexplained {unexplained}")
+    _say(f"worker deaths {summary['deaths']}, mbufs unexplained {unexplained}")
 
 
 def print_scale(doc: dict[str, Any]) -> None:
     """What a scale would change."""
     if doc["old"] == doc["desired"]:
-        console.print(f"{doc['group']}: unchanged, {doc['ready']} of {doc['desired']} ready")
+        _say(f"{doc['group']}: unchanged, {doc['ready']} of {doc['desired']} ready")
     else:
-        console.print(f"~ group {doc['group']}: workers {doc['old']} -> {doc['desired']}")
+        _say(f"~ group {doc['group']}: workers {doc['old']} -> {doc['desired']}")
         for sign, key in (("+", "add"), ("-", "remove")):
             for one in doc[key]:
-                console.print(f"    {sign} {one['worker']}  core {one['core']}")
+                _say(f"    {sign} {one['worker']}  core {one['core']}")
         if doc["at_zero"]:
-            console.print(f"    nobody works in it then: at_zero = {doc['at_zero']}")
+            _say(f"    nobody works in it then: at_zero = {doc['at_zero']}")
         else:
-            console.print(f"    {doc['buckets_moved']} of {BUCKETS} buckets move")
-    console.print("Nothing was done (--dry-run).")
+            _say(f"    {doc['buckets_moved']} of {BUCKETS} buckets move")
+    _say("Nothing was done (--dry-run).")
 
 
 def print_rollout(doc: dict[str, Any]) -> None:
     """What came of an order."""
     plugin = posixpath.basename(doc["to_plugin"] or doc["plugin"])
     if not doc["changed"]:
-        console.print(f"{doc['group']}: unchanged, it runs {plugin} already")
+        _say(f"{doc['group']}: unchanged, it runs {plugin} already")
     elif doc["phase"] == "done":
-        console.print(f"{doc['group']}: revision {doc['to']}, {plugin}, in all workers")
+        _say(f"{doc['group']}: revision {doc['to']}, {plugin}, in all workers")
     elif doc["phase"] in ("undone", "stuck"):
-        console.print(
-            f"{doc['group']}: revision {doc['to']}, {plugin}, {doc['phase']}: {doc['why']}"
-        )
+        _say(f"{doc['group']}: revision {doc['to']}, {plugin}, {doc['phase']}: {doc['why']}")
     else:
-        console.print(
+        _say(
             f"{doc['group']}: to revision {doc['to']}, {plugin}: {doc['phase']}.  "
             f"dpsup rollout status"
         )
 
 
 def print_rollouts(doc: dict[str, Any]) -> None:
-    table = _table("GROUP", "REVISION", "PLUGIN", "PHASE", "TO", "WORKERS", "WHY")
+    titles, rows = ["GROUP", "REVISION", "PLUGIN", "PHASE", "TO", "WORKERS", "WHY"], []
     for g in doc["groups"]:
         workers = " ".join(f"{w}:{n}" for w, n in g["workers"].items())
         to = f"{g['to']} {posixpath.basename(g['to_plugin'])}" if g["to"] else "-"
         plugin = posixpath.basename(g["plugin"])
-        table.add_row(g["group"], str(g["revision"]), plugin, g["phase"], to, workers, g["why"])
-    console.print(table)
+        rows.append([g["group"], str(g["revision"]), plugin, g["phase"], to, workers, g["why"]])
+    _table(titles, rows)
 
 
 def print_revisions(doc: dict[str, Any]) -> None:
-    table = _table("REVISION", "SINCE", "PLUGIN", "ARGS", "STATE", "WHY")
+    titles, rows = ["REVISION", "SINCE", "PLUGIN", "ARGS", "STATE", "WHY"], []
     for r in doc["revisions"]:
         args = " ".join(f"{k}={v}" for k, v in r["args"])
-        table.add_row(str(r["number"]), _clock(r), r["plugin"], args, r["state"], r["why"])
-    console.print(table)
+        rows.append([str(r["number"]), _clock(r), r["plugin"], args, r["state"], r["why"]])
+    _table(titles, rows)
 
 
 _HOW = {"live": "at once", "rolling": "worker by worker", "restart": "needs a restart"}
@@ -232,42 +269,42 @@ _HOW = {"live": "at once", "rolling": "worker by worker", "restart": "needs a re
 def print_reload(doc: dict[str, Any]) -> None:
     """What a changed file comes to."""
     if not doc["changes"]:
-        console.print(f"{doc['file']}: nothing changed")
+        _say(f"{doc['file']}: nothing changed")
     for kind, how in _HOW.items():
         found = [c for c in doc["changes"] if c["class"] == kind]
         if found:
-            console.print(f"{how}:")
+            _say(f"{how}:")
         for c in found:
             why = f" ({c['why']})" if c["why"] else ""
-            console.print(f"  {doc['file']}:{c['line']}  {c['text']}{why}")
+            _say(f"  {doc['file']}:{c['line']}  {c['text']}{why}")
 
 
 def print_reloaded(doc: dict[str, Any]) -> None:
     done = sum(c["done"] for c in doc["changes"])
-    console.print(f"{done} of {len(doc['changes'])} done")
+    _say(f"{done} of {len(doc['changes'])} done")
     if doc["failed"]:
-        console.print(f"undone: {doc['failed']}")
+        _say(f"undone: {doc['failed']}")
 
 
 def print_rebalance(doc: dict[str, Any]) -> None:
-    table = _table("WORKER", "BEFORE", "PREDICTED", "MEASURED")
+    titles, rows = ["WORKER", "BEFORE", "PREDICTED", "MEASURED"], []
     for worker, share in doc["before"].items():
         measured = f"{doc['measured'][worker]:.1%}" if doc["measured"] else "-"
-        table.add_row(worker, f"{share:.1%}", f"{doc['predicted'][worker]:.1%}", measured)
-    console.print(table)
+        rows.append([worker, f"{share:.1%}", f"{doc['predicted'][worker]:.1%}", measured])
+    _table(titles, rows)
     for one in doc["elephants"]:
-        console.print(
+        _say(
             f"bucket {one['bucket']} of {one['worker']} alone has {one['share']:.1%} of the packets"
         )
     most, then = doc["imbalance"], doc["imbalance_predicted"]
-    console.print(
+    _say(
         f"busiest worker: {most:.2f} of an even share, {then:.2f} after "
         f"{doc['buckets_moved']} of {BUCKETS} buckets moved"
     )
     if doc["why"]:
-        console.print(f"Nothing was done: {doc['why']}.")
+        _say(f"Nothing was done: {doc['why']}.")
     elif doc["dry_run"]:
-        console.print("Nothing was done (--dry-run).")
+        _say("Nothing was done (--dry-run).")
 
 
 def _how(death: dict[str, Any]) -> str:
@@ -277,16 +314,16 @@ def _how(death: dict[str, Any]) -> str:
 
 def print_quarantine(doc: dict[str, Any]) -> None:
     if not doc["packets"]:
-        console.print(f"no packet is in quarantine, {doc['folder']}")
+        _say(f"no packet is in quarantine, {doc['folder']}")
         return
-    table = _table("N", "WHEN", "GROUP", "PORT", "LENGTH", "FLOW HASH", "WHY", "DEATHS")
+    titles, rows = ["N", "WHEN", "GROUP", "PORT", "LENGTH", "FLOW HASH", "WHY", "DEATHS"], []
     for p in doc["packets"]:
         when = datetime.fromtimestamp(p["at"]).strftime("%Y-%m-%d %H:%M:%S")
         deaths = "; ".join(f"{d['worker']} {_how(d)}" for d in p["deaths"]) or "-"
         found = (p["group"], p["port"], str(p["length"]), p["flow_hash"], p["why"], deaths)
-        table.add_row(str(p["number"]), when, *found)
-    console.print(table)
-    console.print(f"{len(doc['packets'])} in {doc['folder']}")
+        rows.append([str(p["number"]), when, *found])
+    _table(titles, rows)
+    _say(f"{len(doc['packets'])} in {doc['folder']}")
 
 
 def print_quarantined(doc: dict[str, Any]) -> None:
@@ -295,18 +332,18 @@ def print_quarantined(doc: dict[str, Any]) -> None:
         "poison": "it is to blame for the deaths of two workers",
         "asked": f"plugin {doc['plugin']} put it there",
     }
-    console.print(
+    _say(
         f"packet {doc['number']} of {doc['instance']}, {_clock(doc)}: {why[doc['why']]}\n"
         f"{doc['length']} bytes from port {doc['port']}, flow hash {doc['flow_hash']}, "
         f"group {doc['group']}\n{doc['file']}"
     )
     for death in doc["deaths"]:
-        console.print(
+        _say(
             f"death of {death['worker']}, plugin {death['plugin']}, pid {death['pid']}, "
             f"{_clock(death)}: {_how(death)}"
         )
         for i, frame in enumerate(death["backtrace"]):
-            console.print(f"  #{i} {frame}")
+            _say(f"  #{i} {frame}")
 
 
 def _clock(entry: dict[str, Any]) -> str:
@@ -373,7 +410,7 @@ def print_event(event: dict[str, Any]) -> None:
     line = event_line(event)
     if console.is_terminal:
         line = fold(line, console.width, len(f"{_clock(event)} "))
-    console.print(Text(line, _STYLES[_EVENTS.get(event["type"], "")]), soft_wrap=True)
+    print_lines([[(line, _EVENTS.get(event["type"], ""))]])
 
 
 def _printable(line: str) -> str:
@@ -384,7 +421,5 @@ def _printable(line: str) -> str:
 def print_log(entry: dict[str, Any]) -> None:
     """A line behind its process's name; each name has a colour of its own."""
     colour = _NAMES[zlib.crc32(entry["name"].encode()) % len(_NAMES)]
-    line = Text.assemble(
-        f"{_clock(entry)} ", (f"{entry['name']:10}", colour), f" {_printable(entry['line'])}"
-    )
-    console.print(line, soft_wrap=True)
+    line = [(f"{_clock(entry)} ", ""), (f"{entry['name']:10}", colour)]
+    print_lines([[*line, (f" {_printable(entry['line'])}", "")]])

@@ -31,7 +31,6 @@ HOMES = {
     "click": {"cli/"},
     "pydantic": {"topology/schema"},
     "pydantic_core": {"topology/schema"},
-    "rich": {"view/terminal"},
     "cffi": set(),
     "ctypes": set(),
     "dpsup._libraries": {"host/process", "packets/filter"},
