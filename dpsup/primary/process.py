@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dpsup import _abi
 from dpsup._build import VERSION
 from dpsup._shim import ffi, lib
 from dpsup.bus.messages import ProtocolError, Request, as_error, want
@@ -34,39 +35,24 @@ MICROSOFT_KEY = bytes.fromhex(
 # One 16-bit word repeated: both directions of a flow hash alike (Woo and Park, 2012).
 SYMMETRIC_KEY = bytes.fromhex("6d5a") * 20
 
-DROPS = (
-    "truncated",
-    "oversize",
-    "no_group",
-    "no_worker",
-    "lane_full",
-    "hold_full",
-    "bad_verdict",
-    "hop_limit",
-    "quarantine",
-    "tx_full",
-    "corrupt",
-    "stopped",
-)
-WHEN_EMPTY = ("hold", "drop", "bypass")  # enum dps_when_empty
+DROPS = tuple(_abi.DPS_DROP_NAMES.values())
+WHEN_EMPTY = tuple(_abi.DPS_EMPTY_NAMES.values())
 PACKET_MOST = 1 << 16  # bytes
 EVIDENCE_BYTES = 1 << 20  # of packets, in one reply
-PLACES = (  # enum dps_place
-    "cache", "lent", "handed_back", "again", "front", "held", "tx", "xfer", "quarantine",
-)  # fmt: skip
+PLACES = {**_abi.DPS_PLACE_NAMES, _abi.DPS_PLACE_BACK: "handed_back"}
 STATE_SHOWN = 8 << 10  # bytes of a slot's state in a reply
 STATE_REPLY = 256 << 10  # and of all buckets'
-STAGES = ("rx", "steer", "collect", "tx", "rest")  # enum dps_stage
+STAGES = tuple(_abi.DPS_STAGE_NAMES.values())
 _RSS = {
-    "ipv4": "DPS_RSS_IPV4",
-    "ipv6": "DPS_RSS_IPV6",
-    "tcp": "DPS_RSS_TCP",
-    "udp": "DPS_RSS_UDP",
-    "sctp": "DPS_RSS_SCTP",
-    "vxlan": "DPS_RSS_VXLAN",
-    "geneve": "DPS_RSS_GENEVE",
-    "gre": "DPS_RSS_GRE",
-    "gtpu": "DPS_RSS_GTPU",
+    "ipv4": _abi.DPS_RSS_IPV4,
+    "ipv6": _abi.DPS_RSS_IPV6,
+    "tcp": _abi.DPS_RSS_TCP,
+    "udp": _abi.DPS_RSS_UDP,
+    "sctp": _abi.DPS_RSS_SCTP,
+    "vxlan": _abi.DPS_RSS_VXLAN,
+    "geneve": _abi.DPS_RSS_GENEVE,
+    "gre": _abi.DPS_RSS_GRE,
+    "gtpu": _abi.DPS_RSS_GTPU,
 }
 
 
@@ -78,7 +64,7 @@ def rss_key(spec: str) -> bytes:
 
 
 def rss_types(fields: list[str]) -> int:
-    return sum(getattr(lib, _RSS[f]) for f in fields)
+    return sum(_RSS[f] for f in fields)
 
 
 def _check(call: str, ret: int, message: str = "", help: str = "") -> int:

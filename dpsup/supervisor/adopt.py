@@ -18,7 +18,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dpsup._build import ABI, DPDK_VERSION, VERSION
+from dpsup._abi import DPS_ABI_VERSION as ABI
+from dpsup._abi import DPS_HAND_SEATED as SEATED
+from dpsup._abi import DPS_HAND_STARTING as STARTING
+from dpsup._abi import DPS_NO_SLOT as NO_SLOT
+from dpsup._abi import DPS_STORY_STOPPED as STOPPED
+from dpsup._build import DPDK_VERSION, VERSION
 from dpsup.bus.sockets import Client, Gone
 from dpsup.errors import DpsupError
 from dpsup.host import process
@@ -45,11 +50,7 @@ CENSUS_S = 2.0  # for those who were being forked to come, or to be called off
 LOOK_S = 0.02
 SEED_ANSWERS_S = 15.0  # a seed that was attaching; above EAL's own 5 s
 
-# shim/shim.h: struct dps_sitter_info.state; shim/abi.h: DPS_HAND_*, DPS_STORY_*
-AWAITED, LIVES = 1, 2
-STARTING, SEATED = 0, 4
-STOPPED = 3
-NO_SLOT = 255
+AWAITED, LIVES = 1, 2  # shim/shim.h: struct dps_sitter_info.state
 
 # Keys of a plan that differ from start to start without anybody's wish.
 _VOLATILE = {"generation", "file_prefix", "topology_file", "memory", "supervisor_cores"}

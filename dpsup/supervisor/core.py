@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dpsup import _abi
+from dpsup._build import MAX_LCORE
 from dpsup.bus.sockets import AsyncClient, Gone, Publisher, Server
 from dpsup.errors import DpsupError, Exit, ShimError, TimedOut
 from dpsup.host import process
@@ -42,7 +44,7 @@ from dpsup.supervisor.seed import Seed, SeedError
 from dpsup.topology.model import Topology
 
 WORKER_PROGRAM = Path(__file__).parents[1] / "dpsup-worker"
-SEED_LCORE = 127  # RTE_MAX_LCORE - 1: no io core's
+SEED_LCORE = MAX_LCORE - 1  # no io core's
 
 # Deadlines, far above what is measured: they catch what hangs.
 PRIMARY_READY_S = 120.0  # zeroing hugepages: 7 s for 32 GB
@@ -62,18 +64,30 @@ LOOK_S = 0.02  # between two looks at whether somebody else's child is ready
 SPARE_ENDS_S = 5.0
 EVIDENCE_S = 2.0
 
-# shim/abi.h: DPS_STORY_DEATH, DPS_STORY_LENT, DPS_NOTICE_*
-DEATH = 1
-LENT = 7
-NOTICES = ("none", "lease", "pidfd", "doubt")
-HEALTH = {2: "stuck", 3: "stopped", 4: "ok", 5: "starved", 6: "ok"}  # by DPS_STORY_*
-SAID = {2: "stuck", 3: "stopped", 4: "continued", 5: "starved", 6: "fed"}
-IO_SAID = {8: "stuck", 9: "starved", 10: "fed"}  # of io cores
-SEATED = 4  # DPS_HAND_SEATED
-STARTING = 0
+DEATH = _abi.DPS_STORY_DEATH
+LENT = _abi.DPS_STORY_LENT
+NOTICES = {0: "none", **_abi.DPS_NOTICE_NAMES}
+SAID = {
+    kind: _abi.DPS_STORY_NAMES[kind]
+    for kind in (
+        _abi.DPS_STORY_STUCK,
+        _abi.DPS_STORY_STOPPED,
+        _abi.DPS_STORY_CONTINUED,
+        _abi.DPS_STORY_STARVED,
+        _abi.DPS_STORY_FED,
+    )
+}
+HEALTH = {**SAID, _abi.DPS_STORY_CONTINUED: "ok", _abi.DPS_STORY_FED: "ok"}
+IO_SAID = {
+    _abi.DPS_STORY_IO_STUCK: "stuck",
+    _abi.DPS_STORY_IO_STARVED: "starved",
+    _abi.DPS_STORY_IO_FED: "fed",
+}
+SEATED = _abi.DPS_HAND_SEATED
+STARTING = _abi.DPS_HAND_STARTING
 
-# Exit codes of the worker program that trying again does not change: shim/abi.h, 100 to 109.
-PERMANENT = range(100, 110)
+# Exit codes of the worker program that trying again does not change.
+PERMANENT = range(_abi.DPS_EXIT_USAGE, _abi.DPS_EXIT_CORE + 1)
 PRIMARY_POLICY = Policy(intensity=5, period=60, initial=0.1, factor=2, most=5)
 # A seed that dies is replaced for ever; an attach costs 40 ms of a core.
 SEED_POLICY = Policy(intensity=20, period=60, initial=0.02, factor=1.5, most=0.25)

@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpsup import _abi
 from dpsup.errors import DpsupError, TimedOut, UsageError
 from dpsup.host import process
 from dpsup.instance.runtime_dir import PLAN, ROLLOUT
@@ -41,8 +42,7 @@ if TYPE_CHECKING:
     from dpsup.plan.model import GroupPlan
     from dpsup.supervisor.core import Group, Sitter, Supervisor, Worker
 
-VERSIONS = 2  # DPS_VERSIONS
-NEEDS = 7  # DPS_NEED_*
+NEEDS = _abi.DPS_NEED_VLAN | _abi.DPS_NEED_TSC | _abi.DPS_NEED_HASH
 MOVE_S = 2.0  # for a worker to reach its burst's end; then it is killed
 SEATED_S = 15.0
 FREE_S = 10.0  # for the last process of a version before to be gone
@@ -54,7 +54,6 @@ AGAIN_S = 0.3  # before the next one
 ROUND_S = 0.02
 MEASURE_MOST_S = 3600.0
 KEPT = 20  # revisions
-TEMPORARY = 111  # DPS_EXIT_TEMPORARY: nothing of the plugin's
 
 
 class Failed(Exception):
@@ -621,7 +620,7 @@ def note_death(
         one.blame(f"{worker.name} was stuck with it")
     elif found.get("signal") and found.get("sender", 0) in (0, sitter.pid):
         one.blame(f"{worker.name} died of it: {signal.Signals(found['signal']).name}")
-    elif code is not None and code >= 0 and code != TEMPORARY:
+    elif code is not None and code >= 0 and code != _abi.DPS_EXIT_TEMPORARY:
         one.blame(f"{worker.name} left with exit code {code}")
 
 
@@ -707,7 +706,7 @@ def begin(
         return None
     ledger.add(target)
     old = group.version
-    one = Rollout(sup, group, ledger, target, options, old, (old + 1) % VERSIONS)
+    one = Rollout(sup, group, ledger, target, options, old, (old + 1) % _abi.DPS_VERSIONS)
     one.start()
     return one
 

@@ -126,6 +126,13 @@ def test_what_is_pure_imports_no_effect(module: str) -> None:
         assert not effects, f"{module} reaches {one}, which imports {', '.join(sorted(effects))}"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_constant_of_the_c_headers_is_typed_again(module: str) -> None:
+    """They are generated: dpsup._abi."""
+    retyped = re.compile(r"^\w+(?:, \w+)* = [-\d(\"{].*#.*\bDPS_", re.MULTILINE)
+    assert not retyped.findall(MODULES[module].read_text())
+
+
 @pytest.mark.xfail(strict=True, reason="the supervisor's parts, next")
 def test_no_module_imports_itself_by_a_detour() -> None:
     """Not even for its types: a reader follows those too."""
