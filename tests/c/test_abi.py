@@ -11,7 +11,7 @@ import pytest
 
 from dpsup import _abi
 from dpsup._shim import ffi, lib
-from dpsup.primary import process
+from dpsup.primary import audit
 from dpsup.supervisor import core
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +59,6 @@ def test_every_value_of_an_enumeration_has_a_name() -> None:
     assert len(_abi.DPS_DROP_NAMES) == lib.DPS_N_DROPS
     assert len(_abi.DPS_PLACE_NAMES) == lib.DPS_N_PLACES
     assert len(_abi.DPS_STAGE_NAMES) == lib.DPS_N_STAGES
-    assert process.PLACES[lib.DPS_PLACE_BACK] == "handed_back"
+    assert audit.PLACES[lib.DPS_PLACE_BACK] == "handed_back"
     assert lib.DPS_EXIT_TEMPORARY not in core.PERMANENT
     assert lib.DPS_MAX_SITTERS > lib.DPS_MAX_SLOTS + lib.DPS_MAX_SPARES

@@ -31,7 +31,7 @@ HOMES = {
     "pydantic_core": {"topology/schema"},
     "rich": {"view/terminal"},
     "cffi": set(),
-    "dpsup._shim": {"primary/process"},
+    "dpsup._shim": {"primary/shim"},
     "matplotlib": {"bench/plot", "chaos/plot"},
     "prometheus_client": {"instance/openmetrics"},
     "graphviz": {"view/dot"},
