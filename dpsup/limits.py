@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What shared memory has room for: the numbers of shim/abi.h, by which a topology is judged.
-
-The pure core knows no C; a test holds these and the header together.
-"""
+"""What a topology is judged by: the room that the C headers leave, in the topology's words."""
 
 from __future__ import annotations
 
-IO_CORES = 8  # DPS_MAX_IO
-SLOTS = 64  # DPS_MAX_SLOTS, of all groups together
-SPARES = 64  # DPS_MAX_SPARES, likewise
-PORTS = 16  # DPS_MAX_PORTS
-GROUPS = 16  # DPS_MAX_GROUPS
-MEMPOOLS = 8  # DPS_MAX_POOLS
-BURST = 64  # DPS_BURST
-IO_BURST = 128  # DPS_IO_BURST
-RING = 1 << 20  # DPS_RING_MOST
-STATE = 64 << 20  # DPS_PLUGIN_STATE (workers/sdk/dpsup_plugin.h), bytes
-BUCKET_STATE = 32768  # DPS_PLUGIN_BUCKET_STATE, likewise
-NAME = 31  # DPS_NAME, less the closing NUL
-PLUGIN_PATH = 1023  # DPS_PATH, less the closing NUL
-DEVICE = 4095  # DPS_VDEV, less the closing NUL
-ARGS = 8192  # DPS_ARGS: key NUL value NUL ...
+from dpsup import _abi
+
+IO_CORES = _abi.DPS_MAX_IO
+SLOTS = _abi.DPS_MAX_SLOTS  # of all groups together
+SPARES = _abi.DPS_MAX_SPARES  # likewise
+PORTS = _abi.DPS_MAX_PORTS
+GROUPS = _abi.DPS_MAX_GROUPS
+MEMPOOLS = _abi.DPS_MAX_POOLS
+BURST = _abi.DPS_BURST
+IO_BURST = _abi.DPS_IO_BURST
+RING = _abi.DPS_RING_MOST
+STATE = _abi.DPS_PLUGIN_STATE  # bytes
+BUCKET_STATE = _abi.DPS_PLUGIN_BUCKET_STATE  # bytes
+NAME = _abi.DPS_NAME - 1  # bytes, without the closing NUL, as are the next two
+PLUGIN_PATH = _abi.DPS_PATH - 1
+DEVICE = _abi.DPS_VDEV - 1
+ARGS = _abi.DPS_ARGS  # bytes: key NUL value NUL ...
 ETHERNET = 14  # bytes of an Ethernet header, which an MTU does not count
-FRAME_MORE = ETHERNET + 2 * 4  # ETHER_MOST: with two VLAN tags
+FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags

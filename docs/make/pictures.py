@@ -8,8 +8,11 @@ what it is: "io" the primary's io cores, "worker" processes that may die, "spare
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from xml.sax.saxutils import escape
+
+from dpsup.supervisor import fsm
 
 PICTURES = Path(__file__).resolve().parents[1] / "pictures"
 
@@ -364,7 +367,60 @@ def rollout() -> str:
     return p.done()  # fmt: skip
 
 
+# --- the state machine ----------------------------------------------------------------------------
+
+BOX, GAP, LANE, MARGIN = 92, 12, 19, 16
+
+
+def machine(name: str) -> str:
+    """One of the state machine's tables: its states in a row, in the table's order, and a track for
+    each pair of states with the events that lead from one to the other. Those to the right run
+    above, those to the left below; what leaves the state as it is, and acts, stands in its box."""
+    states = fsm.STATES[name]
+    leads: dict[tuple[int, int], list[str]] = {}
+    for (state, event), step in fsm.TABLE[name].items():
+        way = (states.index(state), states.index(step.state))
+        if way[0] != way[1] or step.actions:
+            leads.setdefault(way, []).append(event)
+    stays = {a: events for (a, b), events in leads.items() if a == b}
+    ways = sorted((w for w in leads if w[0] != w[1]), key=lambda w: (abs(w[1] - w[0]), w))
+    above = [w for w in ways if w[0] < w[1]]
+    below = [w for w in ways if w[0] > w[1]]
+    tall = 26 + 15 * max((len(s) for s in stays.values()), default=0) + 8
+    top = 30 + LANE * len(above) + 12
+    height = top + tall + LANE * len(below) + 34
+    width = 2 * MARGIN + len(states) * (BOX + GAP) - GAP
+    p = Svg(width, height, f"The states of {ROLE[name]}, and the events that change them")
+    p.text(MARGIN, 20, f"{ROLE[name]}: events above lead to the right, below to the left", "small")
+    for i, state in enumerate(states):
+        x = MARGIN + i * (BOX + GAP)
+        p.box(x, top, BOX, tall, "worker" if state == "running" else "box")
+        p.text(x + BOX / 2, top + 20, state, "", "middle")
+        for n, event in enumerate(stays.get(i, [])):
+            p.text(x + BOX / 2, top + 38 + 15 * n, f"{event} ↻", "small", "middle")
+    for side, lot in ((-1, above), (1, below)):
+        edge = top if side < 0 else top + tall
+        # Each track has a place of its own at both boxes, so that no two lines lie on each other.
+        places = {i: [w for w in lot if i in w] for i in range(len(states))}
+        for n, way in enumerate(lot):
+            y = edge + side * (14 + LANE * n + (0 if side < 0 else 8))
+            xs = [
+                MARGIN + i * (BOX + GAP)
+                + BOX * (places[i].index(way) + 1) / (len(places[i]) + 1)
+                for i in way
+            ]  # fmt: skip
+            p.line((xs[0], edge), (xs[0], y), (xs[1], y), (xs[1], edge + side * 2))
+            p.text(sum(xs) / 2, y - 3, ", ".join(leads[way]), "small", "middle")
+    return p.done()
+
+
+ROLE = {
+    "primary": "the primary", "seed": "the seed", "worker": "a worker", "topology": "the topology"
+}  # fmt: skip
+
+
 DRAWN = {
+    **{f"fsm-{name}": partial(machine, name) for name in fsm.TABLE},
     "processes": processes, "lane": lane, "commit": commit, "recovery": recovery,
     "steering": steering, "move": move, "chain": chain, "rollout": rollout,
 }  # fmt: skip

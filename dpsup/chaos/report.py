@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dpsup._abi import DPS_NO_SLOT
 from dpsup.chaos.traffic import Count
 
-DEATH = 1  # shim/abi.h: DPS_STORY_DEATH
 # From one moment of a death to the next; `total` is what the packets that waited saw.
 PHASES = ("noticed", "repaired", "claimed", "seated", "first_packet", "total")
 POINTS = 1000  # of a curve in the document, at most
@@ -137,7 +137,9 @@ def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[
         "injected": dict(sorted(Counter(i.kind for i in found.injected).items())),
         "no_victim": dict(found.no_victim),
         "deaths": len(found.deaths),
-        "left_to_supervisor": sum(not s["successor"] for s in found.deaths if s["slot"] != 255),
+        "left_to_supervisor": sum(
+            not s["successor"] for s in found.deaths if s["slot"] != DPS_NO_SLOT
+        ),
         "recovery_us": _recovery(found),
         "outage_us": {k: percentiles(v) for k, v in sorted(found.outages_us.items()) if v},
         "traffic": {

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from dpsup._abi import DPS_NO_SLOT, DPS_STORY_DEATH
 from dpsup.bus.client import Client
-from dpsup.chaos.report import DEATH, Found
+from dpsup.chaos.report import Found
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host.process import Identity
 from dpsup.instance import runtime_dir, status
@@ -95,11 +96,12 @@ class Target:
 
     def _hear(self, counters: dict[str, Any]) -> None:
         # A story's end, the first packet of the successor, is written at the next death there.
-        open_ = [q for q, s in self._stories.items() if not s["first_ns"] and s["slot"] != 255]
+        seated = {q: s for q, s in self._stories.items() if s["slot"] != DPS_NO_SLOT}
+        open_ = [q for q, s in seated.items() if not s["first_ns"]]
         since = max(min([*open_, self._seen + 1]) - 1, self._seen - STORIES, 0)
         for story in self._ask("stories", since=since):
             self._seen = max(self._seen, story["seq"])
-            if story["kind"] == DEATH:
+            if story["kind"] == DPS_STORY_DEATH:
                 known = self._stories.get(story["seq"])
                 if known is not None and known["first_ns"]:
                     story["first_ns"] = known["first_ns"]
@@ -108,7 +110,7 @@ class Target:
         for _, story in sorted(self._stories.items()):
             last[story["slot"]] = story
         for slot, story in last.items():
-            first = int(counters["slots"][slot]["first_ns"]) if slot != 255 else 0
+            first = int(counters["slots"][slot]["first_ns"]) if slot != DPS_NO_SLOT else 0
             if not story["first_ns"] and first > story["noticed_ns"]:
                 story["first_ns"] = first
 

@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from dpsup import _abi
 from dpsup._build import VERSION
 from dpsup.bus.client import Client
 from dpsup.errors import DpsupError, HostError, UsageError
@@ -34,9 +35,9 @@ from dpsup.text import plural
 
 SIGN_S = 1.0  # between two signs of life
 EVERY_S = 0.05  # between two reads that found nothing
-RX, TX, LENT, BACK = range(4)  # enum dps_capture_what
+RX, TX = _abi.DPS_CAPTURE_RX, _abi.DPS_CAPTURE_TX
+LENT, BACK = _abi.DPS_CAPTURE_LENT, _abi.DPS_CAPTURE_BACK
 _RECORD = struct.Struct("<QIIIIHBBBBBB")  # struct dps_captured
-_DROP, _OUT, _GROUP, _QUARANTINE, _REQUEUE = (kind << 12 for kind in range(5))  # DPS_V_*
 
 Ask = Callable[..., Any]
 
@@ -115,15 +116,18 @@ class Names:
         kind, arg = one.verdict & 0xF000, one.verdict & 0x0FFF
         if one.bad:
             return "bad verdict"
-        if kind == _OUT:
+        if kind == _abi.DPS_V_OUT:
             return f"out {self.port(arg)}"
-        if kind == _GROUP:
+        if kind == _abi.DPS_V_GROUP:
             return f"to {self.groups[arg]}" if arg < len(self.groups) else f"to group {arg}"
-        if kind == _DROP:
+        if kind == _abi.DPS_V_DROP:
             known = self.reasons[self.group] if self.group < len(self.reasons) else {}
             names = known.get(str(one.version), [])
             return f"drop {names[arg]}" if arg < len(names) else f"drop, reason {arg}"
-        return {_QUARANTINE: "quarantined", _REQUEUE: "requeued"}.get(kind, "bad verdict")
+        return {
+            _abi.DPS_V_QUARANTINE: "quarantined",
+            _abi.DPS_V_REQUEUE: "requeued",
+        }.get(kind, "bad verdict")
 
 
 class Clock:

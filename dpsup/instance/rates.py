@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from dpsup._abi import DPS_BURST
 from dpsup.instance.status import account, slot_dropped
 
 Doc = dict[str, Any]
 
-LANE_RESERVE = 65  # shim/io/requests.c: what a lane's credit stays below its ring
+LANE_RESERVE = DPS_BURST + 1  # an io core leaves that many words of a ring free
 
 
 def _delta(before: Doc | None, after: Doc, key: str) -> int | None:

@@ -38,9 +38,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-FIRST = ("memory", "tailq", "mempool", "timer", "memzone", "zones")  # DPS_LOCK_*
+from dpsup import _abi
+
+FIRST = tuple(_abi.DPS_LOCK_NAMES.values())[: _abi.DPS_LOCK_SEGMENTS]
 # What keeps a seed's attach waiting: it writes under "memzone" and reads under the others.
-WAIT, WRITE = 1, 2  # DPS_LOCK_WAIT, DPS_LOCK_WRITE
+WAIT, WRITE = _abi.DPS_LOCK_WAIT, _abi.DPS_LOCK_WRITE
 SUMMED = ("memory", "memzone")  # dps_lock_guards
 IN_THE_WAY = {"memory": WAIT | WRITE, "memzone": ~0, "tailq": 0, "mempool": 0, "timer": 0}
 

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dpsup._build import ABI, DPDK_VERSION, VERSION
+from dpsup._abi import DPS_ABI_VERSION as ABI
+from dpsup._build import DPDK_VERSION, VERSION
 from dpsup.bus.client import Client
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dpsup._build import MAX_LCORE
 from dpsup.errors import DpsupError
 from dpsup.host import process
 from dpsup.instance.runtime_dir import SEED
@@ -26,7 +27,7 @@ from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.workers import Workers
 
 WORKER_PROGRAM = Path(__file__).parents[1] / "dpsup-worker"
-SEED_LCORE = 127  # RTE_MAX_LCORE - 1: no io core's
+SEED_LCORE = MAX_LCORE - 1  # no io core's
 # A seed that dies is replaced for ever; an attach costs 40 ms of a core.
 POLICY = Policy(intensity=20, period=60, initial=0.02, factor=1.5, most=0.25)
 REFUSED_S = 5.0  # before the next try, where trying again is unlikely to help

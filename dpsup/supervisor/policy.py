@@ -21,10 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from dpsup import _abi
+
 _UNASKED_MOST = 1000
 
-# Exit codes of the worker program that trying again does not change: shim/abi.h, 100 to 109.
-PERMANENT = range(100, 110)
+# Exit codes of the worker program that trying again does not change.
+PERMANENT = range(_abi.DPS_EXIT_USAGE, _abi.DPS_EXIT_CORE + 1)
 
 
 class Verdict(enum.Enum):

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 
+from dpsup import _abi
 from dpsup.bus.sockets import Gone
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
@@ -37,8 +38,8 @@ SEED_ANSWERS_S = 15.0  # a seed that was attaching; above EAL's own 5 s
 
 # shim/shim.h: struct dps_sitter_info.state
 AWAITED, LIVES = 1, 2
-STOPPED = 3
-NO_SLOT = 255
+STOPPED = _abi.DPS_STORY_STOPPED
+NO_SLOT = _abi.DPS_NO_SLOT
 
 
 class Rejoin:

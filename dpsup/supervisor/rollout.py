@@ -28,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from dpsup import _abi
 from dpsup.errors import DpsupError, UsageError
 from dpsup.host import process
 from dpsup.supervisor.core import Core
@@ -39,7 +40,7 @@ from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.workers import Workers
 
-NEEDS = 7  # DPS_NEED_*
+NEEDS = _abi.DPS_NEED_VLAN | _abi.DPS_NEED_TSC | _abi.DPS_NEED_HASH
 MOVE_S = 2.0  # for a worker to reach its burst's end; then it is killed
 SEATED_S = 15.0
 FREE_S = 10.0  # for the last process of a version before to be gone

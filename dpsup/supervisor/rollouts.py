@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from dpsup import _abi
 from dpsup.check.topology import PLUGINS
 from dpsup.errors import DpsupError, TimedOut, UsageError
 from dpsup.instance.runtime_dir import PLAN, ROLLOUT
@@ -25,9 +26,6 @@ from dpsup.supervisor.scale import must_run
 from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.workers import Workers
-
-VERSIONS = 2  # DPS_VERSIONS
-TEMPORARY = 111  # DPS_EXIT_TEMPORARY: nothing of the plugin's
 
 
 class Rollouts:
@@ -132,7 +130,7 @@ class Rollouts:
             one.blame(f"{worker.name} was stuck with it")
         elif story.get("signal") and story.get("sender", 0) in (0, sitter.pid):
             one.blame(f"{worker.name} died of it: {signal.Signals(story['signal']).name}")
-        elif code is not None and code >= 0 and code != TEMPORARY:
+        elif code is not None and code >= 0 and code != _abi.DPS_EXIT_TEMPORARY:
             one.blame(f"{worker.name} left with exit code {code}")
 
     def note_refusal(self, group: Group, sitter: Sitter, why: str) -> bool:
@@ -177,7 +175,9 @@ class Rollouts:
             return None
         ledger.add(target)
         old = group.version
-        one = Rollout(self._hands, group, ledger, target, options, old, (old + 1) % VERSIONS)
+        one = Rollout(
+            self._hands, group, ledger, target, options, old, (old + 1) % _abi.DPS_VERSIONS
+        )
         one.start()
         return one
 

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 
+from dpsup import _abi
 from dpsup.errors import DpsupError
 from dpsup.host import process
 from dpsup.instance.runtime_dir import SEED
@@ -23,7 +24,7 @@ from dpsup.supervisor.model import Doc, Model, Sitter, Worker
 from dpsup.supervisor.seed import Seed, SeedError
 
 FATE_S = 0.002  # between two looks at whether a warden is done
-STARTING, SEATED = 0, 4  # DPS_HAND_*
+STARTING, SEATED = _abi.DPS_HAND_STARTING, _abi.DPS_HAND_SEATED
 
 
 class Sitters:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-BUCKETS = 512
-NOBODY = 255
+from dpsup import _abi
+
+BUCKETS = _abi.DPS_BUCKETS
+NOBODY = _abi.DPS_NO_SLOT
 
 Map = tuple[int, ...]
 Loads = tuple[int, ...]  # packets of each bucket over some time

@@ -10,15 +10,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from dpsup import _abi
+
 Doc = dict[str, Any]
 
-# shim/abi.h: DPS_STORY_*
-DEATH = 1
-LENT = 7
-HEALTH = {2: "stuck", 3: "stopped", 4: "ok", 5: "starved", 6: "ok"}
-SAID = {2: "stuck", 3: "stopped", 4: "continued", 5: "starved", 6: "fed"}
-IO_SAID = {8: "stuck", 9: "starved", 10: "fed"}  # of io cores
-NOTICES = ("none", "lease", "pidfd", "doubt")  # DPS_NOTICE_*
+DEATH = _abi.DPS_STORY_DEATH
+LENT = _abi.DPS_STORY_LENT
+SAID = {
+    kind: _abi.DPS_STORY_NAMES[kind]
+    for kind in (
+        _abi.DPS_STORY_STUCK,
+        _abi.DPS_STORY_STOPPED,
+        _abi.DPS_STORY_CONTINUED,
+        _abi.DPS_STORY_STARVED,
+        _abi.DPS_STORY_FED,
+    )
+}
+HEALTH = {**SAID, _abi.DPS_STORY_CONTINUED: "ok", _abi.DPS_STORY_FED: "ok"}
+IO_SAID = {
+    _abi.DPS_STORY_IO_STUCK: "stuck",
+    _abi.DPS_STORY_IO_STARVED: "starved",
+    _abi.DPS_STORY_IO_FED: "fed",
+}
+NOTICES = {0: "none", **_abi.DPS_NOTICE_NAMES}
 
 _NUMBERS = ("seq", "kind", "slot", "sitter", "pid")
 _DEATH_NUMBERS = (
@@ -49,7 +63,7 @@ def check(story: Any, *, io_cores: int, slots: int) -> Doc:
             raise Unreadable(f"its left is {story.get('left')!r}")
     elif kind != DEATH and kind not in HEALTH:
         raise Unreadable(f"its kind is {kind!r}")
-    if kind == DEATH and not 0 <= story.get("notice", 0) < len(NOTICES):
+    if kind == DEATH and story.get("notice", 0) not in NOTICES:
         raise Unreadable(f"its notice is {story['notice']!r}")
     return story
 

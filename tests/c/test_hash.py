@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dpsup._shim import ffi, lib
 from dpsup.chaos.traffic import frame
-from dpsup.primary.process import MICROSOFT_KEY, SYMMETRIC_KEY, rss_types
+from dpsup.primary.layout import MICROSOFT_KEY, SYMMETRIC_KEY, rss_types
 
 ALL = ["ipv4", "ipv6", "tcp", "udp"]
 

@@ -7,7 +7,7 @@
 //     count                   prints the cases
 //     count CASE TURNS        runs one
 //
-// Makes everything as dpsup/primary/process.py does, warms up, runs TURNS turns in measure(), which is what
+// Makes everything as dpsup/primary/layout.py does, warms up, runs TURNS turns in measure(), which is what
 // callgrind is told to collect, and prints what it was built with and the packets of these turns.
 // Valgrind knows neither AVX-512 nor GFNI; the CPUID that it shows has neither, so EAL, its drivers
 // and libc choose code without them. The code here is built for what DPDK's own flags say.

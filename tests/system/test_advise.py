@@ -20,7 +20,7 @@ from netns import Host, raw_socket, two_hosts
 from traffic import write_pcap
 
 from dpsup._shim import lib
-from dpsup.primary.process import SYMMETRIC_KEY, rss_types
+from dpsup.primary.layout import SYMMETRIC_KEY, rss_types
 from dpsup.supervisor.steering import BUCKETS
 
 pytestmark = pytest.mark.system

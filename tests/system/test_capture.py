@@ -19,7 +19,7 @@ from harness import DPSUP, Run, run, wait_for
 from traffic import write_pcap
 
 import dpsup
-from dpsup.primary.capture import LEASE_S
+from dpsup.primary.lease import LEASE_S
 
 SLEEP_NS = 50_000  # of a packet, so that nothing has to be missed, and others have some CPU
 FRAMES = 512

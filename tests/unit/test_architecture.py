@@ -32,9 +32,7 @@ HOMES = {
     "pydantic": {"topology/schema"},
     "pydantic_core": {"topology/schema"},
     "cffi": set(),
-    "ctypes": set(),
-    "dpsup._libraries": {"host/process", "packets/filter"},
-    "dpsup._shim": {"primary/process"},
+    "dpsup._shim": {"primary/shim"},
     "prometheus_client": {"instance/openmetrics"},
     "graphviz": {"view/dot"},
 }
@@ -127,6 +125,13 @@ def test_what_is_pure_imports_no_effect(module: str) -> None:
             names.remove("random")
         effects = {n.split(".")[0] for n in names} & WORLD
         assert not effects, f"{module} reaches {one}, which imports {', '.join(sorted(effects))}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_constant_of_the_c_headers_is_typed_again(module: str) -> None:
+    """They are generated: dpsup._abi."""
+    retyped = re.compile(r"^\w+(?:, \w+)* = [-\d(\"{].*#.*\bDPS_", re.MULTILINE)
+    assert not retyped.findall(MODULES[module].read_text())
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:

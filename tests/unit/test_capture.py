@@ -21,7 +21,8 @@ from dpsup.inspect.capture import BACK, LENT, RX, TX, Captured, Clock, InOrder, 
 from dpsup.packets import filter, pcapng
 from dpsup.packets.decode import one_line
 from dpsup.packets.pcap import scan
-from dpsup.primary.capture import LEASE_S, Lease, find_target
+from dpsup.primary.capture import find_target
+from dpsup.primary.lease import LEASE_S, Lease
 
 HZ = 2_000_000_000
 CLOCK = Clock(1000, 1_700_000_000_000_000_000, HZ)

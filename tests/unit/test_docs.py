@@ -23,7 +23,8 @@ from dpsup.cli.root import cli
 from dpsup.errors import Exit, Severity
 from dpsup.host.machine import PciDevice
 from dpsup.instance.history import TYPES
-X
+from dpsup.plan.place import make_plan
+from dpsup.plan.text import format_plan
 from dpsup.topology.jsonschema import topology_schema
 from dpsup.topology.load import load
 

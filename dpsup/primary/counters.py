@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the io cores and the workers count, as the primary hands it out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpsup import _abi
+from dpsup.primary.layout import Layout
+from dpsup.primary.shim import check, ffi, fields, lib, reasons_of, text
+
+DROPS = tuple(_abi.DPS_DROP_NAMES.values())
+STAGES = tuple(_abi.DPS_STAGE_NAMES.values())
+
+
+@dataclass
+class Drops:
+    """What a slot's plugins dropped, by their names for it."""
+
+    counted: list[int] = field(default_factory=list)  # by version and number, so far
+    by_name: dict[str, int] = field(default_factory=dict)
+
+    def add(self, names: dict[int, list[str]], counts: list[int]) -> dict[str, int]:
+        """`counts` of all time; `names` of each version's reasons."""
+        each = len(counts) // int(lib.DPS_VERSIONS)
+        before = self.counted or [0] * len(counts)
+        for i, (old, new) in enumerate(zip(before, counts, strict=True)):
+            known, r = names.get(i // each, []), i % each
+            if new > old:
+                name = known[r] if r < len(known) else f"reason_{r}"
+                self.by_name[name] = self.by_name.get(name, 0) + new - old
+        self.counted = counts
+        return dict(self.by_name)
+
+
+class Counters:
+    def __init__(self, layout: Layout) -> None:
+        self._layout, self._plan = layout, layout.plan
+        self._drops: dict[int, Drops] = {}  # by slot
+        self.reasons: dict[int, dict[int, list[str]]] = {}  # by group and version
+
+    def read(self) -> dict[str, Any]:
+        """Everything that is counted, read after the request came; `at_ns` is when."""
+        at = time.monotonic_ns()
+        ports = []
+        for name, i in self._layout.port_index.items():
+            stats = ffi.new("struct dps_port_stats *")
+            check("port_stats_get", lib.dps_port_stats_get(i, stats))
+            info = ffi.new("struct dps_port_info *")
+            check("port_info_get", lib.dps_port_info_get(i, info))
+            drops = {DROPS[d]: int(n) for d, n in enumerate(stats.drops) if n}
+            link = {"link_up": bool(info.link_up), "link_mbps": int(info.link_mbps)}
+            ports.append({"name": name, "drops": drops, **link, **fields(stats)})
+        return {
+            "at_ns": at,
+            "generation": self._plan["generation"],
+            "ports": ports,
+            "pools": [self._pool_stats(i, p["name"]) for i, p in enumerate(self._plan["pools"])],
+            "io": [self._io_stats(io) for io in self._plan["io"]],
+            "groups": [self._group_stats(i) for i in range(len(self._plan["groups"]))],
+            "slots": [self._slot(i) for i in range(self._plan["n_slots"])],
+        }
+
+    def lanes(self) -> list[dict[str, int]]:
+        """Each lane that packets went through, io core by io core."""
+        found = []
+        lane = ffi.new("struct dps_lane_stats *")
+        for io in self._plan["io"]:
+            for slot in range(self._plan["n_slots"]):
+                check("lane_of_io", lib.dps_lane_of_io(io["index"], slot, lane))
+                if lane.sent:
+                    found.append({"io": io["index"], "slot": slot, **fields(lane)})
+        return found
+
+    def _pool_stats(self, index: int, name: str) -> dict[str, Any]:
+        stats = ffi.new("struct dps_pool_stats *")
+        check("pool_stats_get", lib.dps_pool_stats_get(index, stats))
+        return {"name": name, **fields(stats)}
+
+    def _io_stats(self, io: dict[str, Any]) -> dict[str, Any]:
+        stats = ffi.new("struct dps_io_stats *")
+        check("io_stats_get", lib.dps_io_stats_get(io["index"], stats))
+        stages = {name: int(stats.stage[i]) for i, name in enumerate(STAGES)}
+        return {"core": io["core"], **fields(stats), "stage_cycles": stages}
+
+    def _group_stats(self, index: int) -> dict[str, Any]:
+        stats = ffi.new("struct dps_group_stats *")
+        check("group_stats_get", lib.dps_group_stats_get(index, stats))
+        return {**fields(stats), "pause": [int(n) for n in stats.pause]}
+
+    def _slot(self, index: int) -> dict[str, Any]:
+        slot = ffi.new("struct dps_slot *")
+        check("slot_read", lib.dps_slot_read(index, slot))
+        lane = ffi.new("struct dps_lane_stats *")
+        check("lane_stats_get", lib.dps_lane_stats_get(index, lane))
+        counters = {
+            name: int(slot.counter[c])
+            for c, chars in enumerate(slot.counter_name)
+            if (name := text(chars))
+        }
+        return {
+            "pid": int(lib.dps_slot_sitter(index)),
+            "version": int(lib.dps_slot_version(index)),
+            "needs": int(slot.facts.needs),
+            "changes": bool(slot.facts.rewrites + slot.facts.prepends),
+            "beats": int(slot.beats),
+            "bursts": int(slot.bursts),
+            "busy": int(slot.busy),
+            "perf": int(slot.perf),  # not 0: measured just now
+            "ready_ns": int(slot.ready_ns),
+            "first_ns": int(slot.first_ns),
+            "dropped": self.fold(index, slot, lane),
+            "counters": counters,
+            **fields(lane),
+        }
+
+    def fold(self, index: int, slot: Any = None, lane: Any = None) -> dict[str, int]:
+        """A slot's drops by the plugins' names for them. Another version may have other names for
+        the same numbers."""
+        if slot is None:
+            slot = ffi.new("struct dps_slot *")
+            check("slot_read", lib.dps_slot_read(index, slot))
+            lane = ffi.new("struct dps_lane_stats *")
+            check("lane_stats_get", lib.dps_lane_stats_get(index, lane))
+        group = int(slot.group)
+        if slot.version < lib.DPS_VERSIONS:
+            self.reasons.setdefault(group, {})[int(slot.version)] = reasons_of(slot.facts)
+        drops = self._drops.setdefault(index, Drops())
+        return drops.add(self.reasons.get(group, {}), [int(n) for n in lane.dropped])

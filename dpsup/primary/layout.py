@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the primary creates at its start: EAL, mempools, ports, groups, slots and io cores."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+from dpsup import _abi
+from dpsup.primary.eal_locks import Attachments
+from dpsup.primary.shim import check, ffi, lib, text
+
+# Microsoft's example key ("Verifying the RSS hash calculation"), the default of most NICs.
+MICROSOFT_KEY = bytes.fromhex(
+    "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
+)
+# One 16-bit word repeated: both directions of a flow hash alike (Woo and Park, 2012).
+SYMMETRIC_KEY = bytes.fromhex("6d5a") * 20
+_RSS = {
+    "ipv4": _abi.DPS_RSS_IPV4,
+    "ipv6": _abi.DPS_RSS_IPV6,
+    "tcp": _abi.DPS_RSS_TCP,
+    "udp": _abi.DPS_RSS_UDP,
+    "sctp": _abi.DPS_RSS_SCTP,
+    "vxlan": _abi.DPS_RSS_VXLAN,
+    "geneve": _abi.DPS_RSS_GENEVE,
+    "gre": _abi.DPS_RSS_GRE,
+    "gtpu": _abi.DPS_RSS_GTPU,
+}
+
+
+def rss_key(spec: str) -> bytes:
+    """The bytes of a key given as "symmetric", "default" or hex digits."""
+    if spec == "symmetric":
+        return SYMMETRIC_KEY
+    return MICROSOFT_KEY if spec == "default" else bytes.fromhex(spec)
+
+
+def rss_types(fields: list[str]) -> int:
+    return sum(_RSS[f] for f in fields)
+
+
+def _verdict(hops: list[list[Any]], port: int) -> int:
+    """The verdict that takes a packet of that input port to its next hop."""
+    kind, index = hops[port] if port < len(hops) else ("", -1)
+    kinds = {"port": lib.DPS_V_OUT, "group": lib.DPS_V_GROUP}
+    return int(kinds[kind] | index) if kind else int(lib.DPS_NOWHERE)
+
+
+def flat_args(args: list[list[str]]) -> bytes:
+    """A group's arguments as the ABI has them: key NUL value NUL ..."""
+    return b"".join(f"{k}\0{v}\0".encode() for k, v in args)
+
+
+def version_of(group: dict[str, Any]) -> Any:
+    """A plugin with its arguments, as the ABI has them."""
+    conf = ffi.new("struct dps_version *")
+    conf.plugin = (group["plugin_path"] or group["plugin"]).encode()
+    conf.builtin = not group["plugin_path"]
+    conf.n_args = len(group["args"])
+    conf.args = flat_args(group["args"]).ljust(lib.DPS_ARGS, b"\0")
+    return conf
+
+
+def set_health(index: int, group: dict[str, Any]) -> None:
+    stall_ns = max(1, int(group["stall_after"] * 1e9))
+    kill = group["on_stopped"] == "kill"
+    check("group_health", lib.dps_group_health(index, stall_ns, kill))
+
+
+class Layout:
+    """What was created, and what could not be."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.plan = plan
+        self.notes: list[str] = []
+        self.absent: list[str] = []  # ports that were not required and are not there
+        self.port_index: dict[str, int] = {}
+        self.attachments: Attachments | None = None
+
+    def create(self) -> None:
+        """All that the plan asks for, up to io cores that run."""
+        plan = self.plan
+        argv = [ffi.new("char[]", a.encode()) for a in ("dpsup", *plan["eal_args"])]
+        check(
+            "eal_start",
+            lib.dps_eal_start(len(argv), ffi.new("char *[]", argv)),
+            "EAL did not start",
+            help="`dpsup logs` or the lines above have EAL's own words",
+        )
+        for pool in plan["pools"]:
+            self._pool(pool)
+        check("ctl_create", lib.dps_ctl_create(plan["generation"], len(plan["io"])))
+        self._attachments()
+        for port in plan["ports"]:
+            self._port(port)
+        self._start_ports()
+        self._hash()
+        for i, group in enumerate(plan["groups"]):
+            self._group(i, group)
+        slot = 0
+        for i, group in enumerate(plan["groups"]):
+            for member in range(group["max"]):
+                check(
+                    "slot_create",
+                    lib.dps_slot_create(slot, i, member),
+                    f"no memory for slot {group['name']}/{member}",
+                )
+                slot += 1
+        for io in plan["io"]:
+            check(
+                "io_create",
+                lib.dps_io_create(io["index"], io["lcore"], io["burst"], io["idle"] == "adaptive"),
+                f"io core {io['core']}",
+            )
+        check("ctl_publish", lib.dps_ctl_publish())
+        check("io_start", lib.dps_io_start())
+
+    def _attachments(self) -> None:
+        """Find EAL's locks while nobody else attaches."""
+        if lib.dps_locks_find() < 0:
+            self.notes.append("EAL's locks were not found: one held by the dead is only waited for")
+            return
+        words = ffi.new("uint32_t[]", int(lib.DPS_LOCKS_MOST))
+        total = ffi.new("uint64_t *")
+
+        def read() -> list[int]:
+            return list(words[0 : check("locks_read", lib.dps_locks_read(words))])
+
+        def release(lock: int, word: int) -> bool:
+            ret = lib.dps_lock_release(lock, word)
+            return ret != -errno.EAGAIN and check("lock_release", ret) == 0
+
+        def guarded(lock: int) -> int:
+            check("lock_guards", lib.dps_lock_guards(lock, total))
+            return int(total[0])
+
+        folder = Path(text(lib.dps_eal_dir()))
+        program = Path(__file__).parents[1] / "dpsup-worker"
+        self.attachments = Attachments(folder, program, read, release, guarded)
+
+    def _pool(self, pool: dict[str, Any]) -> None:
+        conf = ffi.new("struct dps_pool_conf *")
+        conf.name = pool["name"].encode()
+        for key in ("mbufs", "data_room", "cache", "numa", "page_size"):
+            setattr(conf, key, pool[key])
+        check(
+            "pool_create",
+            lib.dps_pool_create(conf),
+            f'mempool "{pool["name"]}" of {pool["mbufs"]} mbufs',
+            help='more [host] hugepages, or fewer mbufs; "auto" computes what is needed',
+        )
+
+    def _port(self, port: dict[str, Any]) -> None:
+        conf = ffi.new("struct dps_port_conf *")
+        key = rss_key(port["rss_key"])
+        conf.name = port["name"].encode()
+        conf.device = port["device"].encode()
+        conf.vdev = port["vdev"].encode()
+        conf.pool = port["pool"]
+        conf.rx_desc = port["rx_desc"]
+        conf.tx_desc = port["tx_desc"]
+        for name in ("rx_free", "rx_drop", "tx_free"):
+            setattr(conf, name, -1 if port[name] is None else int(port[name]))
+        conf.mtu = port["mtu"]
+        conf.promiscuous = port["promiscuous"]
+        conf.rss_types = rss_types(port["rss_fields"])
+        conf.key_len = len(key)
+        conf.key = key.ljust(lib.DPS_KEY, b"\0")
+        conf.group = port["group"]
+        group = self.plan["groups"][port["group"]] if port["group"] >= 0 else None
+        conf.hold = group is not None and group["on_full"] == "hold"
+        why = ffi.new("char[]", lib.DPS_TEXT)
+        ret = lib.dps_port_create(conf, len(self.plan["io"]), why)
+        if ret < 0 and not port["required"]:
+            self._absent(port["name"], text(why))
+            index = check("port_absent", lib.dps_port_absent())
+            check("ctl_port", lib.dps_ctl_port(index, port["name"].encode()))
+            return
+        said = text(why)
+        check(
+            "port_create",
+            ret,
+            f'port "{port["name"]}" ({port["device"]})' + (f": {said}" if said else ""),
+            help="required = false starts without it",
+        )
+        self.port_index[port["name"]] = ret
+        check("ctl_port", lib.dps_ctl_port(ret, port["name"].encode()))
+
+    def _absent(self, name: str, why: str) -> None:
+        self.absent.append(name)
+        self.notes.append(f'port "{name}" is not there: {why}')
+
+    def _start_ports(self) -> None:
+        """Before the io cores are made: they learn only of ports that are there."""
+        for port in self.plan["ports"]:
+            name = port["name"]
+            if name not in self.port_index:
+                continue
+            ret = lib.dps_port_start(self.port_index[name])
+            if ret < 0 and not port["required"]:
+                del self.port_index[name]
+                self._absent(name, "it does not start")
+            else:
+                check("port_start", ret, f'port "{name}" does not start')
+
+    def _hash(self) -> None:
+        """Software hashing, for what drivers do not hash: one key and field set for all ports."""
+        ports = self.plan["ports"]
+        first = next((p for p in ports if p["group"] >= 0), ports[0])
+        key = rss_key(first["rss_key"])
+        check("hash_conf", lib.dps_hash_conf(key, len(key), rss_types(first["rss_fields"])))
+
+    def _group(self, index: int, group: dict[str, Any]) -> None:
+        conf = ffi.new("struct dps_group_conf *")
+        conf.name = group["name"].encode()
+        conf.adaptive = any(io["idle"] == "adaptive" for io in self.plan["io"])
+        conf.first_slot = group["first_slot"]
+        conf.max = group["max"]
+        conf.ring = group["ring"]
+        conf.hold = group["on_full"] == "hold"
+        conf.reach = sum(1 << g for g in group["reach"])
+        conf.next = [_verdict(group["next"], port) for port in range(lib.DPS_MAX_PORTS)]
+        conf.state = group["state"]
+        conf.bucket_state = group["bucket_state"]
+        check("ctl_group", lib.dps_ctl_group(index, conf))
+        check("group_version", lib.dps_group_version(index, 0, version_of(group)))
+        set_health(index, group)
+        check("group_lend", lib.dps_group_lend(index, int(group["lend_after"] * 1e9)))
+
+    def port_name(self, index: int) -> str | None:
+        return next((name for name, i in self.port_index.items() if i == index), None)
+
+    def worker_name(self, slot: int) -> str | None:
+        for group in self.plan["groups"]:
+            member = slot - group["first_slot"]
+            if 0 <= member < group["max"]:
+                return f"{group['name']}/{member}"
+        return None
