@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What doctor reads of a machine, below a sysroot, and what a topology needs of it."""
+"""What doctor reads from a machine, below a sysroot, and what a topology needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Machine:
         self.live = self.root.resolve() == Path("/")
         self.uid = os.geteuid() if uid is None else uid
         self.groups = set(os.getgroups()) | {os.getegid()} if uid is None else set()
-        # DPDK as dpsup was built with it: its version, and its drivers' folder.
+        # DPDK as dpsup was built with it: its version, and its drivers' directory.
         self.build = build if build is not None else _build()
         host = read_host(sysroot)
         listed = re.search(r"^Cpus_allowed_list:\s*(\S+)", self.text("/proc/self/status"), re.M)
@@ -42,7 +42,7 @@ class Machine:
         return self.root / name.lstrip("/")
 
     def text(self, name: str) -> str:
-        """A file's text without the space around it, "" where there is none to be had."""
+        """A file's text without surrounding space, "" if it cannot be read."""
         try:
             return self.path(name).read_text(encoding="utf-8", errors="replace").strip("\0 \n\t")
         except OSError:
@@ -56,10 +56,10 @@ class Machine:
         try:
             return parse_cpulist(self.text(name))
         except ValueError:
-            return frozenset()  # "(null)", as nohz_full says on some kernels
+            return frozenset()  # "(null)", as nohz_full reads on some kernels
 
     def glob(self, pattern: str) -> list[str]:
-        """Absolute paths, as a process that lives in the tree would say them."""
+        """Absolute paths, as seen by a process whose root is the sysroot."""
         found = sorted(self.root.glob(pattern.lstrip("/")))
         return [f"/{path.relative_to(self.root)}" for path in found]
 
@@ -67,7 +67,7 @@ class Machine:
         return self.path(name).exists()
 
     def link(self, name: str) -> str:
-        """The last part of where a symbolic link points, "" if it is none."""
+        """The last part of a symbolic link's target, "" if it is no link."""
         path = self.path(name)
         return Path(path.readlink()).name if path.is_symlink() else ""
 
@@ -78,7 +78,7 @@ class Machine:
             return None
 
     def may_write(self, name: str) -> bool:
-        """By owner, group and mode alone: also for a user who is not this one."""
+        """By owner, group and mode only, so that it holds for another user too."""
         try:
             found = self.path(name).stat()
         except OSError:
@@ -96,7 +96,7 @@ class Machine:
         return self.exists(f"/proc/{pid}")
 
     def locked(self, name: str) -> bool:
-        """Has a process a record lock on the file, as a DPDK primary has on its `config`?"""
+        """Does a process hold a record lock on the file, as a DPDK primary does on its `config`?"""
         try:
             with self.path(name).open("rb") as file:
                 ask = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -106,7 +106,7 @@ class Machine:
         return bool(answer[0] != fcntl.F_UNLCK)
 
     def flocked(self, name: str) -> bool:
-        """Has somebody locked the whole file, as a supervisor has its `lock`?"""
+        """Does a process hold a lock on the whole file, as a supervisor does on its `lock`?"""
         try:
             with self.path(name).open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -117,7 +117,7 @@ class Machine:
         return False
 
     def free_bytes(self, name: str) -> int:
-        """Space on the file system that holds `name`, or the nearest folder above it."""
+        """Space on the file system that holds `name`, or the nearest directory above it."""
         here = self.path(name)
         while not here.exists() and here != here.parent:
             here = here.parent
@@ -125,7 +125,7 @@ class Machine:
         return found.f_bavail * found.f_frsize
 
     def limit(self, name: str) -> tuple[float, float]:
-        """The soft and the hard limit "Max open files", ...; infinite where it is not said."""
+        """The soft and the hard limit "Max open files", ...; infinite if it is not given."""
         for line in self.text("/proc/self/limits").splitlines():
             if line.startswith(name):
                 soft, hard, *_ = (*line[len(name) :].split(), "unlimited", "unlimited")
@@ -147,7 +147,7 @@ def _build() -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a topology needs of a machine."""
+    """What a topology needs from a machine."""
 
     topology: Topology
     io: frozenset[int]  # CPUs
@@ -156,7 +156,7 @@ class Needs:
     page_size: int  # bytes
     pages: int
     by_node: dict[int, int]  # node: bytes
-    problems: tuple[Problem, ...]  # what `check` says of topology and machine together
+    problems: tuple[Problem, ...]  # those that `check` finds in topology and machine together
 
     @property
     def data(self) -> frozenset[int]:

@@ -22,7 +22,7 @@ from dpsup.view.sections import Screen, account
 from dpsup.view.tables import Line
 
 _STATE_WORDS = 6
-_WIDE = 200  # where nobody's terminal limits it
+_WIDE = 200  # without a terminal
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -57,7 +57,7 @@ def _drops(drops: dict[str, int]) -> str:
     return ", ".join(f"{k} {v}" for k, v in drops.items()) or "-"
 
 
-# Colour says what to think of a value; NO_COLOR and a dumb terminal take it away.
+# Colour marks good and bad values; rich omits it with NO_COLOR and on a dumb terminal.
 _STYLES = {
     "": "",
     "good": "green",
@@ -71,7 +71,7 @@ _STYLES = {
 
 
 def screen(*, wide: bool = False) -> Screen:
-    """What stdout has room for. A pipe has no width: nothing is left out."""
+    """The size of stdout. A pipe has no width: every column is shown."""
     utf8 = console.encoding.lower().replace("-", "") == "utf8"
     width = None if wide or not console.is_terminal else console.width
     return Screen(width, ascii_only=not utf8)
@@ -92,8 +92,8 @@ def print_lines(lines: Sequence[Line]) -> None:
 
 @contextlib.contextmanager
 def live() -> Iterator[Callable[[Sequence[Line]], None]]:
-    """Draws lines in the place of the last ones, on a screen of its own that is gone afterwards;
-    where stdout is no terminal, one block below the other."""
+    """Draws lines in the place of the last ones, on an alternate screen; if stdout is no terminal,
+    one block below the other."""
     if not console.is_terminal or console.is_dumb_terminal:
 
         def block(lines: Sequence[Line]) -> None:
@@ -136,19 +136,19 @@ def print_audit(doc: dict[str, Any], detail: bool = False) -> None:
 
 
 def stray_line(pool: str, stray: dict[str, Any]) -> str:
-    """One mbuf that is nowhere, and what can be told of it."""
-    sure = "lost" if stray["certain"] else "lost, or a driver's"
+    """One missing mbuf, and what is known about it."""
+    sure = "lost" if stray["certain"] else "lost, or held by a driver"
     by = {"lane": f", {stray['packets_since']} packets ago", "bucket": ", by its bucket"}
     holder = f"{stray['holder']}{by[stray['holder_by']]}" if stray["holder"] else "unknown"
     return (
-        f"{pool}: mbuf {stray['address']} is {sure}; last holder {holder}; came in by "
+        f"{pool}: mbuf {stray['address']} is {sure}; last holder {holder}; received on "
         f"{stray['port'] or 'no port'}, {stray['length']} bytes, refcnt {stray['refcnt']}: "
         f"{stray['bytes'][:64]}"
     )
 
 
 def print_state(doc: dict[str, Any]) -> None:
-    """Blocks that are somebody's, as the 8-byte numbers that they begin with."""
+    """State blocks, as the 8-byte numbers at their beginning."""
     table = _table("NAME", "VERSION", "BYTES", "WORKER", "8-BYTE WORDS")
     workers = [(w["id"], "-", w) for w in doc["workers"]]
     names = [f"{doc['group']}/{b['member']}" for b in doc["buckets"]]
@@ -160,7 +160,7 @@ def print_state(doc: dict[str, Any]) -> None:
         table.add_row(name, str(block["version"]), str(block["size"]), worker, shown)
     console.print(table)
     if not table.rows:
-        console.print("no plugin of this group keeps anything")
+        console.print("the plugin of this group keeps no state")
 
 
 def print_account(found: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ def print_account(found: dict[str, Any]) -> None:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """The last word of a run: the account, and the mbufs."""
+    """The summary of a run: the account, and the mbufs."""
     print_account(summary)
     unexplained = sum(p["unexplained"] for p in summary["audit"])
     console.print(f"worker deaths {summary['deaths']}, mbufs unexplained {unexplained}")
@@ -184,14 +184,14 @@ def print_scale(doc: dict[str, Any]) -> None:
             for one in doc[key]:
                 console.print(f"    {sign} {one['worker']}  core {one['core']}")
         if doc["at_zero"]:
-            console.print(f"    nobody works in it then: at_zero = {doc['at_zero']}")
+            console.print(f"    no worker is left then: at_zero = {doc['at_zero']}")
         else:
             console.print(f"    {doc['buckets_moved']} of {BUCKETS} buckets move")
-    console.print("Nothing was done (--dry-run).")
+    console.print("Nothing was changed (--dry-run).")
 
 
 def print_rollout(doc: dict[str, Any]) -> None:
-    """What came of an order."""
+    """The result of a rollout command."""
     plugin = posixpath.basename(doc["to_plugin"] or doc["plugin"])
     if not doc["changed"]:
         console.print(f"{doc['group']}: unchanged, it runs {plugin} already")
@@ -230,7 +230,7 @@ _HOW = {"live": "at once", "rolling": "worker by worker", "restart": "needs a re
 
 
 def print_reload(doc: dict[str, Any]) -> None:
-    """What a changed file comes to."""
+    """The changes in a topology file."""
     if not doc["changes"]:
         console.print(f"{doc['file']}: nothing changed")
     for kind, how in _HOW.items():
@@ -265,9 +265,9 @@ def print_rebalance(doc: dict[str, Any]) -> None:
         f"{doc['buckets_moved']} of {BUCKETS} buckets moved"
     )
     if doc["why"]:
-        console.print(f"Nothing was done: {doc['why']}.")
+        console.print(f"Nothing was changed: {doc['why']}.")
     elif doc["dry_run"]:
-        console.print("Nothing was done (--dry-run).")
+        console.print("Nothing was changed (--dry-run).")
 
 
 def _how(death: dict[str, Any]) -> str:
@@ -292,7 +292,7 @@ def print_quarantine(doc: dict[str, Any]) -> None:
 def print_quarantined(doc: dict[str, Any]) -> None:
     """One packet's story."""
     why = {
-        "poison": "it is to blame for the deaths of two workers",
+        "poison": "two workers died while handling it",
         "asked": f"plugin {doc['plugin']} put it there",
     }
     console.print(
@@ -314,17 +314,17 @@ def _clock(entry: dict[str, Any]) -> str:
 
 
 def _brief(value: Any) -> Any:
-    """Of a table of counts, those that are not zero."""
+    """The counts of a table that are not zero."""
     if not isinstance(value, dict):
         return value
     return ",".join(f"{k}:{v}" for k, v in value.items() if v) or "-"
 
 
 def _death(event: dict[str, Any]) -> str:
-    """One line of what `-o json` tells in full."""
+    """One line; `-o json` shows the whole event."""
     found, times = event["repaired"], event["times"]
     noticed = times.get("noticed_ns", 0)
-    parts = [f"pid {event['pid']}, {event['how']}{', stuck with work' if event['hung'] else ''}"]
+    parts = [f"pid {event['pid']}, {event['how']}{', stuck with packets' if event['hung'] else ''}"]
     if found["corrupt"]:
         parts.append("its shared memory is corrupt")
     elif times.get("repaired_ns"):
@@ -333,12 +333,12 @@ def _death(event: dict[str, Any]) -> str:
             f"{found['left']} left, in {(times['repaired_ns'] - noticed) / 1000:.0f} us"
         )
     if found.get("mended"):
-        parts.append(f"{found['mended']} overwritten descriptors put right")
+        parts.append(f"{found['mended']} overwritten descriptors restored")
     if event.get("blamed"):
-        parts.append(f"death {event['blamed']} of the packet in hand")
+        parts.append(f"death {event['blamed']} with the same packet in hand")
     if event["successor"]:
         took = (times.get("seated_ns", noticed) - noticed) / 1000
-        parts.append(f"spare {event['successor']} seated after {took:.0f} us")
+        parts.append(f"spare {event['successor']} in the slot after {took:.0f} us")
     return "; ".join(parts)
 
 
@@ -364,8 +364,8 @@ def event_line(event: dict[str, Any]) -> str:
         what = f"death {event['name']} {_death(event)}"
     else:
         rest = [f"{k}={_brief(v)}" for k, v in event.items() if k not in {*skip, "message"}]
-        said = [event["message"]] if event.get("message") else []
-        what = " ".join(w for w in (event["type"], event.get("name", ""), *said, *rest) if w)
+        message = [event["message"]] if event.get("message") else []
+        what = " ".join(w for w in (event["type"], event.get("name", ""), *message, *rest) if w)
     return f"{_clock(event)} {what}"
 
 
@@ -377,12 +377,12 @@ def print_event(event: dict[str, Any]) -> None:
 
 
 def _printable(line: str) -> str:
-    """What a process says may come out of a packet: nothing of it is for the terminal to obey."""
+    """A process may print bytes of a packet: control characters must not reach the terminal."""
     return "".join(c if c.isprintable() or c == "\t" else "?" for c in line)
 
 
 def print_log(entry: dict[str, Any]) -> None:
-    """A line behind its process's name; each name has a colour of its own."""
+    """A line after its process's name; each name has its own colour."""
     colour = _NAMES[zlib.crc32(entry["name"].encode()) % len(_NAMES)]
     line = Text.assemble(
         f"{_clock(entry)} ", (f"{entry['name']:10}", colour), f" {_printable(entry['line'])}"
