@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from dpsup import process
-from dpsup.bench.child import tied
+from dpsup.bench.child import sweep_dead, tied
 from dpsup.chaos.pcap import read_pcap, write_pcap
 from dpsup.chaos.report import Found
 from dpsup.chaos.traffic import Traffic, check
 from dpsup.client import connect
 from dpsup.errors import DpsupError, TimedOut
 
+PREFIX = "dpsup-chaos-"  # of temporary directories; the pid follows
 LEG_BYTES = 1 << 30
 START_S = 120.0
 STOP_S = 90.0
@@ -76,7 +77,8 @@ class Own:
         self.say = say
         self.name = found.name
         self.traffic = Traffic()
-        self._folder = tempfile.TemporaryDirectory(prefix="dpsup-chaos-")
+        sweep_dead(PREFIX)
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-")
         self.folder = Path(self._folder.name)
         self.file = self.folder / "chaos.toml"
         self._out = self.folder / "out.pcap"
