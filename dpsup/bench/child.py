@@ -103,13 +103,13 @@ def is_dead(name: str, pattern: str) -> bool:
     return found is not None and not Path(f"/proc/{found[1]}").exists()
 
 
-def sweep_dead() -> None:
-    """What a bench that was killed could not remove: EAL's files, temporary folders."""
-    for path in eal_folder(PREFIX).parent.glob(f"{PREFIX}*"):
-        if is_dead(path.name, rf"{PREFIX}(\d+)-"):
+def sweep_dead(prefix: str = PREFIX) -> None:
+    """Remove what a killed program with this prefix left: EAL's files, temporary directories."""
+    for path in eal_folder(prefix).parent.glob(f"{prefix}*"):
+        if is_dead(path.name, rf"{prefix}(\d+)-"):
             sweep(path.name)
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        if is_dead(path.name, rf"{PREFIX}(\d+)-"):
+    for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        if is_dead(path.name, rf"{prefix}(\d+)-"):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -57,7 +57,8 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
     seed = options.seed if options.seed is not None else random.randrange(1 << 32)
     faults = schedule(seed, kinds, rate, options.seconds)
     # Asked to end, end as on Ctrl-C: everything that was started goes.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     found = _go(options, own_traffic, faults, say)
     asked = {"faults": list(kinds), "rate": rate, "seed": seed, "seconds": options.seconds}
     doc = report.document(found, asked, run.host())

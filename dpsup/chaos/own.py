@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpsup.bench.child import tied
+from dpsup.bench.child import sweep_dead, tied
 from dpsup.chaos.report import Found
 from dpsup.chaos.traffic import Traffic, check
 from dpsup.errors import DpsupError, TimedOut
@@ -27,6 +27,7 @@ from dpsup.host import process
 from dpsup.instance.client import connect
 from dpsup.packets.pcap import read_pcap, write_pcap
 
+PREFIX = "dpsup-chaos-"  # of temporary directories; the pid follows
 LEG_BYTES = 1 << 30
 START_S = 120.0
 STOP_S = 90.0
@@ -76,7 +77,8 @@ class Own:
         self.say = say
         self.name = found.name
         self.traffic = Traffic()
-        self._folder = tempfile.TemporaryDirectory(prefix="dpsup-chaos-")
+        sweep_dead(PREFIX)
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-")
         self.folder = Path(self._folder.name)
         self.file = self.folder / "chaos.toml"
         self._out = self.folder / "out.pcap"

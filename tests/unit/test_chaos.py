@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dpsup.chaos.own import PREFIX, Own
+from dpsup.packets.pcap import CutError, read_pcap, write_pcap
 from dpsup.chaos.report import Found, Injected, document, percentiles, phases_of, text, thinned
 from dpsup.chaos.schedule import KINDS, USUAL, parse_faults, parse_rate, schedule
 from dpsup.chaos.traffic import Count, Traffic, check, frame, swapped
@@ -194,3 +199,18 @@ def test_a_packet_in_quarantine_is_not_lost() -> None:
     found.dropped["quarantine"] = 3
     doc = document(found, {"seed": 1}, {})
     assert doc["problems"] == ["1 packets in quarantine came out all the same"]
+
+
+def test_a_killed_run_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run removes it; what a living one has stays."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = [f"{PREFIX}{pid}-abc" for pid in (dead.pid, os.getpid())]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "in.pcap").touch()
+    Own(Found("chaos1", True), print)
+    left = {one.name for one in tmp_path.iterdir()}
+    assert names[0] not in left
+    assert names[1] in left
