@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # How long a slot stands empty before the primary lends its buckets by itself (shim/lend.c): far
-# above what a supervisor that lives takes to answer.
+# above what a live supervisor takes to answer.
 LEND_AFTER = 1.0  # seconds
 
 
@@ -110,7 +110,7 @@ class ChainPlan:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of hugepage memory, and what the host had free when the plan was made."""
+    """Bytes of hugepage memory, and what the host had free when the plan was decided."""
 
     pools: int
     slots: int
