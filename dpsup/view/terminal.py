@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Documents as text for people, on a terminal or in a pipe.
 
-The tables are those of view.tables, for all commands. Own code instead of rich: that cost 40 to 50
-ms of import, as much as all else that `dpsup status` does, and its tables cannot leave out the
-columns that matter least. What is left of it is one page: styles, and drawing in place.
+The tables are those of view.tables, for all commands. Own code instead of rich: that cost 28 ms of
+import (62 ms to load this module, 34 without), and its tables cannot leave out the columns that
+matter least. What is left of it is one page: styles, and drawing in place.
 """
 
 from __future__ import annotations
