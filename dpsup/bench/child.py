@@ -18,7 +18,7 @@ from typing import IO
 from dpsup.errors import DpsupError
 from dpsup.instance.runtime_dir import hugetlbfs
 
-PREFIX = "dpsup-bench"  # of names that a bench makes; its pid follows
+PREFIX = "dpsup-bench"  # of names that a bench creates; its pid follows
 END_S = 10.0
 
 
@@ -91,7 +91,7 @@ def wait_for(what: Callable[[], bool], timeout: float, doing: str, step: float =
 
 def sweep(prefix: str) -> None:
     """Remove what EAL leaves of a program that ran with this --file-prefix, a private one."""
-    shutil.rmtree(eal_folder(prefix), ignore_errors=True)
+    shutil.rmtree(eal_directory(prefix), ignore_errors=True)
     for mount in hugetlbfs():
         for page in mount.glob(f"{prefix}map_*"):
             page.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def is_dead(name: str, pattern: str) -> bool:
 
 def sweep_dead(prefix: str = PREFIX) -> None:
     """Remove what a killed program with this prefix left: EAL's files, temporary directories."""
-    for path in eal_folder(prefix).parent.glob(f"{prefix}*"):
+    for path in eal_directory(prefix).parent.glob(f"{prefix}*"):
         if is_dead(path.name, rf"{prefix}(\d+)-"):
             sweep(path.name)
     for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
@@ -113,7 +113,7 @@ def sweep_dead(prefix: str = PREFIX) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def eal_folder(prefix: str) -> Path:
+def eal_directory(prefix: str) -> Path:
     """Where EAL puts its sockets (22.11, eal_filesystem.c)."""
     root = os.environ.get("RUNTIME_DIRECTORY")
     if not root:

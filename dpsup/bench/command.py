@@ -69,7 +69,7 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
     old = _read(options.compare) if options.compare else None
     for path in (options.save, options.plot, options.markdown):
         if path and not os.access(Path(path).absolute().parent, os.W_OK):
-            raise UsageError(f"cannot write {path}: no such folder, or no right to")
+            raise UsageError(f"cannot write {path}: no such directory, or not permitted")
     setup = Setup(
         cores=host.choose_cores(options.cores, frozenset(os.sched_getaffinity(0))),
         seconds=options.seconds,

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The machine that is measured on: what it is, and how quiet it is."""
+"""The machine that is measured on: what it is, and how quiet it is.
+
+/proc is read here, not by psutil: psutil has times in ticks of 10 ms, and no time that a thread
+waited for a CPU.
+"""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from dpsup.bench import rigs
 from dpsup.bench.child import is_dead, quiet
+from dpsup.bench.host import read_waits
 from dpsup.bench.model import Reading
 from dpsup.bench.probe import Watch
 from dpsup.bench.rigs import POOL, group
@@ -96,13 +96,7 @@ def microseconds(
 
 def used_ns(pids: dict[str, int]) -> dict[str, int]:
     """Nanoseconds on a CPU that each process has used: ticks are too coarse for sleepers."""
-    return {
-        name: sum(
-            int((task / "schedstat").read_text().split()[0])
-            for task in Path(f"/proc/{pid}/task").iterdir()
-        )
-        for name, pid in pids.items()
-    }
+    return {name: sum(ran for ran, _ in read_waits(pid).values()) for name, pid in pids.items()}
 
 
 def cpu_shares(pids: dict[str, int], seconds: float) -> dict[str, float]:

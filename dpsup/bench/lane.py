@@ -66,7 +66,7 @@ def cost_steps(setup: Setup) -> list[Step]:
         readings = []
         for touch in dict.fromkeys(one["touch"] for one in found["results"]):
             pairs = [one for one in found["results"] if one["touch"] == touch]
-            # Who had to wait for a core counts for nothing, unless there is nothing else.
+            # A reading that waited for a core does not count, unless there is no other.
             used = [one for one in pairs if one["waited"] <= WAITED_MOST] or pairs
             ratios = [one["safe"] / one["unsafe"] for one in used]
             readings.append(

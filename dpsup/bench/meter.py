@@ -22,15 +22,15 @@ APPEAR_S = 20.0
 class Meter:
     """The sum of what the first `ports` ports have sent. Close it."""
 
-    def __init__(self, folder: Path, ports: int, alive: Callable[[], bool]) -> None:
+    def __init__(self, directory: Path, ports: int, alive: Callable[[], bool]) -> None:
         self._ports = ports
-        path = folder / "dpdk_telemetry.v2"
+        path = directory / "dpdk_telemetry.v2"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(5)
 
         def answers() -> bool:
             if not alive():
-                raise DpsupError(f"the program that makes {path} has ended")
+                raise DpsupError(f"the program that creates {path} has ended")
             try:
                 self._socket.connect(str(path))
             except OSError:

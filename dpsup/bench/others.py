@@ -45,14 +45,14 @@ def find(program: str, asked: str) -> str:
     return asked
 
 
-def find_example(folder: str) -> str:
-    """The folder, if client_server_mp's two programs are in it. Raises: UsageError if not."""
+def find_example(directory: str) -> str:
+    """The directory, if client_server_mp's two programs are in it. Raises: UsageError if not."""
     for program in ("mp_server", "mp_client"):
-        if not os.access(Path(folder) / program, os.X_OK):
+        if not os.access(Path(directory) / program, os.X_OK):
             raise UsageError(
-                f"no program {program} in {folder}", help="docs/bench.md says how to build it"
+                f"no program {program} in {directory}", help="docs/bench.md says how to build it"
             )
-    return folder
+    return directory
 
 
 def _prefix(stem: str) -> str:
@@ -96,7 +96,7 @@ def _measure(
     def alive() -> bool:
         return all(p.poll() is None for p in processes)
 
-    meter = Meter(child.eal_folder(prefix), 2, alive)
+    meter = Meter(child.eal_directory(prefix), 2, alive)
     try:
         meter.wait_for_traffic()
         time.sleep(WARM_S)
@@ -113,14 +113,14 @@ def _client_server(setup: Setup) -> Step:
 
     def run(watch: Watch) -> list[Reading]:
         prefix = _prefix("csmp")
-        folder = Path(setup.client_server_mp)
+        directory = Path(setup.client_server_mp)
         common = [f"--file-prefix={prefix}", *NULL_PORTS[:1]]
         server = [
-            str(folder / "mp_server"), "-l", str(cores.io), *common, *NULL_PORTS[1:],
+            str(directory / "mp_server"), "-l", str(cores.io), *common, *NULL_PORTS[1:],
             "--proc-type=primary", "-m", "256", "--", "-p", "3", "-n", "1",
         ]  # fmt: skip
         client = [
-            str(folder / "mp_client"), "-l", str(cores.worker), *common,
+            str(directory / "mp_client"), "-l", str(cores.worker), *common,
             "--proc-type=secondary", "--", "-n", "0",
         ]  # fmt: skip
         with _running(server, prefix) as first:
@@ -135,7 +135,7 @@ def _client_server(setup: Setup) -> Step:
 def _wait_for_server(prefix: str, server: subprocess.Popen[bytes]) -> None:
     """Until its telemetry answers and it has taken packets from its ports: then the ring and the
     pool that the client looks up are there."""
-    meter = Meter(child.eal_folder(prefix), 2, lambda: server.poll() is None)
+    meter = Meter(child.eal_directory(prefix), 2, lambda: server.poll() is None)
     try:
         child.wait_for(
             lambda: bool((meter.ask("/ethdev/stats,0") or {}).get("ipackets")),

@@ -63,8 +63,8 @@ class Watch:
         self._distances += distances
 
     def polled(self) -> float | None:
-        """The distance now, on cores that poll: whoever polls there waits meanwhile. None where it
-        could not be taken."""
+        """The distance now, on cores that poll: the threads that poll there wait meanwhile.
+        None where it could not be taken."""
         with contextlib.suppress(DpsupError):
             return distance(self._cores, DURING_MS, fifo=True)
         return None

@@ -82,7 +82,7 @@ class Rig:
 
     name: str
     instance: Instance
-    launched_ns: int  # CLOCK_MONOTONIC just before the process was made
+    launched_ns: int  # CLOCK_MONOTONIC just before the process was created
     ready_ns: int  # when it said that all is ready
     child: subprocess.Popen[bytes]
 
@@ -97,7 +97,7 @@ class Rig:
     def meter(self, ports: int = 2) -> Iterator[Meter]:
         """What the first `ports` ports send, once packets flow."""
         prefix = f"dpsup-{self.name}-g{self.instance.status()['generation']}"
-        meter = Meter(child.eal_folder(prefix), ports, lambda: self.child.poll() is None)
+        meter = Meter(child.eal_directory(prefix), ports, lambda: self.child.poll() is None)
         try:
             meter.wait_for_traffic()
             time.sleep(WARM_S)
@@ -124,10 +124,10 @@ def nothing(_: Path) -> None:
 def instance(body: str, cores: Cores, *options: str, prepare: Prepare = nothing) -> Iterator[Rig]:
     """Start the topology `body` (all but version, name and host), wait until it is ready, and end
     it. It runs in the foreground of a child that the kernel asks to stop should we die. `prepare`
-    makes what files it needs, in the topology's folder."""
+    creates the files that it needs, in the topology's directory."""
     name = f"{STEM}{os.getpid()}-{next(_serial)}"
-    with tempfile.TemporaryDirectory(prefix=f"{child.PREFIX}{os.getpid()}-") as folder:
-        file = Path(folder) / "topology.toml"
+    with tempfile.TemporaryDirectory(prefix=f"{child.PREFIX}{os.getpid()}-") as directory:
+        file = Path(directory) / "topology.toml"
         file.write_text(HEAD.format(name=name, supervisor=cores.supervisor) + body)
         prepare(file.parent)
         ready_r, ready_w = os.pipe()

@@ -18,7 +18,7 @@ from dpsup.errors import DpsupError, NotPermitted, UsageError
 
 class Case(NamedTuple):
     what: str
-    where: str  # module of dpsup.bench and its function, which makes the steps
+    where: str  # module of dpsup.bench and its function, which creates the steps
     usual: bool = True  # part of a bench that names no case
 
 

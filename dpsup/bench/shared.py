@@ -83,8 +83,8 @@ def steps(setup: Setup) -> list[Step]:
 
         return Step(f"shared/{name}", run)
 
-    def save(folder: Path) -> None:
-        write_pcap(folder / "flows.pcap", FLOWS.frames())
+    def save(directory: Path) -> None:
+        write_pcap(directory / "flows.pcap", FLOWS.frames())
 
     return [
         step("null/one", null + _one_group(cores, 1)),

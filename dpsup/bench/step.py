@@ -20,7 +20,7 @@ class Setup:
     runs: int = 5
     testpmd: str = ""  # paths; "": none
     dpdk_test: str = ""
-    client_server_mp: str = ""  # a folder with mp_server and mp_client
+    client_server_mp: str = ""  # a directory with mp_server and mp_client
     notes: list[str] = field(default_factory=list)
     say: Callable[[str], None] = lambda _: None
 

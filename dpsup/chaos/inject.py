@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Does one fault to a running instance. Who is there is read from its runtime folder, not asked."""
+"""Inflicts one fault on a running instance. Its processes are read from the runtime directory, not
+asked for."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ HANG = signal.SIGUSR1  # what the delay plugin hangs on
 
 class Injector:
     """`later(seconds, what)` does something in a while; `before_primary` is called before the
-    primary may end, `restart` starts a supervisor anew."""
+    primary may end, `restart` starts a new supervisor."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class Injector:
         self._spent: set[int] = set()  # pids that are dead, or will be
 
     def inject(self, fault: Fault) -> bool:
-        """False: there is nobody to do it to."""
+        """False: no process is there that could suffer it."""
         method = getattr(self, "_" + fault.kind.replace("-", "_"))
         t = self.target.clock()
         victim: tuple[int, int] | None = method(fault.pick)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A topology, traffic and a folder of chaos's own, so that every packet can be checked.
+"""Chaos's own topology, traffic and directory, so that every packet can be checked.
 
 What net_pcap writes is looked at once it is complete: at the end, when the primary dies, and when
 the file has become large; then the next leg begins.
@@ -142,13 +142,13 @@ class Own:
 
     def restart(self) -> None:
         """After the supervisor's death. Whether the next one takes the primary over or ends it,
-        nobody else has to know."""
+        no other code has to know."""
         if self._run is not None:
             self._run.child.wait()
         before = self._primary()
         self.start()
         if self._torn is not None and self._primary() == before:
-            # Nobody has made a new file: this one goes on.
+            # No new file was created: this one continues.
             self._torn.rename(self._out)
             self._torn = None
         else:

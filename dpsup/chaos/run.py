@@ -37,7 +37,7 @@ class Conductor:
         self._base = time.monotonic()  # moves on between legs: no traffic flows there
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
-        self._shift = 0.0  # how far the schedule is behind, as nobody was there to be hurt
+        self._shift = 0.0  # how far the schedule is behind, as no process was there to be hurt
         self.target = Target(found.name, found, self.clock)
         self.injector = Injector(self.target, self.later, self._before_primary, self._restart)
 
@@ -92,7 +92,7 @@ class Conductor:
             self._serve(fault.at + self._shift)
             begun = self.clock()
             while not self.injector.inject(fault):
-                # All who might be hurt are dead already: until the next one is there.
+                # All processes that could be hurt are dead already: wait for the next one.
                 if self.clock() - begun > VICTIM_S:
                     self.found.no_victim[fault.kind] += 1
                     break
@@ -110,7 +110,7 @@ class Conductor:
         self.say(f"{self.clock():.0f} s, {len(self.found.injected)} faults")
 
     def _quiet(self) -> None:
-        """What was begun is ended: who is stopped goes on, who died is replaced."""
+        """Completes what was begun: stopped processes continue, dead ones are replaced."""
         self._due = [d for d in self._due if d[2].__name__ != "again"]
         heapq.heapify(self._due)
         if self._due:

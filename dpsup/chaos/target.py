@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The instance that chaos is done to: who its processes are, what its primary counts and tells."""
+"""The instance that chaos hurts: its processes, and what its primary counts and reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STORIES = 500  # that a primary keeps, and a few less
 
 
 class Target:
-    """Asks the primary itself, which answers whoever supervises it, or nobody."""
+    """Asks the primary itself, which answers with or without a supervisor."""
 
     def __init__(self, name: str, found: Found, clock: Callable[[], float]) -> None:
         self.name = name
@@ -78,7 +78,7 @@ class Target:
         self._seen = 0
 
     def sample(self) -> None:
-        """Counters, stories of deaths, throughput since the last time. Nobody there: none."""
+        """Counters, stories of deaths, throughput since the last time. None without a primary."""
         t = self.clock()
         try:
             counters = self._ask("counters")

@@ -26,7 +26,7 @@ def _sum(header: bytes) -> int:
 
 
 def frame(flow: int, number: int) -> bytes:
-    """Packet `number` of a flow: Ethernet, IPv4, UDP, who it is, and bytes that say so too."""
+    """Packet `number` of a flow: Ethernet, IPv4, UDP, flow, number, bytes derived from them."""
     filler = bytes((flow * 31 + number * 7 + i) & 0xFF for i in range(flow * 7 % 61))
     payload = _MARK.pack(MAGIC, flow, number, flow ^ number) + filler
     source, target = bytes((10, 7, flow >> 8, flow & 0xFF)), bytes((10, 8, 0, 1))
@@ -100,12 +100,12 @@ def check(traffic: Traffic, arrived: Iterable[bytes], received: int | None) -> C
     size = traffic.numbers
     for packet in arrived:
         count.arrived += 1
-        who = known.get(packet)
-        if who is None:
+        place = known.get(packet)
+        if place is None:
             count.damaged += 1
             continue
-        flow = flows[who[0]]
-        ahead = (who[1] - flow.next) % size
+        flow = flows[place[0]]
+        ahead = (place[1] - flow.next) % size
         if ahead == 0:
             flow.next += 1
         elif ahead < size // 2:

@@ -36,7 +36,7 @@ class Identity:
 
     @property
     def alive(self) -> bool:
-        """A zombie is not alive: whoever should reap it may be slow."""
+        """A zombie is not alive: its parent may be slow to reap it."""
         return start_ticks(self.pid) == self.start
 
 
@@ -80,7 +80,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def become_subreaper() -> None:
-    """Orphans of ours (workers whose seed died) become our children instead of init's."""
+    """Orphans of this process (workers whose seed died) become its children, not init's."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -94,11 +94,11 @@ def with_words(*words: str) -> list[Identity]:
     have just forked, which still look like them."""
     needle = b"\0" + b"\0".join(w.encode() for w in words) + b"\0"
     found: dict[int, int] = {}  # pid: parent's pid
-    for folder in Path("/proc").glob("[0-9]*"):
+    for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
-            if needle in (folder / "cmdline").read_bytes():
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                found[int(folder.name)] = int(fields[1])
+            if needle in (entry / "cmdline").read_bytes():
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                found[int(entry.name)] = int(fields[1])
     return [identify(pid) for pid, parent in found.items() if parent not in found]
 
 
@@ -117,14 +117,14 @@ def die_with_parent(*, yes: bool) -> None:
 
 
 def is_read(fd: int) -> bool:
-    """Does anybody still hold the read end of this pipe?"""
+    """Is the read end of this pipe still open in a process?"""
     poller = select.poll()
     poller.register(fd, 0)
     return not poller.poll(0)
 
 
 def lasting_pipe() -> tuple[int, int]:
-    """A pipe for what a process prints, whose writer outlives whoever reads it: it holds a read end
+    """A pipe for what a process prints, whose writer outlives the reader: it holds a read end
     too, so it never gets EPIPE, and it never waits. `reopen` finds the pipe again."""
     read, write = os.pipe()
     both = os.open(f"/proc/self/fd/{write}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -168,7 +168,7 @@ def spawn(argv: list[str], *, notify_option: str = "--notify") -> Spawned:
     finally:
         os.close(out_w)
         os.close(note_w)
-    # We reap by pid; Popen must not do it behind our back.
+    # The caller reaps by pid; Popen must not.
     child.returncode = 0
     os.set_blocking(note_r, False)
     return Spawned(child.pid, os.pidfd_open(child.pid), out_r, note_r)
@@ -191,7 +191,7 @@ def kill(identity: Identity, sig: int = signal.SIGKILL) -> None:
 
 
 def wait_gone(identities: list[Identity], timeout: float) -> bool:
-    """Wait until all have ended, whoever their parent is; False if some have not in time."""
+    """Wait until all have ended, children or not; False if some have not in time."""
     fds = []
     for one in identities:
         with contextlib.suppress(ProcessLookupError):

@@ -26,7 +26,7 @@ class Machine:
         self.live = self.root.resolve() == Path("/")
         self.uid = os.geteuid() if uid is None else uid
         self.groups = set(os.getgroups()) | {os.getegid()} if uid is None else set()
-        # DPDK as dpsup was built with it: its version, and its drivers' folder.
+        # DPDK as dpsup was built with it: its version, and its drivers' directory.
         self.build = build if build is not None else _build()
         host = read_host(sysroot)
         listed = re.search(r"^Cpus_allowed_list:\s*(\S+)", self.text("/proc/self/status"), re.M)
@@ -102,7 +102,7 @@ class Machine:
         return bool(answer[0] != fcntl.F_UNLCK)
 
     def flocked(self, name: str) -> bool:
-        """Has somebody locked the whole file, as a supervisor has its `lock`?"""
+        """Has a process locked the whole file, as a supervisor has its `lock`?"""
         try:
             with self.path(name).open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -113,7 +113,7 @@ class Machine:
         return False
 
     def free_bytes(self, name: str) -> int:
-        """Space on the file system that holds `name`, or the nearest folder above it."""
+        """Space on the file system that holds `name`, or the nearest directory above it."""
         here = self.path(name)
         while not here.exists() and here != here.parent:
             here = here.parent

@@ -3,7 +3,7 @@
 
 The io core takes such a packet out of the traffic; the primary shows it; the supervisor writes it
 down, on a thread of its own, and then has the mbuf freed. What cannot be written down is said and
-given up: a full or slow disk stops nothing. The folder outlives the instance, and is bounded.
+given up: a full or slow disk stops nothing. The directory outlives the instance, and is bounded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Kept:
 
 
 class Folder:
-    """The folder of one instance: NNNN.pcap and NNNN.json, the oldest of which make room. What a
+    """The directory of one instance: NNNN.pcap and NNNN.json, the oldest of which make room. What a
     plugin asked for makes room before what killed workers, as long as it takes up more."""
 
     def __init__(self, path: str | Path) -> None:
@@ -86,7 +86,7 @@ class Folder:
             for one, content in zip(self._files(number), (data, text), strict=True):
                 _write(one, content)
         except OSError:
-            self._kept = None  # it may be somebody else who writes here
+            self._kept = None  # another process may write here
             if not self._files(number)[1].exists():
                 with contextlib.suppress(OSError):
                     self._remove(number)
@@ -208,7 +208,7 @@ def describe(plan: Plan, packet: dict[str, Any], at: float, at_ns: int) -> dict[
 
 
 async def _aside(work: Callable[[], int]) -> int:
-    """On a thread that nobody waits for at the end: a disk may hang for ever."""
+    """On a thread that the exit does not wait for: a disk may hang for ever."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[int] = loop.create_future()
 
@@ -267,20 +267,20 @@ class Keeper:
 
 
 def _planned(where: Runtime) -> str | None:
-    """Where an instance that has a runtime folder keeps them."""
+    """Where an instance that has a runtime directory keeps them."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         return str(json.loads((where.path / PLAN).read_text())["quarantine_dir"])
     return None
 
 
 def _state_dir(name: str) -> Path:
-    # Not $STATE_DIRECTORY: that is a unit's, and whoever looks is another one, or a person.
+    # Not $STATE_DIRECTORY: systemd sets it for a unit, and this process is not the instance's.
     env = {k: v for k, v in os.environ.items() if k != "STATE_DIRECTORY"}
     return Path(state_dir(name, env, is_root=os.geteuid() == 0, uid=os.geteuid()))
 
 
 def find(name: str | None) -> Folder:
-    """The folder of an instance, running or not; of the only one where none is named. Raises:
+    """The directory of an instance, running or not; of the only one where none is named. Raises:
     NotRunning, UsageError."""
     known = client.running()
     if name is None and len(known) != 1:

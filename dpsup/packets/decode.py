@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A packet in one line: who sends what to whom. Pure, and never raises: what it cannot read it
-names by number. Wireshark reads the rest."""
+"""A packet in one line: its source, its destination, its protocol. Pure.
+
+Never raises: what it cannot read it names by number. Wireshark reads the rest. Own code: scapy and
+dpkt build an object for each layer, and raise on bytes that are not what they claim to be.
+"""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Capture:
 
     link_type: int = ETHERNET
     packets: int = 0
-    cut: int = 0  # those whose end was not captured
+    cut: int = 0  # packets of which a part was captured
     first_cut: int = 0
     long: int = 0  # those longer than the caller asked about
     first_long: int = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What it takes to make a running instance what a changed file says. Pure.
+"""What it takes to bring a running instance to what a changed file says. Pure.
 
 Every key of a topology has a class: it can change while packets flow (live), worker by worker
 (rolling), or only with a new start (restart). Tables are told apart by their names.
@@ -203,9 +203,15 @@ def diff(old: Topology, new: Topology) -> list[Change]:
             group = new.workers[int(leaf.path[1])].name
             most = next(g.max for g in old.workers if g.name == group)
             if leaf.key == "workers.count" and leaf.value > most:
-                kind, why = Class.RESTART, f"there is room for {most}: rings are made at the start"
+                kind, why = (
+                    Class.RESTART,
+                    f"there is room for {most}: a start creates the rings",
+                )
             if leaf.key == "workers.scale.max" and (leaf.value or 0) > most:
-                kind, why = Class.RESTART, f"there is room for {most}: rings are made at the start"
+                kind, why = (
+                    Class.RESTART,
+                    f"there is room for {most}: a start creates the rings",
+                )
         line = source.line(leaf.path)
         changes.append(Change(name, kind, was, leaf.value, line, group, why))
     return sorted(changes, key=lambda c: c.line)
@@ -219,7 +225,7 @@ def pending(started: Topology, loaded: Topology, new: Topology) -> list[Change]:
 
 
 def keep(plan: Plan, groups: Sequence[GroupPlan]) -> Plan:
-    """A plan made of the file as it was at the start, with what has changed since."""
+    """A plan of the file as it was at the start, with what has changed since."""
     return replace(
         plan,
         groups=tuple(

@@ -110,7 +110,7 @@ class ChainPlan:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of hugepage memory, and what the host had free when the plan was made."""
+    """Bytes of hugepage memory, and what the host had free when the plan was decided."""
 
     pools: int
     slots: int

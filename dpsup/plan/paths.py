@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def runtime_dir(topology: Topology, host: Host) -> str:
     if topology.host.runtime_dir != AUTO:
         return topology.host.runtime_dir
-    # systemd gives several folders with colons between them; the first is the unit's own.
+    # systemd gives several directories with colons between them; the first is the unit's own.
     given = host.env.get("RUNTIME_DIRECTORY", "").split(":")[0]
     if given:
         return given
@@ -27,7 +27,7 @@ def runtime_dir(topology: Topology, host: Host) -> str:
 
 
 def state_dir(name: str, env: Mapping[str, str], *, is_root: bool, uid: int) -> str:
-    """Where what outlives an instance lies."""
+    """The directory of what outlives an instance."""
     given = env.get("STATE_DIRECTORY", "").split(":")[0]
     if given:
         return given
@@ -41,8 +41,8 @@ def state_dir(name: str, env: Mapping[str, str], *, is_root: bool, uid: int) -> 
 def quarantine_dir(topology: Topology, host: Host) -> str:
     if topology.host.quarantine_dir != AUTO:
         return topology.host.quarantine_dir
-    folder = state_dir(topology.name, host.env, is_root=host.is_root, uid=host.uid)
-    return f"{folder}/quarantine"
+    directory = state_dir(topology.name, host.env, is_root=host.is_root, uid=host.uid)
+    return f"{directory}/quarantine"
 
 
 def eal_runtime_dir(host: Host) -> str:

@@ -151,7 +151,7 @@ def write(name: str | None, file: str, seconds: float, chaos: str | None, bench:
     """The page's text, written to `file` unless that is "-". Raises: DpsupError."""
     target = Path(file)
     if file != "-" and (target.is_dir() or not target.absolute().parent.is_dir()):
-        raise UsageError(f"cannot write {file}: no such folder, or it is one", code="E0747")
+        raise UsageError(f"cannot write {file}: no such directory, or it is one", code="E0747")
     text = page(gather(name, seconds, chaos, bench))
     if file != "-":
         try:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""HTML that cannot be broken out of: what is no `Html` already is text, and is escaped. Pure."""
+"""HTML that text cannot break out of: all that is not `Html` already is escaped. Pure.
+
+Own code instead of markupsafe: that escapes, but has no tags; the escape here is one line, and also
+removes control characters and marks of writing direction, which markupsafe keeps.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 
 class Html(str):
-    """Markup. Only `tag` and `join` make it of other strings, and `trusted`, by name."""
+    """Markup. Only `tag` and `join` create it from other strings, and `trusted`, by name."""
 
     __slots__ = ()
 
@@ -42,7 +46,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
 
 def trusted(markup: str) -> Html:
-    """What is markup by somebody else's word: graphviz's, our own style sheet."""
+    """Markup from a source that is trusted: graphviz, our own style sheet."""
     return Html(markup)
 
 

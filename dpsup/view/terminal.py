@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Documents as text for people, on a terminal or in a pipe.
 
-The tables are those of view.tables, for all commands. Own code instead of rich: that cost 40 to 50
-ms of import, as much as all else that `dpsup status` does, and its tables cannot leave out the
-columns that matter least. What is left of it is one page: styles, and drawing in place.
+The tables are those of view.tables, for all commands. Own code instead of rich: that cost 28 ms of
+import (62 ms to load this module, 34 without), and its tables cannot leave out the columns that
+matter least. What is left of it is one page: styles, and drawing in place.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def stray_line(pool: str, stray: dict[str, Any]) -> str:
 
 
 def print_state(doc: dict[str, Any]) -> None:
-    """Blocks that are somebody's, as the 8-byte numbers that they begin with."""
+    """Blocks of state, as the 8-byte numbers that they begin with."""
     titles, rows = ["NAME", "VERSION", "BYTES", "WORKER", "8-BYTE WORDS"], []
     workers = [(w["id"], "-", w) for w in doc["workers"]]
     names = [f"{doc['group']}/{b['member']}" for b in doc["buckets"]]
@@ -199,7 +199,7 @@ def print_state(doc: dict[str, Any]) -> None:
         rows.append([name, str(block["version"]), str(block["size"]), worker, shown])
     _table(titles, rows)
     if not rows:
-        _say("no plugin of this group keeps anything")
+        _say("no plugin of this group keeps state")
 
 
 def print_account(found: dict[str, Any]) -> None:
@@ -223,7 +223,7 @@ def print_scale(doc: dict[str, Any]) -> None:
             for one in doc[key]:
                 _say(f"    {sign} {one['worker']}  core {one['core']}")
         if doc["at_zero"]:
-            _say(f"    nobody works in it then: at_zero = {doc['at_zero']}")
+            _say(f"    no worker is left in it: at_zero = {doc['at_zero']}")
         else:
             _say(f"    {doc['buckets_moved']} of {BUCKETS} buckets move")
     _say("Nothing was done (--dry-run).")
