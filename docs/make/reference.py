@@ -4,8 +4,8 @@
 What each page is made of: the command line's own objects (cli), the models that read the topology
 file (topology), the table of events and the places that report them (events), the families that a
 look at an instance becomes (metrics), the plugin header (sdk), the table of exit codes and the
-shared-memory header (exits), the client's methods (python). What JSON documents hold is described
-in documents.py, beside this file, and a test holds real output against that.
+shared-memory header (exits), the client's methods (python). What JSON documents and events hold is
+described by the types in dpsup/documents, and a test holds real output against those.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from dpsup import catalogue
 from dpsup.cli import manpage
 from dpsup.cli.root import cli
 from dpsup.doctor import CHECKS
+from dpsup.documents import events
+from dpsup.documents.describe import keys_of
+from dpsup.documents.printed import DOCUMENTS
 from dpsup.errors import Exit
 from dpsup.instance import client, history, openmetrics
 from dpsup.topology.jsonschema import topology_schema
@@ -46,7 +49,6 @@ def _beside(path: Path) -> ModuleType:
     return module
 
 
-documents = _beside(Path(__file__).with_name("documents.py"))
 # The look of an instance that tests of metrics use has one of everything.
 looks = _beside(ROOT / "tests" / "unit" / "looks.py")
 
@@ -230,15 +232,15 @@ def topology_page() -> str:
 def json_page() -> str:
     out = head(
         "JSON documents",
-        "`docs/make/documents.py`, which a test holds against the output of a real instance",
+        "the types in `dpsup/documents/`, which a test holds against the output of a real instance",
         "What commands print with `-o json`: one document on standard output. More keys may be added;"
         " those that are here keep their meaning while `apiVersion` is `dpsup/v1`. In paths, `[]` is"
         " each entry of a list, `*` each key of a table whose keys are names. Times that end in `_ns`"
         " are nanoseconds of CLOCK_MONOTONIC; `at` is seconds since 1970.",
     )
-    for name, (command, text, keys) in documents.DOCUMENTS.items():
+    for name, (command, text, of) in DOCUMENTS.items():
         out += [f"## {name}", "", f"`{command}`. {text}", ""]
-        out += table(("key", "what"), ((f"`{key}`", what) for key, what in keys.items()))
+        out += table(("key", "what"), ((f"`{key}`", what) for key, what in keys_of(of).items()))
     return "\n".join(out)
 
 
@@ -272,13 +274,13 @@ def events_page() -> str:
     by_type = reported()
     rows = []
     for kind, what in history.TYPES.items():
-        fields = by_type.get(kind, set()) | set(documents.EVENT_MORE.get(kind, ()))
+        fields = by_type.get(kind, set()) | set(events.MORE.get(kind, ()))
         shown = ", ".join(f"`{one}`" for one in sorted(fields - {"name"}))
         rows.append((f"`{kind}`", what, shown))
     out += [*table(("type", "what happened", "fields"), rows), "## Fields", ""]
-    every = sorted({f for names in by_type.values() for f in names} | documents.EVENT_FIELDS.keys())
-    known = documents.EVENT_FIELDS
-    out += table(("field", "what"), ((f"`{one}`", known.get(one, "")) for one in every))
+    known = {key.removeprefix("?"): what for key, what in keys_of(events.Fields).items()}
+    rows = [(f"`{field.split('.')[0].removesuffix('[]')}`", what) for field, what in known.items()]
+    out += table(("field", "what"), rows)
     return "\n".join(out)
 
 
@@ -299,7 +301,7 @@ def metrics_page() -> str:
         name = family.name + ("_total" if family.type == "counter" else "")
         shown = ", ".join(f"`{one}`" for one in labels)
         rows.append((f"`{name}`", family.type, shown, family.documentation))
-    rows.append(("`dpsup_look_duration_seconds`", "gauge", "", "Of asking the instance."))
+    rows.append(("`dpsup_look_duration_seconds`", "gauge", "", "Time spent querying the instance."))
     return "\n".join([*out, *table(("name", "type", "labels", "what"), rows)])
 
 

@@ -266,7 +266,9 @@ class Source(Collector):
                 self._took = self._at - begun
             look, took = self._last, self._took
         yield from families(look)
-        yield GaugeMetricFamily("dpsup_look_duration_seconds", "Of asking the instance.", took)
+        yield GaugeMetricFamily(
+            "dpsup_look_duration_seconds", "Time spent querying the instance.", took
+        )
 
 
 def looker(where: Runtime) -> Callable[[], Doc | None]:
