@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dpsup import DpsupError, connect, history
+from dpsup import DpsupError, connect
 from dpsup.errors import NotRunning
+from dpsup.instance import history
 
 # Never `-m dpsup`: in the source folder that would be the sources, not what was installed.
 DPSUP = [str(Path(sys.executable).with_name("dpsup"))]

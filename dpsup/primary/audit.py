@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from dpsup import _abi
+from dpsup.documents.printed import AuditPool, Place
 from dpsup.primary.layout import Layout
 from dpsup.primary.shim import check, ffi, fields, lib
 
@@ -16,8 +17,8 @@ class Audit:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def take(self) -> list[dict[str, Any]]:
-        pools = []
+    def take(self) -> list[AuditPool]:
+        pools: list[AuditPool] = []
         for i, pool in enumerate(self._layout.plan["pools"]):
             out = ffi.new("struct dps_audit *")
             # Several io cores answer one after the other: what moves between them meanwhile may
@@ -26,18 +27,24 @@ class Audit:
                 check("audit_get", lib.dps_audit_get(i, out))
                 if out.unexplained == 0:
                     break
-            found = {"name": pool["name"], **fields(out), "moving": 0, "strays": []}
-            found["places"] = self._places(i)
+            one = {
+                "name": pool["name"],
+                **fields(out),
+                "moving": 0,
+                "strays": [],
+                "places": self._places(i),
+            }
+            found = cast(AuditPool, one)
             if out.unexplained:
                 self._search(i, found)
             pools.append(found)
         return pools
 
-    def _places(self, pool: int) -> list[dict[str, Any]]:
+    def _places(self, pool: int) -> list[Place]:
         """Where its mbufs are, io core by io core; then what each port's driver may have."""
         out = ffi.new("struct dps_audit_place[4096]")
         n = check("audit_places", lib.dps_audit_places(pool, out, 4096))
-        places = []
+        places: list[Place] = []
         for at in out[0:n]:
             place = PLACES[at.place]
             places.append(
@@ -55,7 +62,7 @@ class Audit:
             return self._layout.port_name(index)
         return f"io/{index}" if place == "xfer" else None
 
-    def _search(self, pool: int, found: dict[str, Any]) -> None:
+    def _search(self, pool: int, found: AuditPool) -> None:
         """It does not add up: look for each single mbuf. With several io cores, that one was on its
         way between their answers is no fault: those are `moving`."""
         out = ffi.new("struct dps_stray[]", lib.DPS_STRAYS)

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the io cores and the workers count, as the primary hands it out."""
+"""What the io cores and the workers count, as the primary hands it out.
+
+The structs of the C headers have no types in Python: what is made of one is cast to its document's
+type, and tests/c/test_abi.py holds the two together.
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from dpsup import _abi
+from dpsup.documents import counters as documents
 from dpsup.primary.layout import Layout
 from dpsup.primary.shim import check, ffi, fields, lib, reasons_of, text
 
@@ -41,10 +46,10 @@ class Counters:
         self._drops: dict[int, Drops] = {}  # by slot
         self.reasons: dict[int, dict[int, list[str]]] = {}  # by group and version
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> documents.Counters:
         """Everything that is counted, read after the request came; `at_ns` is when."""
         at = time.monotonic_ns()
-        ports = []
+        ports: list[documents.PortCounters] = []
         for name, i in self._layout.port_index.items():
             stats = ffi.new("struct dps_port_stats *")
             check("port_stats_get", lib.dps_port_stats_get(i, stats))
@@ -52,7 +57,12 @@ class Counters:
             check("port_info_get", lib.dps_port_info_get(i, info))
             drops = {DROPS[d]: int(n) for d, n in enumerate(stats.drops) if n}
             link = {"link_up": bool(info.link_up), "link_mbps": int(info.link_mbps)}
-            ports.append({"name": name, "drops": drops, **link, **fields(stats)})
+            ports.append(
+                cast(
+                    documents.PortCounters,
+                    {"name": name, "drops": drops, **link, **fields(stats)},
+                )
+            )
         return {
             "at_ns": at,
             "generation": self._plan["generation"],
@@ -63,34 +73,37 @@ class Counters:
             "slots": [self._slot(i) for i in range(self._plan["n_slots"])],
         }
 
-    def lanes(self) -> list[dict[str, int]]:
+    def lanes(self) -> list[documents.Lane]:
         """Each lane that packets went through, io core by io core."""
-        found = []
+        found: list[documents.Lane] = []
         lane = ffi.new("struct dps_lane_stats *")
         for io in self._plan["io"]:
             for slot in range(self._plan["n_slots"]):
                 check("lane_of_io", lib.dps_lane_of_io(io["index"], slot, lane))
                 if lane.sent:
-                    found.append({"io": io["index"], "slot": slot, **fields(lane)})
+                    one = {"io": io["index"], "slot": slot, **fields(lane)}
+                    found.append(cast(documents.Lane, one))
         return found
 
-    def _pool_stats(self, index: int, name: str) -> dict[str, Any]:
+    def _pool_stats(self, index: int, name: str) -> documents.PoolCounters:
         stats = ffi.new("struct dps_pool_stats *")
         check("pool_stats_get", lib.dps_pool_stats_get(index, stats))
-        return {"name": name, **fields(stats)}
+        return cast(documents.PoolCounters, {"name": name, **fields(stats)})
 
-    def _io_stats(self, io: dict[str, Any]) -> dict[str, Any]:
+    def _io_stats(self, io: dict[str, Any]) -> documents.Io:
         stats = ffi.new("struct dps_io_stats *")
         check("io_stats_get", lib.dps_io_stats_get(io["index"], stats))
         stages = {name: int(stats.stage[i]) for i, name in enumerate(STAGES)}
-        return {"core": io["core"], **fields(stats), "stage_cycles": stages}
+        one = {"core": io["core"], **fields(stats), "stage_cycles": stages}
+        return cast(documents.Io, one)
 
-    def _group_stats(self, index: int) -> dict[str, Any]:
+    def _group_stats(self, index: int) -> documents.GroupCounters:
         stats = ffi.new("struct dps_group_stats *")
         check("group_stats_get", lib.dps_group_stats_get(index, stats))
-        return {**fields(stats), "pause": [int(n) for n in stats.pause]}
+        one = {**fields(stats), "pause": [int(n) for n in stats.pause]}
+        return cast(documents.GroupCounters, one)
 
-    def _slot(self, index: int) -> dict[str, Any]:
+    def _slot(self, index: int) -> documents.SlotCounters:
         slot = ffi.new("struct dps_slot *")
         check("slot_read", lib.dps_slot_read(index, slot))
         lane = ffi.new("struct dps_lane_stats *")
@@ -100,7 +113,7 @@ class Counters:
             for c, chars in enumerate(slot.counter_name)
             if (name := text(chars))
         }
-        return {
+        one = {
             "pid": int(lib.dps_slot_sitter(index)),
             "version": int(lib.dps_slot_version(index)),
             "needs": int(slot.facts.needs),
@@ -115,6 +128,7 @@ class Counters:
             "counters": counters,
             **fields(lane),
         }
+        return cast(documents.SlotCounters, one)
 
     def fold(self, index: int, slot: Any = None, lane: Any = None) -> dict[str, int]:
         """A slot's drops by the plugins' names for them. Another version may have other names for

@@ -15,12 +15,16 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dpsup import _abi
 from dpsup._build import VERSION
 from dpsup.bus.messages import ProtocolError, Request, as_error, want
 from dpsup.bus.sockets import Responder
+from dpsup.documents.counters import Counters as CountersDocument
+from dpsup.documents.counters import Lane
+from dpsup.documents.printed import AuditPool
+from dpsup.documents.story import Evidence, Hello, Sitter, Sitters, State, Story
 from dpsup.errors import DpsupError, Exit, ShimError
 from dpsup.host import process
 from dpsup.primary.audit import Audit
@@ -37,12 +41,12 @@ STATE_SHOWN = 8 << 10  # bytes of a slot's state in a reply
 STATE_REPLY = 256 << 10  # and of all buckets'
 
 
-def _story(story: Any) -> dict[str, Any]:
+def _story(story: Any) -> Story:
     frames = [f"{story.frame[i]:#x}" for i in range(story.n_frames)]
-    return {**fields(story), "frames": frames}
+    return cast(Story, {**fields(story), "frames": frames})
 
 
-def _state(get: Any, where: tuple[int, ...], most: int) -> dict[str, Any] | None:
+def _state(get: Any, where: tuple[int, ...], most: int) -> State | None:
     """A block of state, None where it is nobody's."""
     head = ffi.new("struct dps_state_head *")
     data = ffi.new("uint8_t[]", max(most, 1))
@@ -74,7 +78,7 @@ class Primary:
             raise ProtocolError(f"the primary knows no `{request.verb}`", code="E0903")
         return method(request.args)
 
-    def do_hello(self, _: dict[str, Any]) -> dict[str, Any]:
+    def do_hello(self, _: dict[str, Any]) -> Hello:
         me = process.identify(os.getpid())
         return {
             "pid": me.pid,
@@ -139,14 +143,15 @@ class Primary:
         ret = lib.dps_sitter_fate(want(args, "berth", int), want(args, "pid", int))
         return bool(ret != -errno.EAGAIN)
 
-    def do_sitters(self, _: dict[str, Any]) -> dict[str, Any]:
+    def do_sitters(self, _: dict[str, Any]) -> Sitters:
         """Who sits where, and what else a new supervisor needs; told after the story `stories`."""
-        sitters, exits = [], []
+        sitters: list[Sitter] = []
+        exits: list[list[int]] = []
         out = ffi.new("struct dps_sitter_info *")
         for berth in range(int(lib.DPS_MAX_SITTERS)):
             check("sitter_get", lib.dps_sitter_get(berth, out))
             if out.state:
-                sitters.append({"berth": berth, **fields(out)})
+                sitters.append(cast(Sitter, {"berth": berth, **fields(out)}))
             if out.exit_pid:
                 exits.append([int(out.exit_pid), int(out.exit_status)])
         return {
@@ -163,7 +168,7 @@ class Primary:
         failures = want(args, "failures", bool, False)
         check("slot_takeovers", lib.dps_slot_takeovers(slot, n, failures))
 
-    def do_stories(self, args: dict[str, Any]) -> list[dict[str, Any]]:
+    def do_stories(self, args: dict[str, Any]) -> list[Story]:
         """What the wardens did, in order, after the story of that number."""
         told = []
         out = ffi.new("struct dps_story *")
@@ -173,9 +178,9 @@ class Primary:
                 told.append(_story(out))
         return told
 
-    def do_quarantine(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+    def do_quarantine(self, _: dict[str, Any]) -> list[Evidence]:
         """The packets in quarantine, as many as a reply has room for, the oldest first."""
-        found: list[dict[str, Any]] = []
+        found: list[Evidence] = []
         names = {index: name for name, index in self.layout.port_index.items()}
         out = ffi.new("struct dps_evidence *")
         room = ffi.new("uint8_t[]", PACKET_MOST)
@@ -186,9 +191,8 @@ class Primary:
                 deaths = [_story(ffi.addressof(out.death, d)) for d in range(out.deaths)]
                 port = names.get(out.port, "")
                 data = bytes(ffi.buffer(room, n)).hex()
-                found.append(
-                    {**fields(out), "io": io, "port": port, "deaths": deaths, "bytes": data}
-                )
+                one = {**fields(out), "io": io, "port": port, "deaths": deaths, "bytes": data}
+                found.append(cast(Evidence, one))
                 left -= n
                 nth += 1
         return found
@@ -307,13 +311,13 @@ class Primary:
     def do_reset(self, args: dict[str, Any]) -> None:
         check("io_reset", lib.dps_io_reset(want(args, "slot", int)))
 
-    def do_audit(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+    def do_audit(self, _: dict[str, Any]) -> list[AuditPool]:
         return self.audit.take()
 
-    def do_counters(self, _: dict[str, Any]) -> dict[str, Any]:
+    def do_counters(self, _: dict[str, Any]) -> CountersDocument:
         return self.counters.read()
 
-    def do_lanes(self, _: dict[str, Any]) -> list[dict[str, int]]:
+    def do_lanes(self, _: dict[str, Any]) -> list[Lane]:
         return self.counters.lanes()
 
     def do_test_leak(self, args: dict[str, Any]) -> None:

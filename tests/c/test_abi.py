@@ -6,12 +6,15 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from dpsup import _abi
 from dpsup._shim import ffi, lib
+from dpsup.documents import counters, printed, story
 from dpsup.primary import audit
+from dpsup.primary.shim import fields
 from dpsup.supervisor import policy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,3 +67,23 @@ def test_every_value_of_an_enumeration_has_a_name() -> None:
     assert audit.PLACES[lib.DPS_PLACE_BACK] == "handed_back"
     assert lib.DPS_EXIT_TEMPORARY not in policy.PERMANENT
     assert lib.DPS_MAX_SITTERS > lib.DPS_MAX_SLOTS + lib.DPS_MAX_SPARES
+
+
+@pytest.mark.parametrize(
+    ("struct", "document", "more"),
+    [
+        ("dps_port_stats", counters.PortCounters, {"name", "drops", "link_up", "link_mbps"}),
+        ("dps_pool_stats", counters.PoolCounters, {"name"}),
+        ("dps_io_stats", counters.Io, {"core", "stage_cycles"}),
+        ("dps_group_stats", counters.GroupCounters, {"pause"}),
+        ("dps_lane_stats", counters.LaneCounters, set()),
+        ("dps_story", story.Story, {"frames"}),
+        ("dps_sitter_info", story.Sitter, {"berth"}),
+        ("dps_audit", printed.AuditPool, {"name", "moving", "strays", "places"}),
+    ],
+)
+def test_a_document_has_the_fields_of_its_struct(
+    struct: str, document: type, more: set[str]
+) -> None:
+    zero = ffi.new(f"struct {struct} *")
+    assert set(fields(zero)) | more == set(get_type_hints(document))

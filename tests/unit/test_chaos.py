@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from dpsup.chaos.own import PREFIX, Own
-from dpsup.packets.pcap import CutError, read_pcap, write_pcap
 from dpsup.chaos.report import Found, Injected, document, percentiles, phases_of, text, thinned
 from dpsup.chaos.schedule import KINDS, USUAL, parse_faults, parse_rate, schedule
 from dpsup.chaos.traffic import Count, Traffic, check, frame, swapped

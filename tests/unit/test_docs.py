@@ -20,6 +20,7 @@ from unit.fakehost import FILE, machine
 from dpsup.check.memory import pool_needs
 from dpsup.check.topology import check
 from dpsup.cli.root import cli
+from dpsup.documents import events
 from dpsup.errors import Exit, Severity
 from dpsup.host.machine import PciDevice
 from dpsup.instance.history import TYPES
@@ -89,13 +90,13 @@ def test_every_key_of_the_topology_has_its_place(pages: dict[str, str]) -> None:
 
 
 def test_every_type_of_event_and_every_field_is_told(make: Any, pages: dict[str, str]) -> None:
-    reference, documents = make("reference"), make("documents")
+    reference = make("reference")
     reported = reference.reported()
     assert set(reported) == set(TYPES)
     fields = {f for names in reported.values() for f in names}
-    assert fields <= set(documents.EVENT_FIELDS)
-    more = {f for names in documents.EVENT_MORE.values() for f in names}
-    assert set(documents.EVENT_FIELDS) == fields | more
+    assert fields <= set(events.Fields.__annotations__)
+    more = {f for names in events.MORE.values() for f in names}
+    assert set(events.Fields.__annotations__) == fields | more
     assert all(f"| `{kind}` |" in pages["reference/events.md"] for kind in TYPES)
 
 

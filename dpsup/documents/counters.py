@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the primary counts. Integers since the start of the generation, unless a field says else."""
+
+from __future__ import annotations
+
+from typing import Annotated, NotRequired, TypedDict
+
+
+class PortCounters(TypedDict):
+    name: Annotated[str, "the port"]
+    drops: Annotated[dict[str, int], "packets dropped by io cores, by reason"]
+    link_up: Annotated[bool, "whether the link is up"]
+    link_mbps: Annotated[int, "its speed, 0: unknown"]
+    rx_packets: Annotated[int, "received by io cores"]
+    rx_bytes: Annotated[int, "bytes received"]
+    tx_packets: Annotated[int, "taken by the driver"]
+    tx_bytes: Annotated[int, "bytes sent"]
+    rx_missed: Annotated[int, "lost in the NIC or driver: no descriptor"]
+    rx_errors: Annotated[int, "errors, as the driver counts them"]
+    rx_nombuf: Annotated[int, "lost by the driver: no mbuf"]
+    tx_errors: Annotated[int, "errors, as the driver counts them"]
+
+
+class PoolCounters(TypedDict):
+    name: Annotated[str, "the mempool"]
+    size: Annotated[int, "its mbufs"]
+    free: Annotated[int, "free mbufs, those in the io cores' caches included"]
+    low_water: Annotated[int, "the fewest free mbufs seen"]
+    starved: Annotated[int, "polls that found it empty"]
+
+
+class Io(TypedDict):
+    core: Annotated[int, "the CPU"]
+    loops: Annotated[int, "turns"]
+    busy_loops: Annotated[int, "turns with packets"]
+    sleeps: Annotated[int, "times that it gave its CPU back"]
+    woken: Annotated[
+        int,
+        "sleeps that a queue with packets ended: `net_tap` and `net_af_packet` ports only",
+    ]
+    busy_cycles: Annotated[int, "TSC cycles in turns with packets"]
+    held: Annotated[int, "packets that wait for their bucket or lane"]
+    xfer: Annotated[int, "packets on the way to the io core that owns their tx queue"]
+    tx_waiting: Annotated[int, "packets that wait for a tx queue"]
+    requeued: Annotated[int, "packets steered anew"]
+    rings: Annotated[int, "times that it woke a worker"]
+    quarantine: Annotated[int, "packets that wait to be written to quarantine"]
+    watched: Annotated[int, "1: a capture or a measurement is on"]
+    stage_packets: Annotated[int, "packets received and sent in the turns that are timed"]
+    stage_cycles: Annotated[
+        dict[str, int], "TSC cycles of those turns by stage: rx, steer, collect, tx, rest"
+    ]
+
+
+class GroupCounters(TypedDict):
+    no_worker: Annotated[int, "packets dropped: no slot of the group takes packets"]
+    hold_full: Annotated[int, "packets dropped: too many are held already"]
+    bypassed: Annotated[int, "packets that went on past it"]
+    held: Annotated[int, "packets that wait for a worker"]
+    pause_ns: Annotated[int, "time that moving buckets waited for their previous worker, in total"]
+    moving: NotRequired[Annotated[int, "1: an io core moves buckets now"]]
+    pause: Annotated[list[int], "buckets that waited less than 2^i ns, and at least half of that"]
+
+
+class LaneCounters(TypedDict):
+    sent: Annotated[int, "packets lent to the worker"]
+    collected: Annotated[int, "packets that came back"]
+    out: Annotated[int, "of those, sent out of a port"]
+    on: Annotated[int, "of those, sent on to a group"]
+    requeued: Annotated[int, "packets taken back and steered anew"]
+    lane_full: Annotated[int, "packets dropped: no room"]
+    bad_verdict: Annotated[int, "packets dropped: the verdict has no meaning"]
+    quarantined: Annotated[int, "packets put in quarantine"]
+    quarantine_full: Annotated[int, "packets dropped instead: the quarantine was full"]
+    corrupt: Annotated[int, "packets given up with a corrupt slot"]
+    outstanding: Annotated[int, "packets lent now"]
+    lanes_corrupt: Annotated[int, "lanes that were isolated"]
+
+
+class Lane(LaneCounters):
+    io: Annotated[int, "index of the io core"]
+    slot: Annotated[int, "index of the slot"]
+
+
+class SlotCounters(LaneCounters):
+    pid: Annotated[int, "the process in the slot, 0: none"]
+    version: Annotated[int, "its version of the group's plugin"]
+    needs: Annotated[int, "what the plugin asks for beside bytes: bits"]
+    changes: Annotated[bool, "whether the plugin changes bytes"]
+    beats: Annotated[int, "looks at its lanes"]
+    bursts: Annotated[int, "bursts"]
+    busy: Annotated[int, "TSC cycles in bursts"]
+    perf: Annotated[int, "not 0: it is measured now"]
+    ready_ns: Annotated[int, "when its plugin was initialised"]
+    first_ns: Annotated[int, "when it took its first burst, 0: not yet"]
+    dropped: Annotated[dict[str, int], "packets that the plugin dropped, by its own reasons"]
+    counters: Annotated[dict[str, int], "the plugin's own counters"]
+
+
+class Counters(TypedDict):
+    """The answer to `counters`, read after the request came."""
+
+    at_ns: Annotated[int, "when they were read"]
+    generation: Annotated[int, "starts of the primary so far"]
+    ports: list[PortCounters]
+    pools: list[PoolCounters]
+    io: list[Io]
+    groups: list[GroupCounters]
+    slots: list[SlotCounters]

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The fields of events. instance/history.py has their types."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypedDict
+
+# Fields of events whose names the source passes as a whole table.
+MORE: dict[str, tuple[str, ...]] = {
+    "death": (
+        "repaired", "successor", "notice", "tried", "hung", "times", "address", "backtrace",
+        "blamed",
+    ),
+    "quarantine": ("why", "port", "length", "flow_hash"),
+}  # fmt: skip
+
+
+class Fields(TypedDict, total=False):
+    """Of any event, beside `seq`, `at`, `at_ns` and `type`."""
+
+    address: Annotated[str, "the faulting address"]
+    alive: Annotated[list[int], "processes that may hold the locks"]
+    backtrace: Annotated[list[str], "frames, the innermost first"]
+    blamed: Annotated[
+        int, "deaths that the packet in hand is to blame for; at two it is quarantined"
+    ]
+    buckets_moved: Annotated[int, "buckets moved, of 512"]
+    cycles: Annotated[list[float], "cycles per packet of the old version and the new"]
+    drops: Annotated[list[float], "shares dropped by the plugin, of the old version and the new"]
+    dry_run: Annotated[bool, "decided, and not done"]
+    file: Annotated[str, "the pcap, or the topology"]
+    flow_hash: Annotated[int, "the hash of the packet's flow"]
+    held: Annotated[Any, "locks that are held"]
+    how: Annotated[str, "how the process ended: `SIGKILL`, `exit 1`"]
+    hung: Annotated[bool, "ended because it was stuck with a packet"]
+    imbalance: Annotated[float, "the busiest worker's share against an even one"]
+    kind: Annotated[str, "the kind of process: topology, primary, seed, worker"]
+    lane_full: Annotated[list[float], "shares that found no room, of the old version and the new"]
+    left: Annotated[Any, "locks that stay held"]
+    length: Annotated[int, "bytes of the packet"]
+    measured: Annotated[float, "the imbalance afterwards"]
+    message: Annotated[str, "the event in words"]
+    name: Annotated[str, "the worker, group, process or instance"]
+    new: Annotated[Any, "state or number after"]
+    notice: Annotated[str, "what showed that the thread was gone: `lease`, `pidfd`, `doubt`"]
+    number: Annotated[int | None, "its number in quarantine, null: it could not be written"]
+    old: Annotated[Any, "state or number before"]
+    packets: Annotated[int, "packets counted"]
+    phase: Annotated[str, "the rollout's phase"]
+    pid: Annotated[int, "the process"]
+    port: Annotated[str, "the packet's input port"]
+    predicted: Annotated[float, "the imbalance that was foreseen"]
+    released: Annotated[Any, "locks that were released"]
+    repaired: Annotated[
+        dict[str, int],
+        "`published`: verdicts kept, `undone`: packets whose bytes were put back, `left`: packets"
+        " left for the successor, `mended`: descriptors put back, `corrupt`: it was given up",
+    ]
+    requeued: Annotated[int, "packets steered anew"]
+    restarted: Annotated[list[str], "workers that were restarted"]
+    revision: Annotated[int, "the plugin's revision"]
+    seated_us: Annotated[float, "time from the old worker's leave to the new one in its slot"]
+    strangers: Annotated[list[int], "pids that attached and are not dpsup's"]
+    successor: Annotated[int | None, "pid of the spare that took the slot over, null: none did"]
+    times: Annotated[
+        dict[str, int],
+        "times of its phases: died, noticed, repaired, claimed, seated, first packet, gone",
+    ]
+    tried: Annotated[int, "spares that did not take the slot in time"]
+    why: Annotated[str, "the cause, or the state machine's event"]
+    workers: Annotated[list[str], "the workers that are judged"]

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Documents of what happens a second: rates are per second, `busy` and `fill` are shares."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypedDict
+
+from dpsup.documents.status import (
+    Account,
+    Group,
+    Named,
+    Pool,
+    Port,
+    Process,
+    Recovery,
+    Supervisor,
+    Worker,
+)
+
+
+class Measured(Named):
+    state: Annotated[str, "its state: starting, running, degraded, stopping"]
+    at_ns: Annotated[int, "when the counters were read"]
+    window_s: Annotated[float | None, "seconds over which rates were measured; null: not measured"]
+
+
+class WorkerRates(Worker):
+    group: Annotated[str, "its group"]
+    plugin: Annotated[str, "its plugin"]
+    drops: Annotated[int, "all its drops"]
+    since_s: Annotated[float | None, "seconds in this state"]
+    fill: Annotated[float | None, "share of its lanes' room that is in use"]
+    drop_pps: Annotated[float | None, "drops a second"]
+    pps: Annotated[float | None, "packets a second"]
+    busy: Annotated[float | None, "share of the time spent in bursts"]
+    cycles_per_packet: Annotated[float | None, "TSC cycles for a packet, null: none"]
+    batch: Annotated[float | None, "packets in a burst, null: none"]
+
+
+class PortRates(Port):
+    feeds: Annotated[str | None, "the group that its packets go to"]
+    rx_pps: Annotated[float | None, "received a second"]
+    tx_pps: Annotated[float | None, "sent a second"]
+    rx_bps: Annotated[float | None, "bits received a second"]
+    tx_bps: Annotated[float | None, "bits sent a second"]
+    missed_pps: Annotated[float | None, "missed a second"]
+    drop_pps: Annotated[float | None, "dropped a second"]
+    drops_new: Annotated[dict[str, int], "dropped in the window, by reason"]
+
+
+class PoolRates(Pool):
+    used: Annotated[float, "share in use"]
+
+
+class Core(TypedDict):
+    core: Annotated[int, "the CPU"]
+    numa: Annotated[int | None, "its NUMA node"]
+    roles: Annotated[list[str], "what runs there"]
+    busy: Annotated[float | None, "share spent with packets, null: nothing there counts"]
+    load: Annotated[float | None, "share that was not idle, by the kernel's account"]
+    stolen: Annotated[float | None, "share that the hypervisor took"]
+
+
+class LaneRates(TypedDict):
+    io: Annotated[str, "the io core"]
+    worker: Annotated[str, "the worker"]
+    size: Annotated[int, "most packets that it lends at a time"]
+    out: Annotated[int, "packets lent now"]
+    fill: Annotated[float | None, "that, as a share of the most"]
+    sent: Annotated[int, "packets lent so far"]
+    returned: Annotated[int, "packets that came back so far"]
+    requeued: Annotated[int, "packets taken back and steered anew"]
+    lane_full: Annotated[int, "packets dropped: no room"]
+    corrupt: Annotated[int, "packets dropped: the lane was found corrupt"]
+    pps: Annotated[float | None, "returned a second"]
+    full_pps: Annotated[float | None, "dropped for want of room a second"]
+
+
+class IoRates(TypedDict):
+    id: Annotated[str, "the io core: `io/0`"]
+    core: Annotated[int, "the CPU"]
+    busy: Annotated[float | None, "share of the time in turns with packets"]
+    loops_per_s: Annotated[float | None, "turns a second"]
+    sleeps_per_s: Annotated[float | None, "times a second that it gave its CPU back"]
+    rings_per_s: Annotated[float | None, "times a second that it woke a worker"]
+    cycles_per_packet: Annotated[float | None, "TSC cycles for a packet, null: none"]
+    stage_cycles_per_packet: Annotated[dict[str, float], "the same by stage"]
+    held: Annotated[int, "packets that wait for their bucket or lane"]
+    tx_waiting: Annotated[int, "packets that wait for a tx queue"]
+    quarantine: Annotated[int, "packets that wait to be written to quarantine"]
+
+
+class GroupRates(Group):
+    pps: Annotated[float | None, "packets a second"]
+    busy: Annotated[float | None, "mean of its workers'"]
+    inputs: Annotated[list[str], "ports that feed it"]
+    next: Annotated[list[str], "where its packets go"]
+
+
+class Workers(Measured):
+    workers: list[WorkerRates]
+
+
+class Ports(Measured):
+    ports: list[PortRates]
+
+
+class Cores(Measured):
+    cores: list[Core]
+
+
+class Mempools(Measured):
+    mempools: list[PoolRates]
+
+
+class Lanes(Measured):
+    lanes: list[LaneRates]
+
+
+class Picture(Measured):
+    generation: Annotated[int, "starts of the primary so far"]
+    up_s: Annotated[float | None, "seconds since the supervisor's start"]
+    supervisor: Supervisor
+    primary: Process
+    topology_file: Annotated[str, "the file that it was started with"]
+    ports: list[PortRates]
+    io: list[IoRates]
+    workers: list[WorkerRates]
+    groups: list[GroupRates]
+    lanes: list[LaneRates]
+    mempools: list[PoolRates]
+    cores: list[Core]
+    chains: Annotated[list[Any], "chains of the topology"]
+    in_flight: Annotated[int, "packets received and neither sent nor dropped yet"]
+    recovery: Recovery
+    processes: Annotated[
+        dict[str, Any],
+        "CPU time (`cpu_seconds`) and resident memory (`rss_bytes`) of each process",
+    ]
+    port_info: Annotated[list[Any], "what the driver says of each port"]
+    account: Account

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The Status document, its parts, and the supervisor's view, of which status.py composes it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypedDict
+
+from dpsup.documents.counters import Io
+
+
+class Head(TypedDict):
+    apiVersion: Annotated[str, "`dpsup/v1`"]
+    kind: Annotated[str, "which document it is"]
+
+
+class Named(Head):
+    name: Annotated[str, "the instance"]
+
+
+class Process(TypedDict):
+    pid: Annotated[int | None, "the process, null: none runs"]
+    state: Annotated[str, "its state"]
+
+
+class Supervisor(TypedDict):
+    pid: Annotated[int | None, "null: it is dead, the data plane goes on"]
+
+
+class Port(TypedDict):
+    name: Annotated[str, "the port"]
+    rx_packets: Annotated[int, "received by io cores"]
+    tx_packets: Annotated[int, "taken by the driver"]
+    rx_missed: Annotated[int, "lost in the NIC or driver: no descriptor"]
+    tx_dropped: Annotated[int, "dropped because the tx queue was full"]
+    rx_bytes: Annotated[int, "bytes received"]
+    tx_bytes: Annotated[int, "bytes sent"]
+    rx_errors: Annotated[int, "errors, as the driver counts them"]
+    tx_errors: Annotated[int, "errors, as the driver counts them"]
+    rx_nombuf: Annotated[int, "lost by the driver: no mbuf"]
+    dropped: Annotated[dict[str, int], "other packets dropped by io cores, by reason"]
+    link_up: Annotated[bool, "whether the link is up"]
+    link_mbps: Annotated[int, "its speed, 0: unknown"]
+    absent: Annotated[bool, "the device is missing, which the topology allows (`required = false`)"]
+
+
+class Pool(TypedDict):
+    name: Annotated[str, "the mempool"]
+    size: Annotated[int, "its mbufs"]
+    in_use: Annotated[int, "mbufs in use"]
+    low_water: Annotated[int, "the fewest free mbufs seen"]
+    alloc_failures: Annotated[int, "times that it was found empty"]
+
+
+class LastExit(TypedDict):
+    pid: Annotated[int, "the process that ended"]
+    how: Annotated[str, "in words: `SIGKILL`, `exit 1`"]
+    code: Annotated[int | None, "its exit code, null: a signal ended it"]
+    signal: Annotated[int | None, "the signal's number, null: none"]
+    asked: Annotated[bool, "whether dpsup asked it to end"]
+    reason: Annotated[str, "what dpsup knows of the cause"]
+    at_ns: Annotated[int, "when"]
+
+
+class Worker(TypedDict):
+    id: Annotated[str, "the worker's slot: `fw/0`"]
+    pid: Annotated[int | None, "the process in the slot, null: none"]
+    core: Annotated[int, "the CPU"]
+    state: Annotated[str, "starting, running, draining, recovering, backoff, held, stopped"]
+    rx_packets: Annotated[int, "packets handed to it"]
+    tx_packets: Annotated[int, "packets that it sent out of a port, or on to another group"]
+    dropped: Annotated[
+        dict[str, int],
+        "dropped, by reason: the plugin's own, and dpsup's (`lane_full`, `bad_verdict`,"
+        " `quarantine`, `quarantine_full`, `corrupt`)",
+    ]
+    restarts: Annotated[int, "times that it was replaced"]
+    last_exit: Annotated[LastExit | None, "how the last process in this slot ended, null: none did"]
+    outstanding: Annotated[int, "packets lent to it now"]
+    requeued: Annotated[int, "packets taken back and steered anew"]
+    counters: Annotated[dict[str, int], "the plugin's own counters"]
+    health: Annotated[str, "ok, stuck, stopped, starved"]
+    retry_in_s: Annotated[float | None, "seconds to the next start in `backoff`, else null"]
+    held_for: Annotated[str, "why it is held"]
+
+
+class StatusWorker(Worker):
+    since_ns: Annotated[int, "when it entered this state"]
+
+
+class Rollout(TypedDict):
+    group: Annotated[str, "the group"]
+    revision: Annotated[int, "number of the version that new workers and spares of the group run"]
+    plugin: Annotated[str, "its plugin"]
+    args: Annotated[list[list[str]], "its arguments, pairs of key and value"]
+    phase: Annotated[str, "idle, preparing, canary, rolling, closing, done, undoing, undone, stuck"]
+    to: Annotated[int | None, "revision that it is changing to, null: none"]
+    to_plugin: Annotated[str | None, "that revision's plugin"]
+    why: Annotated[str, "why it was undone"]
+    workers: Annotated[dict[str, int], "revision of each worker"]
+
+
+class Group(TypedDict):
+    name: Annotated[str, "the group"]
+    plugin: Annotated[str, "its plugin"]
+    desired: Annotated[int, "workers wanted"]
+    ready: Annotated[int, "workers that run"]
+    spares_ready: Annotated[int, "spares that wait"]
+    spares_held: Annotated[str, "why spares are not started again"]
+    rollout: Rollout | None
+    max: Annotated[int, "slots reserved at the start"]
+    dropped: Annotated[dict[str, int], "dropped before it, by reason: `no_worker`, `hold_full`"]
+    held: Annotated[int, "packets that wait for a worker"]
+    bypassed: Annotated[int, "packets that went on past it"]
+    move_pause: Annotated[
+        dict[str, Any],
+        "time that moving buckets waited for their previous worker to drain: `bounds` in seconds,"
+        " cumulative `counts`, `count`, `sum`",
+    ]
+
+
+class StatusGroup(Group):
+    workers: list[StatusWorker]
+
+
+class Recovery(TypedDict):
+    deaths: Annotated[int, "workers that died unasked"]
+    lost: Annotated[int, "packets neither delivered, held, nor counted as dropped"]
+    duplicated: Annotated[int, "packets delivered twice"]
+    quarantined: Annotated[int, "packets put in quarantine"]
+    last_failover_us: Annotated[
+        float | None,
+        "from noticing the last death to the successor's first packet, null: none",
+    ]
+    histograms: Annotated[
+        dict[str, Any],
+        "repair, takeover and failover: `bounds` in seconds, cumulative `counts`, `count`, `sum`",
+    ]
+
+
+class Status(Named):
+    state: Annotated[str, "starting, running, degraded, stopping"]
+    generation: Annotated[int, "starts of the primary so far"]
+    at_ns: Annotated[int, "when the counters were read"]
+    supervisor: Supervisor
+    primary: Process
+    seed: Process | None
+    topology_file: Annotated[str, "the file that it was started with"]
+    started_ns: Annotated[int | None, "when the supervisor started"]
+    ports: list[Port]
+    mempools: list[Pool]
+    groups: list[StatusGroup]
+    io: list[Io]
+    in_flight: Annotated[int, "packets received and neither sent nor dropped yet"]
+    recovery: Recovery
+
+
+class Account(TypedDict):
+    """Every packet received, by what became of it."""
+
+    received: Annotated[int, "packets received"]
+    missed: Annotated[int, "lost by the drivers, for want of a descriptor or an mbuf"]
+    sent: Annotated[int, "packets sent"]
+    dropped: Annotated[dict[str, int], "dropped, by reason"]
+    in_flight: Annotated[int, "received, neither sent nor dropped yet"]
+    lost: Annotated[int, "received and not found; told once nothing is in flight"]
+
+
+# --- what the supervisor adds to the primary's counters -------------------------------------------
+
+
+class WorkerView(TypedDict):
+    pid: int | None
+    state: str
+    restarts: int
+    last_exit: LastExit | None
+    health: str
+    since_ns: int
+    held_for: str
+    retry_in_s: float | None
+    hidden: bool  # beyond the group's desired workers, and not running
+
+
+class GroupView(TypedDict):
+    desired: int
+    spares_ready: int
+    spares_held: str
+    rollout: Rollout
+    workers: list[WorkerView]
+
+
+class RecoveryView(TypedDict):
+    deaths: int
+    lost: int
+    last_failover_us: float | None
+    histograms: dict[str, Any]
+
+
+class View(TypedDict):
+    """The answer of the supervisor to `view`."""
+
+    at_ns: int
+    started_ns: int
+    pid: int
+    state: str
+    primary: Process
+    seed: Process
+    absent: list[str]
+    groups: list[GroupView]
+    recovery: RecoveryView

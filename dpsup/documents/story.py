@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the primary says of processes and of deaths: shim/abi.h and shim/shim.h describe the fields
+that have the same names there. Times are CLOCK_MONOTONIC in nanoseconds, 0: did not happen."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Story(TypedDict):
+    """What a warden saw and did: struct dps_story."""
+
+    seq: int
+    kind: int
+    slot: int
+    sitter: int
+    pid: int
+    notice: int
+    hung: int
+    signal: int
+    code: int
+    n_frames: int
+    successor: int
+    successor_sitter: int
+    tried: int
+    corrupt: int
+    published: int
+    undone: int
+    left: int
+    sender: int
+    blamed: int
+    mended: int
+    handover: int
+    address: int
+    died_ns: int
+    noticed_ns: int
+    repaired_ns: int
+    claimed_ns: int
+    seated_ns: int
+    first_ns: int
+    gone_ns: int
+    frames: list[str]  # return addresses, the innermost first
+
+
+class Evidence(TypedDict):
+    """A packet in quarantine: struct dps_evidence."""
+
+    slot: int
+    len: int
+    hash: int
+    io: int
+    port: str  # "": not known
+    deaths: list[Story]
+    bytes: str  # hex
+
+
+class Sitter(TypedDict):
+    """The process that holds a berth: struct dps_sitter_info."""
+
+    berth: int
+    state: int
+    pid: int
+    group: int
+    slot: int
+    hand: int
+    told: int
+    health: int
+    exit_pid: int
+    exit_status: int
+
+
+class Sitters(TypedDict):
+    """The answer to `sitters`: what a new supervisor must know."""
+
+    sitters: list[Sitter]
+    exits: list[list[int]]  # pid and status of each that ended
+    rx: bool
+    stories: int  # the last story's number; the rest was read after it
+
+
+class State(TypedDict):
+    """A block of a plugin's state."""
+
+    version: int
+    size: int
+    hex: str
+
+
+class Hello(TypedDict):
+    """The answer to `hello`."""
+
+    pid: int
+    start: int  # clock ticks since boot
+    generation: int
+    version: str
+    abi: int
+    dpdk: str
+    tsc_hz: int
+    notes: list[str]
+    absent: list[str]
+    ports: list[dict[str, object]]
