@@ -20,7 +20,7 @@ __all__ = ["DpsupError", "Instance", "__version__", "connect"]
 
 
 def __getattr__(name: str) -> Any:
-    """The client is imported when it is asked for: most commands start without it."""
+    """The client is imported on first use: most commands start without it."""
     if name in ("Instance", "connect"):
         from dpsup.instance import client
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The entry point: the imports take a moment, in which Ctrl-C must not print a traceback."""
+"""The entry point. Ctrl-C during the imports must not print a traceback."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 
 def show(value: object) -> str:
-    """A value as a file would say it, short enough for a message."""
+    """A value as a topology file writes it, short enough for a message."""
     if isinstance(value, str):
         text = json.dumps(value, ensure_ascii=False)
     elif isinstance(value, bool):
@@ -69,7 +69,7 @@ def plural(number: int, word: str) -> str:
 
 
 def listing(words: Sequence[str]) -> str:
-    """ "a, b and c", cut where it grows long."""
+    """ "a, b and c", shortened if it is long."""
     words = words if len(words) <= 4 else [*words[:3], f"{len(words) - 3} more"]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
@@ -78,8 +78,8 @@ _LABEL = re.compile(r" *(?:why:  |help: |error\[\w+\]: |warning\[\w+\]: )?")
 
 
 def fold(text: str, width: int, indent: int | None = None) -> str:
-    """Prose no wider than a terminal: further lines `indent` columns in, or where the first one's
-    words begin. A line that shows a file's is left as it is."""
+    """Prose no wider than a terminal: further lines are indented by `indent` columns, or to where
+    the first line's words begin. A line that quotes a file is left as it is."""
 
     def one(line: str) -> str:
         label = _LABEL.match(line)

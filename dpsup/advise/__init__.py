@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`dpsup advise`: what a running instance shows over a window, what to change, what that brings.
+"""`dpsup advise`: measures a running instance over a window, and suggests changes and their effect.
 
-`window` makes numbers of some looks, `pools`, `lanes`, `cores` answer one question each in terms of
-those numbers, `piece` is one answer, `report` puts them together; all of that is pure. `command`
-does the looking.
+`window` turns some looks into numbers, `pools`, `lanes` and `cores` derive advice from these
+numbers, `piece` is one piece of advice, `report` collects them; all of that is pure. `command`
+looks at the instance.
 """
 
 from __future__ import annotations
 
-# Every kind of advice there is, in the order of its questions.
+# Every kind of advice, in the order of the report.
 KINDS = {
     "pool-empty": "a mempool ran out of mbufs",
     "pool-low": "a mempool is about to run out",
-    "pool-cache": "the io cores' mempool caches are too small, or hold too much",
-    "rx-queue": "bursts find a port's rx queues full: deeper ones",
-    "io-cores": "the io cores do not keep up: more of them",
-    "io-burst": "an io core spends its time on turns, not packets: larger bursts",
-    "lane-ring": "bursts find lanes full whose worker has time: longer lanes",
-    "workers": "workers do not keep up: more of them",
-    "skew": "some workers have much more than others: spread the buckets",
+    "pool-cache": "the io cores' mempool caches are too small or too large",
+    "rx-queue": "bursts overflow a port's rx queues: make them deeper",
+    "io-cores": "the io cores do not keep up: add some",
+    "io-burst": "an io core spends its time between bursts: use larger bursts",
+    "lane-ring": "bursts overflow the lanes of workers that have time: use longer lanes",
+    "workers": "workers do not keep up: add some",
+    "skew": "some workers have much more load than others: spread the buckets",
     "numa": "packets cross from one NUMA node to another",
-    "idle": "what an io core does without packets does not fit its CPU",
+    "idle": "an io core's idle setting does not suit its CPU",
 }

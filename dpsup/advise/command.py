@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`dpsup advise`: looks at an instance for a while, then says what to change."""
+"""`dpsup advise`: looks at an instance for a while, then suggests changes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dpsup.instance.client import connect
 Doc = dict[str, Any]
 
 STEPS = 40  # looks in a window, at most
-STEP_LEAST_S = 0.1  # between two looks: each costs the instance's Python some milliseconds
-SPREAD_S = 0.5  # to measure buckets, where workers' shares differ
+STEP_LEAST_S = 0.1  # between two looks: each takes some milliseconds of the instance's Python
+SPREAD_S = 0.5  # to measure buckets if workers' shares differ
 LEAST_S = 0.2
 
 
 def watch(name: str | None, seconds: float) -> Window:
-    """The window of the next `seconds`. Changes nothing. Raises: NotRunning, UsageError."""
+    """A window over the next `seconds`. Changes nothing. Raises: NotRunning, UsageError."""
     if not LEAST_S <= seconds <= 3600:
         raise UsageError(
             f"a window of {seconds:g} s: give 200ms to 1h",
@@ -43,14 +43,14 @@ def watch(name: str | None, seconds: float) -> Window:
                 audits = {p["name"]: p for p in instance.audit()["pools"]}
         window = Window(looks, audits)
         for group in lanes.uneven(window):
-            # Only its measurement: which worker has how much, and what moving buckets would do.
+            # A dry run: measures each worker's share, and predicts the effect of moving buckets.
             with contextlib.suppress(DpsupError):
                 window.spreads[group] = instance.rebalance(group, SPREAD_S, dry_run=True)
     return window
 
 
 def _same(looks: list[Doc]) -> list[Doc]:
-    """Those since the last start of a primary: before and after one nothing can be compared."""
+    """The looks since the last start of a primary: counters do not compare across a start."""
     last = looks[-1]["counters"]
     if last is None:
         return looks[-1:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Do the io cores keep up: their number, queues, bursts, idle setting, and where they are? Pure."""
+"""Do the io cores keep up: their number, queues, bursts, idle setting, NUMA nodes? Pure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dpsup.view.tables import percent, si
 Doc = dict[str, Any]
 
 FULL_TIME = 0.95  # of an io core
-FULL_BURSTS = 0.9  # of `burst`, on the mean: it takes what it may each time
-WORTH = 0.05  # of the cycles of a packet: less is noise
+FULL_BURSTS = 0.9  # of `burst`, on average: each burst is about full
+WORTH = 0.05  # of the cycles per packet: less is noise
 DEEP = 4096  # descriptors; few NICs have longer queues
-NAPS = 50.0  # a second: an io core that sleeps in between
-LONG_MISS = 0.9  # of the looks saw missed packets: steady, no bursts
-SHARED = 0.15  # of a CPU: what adaptive io cores and workers use beside their packets
+NAPS = 50.0  # per second: above this an io core sleeps between bursts
+LONG_MISS = 0.9  # of the looks saw missed packets: a steady loss, no bursts
+SHARED = 0.15  # of a CPU: what adaptive io cores and workers use besides their packets
 
 
 def table_of(window: Window, index: int) -> tuple[int, Doc]:
@@ -36,8 +36,8 @@ def _cores_of(window: Window, number: int) -> list[int]:
 
 
 def more_io(window: Window) -> Iterator[Piece]:
-    """Another io core, with a queue of its own of each port, where all are busy: packets are
-    missed, or wait in lanes for the io core while the workers have time."""
+    """Another io core, with its own queue of each port, if all are busy: packets are missed, or
+    wait in lanes for the io core while the workers have time."""
     missing = [name for name, p in window.ports.items() if p["missed_pps"]]
     late = [n for n, g in window.groups.items() if loses(g) and g["busiest"] < SPARE_TIME]
     busy = [io["busy"] for io in window.io.values()]
@@ -53,11 +53,11 @@ def more_io(window: Window) -> Iterator[Piece]:
     if missing:
         metric, of = ("ports", missing[0], "missed_pps"), window.ports[missing[0]]
         done, lost = of["rx_pps"], of["missed_pps"]
-        said = f"{missing[0]} misses {si(lost)} packets/s"
+        lack = f"{missing[0]} misses {si(lost)} packets/s"
     else:
         metric, of = ("groups", late[0], "lane_full_pps"), window.groups[late[0]]
         done, lost = of["pps"], of["lane_full_pps"]
-        said = (
+        lack = (
             f"{si(lost)} packets/s find the lanes of {late[0]} full, whose busiest worker is "
             f"{percent(of['busiest'])} busy"
         )
@@ -69,10 +69,10 @@ def more_io(window: Window) -> Iterator[Piece]:
         level=LOSING,
         about=f"port {missing[0]}" if missing else f"group {late[0]}",
         title="the io cores do not keep up",
-        seen=f"{said}; the io cores are {percent(min(busy))} busy or more; CPU {free[0]} has "
-        f"{percent(window.room(free[0]))} to give",
-        why="RSS spreads the flows over one queue for each io core; one that is late neither "
-        "receives nor collects in time",
+        seen=f"{lack}; the io cores are {percent(min(busy))} busy or more; CPU {free[0]} has "
+        f"{percent(window.room(free[0]))} unused",
+        why="RSS spreads the flows over one queue per io core; a late io core neither receives "
+        "nor collects packets in time",
         changes=(Key(("io", number, "cores"), f"{cores},{free[0]}", cores),),
         effect=Effect(metric, "packets/s", lost, max(0.0, lost - gain)),
         numbers={"lost_pps": lost, "done_pps": done, "busy": busy},
@@ -80,7 +80,7 @@ def more_io(window: Window) -> Iterator[Piece]:
 
 
 def rx_queues(window: Window) -> Iterator[Piece]:
-    """Longer queues, where io cores have time and packets are missed all the same: bursts."""
+    """Longer queues, if io cores have time but packets are missed: bursts."""
     busy = max((io["busy"] for io in window.io.values()), default=1.0)
     n_io = len(window.io)
     for port in window.plan["ports"]:
@@ -106,8 +106,8 @@ def rx_queues(window: Window) -> Iterator[Piece]:
             seen=f"{si(found['missed_pps'])} packets/s missed, in {percent(found['missed_steps'])} "
             f"of the looks, up to {found['missed_most']:.0f} at a time, with {port['rx_desc']} "
             f"descriptors; the io cores are {percent(busy)} busy at most",
-            why="on the whole the io cores keep up; a queue need only hold what comes while one is "
-            "elsewhere",
+            why="on average the io cores keep up; a queue only needs to hold what arrives while "
+            "its io core is busy elsewhere",
             changes=tuple(changes),
             effect=Effect(
                 ("ports", port["name"], "missed_pps"), "packets/s", found["missed_pps"],
@@ -119,7 +119,7 @@ def rx_queues(window: Window) -> Iterator[Piece]:
 
 
 def _poll(window: Window, port: Doc, found: Doc) -> Iterator[Piece]:
-    """Queues that are long already overflow while an io core naps."""
+    """Long queues that overflow while an io core sleeps."""
     for i, (id, io) in enumerate(window.io.items()):
         number, conf = table_of(window, i)
         alone = len(window.cores[conf["core"]]["roles"]) == 1
@@ -128,7 +128,7 @@ def _poll(window: Window, port: Doc, found: Doc) -> Iterator[Piece]:
                 kind="idle",
                 level=LOSING,
                 about=id,
-                title=f"{id} naps while bursts come",
+                title=f"{id} sleeps while bursts arrive",
                 seen=f"{id} sleeps {si(io['sleeps_per_s'])} times a second and is "
                 f"{percent(io['busy'])} busy; {port['name']} misses {si(found['missed_pps'])} "
                 f"packets/s with {port['rx_desc']} descriptors",
@@ -144,7 +144,7 @@ def _poll(window: Window, port: Doc, found: Doc) -> Iterator[Piece]:
 
 
 def bursts(window: Window) -> Iterator[Piece]:
-    """Larger ones, where each turn's own cost shows in every packet."""
+    """Larger bursts, if the fixed cost of an iteration is large per packet."""
     if any(g["busiest"] >= FULL_TIME and g["lane_full_pps"] for g in window.groups.values()):
         return  # it waits for workers
     done = set()
@@ -173,10 +173,10 @@ def bursts(window: Window) -> Iterator[Piece]:
             level=FASTER,
             about=id,
             title=f"{id} spends much of its time between bursts",
-            seen=f"{id} is {percent(io['busy'])} busy and takes {io['rx_batch']:.1f} packets a "
-            f"turn of the {burst} that it may; of {cycles:.0f} cycles a packet {rest:.0f} are the "
-            "turn's own",
-            why="a turn costs the same for a few packets as for many",
+            seen=f"{id} is {percent(io['busy'])} busy and takes {io['rx_batch']:.1f} packets per "
+            f"iteration of at most {burst}; of {cycles:.0f} cycles per packet {rest:.0f} are the "
+            "iteration's own",
+            why="an iteration has the same fixed cost for few packets as for many",
             changes=tuple(changes),
             effect=Effect(
                 ("io", id, "cycles_per_packet"), "cycles/packet", cycles,
@@ -187,7 +187,7 @@ def bursts(window: Window) -> Iterator[Piece]:
 
 
 def idle(window: Window) -> Iterator[Piece]:
-    """Polling on a CPU that others need."""
+    """Polling on a CPU that other threads need."""
     done = set()
     for i, id in enumerate(window.io):
         number, conf = table_of(window, i)
@@ -208,8 +208,8 @@ def idle(window: Window) -> Iterator[Piece]:
             title=f"{id} polls on a CPU that it shares",
             seen=f"CPU {conf['core']} is {percent(load)} used, and only {percent(core['busy'])} of "
             f"it for packets; {id} shares it with {others}",
-            why="who polls uses its time slice up, packets or not, and the others wait that long "
-            "(milliseconds) for theirs",
+            why="a polling io core uses up its time slice even without packets, and the others "
+            "wait that long (milliseconds) for theirs",
             changes=(Key(("io", number, "idle"), "adaptive", "poll"),),
             effect=Effect(("processes", "cpus"), "CPUs", used, max(0.0, used - load + need)),
             numbers={"load": load, "busy": core["busy"], "roles": core["roles"]},
@@ -217,13 +217,13 @@ def idle(window: Window) -> Iterator[Piece]:
 
 
 def numa(window: Window) -> Iterator[Piece]:
-    """Everything on the node of the ports' device, where CPUs of it are free."""
+    """Everything on the node of the ports' devices, as far as it has free CPUs."""
     crossings = window.crossings()
     if not crossings:
         return
     homes = {p.get("numa", -1) for p in window.last["port_info"]} - {-1}
     if len(homes) != 1:
-        return  # ports on several nodes: some have to cross
+        return  # ports on several nodes: some packets have to cross
     home = homes.pop()
     changes: list[Key] = []
     for pool in window.plan["pools"]:
@@ -244,7 +244,7 @@ def numa(window: Window) -> Iterator[Piece]:
         return
     pairs = listing([f"{a} with {b}" for a, b in crossings])
     stages = [io["stages"]["rx"] for io in window.io.values() if io["stages"]["rx"]]
-    cost = f"; rx takes {max(stages):.0f} cycles a packet" if stages else ""
+    cost = f"; rx takes {max(stages):.0f} cycles per packet" if stages else ""
     yield Piece(
         kind="numa",
         level=FASTER,
@@ -260,7 +260,7 @@ def numa(window: Window) -> Iterator[Piece]:
 
 
 def _moved(window: Window, where: Where, cores: list[int], home: int, free: list[int]) -> list[Key]:
-    """Those of the CPUs that are elsewhere, put on free ones of the node, as far as they go."""
+    """The CPUs on other nodes, replaced by free ones of the node as far as possible."""
     new = [free.pop(0) if window.node(c) != home and free else c for c in cores]
     if new == cores:
         return []

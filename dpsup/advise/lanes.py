@@ -16,18 +16,18 @@ from dpsup.view.tables import percent, si
 
 Doc = dict[str, Any]
 
-SPARE_TIME = 0.8  # of a worker or an io core: busy for less, it keeps up on the whole
-FULL_TIME = 0.9  # of a worker: it does not
-LOSS = 1e-4  # of what comes to a group: fewer that find a lane full are not worth a change
+SPARE_TIME = 0.8  # of a worker or an io core: below this it keeps up on average
+FULL_TIME = 0.9  # of a worker: it does not keep up
+LOSS = 1e-4  # of a group's packets: if fewer find a lane full, no change is suggested
 UNEVEN = 1.25  # a worker's packets over the mean
-LOADED = 0.6  # of the busiest worker's time: its share matters
-MARGIN = 1.5  # longer than the worst burst that was seen
-USEFUL = 0.15  # of a CPU that another worker would get
-NOT_HIGHER = 0.9  # of the room that is there is promised
+LOADED = 0.6  # of the busiest worker's time: above this its share matters
+MARGIN = 1.5  # times the worst burst measured
+USEFUL = 0.15  # of a CPU: another worker must get this much
+NOT_HIGHER = 0.9  # of the available room is promised
 
 
 def loses(found: Doc) -> bool:
-    """Are more than a few of a group's packets lost for a full lane?"""
+    """Does a group lose more than a few packets because lanes are full?"""
     offered = found["pps"] + found["lane_full_pps"]
     return bool(found["lane_full_pps"] > LOSS * offered)
 
@@ -37,7 +37,7 @@ def io_keeps_up(window: Window) -> bool:
 
 
 def uneven(window: Window) -> list[str]:
-    """Groups of which `dpsup rebalance --dry-run` is worth asking."""
+    """Groups for which `dpsup rebalance --dry-run` may help."""
     return [
         name
         for name, found in window.groups.items()
@@ -53,7 +53,7 @@ def skew(window: Window) -> Iterator[Piece]:
         if spread is None or not spread["packets"]:
             continue
         if spread["imbalance"] - spread["imbalance_predicted"] < WORTHWHILE:
-            continue  # flows are not split: what is left is one of them
+            continue  # flows are not split: one flow causes the rest
         most = max(spread["before"], key=lambda worker: spread["before"][worker])
         lost = found["lane_full_pps"]
         yield Piece(
@@ -65,7 +65,7 @@ def skew(window: Window) -> Iterator[Piece]:
             f"an even share is {percent(1 / len(spread['before']))}; the busiest worker is "
             f"{percent(found['busiest'])} busy, the mean {percent(found['busy'])}; "
             f"{si(lost)} packets/s find a lane full",
-            why="the busiest worker's lane fills first, whatever time the others have; moving "
+            why="the busiest worker's lane fills first, even if the others are idle; moving "
             f"{spread['buckets_moved']} buckets keeps each flow in order",
             changes=(Command(("dpsup", "-n", window.name, "rebalance", name)),),
             effect=Effect(
@@ -77,7 +77,7 @@ def skew(window: Window) -> Iterator[Piece]:
 
 
 def workers(window: Window) -> Iterator[Piece]:
-    """More of them, as far as CPUs have room for them."""
+    """More workers, as far as CPUs have room."""
     skewed = {p.about for p in skew(window)}
     for group in window.plan["groups"]:
         name = group["name"]
@@ -112,13 +112,13 @@ def _add(window: Window, group: Doc, found: Doc) -> Piece | None:
     got = 0.0
     for n, core in enumerate((*group["cores"][desired:], *window.unused())):
         if core not in rooms or n != len(taken):
-            break  # members take their CPUs in order
+            break  # workers take their CPUs in order
         got += rooms.pop(core)
         taken.append(core)
         if wanted and got * NOT_HIGHER >= wanted:
             break
     if not taken:
-        return None  # no CPU has room: more workers would only take turns
+        return None  # no CPU has room: more workers would only share it
     n = desired + len(taken)
     gain = each * got * NOT_HIGHER
     changes: tuple[Key | Command, ...]
@@ -144,9 +144,9 @@ def _add(window: Window, group: Doc, found: Doc) -> Piece | None:
         level=FASTER if holds else LOSING,
         about=f"group {name}",
         title=f"{name} has too few workers",
-        seen=f"{found['workers']} workers, {busy}; {cost}; one does {si(each)} packets/s, and "
-        + listing([f"CPU {c} has {percent(window.room(c))} to give" for c in taken]),
-        why="a worker that is busy all the time has a full lane, and what comes then is "
+        seen=f"{found['workers']} workers, {busy}; {cost}; one handles {si(each)} packets/s, and "
+        + listing([f"CPU {c} has {percent(window.room(c))} unused" for c in taken]),
+        why="a worker that is always busy has a full lane, and further packets are "
         + ("not received" if holds else "dropped"),
         changes=changes,
         effect=effect,
@@ -155,7 +155,7 @@ def _add(window: Window, group: Doc, found: Doc) -> Piece | None:
 
 
 def rings(window: Window) -> Iterator[Piece]:
-    """Longer lanes, where workers have time and lanes are full all the same: bursts."""
+    """Longer lanes, if workers have time but lanes are full: bursts."""
     if not io_keeps_up(window):
         return  # packets wait in the lanes for the io core, not for the worker
     for index, group in enumerate(window.plan["groups"]):
@@ -186,7 +186,7 @@ def rings(window: Window) -> Iterator[Piece]:
             seen=f"{si(found['lane_full_pps'])} packets/s find their lane full, up to "
             f"{excess:.0f} more than its {room} at a time, while the busiest worker is "
             f"{percent(found['busiest'])} busy",
-            why="on the whole the workers keep up; a lane need only hold what comes in one burst",
+            why="on average the workers keep up; a lane only needs to hold one burst",
             changes=tuple(changes),
             effect=Effect(
                 ("groups", name, "lane_full_pps"), "packets/s", found["lane_full_pps"], left

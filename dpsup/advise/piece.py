@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One piece of advice: seen, why, what to change, what that brings. Pure."""
+"""One piece of advice: measurement, reason, changes, effect. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 from dpsup.view.tables import si
 
 Doc = dict[str, Any]
-Where = tuple[str | int, ...]  # of a key in the file; tables of an array by name, [[io]] by number
+Where = tuple[
+    str | int, ...
+]  # place of a key in the file; tables of an array by name, [[io]] by number
 
-LOSING = "losing"  # packets are lost for this
-RISK = "risk"  # they will be
-FASTER = "faster"  # none are, and it could do more
+LOSING = "losing"  # packets are lost
+RISK = "risk"  # packets may be lost
+FASTER = "faster"  # no loss, but more is possible
 LEVELS = (LOSING, RISK, FASTER)
 
 
@@ -26,7 +28,7 @@ def toml_value(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key of the topology file, and its new value. It holds from the next start on."""
+    """A key of the topology file, and its new value. It takes effect at the next start."""
 
     where: Where
     value: Any
@@ -48,7 +50,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Something to type; it holds at once."""
+    """A command to type; it takes effect at once."""
 
     argv: tuple[str, ...]
 
@@ -61,7 +63,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a measurement (a path in the document's "measured") is, and is to become."""
+    """The present and the predicted value of a measurement (a path in "measured")."""
 
     metric: tuple[str, ...]
     unit: str
@@ -69,11 +71,11 @@ class Effect:
     then: float
 
     def text(self) -> str:
-        def said(value: float) -> str:
+        def written(value: float) -> str:
             return f"{value:.0%}" if self.unit == "share" else si(value)
 
         unit = "" if self.unit == "share" else f" {self.unit}"
-        return f"{' '.join(self.metric)}: {said(self.now)} -> {said(self.then)}{unit}"
+        return f"{' '.join(self.metric)}: {written(self.now)} -> {written(self.then)}{unit}"
 
     def document(self) -> Doc:
         return {
@@ -92,7 +94,7 @@ class Piece:
     why: str
     changes: tuple[Key | Command, ...]
     effect: Effect
-    numbers: Doc = field(default_factory=dict)  # what `seen` says, for machines
+    numbers: Doc = field(default_factory=dict)  # the numbers in `seen`, for programs
 
     def document(self) -> Doc:
         return {

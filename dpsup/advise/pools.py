@@ -10,11 +10,11 @@ from dpsup.advise.window import MBUF_MORE, Window, mersenne, pool_need
 from dpsup.text import listing
 from dpsup.view.tables import percent, si
 
-LOW = 0.08  # of a pool: fewer were free at some time
-SOON_S = 120.0  # until a pool that shrinks is empty
-CACHED = 0.25  # of a pool that runs low: the caches are what is too large
-CACHE_BURSTS = 8  # that a cache should hold: 32 packets each make 256
-WORKS = 0.3  # of an io core's time: what it does matters
+LOW = 0.08  # of a pool: it is low if fewer were ever free
+SOON_S = 120.0  # until a shrinking pool is empty
+CACHED = 0.25  # of a low pool: if caches hold more, they are too large
+CACHE_BURSTS = 8  # that a cache should hold: 8 of 32 packets are 256
+WORKS = 0.3  # of an io core's time: below this its cost does not matter
 _PLACES = {
     "rx_rings": "in rx queues",
     "tx_rings": "in tx queues",
@@ -27,7 +27,7 @@ _PLACES = {
 
 
 def holders(window: Window, name: str) -> str:
-    """Who has a pool's mbufs, the most first."""
+    """Where a pool's mbufs are, the most first."""
     audit = window.audits.get(name)
     if audit is None:
         return ""
@@ -71,7 +71,7 @@ def _more(window: Window, index: int, *, empty: bool) -> Piece:
     if empty:
         parts.append(f"{si(found['alloc_failures_per_s'])} allocations a second failed")
     if found["empty_in_s"] is not None:
-        parts.append(f"empty in {found['empty_in_s']:.0f} s if it goes on like this")
+        parts.append(f"empty in {found['empty_in_s']:.0f} s at this rate")
     who = holders(window, name)
     if who:
         parts.append(who)
@@ -89,7 +89,7 @@ def _more(window: Window, index: int, *, empty: bool) -> Piece:
         about=f"mempool {name}",
         title=f"mempool {name} {'ran out of mbufs' if empty else 'is about to run out of mbufs'}",
         seen="; ".join(parts),
-        why="with an empty pool no port of it receives, whichever worker is slow; "
+        why="while the pool is empty none of its ports receives; "
         f"{mbufs - size} more take {_mbytes(window, index, mbufs - size)} of hugepages",
         changes=(Key(("mempools", name, "mbufs"), mbufs, pool["mbufs"]),),
         effect=effect,
@@ -113,7 +113,7 @@ def _less_cache(window: Window, index: int) -> Piece | None:
         title=f"the io cores' caches hold much of mempool {name}",
         seen=f"{audit['cached']} of {found['size']} mbufs are in the caches of {n_io} io cores, "
         f"up to {pool['cache'] * 3 // 2} in each; at least {low} were free",
-        why="what one io core keeps for itself no other can receive with",
+        why="no other io core can use the mbufs in an io core's cache",
         changes=(Key(("mempools", name, "cache"), cache, pool["cache"]),),
         effect=Effect(
             ("mempools", name, "low_water"), "mbufs", low,
@@ -124,7 +124,7 @@ def _less_cache(window: Window, index: int) -> Piece | None:
 
 
 def caches(window: Window) -> Iterator[Piece]:
-    """A cache below a burst is of no use: each burst goes to the pool that all io cores share."""
+    """A cache smaller than a burst does not help: each burst uses the shared pool."""
     for index, pool in enumerate(window.plan["pools"]):
         used = any(p["pool"] == index for p in window.plan["ports"])
         burst = max(io["burst"] for io in window.plan["io"])
@@ -138,7 +138,7 @@ def caches(window: Window) -> Iterator[Piece]:
         if io["busy"] < WORKS or not cycles:
             continue
         # Measured with caches of 0 and 16 against 256 mbufs, bursts of 32: rx took three times as
-        # long, tx, which gives back one by one, four times with none at all. A third is sure.
+        # long; tx, which returns mbufs one by one, four times without a cache. A third is sure.
         rx, tx = io["stages"]["rx"] or 0.0, io["stages"]["tx"] or 0.0
         saved = rx / 3 + (tx / 3 if pool["cache"] == 0 else 0.0)
         changes = [Key(("mempools", pool["name"], "cache"), cache, pool["cache"])]
@@ -153,8 +153,8 @@ def caches(window: Window) -> Iterator[Piece]:
             title=f"the cache of mempool {pool['name']} is smaller than a burst",
             seen=f"cache {pool['cache']}, bursts of {burst}; {id} is {percent(io['busy'])} busy "
             f"and takes {cycles:.0f} cycles a packet, {rx:.0f} of them for rx, {tx:.0f} for tx",
-            why="what does not fit the cache is taken from, and given back to, the pool that all "
-            "io cores share, with atomic operations each time",
+            why="mbufs that do not fit the cache are taken from, and returned to, the pool that "
+            "all io cores share, with atomic operations each time",
             changes=tuple(changes),
             effect=Effect(("io", id, "cycles_per_packet"), "cycles/packet", cycles, cycles - saved),
             numbers={"cache": pool["cache"], "burst": burst, "busy": io["busy"]},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""All questions asked of a window: a document, and the same for people. Pure."""
+"""All advice from a window: as a document and as text. Pure."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ QUESTIONS: tuple[Callable[[Window], Iterator[Piece]], ...] = (
     cores.idle,
 )
 _STYLES = {"losing": "bad", "risk": "warn", "faster": ""}
-_WORDS = {"losing": "packets are lost", "risk": "a risk", "faster": "it could do more"}
+_WORDS = {"losing": "packets are lost", "risk": "a risk", "faster": "more is possible"}
 
 
 def pieces(window: Window) -> list[Piece]:
-    """What to change, what loses packets first."""
+    """All advice, that against losses first."""
     if not window.measured:
         return []
     found = [piece for question in QUESTIONS for piece in question(window)]
@@ -41,7 +41,7 @@ def pieces(window: Window) -> list[Piece]:
 
 
 def bottleneck(window: Window) -> Doc | None:
-    """Who has least time left, and how much more could come until that is gone."""
+    """The io core or worker with the least time left, and how much more load it could take."""
     known = [("io core", id, io["busy"]) for id, io in window.io.items()]
     known += [
         ("worker", w["id"], w["busy"])
@@ -50,10 +50,10 @@ def bottleneck(window: Window) -> Doc | None:
     ]
     if not known or not any(p["rx_pps"] for p in window.ports.values()):
         return None
-    kind, who, busy = max(known, key=lambda one: one[2])
+    kind, busiest, busy = max(known, key=lambda one: one[2])
     return {
         "kind": kind,
-        "who": who,
+        "who": busiest,
         "busy": busy,
         "times_the_load": 1.0 / busy if busy >= 0.01 else None,
     }
@@ -77,45 +77,45 @@ def document(window: Window) -> Doc:
 
 
 def _lost(window: Window) -> float:
-    """Packets a second that are missed, or find a lane full."""
+    """Packets per second that are missed or find a lane full."""
     missed = sum(p["missed_pps"] for p in window.ports.values())
     return float(missed + sum(g["lane_full_pps"] for g in window.groups.values()))
 
 
 def nothing(doc: Doc) -> str:
-    """Where there is no advice: why not."""
+    """The reason if there is no advice."""
     if not doc["lost_pps"]:
         return "Nothing to change."
     if doc["state"] == "degraded":
         return (
             f"{si(doc['lost_pps'])} packets/s are lost while it is degraded:"
-            f" `dpsup -n {doc['name']} status` says why, and what to do."
+            f" `dpsup -n {doc['name']} status` shows the reason, and what to do."
         )
-    who = f", and {doc['bottleneck']['who']} is what is full" if doc["bottleneck"] else ""
+    full = f", and {doc['bottleneck']['who']} is full" if doc["bottleneck"] else ""
     return (
-        f"{si(doc['lost_pps'])} packets/s are lost{who}: no change of this topology is known to"
-        " help on this host. More CPUs would, or cheaper packet code."
+        f"{si(doc['lost_pps'])} packets/s are lost{full}: no change of this topology is known to"
+        " help on this host. More CPUs or cheaper packet code would help."
     )
 
 
 def said(doc: Doc) -> str:
-    """The bottleneck in a sentence; "" where there is nothing to say."""
+    """The bottleneck in a sentence, or ""."""
     found = doc["bottleneck"]
     if found is None:
         return ""
     more = found["times_the_load"]
-    room = f": about {more:.1f} times this load until then" if more and more > 1.1 else ""
+    room = f": about {more:.1f} times this load before that" if more and more > 1.1 else ""
     return f"{found['who']} would be full first, it is {percent(found['busy'])} busy{room}"
 
 
 def lines(doc: Doc, screen: Screen) -> list[Line]:
     if doc["measured"] is None:
         return wrap(
-            [("No advice: the counters of a running primary are needed, twice.", "warn")],
+            [("No advice: it needs the counters of a running primary, twice.", "warn")],
             screen.width,
         )
     rates = [p["rx_pps"] for p in doc["measured"]["ports"].values()]
-    head = f"{doc['name']}, {doc['state']}, looked at for {doc['window_s']:.1f} s: "
+    head = f"{doc['name']}, {doc['state']}, measured for {doc['window_s']:.1f} s: "
     made = wrap([(f"{head}{si(sum(rates))} packets/s received", "bold")], screen.width)
     if said(doc):
         made += wrap([(said(doc), "")], screen.width)
@@ -137,10 +137,10 @@ def lines(doc: Doc, screen: Screen) -> list[Line]:
     if "toml" in kinds:
         file = doc["topology_file"]
         again = f"dpsup -n {doc['name']} stop && dpsup start {file} --detach"
-        made += wrap([(f"{count}. Keys are those of {file}; they hold after `{again}`.", "")],
+        made += wrap([(f"{count}. Keys are those of {file}; they apply after `{again}`.", "")],
                      screen.width)  # fmt: skip
     else:
-        made += wrap([(f"{count}. Look again afterwards: the load may have changed.", "")],
+        made += wrap([(f"{count}. Measure again afterwards: the load may have changed.", "")],
                      screen.width)  # fmt: skip
     return made
 

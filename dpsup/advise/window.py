@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Some looks at an instance, one after the other, as the numbers that advice is made of. Pure.
+"""A series of looks at an instance, as the numbers that advice is derived from. Pure.
 
-Shares are 0 to 1, rates packets a second. What is sampled (lanes, pools) is known at the moments of
-the looks alone; what is counted is exact between the first and the last.
+Shares are 0 to 1, rates are packets per second. Samples (lanes, pools) are only known at the times
+of the looks; counts are exact between the first and the last look.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dpsup.topology.model import HEADROOM
 
 Doc = dict[str, Any]
 
-MBUF_MORE = 192  # bytes of an mbuf beside its data room: the header, and the pool's own
-SMALLEST_BUSY = 0.05  # of a worker, for its share of a CPU to say what it can do
+MBUF_MORE = 192  # bytes of an mbuf besides its data room: its header, and the pool's
+SMALLEST_BUSY = 0.05  # of a worker: below this its rate does not tell its capacity
 
 
 def mersenne(least: int) -> int:
-    """The next 2^n - 1, which wastes no ring of a mempool."""
+    """The next 2^n - 1, the sizes at which a mempool's ring has no unused entries."""
     return (1 << max(1, least).bit_length()) - 1
 
 
@@ -45,8 +45,8 @@ def pool_need(plan: Doc, index: int, **instead: int) -> int:
 
 
 class Window:
-    """`audits` are those of the pools at the end, by name; `spreads` what a dry run of `dpsup
-    rebalance` said of groups."""
+    """`audits` are those of the pools at the end, by name; `spreads` the dry runs of `dpsup
+    rebalance` by group."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Window:
             found[name] = {
                 "rx_pps": port["rx_pps"] or 0.0,
                 "missed_pps": port["missed_pps"] or 0.0,
-                # how many looks in a row saw some: all of them is steady, a few are bursts
+                # the share of looks with misses: all means a steady loss, a few mean bursts
                 "missed_steps": sum(m > 0 for m in missed) / len(missed) if missed else 0.0,
                 "missed_most": max((m * (s["window_s"] or 0.0) for s, m in pairs), default=0.0),
             }
@@ -140,14 +140,14 @@ class Window:
                 "cycles_per_packet": calm["cycles_per_packet"],
                 "stages": calm["stage_cycles_per_packet"],
                 "sleeps_per_s": io["sleeps_per_s"] or 0.0,
-                # of all io cores: a port's packets are not counted by the io core that took them
+                # of all io cores: a port's packets are not counted per io core
                 "rx_batch": received * seconds / len(self.picture["io"]) / turns if turns else 0.0,
             }
         return found
 
     def _calm(self, index: int, whole: Doc) -> Doc:
-        """An io core in a step of the cheaper quarter: where somebody else has the CPU meanwhile,
-        those are cycles of no packet."""
+        """An io core in a step of the cheapest quarter: in other steps another process may have
+        used its CPU, whose cycles are not those of packets."""
         steps = [s["io"][index] for s in self.steps if index < len(s["io"])]
         some = sorted(
             (s for s in steps if s["cycles_per_packet"]), key=lambda s: s["cycles_per_packet"]
@@ -199,7 +199,7 @@ class Window:
         return max(0, int(now[slot]["lane_full"]) - int(was[slot]["lane_full"]))
 
     def _lane_full_most(self, group: str) -> float:
-        """Packets that found one lane full between two looks, at most."""
+        """Largest number of packets that found one lane full between two looks."""
         return max(
             (
                 (lane["full_pps"] or 0.0) * (s["window_s"] or 0.0)
@@ -213,14 +213,14 @@ class Window:
     # --- CPUs ------------------------------------------------------------------------------------
 
     def polls(self, role: str) -> bool:
-        """Does an io core, or a worker, use its CPU whether or not packets come?"""
+        """Does an io core, or a worker, use its CPU even without packets?"""
         if role.startswith("io/"):
             return bool(self.plan["io"][int(role[3:])]["idle"] == "poll")
         return role != "supervisor" and all(io["idle"] == "poll" for io in self.plan["io"])
 
     def room(self, core: int) -> float:
-        """The share of a CPU that one more worker on it would get: what nobody uses; where
-        strangers use it, half of what the instance leaves."""
+        """The share of a CPU that one more worker on it would get: the unused share; if other
+        programs use the CPU, half of what the instance leaves."""
         times = self.last["cpus"].get(core)
         if times is None:
             return 0.0
@@ -240,13 +240,13 @@ class Window:
         return float((new["busy"] - old["busy"]) / (new["total"] - old["total"]))
 
     def unused(self) -> list[int]:
-        """CPUs that the topology gives to nobody, those with most room first."""
+        """CPUs that the topology does not use, those with most room first."""
         given = set(self.plan.get("supervisor_cores", [])) | {io["core"] for io in self.plan["io"]}
         given |= {c for g in self.plan["groups"] for c in g["cores"]}
         return sorted(set(self.last["cpus"]) - given, key=lambda c: (-self.room(c), c))
 
     def cpus_used(self) -> float:
-        """By all processes of the instance: CPU seconds a second."""
+        """CPU seconds per second of all processes of the instance."""
         now, was = self.last["processes"] or {}, self.first["processes"] or {}
         used = sum(
             max(0.0, now[name]["cpu_seconds"] - was[name]["cpu_seconds"])
@@ -262,8 +262,8 @@ class Window:
         return times["numa"] if times else None
 
     def crossings(self) -> list[tuple[str, str]]:
-        """Pairs that hand packets to each other on different nodes: a port's device, its pool, the
-        io cores, and the workers that run."""
+        """Pairs on different nodes that exchange packets: a port's device, its pool, the io cores,
+        and the running workers."""
         nodes = {t["numa"] for t in self.last["cpus"].values()}
         if len(nodes) < 2:
             return []
@@ -286,8 +286,8 @@ class Window:
 
 
 def _empty_in(free: list[int], seconds: float, size: int) -> float | None:
-    """Seconds until a pool is empty, if it goes on as it does: None where it does not shrink all
-    along. A third of the looks against the next evens out what comes and goes."""
+    """Seconds until a pool is empty at its present rate: None if it does not shrink all the time.
+    Comparing thirds of the looks evens out short changes."""
     part = len(free) // 3
     if part < 2 or not seconds:
         return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What goes over the bus, typed and versioned, and its limits. Pure: bytes in, values out.
+"""The messages of the bus, typed and versioned, and their limits. Pure: bytes in, values out.
 
-A request names a verb and its arguments and carries an id; asking again with the same id gives the
-same answer and does nothing twice. A publication carries its topic's sequence number, so that a
-subscriber knows what it missed.
+A request names a verb and its arguments and carries an id; a request repeated with the same id gets
+the same answer and is not carried out again. A publication carries its topic's sequence number, so
+that a subscriber knows how many it missed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _VERB = re.compile(r"[a-z_]{1,32}")
 
 
 class ProtocolError(DpsupError):
-    """A message that is not one of ours."""
+    """A message that does not follow the protocol."""
 
     code = "E0901"
 
@@ -61,7 +61,7 @@ class Publication:
 
 
 def _depth(raw: bytes) -> int:
-    """Most brackets open at a time, strings left out: known before a parser recurses."""
+    """Largest number of open brackets outside strings: known before a parser recurses."""
     depth = most = 0
     in_string = escaped = False
     for c in raw:
@@ -88,8 +88,8 @@ def _no_constant(name: str) -> float:
 
 def _load(raw: bytes, limit: int) -> dict[str, Any]:
     if len(raw) > limit:
-        raise ProtocolError(f"message of {len(raw)} bytes, at most {limit} are taken")
-    # A reply is the instance's own; only what strangers may send is counted byte by byte.
+        raise ProtocolError(f"message of {len(raw)} bytes, at most {limit} are accepted")
+    # A reply is the instance's own; only a request, which any client may send, is counted.
     if limit == MAX_REQUEST and _depth(raw) > MAX_DEPTH:
         raise ProtocolError(f"message nested deeper than {MAX_DEPTH}")
     try:
@@ -119,11 +119,11 @@ def decode_request(raw: bytes) -> Request:
     message = _load(raw, MAX_REQUEST)
     verb, id_, args = message.get("verb"), message.get("id"), message.get("args", {})
     if not isinstance(verb, str) or not _VERB.fullmatch(verb):
-        raise ProtocolError("verb: a lower-case word is wanted")
+        raise ProtocolError("verb: must be a lower-case word")
     if not isinstance(id_, str) or not 0 < len(id_) <= MAX_ID:
-        raise ProtocolError(f"id: a string of 1 to {MAX_ID} characters is wanted")
+        raise ProtocolError(f"id: a string of 1 to {MAX_ID} characters is required")
     if not isinstance(args, dict):
-        raise ProtocolError("args: an object is wanted")
+        raise ProtocolError("args: must be an object")
     return Request(verb, id_, args)
 
 
@@ -182,7 +182,7 @@ def as_exception(error: dict[str, Any]) -> DpsupError:
 
 
 def want(args: dict[str, Any], key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
-    """An argument of a request, of the type that its verb takes."""
+    """An argument of a request, checked to be of the type that its verb accepts."""
     value = args.get(key, default)
     if value is ...:
         raise ProtocolError(f"args.{key} is missing")
@@ -190,12 +190,12 @@ def want(args: dict[str, Any], key: str, kind: type | tuple[type, ...], default:
         return value
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise ProtocolError(f"args.{key}: {kinds[-1].__name__} is wanted")
+        raise ProtocolError(f"args.{key}: {kinds[-1].__name__} is required")
     return value
 
 
 class Limiter:
-    """Requests of each peer, as a token bucket; a peer that overdoes it hears so."""
+    """Limits the requests of each peer by a token bucket."""
 
     def __init__(self, rate: float = 500.0, burst: float = 1000.0, peers: int = 1024) -> None:
         self.rate = rate
@@ -225,7 +225,7 @@ class Answered:
         return self._replies.get(request_id)
 
     def put(self, request_id: str, reply: bytes) -> None:
-        """Ids are the askers' own and random: a client that connects anew asks with the same."""
+        """Clients choose ids at random; a client that reconnects repeats its request's id."""
         if len(reply) <= MAX_REQUEST:
             self._replies[request_id] = reply
         while len(self._replies) > self.most:

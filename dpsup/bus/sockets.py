@@ -61,7 +61,7 @@ class _Door:
         if not self.limiter.allows(peer, time.monotonic()):
             self.refused += 1
             return _refusal(
-                "", ProtocolError("too many requests", code="E0902", help="ask less often")
+                "", ProtocolError("too many requests", code="E0902", help="send fewer requests")
             )
         try:
             request = messages.decode_request(raw)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a shell completes: names of instances, groups and workers that are there now.
+"""What a shell completes: names of instances, groups and workers that exist now.
 
-Read from runtime folders alone, so that a key press never waits for a busy supervisor; what cannot
-be read completes to nothing.
+They are read from runtime directories only, so that a key press never waits for a busy supervisor;
+a directory that cannot be read yields no names.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def groups(name: str | None) -> list[str]:
 
 
 def workers(name: str | None) -> list[str]:
-    """Those that have a process."""
+    """The workers that have a process."""
     found: set[str] = set()
     for one in _chosen(name):
         found |= set(_read(one, STATE).get("workers", {}))
@@ -53,7 +53,7 @@ def workers(name: str | None) -> list[str]:
 
 
 def sources(name: str | None) -> list[str]:
-    """Whose log lines there are."""
+    """The processes that have log lines."""
     there = _chosen(name)
     return ["primary", "seed", *workers(name)] if there else []
 
@@ -63,7 +63,7 @@ def targets(name: str | None) -> list[str]:
 
 
 def captured(name: str | None) -> list[str]:
-    """What can be captured: ports, and workers that have a process."""
+    """The names that `dpsup capture` takes: ports, and workers that have a process."""
     found = []
     for one in _chosen(name):
         plan = _read(one, PLAN)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Writes what `dpsup init` and `dpsup man` make: nothing that is there is overwritten unasked."""
+"""Writes the files of `dpsup init` and `dpsup man`; never overwrites a file without --force."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dpsup.topology.load import parse
 
 
 def write(file: str, template: str, name: str, *, force: bool = False) -> list[str]:
-    """Write a template's files, the topology at `file` and the others beside it. Returns what to
-    say. Raises: DpsupError; TopologyError where `name` cannot be one."""
-    folder, topology = Path(file).parent, Path(file).name
+    """Write a template's files, the topology at `file` and the others beside it. Returns the lines
+    to print. Raises: DpsupError; TopologyError if `name` is not valid."""
+    directory, topology = Path(file).parent, Path(file).name
     start = templates.make(template, name, topology, sorted(read_host().allowed))
     reading = parse(start.files[topology].decode(), file, str(Path(file).absolute()))
     if not reading.sound:
         raise TopologyError(reading.problems)
-    files = {str(folder / one): content for one, content in start.files.items()}
+    files = {str(directory / one): content for one, content in start.files.items()}
     there = [one for one in files if Path(one).exists()]
     if there and not force:
         raise DpsupError(
-            f"{there[0]} is there already",
+            f"{there[0]} already exists",
             code="E1001",
-            why="it may be somebody's work",
-            help="name another file, or say --force",
+            why="it may hold work of yours",
+            help="name another file, or give --force",
         )
     write_files(files)
-    cd = [] if str(folder) == "." else [f"  cd {shlex.quote(str(folder))}"]
+    cd = [] if str(directory) == "." else [f"  cd {shlex.quote(str(directory))}"]
     return [f"wrote {', '.join(files)}", "then:", *cd, *(f"  {line}" for line in start.then)]
 
 
@@ -43,7 +43,7 @@ def write_files(files: dict[str, bytes]) -> None:
             error = DpsupError(
                 f"cannot write {file}: {e.strerror}",
                 code="E1003",
-                help="name a file in a folder of yours",
+                help="name a file in a directory that you may write to",
             )
             if isinstance(e, PermissionError):
                 error.exit_code = Exit.NOT_PERMITTED

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""man pages, made of the commands themselves: what `--help` says, as roff.
+"""man pages generated from the commands: the text of `--help`, as roff.
 
-Takes the command line's own objects, and knows their library by its methods alone.
+Takes the command objects and uses only their methods, without importing click.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dpsup.errors import Exit
 
 SECTION = 1
 EXITS = {
-    Exit.OK: "fine",
+    Exit.OK: "success",
     Exit.FAILED: "failed",
     Exit.USAGE: "wrong usage",
     Exit.NOT_RUNNING: "not running",
     Exit.NO_SUCH_OBJECT: "no such object",
     Exit.DEGRADED: "running, but degraded",
-    Exit.HOST: "the host cannot: hugepages, CPUs, kernel features",
+    Exit.HOST: "the host lacks something: hugepages, CPUs, kernel features",
     Exit.NOT_PERMITTED: "not permitted",
     Exit.TIMED_OUT: "timed out",
     Exit.BAD_TOPOLOGY: "bad topology",
@@ -90,7 +90,7 @@ def parts(help: str) -> tuple[str, list[str], list[str]]:
     return what + dot.strip(), [one for one in (more, *rest) if one], examples
 
 
-def _safe(said: str) -> str:
-    """Text that roff prints as it is."""
-    said = said.replace("\\", "\\e").replace("-", "\\-")
-    return f"\\&{said}" if said.startswith((".", "'")) else said
+def _safe(text: str) -> str:
+    """Text that roff prints unchanged."""
+    text = text.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{text}" if text.startswith((".", "'")) else text

@@ -14,7 +14,7 @@ from dpsup.host.tree import Machine
 from dpsup.text import cpus, ranges
 
 _CPU = "/sys/devices/system/cpu"
-SLOW_US = 10  # an exit latency that shows
+SLOW_US = 10  # an exit latency above this delays packets
 STEAL = 0.01
 
 
@@ -41,7 +41,7 @@ def numa(m: Machine, n: Needs | None) -> Iterator[Finding]:
         if node >= 0 and io and node not in io:
             found.append(
                 warn(
-                    "D04", f"port `{port.name}` is on node {node}, and no io core is", read,
+                    "D04", f"port `{port.name}` is on node {node}, but no io core is", read,
                     manual=f"take cores of [[io]] from CPUs {near}",
                 )
             )  # fmt: skip
@@ -99,10 +99,10 @@ def choice(m: Machine, n: Needs | None) -> Iterator[Finding]:
         return
     found = list(checked("D06", n, "E0201", "E0203", "E0204"))
     if 0 in n.data:
-        who = "an io core" if 0 in n.io else "a worker"
+        user = "an io core" if 0 in n.io else "a worker"
         found.append(
             warn(
-                "D06", f"CPU 0 is used by {who}", "the topology's cores",
+                "D06", f"CPU 0 is used by {user}", "the topology's cores",
                 manual="name other CPUs in the topology; CPU 0 suits supervisor_cores",
             )
         )  # fmt: skip
@@ -189,7 +189,7 @@ def sleep_states(m: Machine, n: Needs | None) -> Iterator[Finding]:
     if slow and not held:
         cpu, state, latency = max(slow, key=lambda one: one[2])
         yield warn(
-            "D09", f"{cpus({c for c, _, _ in slow})} may sleep for up to {latency} us to wake",
+            "D09", f"{cpus({c for c, _, _ in slow})} may need up to {latency} us to wake",
             f"{state}/latency: {latency}, disable: 0",
             *(f"echo 1 > {one}/disable" for _, one, _ in slow),
         )  # fmt: skip
@@ -212,7 +212,9 @@ def interrupts(m: Machine, n: Needs | None) -> Iterator[Finding]:
     others = _list((m.host.online & m.host.allowed) - n.data)
     if here:
         first = next(iter(here))
-        some = ", ".join(f"{PurePosixPath(f).name} ({who})" for f, who in list(here.items())[:4])
+        some = ", ".join(
+            f"{PurePosixPath(f).name} ({device})" for f, device in list(here.items())[:4]
+        )
         found.append(
             warn(
                 "D10", f"{len(here)} interrupts arrive on CPUs that move packets: {some}"
@@ -258,20 +260,20 @@ def clock(m: Machine, _: Needs | None) -> Iterator[Finding]:
     flags = set(re.findall(r"\S+", (re.search(r"(?m)^flags\s*:(.*)$", info_) or [""])[0]))
     read = f"{file}: {source or 'nothing'}"
     if not flags:
-        yield skip("D18", "not an x86 processor, or /proc/cpuinfo is not there")
+        yield skip("D18", "not an x86 processor, or /proc/cpuinfo is missing")
         return
     missing = [flag for flag in ("constant_tsc", "nonstop_tsc") if flag not in flags]
     if source in ("hpet", "acpi_pm", "jiffies", "refined-jiffies"):
         yield warn(
             "D18", f"the clock source is {source}, not tsc", read,
-            manual="dmesg | grep -i tsc says why the kernel distrusts it; tsc=reliable on the"
-            " kernel's command line where it is wrong",
+            manual="dmesg | grep -i tsc shows why the kernel distrusts it; if it is wrong,"
+            " tsc=reliable on the kernel's command line",
         )  # fmt: skip
     elif missing:
         yield warn(
-            "D18", f"the processor does not promise {' and '.join(missing)}",
+            "D18", f"the processor does not report {' and '.join(missing)}",
             "/proc/cpuinfo: flags",
-            manual="in a VM, ask for the host's CPU model; else times drift with the clock rate",
+            manual="in a VM, choose the host's CPU model; else times drift with the clock rate",
         )  # fmt: skip
     else:
         yield ok("D18", f"{source or 'unknown'}, constant and nonstop", read)
@@ -280,7 +282,7 @@ def clock(m: Machine, _: Needs | None) -> Iterator[Finding]:
 def real_time(m: Machine, _: Needs | None) -> Iterator[Finding]:
     said = m.text("/proc/sys/kernel/sched_rt_runtime_us")
     yield skip(
-        "D20", f"dpsup has no SCHED_FIFO processes (sched_rt_runtime_us: {said or 'not there'})"
+        "D20", f"dpsup has no SCHED_FIFO processes (sched_rt_runtime_us: {said or 'missing'})"
     )
 
 
@@ -309,7 +311,7 @@ def virtual(m: Machine, _: Needs | None) -> Iterator[Finding]:
     if stolen > STEAL:
         yield warn(
             "D26", f"the hypervisor took {stolen:.1%} of the CPU time since boot", read,
-            manual="pin this VM's CPUs to CPUs of their own on its host, or have fewer VMs there",
+            manual="pin this VM's CPUs to dedicated CPUs of its host, or run fewer VMs there",
         )  # fmt: skip
     elif not m.exists("/sys/fs/cgroup/cgroup.controllers"):
         yield info("D26", f"{where}, {stolen:.2%} steal; no cgroup v2 at /sys/fs/cgroup", read)

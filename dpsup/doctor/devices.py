@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""NICs: IOMMU, drivers, rights, links; and what the kernel's security modules say to it."""
+"""NICs: IOMMU, drivers, rights, links; and the kernel's security modules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _vendor(m: Machine, address: str) -> str:
 
 
 def _on_vfio(m: Machine, n: Needs) -> list[str]:
-    """Those that vfio-pci has, or will have to have."""
+    """The devices that vfio-pci drives, or has to drive."""
     return [
         address
         for address in _there(m, n)
@@ -44,7 +44,7 @@ def iommu(m: Machine, n: Needs | None) -> Iterator[Finding]:
         return
     groups = m.glob("/sys/kernel/iommu_groups/[0-9]*")
     unsafe = m.text("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
-    read = f"/sys/kernel/iommu_groups: {len(groups)}; no-IOMMU mode: {unsafe or 'not there'}"
+    read = f"/sys/kernel/iommu_groups: {len(groups)}; no-IOMMU mode: {unsafe or 'missing'}"
     if not m.exists("/sys/bus/pci/drivers/vfio-pci"):
         yield error("D11", "the module vfio-pci is not loaded", read, "modprobe vfio-pci")
     if groups:
@@ -54,12 +54,12 @@ def iommu(m: Machine, n: Needs | None) -> Iterator[Finding]:
     manual = "enable VT-d or AMD-Vi in the BIOS, and add intel_iommu=on iommu=pt (or amd_iommu=on)"
     if unsafe in ("Y", "1"):
         yield warn(
-            "D11", "no IOMMU: vfio works in its unsafe mode, in which a NIC reaches all memory",
+            "D11", "no IOMMU: vfio runs in its unsafe mode, in which a NIC can write to all memory",
             read, manual=manual,
         )  # fmt: skip
     else:
         yield error(
-            "D11", "no IOMMU, and vfio's unsafe mode is off", read,
+            "D11", "no IOMMU, and vfio's unsafe mode is disabled", read,
             "modprobe vfio enable_unsafe_noiommu_mode=1"
             " && echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode",
             manual=f"better: {manual}", careful=True,
@@ -78,7 +78,7 @@ def drivers(m: Machine, n: Needs | None) -> Iterator[Finding]:
         if shared and driver != shared:
             found.append(
                 error(
-                    "D12", f"{address} needs the kernel's {shared}, and has {driver or 'none'}",
+                    "D12", f"{address} needs the kernel's {shared}, but has {driver or 'none'}",
                     read, f"dpdk-devbind.py -b {shared} {address}",
                 )
             )  # fmt: skip
@@ -92,7 +92,7 @@ def drivers(m: Machine, n: Needs | None) -> Iterator[Finding]:
             found.append(
                 error(
                     "D12", what + in_use, read, f"dpdk-devbind.py -b vfio-pci {address}",
-                    manual="make sure that you do not reach this machine through it"
+                    manual="first check that your connection to this machine does not use it"
                     if used else "", careful=bool(used),
                 )
             )  # fmt: skip
@@ -106,7 +106,7 @@ def drivers(m: Machine, n: Needs | None) -> Iterator[Finding]:
 
 
 def _in_use(m: Machine, name: str) -> bool:
-    """Has an interface of the kernel's a route, or an IPv6 address beyond its own link?"""
+    """Does a kernel interface have a route, or an IPv6 address beyond its own link?"""
     routes = (line.split() for line in m.text("/proc/net/route").splitlines()[1:])
     if any(words[:1] == [name] for words in routes):
         return True
@@ -130,7 +130,7 @@ def rights(m: Machine, n: Needs | None) -> Iterator[Finding]:
     bad = [file for file in dict.fromkeys(files) if not m.may_write(file)]
     for file in bad:
         mode = m.mode(file)
-        read = f"{file}: {'not there' if mode is None else f'mode {mode:o}'}"
+        read = f"{file}: {'missing' if mode is None else f'mode {mode:o}'}"
         yield error("D13", f"uid {m.uid} may not open {file}", read, f"chown {m.uid} {file}")
     if not bad:
         yield ok("D13", f"uid {m.uid} may open {', '.join(dict.fromkeys(files))}")
@@ -153,7 +153,7 @@ def links(m: Machine, n: Needs | None) -> Iterator[Finding]:
                 yield warn(
                     "D22", f"{address} runs with {now} of {most}{lanes}",
                     f"{here}/current_link_{what}: {now}, max_link_{what}: {most}",
-                    manual="put it in a slot that has them all, or seat it anew",
+                    manual="move it to a slot with the full width and speed, or reseat it",
                 )  # fmt: skip
         if m.text(f"{here}/current_link_width"):
             good.append(address)
@@ -176,15 +176,15 @@ def security(m: Machine, n: Needs | None) -> Iterator[Finding]:
     selinux = m.number("/sys/fs/selinux/enforce") == 1
     profile = m.text("/proc/self/attr/current")
     confined = profile.endswith("(enforce)")
-    read = f"{file}: {level or 'not there'}; SELinux {'enforcing' if selinux else 'not enforcing'}"
+    read = f"{file}: {level or 'missing'}; SELinux {'enforcing' if selinux else 'not enforcing'}"
     bound = {m.link(f"{_PCI}/{a}/driver") for a in _there(m, n)} if n else set()
     unsafe = m.text("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode") in ("Y", "1")
     if level in ("integrity", "confidentiality") and (
         bound & {"igb_uio", "uio_pci_generic"} or (bound & {"vfio-pci"} and unsafe)
     ):
         yield error(
-            "D27", f"the kernel is locked down ({level}), and refuses uio and no-IOMMU vfio", read,
-            manual="use vfio-pci with an IOMMU, or turn secure boot off",
+            "D27", f"the kernel is locked down ({level}), it refuses uio and no-IOMMU vfio", read,
+            manual="use vfio-pci with an IOMMU, or disable secure boot",
         )  # fmt: skip
     elif confined:
         yield warn(
@@ -195,9 +195,9 @@ def security(m: Machine, n: Needs | None) -> Iterator[Finding]:
     elif selinux:
         yield info("D27", "SELinux is enforcing: ausearch -m avc shows what it refused", read)
     elif level in ("integrity", "confidentiality"):
-        yield info("D27", f"the kernel is locked down ({level}); no port minds", read)
+        yield info("D27", f"the kernel is locked down ({level}); no port is affected", read)
     else:
-        yield ok("D27", "nothing in the way", read)
+        yield ok("D27", "no restriction", read)
 
 
 CHECKS: dict[str, Check] = {

@@ -15,16 +15,16 @@ from dpsup.host.tree import Machine
 
 class Level(enum.StrEnum):
     OK = "ok"
-    INFO = "info"  # worth knowing, nothing to mend
-    WARN = "warn"  # it runs, and not as well as it could
+    INFO = "info"  # worth knowing, nothing to fix
+    WARN = "warn"  # it runs, but not as well as it could
     ERROR = "error"  # it will not run
-    SKIP = "skip"  # not to be judged here; the message says why
+    SKIP = "skip"  # cannot be judged here; the message gives the reason
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`fix` are commands; `manual` is what no command does. With `careful` the commands may cut
-    somebody off, or remove what is wanted: a script has them commented out."""
+    """`fix` are commands; `manual` is what no command does. With `careful` the commands may cut a
+    user's connection or remove wanted files: the script has them commented out."""
 
     id: str
     level: Level
@@ -71,7 +71,7 @@ def error(
 
 
 def checked(id: str, needs: Needs | None, *codes: str) -> Iterator[Finding]:
-    """What `dpsup check` says under these codes, as findings of a check."""
+    """The problems that `dpsup check` found with these codes, as findings of a check."""
     for p in needs.problems if needs else ():
         if p.code in codes:
             level = Level.ERROR if p.severity is Severity.ERROR else Level.WARN

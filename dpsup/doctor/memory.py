@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Hugepages, hugetlbfs, what dead processes left in them, and memory that moves."""
+"""Hugepages, hugetlbfs, the remains of dead processes in them, and memory that moves."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ def _size(page: int) -> str:
     return "1 GiB" if page >= 1 << 30 else f"{page // MIB} MiB" if page >= MIB else f"{page} B"
 
 
+def _directories(number: int) -> str:
+    return "1 directory" if number == 1 else f"{number} directories"
+
+
 def _file(page: int, node: int | None = None) -> str:
     top = "/sys/kernel/mm" if node is None else f"/sys/devices/system/node/node{node}"
     return f"{top}/hugepages/hugepages-{page // 1024}kB/nr_hugepages"
 
 
 def _own(m: Machine, name: str) -> int:
-    """Hugepages that the instance of this name holds now, and would get back in a restart."""
+    """Hugepages that the instance of this name holds now, and that a restart would reuse."""
     files = (one for mount in m.host.hugetlbfs for one in m.glob(f"{mount.path}/dpsup-{name}-g*"))
     return sum(bool(re.search(rf"/dpsup-{re.escape(name)}-g\d+map_\d+$", one)) for one in files)
 
@@ -42,8 +46,8 @@ def hugepages(m: Machine, n: Needs | None) -> Iterator[Finding]:
     )
     if not sizes:
         yield error(
-            "D01", "the kernel has no hugepages", "/sys/kernel/mm/hugepages: not there",
-            manual="use a kernel with CONFIG_HUGETLBFS; a container sees those of its host",
+            "D01", "the kernel has no hugepages", "/sys/kernel/mm/hugepages: missing",
+            manual="use a kernel with CONFIG_HUGETLBFS; a container uses the hugepages of its host",
         )  # fmt: skip
     elif n is None:
         page = 2 * MIB if 2 * MIB in sizes else min(sizes)
@@ -53,7 +57,7 @@ def hugepages(m: Machine, n: Needs | None) -> Iterator[Finding]:
         elif not any(p.free for p in sizes.values()):
             total = max(p.total for p in sizes.values())
             fix = f"echo {total + USUAL_PAGES} > {_file(page)}"
-            yield warn("D01", "no hugepage is free: all are in use", read, fix)
+            yield warn("D01", "no hugepage is free", read, fix)
         else:
             free = (f"{p.free} of {_size(page)}" for page, p in sorted(sizes.items()) if p.free)
             yield ok("D01", f"{', '.join(free)} free", read)
@@ -73,7 +77,7 @@ def _hugepages_for(m: Machine, n: Needs, read: str) -> Iterator[Finding]:
     own = _own(m, n.topology.name)
     free = pages.free + own
     held = f", {own} held by this instance" if own else ""
-    at_boot = f"hugepagesz=1G hugepages={n.pages} on the kernel's command line is surer"
+    at_boot = f"hugepagesz=1G hugepages={n.pages} on the kernel command line is safer"
     if free < n.pages:
         yield error(
             "D01", f"{plural(n.pages, 'hugepage')} of {name} needed, {pages.free} free{held}", read,
@@ -110,7 +114,7 @@ def _mounts(m: Machine) -> dict[str, str]:
 
 
 def _bytes(options: str, page: int) -> int | None:
-    """What size= of a mount says, None where nothing does."""
+    """The size= of a mount, None without one."""
     said = re.search(r"(?:^|,)size=(\d+)([kKmMgG%]?)", options)
     if not said or said[2] == "%":
         return None
@@ -123,11 +127,11 @@ def mounts(m: Machine, n: Needs | None) -> Iterator[Finding]:
     size = "2M" if page < 1 << 30 else "1G"
     fit = [one for one in m.host.hugetlbfs if not n or one.page_size == page]
     read = f"/proc/mounts: {'; '.join(f'{path} {o}' for path, o in options.items()) or 'none'}"
-    folder = "/dev/hugepages" if page < 1 << 30 else "/dev/hugepages-1G"
+    directory = "/dev/hugepages" if page < 1 << 30 else "/dev/hugepages-1G"
     if not fit:
         yield error(
             "D02", f"no hugetlbfs with pages of {size} is mounted", read,
-            f"mkdir -p {folder} && mount -t hugetlbfs -o pagesize={size} nodev {folder}",
+            f"mkdir -p {directory} && mount -t hugetlbfs -o pagesize={size} nodev {directory}",
         )  # fmt: skip
         return
     ro = [one for one in fit if "ro" in options.get(one.path, "").split(",")]
@@ -179,7 +183,7 @@ def leftovers(m: Machine, n: Needs | None) -> Iterator[Finding]:
     yield from _prefix_taken(m, n, live)
     mine = [one for one in dead if _MINE.fullmatch(PurePosixPath(one).name)]
     if mine:
-        what = plural(len(mine), "folder")
+        what = _directories(len(mine))
         fix = dict.fromkeys(_removal(m, one) for one in mine)
         yield warn("D03", f"dead instances left {what}", ", ".join(mine), *fix)
     if maps:
@@ -200,13 +204,13 @@ def leftovers(m: Machine, n: Needs | None) -> Iterator[Finding]:
     running = f"; live: {', '.join(sorted(live))}" if live else ""
     read = f"{', '.join(_EAL_FOLDERS)}, files in hugetlbfs"
     if not (mine or maps or stale):
-        more = f"; {plural(other, 'empty folder')} of other programs does no harm" if other else ""
+        more = f"; {_directories(other)} of other programs, empty, no problem" if other else ""
         yield ok("D03", f"nothing left by dead processes{running}{more}", read)
 
 
 def _removal(m: Machine, path: str) -> str:
-    """The command that removes what a dead process left: `dpsup clean` knows an instance by its
-    runtime folder alone."""
+    """The command that removes the remains of a dead process: `dpsup clean` only finds an instance
+    that has a runtime directory."""
     name = _MINE.match(PurePosixPath(path).name)
     if name and m.exists(f"/run/dpsup/{name[1]}"):
         return "dpsup clean"
@@ -214,7 +218,7 @@ def _removal(m: Machine, path: str) -> str:
 
 
 def _of_dead_processes(m: Machine, folder: str) -> list[str]:
-    """Files in a primary's folder that name a process which is gone."""
+    """Files in a primary's directory that name a dead process."""
     found = []
     for one in m.glob(f"{folder}/*"):
         name = PurePosixPath(one).name
@@ -225,7 +229,7 @@ def _of_dead_processes(m: Machine, folder: str) -> list[str]:
 
 
 def _abandoned(m: Machine, live: set[str]) -> list[str]:
-    """Files in hugetlbfs of DPDK processes of which no primary lives."""
+    """Files in hugetlbfs of DPDK processes whose primary is dead."""
     found = []
     for mount in m.host.hugetlbfs:
         for one in m.glob(f"{mount.path}/*map_*"):
@@ -242,10 +246,10 @@ def _prefix_taken(m: Machine, n: Needs | None, live: set[str]) -> Iterator[Findi
     mine = [one for one in live if (is_mine := _MINE.fullmatch(one)) and is_mine[1] == name]
     supervised = m.flocked(f"/run/dpsup/{name}/lock")
     if mine and supervised:
-        yield info("D03", f"instance `{name}` is running: a second start of it is refused", mine[0])
+        yield info("D03", f"instance `{name}` is running: a second start is refused", mine[0])
     elif mine:
         yield error(
-            "D03", f"a primary with the prefix {mine[0]} lives, and no supervisor has it", mine[0],
+            "D03", f"a primary with the prefix {mine[0]} runs without a supervisor", mine[0],
             f"dpsup -n {shlex.quote(name)} stop", careful=True,
         )  # fmt: skip
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs the checks, and says what came out: for people, as JSON, as a script to review."""
+"""Runs the checks and formats their findings: as text, as JSON, as a script to review."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dpsup.doctor.finding import Check, Finding, Level
 from dpsup.errors import Exit, Severity, TopologyError
 from dpsup.host.tree import Machine
 
-MOST_FIXES = 6  # commands of one finding that a report shows
+MOST_FIXES = 6  # commands of one finding that the text shows
 
 _FUNCTIONS: dict[str, Check] = {
     **memory.CHECKS, **cpus.CHECKS, **devices.CHECKS, **system.CHECKS,
 }  # fmt: skip
-# What `check` says, and a check here says again.
+# Problems of `check` that a check here reports too.
 _TAKEN = {
     "E0201", "E0202", "E0203", "E0204", "E0207", "E0301", "E0302", "E0303", "E0304", "E0305",
     "E0306", "E0307", "E0308", "E0309", "E0401", "E0402", "E0406", "E0601", "E0602", "E0603",
@@ -26,7 +26,7 @@ _TAKEN = {
 
 
 def examine(file: str | None, machine: Machine) -> list[Finding]:
-    """All findings, in the checks' order. Raises: TopologyError where the file is at fault."""
+    """All findings, in the checks' order. Raises: TopologyError if the file is at fault."""
     needs = _needs(file, machine) if file else None
     return [finding for id in CHECKS for finding in _FUNCTIONS[id](machine, needs)]
 
@@ -85,16 +85,16 @@ def document(findings: list[Finding], file: str | None, sysroot: str) -> dict[st
 
 
 def text(findings: list[Finding], width: int = 0) -> str:
-    """For people: a line for each check, and more where something is to be done."""
+    """A line for each check, and more for each one that needs action."""
     width = max(60, min(100, width or shutil.get_terminal_size().columns))
     out = []
     for f in findings:
         out += _wrapped(f"{f.level:5} {f.id} {f.title}: ", f.message, width)
         if f.level in (Level.OK, Level.SKIP):
             continue
-        for label, said in (("read", f.read), ("why", f.why)):
-            if said:
-                out += _wrapped(f"      {label}:".ljust(12), said, width)
+        for label, part in (("read", f.read), ("why", f.why)):
+            if part:
+                out += _wrapped(f"      {label}:".ljust(12), part, width)
         fixes = list(f.fix)
         if len(fixes) > MOST_FIXES:
             fixes = [
@@ -107,7 +107,7 @@ def text(findings: list[Finding], width: int = 0) -> str:
             out += _wrapped("      do:".ljust(12), f.manual, width)
     count = _count(findings)
     total = [f"{count[key]} {word}" for key, word in (
-        ("error", "to mend"), ("warn", "to improve"), ("info", "to know"), ("ok", "fine"),
+        ("error", "to fix"), ("warn", "to improve"), ("info", "to know"), ("ok", "ok"),
         ("skip", "not judged"),
     ) if count[key]]  # fmt: skip
     out += ["", f"{len(CHECKS)} checks: {', '.join(total)}"]
@@ -116,10 +116,10 @@ def text(findings: list[Finding], width: int = 0) -> str:
     return "\n".join(out)
 
 
-def _wrapped(head: str, said: str, width: int) -> list[str]:
+def _wrapped(head: str, text: str, width: int) -> list[str]:
     indent = " " * 12
     return textwrap.wrap(
-        said,
+        text,
         width,
         initial_indent=head,
         subsequent_indent=indent,
@@ -129,12 +129,12 @@ def _wrapped(head: str, said: str, width: int) -> list[str]:
 
 
 def script(findings: list[Finding], file: str | None) -> str:
-    """The commands as a shell script. Whoever runs it has read it: nothing here runs it."""
+    """The commands as a shell script for a person to review: dpsup never runs it."""
     of = f" {file}" if file else ""
     out = [
         "#!/bin/sh",
         f"# Made by `dpsup doctor{_plain(of)} --fix-script`. Read it before you run it, as root.",
-        "# What could cut you off, or remove what is wanted, is commented out.",
+        "# Commands that could cut your connection or remove wanted files are commented out.",
         "set -u",
     ]
     done: set[str] = set()
@@ -154,6 +154,6 @@ def script(findings: list[Finding], file: str | None) -> str:
     return "\n".join(out)
 
 
-def _plain(said: str) -> str:
-    """On one line: a comment must not end early."""
-    return " ".join(said.split())
+def _plain(text: str) -> str:
+    """On one line, so that a comment does not end early."""
+    return " ".join(text.split())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Limits, DPDK's own files, the runtime folder, disks, sockets."""
+"""Limits, DPDK's own files, the runtime directory, disks, sockets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dpsup.host.tree import Machine
 MIB = 1 << 20
 STATE_BYTES = 16 * MIB
 CORE_BYTES = 512 * MIB  # twice what a worker's core takes without its hugepages
-FILES_MORE = 256  # descriptors beside those of hugepages
-MAPS_MORE = 2048  # mappings likewise
+FILES_MORE = 256  # descriptors in addition to those of hugepages
+MAPS_MORE = 2048  # mappings, likewise
 EAL_PROCESSES = 3  # primary, seed, and the seed that replaces it
 OLDEST = (22, 11)
-NEWEST = {"22.11": 11}  # stable releases that were out when this was written
+NEWEST = {"22.11": 11}  # the newest stable releases known
 
 
 def limits(m: Machine, n: Needs | None) -> Iterator[Finding]:
@@ -29,7 +29,7 @@ def limits(m: Machine, n: Needs | None) -> Iterator[Finding]:
     if vfio and n and m.uid != 0 and soft < pages * n.page_size:
         found.append(
             error(
-                "D14", f"{int(soft) // MIB} MiB may be locked, vfio locks"
+                "D14", f"{int(soft) // MIB} MiB may be locked, but vfio locks"
                 f" {pages * n.page_size // MIB} MiB", "/proc/self/limits: Max locked memory",
                 manual="ulimit -l unlimited as root, or LimitMEMLOCK=infinity in the unit",
             )
@@ -38,7 +38,7 @@ def limits(m: Machine, n: Needs | None) -> Iterator[Finding]:
     if files < pages + FILES_MORE:
         found.append(
             error(
-                "D14", f"{int(files)} files may be open, {pages + FILES_MORE} will be",
+                "D14", f"{int(files)} files may be open, but {pages + FILES_MORE} are needed",
                 "/proc/self/limits: Max open files",
                 manual="ulimit -n 65536 as root, or LimitNOFILE=65536 in the unit",
             )
@@ -47,7 +47,7 @@ def limits(m: Machine, n: Needs | None) -> Iterator[Finding]:
     if maps is not None and maps < pages + MAPS_MORE:
         found.append(
             error(
-                "D14", f"{maps} mappings are allowed, {pages + MAPS_MORE} are needed",
+                "D14", f"{maps} mappings are allowed, but {pages + MAPS_MORE} are needed",
                 f"/proc/sys/vm/max_map_count: {maps}",
                 f"sysctl -w vm.max_map_count={2 * (pages + MAPS_MORE)}",
             )
@@ -55,13 +55,13 @@ def limits(m: Machine, n: Needs | None) -> Iterator[Finding]:
     yield from found
     if not found:
         yield ok(
-            "D14", "enough", f"/proc/self/limits; /proc/sys/vm/max_map_count: {maps or 'not there'}"
+            "D14", "enough", f"/proc/self/limits; /proc/sys/vm/max_map_count: {maps or 'missing'}"
         )
 
 
 def randomisation(m: Machine, _: Needs | None) -> Iterator[Finding]:
     file = "/proc/sys/kernel/randomize_va_space"
-    yield ok("D15", "workers are forked: it does not matter", f"{file}: {m.text(file) or '-'}")
+    yield ok("D15", "no effect: workers are forked", f"{file}: {m.text(file) or '-'}")
 
 
 def one_dpdk(m: Machine, _: Needs | None) -> Iterator[Finding]:
@@ -72,7 +72,7 @@ def one_dpdk(m: Machine, _: Needs | None) -> Iterator[Finding]:
     read = f"built with DPDK {version}, drivers in {folder}"
     abi = folder.rpartition("-")[2].partition(".")[0]
     library = str(PurePosixPath(folder).parent.parent / f"librte_eal.so.{abi}")
-    rebuild = "build dpsup anew: ./deploy/host-setup, or pip install"
+    rebuild = "rebuild dpsup: ./deploy/host-setup, or pip install"
     if not m.exists(folder):
         other = m.glob("/usr/lib/*/dpdk/pmds-*")
         there = f"; there is {other[-1]}" if other else ""
@@ -84,7 +84,7 @@ def one_dpdk(m: Machine, _: Needs | None) -> Iterator[Finding]:
     installed = _installed(m)
     if installed and version and installed != version:
         yield error(
-            "D16", f"dpsup was built with DPDK {version}, and {installed} is installed",
+            "D16", f"dpsup was built with DPDK {version}, but {installed} is installed",
             "/var/lib/dpkg/status: librte-eal", manual=rebuild,
         )  # fmt: skip
     else:
@@ -92,7 +92,7 @@ def one_dpdk(m: Machine, _: Needs | None) -> Iterator[Finding]:
 
 
 def _installed(m: Machine) -> str:
-    """The version of EAL that the package manager knows, without its revision; ""."""
+    """The installed version of EAL, without the package's revision, or ""."""
     for part in m.text("/var/lib/dpkg/status").split("\n\n"):
         if re.match(r"Package: librte-eal\d+(t64)?\n", part) and " installed\n" in part:
             said = re.search(r"(?m)^Version: (?:\d+:)?([\d.]+)", part)
@@ -104,7 +104,7 @@ def dpdk_version(m: Machine, _: Needs | None) -> Iterator[Finding]:
     version = _installed(m) or m.build[0]
     numbers = tuple(int(word) for word in re.findall(r"\d+", version))
     if len(numbers) < 2:
-        yield skip("D17", "DPDK's version is not known")
+        yield skip("D17", "DPDK's version is unknown")
         return
     read = f"DPDK {version}"
     series = f"{numbers[0]}.{numbers[1]:02}"
@@ -115,7 +115,7 @@ def dpdk_version(m: Machine, _: Needs | None) -> Iterator[Finding]:
     elif micro < NEWEST.get(series, 0):
         yield warn(
             "D17", f"DPDK {version} is not the newest of its series: {series}.{NEWEST[series]} is",
-            read, upgrade, manual="then build dpsup anew",
+            read, upgrade, manual="then rebuild dpsup",
         )  # fmt: skip
     else:
         yield ok("D17", read)
@@ -129,7 +129,7 @@ def runtime(m: Machine, n: Needs | None) -> Iterator[Finding]:
         if mode is not None and mode & 0o022 and not m.path(folder).is_symlink():
             found.append(
                 warn(
-                    "D24", f"others may write in {folder}", f"{folder}: mode {mode:o}",
+                    "D24", f"other users may write to {folder}", f"{folder}: mode {mode:o}",
                     f"chmod 700 {folder}",
                 )
             )  # fmt: skip
@@ -152,7 +152,7 @@ def room(m: Machine, _: Needs | None) -> Iterator[Finding]:
     if pattern.startswith("/") and soft > 0:
         folder = str(PurePosixPath(pattern).parent)
         if not m.exists(folder):
-            yield warn("D25", f"core files go to {folder}, which is not there", read,
+            yield warn("D25", f"core files go to {folder}, which does not exist", read,
                        f"mkdir -p {folder}")  # fmt: skip
             return
         if m.free_bytes(folder) < CORE_BYTES:
@@ -163,7 +163,7 @@ def room(m: Machine, _: Needs | None) -> Iterator[Finding]:
             return
     if pattern.startswith("|"):
         program = pattern[1:].split()[0]
-        yield info("D25", f"core files go to {program}, not to a folder", read)
+        yield info("D25", f"core files go to {program}, not to a directory", read)
     else:
         cores = "kept" if soft > 0 else "off (RLIMIT_CORE is 0)"
         yield ok("D25", f"{free // MIB} MiB for state; core files {cores}", read)
@@ -175,7 +175,7 @@ def sockets(m: Machine, _: Needs | None) -> Iterator[Finding]:
     need = 2 * EAL_PROCESSES
     if length is not None and length < need:
         yield warn(
-            "D28", f"a queue holds {length} datagrams, {need} can come at once",
+            "D28", f"a queue holds {length} datagrams, but {need} can arrive at once",
             f"{file}: {length}",
             "sysctl -w net.unix.max_dgram_qlen=64",
         )  # fmt: skip

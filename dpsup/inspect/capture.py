@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`dpsup capture`: what the io cores mirror, as lines or as pcapng.
+"""`dpsup capture`: the packets that io cores copy, as lines or as pcapng.
 
-The primary hands out records as the io cores wrote them (shim/shim.h: struct dps_captured). Each io
-core's are in order; those of several are put in order here: what was stamped before a read began
-has been published by the next one.
+The primary returns records as the io cores wrote them (shim/shim.h: struct dps_captured). The
+records of one io core are in order; those of several are sorted here: a record that was stamped
+before a read began has been published by the next read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dpsup.packets import pcapng
 from dpsup.packets.decode import one_line
 from dpsup.text import plural
 
-SIGN_S = 1.0  # between two signs of life
+SIGN_S = 1.0  # between two keep-alives
 EVERY_S = 0.05  # between two reads that found nothing
 RX, TX = _abi.DPS_CAPTURE_RX, _abi.DPS_CAPTURE_TX
 LENT, BACK = _abi.DPS_CAPTURE_LENT, _abi.DPS_CAPTURE_BACK
@@ -76,11 +76,11 @@ class InOrder:
 
     def __init__(self) -> None:
         self._waiting: list[tuple[int, int, Captured]] = []
-        self._n = 0  # those of one moment stay as they came
+        self._n = 0  # packets of the same time keep their order
         self._before = 0
 
     def add(self, packets: Iterator[Captured], before: int) -> list[Captured]:
-        """Those that nothing can come before any more; `before` is when this read began."""
+        """The packets that no later one can precede; `before` is the time when this read began."""
         for one in packets:
             self._n += 1
             heapq.heappush(self._waiting, (one.tsc, self._n, one))
@@ -100,19 +100,19 @@ class InOrder:
 
 @dataclass
 class Names:
-    """What numbers in a record stand for."""
+    """The names of the numbers in a record."""
 
     target: str
     ports: list[str]
     groups: list[str]
     reasons: list[dict[str, list[str]]]  # by group: its plugin's versions and their reasons
-    group: int = 0  # that the target is of
+    group: int = 0  # the target's
 
     def port(self, index: int) -> str:
         return self.ports[index] if index < len(self.ports) else f"port {index}"
 
     def verdict(self, one: Captured) -> str:
-        """What becomes of a packet that a worker gave back."""
+        """The verdict on a packet that a worker returned."""
         kind, arg = one.verdict & 0xF000, one.verdict & 0x0FFF
         if one.bad:
             return "bad verdict"
@@ -174,8 +174,8 @@ class Lines:
 
 
 class Pcapng:
-    """A file that Wireshark reads: of a port, one interface with directions; of a worker, one
-    before it and one after it, each packet of which has its verdict as a comment."""
+    """A file for Wireshark: for a port, one interface with directions; for a worker, one interface
+    before it and one after it, whose packets carry their verdicts as comments."""
 
     def __init__(self, out: IO[bytes], names: Names, clock: Clock, snap: int, filter: str) -> None:
         self._out, self._names, self._clock = out, names, clock
@@ -216,7 +216,7 @@ class Pcapng:
         )  # fmt: skip
 
     def end(self, captured: int, missed: int) -> None:
-        # What was missed is not known by interface: it stands with the first.
+        # Missed packets are not counted by interface: the first one shows them.
         for number in range(self._interfaces):
             some = (captured + missed, missed) if number == 0 else (0, 0)
             self._out.write(pcapng.statistics(number, max(self._last_ns, 0), *some))
@@ -224,18 +224,18 @@ class Pcapng:
 
 
 class Sign:
-    """A sign of life now and then: who reads our output may be slower than the primary's lease."""
+    """Sends keep-alives: the reader of our output may be slower than the primary's lease."""
 
     def __init__(self, path: str, id: str) -> None:
         self._path, self._id = path, id
         self._over = threading.Event()
-        # A thread of this process: when that is killed or stopped, so is the sign.
+        # A thread of this process: if that is killed or stopped, the keep-alives end.
         self._thread = threading.Thread(target=self._give, daemon=True)
 
     def _give(self) -> None:
         primary = Client(self._path)
         while not self._over.wait(SIGN_S):
-            with contextlib.suppress(DpsupError):  # whoever reads next will say so
+            with contextlib.suppress(DpsupError):  # the next read reports the error
                 primary.ask("capture_keep", timeout=SIGN_S, id=self._id)
         primary.close()
 
@@ -263,7 +263,7 @@ def _open(file: str | None) -> IO[bytes]:
     if file in (None, "-"):
         if file == "-" and sys.stdout.isatty():
             raise UsageError(
-                "pcapng on a terminal is of no use",
+                "refusing to write binary pcapng to a terminal",
                 code="E0736",
                 help="give a file (-w out.pcapng), or a pipe (-w - | tshark -r -)",
             )
@@ -283,7 +283,7 @@ def _names(options: Options, started: dict[str, Any]) -> Names:
 
 
 class Signals:
-    """SIGINT and SIGTERM noted, not obeyed: what was read is written, and what is on turned off."""
+    """Notes SIGINT and SIGTERM, so that read packets are written and the capture is ended."""
 
     def __init__(self) -> None:
         self.came = False
@@ -303,8 +303,8 @@ class Signals:
 def run(
     name: str | None, options: Options, filter: list[int], begun: Callable[[], None]
 ) -> tuple[int, int]:
-    """Capture until the count, the time, a signal or the reader's end; how many packets were
-    captured and how many missed. `begun` is called once it is on. Raises: DpsupError."""
+    """Capture until the count, the time, a signal or the end of the output's reader. Returns the
+    numbers of captured and missed packets. `begun` is called at the start. Raises: DpsupError."""
     where = client.find(name)
     where.demand_access()
     primary = Client(where.file(PRIMARY), lambda: where.name in client.running())
@@ -360,12 +360,12 @@ def _capture(
                     break
         sink.end(written, missed)
     except BrokenPipeError:
-        # Who read it has had enough; what is still buffered has nowhere to go.
+        # The reader closed the pipe: what is still buffered is discarded.
         if out is not sys.stdout.buffer:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
-        # Had it been turned off meanwhile, or does nobody answer: the lease runs out.
+        # If the primary has ended it already, or does not answer, the lease expires.
         with contextlib.suppress(DpsupError):
             ask("capture_end", id=id)
     return written, missed
@@ -374,7 +374,7 @@ def _capture(
 def _packets(
     ask: Ask, id: str, names: Names, seconds: float | None, signals: Signals
 ) -> Iterator[tuple[list[Captured], int]]:
-    """Packets in order, as they come, with how many were missed so far."""
+    """Packets in order, as they arrive, with the number missed so far."""
     order = InOrder()
     deadline = None if seconds is None else time.monotonic() + seconds
     stop = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`dpsup perf`: have a worker and its lanes measured for a while, and say what was found."""
+"""`dpsup perf`: have the primary measure a worker and its lanes for a while."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dpsup.inspect.capture import Signals
 from dpsup.instance import client
 from dpsup.instance.runtime_dir import PRIMARY
 
-_EVERY_S = 0.5  # a sign of life, well within the primary's lease
-_STEP_S = 0.1  # between two looks at signals
+_EVERY_S = 0.5  # the interval of keep-alives, well within the primary's lease
+_STEP_S = 0.1  # between two checks for signals
 
 
 def run(name: str | None, worker: str, seconds: float) -> dict[str, Any]:
@@ -47,6 +47,6 @@ def _measure(
         lasted = time.monotonic() - since
         return primary.ask("perf_read", id=id, stop=True), lasted
     finally:
-        # Had it been turned off meanwhile, or does nobody answer: the lease runs out.
+        # If the primary has ended it already, or does not answer, the lease expires.
         with contextlib.suppress(DpsupError):
             primary.ask("perf_end", id=id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `dpsup perf` found: histograms, their percentiles, and the slowest bursts. Pure.
+"""The results of `dpsup perf`: histograms, their percentiles, and the slowest bursts. Pure.
 
 A histogram has eight classes to each power of two (shim/dpsup.h: dps_class), so that a percentile,
 given as the highest value of its class, is less than an eighth above the true one.
@@ -28,7 +28,7 @@ def highest(index: int) -> int:
 
 
 def _of_values(counts: dict[int, int]) -> dict[str, int | None]:
-    """Percentiles of values, by how often each came."""
+    """Percentiles of values; `counts` is the number of times of each."""
     total = sum(counts.values())
     found: dict[str, int | None] = {}
     for p in _PERCENTILES:
@@ -42,7 +42,7 @@ def _of_values(counts: dict[int, int]) -> dict[str, int | None]:
 
 
 def percentiles(counts: Sequence[int], most: int) -> dict[str, int | None]:
-    """Of a histogram by class; `most` is the highest value there was."""
+    """Of a histogram by class; `most` is the highest value measured."""
     by_value = {highest(i): n for i, n in enumerate(counts) if n}
     found = _of_values(by_value)
     return {k: None if v is None else min(v, most) for k, v in found.items()} | {
@@ -62,7 +62,7 @@ def _scaled(values: dict[str, int | None], hz: int) -> dict[str, float | None]:
 
 
 def document(worker: str, seconds: float, hz: int, raw: dict[str, Any]) -> dict[str, Any]:
-    """The Perf document, of what the primary handed out: TSC cycles, and nanoseconds."""
+    """The Perf document from the primary's answer: TSC cycles, and nanoseconds."""
     batch = {n: count for n, count in enumerate(raw["batch"], 1) if count}
     delay = percentiles(raw["delay"], raw["delay_most"])
     return {
@@ -118,7 +118,7 @@ def _number(value: int | None) -> str:
 
 
 def _percent(share: float) -> str:
-    """Little is not nothing."""
+    """A small share is not shown as zero."""
     return f"{share:.1%}" if share >= 0.0005 or not share else "<0.1%"
 
 
@@ -157,30 +157,30 @@ def _sizes(histogram: list[dict[str, int]]) -> list[tuple[str, int]]:
 
 
 def lines(doc: dict[str, Any]) -> list[str]:
-    """The document for people."""
+    """The document as text."""
     cycles, batch, delay = doc["cycles_per_packet"], doc["batch"], doc["lane_delay"]
     packets = f"{doc['packets']} packets in {doc['bursts']} bursts"
     out = [f"{doc['worker']}: {packets}, {doc['seconds']:g} s", ""]
     if not doc["packets"]:
-        return [out[0], "nothing was measured: no burst came to this worker"]
+        return [out[0], "nothing was measured: this worker got no packet"]
     keys = ("p50", "p90", "p99", "max")
     out.append(f"{'':18}" + "".join(f"{k:>10}" for k in keys))
     out.append(f"{'cycles per packet':18}" + "".join(f"{_number(cycles[k]):>10}" for k in keys))
-    out.append(f"{'packets a burst':18}" + "".join(f"{_number(batch[k]):>10}" for k in keys))
+    out.append(f"{'packets per burst':18}" + "".join(f"{_number(batch[k]):>10}" for k in keys))
     out.append(f"{'lane delay':18}" + "".join(f"{duration(delay[f'{k}_ns']):>10}" for k in keys))
     out += _bars("cycles per packet", _powers(cycles["histogram"], None))
-    out += _bars("packets a burst", _sizes(batch["histogram"]))
+    out += _bars("packets per burst", _sizes(batch["histogram"]))
     out += _bars("lane delay", _powers(delay["histogram"], doc["tsc_hz"]))
     out += ["", "slowest bursts"]
     for one in doc["slowest"]:
         n = len(one["packets"])
         out.append(f"  {one['cycles']} cycles ({duration(one['ns'])}), {n} packets of {one['io']}")
-        # One of each kind: most bursts have few flows.
+        # One packet of each kind: most bursts have few flows.
         kinds = {p["decoded"]: p for p in reversed(one["packets"])}
         shown = sorted(kinds.values(), key=one["packets"].index)[:HEADS_SHOWN]
         for packet in shown:
             out.append(f"    {packet['len']:5} {packet['decoded']}")
             out.append(f"          {packet['head'][:64]}")
         if n > len(shown):
-            out.append(f"    and {n - len(shown)} more: -o json has them all")
+            out.append(f"    and {n - len(shown)} more: -o json shows all")
     return out

@@ -38,8 +38,8 @@ def find(name: str | None) -> Runtime:
             help = f"{meant}running: {others}" if others else "`dpsup start FILE` starts one"
             if name in found:
                 help = (
-                    f"it died: `dpsup -n {name} events` is the record of its end, the next start "
-                    f"or `dpsup -n {name} clean` removes what it left"
+                    f"it died: `dpsup -n {name} events` shows its record; the next start or "
+                    f"`dpsup -n {name} clean` removes its files"
                 )
             raise NotRunning(f'no instance "{name}" is running', code="E0003", help=help)
         return found[name]
@@ -57,10 +57,10 @@ def find(name: str | None) -> Runtime:
 
 
 class Instance:
-    """A running instance. `dpsup.connect` makes one; close it, or use it in a `with`.
+    """A running instance. `dpsup.connect` returns one; close it, or use it in a `with`.
 
-    Every call returns the plain document of its verb and raises DpsupError with the instance's own
-    words. A headless instance (its supervisor is dead) answers `status` and `audit` alone.
+    Every call returns the document of its verb, or raises DpsupError with the instance's own
+    message. A headless instance (its supervisor is dead) only answers `status` and `audit`.
     """
 
     def __init__(self, where: Runtime) -> None:
@@ -90,9 +90,9 @@ class Instance:
     def _ask(self, verb: str, timeout: float = 10.0, **args: Any) -> Any:
         if self.headless:
             raise DpsupError(
-                f'instance "{self.name}" has no supervisor: it forwards, but takes no orders',
+                f'instance "{self.name}" has no supervisor: it forwards, but cannot be changed',
                 code="E0607",
-                help="`dpsup stop` ends it, `dpsup start FILE` supervises it again",
+                help="`dpsup start FILE` supervises it again, `dpsup stop` ends it",
             )
         return self._client.ask(verb, timeout, **args)
 
@@ -108,13 +108,13 @@ class Instance:
         plan["primary_pid"] = state.primary.pid if state and state.primary else None
         counters = self._client.ask("counters")
         for slot in counters["slots"]:
-            # Nobody takes the dead out of their seats.
+            # Without a supervisor, no process clears the slots of the dead.
             if slot["pid"] and not process.start_ticks(slot["pid"]):
                 slot["pid"] = 0
         return status.status(plan, counters, None)
 
     def look(self) -> dict[str, Any]:
-        """All that tables, graphs and metrics are made of: instance.rates says what is in it."""
+        """The data of tables, graphs and metrics; instance.rates describes it."""
         from dpsup.host import machine
 
         found: dict[str, Any] = {
@@ -134,7 +134,7 @@ class Instance:
             found["counters"] = self._client.ask("counters")
             found["lanes"] = self._client.ask("lanes")
             found["tsc_hz"], found["port_info"] = hello["tsc_hz"], hello["ports"]
-        elif found["status"]["ports"]:  # else there is no primary to ask
+        elif found["status"]["ports"]:  # else no primary runs
             with contextlib.suppress(DpsupError):
                 found["counters"] = self.stats()
                 for key in ("lanes", "tsc_hz", "port_info", "processes"):
@@ -151,8 +151,8 @@ class Instance:
         return self._ask("stats")  # type: ignore[no-any-return]
 
     def state(self, group: str) -> dict[str, Any]:
-        """The State document: what a group's plugin keeps for each worker and bucket, read while
-        they run. `hex` is the block's bytes, of a worker's the first 8 KiB."""
+        """The State document: the state of a group's plugin per worker and bucket, read while they
+        run. `hex` is the block's bytes, of a worker's block the first 8 KiB."""
         doc: dict[str, Any] = {"apiVersion": status.API, "kind": "State", "name": self.name}
         doc |= {"group": group, "workers": [], "buckets": []}
         first: int | None = 0
@@ -167,8 +167,8 @@ class Instance:
     def scale(
         self, group: str, n: int | str, *, wait: bool = True, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Have `n` workers in a group, or "+1" or "-1" of what is there; returns once they are
-        ready, if `wait`. `dry_run`: only say what would change."""
+        """Set the number of workers in a group to `n`, or change it by "+1" or "-1"; returns once
+        they are ready, if `wait`. `dry_run`: only return what would change."""
         args = {"group": group, "n": str(n), "wait": wait, "dry_run": dry_run}
         return self._ask("scale", 90.0, **args)  # type: ignore[no-any-return]
 
@@ -199,7 +199,7 @@ class Instance:
         return self._ask("rollout", timeout, **asked)  # type: ignore[no-any-return]
 
     def rollout_undo(self, group: str = "workers", *, wait: bool = True) -> dict[str, Any]:
-        """End a rollout and go back; with none under way, to what ran before."""
+        """End a rollout and return to the old version; without a rollout, to the previous one."""
         return self._ask("rollout_undo", 310.0, group=group, wait=wait)  # type: ignore[no-any-return]
 
     def rollout_status(self, group: str = "") -> dict[str, Any]:
@@ -211,19 +211,19 @@ class Instance:
     def reload(
         self, file: str = "", *, dry_run: bool = False, partial: bool = False
     ) -> dict[str, Any]:
-        """Do what the changed file says; `file`: by default the one it was started with."""
+        """Apply the changed file; `file`: by default the one that the instance was started with."""
         args = {"file": file, "dry_run": dry_run, "partial": partial}
         return self._ask("reload", 1200.0, **args)  # type: ignore[no-any-return]
 
     def reset_failed(self, target: str = "") -> dict[str, Any]:
-        """Forget past deaths of a worker, a group, or all, and start who is held."""
+        """Forget past deaths of a worker, a group, or all, and start the held workers."""
         return self._ask("reset_failed", 60.0, target=target)  # type: ignore[no-any-return]
 
     def kill(self, worker: str, signal: int = 9) -> dict[str, Any]:
         return self._ask("kill", worker=worker, signal=int(signal))  # type: ignore[no-any-return]
 
     def stop(self, drain: float | None = None) -> dict[str, Any]:
-        """Ask it to stop; packets under way get `drain` seconds (default 5) to leave."""
+        """Request a stop; packets in flight get `drain` seconds (default 5) to leave."""
         args = {} if drain is None else {"drain": float(drain)}
         return self._ask("stop", **args)  # type: ignore[no-any-return]
 
@@ -237,7 +237,7 @@ class Instance:
     def follow(self, *topics: str) -> Iterator[Publication]:
         """Publications ("event", "log", "stat") until the instance ends.
 
-        Each carries its topic's sequence number: a gap says how many were missed, and
+        Each carries its topic's sequence number: a gap tells how many were missed, and
         `events(since)` or `logs(since)` has them.
         """
         subscriber = Subscriber(self.runtime.file(EVENTS), topics or ("event",))
@@ -248,7 +248,7 @@ class Instance:
 
 
 def connect(name: str | None = None) -> Instance:
-    """The running instance of that name, or the only one there is.
+    """The running instance of that name, or the only one.
 
     Raises: NotRunning; UsageError where several run and none is named; NotPermitted.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Events and log lines: those on record, those that come, and which of them are wanted.
+"""Events and log lines: the recorded ones, new ones, and the choice among them.
 
-The record (instance.record) is read from the runtime folder, so that it can be read without a
-supervisor too: of a headless instance, and of one that died and has not been swept.
+The record (instance.record) is read from the runtime directory, so that it can be read without a
+supervisor too: of a headless instance, and of a dead one whose remains were not removed.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from dpsup.instance.client import Instance, find
 from dpsup.instance.runtime_dir import Runtime
 from dpsup.text import suggest
 
-MOST = 1000  # entries shown where nobody says since when
+MOST = 1000  # entries shown without --since
 
-# Every type of event that there is; `dpsup events --help` shows them.
+# Every type of event, as docs/reference/events.md describes them.
 TYPES = {
     "state": "a process or the instance changed its state",
-    "death": "a worker died unasked: signal, backtrace, repair, successor",
-    "exit": "the primary, the seed or the exporter of metrics ended",
-    "seed": "the seed did not attach in time, or takes no orders",
-    "locks": "locks of EAL's that the dead held",
-    "spare": "a spare refused or died",
-    "held": "a worker or spares are not started again",
-    "health": "a worker is stuck, stopped or starved, or well again",
-    "stranger": "somebody whom nobody knew sat in a slot",
+    "death": "a worker died unexpectedly: signal, backtrace, repair, successor",
+    "exit": "the primary, the seed or the metrics exporter ended",
+    "seed": "the seed did not attach in time, or does not answer requests",
+    "locks": "EAL locks that dead processes held were released",
+    "spare": "a spare refused to start, or died",
+    "held": "a worker or a group's spares are no longer restarted",
+    "health": "a worker is stuck, stopped or starved, or healthy again",
+    "stranger": "an unknown process occupied a slot",
     "corrupt": "a slot's shared memory was found corrupt",
-    "lent": "the primary lent a slot's buckets out by itself",
+    "lent": "the primary moved a slot's buckets without the supervisor",
     "steer": "buckets moved to other workers",
     "scale": "a group changed its size",
-    "autoscale": "its size follows its load",
-    "rebalance": "buckets were spread by their load",
-    "restart": "others are restarted with a worker",
-    "rollout": "a group changes over to another version",
-    "judged": "the new version's figures against the old one's",
-    "handover": "a worker left its slot to one of another version",
-    "reload": "the changed file was applied, or was not",
+    "autoscale": "a group's size was changed to suit its load",
+    "rebalance": "buckets were moved to spread the load",
+    "restart": "other workers are restarted with a worker",
+    "rollout": "a rollout of a group began, advanced or ended",
+    "judged": "the new version was compared with the old one",
+    "handover": "a worker handed its slot to a worker of another version",
+    "reload": "a changed topology file was applied or refused",
     "reset": "past deaths were forgotten on request",
     "quarantine": "a packet was put in quarantine",
-    "advice": "packets are lost for want of something: `dpsup advise` says what helps",
-    "warning": "something is not as asked for",
-    "error": "something went wrong, and is tried again",
+    "advice": "packets are lost for lack of a resource: `dpsup advise` suggests changes",
+    "warning": "a setting could not be applied",
+    "error": "an operation failed and is tried again",
     "fault": "an internal error: its traceback is in the log, and the instance runs on",
-    "failed": "the instance ends because of this",
+    "failed": "the error that ends the instance",
 }
 
 Entry = dict[str, Any]
@@ -56,7 +56,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which entries to show: all of them, if nothing is said."""
+    """Which entries to show: by default all of them."""
 
     since: float | None = None  # seconds ago
     types: Collection[str] = ()
@@ -123,7 +123,7 @@ def _demand_names(instance: Instance, names: Collection[str], known: set[str]) -
 
 
 def past(name: str | None, topic: str, wanted: Wanted) -> tuple[list[Entry], str]:
-    """What there is to show of the past, and a word on where it is from, if that is worth one."""
+    """Past entries to show, and a note on their source, "" if it is the running instance."""
     now = time.time()
     try:
         where = find(name)
@@ -132,7 +132,7 @@ def past(name: str | None, topic: str, wanted: Wanted) -> tuple[list[Entry], str
         if dead is None:
             raise
         dead.demand_access()
-        word = f"{e.message}: this is the record of what it did"
+        word = f"{e.message}: this is its record"
         return wanted.some(record.read(dead.path, topic), now), word
     with Instance(where) as instance:
         entries = record.read(where.path, topic)
@@ -147,13 +147,13 @@ def past(name: str | None, topic: str, wanted: Wanted) -> tuple[list[Entry], str
 
 
 def follow(name: str | None, topic: str, wanted: Wanted, show: Callable[[Entry], None]) -> None:
-    """Show the past, then what comes, until the instance ends."""
+    """Show past entries, then new ones, until the instance ends."""
     with Instance(find(name)) as instance:
         if instance.headless:
             raise NotRunning(
-                f'instance "{instance.name}" has no supervisor: nothing will be said any more',
+                f'instance "{instance.name}" has no supervisor: no new events will come',
                 code="E0607",
-                help=f"`dpsup -n {instance.name} events` shows what was said",
+                help=f"`dpsup -n {instance.name} events` shows the record",
             )
         following = instance.follow(topic)
         now = time.time()
@@ -166,7 +166,7 @@ def follow(name: str | None, topic: str, wanted: Wanted, show: Callable[[Entry],
             if publication.seq <= seen:
                 continue
             if publication.seq > seen + 1:
-                # Missed between the snapshot and the subscription, or by being slow.
+                # Missed between the snapshot and the subscription, or because this process is slow.
                 for entry in _live(instance, topic, seen):
                     if entry["seq"] < publication.seq and wanted.takes(entry, now):
                         show(entry)

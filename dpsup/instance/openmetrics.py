@@ -2,8 +2,8 @@
 """An instance's counters as OpenMetrics, over HTTP. The one module that imports prometheus_client.
 
 The supervisor starts `python -m dpsup.instance.openmetrics RUNTIME_DIR NAME HOST:PORT --notify-fd
-FD`, which outlives it: while the data plane goes on alone, metrics say so. It ends with the
-instance, or when another supervisor has taken over (which starts its own).
+FD`, which outlives the supervisor: while the data plane runs alone, the metrics show it. The
+process ends with the instance, or when another supervisor, which starts its own, takes over.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from dpsup.instance.runtime_dir import Runtime
 
 Doc = dict[str, Any]
 
-FRESH_S = 1.0  # as old as an answer may be: the bus is asked no more often
-CLIENTS = 8  # answered at a time; more are turned away
-CLIENT_S = 5.0  # for a peer to say what it wants
-LOOK_S = 0.5  # between looks at whether the instance is still there
+FRESH_S = 1.0  # largest age of an answer: the bus is asked no more often
+CLIENTS = 8  # answered at a time; further ones are refused
+CLIENT_S = 5.0  # for a peer to send its request
+LOOK_S = 0.5  # between checks that the instance still exists
 
 STATES = ("starting", "running", "degraded", "stopping", "stopped")
 WORKER_STATES = ("starting", "running", "draining", "recovering", "backoff", "held", "stopped")
@@ -48,7 +48,7 @@ HEALTH = ("ok", "stuck", "stopped", "starved")
 
 
 class _Families:
-    """Families of metrics by name, in the order in which they first come up."""
+    """Families of metrics by name, in the order of their first use."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, Metric] = {}
@@ -72,9 +72,9 @@ class _Families:
 
 
 def families(look: Doc | None) -> Iterable[Metric]:
-    """`look` is client.Instance.look's, None where nobody answered."""
+    """`look` is that of client.Instance.look, None if the instance did not answer."""
     made = _Families()
-    made.gauge("up", "1 where the instance answers.", float(look is not None))
+    made.gauge("up", "1 if the instance answers.", float(look is not None))
     if look is not None:
         _instance(made, look)
         _ports(made, look["status"])
@@ -86,9 +86,17 @@ def families(look: Doc | None) -> Iterable[Metric]:
             _slots(made, look, hz)
             _lanes(made, look)
         for name, use in look["processes"].items():
-            made.counter("process_cpu_seconds", "CPU time used.", use["cpu_seconds"], process=name)
+            made.counter(
+                "process_cpu_seconds",
+                "CPU time of the process in seconds.",
+                use["cpu_seconds"],
+                process=name,
+            )
             made.gauge(
-                "process_resident_memory_bytes", "Resident memory.", use["rss_bytes"], process=name
+                "process_resident_memory_bytes",
+                "Resident memory of the process in bytes.",
+                use["rss_bytes"],
+                process=name,
             )
     return made.by_name.values()
 
@@ -97,122 +105,226 @@ def _instance(made: _Families, look: Doc) -> None:
     status = look["status"]
     for state in STATES:
         value = float(status["state"] == state)
-        made.gauge("state", "1 for the state that the instance is in.", value, state=state)
+        made.gauge("state", "1 for the current state of the instance.", value, state=state)
     alive = float(status["supervisor"]["pid"] is not None)
-    made.gauge("supervisor_up", "1 where there is a supervisor.", alive)
+    made.gauge("supervisor_up", "1 if a supervisor runs.", alive)
     alive = float(status["primary"]["state"] == "running")
-    made.gauge("primary_up", "1 where the primary runs.", alive)
-    made.gauge("generation", "Starts of the primary so far.", status["generation"])
+    made.gauge("primary_up", "1 if the primary runs.", alive)
+    made.gauge("generation", "Number of starts of the primary.", status["generation"])
     if status["started_ns"]:
         age = (status["at_ns"] - status["started_ns"]) / 1e9
-        made.gauge("supervisor_uptime_seconds", "Since the supervisor's start.", age)
-    made.gauge("packets_in_flight", "Received, neither sent nor dropped.", status["in_flight"])
+        made.gauge("supervisor_uptime_seconds", "Seconds since the start of the supervisor.", age)
+    made.gauge(
+        "packets_in_flight",
+        "Number of packets received and not yet sent or dropped.",
+        status["in_flight"],
+    )
     recovery = status["recovery"]
-    made.counter("worker_deaths", "Workers that died unasked.", recovery["deaths"])
-    made.counter("lost_packets", "Neither delivered nor counted as dropped.", recovery["lost"])
-    made.counter("duplicated_packets", "Delivered twice.", recovery["duplicated"])
-    made.counter("quarantined_packets", "Put in quarantine.", recovery["quarantined"])
+    made.counter("worker_deaths", "Number of unexpected deaths of workers.", recovery["deaths"])
+    made.counter(
+        "lost_packets",
+        "Number of packets neither delivered nor counted as dropped.",
+        recovery["lost"],
+    )
+    made.counter("duplicated_packets", "Number of packets delivered twice.", recovery["duplicated"])
+    made.counter(
+        "quarantined_packets", "Number of packets put in quarantine.", recovery["quarantined"]
+    )
     said = {
-        "repair": "From noticing a worker's death to its lanes' repair.",
-        "takeover": "From noticing a worker's death to the spare in its seat.",
-        "failover": "From noticing a worker's death to its successor's first packet.",
+        "repair": "Seconds from noticing a worker's death to the repair of its lanes.",
+        "takeover": "Seconds from noticing a worker's death to a spare in its slot.",
+        "failover": "Seconds from noticing a worker's death to its successor's first packet.",
     }
     for kind, doc in recovery["histograms"].items():
         made.histogram(f"{kind}_seconds", said[kind], doc)
     heap = (look["counters"] or {}).get("heap_bytes")
     if heap is not None:
-        made.gauge("eal_heap_bytes", "Allocated in EAL's shared heaps.", heap)
+        made.gauge("eal_heap_bytes", "Bytes allocated in EAL's shared heaps.", heap)
 
 
 def _ports(made: _Families, status: Doc) -> None:
     for p in status["ports"]:
         port = {"port": p["name"]}
-        made.counter("port_receive_packets", "Received by io cores.", p["rx_packets"], **port)
-        made.counter("port_receive_bytes", "Received by io cores.", p["rx_bytes"], **port)
-        made.counter("port_transmit_packets", "Taken by the driver.", p["tx_packets"], **port)
-        made.counter("port_transmit_bytes", "Taken by the driver.", p["tx_bytes"], **port)
+        made.counter("port_receive_packets", "Number of packets received.", p["rx_packets"], **port)
+        made.counter("port_receive_bytes", "Number of bytes received.", p["rx_bytes"], **port)
+        made.counter("port_transmit_packets", "Number of packets sent.", p["tx_packets"], **port)
+        made.counter("port_transmit_bytes", "Number of bytes sent.", p["tx_bytes"], **port)
         made.counter(
-            "port_receive_missed_packets", "Lost in the NIC: no descriptor.", p["rx_missed"], **port
+            "port_receive_missed_packets",
+            "Number of packets that the NIC dropped for lack of a descriptor.",
+            p["rx_missed"],
+            **port,
         )
         made.counter(
-            "port_receive_no_mbuf_packets", "Lost by the driver: no mbuf.", p["rx_nombuf"], **port
+            "port_receive_no_mbuf_packets",
+            "Number of packets that the driver dropped for lack of an mbuf.",
+            p["rx_nombuf"],
+            **port,
         )
-        made.counter("port_receive_errors", "By the driver.", p["rx_errors"], **port)
-        made.counter("port_transmit_errors", "By the driver.", p["tx_errors"], **port)
+        made.counter("port_receive_errors", "Number of receive errors.", p["rx_errors"], **port)
+        made.counter("port_transmit_errors", "Number of transmit errors.", p["tx_errors"], **port)
         for reason, n in {"tx_full": p["tx_dropped"], **p["dropped"]}.items():
-            made.counter("port_dropped_packets", "Dropped by io cores.", n, **port, reason=reason)
-        made.gauge("port_link_up", "1 where the link is up.", float(p["link_up"]), **port)
+            made.counter(
+                "port_dropped_packets",
+                "Number of packets that io cores dropped, by reason.",
+                n,
+                **port,
+                reason=reason,
+            )
+        made.gauge("port_link_up", "1 if the link is up.", float(p["link_up"]), **port)
         speed = p["link_mbps"] * 1e6 / 8
-        made.gauge("port_speed_bytes", "A second, 0: unknown.", speed, **port)
+        made.gauge(
+            "port_speed_bytes", "Link speed in bytes per second, 0 if unknown.", speed, **port
+        )
 
 
 def _pools(made: _Families, status: Doc) -> None:
     for p in status["mempools"]:
         pool = {"mempool": p["name"]}
-        made.gauge("mempool_mbufs", "Mbufs that there are.", p["size"], **pool)
-        made.gauge("mempool_mbufs_in_use", "Mbufs in use.", p["in_use"], **pool)
-        made.gauge("mempool_mbufs_free_least", "Fewest free mbufs seen.", p["low_water"], **pool)
+        made.gauge("mempool_mbufs", "Number of mbufs.", p["size"], **pool)
+        made.gauge("mempool_mbufs_in_use", "Number of mbufs in use.", p["in_use"], **pool)
+        made.gauge(
+            "mempool_mbufs_free_least",
+            "Lowest number of free mbufs so far.",
+            p["low_water"],
+            **pool,
+        )
         made.counter(
-            "mempool_allocation_failures", "Times that it was empty.", p["alloc_failures"], **pool
+            "mempool_allocation_failures",
+            "Number of allocations that failed.",
+            p["alloc_failures"],
+            **pool,
         )
 
 
 def _groups(made: _Families, status: Doc) -> None:
     for g in status["groups"]:
         group = {"group": g["name"]}
-        made.gauge("group_workers_desired", "Workers that there should be.", g["desired"], **group)
-        made.gauge("group_workers_ready", "Workers that run.", g["ready"], **group)
-        made.gauge("group_workers_limit", "Slots reserved at the start.", g["max"], **group)
-        made.gauge("group_spares_ready", "Spares that wait.", g["spares_ready"], **group)
-        made.gauge("group_held_packets", "Waiting for a worker.", g["held"], **group)
-        made.counter("group_bypassed_packets", "Went on past it.", g["bypassed"], **group)
-        waited = "That buckets on the move waited for the slots that they had."
+        made.gauge("group_workers_desired", "Number of desired workers.", g["desired"], **group)
+        made.gauge("group_workers_ready", "Number of running workers.", g["ready"], **group)
+        made.gauge("group_workers_limit", "Number of slots reserved at start.", g["max"], **group)
+        made.gauge("group_spares_ready", "Number of spares ready.", g["spares_ready"], **group)
+        made.gauge(
+            "group_held_packets", "Number of packets waiting for a worker.", g["held"], **group
+        )
+        made.counter(
+            "group_bypassed_packets",
+            "Number of packets that bypassed the group.",
+            g["bypassed"],
+            **group,
+        )
+        waited = "Seconds that moving buckets waited for their previous worker to drain."
         made.histogram("group_move_pause_seconds", waited, g["move_pause"], **group)
         for reason in ("no_worker", "hold_full"):
             n = g["dropped"].get(reason, 0)
-            made.counter("group_dropped_packets", "Dropped before it.", n, **group, reason=reason)
+            made.counter(
+                "group_dropped_packets",
+                "Number of packets dropped before they reached a worker, by reason.",
+                n,
+                **group,
+                reason=reason,
+            )
         for w in g["workers"]:
             _worker(made, g["name"], w)
 
 
 def _worker(made: _Families, group: str, w: Doc) -> None:
-    who = {"group": group, "worker": w["id"]}
+    labels = {"group": group, "worker": w["id"]}
     for state in WORKER_STATES:
         value = float(w["state"] == state)
-        made.gauge("worker_state", "1 for the state that it is in.", value, **who, state=state)
+        made.gauge(
+            "worker_state", "1 for the current state of the worker.", value, **labels, state=state
+        )
     for health in HEALTH:
         value = float(w.get("health", "ok") == health)
-        made.gauge("worker_health", "1 for how it is.", value, **who, health=health)
-    made.counter("worker_restarts", "Times that it was replaced.", w["restarts"], **who)
-    made.counter("worker_receive_packets", "Lent to it.", w["rx_packets"], **who)
-    made.counter("worker_transmit_packets", "It sent on.", w["tx_packets"], **who)
-    made.counter("worker_requeued_packets", "Taken back, steered anew.", w["requeued"], **who)
-    made.gauge("worker_packets_outstanding", "Lent to it now.", w["outstanding"], **who)
+        made.gauge(
+            "worker_health",
+            "1 for the current health of the worker.",
+            value,
+            **labels,
+            health=health,
+        )
+    made.counter(
+        "worker_restarts", "Number of times the worker was replaced.", w["restarts"], **labels
+    )
+    made.counter(
+        "worker_receive_packets",
+        "Number of packets handed to the worker.",
+        w["rx_packets"],
+        **labels,
+    )
+    made.counter(
+        "worker_transmit_packets",
+        "Number of packets that the worker forwarded.",
+        w["tx_packets"],
+        **labels,
+    )
+    made.counter(
+        "worker_requeued_packets",
+        "Number of packets taken back and steered again.",
+        w["requeued"],
+        **labels,
+    )
+    made.gauge(
+        "worker_packets_outstanding",
+        "Number of packets that the worker has now.",
+        w["outstanding"],
+        **labels,
+    )
     for reason, n in {"lane_full": 0, **w["dropped"]}.items():
-        made.counter("worker_dropped_packets", "Dropped, by reason.", n, **who, reason=reason)
+        made.counter(
+            "worker_dropped_packets",
+            "Number of packets dropped at the worker, by reason.",
+            n,
+            **labels,
+            reason=reason,
+        )
     for name, n in w["counters"].items():
-        made.counter("plugin_count", "A plugin's own counter.", n, **who, counter=name)
+        made.counter("plugin_count", "Value of a counter of the plugin.", n, **labels, counter=name)
 
 
 def _io(made: _Families, counters: Doc, hz: float) -> None:
     for i, io in enumerate(counters["io"]):
         core = {"io": f"io/{i}", "core": str(io["core"])}
-        made.counter("io_busy_seconds", "In turns with packets.", io["busy_cycles"] / hz, **core)
-        made.counter("io_loops", "Turns.", io["loops"], **core)
-        made.counter("io_busy_loops", "Turns with packets.", io["busy_loops"], **core)
-        made.counter("io_sleeps", "Times that it gave its CPU back.", io["sleeps"], **core)
-        made.counter("io_woken", "Sleeps that a queue with packets ended.", io["woken"], **core)
-        made.counter("io_wakeups", "Times that it woke a worker.", io["rings"], **core)
-        made.counter("io_requeued_packets", "Steered anew.", io["requeued"], **core)
+        made.counter(
+            "io_busy_seconds", "Seconds in iterations with packets.", io["busy_cycles"] / hz, **core
+        )
+        made.counter("io_loops", "Number of iterations.", io["loops"], **core)
+        made.counter(
+            "io_busy_loops", "Number of iterations with packets.", io["busy_loops"], **core
+        )
+        made.counter("io_sleeps", "Number of sleeps.", io["sleeps"], **core)
+        made.counter(
+            "io_woken", "Number of sleeps ended by a queue with packets.", io["woken"], **core
+        )
+        made.counter(
+            "io_wakeups", "Number of times the io core woke a worker.", io["rings"], **core
+        )
+        made.counter(
+            "io_requeued_packets", "Number of packets steered again.", io["requeued"], **core
+        )
         waiting = (("held", "held"), ("transfer", "xfer"), ("transmit", "tx_waiting"))
         for reason, key in (*waiting, ("quarantine", "quarantine")):
-            made.gauge("io_waiting_packets", "Kept by it now.", io[key], **core, reason=reason)
+            made.gauge(
+                "io_waiting_packets",
+                "Number of packets waiting in the io core, by reason.",
+                io[key],
+                **core,
+                reason=reason,
+            )
         for stage, cycles in io["stage_cycles"].items():
             made.counter(
-                "io_stage_seconds", "In the turns that are timed.", cycles / hz, **core, stage=stage
+                "io_stage_seconds",
+                "Seconds in timed iterations, by stage.",
+                cycles / hz,
+                **core,
+                stage=stage,
             )
         made.counter(
-            "io_stage_packets", "In the turns that are timed.", io["stage_packets"] / 2, **core
+            "io_stage_packets",
+            "Number of packets in timed iterations.",
+            io["stage_packets"] / 2,
+            **core,
         )
 
 
@@ -221,11 +333,23 @@ def _slots(made: _Families, look: Doc, hz: float) -> None:
         for m in range(group["max"]):
             slot = look["counters"]["slots"][group["first_slot"] + m]
             if slot["pid"] or slot["sent"]:
-                who = {"group": group["name"], "worker": f"{group['name']}/{m}"}
-                made.counter("worker_busy_seconds", "In bursts.", slot["busy"] / hz, **who)
-                made.counter("worker_bursts", "Bursts.", slot["bursts"], **who)
-                made.counter("worker_returned_packets", "It handed back.", slot["collected"], **who)
-                made.counter("worker_loops", "Looks at its lanes.", slot["beats"], **who)
+                labels = {"group": group["name"], "worker": f"{group['name']}/{m}"}
+                made.counter(
+                    "worker_busy_seconds", "Seconds in bursts.", slot["busy"] / hz, **labels
+                )
+                made.counter("worker_bursts", "Number of bursts.", slot["bursts"], **labels)
+                made.counter(
+                    "worker_returned_packets",
+                    "Number of packets that the worker returned.",
+                    slot["collected"],
+                    **labels,
+                )
+                made.counter(
+                    "worker_loops",
+                    "Number of polls of the worker's lanes.",
+                    slot["beats"],
+                    **labels,
+                )
 
 
 def _lanes(made: _Families, look: Doc) -> None:
@@ -236,19 +360,38 @@ def _lanes(made: _Families, look: Doc) -> None:
             rings[group["first_slot"] + m] = group["ring"]
     for one in look["lanes"]:
         lane = {"io": f"io/{one['io']}", "worker": names.get(one["slot"], str(one["slot"]))}
-        made.gauge("lane_packets", "Lent now.", one["outstanding"], **lane)
-        made.gauge("lane_words", "Of its ring.", rings.get(one["slot"], 0), **lane)
-        made.counter("lane_lent_packets", "Lent.", one["sent"], **lane)
-        made.counter("lane_returned_packets", "Returned.", one["collected"], **lane)
-        made.counter("lane_full_packets", "Dropped: no room.", one["lane_full"], **lane)
-        made.counter("lane_isolations", "Found corrupt.", one["lanes_corrupt"], **lane)
+        made.gauge("lane_packets", "Number of packets in the lane.", one["outstanding"], **lane)
+        made.gauge(
+            "lane_words", "Size of the lane's ring in packets.", rings.get(one["slot"], 0), **lane
+        )
+        made.counter(
+            "lane_lent_packets", "Number of packets put into the lane.", one["sent"], **lane
+        )
+        made.counter(
+            "lane_returned_packets",
+            "Number of packets returned from the lane.",
+            one["collected"],
+            **lane,
+        )
+        made.counter(
+            "lane_full_packets",
+            "Number of packets dropped because the lane was full.",
+            one["lane_full"],
+            **lane,
+        )
+        made.counter(
+            "lane_isolations",
+            "Number of times the lane was found corrupt.",
+            one["lanes_corrupt"],
+            **lane,
+        )
 
 
 # --- the process ----------------------------------------------------------------------------------
 
 
 class Source(Collector):
-    """Looks at an instance, at most once in FRESH_S, whoever asks."""
+    """Looks at an instance at most once in FRESH_S, however many clients ask."""
 
     def __init__(self, look: Callable[[], Doc | None]) -> None:
         self._look = look
@@ -266,7 +409,9 @@ class Source(Collector):
                 self._took = self._at - begun
             look, took = self._last, self._took
         yield from families(look)
-        yield GaugeMetricFamily("dpsup_look_duration_seconds", "Of asking the instance.", took)
+        yield GaugeMetricFamily(
+            "dpsup_look_duration_seconds", "Seconds spent querying the instance.", took
+        )
 
 
 def looker(where: Runtime) -> Callable[[], Doc | None]:
@@ -305,7 +450,7 @@ class _Server(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A peer that went away is nobody's fault."""
+        """A peer that disconnects is no error."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -325,7 +470,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A scrape is no news."""
+        """A scrape is not logged."""
 
 
 def _is_over(where: Runtime, first: int | None) -> bool:

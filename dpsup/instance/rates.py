@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Two looks at an instance, made into what happens a second. Pure.
+"""From two looks at an instance to rates per second. Pure.
 
 A look is what client.Instance.look returns: "status", and "counters", "lanes", "tsc_hz", "plan",
-"port_info", "cpus", "processes", which may be None or empty where nobody could be asked. `picture`
-gives one document, which every table and graph is made of. Rates are per second, `busy` and `fill`
-are shares (0 to 1), both None where there was nothing to measure by.
+"port_info", "cpus", "processes", which may be None or empty if no process could be asked. `picture`
+returns one document, the source of every table and graph. Rates are per second, `busy` and `fill`
+are shares (0 to 1), both None if they could not be measured.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LANE_RESERVE = DPS_BURST + 1  # an io core leaves that many words of a ring free
 
 
 def _delta(before: Doc | None, after: Doc, key: str) -> int | None:
-    """None where there are not two readings of the same counter."""
+    """None without two readings of the same counter."""
     if before is None:
         return None
     grown = int(after[key]) - int(before[key])
@@ -45,8 +45,8 @@ def _grown(before: Doc | None, after: dict[str, int], key: str) -> dict[str, int
 
 
 def picture(before: Doc | None, after: Doc) -> Doc:
-    """What an instance is and does. Without a look before, or over a change of generation, all
-    that needs two is None."""
+    """The instance and its rates. Without a look before, or across a change of generation, every
+    value that needs two looks is None."""
     status, counters = after["status"], after["counters"]
     old = before["counters"] if before else None
     if old and counters and old["generation"] != counters["generation"]:
@@ -191,8 +191,8 @@ class _Maker:
         return found
 
     def _hops(self) -> list[tuple[str, str]]:
-        """Who hands packets on to whom, by name: ports to groups, groups to groups and ports. A
-        plugin that nobody gave a way decides by itself: anywhere that it can."""
+        """Paths of packets, by name: from ports to groups, from groups to groups and ports. A
+        plugin without a configured path may send packets to every port and reachable group."""
         ports = [p["name"] for p in self.plan.get("ports", [])]
         groups = self.plan.get("groups", [])
         names = {"port": ports, "group": [g["name"] for g in groups]}
@@ -269,8 +269,8 @@ class _Maker:
         return found
 
     def cores(self, io: list[Doc], workers: list[Doc]) -> list[Doc]:
-        """Each CPU that the instance was given, who is on it, and how busy it is: by its own
-        account (`busy`), and by the kernel's (`load`, whoever used it)."""
+        """Each CPU of the instance, the threads on it, and how busy it is: by dpsup's own counters
+        (`busy`), and by the kernel's (`load`, of all processes)."""
         roles: dict[int, list[tuple[str, float | None]]] = {}
         for core in self.plan.get("supervisor_cores", []):
             roles.setdefault(core, []).append(("supervisor", None))
@@ -281,14 +281,14 @@ class _Maker:
                 roles.setdefault(w["core"], []).append((w["id"], w["busy"]))
         now, was = self.after.get("cpus") or {}, (self.before or {}).get("cpus") or {}
         found = []
-        for core, who in sorted(roles.items()):
+        for core, users in sorted(roles.items()):
             new, old = now.get(core), was.get(core)
-            known = [b for _, b in who if b is not None]
+            known = [b for _, b in users if b is not None]
             found.append(
                 {
                     "core": core,
                     "numa": new["numa"] if new else None,
-                    "roles": [name for name, _ in who],
+                    "roles": [name for name, _ in users],
                     "busy": min(1.0, sum(known)) if known else None,
                     "load": _ticks(old, new, "busy"),
                     "stolen": _ticks(old, new, "steal"),

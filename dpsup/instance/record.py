@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The flight recorder: the last events and log lines, in files of the runtime folder.
+"""The flight recorder: the last events and log lines, in files of the runtime directory.
 
-One JSON line an entry, written as it happens with one write(2): what a killed supervisor had
-written is there for whoever comes after it. Two files a topic, each of at most SEGMENT bytes: the
-older one is given up when the newer one is full. Events and lines have files of their own, so that
+One JSON line per entry, written at once with one write(2): the next supervisor finds what a killed
+one had written. Two files per topic, each of at most SEGMENT bytes: the older one is removed when
+the newer one is full. Events and lines have files of their own, so that
 a talkative worker does not push out the story of a death.
 """
 
@@ -29,8 +29,8 @@ Entry = dict[str, Any]
 class Recorder:
     """Writes one topic. A disk that is full or gone costs the record, never the supervisor."""
 
-    def __init__(self, folder: Path, topic: str, segment: int = SEGMENT) -> None:
-        self._new, self._old = (folder / name for name in FILES[topic])
+    def __init__(self, directory: Path, topic: str, segment: int = SEGMENT) -> None:
+        self._new, self._old = (directory / name for name in FILES[topic])
         self._segment = segment
         self._fd = -1
         self._size = 0
@@ -43,7 +43,7 @@ class Recorder:
         self._fd = os.open(self._new, flags, 0o600)
         self._size = os.fstat(self._fd).st_size
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
-            # Killed in the middle of a line: that one is nobody's.
+            # The writer was killed in the middle of a line, which readers then skip.
             self._size += os.write(self._fd, b"\n")
 
     def write(self, entry: Entry) -> None:
@@ -68,23 +68,23 @@ class Recorder:
             self._fd = -1
 
 
-def keep(folder: Path, publisher: Publisher, journals: dict[str, Journal]) -> None:
-    """Give each topic's journal what is on record, and record what it hears from now on. Numbers go
-    on where they ended: a follower that was there before sees what it missed."""
+def keep(directory: Path, publisher: Publisher, journals: dict[str, Journal]) -> None:
+    """Load the record into each topic's journal, and record its new entries. Sequence numbers
+    continue: a follower of the previous supervisor sees what it missed."""
     for topic, journal in journals.items():
-        known = read(folder, topic)
+        known = read(directory, topic)
         if known:
             journal.restore(known)
             publisher.seq[topic] = known[-1]["seq"]
-        journal.listeners.append(Recorder(folder, topic).write)
+        journal.listeners.append(Recorder(directory, topic).write)
 
 
-def read(folder: Path, topic: str) -> list[Entry]:
-    """All entries that are kept, the oldest first; a line that was cut is left out."""
+def read(directory: Path, topic: str) -> list[Entry]:
+    """All recorded entries, the oldest first; a truncated line is skipped."""
     found: list[Entry] = []
     for name in reversed(FILES[topic]):
         try:
-            lines = (folder / name).read_bytes().splitlines()
+            lines = (directory / name).read_bytes().splitlines()
         except OSError:
             continue
         for line in lines:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The runtime folder of an instance: its lock, its state, and sweeping what dead ones left.
+"""The runtime directory of an instance: its lock, its state, and removing the files of dead ones.
 
-Whoever holds the lock supervises. `state.json` names the processes of the running generation, so
-that the next supervisor, or `dpsup stop`, finds them after a crash. Only what carries the
-instance's own name and belongs to nobody alive is ever removed.
+The process that holds the lock is the supervisor. `state.json` names the processes of the running
+generation, so that the next supervisor, or `dpsup stop`, finds them after a crash. Only files that
+carry the instance's own name and belong to no live process are ever removed.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ LOCK = "lock"
 STATE = "state.json"
 PLAN = "plan.json"
 ROLLOUT = "rollout.json"
-# Everything that may be in a runtime folder, in the order in which it is removed; "dpdk" is EAL's,
-# where RUNTIME_DIRECTORY says so.
+# Everything that may be in a runtime directory, in the order of removal; "dpdk" is EAL's, if
+# RUNTIME_DIRECTORY names this directory.
 OURS = (
     CONTROL, EVENTS, PRIMARY, SEED, PLAN, f"{PLAN}.new", STATE, f"{STATE}.new", ROLLOUT,
     f"{ROLLOUT}.new",
     *RECORDS, "dpdk", LOCK,
 )  # fmt: skip
 
-ACQUIRE_S = 0.3  # for those who only look at the lock to be gone
+ACQUIRE_S = 0.3  # for processes that only test the lock to release it
 
 
 @dataclass
 class State:
-    """Who is who in the running generation."""
+    """The processes of the running generation."""
 
     name: str
     generation: int
@@ -77,7 +77,7 @@ def _state_of(text: str) -> State | None:
 
 
 class Runtime:
-    """The runtime folder at `path`, of the instance `name`."""
+    """The runtime directory at `path`, of the instance `name`."""
 
     def __init__(self, path: str, name: str) -> None:
         self.path = Path(path)
@@ -90,21 +90,21 @@ class Runtime:
     # --- lock ------------------------------------------------------------------------------------
 
     def acquire(self) -> None:
-        """Become the supervisor of this instance. Raises: DpsupError naming who already is."""
+        """Become the supervisor of this instance. Raises: DpsupError naming the present one."""
         deadline = time.monotonic() + ACQUIRE_S
         while True:
             self._make()
             try:
                 lock = os.open(self.file(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
-                continue  # the last owner has just removed the folder
+                continue  # the last owner has just removed the directory
             except OSError as e:
                 raise self._not_permitted() from e
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(lock)
-                # Whoever only looks has it for a moment.
+                # A process that only tests the lock holds it for a moment.
                 if time.monotonic() < deadline:
                     time.sleep(0.01)
                     continue
@@ -122,7 +122,7 @@ class Runtime:
         self._advertise()
 
     def _make(self) -> None:
-        """The folder, if it is not there; one that holds somebody else's files is refused."""
+        """Create the directory if it is missing; refuse one that holds other files."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as e:
@@ -130,19 +130,19 @@ class Runtime:
         strange = [one.name for one in _children(self.path) if one.name not in OURS]
         if strange:
             error = DpsupError(
-                f"runtime folder {self.path} holds files that are not dpsup's: {strange[0]}",
+                f"runtime directory {self.path} holds files that are not dpsup's: {strange[0]}",
                 code="E0604",
-                why="an instance removes its runtime folder when it ends",
-                help="set [host] runtime_dir to a folder of its own",
+                why="an instance removes its runtime directory when it ends",
+                help="set [host] runtime_dir to a directory of its own",
             )
             error.exit_code = Exit.BAD_TOPOLOGY
             raise error
 
     def _not_permitted(self) -> NotPermitted:
         return NotPermitted(
-            f"no right to make the runtime folder {self.path}",
+            f"not permitted to create the runtime directory {self.path}",
             code="E0603",
-            help="run as root, or set [host] runtime_dir to a folder of yours",
+            help="run as root, or set [host] runtime_dir to a directory that you own",
         )
 
     @staticmethod
@@ -157,24 +157,24 @@ class Runtime:
         )
 
     def demand_access(self) -> None:
-        """Raises: NotPermitted if the folder is somebody else's."""
+        """Raises: NotPermitted if the directory belongs to another user."""
         if not os.access(self.path, os.W_OK):
             raise NotPermitted(
-                f'no right to talk to instance "{self.name}"',
+                f'not permitted to control instance "{self.name}"',
                 code="E0606",
-                help="run as the user who started it, or as root",
+                help="run as the user that started it, or as root",
             )
 
     def is_supervised(self) -> bool:
-        """Does anybody hold the lock?"""
+        """Does a process hold the lock?"""
         try:
             lock = os.open(self.file(LOCK), os.O_RDWR | os.O_CLOEXEC)
         except PermissionError:
-            return True  # somebody else's, and there
+            return True  # another user's, and it exists
         except OSError:
             return False
         try:
-            # Shared, so that those who look do not see each other.
+            # Shared, so that two processes that test it do not see each other.
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -187,7 +187,7 @@ class Runtime:
         return None if usual == self.path else usual
 
     def _advertise(self) -> None:
-        """Where the folder is elsewhere than usual, leave a link for `dpsup -n NAME`."""
+        """If the directory is not at the usual place, create a link there for `dpsup -n NAME`."""
         link = self._link()
         if link is not None:
             with contextlib.suppress(OSError):
@@ -196,7 +196,7 @@ class Runtime:
                 link.symlink_to(self.path)
 
     def release(self) -> None:
-        """Remove what is ours in the folder, the lock last, and the folder if it is then empty."""
+        """Remove our files, the lock last, and the directory if it is then empty."""
         link = self._link()
         if link is not None and link.is_symlink() and link.resolve() == self.path.resolve():
             link.unlink()
@@ -232,7 +232,7 @@ class Runtime:
     # --- sweeping --------------------------------------------------------------------------------
 
     def end_processes(self, state: State, timeout: float = 5.0) -> bool:
-        """End what a dead supervisor left running: the primary, and with it everybody else."""
+        """End the processes of a dead supervisor: the primary, and with it all others."""
         strays = self.strays()
         alive = [p for p in (*state.processes(), *strays) if p.alive]
         for one in strays if state.primary is None else (state.primary, *strays):
@@ -244,14 +244,14 @@ class Runtime:
         return True
 
     def strays(self) -> list[Identity]:
-        """Primaries and seeds of this folder, whether or not anybody had the time to note them."""
+        """Primaries and seeds of this directory, even if `state.json` does not name them yet."""
         return [
             *process.with_words("dpsup.primary", self.file(PLAN)),
             *process.with_words("--socket", self.file(SEED)),
         ]
 
     def sweep(self) -> list[str]:
-        """Remove what generations of this name left: sockets, EAL's folders, hugepage files. The
+        """Remove the files of past generations: sockets, EAL's directories, hugepage files. The
         caller holds the lock and has ended the processes; its own sockets stay. Returns what was
         removed."""
         removed = []
@@ -300,7 +300,7 @@ def eal_folders(runtime_dir: Path) -> list[Path]:
 
 
 def roots() -> list[Path]:
-    """Where runtime folders are, the usual one first."""
+    """Where runtime directories are, the usual place first."""
     mine = os.environ.get("XDG_RUNTIME_DIR")
     found = [Path("/run/dpsup")]
     if mine:
@@ -311,7 +311,7 @@ def roots() -> list[Path]:
 
 
 def instances() -> dict[str, Runtime]:
-    """All runtime folders there are, dead ones too, by name."""
+    """All runtime directories, also of dead instances, by name."""
     return {
         one.name: Runtime(str(one.resolve()), one.name)
         for root in reversed(roots())

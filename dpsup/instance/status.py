@@ -18,7 +18,7 @@ _SEEN = ("health", "retry_in_s", "held_for", "since_ns")  # of a worker, by the 
 
 
 def ports(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
-    """Those that are there, then those that are not and need not be (`required = false`)."""
+    """The ports that exist, then the absent ones that may be absent (`required = false`)."""
     there = {p["name"] for p in counters["ports"]}
     absent = view["absent"] if view else [p["name"] for p in plan["ports"] if there]
     found = [
@@ -67,7 +67,7 @@ def mempools(plan: Doc, counters: Doc) -> list[Doc]:
 
 
 def slot_dropped(slot: Doc) -> dict[str, int]:
-    """Why packets of a slot went nowhere: the plugin's reasons, then dpsup's own."""
+    """Why packets of a slot were dropped: the plugin's reasons, then dpsup's own."""
     dropped = dict(slot["dropped"])
     for key, count in (
         ("lane_full", slot["lane_full"]),
@@ -82,8 +82,8 @@ def slot_dropped(slot: Doc) -> dict[str, int]:
 
 
 def move_pause(group: Doc) -> Doc:
-    """How long buckets on the move waited for the slots that they had, in seconds: `counts[i]` are
-    the buckets below `bounds[i]`, `count` all that waited. 1 µs to 17 s."""
+    """Time that moving buckets waited for their previous worker to drain, in seconds: `counts[i]`
+    is the number of buckets below `bounds[i]`, `count` of all that waited. 1 µs to 17 s."""
     total, bounds, counts = 0, [], []
     for i, n in enumerate(group["pause"]):
         total += n
@@ -100,8 +100,8 @@ def in_flight(counters: Doc) -> int:
 
 
 def account(counters: Doc) -> Doc:
-    """Every packet received, by what became of it. Counters are read one after the other: what is
-    lost can be told only once nothing is in flight."""
+    """Every packet received, by what became of it. Counters are read one after the other, so
+    that losses are known only once no packet is in flight."""
     dropped: Counter[str] = Counter()
     for port in counters["ports"]:
         dropped.update(port["drops"])
@@ -114,7 +114,7 @@ def account(counters: Doc) -> Doc:
     flight = in_flight(counters)
     return {
         "received": received,
-        # by the drivers' word, for want of a descriptor or an mbuf
+        # as the drivers count, for lack of a descriptor or an mbuf
         "missed": sum(p["rx_missed"] + p["rx_nombuf"] for p in counters["ports"]),
         "sent": sent,
         "dropped": dict(dropped),
@@ -124,7 +124,7 @@ def account(counters: Doc) -> Doc:
 
 
 def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
-    """Without a supervisor's view, only what shared memory tells: who sits where."""
+    """Without a supervisor's view, only what shared memory holds: the workers in the slots."""
     found = []
     for g, group in enumerate(plan["groups"]):
         workers = []
@@ -132,7 +132,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
         for member in range(group["max"]):
             slot = counters["slots"][group["first_slot"] + member]
             known = seen["workers"][member] if seen else None
-            # A seat that was never taken is not worth a line.
+            # A slot that was never occupied is not shown.
             if known is None and not slot["pid"] and member >= group["count"]:
                 continue
             if known is not None and known["hidden"] and not slot["sent"]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The ways that packets go, as DOT and SVG. The one module that imports graphviz."""
+"""The paths of packets, as DOT and SVG. The one module that imports graphviz."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dpsup.view.tables import percent, si
 Doc = dict[str, Any]
 
 _RED = "#c01c28"
-_FILLS = ((0.95, "#f6b4b4"), (0.7, "#f9dfa5"), (0.0, "#cdeccd"))  # by how busy it is
+_FILLS = ((0.95, "#f6b4b4"), (0.7, "#f9dfa5"), (0.0, "#cdeccd"))  # by busy share
 _NONE = "#eeeeee"
 
 
@@ -26,7 +26,7 @@ def _digraph(picture: Doc) -> Any:
         raise DpsupError(
             "the graphviz package of Python is not installed",
             code="E1005",
-            help="pip install 'dpsup[graph]', or `dpsup graph` without -o draws in letters",
+            help="pip install 'dpsup[graph]', or use `dpsup graph` without -o",
         ) from None
     title = f"{picture['name']}, {picture['state']}"
     graph = graphviz.Digraph(
@@ -83,7 +83,7 @@ def _edges(graph: Any, picture: Doc) -> None:
     for group in picture["groups"]:
         for name in group["inputs"]:
             for one in picture["io"] if name in ports else ():
-                # Only all io cores together are counted by port.
+                # A port's packets are not counted per io core.
                 rate = ports[name]["rx_pps"] if len(picture["io"]) == 1 else None
                 io = one["id"].replace("/", " ")
                 _edge(graph, f"rx {name}", io, rate, ports[name]["missed_pps"])
@@ -93,7 +93,7 @@ def _edges(graph: Any, picture: Doc) -> None:
                 lost = drops / picture["window_s"] if picture["window_s"] else None
                 _edge(graph, f"out {group['name']}", f"tx {name}", ports[name]["tx_pps"], lost)
             else:
-                # An edge needs a node to end at, and stops at the frame around it.
+                # An edge ends at a node; graphviz clips it at the frame around the node.
                 ids = [w["id"] for w in picture["workers"] if w["group"] == name]
                 to = f"worker {ids[0]}" if ids else f"out {name}"
                 graph.edge(f"out {group['name']}", to, lhead=f"cluster {name}")
@@ -105,12 +105,12 @@ def _edges(graph: Any, picture: Doc) -> None:
 
 
 def dot(picture: Doc) -> str:
-    """As graphviz reads it. Raises: DpsupError where the package is missing."""
+    """The graph in DOT. Raises: DpsupError if the package is missing."""
     return str(_digraph(picture).source)
 
 
 def svg(picture: Doc) -> str:
-    """Laid out. Raises: DpsupError where the package or its program is missing."""
+    """The graph as SVG. Raises: DpsupError if the package or its program is missing."""
     graph = _digraph(picture)
     import graphviz
 
@@ -120,5 +120,5 @@ def svg(picture: Doc) -> str:
         raise DpsupError(
             "the program `dot` is not installed",
             code="E1005",
-            help="apt-get install graphviz; or `dpsup graph -o dot`, and draw it elsewhere",
+            help="apt-get install graphviz; or use `dpsup graph -o dot` and draw it elsewhere",
         ) from None

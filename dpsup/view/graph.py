@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The ways that packets go, drawn in letters: ports, io cores, workers, what they send to. Pure.
+"""The paths of packets as text: ports, io cores, workers, and their destinations. Pure.
 
-A group is a block of its own, those that ports feed first: what comes in, the io cores that steer
-it, its workers, what it goes to. Rates are packets a second; drops are red.
+Each group is a block, groups fed by ports first: its inputs, the io cores that steer them, its
+workers, its destinations. Rates are packets per second; drops are red.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ASCII = dict.fromkeys(_LINES, "+") | {"h": "-", "v": "|", "to": ">", "drop": "x
 
 
 def _trunk(left: int, right: int, rows: int, letters: dict[str, str]) -> list[str]:
-    """What joins each of `left` rows with each of `right` rows, both from the top."""
+    """Lines that join each of `left` rows with each of `right` rows, both from the top."""
     made = []
     height = max(left, right)
     for row in range(rows):
@@ -72,7 +72,7 @@ def _worker(w: Doc, letters: dict[str, str], *, brief: bool) -> Line:
 
 
 def _order(groups: list[Doc], ports: set[str]) -> list[Doc]:
-    """Along the ways of packets, those first that ports feed."""
+    """The groups along the paths of packets, those fed by ports first."""
     done: list[Doc] = [g for g in groups if ports & set(g["inputs"])]
     left = [g for g in groups if g not in done]
     while left:

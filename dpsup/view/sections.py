@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the looking commands show of a picture (instance.rates), line by line. Pure.
+"""The tables and hints of a picture (instance.rates), line by line. Pure.
 
-Colour says what to think of a value, never what it is: a table reads the same without.
+Colour marks good and bad values; a table without colour holds the same information.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dpsup.view.tables import Cell, Column, Line, ago, counts, percent, si, tabl
 
 Doc = dict[str, Any]
 
-FULL = 0.8  # of a lane or a mempool: worth a colour
+FULL = 0.8  # of a lane or a mempool: marked
 BUSY = 0.95  # of a core: the bottleneck
 IDLE = 0.5  # of a worker: it could take more
 _STATES = {
@@ -30,7 +30,7 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What there is to write on: columns (None: no limit) and letters."""
+    """The output: its width in columns (None: no limit) and its characters."""
 
     width: int | None = 80
     ascii_only: bool = False
@@ -63,7 +63,7 @@ def _drops(number: int, rate: float | None) -> Cell:
 
 
 def _how(worker: Doc) -> str:
-    """Of the state, what a name alone does not say."""
+    """The worker's state, with the time to its restart, or its health."""
     if worker["state"] == "backoff" and worker.get("retry_in_s") is not None:
         return f"backoff {worker['retry_in_s']:.1f}s"
     health = worker.get("health", "ok")
@@ -308,7 +308,7 @@ def lanes(picture: Doc, screen: Screen) -> list[Line]:
 
 
 def heading(picture: Doc, screen: Screen) -> list[Line]:
-    """Who it is, how it is, what it moves."""
+    """The instance's name, state, processes and rates."""
     dot = "*" if screen.ascii_only else "●"
     how = picture["state"]
     style = _STATES.get(how, "")
@@ -408,7 +408,7 @@ def hint_lines(picture: Doc, screen: Screen) -> list[Line]:
 
 
 def hints(picture: Doc) -> list[str]:
-    """What is not as desired, and what to type."""
+    """Problems, and what to type."""
     return list(_hints(picture))
 
 
@@ -424,21 +424,21 @@ def _hints(picture: Doc) -> Iterator[str]:
     yield from _group_hints(picture, do)
     for p in picture["ports"]:
         if p["absent"]:
-            yield f"port {p['name']} is not there: `{do} events --type warning` says why"
+            yield f"port {p['name']} is absent: `{do} events --type warning` shows why"
         elif not p["link_up"]:
-            yield f"port {p['name']} has no link: look at the cable or peer, then `{do} ports -w`"
+            yield f"port {p['name']} has no link: check cable and peer, then `{do} ports -w`"
         if p["missed_pps"]:
             yield (
-                f"port {p['name']} misses {si(p['missed_pps'])} packets a second, its io core does "
-                f"not keep up: `{do} cores`, then more cores in [[io]] or descriptors.rx"
+                f"port {p['name']} misses {si(p['missed_pps'])} packets per second, its io core "
+                f"does not keep up: `{do} cores`, then more cores in [[io]] or descriptors.rx"
             )
         if p["drops_new"].get("tx_full"):
-            yield f"port {p['name']} does not take what is sent: `{do} ports -o wide`"
+            yield f"port {p['name']} drops packets, its tx queue is full: `{do} ports -o wide`"
     for pool in picture["mempools"]:
         if pool["low_water"] == 0 or pool["alloc_failures"]:
             yield (
                 f"mempool {pool['name']} ran empty ({pool['alloc_failures']} allocation failures): "
-                f"`{do} audit` shows who has its mbufs; raise mbufs in [mempools.{pool['name']}]"
+                f"`{do} audit` shows where its mbufs are; raise mbufs in [mempools.{pool['name']}]"
             )
     if picture["recovery"]["quarantined"]:
         yield f"{picture['recovery']['quarantined']} packets are in quarantine: `{do} quarantine`"
@@ -446,29 +446,29 @@ def _hints(picture: Doc) -> Iterator[str]:
 
 def _worker_hints(picture: Doc, do: str) -> Iterator[str]:
     for w in picture["workers"]:
-        who, health = w["id"], w.get("health", "ok")
+        id, health = w["id"], w.get("health", "ok")
         if w["state"] in ("held", "backoff") and w["last_exit"]:
             reason = w["last_exit"]["reason"] or w.get("held_for", "")
             again = "reset-failed" if w["state"] == "held" else "restart"
             yield (
-                f"{who} is {'held' if w['state'] == 'held' else 'in backoff'} after "
+                f"{id} is {'held' if w['state'] == 'held' else 'in backoff'} after "
                 + w["last_exit"]["how"]
                 + (f" ({reason})" if reason else "")
-                + f": `{do} logs {who}`, `{do} {again} {who}`"
+                + f": `{do} logs {id}`, `{do} {again} {id}`"
             )
         elif w["state"] == "held":
-            why = w.get("held_for") or "nobody sits in its slot"
-            yield f"{who} is held, {why}: `{do} logs {who}`, `{do} reset-failed {who}`"
+            why = w.get("held_for") or "no process has its slot"
+            yield f"{id} is held, {why}: `{do} logs {id}`, `{do} reset-failed {id}`"
         elif health == "stopped":
-            yield f"{who} is stopped, by a signal or a debugger: `{do} kill {who} -s CONT`"
+            yield f"{id} is stopped, by a signal or a debugger: `{do} kill {id} -s CONT`"
         elif health == "stuck":
-            yield f"{who} is stuck with a packet and is being ended: `{do} events --type death`"
+            yield f"{id} is stuck with a packet and is being ended: `{do} events --type death`"
         elif health == "starved":
-            yield f"{who} gets no CPU: `{do} cores` says who else is on core {w['core']}"
+            yield f"{id} gets no CPU: `{do} cores` shows the other threads on core {w['core']}"
 
 
 def _overload(picture: Doc, group: Doc, do: str) -> Iterator[str]:
-    """What to type where workers have too much to do."""
+    """What to type if workers are overloaded."""
     mine = [w for w in picture["workers"] if w["group"] == group["name"]]
     full = [
         w
@@ -479,9 +479,11 @@ def _overload(picture: Doc, group: Doc, do: str) -> Iterator[str]:
         and w.get("health", "ok") == "ok"
     ]
     if full:
-        who = f"{listing([w['id'] for w in full])} {'does' if len(full) == 1 else 'do'} not keep up"
+        names = (
+            f"{listing([w['id'] for w in full])} {'does' if len(full) == 1 else 'do'} not keep up"
+        )
         lost = sum(w["drop_pps"] for w in full)
-        yield f"{who}, {si(lost)} packets a second find the lanes full: " + _relief(
+        yield f"{names}, {si(lost)} packets per second find the lanes full: " + _relief(
             picture, group, full, [w for w in mine if w not in full], do
         )
 
@@ -490,16 +492,16 @@ def _relief(picture: Doc, group: Doc, full: list[Doc], others: list[Doc], do: st
     if all((w["busy"] or 0) < IDLE for w in full):
         busy = [one["id"] for one in picture["io"] if (one["busy"] or 0) >= FULL]
         if busy:
-            return f"{listing(busy)} is what is full, not they: `{do} advise`"
+            return f"the bottleneck is {listing(busy)}: `{do} advise`"
         loaded = {c["core"] for c in picture["cores"] if (c["load"] or 0) >= FULL}
         if all(w["core"] in loaded for w in full):
-            return f"others have more than half of their CPU: `{do} cores`"
+            return f"other threads use more than half of their CPU: `{do} cores`"
     well = [w for w in others if w["state"] == "running" and w.get("health", "ok") == "ok"]
     if any((w["busy"] or 0) < IDLE for w in well):
-        return f"others are idle, `{do} rebalance {group['name']}` says whether that can change"
+        return f"other workers are idle, `{do} rebalance {group['name']}` may spread the load"
     if group["desired"] < group["max"]:
         return f"`{do} scale {group['name']} +1`"
-    return f"raise max of {group['name']} in {picture['topology_file']}, and start anew"
+    return f"raise max of {group['name']} in {picture['topology_file']}, and restart the instance"
 
 
 def _group_hints(picture: Doc, do: str) -> Iterator[str]:
@@ -507,7 +509,7 @@ def _group_hints(picture: Doc, do: str) -> Iterator[str]:
         yield from _overload(picture, g, do)
         if g["spares_held"]:
             yield (
-                f"no spare of {g['name']} is forked any more ({g['spares_held']}): "
+                f"no spare of {g['name']} is forked ({g['spares_held']}): "
                 f"`{do} reset-failed {g['name']}`"
             )
         told = any(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Text in columns that fits a terminal: numbers for people, and tables that leave out what matters
-least. Pure; a line is a list of (text, style), and view.terminal knows what a style looks like."""
+"""Text in columns that fits a terminal: numbers for people, and tables that omit the least
+important columns. Pure; a line is a list of (text, style), and view.terminal defines the styles."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def si(value: float | None, unit: str = "") -> str:
     if value is None:
         return "-"
     power, scaled = 0, abs(float(value))
-    # What would round to four digits goes up one.
+    # A value that would round to four digits takes the next prefix.
     while scaled >= 999.5 and power < len(_PREFIXES) - 1:
         scaled /= 1000
         power += 1
@@ -63,7 +63,7 @@ def counts(table: dict[str, int]) -> str:
 
 
 def spark(values: Sequence[float | None], width: int, *, ascii_only: bool = False) -> str:
-    """The last `width` values as bars, the highest full; " " where there is none."""
+    """The last `width` values as bars, the highest full; " " for a missing value."""
     bars = _ASCII_BARS if ascii_only else _BARS
     shown = list(values)[-width:]
     most = max((v for v in shown if v is not None), default=0) or 1
@@ -81,8 +81,8 @@ def spark(values: Sequence[float | None], width: int, *, ascii_only: bool = Fals
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`rank` 0 stays; of the others, the highest goes first where the width is short. `wide`: only
-    asked for, or where there is room. `flexible` is cut, rather than that others go."""
+    """A column of `rank` 0 is always shown; of the others, the highest rank is omitted first if the
+    width is short. A `flexible` column is shortened before others are omitted."""
 
     title: str
     rank: int = 0
@@ -104,7 +104,7 @@ def table(
     *,
     ascii_only: bool = False,
 ) -> list[Line]:
-    """The rows in columns, in at most `width` characters a line (None: as many as it takes)."""
+    """The rows in columns, in at most `width` characters a line (None: no limit)."""
     kept = list(range(len(columns)))
     need = [
         max([len(column.title), *(len(_text(row[i])) for row in rows)])
@@ -155,7 +155,7 @@ def _row(
 
 
 def wrap(line: Line, width: int | None, indent: int = 2) -> list[Line]:
-    """A line broken at blanks, what follows indented; words that are too long stay whole."""
+    """A line broken at blanks, with further lines indented; long words are not broken."""
     if width is None or sum(len(text) for text, _ in line) <= width:
         return [line]
     made: list[Line] = [[]]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`dpsup top`: an instance as it is now, and keys to do something about it.
+"""`dpsup top`: an instance live, with keys to act on its workers.
 
-`Top` is what is on the screen and what a key means; `run` has the terminal and the instance.
+`Top` holds the screen's state and the meaning of keys; `run` has the terminal and the instance.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from dpsup.view.tables import Cell, Column, Line, ago, percent, si, spark
 
 Doc = dict[str, Any]
 
-HISTORY = 120  # values of a sparkline that are kept
-SPARK = 12  # and shown
-KEYS = "q quit  arrows choose  sort pbcdn  s scale  k kill  r drain, restart"
+HISTORY = 120  # values of a sparkline in memory
+SPARK = 12  # values shown
+KEYS = "q quit  arrows select  sort pbcdn  s scale  k kill  r drain, restart"
 SORTS = {
     "p": ("pps", "pps"),
     "b": ("busy", "busy"),
@@ -37,7 +37,7 @@ SORTS = {
     "d": ("drop_pps", "drops"),
     "n": ("", "name"),
 }
-SAID_S = 5.0  # how long an answer stays on the screen
+SAID_S = 5.0  # how long a message stays on the screen
 
 
 class Top:
@@ -45,16 +45,16 @@ class Top:
 
     def __init__(self) -> None:
         self.picture: Doc | None = None
-        self.gone = ""  # why there is no picture any more
+        self.gone = ""  # the reason if the instance is gone
         self.chosen = ""
         self.sort = "n"
-        self.prompt = ""  # "scale" | "kill" | "drain": what waits for its answer
+        self.prompt = ""  # "scale" | "kill" | "drain": the question on the screen
         self.typed = ""
         self.said: tuple[str, float] = ("", 0.0)
         self.is_over = False
         self._history: dict[str, deque[float | None]] = {}
 
-    # --- what comes in ---------------------------------------------------------------------------
+    # --- input -----------------------------------------------------------------------------------
 
     def see(self, picture: Doc) -> None:
         self.picture, self.gone = picture, ""
@@ -67,7 +67,7 @@ class Top:
             self.chosen = ids[0] if ids else ""
 
     def lose(self, why: str) -> None:
-        """The instance has ended, or does not answer; what was seen last stays."""
+        """The instance has ended, or does not answer; the last picture stays."""
         self.gone = why
         self.prompt = self.typed = ""
 
@@ -118,15 +118,15 @@ class Top:
         key = SORTS[self.sort][0]
         return sorted(found, key=lambda w: -(w[key] or 0)) if key else found
 
-    # --- what is seen ----------------------------------------------------------------------------
+    # --- output ---------------------------------------------------------------------------------
 
     def lines(self, screen: Screen, height: int, now: float) -> list[Line]:
-        """At most `height` lines: the keys stay in the last one, the table gives way."""
+        """At most `height` lines: the keys are in the last one, the table is shortened."""
         if self.picture is None:
-            return [[(self.gone or "looking ...", "warn")], [("q quit", "dim")]]
+            return [[(self.gone or "connecting ...", "warn")], [("q quit", "dim")]]
         head = sections.heading(self.picture, screen)
         if self.gone:
-            head = [[(self.gone, "bad"), (", what follows was seen last", "")], *head]
+            head = [[(self.gone, "bad"), (", last known state:", "")], *head]
         head += self._ports(screen)
         foot = self._foot(screen, now)
         body = self._table(screen)
@@ -205,7 +205,7 @@ class Top:
         elif self.prompt == "kill":
             made.append([(f"send SIGKILL to {self.chosen}? y/n", "warn")])
         elif self.prompt == "drain":
-            made.append([(f"drain {self.chosen} and start it anew? y/n", "warn")])
+            made.append([(f"drain {self.chosen} and restart it? y/n", "warn")])
         elif text and now - at < SAID_S:
             made.append([(text, "warn")])
         else:
@@ -220,7 +220,7 @@ _ESCAPES = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "dow
 
 
 def _keys(data: bytes) -> list[str]:
-    """What was typed: letters, and names of what is more than one byte."""
+    """The typed keys: characters, and names of escape sequences."""
     found = []
     while data:
         for sequence, name in _ESCAPES.items():
@@ -245,7 +245,7 @@ def _raw(fd: int) -> Iterator[None]:
 
 
 def _act(name: str, top: Top, action: tuple[str, ...]) -> None:
-    """In a thread of its own: a drain takes its time."""
+    """Runs in its own thread, as a drain takes time."""
     top.say(_done(name, action), time.monotonic())
 
 
@@ -259,13 +259,13 @@ def _done(name: str, action: tuple[str, ...]) -> str:
                 doc = instance.kill(action[1])
                 return f"SIGKILL to {doc['worker']}, pid {doc['pid']}"
             doc = instance.restart(action[1])
-            return f"drained and started anew: {', '.join(doc['restarted'])}"
+            return f"drained and restarted: {', '.join(doc['restarted'])}"
     except DpsupError as e:
         return e.message
 
 
 def run(name: str | None, every: float) -> None:
-    """Until q. The instance may end and come back meanwhile."""
+    """Run until q. The instance may end and be started again in this time."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "`dpsup top` needs a terminal",
@@ -298,7 +298,7 @@ def _look(name: str, top: Top, before: Doc) -> Doc:
         with connect(name) as instance:
             after = instance.look()
     except NotRunning:
-        top.lose(f"{name} has ended; waiting for it to come back")
+        top.lose(f"{name} has ended; waiting for its next start")
         return before
     except (DpsupError, OSError) as e:
         top.lose(f"{name} does not answer: {e}")

@@ -233,7 +233,7 @@ def test_instance_of_somebody_else_is_refused(instance: Run) -> None:
     for command in (["status"], ["audit"], ["stop"], ["scale", "fw", "1"], ["kill", "fw/0"]):
         done = run_as_nobody(*command, "-n", instance.name)
         assert done.returncode == NOT_PERMITTED, (command, done.stderr)
-        assert "no right" in done.stderr
+        assert "not permitted" in done.stderr
     assert instance.status()["groups"][0]["ready"] == 2
 
 

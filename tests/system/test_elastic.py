@@ -41,7 +41,7 @@ def test_scale_by_steps_and_dry(instance: Run) -> None:
     assert dry["buckets_moved"] == 256
     assert instance.status()["groups"][0]["desired"] == 2
     text = instance.do("scale", "fw", "+1", "--dry-run").stdout
-    assert "workers 2 -> 3" in text and "+ fw/2" in text and "Nothing was done" in text
+    assert "workers 2 -> 3" in text and "+ fw/2" in text and "Nothing was changed" in text
     assert "2 -> 3" in instance.do("scale", "workers", "+1").stdout
     assert "unchanged" in instance.do("scale", "fw", "3").stdout
     assert "3 -> 1" in instance.do("scale", "fw", "-2").stdout

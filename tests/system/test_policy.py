@@ -405,7 +405,7 @@ vdev = "net_null0"
     assert workers_of(instance.status())[0]["rx_packets"] == before[0]["rx_packets"]
 
     done = instance.do("reset-failed", "fw/0")
-    assert "fw/0 was held, and is running" in done.stdout
+    assert "fw/0 was held, now running" in done.stdout
     assert instance.status()["state"] == "running"
     assert "no worker was held" in instance.do("reset-failed", "fw/0").stdout
     # The history is forgotten: one more death is put up with.

@@ -453,7 +453,7 @@ def test_reload_does_what_the_file_says(instance: Run) -> None:
     line = instance.file.read_text().splitlines().index("count = 3") + 1
     assert f"{instance.file}:{line}  workers.fw.count: 2 -> 3" in dry
     assert 'workers.fw.plugin: "macswap" -> "forward"' in dry and "worker by worker:" in dry
-    assert "Nothing was done" in dry and instance.status()["groups"][0]["desired"] == 2
+    assert "Nothing was changed" in dry and instance.status()["groups"][0]["desired"] == 2
     done = instance.do("reload", check=False)
     assert done.returncode == 0 and "6 of 6 done" in done.stdout, done.stdout + done.stderr
     found = instance.until(

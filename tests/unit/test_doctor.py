@@ -98,13 +98,13 @@ FAULTS: list[tuple[Plant, str, str, str]] = [
     (mount("ro,pagesize=2M"), "D02 error", "read-only", "remount,rw"),
     (mount("rw,pagesize=2M,size=64M"), "D02 error", "room for 64 MiB", "remount,size="),
     (mount("rw,pagesize=2M,size=65536k"), "D02 error", "room for 64 MiB", "remount,size="),
-    (dead("dpsup-edge-g4"), "D03 warn", "1 folder", "rm -rf /var/run/dpdk/dpsup-edge-g4"),
+    (dead("dpsup-edge-g4"), "D03 warn", "1 directory", "rm -rf /var/run/dpdk/dpsup-edge-g4"),
     (
         both(dead("dpsup-other-g4"), put("dev/hugepages/dpsup-other-g4map_1")),
-        "D03 warn", "1 folder", "dpsup clean",
+        "D03 warn", "1 directory", "dpsup clean",
     ),
     (put("dev/hugepages/rtemap_7"), "D03 warn", "hold hugepages", "/dev/hugepages/rtemap_7"),
-    (put(f"{DEVICE}/numa_node", "1\n"), "D04 warn", "node 1, and no io core is", "4-7"),
+    (put(f"{DEVICE}/numa_node", "1\n"), "D04 warn", "node 1, but no io core is", "4-7"),
     (put(f"{CPU}/isolated", "3\n"), "D05 warn", "CPU 2", "isolcpus=2-3"),
     (put(f"{CPU}/isolated", "\n"), "D05 warn", "CPUs 2-3", "isolcpus=2-3"),
     (put(f"{CPU}/cpu2/topology/thread_siblings_list", "2-3\n"), "D06 warn", "one core", "lscpu"),
@@ -123,14 +123,14 @@ FAULTS: list[tuple[Plant, str, str, str]] = [
         "D10 warn", "24 (eth0-rx)", "echo 0-1,4-7 >",
     ),
     (put("proc/77/comm", "irqbalance\n"), "D10 warn", "irqbalance", "systemctl stop irqbalance"),
-    (NO_IOMMU, "D11 error", "unsafe mode is off", "intel_iommu=on"),
+    (NO_IOMMU, "D11 error", "unsafe mode is disabled", "intel_iommu=on"),
     (both(NO_IOMMU, UNSAFE), "D11 warn", "unsafe mode", "intel_iommu=on"),
     (remove("sys/bus/pci/drivers/vfio-pci"), "D11 error", "not loaded", "modprobe vfio-pci"),
     (driver("ixgbe"), "D12 error", "kernel's ixgbe", f"dpdk-devbind.py -b vfio-pci {NIC}"),
     (driver(""), "D12 error", "no driver", f"dpdk-devbind.py -b vfio-pci {NIC}"),
     (
         both(driver("ixgbe"), put(f"{DEVICE}/net/eth0/address")),
-        "D12 error", "interface eth0 has a route", "make sure that you do not reach",
+        "D12 error", "interface eth0 has a route", "first check that your connection",
     ),
     (put(f"{DEVICE}/vendor", "0x15b3\n"), "D12 error", "needs the kernel's mlx5_core", "mlx5_core"),
     (
@@ -140,17 +140,17 @@ FAULTS: list[tuple[Plant, str, str, str]] = [
     (remove("dev/vfio/41"), "D13 error", "/dev/vfio/41", "chown 0 /dev/vfio/41"),
     (put("proc/self/limits", LIMITS.replace("65536", "256")), "D14 error", "256 files", "ulimit"),
     (put("proc/sys/vm/max_map_count", "99\n"), "D14 error", "99 mappings", "sysctl -w vm.max_map"),
-    (remove(PMDS), "D16 error", f"no drivers in {PMDS}", "build dpsup anew"),
+    (remove(PMDS), "D16 error", f"no drivers in {PMDS}", "rebuild dpsup"),
     (
         remove("usr/lib/x86_64-linux-gnu/librte_eal.so.23"),
-        "D16 error", "librte_eal.so.23", "build dpsup anew",
+        "D16 error", "librte_eal.so.23", "rebuild dpsup",
     ),
     (
         lambda tree: tree.put(
             "var/lib/dpkg/status", (tree.root / "var/lib/dpkg/status").read_text()
             .replace("22.11.11", "22.11.12")
         ),
-        "D16 error", "built with DPDK 22.11.11, and 22.11.12", "build dpsup anew",
+        "D16 error", "built with DPDK 22.11.11, but 22.11.12", "rebuild dpsup",
     ),
     (
         put("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n"),
@@ -162,11 +162,14 @@ FAULTS: list[tuple[Plant, str, str, str]] = [
     (put("proc/swaps", "Filename\n/dev/sda2 partition 999 5 -2\n"), "D19 warn", "swap", "swapoff"),
     (put(f"{DEVICE}/current_link_width", "4\n"), "D22 warn", "4 of 8 lanes", "slot"),
     (put(f"{DEVICE}/current_link_speed", "2.5 GT/s PCIe\n"), "D22 warn", "2.5 GT/s", "slot"),
-    (lambda tree: tree.folder("run/dpsup/other", 0o777), "D24 warn", "others may", "chmod 700"),
+    (
+        lambda tree: tree.folder("run/dpsup/other", 0o777),
+        "D24 warn", "other users may", "chmod 700",
+    ),
     (
         both(put("proc/sys/kernel/core_pattern", "/var/cores/%p\n"),
              put("proc/self/limits", LIMITS.replace("size        0 ", "size        unlimited "))),
-        "D25 warn", "/var/cores, which is not there", "mkdir -p /var/cores",
+        "D25 warn", "/var/cores, which does not exist", "mkdir -p /var/cores",
     ),
     (put("proc/stat", "cpu  1000 0 1000 90000 0 0 0 9000\n"), "D26 warn", "8.9%", "Pin|pin"),
     (put("proc/self/attr/current", "dpsup (enforce)\n"), "D27 warn", "AppArmor", "profile"),

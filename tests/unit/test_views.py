@@ -95,12 +95,12 @@ def test_every_hint_names_commands_that_exist() -> None:
         ("broken", "nat/0 is in backoff after SIGSEGV"),
         ("broken", "fw/1 is stopped"),
         ("broken", "port lan has no link"),
-        ("broken", "port wan misses 1.00k packets a second"),
+        ("broken", "port wan misses 1.00k packets per second"),
         ("broken", "mempool default ran empty (7 allocation failures)"),
         ("broken", "2 packets are in quarantine"),
-        ("broken", "no spare of fw is forked any more (plugin refused)"),
+        ("broken", "no spare of fw is forked (plugin refused)"),
         ("broken", "12 packets wait for fw"),
-        ("broken", "port dmz is not there: `dpsup -n edge events --type warning`"),
+        ("broken", "port dmz is absent: `dpsup -n edge events --type warning`"),
     ],
 )
 def test_what_is_wrong_is_said(name: str, words: str) -> None:
@@ -149,7 +149,7 @@ def test_a_worker_that_has_time_is_not_helped_by_more_of_them() -> None:
         "half of their CPU: `dpsup -n edge cores`" in hint for hint in sections.hints(shared)
     )
     shared["io"][0]["busy"] = 1.0
-    assert any("io/0 is what is full, not they" in hint for hint in sections.hints(shared))
+    assert any("the bottleneck is io/0" in hint for hint in sections.hints(shared))
 
 
 def test_workers_that_are_missing_are_said_once() -> None:
@@ -313,7 +313,7 @@ def test_top_sorts_chooses_and_acts() -> None:
 def test_top_survives_the_end_of_the_instance() -> None:
     screen = top()
     screen.key("k")
-    screen.lose("edge has ended; waiting for it to come back")
+    screen.lose("edge has ended; waiting for its next start")
     shown = text(screen.lines(Screen(80), 24, 0))
     assert "edge has ended" in shown
     assert "fw/0" in shown  # as it was seen last
