@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a topology needs of a machine."""
+"""What a topology needs from a machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpsup.topology.model import Topology
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a topology needs of a machine."""
+    """What a topology needs from a machine."""
 
     topology: Topology
     io: frozenset[int]  # CPUs
@@ -23,7 +23,7 @@ class Needs:
     page_size: int  # bytes
     pages: int
     by_node: dict[int, int]  # node: bytes
-    problems: tuple[Problem, ...]  # what `check` says of topology and machine together
+    problems: tuple[Problem, ...]  # those that `check` finds in topology and machine together
 
     @property
     def data(self) -> frozenset[int]:

@@ -23,9 +23,9 @@ from dpsup.view.sections import Screen, account
 from dpsup.view.tables import Column, Line
 
 _STATE_WORDS = 6
-_SIZE = (80, 25)  # where a terminal does not tell its own
+_SIZE = (80, 25)  # if a terminal does not report its size
 
-# Colour says what to think of a value: SGR codes, https://no-color.org takes the colours away.
+# Colour marks good and bad values: SGR codes, omitted with NO_COLOR (https://no-color.org).
 _STYLES = {
     "": "",
     "good": "32",
@@ -42,7 +42,7 @@ _STYLES = {
     "yellow": "33",
 }
 _WITHOUT_COLOUR = {"bad": "1", "dim": "2", "head": "1", "bold": "1", "chosen": "7"}
-_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # a screen of its own, no cursor
+_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the alternate screen, no cursor
 _HOME, _REST_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
@@ -55,7 +55,7 @@ class Console:
 
     @property
     def is_dumb(self) -> bool:
-        """Is there nothing that obeys escape sequences?"""
+        """Does the output not interpret escape sequences?"""
         return not self.is_terminal or os.environ.get("TERM", "dumb") in ("", "dumb", "unknown")
 
     @property
@@ -100,7 +100,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print_lines(screen().table(columns, [list(row) for row in rows]))
 
 
-_FLEXIBLE = ("PLUGIN", "ARGS", "WHY", "DEATHS", "8-BYTE WORDS")  # cut where the width is short
+_FLEXIBLE = ("PLUGIN", "ARGS", "WHY", "DEATHS", "8-BYTE WORDS")  # shortened if the width is short
 _LEFT = (
     "NAME", "GROUP", "WORKER", "STATE", "PLUGIN", "PLACE", "OF", "PHASE", "TO", "WORKERS", "ARGS",
     "WHY", "DEATHS",
@@ -108,7 +108,7 @@ _LEFT = (
 
 
 def screen(*, wide: bool = False) -> Screen:
-    """What stdout has room for. A pipe has no width: nothing is left out."""
+    """The size of stdout. A pipe has no width: every column is shown."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     width = None if wide or not console.is_terminal else console.width
     return Screen(width, ascii_only=not utf8)
@@ -130,8 +130,8 @@ def _crop(line: Line, width: int) -> Line:
 
 @contextlib.contextmanager
 def live() -> Iterator[Callable[[Sequence[Line]], None]]:
-    """Draws lines in the place of the last ones, on a screen of its own that is gone afterwards;
-    where stdout is no terminal, one block below the other."""
+    """Draws lines in the place of the last ones, on an alternate screen; if stdout is no terminal,
+    one block below the other."""
     if console.is_dumb:
         yield lambda lines: print_lines([*lines, []])
         return
@@ -175,19 +175,19 @@ def print_audit(doc: dict[str, Any], detail: bool = False) -> None:
 
 
 def stray_line(pool: str, stray: dict[str, Any]) -> str:
-    """One mbuf that is nowhere, and what can be told of it."""
-    sure = "lost" if stray["certain"] else "lost, or a driver's"
+    """One missing mbuf, and what is known about it."""
+    sure = "lost" if stray["certain"] else "lost, or held by a driver"
     by = {"lane": f", {stray['packets_since']} packets ago", "bucket": ", by its bucket"}
     holder = f"{stray['holder']}{by[stray['holder_by']]}" if stray["holder"] else "unknown"
     return (
-        f"{pool}: mbuf {stray['address']} is {sure}; last holder {holder}; came in by "
+        f"{pool}: mbuf {stray['address']} is {sure}; last holder {holder}; received on "
         f"{stray['port'] or 'no port'}, {stray['length']} bytes, refcnt {stray['refcnt']}: "
         f"{stray['bytes'][:64]}"
     )
 
 
 def print_state(doc: dict[str, Any]) -> None:
-    """Blocks of state, as the 8-byte numbers that they begin with."""
+    """State blocks, as the 8-byte numbers at their beginning."""
     titles, rows = ["NAME", "VERSION", "BYTES", "WORKER", "8-BYTE WORDS"], []
     workers = [(w["id"], "-", w) for w in doc["workers"]]
     names = [f"{doc['group']}/{b['member']}" for b in doc["buckets"]]
@@ -199,7 +199,7 @@ def print_state(doc: dict[str, Any]) -> None:
         rows.append([name, str(block["version"]), str(block["size"]), worker, shown])
     _table(titles, rows)
     if not rows:
-        _say("no plugin of this group keeps state")
+        _say("the plugin of this group keeps no state")
 
 
 def print_account(found: dict[str, Any]) -> None:
@@ -207,7 +207,7 @@ def print_account(found: dict[str, Any]) -> None:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """The last word of a run: the account, and the mbufs."""
+    """The summary of a run: the account, and the mbufs."""
     print_account(summary)
     unexplained = sum(p["unexplained"] for p in summary["audit"])
     _say(f"worker deaths {summary['deaths']}, mbufs unexplained {unexplained}")
@@ -223,14 +223,14 @@ def print_scale(doc: dict[str, Any]) -> None:
             for one in doc[key]:
                 _say(f"    {sign} {one['worker']}  core {one['core']}")
         if doc["at_zero"]:
-            _say(f"    no worker is left in it: at_zero = {doc['at_zero']}")
+            _say(f"    no worker is left then: at_zero = {doc['at_zero']}")
         else:
             _say(f"    {doc['buckets_moved']} of {BUCKETS} buckets move")
-    _say("Nothing was done (--dry-run).")
+    _say("Nothing was changed (--dry-run).")
 
 
 def print_rollout(doc: dict[str, Any]) -> None:
-    """What came of an order."""
+    """The result of a rollout command."""
     plugin = posixpath.basename(doc["to_plugin"] or doc["plugin"])
     if not doc["changed"]:
         _say(f"{doc['group']}: unchanged, it runs {plugin} already")
@@ -267,7 +267,7 @@ _HOW = {"live": "at once", "rolling": "worker by worker", "restart": "needs a re
 
 
 def print_reload(doc: dict[str, Any]) -> None:
-    """What a changed file comes to."""
+    """The changes in a topology file."""
     if not doc["changes"]:
         _say(f"{doc['file']}: nothing changed")
     for kind, how in _HOW.items():
@@ -302,9 +302,9 @@ def print_rebalance(doc: dict[str, Any]) -> None:
         f"{doc['buckets_moved']} of {BUCKETS} buckets moved"
     )
     if doc["why"]:
-        _say(f"Nothing was done: {doc['why']}.")
+        _say(f"Nothing was changed: {doc['why']}.")
     elif doc["dry_run"]:
-        _say("Nothing was done (--dry-run).")
+        _say("Nothing was changed (--dry-run).")
 
 
 def _how(death: dict[str, Any]) -> str:
@@ -329,7 +329,7 @@ def print_quarantine(doc: dict[str, Any]) -> None:
 def print_quarantined(doc: dict[str, Any]) -> None:
     """One packet's story."""
     why = {
-        "poison": "it is to blame for the deaths of two workers",
+        "poison": "two workers died while handling it",
         "asked": f"plugin {doc['plugin']} put it there",
     }
     _say(
@@ -351,17 +351,17 @@ def _clock(entry: dict[str, Any]) -> str:
 
 
 def _brief(value: Any) -> Any:
-    """Of a table of counts, those that are not zero."""
+    """The counts of a table that are not zero."""
     if not isinstance(value, dict):
         return value
     return ",".join(f"{k}:{v}" for k, v in value.items() if v) or "-"
 
 
 def _death(event: dict[str, Any]) -> str:
-    """One line of what `-o json` tells in full."""
+    """One line; `-o json` shows the whole event."""
     found, times = event["repaired"], event["times"]
     noticed = times.get("noticed_ns", 0)
-    parts = [f"pid {event['pid']}, {event['how']}{', stuck with work' if event['hung'] else ''}"]
+    parts = [f"pid {event['pid']}, {event['how']}{', stuck with packets' if event['hung'] else ''}"]
     if found["corrupt"]:
         parts.append("its shared memory is corrupt")
     elif times.get("repaired_ns"):
@@ -370,12 +370,12 @@ def _death(event: dict[str, Any]) -> str:
             f"{found['left']} left, in {(times['repaired_ns'] - noticed) / 1000:.0f} us"
         )
     if found.get("mended"):
-        parts.append(f"{found['mended']} overwritten descriptors put right")
+        parts.append(f"{found['mended']} overwritten descriptors restored")
     if event.get("blamed"):
-        parts.append(f"death {event['blamed']} of the packet in hand")
+        parts.append(f"death {event['blamed']} with the same packet in hand")
     if event["successor"]:
         took = (times.get("seated_ns", noticed) - noticed) / 1000
-        parts.append(f"spare {event['successor']} seated after {took:.0f} us")
+        parts.append(f"spare {event['successor']} in the slot after {took:.0f} us")
     return "; ".join(parts)
 
 
@@ -401,8 +401,8 @@ def event_line(event: dict[str, Any]) -> str:
         what = f"death {event['name']} {_death(event)}"
     else:
         rest = [f"{k}={_brief(v)}" for k, v in event.items() if k not in {*skip, "message"}]
-        said = [event["message"]] if event.get("message") else []
-        what = " ".join(w for w in (event["type"], event.get("name", ""), *said, *rest) if w)
+        message = [event["message"]] if event.get("message") else []
+        what = " ".join(w for w in (event["type"], event.get("name", ""), *message, *rest) if w)
     return f"{_clock(event)} {what}"
 
 
@@ -414,12 +414,12 @@ def print_event(event: dict[str, Any]) -> None:
 
 
 def _printable(line: str) -> str:
-    """What a process says may come out of a packet: nothing of it is for the terminal to obey."""
+    """A process may print bytes of a packet: control characters must not reach the terminal."""
     return "".join(c if c.isprintable() or c == "\t" else "?" for c in line)
 
 
 def print_log(entry: dict[str, Any]) -> None:
-    """A line behind its process's name; each name has a colour of its own."""
+    """A line after its process's name; each name has its own colour."""
     colour = _NAMES[zlib.crc32(entry["name"].encode()) % len(_NAMES)]
     line = [(f"{_clock(entry)} ", ""), (f"{entry['name']:10}", colour)]
     print_lines([[*line, (f" {_printable(entry['line'])}", "")]])
