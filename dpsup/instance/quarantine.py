@@ -8,15 +8,11 @@ given up: a full or slow disk stops nothing. The directory outlives the instance
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import re
 import signal
-import threading
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,65 +198,6 @@ def describe(plan: Plan, packet: dict[str, Any], at: float, at_ns: int) -> dict[
         "flow_hash": f"{packet['hash']:#010x}",
         "deaths": deaths,
     }
-
-
-# --- keeping --------------------------------------------------------------------------------------
-
-
-async def _aside(work: Callable[[], int]) -> int:
-    """On a thread that the exit does not wait for: a disk may hang for ever."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[int] = loop.create_future()
-
-    def settle(result: int, error: OSError | None) -> None:
-        if not done.cancelled():
-            done.set_exception(error) if error else done.set_result(result)
-
-    def run() -> None:
-        result, error = 0, None
-        try:
-            result = work()
-        except OSError as e:
-            error = e
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return await done
-
-
-class Keeper:
-    """Writes down what waits in the primary; `say` gets an event about each."""
-
-    def __init__(self, folder: Folder, say: Callable[..., None]) -> None:
-        self.folder = folder
-        self._say = say
-        self._lock = asyncio.Lock()
-
-    @property
-    def busy(self) -> bool:
-        return self._lock.locked()
-
-    async def collect(self, plan: Plan, ask: Callable[..., Awaitable[Any]]) -> None:
-        """Until none waits. Raises: DpsupError of `ask`."""
-        async with self._lock:
-            while packets := await ask("quarantine"):
-                for packet in packets:
-                    await self._keep(plan, packet)
-                    await ask("release", io=packet["io"], n=1)
-
-    async def _keep(self, plan: Plan, packet: dict[str, Any]) -> None:
-        story = describe(plan, packet, time.time(), time.monotonic_ns())
-        frame = bytes.fromhex(packet["bytes"])
-        event = {k: story[k] for k in ("why", "port", "length", "flow_hash")}
-        try:
-            number = await _aside(lambda: self.folder.keep(frame, story))
-        except OSError as e:
-            lost = f"not written down: {e}"
-            self._say(type="quarantine", name=story["worker"], **event, number=None, message=lost)
-            return
-        file = self.folder.pcap(number)
-        self._say(type="quarantine", name=story["worker"], **event, number=number, file=file)
 
 
 # --- finding --------------------------------------------------------------------------------------

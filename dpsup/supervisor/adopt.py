@@ -121,7 +121,7 @@ def next_generation(plan: Plan, generation: int) -> Plan:
 
 
 def examine(where: Runtime, state: State | None, now: Plan) -> Found | str:
-    """Who holds the lock asks: can what runs be adopted? If not, why; "" where nothing runs."""
+    """The holder of the lock asks: can what runs be adopted? If not, why; "" if nothing runs."""
     if state is None or state.primary is None or not state.primary.alive:
         return ""
     primary: Identity = state.primary

@@ -15,7 +15,7 @@ from dpsup.bus.sockets import Publisher, Server
 from dpsup.errors import Exit
 from dpsup.host import process
 from dpsup.instance import record, status
-from dpsup.instance.quarantine import Folder, Keeper
+from dpsup.instance.quarantine import Folder
 from dpsup.instance.runtime_dir import CONTROL, EVENTS
 from dpsup.supervisor import fsm, metrics, snapshot
 from dpsup.supervisor.adopt import Found
@@ -25,6 +25,7 @@ from dpsup.supervisor.children import Children
 from dpsup.supervisor.core import QUIT_S
 from dpsup.supervisor.deaths import Deaths
 from dpsup.supervisor.engine import Engine
+from dpsup.supervisor.evidence import Keeper
 from dpsup.supervisor.generation import Generation
 from dpsup.supervisor.life import Life
 from dpsup.supervisor.model import Doc, Model
@@ -183,7 +184,7 @@ class Supervisor:
 
     @property
     def leaves_alone(self) -> bool:
-        """It crashed while nobody had asked for the end: the data plane goes on without it."""
+        """It crashed, and no person had asked for the end: the data plane goes on without it."""
         return self.core.crashed is not None and self.model.state not in ("stopping", "stopped")
 
     def stop(self, drain: float | None = None) -> None:

@@ -28,7 +28,7 @@ from dpsup.supervisor.workers import Workers
 
 WORKER_PROGRAM = Path(__file__).parents[1] / "dpsup-worker"
 SEED_LCORE = MAX_LCORE - 1  # no io core's
-# A seed that dies is replaced for ever; an attach costs 40 ms of a core.
+# A seed that dies is always replaced; an attach costs 40 ms of a core.
 POLICY = Policy(intensity=20, period=60, initial=0.02, factor=1.5, most=0.25)
 REFUSED_S = 5.0  # before the next try, where trying again is unlikely to help
 STEP_S = 0.05  # between two looks while a process that lives holds a lock
@@ -231,7 +231,7 @@ class Attach:
         self.said = left
 
     def _end_generation(self, why: str) -> None:
-        """Packets under way are lost, and said; all else would wait for ever."""
+        """Packets under way are lost, and said; everything else would wait without end."""
         model = self._model
         self.pace = Pace()
         self._core.events.add(type="locks", message=f"last resort, the generation ends: {why}")

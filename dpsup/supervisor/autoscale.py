@@ -5,7 +5,7 @@ Load is counted in workers: the share of its time that a worker spends in bursts
 group. Up goes fast, on the mean of a second; down goes slowly, on the highest second of a whole
 cooldown, so a load that swings faster than that is served at its peak and changes nothing. Between
 the two thresholds lies a band in which nothing happens: without it a load right at the target would
-have workers come and go for ever. Compare RSS++ (CoNEXT 2019), which also decides on measured CPU
+let workers come and go endlessly. Compare RSS++ (CoNEXT 2019), which also decides on measured CPU
 load with an upper and a lower bound, and OVS's PMD auto load balance, from which the dry run is.
 """
 

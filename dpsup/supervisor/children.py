@@ -19,7 +19,7 @@ LAST_WORDS_S = 0.01  # after an end, so that the last words have been read
 
 
 class Children:
-    """`on_end(pid, status)` hears of children that are neither: workers whose seed died."""
+    """`on_end(pid, status)` hears of other children: workers whose seed died."""
 
     def __init__(self, core: Core, model: Model, on_end: Callable[[int, int], None]) -> None:
         self._core, self._model = core, model

@@ -37,7 +37,7 @@ class Core(Protocol):
         primary may be asked twice. Raises: Gone where the primary ends, ShimError where it
         refuses three times."""
 
-    def fire(self, who: Machine, event: str) -> None:
+    def fire(self, machine: Machine, event: str) -> None:
         """Look `event` up in the table of the state machine, change the state, run the actions."""
 
     async def until(self, condition: Callable[[], bool], timeout: float) -> bool:
@@ -47,8 +47,8 @@ class Core(Protocol):
         """Run a task. An unforeseen exception in it is a fault of the core, and the supervisor
         leaves; in a `feature` (its name) it is an event, and the instance runs on."""
 
-    def deadline(self, who: Machine, seconds: float, event: str) -> None:
-        """Fire `event` unless `who.met()` is called within so many seconds."""
+    def deadline(self, machine: Machine, seconds: float, event: str) -> None:
+        """Fire `event` unless `machine.met()` is called within so many seconds."""
 
     def later(self, seconds: float, call: Callable[..., object], *args: Any) -> None:
         """Call a function after so many seconds."""

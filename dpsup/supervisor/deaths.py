@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Accounts for what the wardens did: who died, who follows, what was repaired, what was lent."""
+"""Accounts for what the wardens did: deaths, successors, repairs, lent buckets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Reported = Callable[[Worker, Sitter, Doc, int | None], None]
 
 
 class Deaths:
-    """`on_report(worker, sitter, story, exit code)` hears of each death that nobody asked for."""
+    """`on_report(worker, sitter, story, exit code)` hears of each death that was not asked for."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Deaths:
         deadline = time.monotonic() + FATE_MOST_S
         while not await self._is_settled(sitter):
             if time.monotonic() > deadline:
-                # Its lanes are not repaired, and never will be: packets wait in them for ever.
+                # Its lanes are not repaired, and never will be: packets wait in them without end.
                 if self._model.primary.pidfd >= 0:
                     process.signal_pidfd(self._model.primary.pidfd, signal.SIGKILL)
                 raise Gone(f"no warden has noticed the end of pid {sitter.pid}", code="E0807")
@@ -77,8 +77,8 @@ class Deaths:
     # --- stories ---------------------------------------------------------------------------------
 
     async def read_stories(self, *, must: bool = True) -> None:
-        """In the order in which it happened: who succeeded whom follows from that. The monitor only
-        looks for news, and does not insist."""
+        """In the order in which it happened: which process succeeded which follows from that. The
+        monitor only looks for news, and does not insist."""
         async with self._reading:
             news = self._core.insist if must else partial(self._core.ask, timeout=ANSWER_S)
             for story in await news("stories", since=self._model.told):
@@ -129,7 +129,7 @@ class Deaths:
 
     def _hear_health(self, story: Doc) -> None:
         """A stopped worker lends its buckets out until it goes on: what comes from now on need not
-        wait for it. What it has in its lanes does: nobody may touch that while it lives."""
+        wait for it. What it has in its lanes does: no process may touch that while it lives."""
         for worker in self._model.workers():
             if worker.pid != story["pid"]:
                 continue
@@ -287,7 +287,7 @@ class Deaths:
     # --- of the time without a supervisor --------------------------------------------------------
 
     def account(self, story: Doc, asked: set[int], exits: dict[int, int]) -> Worker | None:
-        """A story from when no supervisor heard it; whose it is, if a worker's death."""
+        """A story from when no supervisor heard it; the worker, if it tells of a worker's death."""
         worker = self._model.worker_in(story["slot"])
         if story["kind"] != DEATH:
             if worker is not None and story["kind"] == LENT:

@@ -2,7 +2,7 @@
 """The engine of the supervisor: events in, actions out. It implements `Core`.
 
 It may crash alone (law 10). An unforeseen exception in an action, a task or a callback of the core
-leaves the model in a state that nobody understands, so the engine does not go on with it: it writes
+leaves the model in a state that cannot be relied on. The engine does not go on with it: it writes
 the traceback to the log and leaves. Nothing is ended and nothing more is written: the data plane
 forwards, state.json is that of the last event, and the next supervisor adopts, as after a SIGKILL.
 An exception in a feature (statistics, a notice, a rollout, the metrics process) is an event, and
@@ -60,20 +60,25 @@ class Engine:
 
     # --- events and actions ----------------------------------------------------------------------
 
-    def fire(self, who: Machine, event: str) -> None:
+    def fire(self, machine: Machine, event: str) -> None:
         if self.crashed:
             return  # what follows is the next supervisor's affair
-        step = fsm.step(who.kind, who.state, event)
-        old, who.state = who.state, step.state
+        step = fsm.step(machine.kind, machine.state, event)
+        old, machine.state = machine.state, step.state
         if old != step.state:
             self.events.add(
-                type="state", kind=who.kind, name=who.name, old=old, new=step.state, why=event
+                type="state",
+                kind=machine.kind,
+                name=machine.name,
+                old=old,
+                new=step.state,
+                why=event,
             )
-            if who.kind == "worker":
-                who.since_ns = time.monotonic_ns()  # type: ignore[attr-defined]
+            if machine.kind == "worker":
+                machine.since_ns = time.monotonic_ns()  # type: ignore[attr-defined]
         for action in step.actions:
-            self.actions[who.kind, action](who)
-        if who.kind == "worker":
+            self.actions[machine.kind, action](machine)
+        if machine.kind == "worker":
             self.after_worker()
         self.wake()
 
@@ -95,10 +100,10 @@ class Engine:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def deadline(self, who: Machine, seconds: float, event: str) -> None:
-        who.met()
+    def deadline(self, machine: Machine, seconds: float, event: str) -> None:
+        machine.met()
         loop = asyncio.get_running_loop()
-        who.timer = loop.call_later(seconds, self.guard, self.fire, who, event)
+        machine.timer = loop.call_later(seconds, self.guard, self.fire, machine, event)
 
     def later(self, seconds: float, call: Callable[..., object], *args: Any) -> None:
         asyncio.get_running_loop().call_later(seconds, self.guard, call, *args)
@@ -205,7 +210,7 @@ class Engine:
                 if silences >= INSIST and await self.end_if_dead("does not answer"):
                     raise Gone("the primary does not answer", code="E0807") from None
             except DpsupError as e:
-                # A refusal is an answer: the primary lives, and somebody must do without.
+                # A refusal is an answer: the primary lives, and the caller must do without.
                 refusals += 1
                 if refusals >= INSIST:
                     raise

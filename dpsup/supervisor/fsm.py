@@ -31,9 +31,9 @@ TABLES = {
     stopping   -                -          -             -              absent:report   stopping:kill   -
     """,
     # A slot and its sitter. retry, again, give_up, rest: the policy's verdict once its lanes are
-    # repaired; succeeded: it died, and a spare has its place already; unborn: nobody was forked
+    # repaired; succeeded: it died, and a spare has its place already; unborn: no process was forked
     # after all; lost: the primary is gone, the slot with it. found, recall, hold: a new supervisor
-    # finds somebody there, nobody yet, or that it had been given up.
+    # finds a process there, none yet, or that it had been given up.
     "worker": """
     state       start          found           recall        hold       stop              restart          unborn             ready         drained        died               succeeded        late           retry              again          give_up        rest              due            lost
     stopped     starting:fork  starting:await  backoff:wait  held:lend  -                 -                -                  -             -              -                  -                -              -                  -              -              -                 -              -

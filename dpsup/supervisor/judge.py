@@ -3,7 +3,7 @@
 
 A version is measured by what became of the packets that it was given, and by the cycles that it
 took for each. What is compared is a share, or a mean, so the two need not have had the same number
-of packets; what a mere kill costs counts against nobody.
+of packets; what a mere kill costs counts against no version.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def judge(old: Sample, new: Sample, margins: Margins) -> str:
             f"{new.refused:.1%} of its packets find its lane full, {old.refused:.1%} of the old "
             f"version's: more than {margins.lane_full:.1%} more"
         )
-    # Who had next to nothing to do before tells no cost.
+    # A version that had next to nothing to do before tells no cost.
     if old.packets >= FEW and old.cycles and new.cost > old.cost * (1 + margins.cycles):
         return (
             f"it takes {new.cost:.0f} cycles a packet, the old version {old.cost:.0f}: "

@@ -43,8 +43,8 @@ STOP_S = 60.0  # beyond the drain: for everything to end
 
 
 class _Voice:
-    """Says lines on stderr from a thread of its own: a terminal that is stopped, or a pipe that
-    nobody reads, must not stop the supervisor. What does not fit is left out."""
+    """Says lines on stderr from a thread of its own: a terminal that is stopped, or a pipe without
+    a reader, must not stop the supervisor. What does not fit is left out."""
 
     def __init__(self) -> None:
         self._lines: queue.Queue[str | None] = queue.Queue(maxsize=1000)
@@ -66,7 +66,7 @@ class _Voice:
 
 
 def _say(text: str) -> None:
-    # Whoever read this may be gone; the instance goes on.
+    # The reader may be gone; the instance goes on.
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
@@ -113,7 +113,7 @@ class _Crashed(Exception):
 class _Again:
     """How often this process has started its supervisor anew, as the environment carries it through
     exec(2): a supervisor that crashes is followed by one that adopts, as under systemd, but not
-    for ever."""
+    without end."""
 
     NAME = "DPSUP_AGAIN"
     POLICY = Policy(intensity=5, period=60, initial=0.05, factor=2, most=2)
@@ -353,7 +353,7 @@ def detach(file: str, idle_limit: float | None, say: Callable[[str], None]) -> N
     argv = [sys.executable, "-P", "-m", "dpsup", "start", file, "--ready-fd", str(ready_w)]
     if idle_limit is not None:
         argv += ["--exit-when-idle", f"{idle_limit:f}s"]
-    # What it says until it is ready is for whoever waits here; later it has no terminal.
+    # What it says until it is ready is for the command that waits here; later it has no terminal.
     with open(os.devnull, "r+b") as null:  # noqa: PTH123
         child = subprocess.Popen(
             argv,
@@ -404,7 +404,7 @@ def stop(name: str | None, drain: float | None) -> None:
                 raise TimedOut(f"supervisor {pid} is still stopping", code="E0610")
         finally:
             os.close(pidfd)
-    # The supervisor may be gone before its folder is (a slow disk): a moment, no more.
+    # The supervisor may be gone before its directory is (a slow disk): a moment, no more.
     deadline = time.monotonic() + 1
     while where.path.exists() and where.is_supervised() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -23,7 +23,7 @@ NAME = "metrics"
 
 
 async def keep(core: Core, model: Model, children: Children) -> None:
-    """Until cancelled. A metrics process that cannot serve is said once, and tried for ever."""
+    """Until cancelled. A metrics process that cannot serve is reported once, and tried again and again."""
     told = ""
     while True:
         try:

@@ -241,7 +241,7 @@ class Model(Machine):
 
     @property
     def is_first(self) -> bool:
-        """Does somebody wait for a first start, with no packet under way?"""
+        """Does a person wait for a first start, with no packet under way?"""
         return self.state == "starting" and self.plan.generation == 1 and not self.adopted
 
     @property

@@ -7,7 +7,7 @@ crashed five times last night has its credit back in the morning); the delay gro
 with the bucket's level up to a cap, less a random part, so that workers which died together do not
 come back together.
 
-A strategy says who is restarted with it: nobody (`one-for-one`), the other workers of its group
+A strategy says which are restarted with it: none (`one-for-one`), the other workers of its group
 (`all`), or those of the groups that the file lists after its own (`rest-for-chain`, OTP's
 rest_for_one: packets go on to later groups). They end in the reverse of the order in which they
 were started, handing back what they have first, and each starts again as soon as it has ended.
@@ -63,7 +63,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a worker ended. `asked`: dpsup told it to; `permanent`: trying again is of no use."""
+    """How a worker ended. `asked`: dpsup told it to; `permanent`: trying again would not help."""
 
     asked: bool = False
     permanent: bool = False
@@ -146,7 +146,7 @@ class Pace:
 
 
 def others(strategy: str, died: int, groups: Sequence[int]) -> list[int]:
-    """Who else is restarted when worker `died` (an index) was: indices, in the order in which they
+    """Which others are restarted when worker `died` (an index) was: indices, in the order in which they
     end. `groups[i]` is worker i's group; workers and groups are numbered as they are started."""
     own = groups[died]
     if strategy == "all":

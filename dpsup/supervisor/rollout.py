@@ -6,12 +6,12 @@ that it is to run, or ran before. A slot changes over at a burst's end: its work
 and the warden seats a spare of the other version in the same place, in C, in well under a
 millisecond. What is in the lane waits as long as that takes.
 
-Until a rollout is complete the old version is the heir of every slot: whoever dies meanwhile, of
+Until a rollout is complete the old version is the heir of every slot: a worker that dies, of
 the new version or the old, is followed by a spare of the old one at once. So a new version that
 crashes is undone by its warden; this module hears of it afterwards, and takes the other slots back.
 
 A version is to blame for faults and aborts of its own, for being stuck, and for leaving unasked. A
-kill that somebody sends is no evidence; the slot is then changed over once more.
+kill that another process sends is no evidence; the slot is then changed over once more.
 
 What is under way is kept in `rollout.json` in the runtime directory, written before each step
 (rollouts.py). The next supervisor goes on from it: back, unless every slot had been changed over
@@ -203,7 +203,7 @@ class Rollout:
         await self._widen()
         wanted = [w for w in group.workers if w.wanted]
         if not any(w.state == "running" for w in wanted):
-            # Nobody whom it could take over from: those who are held start with it.
+            # There is no worker to take over from: those that are held start with it.
             await self._flip(self.new)
             self._hands.workers.reset_failed([w for w in wanted if w.state == "held"], [])
         first = [w for w in wanted if w.state == "running"][: options.canary]
@@ -223,7 +223,7 @@ class Rollout:
         self.failed = ""
         self._enter("closing")
         await self._flip(self.new)
-        # Whoever was followed by the old version a moment ago.
+        # Workers that the old version followed a moment ago.
         await self._move_all(self.new)
         self.target.state = "current"
         for one in self.ledger.revisions:
@@ -281,7 +281,7 @@ class Rollout:
             self.baseline[worker.slot] = sample(before, after, [worker.slot])
 
     async def _write(self) -> None:
-        """The new version's place in shared memory, once nobody has it any more."""
+        """The new version's place in shared memory, once no process has it any more."""
         self._retire(self.new)
         plugin = {
             "plugin": self.target.plugin,
@@ -357,7 +357,7 @@ class Rollout:
             await self._core.insist("also", slot=worker.slot, needs=0, changes=False)
 
     async def _flip(self, version: int) -> None:
-        """Who is started, and takes over unasked, is of this version from now on."""
+        """Processes that are started, or take over unasked, are of this version from now on."""
         self.group.version = version
         self._hands.write()
         await self._core.insist("heir", group=self.group.index, version=version)
@@ -437,7 +437,7 @@ class Rollout:
             raise Failed(against)
 
     def _retire(self, version: int) -> None:
-        """Spares of a version that is of no use any more, or too many of one that is."""
+        """End the spares of a version that is not needed any more, and surplus ones of the other."""
         spares = self.group.spares
         self._hands.spares.retire([s for s in spares if s.version == version])
         others = [s for s in spares if s.version != version and not s.asked]

@@ -71,7 +71,7 @@ class Rollouts:
             self._core.events.add(type="error", message=f"cannot write {runtime.path}: {e}")
 
     async def resume(self) -> None:
-        """After a supervisor's death, once its successor knows who sits where."""
+        """After a supervisor's death, once its successor knows which process sits where."""
         sitters = list(self._model.sitters.values())
         versions = await self._core.insist("versions", berths=[s.berth for s in sitters])
         for sitter, version in zip(sitters, versions, strict=True):

@@ -152,7 +152,7 @@ class Scaler:
             raise DpsupError(
                 f"group {group.plan.name} has {plural(len(members), 'worker')} with packets",
                 code="E0710",
-                why="there is nobody to share the load with",
+                why="there is no other worker to share the load with",
                 help=f"dpsup scale {group.plan.name} 2",
             )
         loads = await self.measure(group, seconds)

@@ -50,7 +50,9 @@ class Seed:
         except OSError as e:
             raise SeedError(f"the seed does not take orders: {e}", code="E0803") from None
         except TimeoutError:
-            raise TimedOut(f"the seed forked nobody within {timeout:g} s", code="E0803") from None
+            raise TimedOut(
+                f"the seed forked no process within {timeout:g} s", code="E0803"
+            ) from None
         finally:
             self._waiting.pop(berth, None)
 

@@ -2,7 +2,7 @@
 """Workers and spares as processes: ordered from the seed, watched, known by pid until their end.
 
 A berth is a place for a process to come; its ticket is good for one. The seed may die between a
-fork and its word of it, so an order that failed is called off: no process that nobody knows lives.
+fork and its word of it, so an order that failed is called off: no unknown process lives.
 """
 
 from __future__ import annotations

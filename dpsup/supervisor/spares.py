@@ -16,7 +16,7 @@ from dpsup.supervisor.model import Group, Model, Sitter
 from dpsup.supervisor.policy import PERMANENT, Ending, History, Policy, decide
 from dpsup.supervisor.sitters import STARTING, Sitters, end_if_late
 
-# Spares that do not come up are forked anew less and less often, but for ever.
+# Spares that do not come up are forked anew less and less often, without end.
 POLICY = Policy(intensity=12, period=60, initial=0.001, factor=2, most=5)
 
 

@@ -29,7 +29,7 @@ def balance(old: Map, members: Collection[int], home: Map = EMPTY) -> Map:
 
     Shares differ by at most one bucket. Buckets of members that left move; of those that stay,
     only what exceeds their share, and first what is at home with another one. Without members
-    nobody serves any bucket.
+    no member serves any bucket.
     """
     if not members:
         return EMPTY
@@ -80,7 +80,7 @@ def spread(old: Map, members: Collection[int], loads: Loads = EVEN, home: Map = 
     while that evens them out. A bucket is never split: one that is more than a member's share
     stays where it is.
 
-    `home` is the map of when nobody was down: who comes back gets its own buckets back, and once
+    `home` is the map of when no member was down: one that comes back gets its own buckets, and once
     all are there again the map is that one, to the bucket.
     """
     if members and set(members) == set(home):

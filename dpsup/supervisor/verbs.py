@@ -255,7 +255,7 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _reset_failed(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
-    """Forget past deaths of a worker, a group or all, and start who is held."""
+    """Forget past deaths of a worker, a group or all, and start those that are held."""
     target = want(args, "target", str, "")
     if "/" in target:
         workers, groups = [find_worker(sup, target)], []

@@ -18,16 +18,12 @@ from dpsup.view.tables import Line
 EVERY_S = 1.0  # from one picture of a watch to the next
 
 
-def pictures(
-    name: str | None, over: float, every: float, meanwhile: Callable[[], None] = lambda: None
-) -> Iterator[dict[str, Any]]:
+def pictures(name: str | None, over: float, every: float) -> Iterator[dict[str, Any]]:
     """Pictures of an instance, the first of `over` seconds, each later one of the time since the
-    previous look. `meanwhile` is called in the first of these times. Raises: NotRunning once the
-    instance has ended."""
+    previous look. Raises: NotRunning once the instance has ended."""
     with connect(name) as instance:
         before = instance.look()
     due = time.monotonic() + over
-    meanwhile()
     name = before["status"]["name"]
     while True:
         time.sleep(max(0.0, due - time.monotonic()))
@@ -35,11 +31,6 @@ def pictures(
             after = instance.look()
         yield rates.picture(before, after)
         before, due = after, time.monotonic() + every
-
-
-def _load() -> None:
-    """Importing rich takes as long as all else that a command does: rates are measured then."""
-    from dpsup.view import terminal  # noqa: F401
 
 
 def _view(section: str, of: str) -> Callable[[dict[str, Any], sections.Screen], list[Line]]:
@@ -93,7 +84,7 @@ def show(
                 break
         return state
     if not watch:
-        picture = next(pictures(name, over, EVERY_S, _load))
+        picture = next(pictures(name, over, EVERY_S))
         from dpsup.view import terminal
 
         _demand(picture, of)

@@ -14,9 +14,10 @@ from unit.fakehost import FILE, FULL, machine
 
 from dpsup.errors import NoSuchObject, NotRunning, UsageError
 from dpsup.instance import quarantine
-from dpsup.instance.quarantine import Folder, Keeper, describe
+from dpsup.instance.quarantine import Folder, describe
 from dpsup.plan.model import Plan
 from dpsup.plan.place import make_plan
+from dpsup.supervisor.evidence import Keeper
 from dpsup.topology.load import load
 
 
