@@ -29,7 +29,7 @@ AREAS = {
     "E03": "Memory",
     "E04": "Devices and captures",
     "E05": "Plugins and what feeds them",
-    "E06": "Instances and their runtime folders",
+    "E06": "Instances and their runtime directories",
     "E07": "Orders to a running instance",
     "E08": "The processes of an instance",
     "E09": "The bus",
@@ -51,34 +51,35 @@ CODES: dict[str, Entry] = {
     ),
     "E0003": Entry(
         "no such instance is running",
-        "The command talks to a running instance, found by its runtime folder. There is none, or"
-        " none of that name, or it runs as another user with another runtime folder.",
+        "The command talks to a running instance, found by its runtime directory. There is none, or"
+        " none of that name, or it runs as another user with another runtime directory.",
         "`dpsup start FILE` starts one. Did it end? Run the start in the foreground to see why.",
     ),
     "E0004": Entry(
         "no such object",
-        "A name on the command line stands for nothing that the instance has.",
+        "The instance has nothing of the name that the command line gives.",
         "`dpsup status` lists what there is.",
     ),
     "E0005": Entry(
         "the command failed",
-        "It was understood and could not be carried out; the message says what stood against it.",
-        "`dpsup logs` and `dpsup events` have what happened around it.",
+        "The command was understood and could not be carried out; the message says why.",
+        "`dpsup logs` and `dpsup events` show what happened at that time.",
     ),
     "E0006": Entry(
         "the host cannot",
-        "The machine lacks what is asked of it: hugepages, CPUs, a device, a kernel feature.",
+        "The machine lacks something that the command needs: hugepages, CPUs, a device, a kernel"
+        " feature.",
         "`dpsup doctor FILE` says what is missing and how to get it.",
     ),
     "E0007": Entry(
         "not permitted",
-        "The kernel refuses it to this user.",
+        "The kernel does not permit this user to do it.",
         "Run it as root, or as the user who started the instance.",
     ),
     "E0008": Entry(
         "timed out",
-        "What was asked for did not come about in time. It may still.",
-        "`dpsup status` shows how things are now, `dpsup logs` what the processes say.",
+        "The operation did not finish in time. It may still finish.",
+        "`dpsup status` shows the present state, `dpsup logs` what the processes print.",
     ),
     "E0009": Entry(
         "DPDK refused",
@@ -94,22 +95,22 @@ CODES: dict[str, Entry] = {
     # --- what the topology file says --------------------------------------------------------------
     "E0100": Entry(
         "the topology file cannot be read",
-        "It is not there, not readable for this user, a folder, or not UTF-8.",
-        "Name a file that is there; `dpsup init` writes one.",
+        "The file does not exist, is not readable for this user, is a directory, or is not UTF-8.",
+        "Name an existing file; `dpsup init` writes one.",
     ),
     "E0101": Entry(
         "the file is not TOML",
         "TOML's own grammar is broken at that line. Nothing after it could be read, so there may"
         " be more.",
-        "Mostly a text without quotes, a bracket that is not closed, or a key that is there twice.",
+        "Mostly a text without quotes, a bracket that is not closed, or a key that appears twice.",
         "name = edge",
         'name = "edge"',
     ),
     "E0102": Entry(
         "unknown key",
-        "A key that nobody reads does not do what it seems to say, so it is refused. Most are"
-        " misspelt, or stand in the wrong table.",
-        "Correct it or take it out; `dpsup schema` has all keys, for editors too.",
+        "dpsup does not know this key, so it would have no effect; it is refused. Most unknown keys"
+        " are misspelt, or are in the wrong table.",
+        "Correct or remove the key; `dpsup schema` prints all keys, for editors too.",
         '[[workers]]\nname = "fw"\nrestrat = { policy = "never" }',
         '[[workers]]\nname = "fw"\nrestart = { policy = "never" }',
     ),
@@ -144,18 +145,18 @@ CODES: dict[str, Entry] = {
     ),
     "E0108": Entry(
         "an empty value",
-        "The key is there, and says nothing.",
-        "Write a value, or leave the key out and get its default.",
+        "The key has an empty value.",
+        "Write a value, or remove the key to get its default.",
     ),
     "E0109": Entry(
         "a version of the format that this dpsup does not know",
         "The file was written for another dpsup.",
-        "Write version = 1, and see that the keys are those of `dpsup schema`.",
+        "Write version = 1, and check the keys against `dpsup schema`.",
     ),
     "E0110": Entry(
         "a table or key is missing",
         "A topology needs a version, a name, and a mempool, port, io and workers table.",
-        "Add what the message names; `dpsup init` writes a whole one.",
+        "Add what the message names; `dpsup init` writes a complete file.",
     ),
     "E0111": Entry(
         "a port or a group has no name",
@@ -163,7 +164,7 @@ CODES: dict[str, Entry] = {
         'Add name = "...".',
     ),
     "E0112": Entry(
-        "two have the same name",
+        "a name is used twice",
         "A name stands for one port, or one group.",
         "Give each a name of its own.",
     ),
@@ -174,7 +175,7 @@ CODES: dict[str, Entry] = {
     ),
     "E0114": Entry(
         "a port has no device",
-        "There is nothing to receive from and send to.",
+        "The port has no device to receive from and send to.",
         'Add pci = "0000:3b:00.0" or vdev = "net_null0".',
     ),
     "E0115": Entry(
@@ -194,7 +195,7 @@ CODES: dict[str, Entry] = {
     ),
     "E0118": Entry(
         "a port feeds two groups",
-        "A packet that comes in goes one way; which, would be chance.",
+        "A received packet goes to one group, and the file does not say to which.",
         "Name the port in the input of one group; that group's plugin can send packets on.",
     ),
     "E0119": Entry(
@@ -217,7 +218,7 @@ CODES: dict[str, Entry] = {
     "E0122": Entry(
         "a threshold beyond its queue",
         "A queue cannot have more free descriptors than it has descriptors.",
-        "Write a smaller threshold, or leave it out: the driver knows a good one.",
+        "Write a smaller threshold, or remove it: the driver has a default.",
     ),
     "E0123": Entry(
         "an MTU that no NIC has",
@@ -275,21 +276,21 @@ CODES: dict[str, Entry] = {
         "max = 9\nscale = { min = 1, max = 9 }",
     ),
     "E0134": Entry(
-        "metrics for whoever reaches them",
-        "Metrics are served on an address beyond this machine, without a password or encryption. A"
-        " warning.",
+        "metrics are served beyond this machine",
+        "Any peer that reaches the address can read the metrics: there is no password and no"
+        " encryption. A warning.",
         'Write listen = "127.0.0.1:9464", or have a firewall or a proxy in front.',
     ),
     # --- CPUs -------------------------------------------------------------------------------------
     "E0201": Entry(
         "a CPU that the machine does not have",
-        "It is not there, or offline.",
+        "The CPU does not exist, or is offline.",
         "`lscpu -e` shows those that are; `echo 1 > /sys/devices/system/cpu/cpuN/online` brings one"
         " back.",
     ),
     "E0202": Entry(
         "a CPU that dpsup may not use",
-        "It is there, and outside this process's affinity or cpuset: taskset, a container,"
+        "The CPU exists, but is outside this process's affinity or cpuset: taskset, a container,"
         " AllowedCPUs= of a systemd unit.",
         "Start dpsup without that limit, widen it, or name CPUs within it.",
     ),
@@ -303,7 +304,7 @@ CODES: dict[str, Entry] = {
     ),
     "E0204": Entry(
         "two io cores on one CPU",
-        "Each polls, and takes the other's time.",
+        "Both poll, and each takes CPU time from the other.",
         "Give each a CPU of its own; [host] shared_cores = true allows it, for tests.",
     ),
     "E0205": Entry(
@@ -318,7 +319,7 @@ CODES: dict[str, Entry] = {
         "Name as many free CPUs as there are workers, or use fewer workers.",
     ),
     "E0207": Entry(
-        "a NUMA node that is not there",
+        "a NUMA node that does not exist",
         "A mempool asks for the memory of a node that this machine does not have.",
         "`numactl -H` or `dpsup doctor` show the nodes; most machines have node 0 alone.",
     ),
@@ -326,7 +327,7 @@ CODES: dict[str, Entry] = {
     "E0301": Entry(
         "a mempool is too small to work",
         "Descriptors of queues, bursts in hand, lanes and caches hold mbufs all the time. With"
-        " fewer than that, ports receive nothing.",
+        " fewer than that, ports receive no packets.",
         "Raise mbufs to what the message names; 2^n - 1 wastes nothing.",
     ),
     "E0302": Entry(
@@ -342,7 +343,7 @@ CODES: dict[str, Entry] = {
     ),
     "E0304": Entry(
         "`hugepages` is less than the topology needs",
-        "All memory is reserved at start; nothing grows later.",
+        "All memory is reserved at start; none is added later.",
         'Write hugepages = "auto".',
     ),
     "E0305": Entry(
@@ -352,8 +353,8 @@ CODES: dict[str, Entry] = {
     ),
     "E0306": Entry(
         "too few free hugepages",
-        "The start reserves them all at once. Others may hold them: other instances, or files that"
-        " a dead process left in hugetlbfs.",
+        "The start reserves them all at once. Other instances may hold them, or files that a dead"
+        " process left in hugetlbfs.",
         "`dpsup clean` removes what dead instances left; then reserve more, as the message says."
         " `dpsup doctor FILE --fix-script` prints the commands.",
     ),
@@ -375,9 +376,9 @@ CODES: dict[str, Entry] = {
     # --- devices and captures ---------------------------------------------------------------------
     "E0401": Entry(
         "no such PCI device",
-        "Nothing has that address.",
+        "No device has that address.",
         "`dpdk-devbind.py --status-dev net` or `lspci -D` show those that are there; with"
-        " required = false the start goes on without it, degraded.",
+        " required = false the instance starts without it, degraded.",
     ),
     "E0402": Entry(
         "the kernel drives the device",
@@ -387,7 +388,7 @@ CODES: dict[str, Entry] = {
     ),
     "E0403": Entry(
         "a driver of PCI devices, used as a virtual one",
-        "It cannot make a device out of nothing.",
+        "This driver needs a PCI device.",
         'Name the device: pci = "0000:3b:00.0".',
     ),
     "E0404": Entry(
@@ -398,7 +399,7 @@ CODES: dict[str, Entry] = {
     "E0405": Entry(
         "a parameter that the driver does not list",
         "Most drivers refuse an unknown one at start. A warning.",
-        "Correct it, or leave it out.",
+        "Correct or remove it.",
     ),
     "E0406": Entry(
         "no such network interface",
@@ -408,17 +409,18 @@ CODES: dict[str, Entry] = {
     ),
     "E0407": Entry(
         "no such capture file",
-        "The port reads its packets from it. Relative paths begin at the topology file's folder.",
+        "The port reads its packets from it. Relative paths begin at the topology file's"
+        " directory.",
         "Correct rx_pcap.",
     ),
     "E0408": Entry(
-        "no folder for the capture",
+        "no directory for the capture",
         "The port writes its packets there.",
-        "Make the folder, or correct tx_pcap.",
+        "Create the directory, or correct tx_pcap.",
     ),
     "E0409": Entry(
         "a capture that cannot be read",
-        "The kernel refuses it.",
+        "The kernel does not permit reading it.",
         "Make it readable for the user who starts dpsup.",
     ),
     "E0410": Entry(
@@ -450,12 +452,12 @@ CODES: dict[str, Entry] = {
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(
         "no such plugin file",
-        "The workers load it. Relative paths begin at the topology file's folder.",
+        "The workers load it. Relative paths begin at the topology file's directory.",
         "Build it: cc -shared -fPIC -O2 $(dpsup version --cflags) NAME.c -o NAME.so",
     ),
     "E0502": Entry(
         "no such built-in plugin",
-        "Without a / or .so, `plugin` names one that dpsup brings along.",
+        "Without a / or .so, `plugin` names a plugin that is part of dpsup.",
         'Correct the name, or write plugin = "./NAME.so" for one of your own.',
     ),
     "E0503": Entry(
@@ -464,8 +466,8 @@ CODES: dict[str, Entry] = {
         'Write map = { wan = "lan", lan = "wan" }.',
     ),
     "E0504": Entry(
-        "`map` names a port that is not there",
-        "Packets for it would have nowhere to go.",
+        "`map` names a port that does not exist",
+        "Packets for that port could not be sent.",
         "Name a port of the file.",
     ),
     "E0505": Entry(
@@ -480,45 +482,45 @@ CODES: dict[str, Entry] = {
     ),
     # --- instances --------------------------------------------------------------------------------
     "E0601": Entry(
-        "the runtime folder's path is too long",
+        "the runtime directory's path is too long",
         "Its sockets' paths have room for 107 bytes.",
         "Write a shorter runtime_dir.",
     ),
     "E0602": Entry(
         "EAL's sockets would have paths too long",
-        "They lie in /var/run/dpdk, $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR, in a folder with the"
+        "They lie in /var/run/dpdk, $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR, in a directory with the"
         " instance's name, and have room for 107 bytes.",
         "Write a shorter name, or start with a shorter $RUNTIME_DIRECTORY.",
     ),
     "E0603": Entry(
-        "the runtime folder cannot be made",
+        "not permitted to create the runtime directory",
         "Sockets, the lock and the state live there.",
-        "Run as root, or set [host] runtime_dir to a folder of yours.",
+        "Run as root, or set [host] runtime_dir to a directory of your own.",
     ),
     "E0604": Entry(
-        "the runtime folder holds other files",
-        "An instance removes its runtime folder when it ends; other people's files would go too.",
-        "Set [host] runtime_dir to a folder of its own.",
+        "the runtime directory holds other files",
+        "An instance removes its runtime directory when it ends, and with it the other files.",
+        "Set [host] runtime_dir to a directory of its own.",
     ),
     "E0605": Entry(
         "the instance is already running",
-        "Two supervisors would fight over the same workers. The one that runs was left alone.",
+        "Two supervisors would control the same workers. The running one was not changed.",
         "`dpsup -n NAME status` shows it, `dpsup -n NAME stop` ends it.",
     ),
     "E0606": Entry(
-        "no right to talk to the instance",
-        "Its runtime folder belongs to the user who started it.",
+        "not permitted to talk to the instance",
+        "Its runtime directory belongs to the user who started it.",
         "Run the command as that user, or as root.",
     ),
     "E0607": Entry(
         "the instance has no supervisor",
-        "It died; forwarding and takeovers go on without it, and nobody takes orders.",
-        "`dpsup -n NAME stop` ends it, `dpsup start FILE` starts it anew.",
+        "It died. Forwarding and takeovers go on without it; commands are not carried out.",
+        "`dpsup -n NAME stop` ends it, `dpsup start FILE` starts a supervisor that adopts it.",
     ),
     "E0608": Entry(
         "-n and the file name different instances",
-        "A file says itself which instance it is.",
-        "Leave -n out, or name the other file.",
+        "The file contains the name of its instance.",
+        "Remove -n, or name the other file.",
     ),
     "E0609": Entry(
         "processes of a dead instance do not end",
@@ -527,12 +529,12 @@ CODES: dict[str, Entry] = {
     ),
     "E0610": Entry(
         "the instance does not end in time",
-        "It was told to, and may still.",
+        "It was told to end, and may still end.",
         "`dpsup status` in a moment; then `dpsup stop` again.",
     ),
     "E0611": Entry(
         "the supervisor ended before the instance was ready",
-        "It said why, if it could, above.",
+        "If it could, it printed the cause above.",
         "Run `dpsup start FILE` without --detach, and with -v, to see all that it prints.",
     ),
     "E0612": Entry(
@@ -557,23 +559,23 @@ CODES: dict[str, Entry] = {
     ),
     "E0704": Entry(
         "a number of workers that was not reserved",
-        "Rings, slots and memory are made at start for `max` workers, and never grow.",
+        "Rings, slots and memory are made at start for `max` workers, and are not extended.",
         "Raise max in [[workers]], then stop and start.",
     ),
     "E0705": Entry(
-        "the instance is not running yet, or not any more",
-        "Orders are taken when its primary runs and its workers have started.",
+        "the instance is starting or stopping",
+        "It accepts commands while its primary runs and its workers have started.",
         "Wait until `dpsup status` says running.",
     ),
     "E0706": Entry(
         "the worker has no process",
-        "Its slot is not in use, or it is between two lives.",
+        "Its slot is not in use, or the worker is being restarted.",
         "`dpsup status` shows its state; `dpsup scale` brings slots into use.",
     ),
     "E0707": Entry(
         "workers did not get ready in time",
         "They were started, and are not ready: their plugin's init is slow, or they die at once.",
-        "`dpsup logs GROUP/NUMBER` has what they say.",
+        "`dpsup logs GROUP/NUMBER` shows what they print.",
     ),
     "E0708": Entry(
         "no such signal",
@@ -586,7 +588,7 @@ CODES: dict[str, Entry] = {
         "`dpsup scale fw 4`, `dpsup scale fw +1`.",
     ),
     "E0710": Entry(
-        "a group with nobody to share the load with",
+        "a group with a single worker",
         "`rebalance` moves buckets between workers that have some.",
         "`dpsup scale GROUP 2` first.",
     ),
@@ -597,23 +599,23 @@ CODES: dict[str, Entry] = {
     ),
     "E0712": Entry(
         "no such packet in quarantine",
-        "It was never there, or newer ones needed its room.",
+        "It never existed, or it was removed to make room for newer ones.",
         "`dpsup quarantine` lists what is there.",
     ),
     "E0713": Entry(
         "packets in quarantine that may not be read",
-        "They may hold anybody's data, so the folder is its owner's alone.",
+        "They may contain private data, so only the directory's owner may read them.",
         "Read them as the user who runs the instance, or as root.",
     ),
     "E0714": Entry(
         "several instances with packets in quarantine",
-        "Each has a folder of its own.",
+        "Each has a directory of its own.",
         "Name the instance: `dpsup -n NAME quarantine`.",
     ),
     "E0715": Entry(
-        "nobody has packets in quarantine",
-        "No instance is running, and none has left any.",
-        "`dpsup quarantine --dir DIR` reads a folder by its path.",
+        "no packets in quarantine",
+        "No instance is running, and none left packets in quarantine.",
+        "`dpsup quarantine --dir DIR` reads a directory by its path.",
     ),
     "E0716": Entry(
         "a rollout that is already under way",
@@ -631,7 +633,7 @@ CODES: dict[str, Entry] = {
         "Give each version a file of its own: fw-2.so.",
     ),
     "E0719": Entry(
-        "options of a rollout that make no sense",
+        "invalid options of a rollout",
         "Counts, times and margins have bounds; shared memory has room for 8 KiB of arguments.",
         "`dpsup rollout --help` has them.",
     ),
@@ -641,7 +643,7 @@ CODES: dict[str, Entry] = {
         "`dpsup rollout status`.",
     ),
     "E0721": Entry(
-        "a file that says nothing about this instance",
+        "a file of another instance",
         "`reload` takes the file that the instance was started with, or one of the same name.",
         "`dpsup start FILE` starts what another file says.",
     ),
@@ -657,8 +659,8 @@ CODES: dict[str, Entry] = {
         "`dpsup ports`, `dpsup workers` and `dpsup lanes` show what there is.",
     ),
     "E0731": Entry(
-        "somebody captures already",
-        "There is one capture at a time, so that what it costs has a bound. A capture whose process"
+        "a capture is running already",
+        "There is one capture at a time, so that its cost is bounded. A capture whose process"
         " was killed ends three seconds later.",
         "End the other one, or wait for it; the message says which process it is.",
     ),
@@ -669,7 +671,7 @@ CODES: dict[str, Entry] = {
     ),
     "E0733": Entry(
         "libpcap is missing",
-        "It compiles the filters of `dpsup capture`. Captures without a filter go on.",
+        "It compiles the filters of `dpsup capture`. Captures without a filter work.",
         "`apt-get install libpcap0.8`.",
     ),
     "E0734": Entry(
@@ -680,8 +682,8 @@ CODES: dict[str, Entry] = {
     ),
     "E0735": Entry(
         "a capture cannot be written",
-        "The file cannot be made or written to; nothing more was captured.",
-        "Give a path that can be written to, on a disk with room.",
+        "The file cannot be created or written; nothing more was captured.",
+        "Give a writable path, on a disk with free space.",
     ),
     "E0736": Entry(
         "pcapng on a terminal",
@@ -690,8 +692,8 @@ CODES: dict[str, Entry] = {
     ),
     "E0737": Entry(
         "a worker is being measured already",
-        "One at a time, so that what it costs has a bound. A `dpsup perf` that was killed ends"
-        " three seconds later.",
+        "There is one measurement at a time, so that its cost is bounded. A `dpsup perf` that was"
+        " killed ends three seconds later.",
         "End the other one, or wait for it; the message says which process it is.",
     ),
     "E0745": Entry(
@@ -709,18 +711,18 @@ CODES: dict[str, Entry] = {
     ),
     "E0747": Entry(
         "the report cannot be written",
-        "The folder does not exist, or the user may not write there; nothing was looked at.",
+        "The directory does not exist, or the user may not write there; no instance was queried.",
         "dpsup report -o /tmp/report.html, or -o - for stdout",
     ),
     # --- processes --------------------------------------------------------------------------------
     "E0801": Entry(
         "the primary does not start",
-        "It owns EAL, memory and ports. What EAL said is above, or shown with -v.",
+        "It owns EAL, memory and ports. EAL's output is above, or shown with -v.",
         "`dpsup doctor FILE` looks for the usual causes.",
     ),
     "E0802": Entry(
         "the primary died again and again",
-        "More often than is put up with, so it is not started any more.",
+        "It died more often than its restart policy allows, so it is not started again.",
         "`dpsup logs primary`; a core file tells more, where core_pattern lets one be written.",
     ),
     "E0803": Entry(
@@ -735,9 +737,9 @@ CODES: dict[str, Entry] = {
     ),
     "E0805": Entry(
         "a worker refused to start",
-        "Its plugin cannot be loaded, was built for another dpsup, or its init said no to its"
+        "Its plugin cannot be loaded, was built for another dpsup, or its init refused its"
         " arguments.",
-        "Correct `plugin` or `args`, or build the plugin anew with `dpsup version --cflags`.",
+        "Correct `plugin` or `args`, or rebuild the plugin with `dpsup version --cflags`.",
     ),
     "E0806": Entry(
         "a worker does not become ready",
@@ -746,14 +748,14 @@ CODES: dict[str, Entry] = {
     ),
     "E0807": Entry(
         "the primary does not answer",
-        "It has just died, or is being started anew, or is stuck.",
-        "`dpsup status` shows what is going on.",
+        "It has just died, is being restarted, or is stuck.",
+        "`dpsup status` shows its state.",
     ),
     # --- bus --------------------------------------------------------------------------------------
     "E0901": Entry(
         "a message that is not one of dpsup's",
         "It is too long, nested too deeply, not JSON, or lacks a part.",
-        "Use dpsup.connect() or the command line, which speak the bus's language.",
+        "Use dpsup.connect() or the command line, which use the bus's protocol.",
     ),
     "E0902": Entry(
         "too many requests",
@@ -782,9 +784,9 @@ CODES: dict[str, Entry] = {
     ),
     # --- tools ------------------------------------------------------------------------------------
     "E1001": Entry(
-        "the file is there already",
-        "`dpsup init` and `dpsup man` overwrite nothing that they were not told to.",
-        "Name another file, or say --force.",
+        "the file exists already",
+        "`dpsup init` and `dpsup man` overwrite a file only with --force.",
+        "Name another file, or add --force.",
     ),
     "E1002": Entry(
         "no such code",
@@ -793,8 +795,8 @@ CODES: dict[str, Entry] = {
     ),
     "E1003": Entry(
         "the file cannot be written",
-        "The folder is not there, or not writable for this user.",
-        "Name a file in a folder of yours.",
+        "The directory does not exist, or this user may not write there.",
+        "Name a file in a directory of your own.",
     ),
     "E1004": Entry(
         "no terminal to draw on",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What can go wrong, said for people.
+"""What can go wrong, as messages for users.
 
 Every error that reaches a user is a `DpsupError`: what is wrong, why it matters, what to do, a code
 of the table in `codes` for `dpsup explain`, and the exit code that scripts rely on. A topology's
@@ -28,8 +28,8 @@ class Exit(enum.IntEnum):
 
 
 class DpsupError(Exception):
-    """An error for people: `message` says what, `why` the consequence, `help` what to do; `code` is
-    its entry in `codes.CODES`, each class having a general one."""
+    """An error for users: `message` says what, `why` the consequence, `help` what to do; `code` is
+    its entry in `catalogue.CODES`, each class having a general one."""
 
     exit_code = Exit.FAILED
     code = "E0005"

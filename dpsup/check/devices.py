@@ -138,7 +138,7 @@ def _pcap_files(
                 f"there is no file {value}",
                 code="E0407",
                 why=f"port `{port.name}` reads its packets from it",
-                help="correct rx_pcap; relative paths begin at the topology file's folder",
+                help="correct rx_pcap; relative paths begin at the topology file's directory",
                 severity=_missing_device(port),
             )
         elif key == "rx_pcap":
@@ -146,7 +146,7 @@ def _pcap_files(
         elif key == "tx_pcap" and not host.is_dir(folder):
             yield topology.source.problem(
                 ("ports", i, "vdev"),
-                f"there is no folder {folder}",
+                f"the directory {folder} does not exist",
                 code="E0408",
                 why=f"port `{port.name}` writes its packets there",
                 help=f"mkdir -p {folder}, or correct tx_pcap",

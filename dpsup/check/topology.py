@@ -28,7 +28,7 @@ PLUGINS = ("forward", "macswap", "sink", "delay", "crash")
 UNMAPPED = ("sink",)  # those that take no map of ports
 
 _SOCKET_PATH = 107  # sun_path without its closing zero
-_SOCKET_NAME = 12  # the longest name of a socket in the runtime folder
+_SOCKET_NAME = 12  # the longest name of a socket in the runtime directory
 _EAL_SOCKET = len("mp_socket_") + 7 + 1 + 16  # mp_socket_<pid>_<tsc>
 _GENERATION = 6  # digits that a generation may grow to
 
@@ -47,7 +47,7 @@ def prepare(
     problems = list(reading.problems)
     topology = reading.topology
     if topology is not None:
-        # On the line of a faulty value stands its default, which nobody asked for.
+        # On the line of a faulty value stands its default, which the user did not write.
         faulty = {p.line for p in problems if p.severity is Severity.ERROR}
         found = check(topology, host, sound=reading.sound)
         problems += [p for p in found if p.line not in faulty]
@@ -150,7 +150,7 @@ def _workers_shared(topology: Topology, host: Host, io: dict[int, int]) -> Itera
                 help='write cores = "auto", name others, or set [host] shared_cores = true',
             )
         for slot, core in enumerate(cores[: group.count]):
-            # Who names a core for both means it; who leaves it to dpsup should hear of it.
+            # A user who names one core for both means it; one who leaves it to dpsup is warned.
             unasked = core in io or core in topology.host.supervisor_cores
             if core in placed or (unasked and not group.cores):
                 crowded.setdefault(i, set()).add(core)
@@ -201,7 +201,7 @@ def _plugins(topology: Topology, host: Host) -> Iterator[Problem]:
                     f"there is no plugin {group.plugin}",
                     code="E0501",
                     why=f"the workers of group `{group.name}` load it",
-                    help="build it, or correct the path: it begins at the topology file's folder",
+                    help="build it, or correct the path, which begins at the file's directory",
                 )
         elif group.plugin not in PLUGINS:
             close = suggest(group.plugin, PLUGINS)
@@ -279,7 +279,7 @@ def _fed(topology: Topology, _: Host) -> Iterator[Problem]:
             )
 
 
-# --- runtime folder -----------------------------------------------------------------------------
+# --- runtime directory --------------------------------------------------------------------------
 
 
 def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
@@ -290,7 +290,8 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
     if over > 0:
         yield problem(
             path,
-            f"the runtime folder's path is {plural(over, 'byte')} too long: {show(folder)[1:-1]}",
+            f"the runtime directory's path is {plural(over, 'byte')} too long:"
+            f" {show(folder)[1:-1]}",
             code="E0601",
             why=f"a path of a Unix socket has room for {_SOCKET_PATH} bytes",
             help='write a shorter runtime_dir, such as "/run/dpsup/edge"',
@@ -309,7 +310,7 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
     if not host.can_write(folder):
         yield problem(
             path,
-            f"dpsup may not make its runtime folder {folder}",
+            f"not permitted to create the runtime directory {folder}",
             code="E0603",
             why="sockets and state live there",
             help='run as root, or set runtime_dir = "/tmp/NAME"'

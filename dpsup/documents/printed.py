@@ -6,12 +6,30 @@ from __future__ import annotations
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 from dpsup.documents import rates
-from dpsup.documents.counters import Counters, Lane
+from dpsup.documents.counters import (
+    GroupCounters,
+    Io,
+    Lane,
+    PoolCounters,
+    PortCounters,
+    SlotCounters,
+)
 from dpsup.documents.status import Account, Head, Named, Rollout, Status
 
 
-class Stats(Head, Counters):
-    name: Annotated[str, "the instance"]
+class StatsSlot(SlotCounters):
+    id: Annotated[str, "the worker's slot: `fw/0`"]
+    state_name: Annotated[str, "the worker's state"]
+
+
+class Stats(Named):
+    at_ns: Annotated[int, "when the counters were read"]
+    generation: Annotated[int, "starts of the primary so far"]
+    ports: list[PortCounters]
+    pools: list[PoolCounters]
+    io: list[Io]
+    groups: list[GroupCounters]
+    slots: list[StatsSlot]
     tsc_hz: Annotated[int, "TSC cycles a second"]
     heap_bytes: Annotated[int | None, "allocated in EAL's shared heaps"]
     account: Account

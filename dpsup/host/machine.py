@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the machine has: CPUs, NUMA nodes, hugepages, drivers, devices, rights.
 
-Reads /sys, /proc and DPDK's driver folder, and changes nothing. A `sysroot` other than / stands for
+Reads /sys, /proc and DPDK's driver directory, and changes nothing. A `sysroot` other than / is
 another machine's tree; paths that a topology names are always looked up as this process sees them.
 """
 
@@ -98,7 +98,7 @@ class Host:
                 return scan(data, longest)
 
     def can_write(self, path: str) -> bool:
-        """Can something be created at `path`: is it, or the nearest folder above it, writable?"""
+        """Can something be created at `path`: is it, or the next directory above it, writable?"""
         here = Path(path)
         while not here.exists() and here != here.parent:
             here = here.parent
@@ -151,7 +151,7 @@ def read_host(sysroot: str = "/") -> Host:
 
 
 def read_pmds(folder: Path) -> tuple[dict[str, str], frozenset[str]]:
-    """The drivers in DPDK's folder: {name: parameters}, and the names of those for PCI devices.
+    """The drivers in DPDK's directory: {name: parameters}, and the names of those for PCI devices.
 
     Each shared object says so itself in `PMD_INFO_STRING= {json}`, as dpdk-pmdinfo reads it.
     """
@@ -180,7 +180,7 @@ def read_pmds(folder: Path) -> tuple[dict[str, str], frozenset[str]]:
 
 
 def _dpdk(root: Path) -> tuple[str, str]:
-    """DPDK's driver folder and version: as built against, else as installed."""
+    """DPDK's driver directory and version: as built against, else as installed."""
     version = ""
     try:
         build = importlib.import_module("dpsup._build")

@@ -122,7 +122,7 @@ class Capture(Leased):
         }
 
     def keep(self, args: dict[str, Any], now: float) -> None:
-        """From who cannot read just now."""
+        """Renew the lease of a client that cannot read now."""
         self.lease.renew(want(args, "id", str), now)
 
     @property

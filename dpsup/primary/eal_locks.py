@@ -6,9 +6,9 @@ next one spins on them for ever. Runs in the primary, which outlives every secon
 
 Why it is sound to set a lock's word to 0:
 
-1. Nobody who is alive holds it. The word is read first; then come the looks at who is alive.
+1. No living process holds it. The word is read first; then the living processes are looked up.
    - A secondary that may hold one has EAL's configuration mapped, or (another pid namespace) has a
-     socket in EAL's runtime folder that takes connections. The kernel gives up a process's
+     socket in EAL's runtime directory that takes connections. The kernel gives up a process's
      mappings and sockets only when none of its threads runs its code any more. There must be none.
    - dpsup's workers have it mapped too, as forks of the seed, and make no EAL call (law 5): they
      are told by their program and by having no socket of their own. The seed makes none once it
@@ -20,10 +20,11 @@ Why it is sound to set a lock's word to 0:
    and gave it back in between left it as it was.
 3. What it guards is whole. Readers change nothing. The seed writes under none: it allocates
    nothing (workers/services.c), and takes the memzones' lock as a writer only to map them. What an
-   outsider may have died with as a writer is whole if it sums up to what it did when nobody wrote.
-   It mostly does: whoever attaches holds "memzone" to map it, and whoever ends holds "memory" for
-   the milliseconds of unmapping it all. (In between it changes a heap, under that heap's own lock,
-   and has the primary change the lists of memory.) Where it does not, the lock is left, and said.
+   outsider may have died with as a writer is whole if its sum is the one that it had when no
+   process wrote. It mostly is: a process that attaches holds "memzone" to map it, and one that ends
+   holds "memory" for the milliseconds of unmapping it all. (In between it changes a heap, under
+   that heap's own lock, and has the primary change the lists of memory.) Otherwise the lock is
+   left, and reported.
    If a seed could not attach past it, the generation has to end.
 """
 
@@ -61,7 +62,7 @@ _INNOCENT = ("rte-worker-", "dpdk-worker", "dpsup", "ZMQbg/")
 
 
 def takes_connections(path: Path) -> bool:
-    """Does anybody have this datagram socket open?"""
+    """Has any process this datagram socket open?"""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(str(path))
@@ -111,7 +112,7 @@ class Attachments:
 
     `read()` gives the locks' words in the order of `lock_names`, `release(lock, word)` whether the
     lock was still `word` and now is free, `guarded(lock)` a sum over what it guards. Made while
-    nobody else attaches."""
+    no other process attaches."""
 
     def __init__(
         self,
@@ -129,9 +130,9 @@ class Attachments:
         file = program.stat()
         self._program = (file.st_dev, file.st_ino)
         self._seeds: set[int] = set()
-        self._strangers: set[int] = set()  # who may have left a lock held
+        self._strangers: set[int] = set()  # which may have left a lock held
         self._last: list[int] = []
-        self._sums: dict[str, int] = {}  # while nobody wrote
+        self._sums: dict[str, int] = {}  # while no process wrote
         self._remember()
 
     def _is_ours(self, pid: int) -> bool:
@@ -180,7 +181,7 @@ class Attachments:
         return None
 
     def _is_written(self, name: str) -> bool:
-        """May somebody change what this lock guards?"""
+        """May a process change what this lock guards?"""
         words = self.read()
         locks = ("memzone", "zones") if name == "memzone" else (name,)
         return any(words[FIRST.index(lock)] & WRITE for lock in locks)
@@ -198,14 +199,14 @@ class Attachments:
         self._strangers |= self._sockets().keys() - self._seeds
 
     def _absolve(self) -> None:
-        """No lock is held, nobody is alive who could: what the dead did is done."""
+        """No lock is held, and no process is alive that could hold one."""
         self._sweep(absolved=True)
         self._strangers.clear()
 
     def put_right(self, seed: int) -> dict[str, Any]:
         """Give back what the dead hold, `seed` being ready or dead. In the answer, locks by name
-        and word: `released`; `left`, as nobody can say whether what they guard is whole; `held`,
-        by those who may be `alive` (pids); `blocked`, of both, what a seed would wait for."""
+        and word: `released`; `left`, where it is unknown whether what they guard is whole; `held`,
+        by processes that may be `alive` (pids); `blocked`, of both, what a seed would wait for."""
         self._note(seed)
         released: dict[str, int] = {}
         left: dict[str, int] = {}
@@ -244,7 +245,7 @@ class Attachments:
         }
 
     def _is_whole(self, name: str, word: int) -> bool:
-        """Is what this lock guards as it should be, given that all who held it are dead?"""
+        """Is what this lock guards as it should be, given that all its holders are dead?"""
         if name == "timer":
             return False
         if not word & WRITE or (name == "memzone" and not self._strangers):

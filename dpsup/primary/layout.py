@@ -118,9 +118,11 @@ class Layout:
         check("io_start", lib.dps_io_start())
 
     def _attachments(self) -> None:
-        """Find EAL's locks while nobody else attaches."""
+        """Find EAL's locks while no other process attaches."""
         if lib.dps_locks_find() < 0:
-            self.notes.append("EAL's locks were not found: one held by the dead is only waited for")
+            self.notes.append(
+                "EAL's locks were not found: a lock that a dead process holds cannot be released"
+            )
             return
         words = ffi.new("uint32_t[]", int(lib.DPS_LOCKS_MOST))
         total = ffi.new("uint64_t *")

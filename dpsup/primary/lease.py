@@ -20,14 +20,14 @@ LEASE_S = 3.0
 
 @dataclass
 class Lease:
-    """Who has something turned on, of which there is one."""
+    """The client that has something turned on, of which there is one."""
 
-    id: str = ""  # "": nobody
+    id: str = ""  # "": no client
     holder: str = ""
     until: float = 0.0
 
     def take(self, holder: str, now: float, refusal: DpsupError) -> str:
-        """Raises: `refusal`, told who has it."""
+        """Raises: `refusal`, which names the holder."""
         if self.id:
             refusal.why = f"{self.holder} has it on"
             raise refusal
@@ -36,12 +36,12 @@ class Lease:
         return self.id
 
     def renew(self, id: str, now: float) -> None:
-        """Raises: DpsupError where it is another's by now, or nobody's."""
+        """Raises: DpsupError where another client holds the lease by now, or none."""
         if not id or id != self.id:
             raise DpsupError(
                 "it was turned off meanwhile",
                 code="E0734",
-                why=f"nobody had asked for {LEASE_S:g} s, or the primary was restarted",
+                why=f"no request came for {LEASE_S:g} s, or the primary was restarted",
             )
         self.until = now + LEASE_S
 
@@ -53,7 +53,7 @@ class Lease:
 
 
 class Leased(ABC):
-    """What is on for as long as somebody asks for it, and for one at a time."""
+    """What is on while a client asks for it, and for one client at a time."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan

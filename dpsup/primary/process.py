@@ -47,7 +47,7 @@ def _story(story: Any) -> Story:
 
 
 def _state(get: Any, where: tuple[int, ...], most: int) -> State | None:
-    """A block of state, None where it is nobody's."""
+    """A block of state, None where no plugin owns it."""
     head = ffi.new("struct dps_state_head *")
     data = ffi.new("uint8_t[]", max(most, 1))
     n = check("state_get", get(*where, head, data, most))
@@ -114,7 +114,7 @@ class Primary:
         self.rx = on
 
     def do_prepare(self, args: dict[str, Any]) -> dict[str, int]:
-        """Open a slot for its next worker: its berth and ticket, or the pid of who sits there."""
+        """Open a slot for its next worker: its berth and ticket, or the pid of its process."""
         slot, core = want(args, "slot", int), want(args, "core", int)
         ticket = ffi.new("uint32_t *")
         ret = lib.dps_slot_prepare(slot, core, ticket)
@@ -130,8 +130,8 @@ class Primary:
         return {"berth": check("spare_prepare", ret), "ticket": int(ticket[0])}
 
     def do_call_off(self, args: dict[str, Any]) -> int:
-        """Close a berth whose order failed, unless somebody came to it for that ticket: their pid;
-        0: nobody did, nor will; -1: somebody still may. Without a ticket: whoever may come."""
+        """Close a berth whose order failed, unless a process took it with that ticket: its pid; 0:
+        none did, nor will; -1: one still may. Without a ticket: any process that may come."""
         berth, ticket = want(args, "berth", int), want(args, "ticket", int, -1)
         pid = 0 if ticket < 0 else check("sitter_pid", lib.dps_sitter_pid(berth, ticket))
         if pid == 0 and lib.dps_sitter_fate(berth, 0) != 0:
@@ -252,13 +252,13 @@ class Primary:
         return fields(facts)
 
     def do_also(self, args: dict[str, Any]) -> None:
-        """What packets for a slot carry beside what its plugin asks for."""
+        """What packets for a slot carry in addition to what its plugin asks for."""
         slot, needs = want(args, "slot", int), want(args, "needs", int)
         check("io_lane_also", lib.dps_io_lane_also(slot, needs, want(args, "changes", bool)))
 
     def do_handover(self, args: dict[str, Any]) -> str:
-        """Have the slot's worker make room for a spare of a version: "told", or "nobody" sits
-        there, or there is "no spare" that fits."""
+        """Have the slot's worker make room for a spare of a version: "told"; "nobody":
+        the slot is empty; "no spare": none fits."""
         slot, version = want(args, "slot", int), want(args, "version", int)
         ret = lib.dps_slot_handover(slot, version)
         known = {-errno.EBUSY: "nobody", -errno.ENOENT: "no spare"}
@@ -368,7 +368,7 @@ class Primary:
         self.perf.end(args, time.monotonic())
 
     def look(self) -> None:
-        """Turn off what nobody asks for any more."""
+        """Turn off what no client asks for any more."""
         for one in (self.capture, self.perf):
             with contextlib.suppress(ShimError):  # tried again at the next look
                 one.look(time.monotonic())
@@ -393,7 +393,7 @@ def main(argv: list[str]) -> int:
     plan_file, _, notify_fd = argv
     plan = json.loads(Path(plan_file).read_text())
     notify = int(notify_fd)
-    # Until it is ready, nobody else could make sense of it.
+    # Until it is ready, no other process could use it.
     process.die_with_parent(yes=True)
     if not process.is_read(notify):
         return int(Exit.FAILED)

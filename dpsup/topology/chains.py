@@ -3,7 +3,7 @@
 
 The input port of a packet says which chain it is on, and in which direction; it stays with the
 packet from group to group. So a group's next hop is a table by input port, which workers read
-(`dps_next` of the plugin SDK) and which io cores follow when nobody works in the group.
+(`dps_next` of the plugin SDK) and which io cores follow while no worker of the group is up.
 """
 
 from __future__ import annotations

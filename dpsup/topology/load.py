@@ -76,7 +76,7 @@ def parse(text: str, file: str, absolute: str) -> Reading:
     topology, issues = validate(Topology, data)
     problems = [fault(issue, source) for issue in distinct(issues)]
     faulty = {issue.path for issue in issues}
-    # What is left can be wrong anew: a list of which all elements were faulty is empty.
+    # What is left can be wrong in another way: a list of which all elements were faulty is empty.
     while topology is None and issues:
         topology, issues = validate(Topology, _without(data, faulty, ()))
         issues = [issue for issue in issues if issue.path not in faulty]

@@ -55,8 +55,8 @@ class HostTable(Model):
         0, "how much memory is reserved at start; auto computes it", '"auto" or "512MiB"'
     )
     eal_extra: Texts = _key((), "arguments that EAL gets as they are", "[]")
-    runtime_dir: str = _key(AUTO, "the folder of sockets and state", '"auto"', min_length=1)
-    quarantine_dir: str = _key(AUTO, "the folder of quarantined packets", '"auto"', min_length=1)
+    runtime_dir: str = _key(AUTO, "the directory of sockets and state", '"auto"', min_length=1)
+    quarantine_dir: str = _key(AUTO, "the directory of quarantined packets", '"auto"', min_length=1)
     shared_cores: bool = _key(False, "whether io cores may share their CPU", "true or false")
 
 
@@ -147,7 +147,7 @@ class Restart(Model):
     )
     strategy: Literal["one-for-one", "rest-for-chain", "all"] = _key(
         "one-for-one",
-        "who is restarted with a worker that died",
+        "which workers are restarted with a worker that died",
         '"one-for-one", "rest-for-chain" or "all"',
     )
     intensity: float = _key(5.0, "the restarts within `period` that are put up with", "5", ge=0)
@@ -251,7 +251,7 @@ class Log(Model):
 class Topology(Model):
     version: int = _key(VERSION, "the version of the file's format", "1", ge=VERSION, le=VERSION)
     name: InstanceName = _key(
-        "", "the instance: its runtime folder and file prefix", '"edge", in lower case'
+        "", "the instance: its runtime directory and file prefix", '"edge", in lower case'
     )
     host: HostTable = _key(HostTable(), "what dpsup takes of the machine", "[host]")
     mempools: dict[PoolName, Mempool] = _key({}, "the pools of packets", "[mempools.default]")

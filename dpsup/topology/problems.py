@@ -165,7 +165,7 @@ def _unknown(path: Path, source: Source) -> Problem:
         path,
         f"unknown key `{key}` in {_table(tuple(table))}",
         code="E0102",
-        why="a key that nobody reads does not do what it seems to say",
+        why="dpsup does not know this key, so it would have no effect",
         help=help,
     )
 

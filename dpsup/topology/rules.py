@@ -2,7 +2,7 @@
 """What a topology's values say about each other: what is missing, there twice, or contradicts.
 
 Looks at a topology without its faulty values. Where a default stands in for one of them nothing is
-said: nobody asked for it.
+reported: the user did not write it.
 """
 
 from __future__ import annotations
@@ -357,9 +357,9 @@ def _groups(view: _View) -> Iterator[Problem]:
                 (*path, "plugin"),
                 f"the plugin's path is {plural(size - limits.PLUGIN_PATH, 'byte')} too long",
                 code="E0120",
-                why=f"shared memory has room for {limits.PLUGIN_PATH}; with the folder of the"
+                why=f"shared memory has room for {limits.PLUGIN_PATH}; with the directory of the"
                 f" topology file it has {size}",
-                help="put the plugin, or the topology file, in a folder nearer to /",
+                help="put the plugin, or the topology file, in a directory nearer to /",
             )
         yield from _backoff(view, group.restart.backoff, (*path, "restart", "backoff"))
 
@@ -396,7 +396,7 @@ def _ports(view: _View) -> Iterator[Problem]:
                 (*path, "vdev"),
                 f"the device's arguments are {plural(size - limits.DEVICE, 'byte')} too long",
                 code="E0120",
-                why=f"there is room for {limits.DEVICE}; with the folder of the topology file they"
+                why=f"there is room for {limits.DEVICE}; with the topology file's directory they"
                 f" have {size}",
                 help="use shorter paths",
             )
@@ -505,7 +505,7 @@ def _notes(view: _View) -> Iterator[Problem]:
     if host and not host.startswith("127.") and host not in ("localhost", "[::1]", "::1"):
         yield view.problem(
             ("metrics", "listen"),
-            f"metrics are served on {host}, to whoever reaches it",
+            f"metrics are served on {host}, to any peer that reaches it",
             code="E0134",
             why="there is neither a password nor encryption",
             help='write listen = "127.0.0.1:9464", or have a firewall in front',

@@ -2,7 +2,7 @@
 """Typed data from outside: the one module that knows pydantic.
 
 A `Model` is frozen, strict (no silent conversion) and refuses unknown keys. Errors leave here as
-plain `Issue`s, all of them at once, so that nobody else depends on a library's wording.
+plain `Issue`s, all of them at once, so that no other module depends on a library's wording.
 """
 
 from __future__ import annotations

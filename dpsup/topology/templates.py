@@ -96,7 +96,7 @@ on_down = "hold"                    # while none of a group's workers is up, pac
 _CI_PORTS = """
 [[ports]]
 name = "in"
-vdev = "net_pcap0,rx_pcap=in.pcap"  # paths begin at this file's folder
+vdev = "net_pcap0,rx_pcap=in.pcap"  # paths begin at this file's directory
 descriptors = {{ rx = 512, tx = 512 }}
 
 [[ports]]
@@ -131,7 +131,7 @@ enum {{ IPV4, OTHER }};
 static const char *const reasons[] = {{ "runt", NULL }};
 enum {{ RUNT }};
 
-/* Each worker is a process of its own: plain variables are nobody else's. */
+/* Each worker is a process of its own: plain variables are private to it. */
 static uint16_t leaves_by[16]; /* output port by input port */
 static uint64_t *count;
 

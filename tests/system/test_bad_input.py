@@ -222,7 +222,7 @@ def test_user_without_rights_is_told_what_is_missing(instance: Run) -> None:
     instance.file.write_text(text.replace('runtime_dir = "auto"', f'runtime_dir = "{folder}"'))
     done = run_as_nobody("start", str(instance.file))
     assert done.returncode == NOT_PERMITTED
-    assert f"may not make its runtime folder {folder}" in done.stderr
+    assert f"not permitted to create the runtime directory {folder}" in done.stderr
     assert not Path(folder).exists()
     assert leftovers(instance.name) == []
 

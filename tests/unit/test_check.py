@@ -89,7 +89,7 @@ FILES = [
     (PCAP, "net_ring0,any=thing", None, Exit.OK, "", "", ""),
     (PCAP, "eth_bond0,mode=1", None, Exit.OK, "", "", ""),
     ("in.pcap", "x/no.pcap", ERROR, Exit.BAD_TOPOLOGY, "no.pcap", "file /etc/dpsup/x/n", "rx_pcap"),
-    ("out.pcap", "x/o.pcap", ERROR, Exit.BAD_TOPOLOGY, "x/o.pcap", "folder /etc/dpsup/x", "mkdir"),
+    ("out.pcap", "x/o.pcap", ERROR, Exit.BAD_TOPOLOGY, "x/o.pcap", "/etc/dpsup/x does", "mkdir"),
     (
         'in.pcap,tx_pcap=out.pcap"',
         'no.pcap"\nrequired = false',

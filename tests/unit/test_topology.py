@@ -583,7 +583,7 @@ def test_every_problem_is_reported_at_once() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('listen = ""', 'listen = "0.0.0.0:9464"', "to whoever reaches it"),
+        ('listen = ""', 'listen = "0.0.0.0:9464"', "to any peer that reaches it"),
         ("eal_extra = []", 'eal_extra = ["-n", "4"]', "unchecked"),
     ],
 )
