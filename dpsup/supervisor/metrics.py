@@ -23,7 +23,7 @@ NAME = "metrics"
 
 
 async def keep(core: Core, model: Model, children: Children) -> None:
-    """Until cancelled. A metrics process that cannot serve is reported once, and tried again and again."""
+    """Until cancelled. A metrics process that cannot serve is reported once, and tried again."""
     told = ""
     while True:
         try:

@@ -146,8 +146,8 @@ class Pace:
 
 
 def others(strategy: str, died: int, groups: Sequence[int]) -> list[int]:
-    """Which others are restarted when worker `died` (an index) was: indices, in the order in which they
-    end. `groups[i]` is worker i's group; workers and groups are numbered as they are started."""
+    """Which others are restarted when worker `died` (an index) was: indices, in the order in which
+    they end. `groups[i]` is worker i's group; workers and groups have the order of their start."""
     own = groups[died]
     if strategy == "all":
         found = [i for i, group in enumerate(groups) if group == own and i != died]

@@ -437,7 +437,7 @@ class Rollout:
             raise Failed(against)
 
     def _retire(self, version: int) -> None:
-        """End the spares of a version that is not needed any more, and surplus ones of the other."""
+        """End the spares of a version that is done with, and surplus ones of the other."""
         spares = self.group.spares
         self._hands.spares.retire([s for s in spares if s.version == version])
         others = [s for s in spares if s.version != version and not s.asked]
