@@ -229,7 +229,7 @@ class Layout:
         check("ctl_group", lib.dps_ctl_group(index, conf))
         check("group_version", lib.dps_group_version(index, 0, version_of(group)))
         set_health(index, group)
-        check("group_lend", lib.dps_group_lend(index, int(group["lend_after"] * 1e9)))
+        check("group_rebucket", lib.dps_group_rebucket(index, int(group["lend_after"] * 1e9)))
 
     def port_name(self, index: int) -> str | None:
         return next((name for name, i in self.port_index.items() if i == index), None)

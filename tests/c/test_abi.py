@@ -87,3 +87,14 @@ def test_a_document_has_the_fields_of_its_struct(
 ) -> None:
     zero = ffi.new(f"struct {struct} *")
     assert set(fields(zero)) | more == set(get_type_hints(document))
+
+
+def test_the_binding_has_every_name_that_python_uses() -> None:
+    """cffi looks a name up when it is used first: a rename in C would show at some start only."""
+    sources = [*(ROOT / "dpsup/primary").glob("*.py"), *(ROOT / "dpsup/supervisor").glob("*.py")]
+    text = "".join(path.read_text() for path in sources)
+    used = set(re.findall(r"\blib\.(\w+)", text))
+    assert len(used) > 60
+    assert used <= set(dir(lib))
+    for struct in set(re.findall(r'new\("(struct \w+)', text)):
+        assert ffi.sizeof(struct)
