@@ -329,7 +329,7 @@ bool seat_revoke(uint32_t slot);                // take it back from the process
 						// down, under the lock; false: too late, it sits
 uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when it is empty, 0: it is taken
 
-// rebucket.c
+// caretaker.c
 int rebucket_start(void);
 void rebucket_look(void);                       // something has changed: look soon
 void rebucket_stop(void);
@@ -374,7 +374,7 @@ void stopwatch_back(struct io *io, const struct lane *lane);    // after it was 
 // answers.c: do what is asked, and say so.
 void io_answer(struct io *io, uint32_t asked);
 
-// waiting.c, on the io core
+// bucket_move.c, on the io core
 void waiting_add(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);
 void waiting_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);   // back as REQUEUE
 void waiting_done(struct io_group *g, const struct waiting *w);                 // it waits no more

@@ -439,7 +439,7 @@ int dps_audit_places(uint32_t pool, struct dps_audit_place *out, uint32_t n);
 int dps_audit_search(uint32_t pool, struct dps_stray *out, uint32_t n, uint32_t *fresh);
 int dps_test_leak(uint32_t slot);
 
-// rebucket.c
+// caretaker.c
 int dps_group_rebucket(uint32_t group, uint64_t after_ns);  // 0: never; see there
 
 // evidence.c: an io core's packets in quarantine, the oldest first, until they are given up. `bytes`

@@ -20,7 +20,7 @@ from ptrace import Gone, Traced
 import dpsup
 from dpsup._shim import lib
 from dpsup.host.process import start_ticks
-from dpsup.supervisor import attach
+from dpsup.supervisor import seed
 
 WORDS = 64  # at the start of EAL's shared configuration, the locks among them
 
@@ -64,7 +64,7 @@ def attach_arguments(
         **(changed or {}),
     }
     return [
-        str(attach.WORKER_PROGRAM),
+        str(seed.WORKER_PROGRAM),
         *(w for k, v in arguments.items() for w in (f"--{k}", v)),
     ]
 
@@ -84,7 +84,7 @@ def run_to(traced: Traced, condition: Callable[[], Any], syscalls: int = 20000) 
 
 def own_processes(name: str) -> list[int]:
     """Seeds, workers and spares of an instance that have not ended."""
-    program = attach.WORKER_PROGRAM.stat()
+    program = seed.WORKER_PROGRAM.stat()
     found = []
     for one in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -117,7 +117,7 @@ def children(pid: int) -> list[int]:
 def is_seed(pid: int) -> bool:
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return words[0] == str(attach.WORKER_PROGRAM).encode() and b"--socket" in words
+        return words[0] == str(seed.WORKER_PROGRAM).encode() and b"--socket" in words
     return False
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dpsup.chaos.traffic import swapped
 from dpsup.packets.pcap import read_pcap, write_pcap
+from dpsup.packets.traffic import swapped
 
 __all__ = [
     "Flow", "Packet", "compare", "flows", "mix", "read_pcap", "save", "swapped", "write_pcap",

@@ -109,7 +109,7 @@ def processes() -> str:
     p.box(36, 154, 148, 44, "io", "io core 1", "rx, steer, collect, tx")
     p.box(36, 208, 148, 44, "io", "io core 2", "rx, steer, collect, tx")
     p.box(200, 154, 146, 44, "warden", "wardens", "notice, repair, seat")
-    p.box(200, 208, 146, 44, "warden", "lender", "if no answer comes")
+    p.box(200, 208, 146, 44, "warden", "caretaker", "if no answer comes")
     p.text(36, 284, "NIC queues, one of each port for each io core", "small")
     p.box(330, 20, 150, 62, "box", "seed", "attaches once, forks")
     p.box(410, 120, 120, 190, "data")

@@ -31,7 +31,7 @@ from dpsup.documents import events
 from dpsup.documents.describe import keys_of
 from dpsup.documents.printed import DOCUMENTS
 from dpsup.errors import Exit
-from dpsup.instance import client, history, openmetrics
+from dpsup.instance import client, openmetrics
 from dpsup.topology.jsonschema import topology_schema
 from dpsup.topology.model import Topology
 from dpsup.topology.schema import Model
@@ -266,14 +266,14 @@ def reported() -> dict[str, set[str]]:
 def events_page() -> str:
     out = head(
         "Events",
-        "`dpsup/history.py` and the places that report them",
+        "`dpsup/documents/events.py` and the places that report them",
         "`dpsup events [-f] --type death,scale --since 10m -o json|jsonl`. Each has `seq` (a gap means"
         " that some were missed), `at` (seconds since 1970), `at_ns` (CLOCK_MONOTONIC) and `type`;"
         " most have `name`: the worker, group or process that it is about.",
     )
     by_type = reported()
     rows = []
-    for kind, what in history.TYPES.items():
+    for kind, what in events.TYPES.items():
         fields = by_type.get(kind, set()) | set(events.MORE.get(kind, ()))
         shown = ", ".join(f"`{one}`" for one in sorted(fields - {"name"}))
         rows.append((f"`{kind}`", what, shown))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dpsup.bench import child, rigs
+from dpsup.bench import rigs
 from dpsup.bench.idle import used_ns
 from dpsup.bench.meter import Meter
 from dpsup.bench.model import Reading, Regime, regime_of
@@ -21,6 +21,7 @@ from dpsup.bench.rigs import POOL, TWO_NULL, Rig, group
 from dpsup.bench.stats import median
 from dpsup.bench.step import Setup, Step
 from dpsup.errors import DpsupError
+from dpsup.host import tied
 
 SUBSCRIBERS = 3
 SLICE_S = 0.2
@@ -36,16 +37,16 @@ def _subscribers(rig: Rig) -> Iterator[list[subprocess.Popen[bytes]]]:
     try:
         for _ in range(SUBSCRIBERS):
             argv = [sys.executable, "-P", "-m", "dpsup.bench.reader", rig.name]
-            readers.append(child.spawn(argv, output=subprocess.PIPE))
+            readers.append(tied.spawn(argv, output=subprocess.PIPE))
         for reader in readers:
             assert reader.stdout is not None
             if reader.stdout.readline() != b"following\n":
                 raise DpsupError("a subscriber did not start")
         yield readers
     finally:
-        with child.quiet():
+        with tied.quiet():
             for reader in readers:
-                child.end(reader, signal.SIGKILL)
+                tied.end(reader, signal.SIGKILL)
                 if reader.stdout is not None:
                     reader.stdout.close()
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 
 from dpsup.bench import rigs
-from dpsup.bench.child import is_dead, quiet
 from dpsup.bench.host import read_waits
 from dpsup.bench.model import Reading
 from dpsup.bench.probe import Watch
@@ -22,6 +21,7 @@ from dpsup.bench.rigs import POOL, group
 from dpsup.bench.stats import median
 from dpsup.bench.step import Setup, Step
 from dpsup.errors import HostError
+from dpsup.host.tied import is_dead, quiet
 
 # IEEE's EtherType for experiments: no stack answers it.
 FRAME = bytes.fromhex("02000000000202000000000188b5") + bytes(50)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpsup.bench.child import wait_for
 from dpsup.errors import DpsupError
+from dpsup.host.tied import wait_for
 
 WINDOW_S = 0.1
 SEGMENT = 5  # windows between two looks at the distance

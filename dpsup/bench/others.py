@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpsup.bench import child
 from dpsup.bench.meter import Meter, Segment, segments
 from dpsup.bench.model import Reading
 from dpsup.bench.path import throughput
@@ -25,6 +24,7 @@ from dpsup.bench.probe import Watch
 from dpsup.bench.rigs import WARM_S
 from dpsup.bench.step import Setup, Step
 from dpsup.errors import DpsupError, UsageError
+from dpsup.host import tied
 
 NULL_PORTS = ["--no-pci", "--vdev", "net_null0", "--vdev", "net_null1"]
 RING_TEST_S = 120.0
@@ -56,20 +56,20 @@ def find_example(directory: str) -> str:
 
 
 def _prefix(stem: str) -> str:
-    return f"{child.PREFIX}{os.getpid()}-{stem}"
+    return f"{tied.PREFIX}{os.getpid()}-{stem}"
 
 
 @contextlib.contextmanager
 def _running(argv: list[str], prefix: str) -> Iterator[subprocess.Popen[bytes]]:
     """A DPDK program; what it printed is in the error where it fails."""
     # A pipe that stays open keeps testpmd from ending at the end of its input.
-    process = child.spawn(argv, stdin=subprocess.PIPE, output=subprocess.DEVNULL)
+    process = tied.spawn(argv, stdin=subprocess.PIPE, output=subprocess.DEVNULL)
     try:
         yield process
     finally:
-        with child.quiet():
-            child.end(process)
-            child.sweep(prefix)
+        with tied.quiet():
+            tied.end(process)
+            tied.sweep(prefix)
 
 
 def _testpmd(setup: Setup, mode: str) -> Step:
@@ -96,7 +96,7 @@ def _measure(
     def alive() -> bool:
         return all(p.poll() is None for p in processes)
 
-    meter = Meter(child.eal_directory(prefix), 2, alive)
+    meter = Meter(tied.eal_directory(prefix), 2, alive)
     try:
         meter.wait_for_traffic()
         time.sleep(WARM_S)
@@ -135,9 +135,9 @@ def _client_server(setup: Setup) -> Step:
 def _wait_for_server(prefix: str, server: subprocess.Popen[bytes]) -> None:
     """Until its telemetry answers and it has taken packets from its ports: then the ring and the
     pool that the client looks up are there."""
-    meter = Meter(child.eal_directory(prefix), 2, lambda: server.poll() is None)
+    meter = Meter(tied.eal_directory(prefix), 2, lambda: server.poll() is None)
     try:
-        child.wait_for(
+        tied.wait_for(
             lambda: bool((meter.ask("/ethdev/stats,0") or {}).get("ipackets")),
             SERVER_READY_S,
             "mp_server to receive packets",
@@ -170,7 +170,7 @@ def _ring_perf(setup: Setup) -> Step:
         ]  # fmt: skip
         # Its standard output is a pipe: without stdbuf nothing comes before the very end.
         stdbuf = shutil.which("stdbuf")
-        process = child.spawn(
+        process = tied.spawn(
             [*([stdbuf, "-oL"] if stdbuf else []), *argv],
             output=subprocess.PIPE,
             env={**os.environ, "DPDK_TEST": "ring_perf_autotest"},
@@ -178,10 +178,10 @@ def _ring_perf(setup: Setup) -> Step:
         try:
             text, apart = _follow_ring_test(process, watch)
         finally:
-            with child.quiet():
+            with tied.quiet():
                 process.kill()
                 process.communicate()
-                child.sweep(prefix)
+                tied.sweep(prefix)
         found = ring_lines(text)
         if "spsc_bulk32" not in found:
             tail = "\n".join(text.splitlines()[-5:])

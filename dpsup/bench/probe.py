@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dpsup.bench.child import spawn
 from dpsup.bench.host import Cores, Steal, read_waits
 from dpsup.bench.model import Conditions
 from dpsup.errors import DpsupError
+from dpsup.host.tied import spawn
 
 PROGRAM = Path(__file__).parents[1] / "dpsup-bench"
 BEFORE_MS = 15

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpsup.bench import child
 from dpsup.bench.host import Cores
 from dpsup.bench.meter import Meter
 from dpsup.bus.messages import as_exception
 from dpsup.errors import DpsupError
+from dpsup.host import tied
 from dpsup.instance import runtime_dir
 from dpsup.instance.client import Instance, connect
 from dpsup.supervisor import launch
@@ -97,7 +97,7 @@ class Rig:
     def meter(self, ports: int = 2) -> Iterator[Meter]:
         """What the first `ports` ports send, once packets flow."""
         prefix = f"dpsup-{self.name}-g{self.instance.status()['generation']}"
-        meter = Meter(child.eal_directory(prefix), ports, lambda: self.child.poll() is None)
+        meter = Meter(tied.eal_directory(prefix), ports, lambda: self.child.poll() is None)
         try:
             meter.wait_for_traffic()
             time.sleep(WARM_S)
@@ -126,7 +126,7 @@ def instance(body: str, cores: Cores, *options: str, prepare: Prepare = nothing)
     it. It runs in the foreground of a child that the kernel asks to stop should we die. `prepare`
     creates the files that it needs, in the topology's directory."""
     name = f"{STEM}{os.getpid()}-{next(_serial)}"
-    with tempfile.TemporaryDirectory(prefix=f"{child.PREFIX}{os.getpid()}-") as directory:
+    with tempfile.TemporaryDirectory(prefix=f"{tied.PREFIX}{os.getpid()}-") as directory:
         file = Path(directory) / "topology.toml"
         file.write_text(HEAD.format(name=name, supervisor=cores.supervisor) + body)
         prepare(file.parent)
@@ -134,7 +134,7 @@ def instance(body: str, cores: Cores, *options: str, prepare: Prepare = nothing)
         argv = [sys.executable, "-P", "-m", "dpsup", "start", str(file)]
         argv += ["--ready-fd", str(ready_w), *options]
         launched = time.monotonic_ns()
-        supervisor = child.spawn(argv, sig=signal.SIGTERM, pass_fds=(ready_w,))
+        supervisor = tied.spawn(argv, sig=signal.SIGTERM, pass_fds=(ready_w,))
         os.close(ready_w)
         try:
             with os.fdopen(ready_r) as ready:
@@ -148,17 +148,17 @@ def instance(body: str, cores: Cores, *options: str, prepare: Prepare = nothing)
             with connect(name) as live:
                 yield Rig(name, live, launched, at, supervisor)
         finally:
-            with child.quiet():
+            with tied.quiet():
                 _end(name, supervisor)
 
 
 def _end(name: str, supervisor: subprocess.Popen[bytes]) -> None:
-    child.end(supervisor, patience=STOP_S)
+    tied.end(supervisor, patience=STOP_S)
     launch.clean(name)
 
 
 def sweep_dead() -> None:
     """Instances of a bench that was killed: the kernel has asked them to stop."""
     for name, where in runtime_dir.instances().items():
-        if child.is_dead(name, rf"{STEM}(\d+)-\d+$") and not where.is_supervised():
+        if tied.is_dead(name, rf"{STEM}(\d+)-\d+$") and not where.is_supervised():
             launch.clean(name)

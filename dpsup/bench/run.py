@@ -8,12 +8,13 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dpsup.bench import child, host, idle, rigs, stats
+from dpsup.bench import host, idle, rigs, stats
 from dpsup.bench.host import Cores, Steal
 from dpsup.bench.model import Report, regime_of
 from dpsup.bench.probe import Watch
 from dpsup.bench.step import Setup, Step
 from dpsup.errors import DpsupError, NotPermitted, UsageError
+from dpsup.host import tied
 
 
 class Case(NamedTuple):
@@ -71,7 +72,7 @@ def bench(names: Sequence[str], setup: Setup, asked: list[str]) -> Report:
             "a bench starts DPDK primaries, and pins and preempts threads",
             help="run it as root",
         )
-    for sweep in (rigs.sweep_dead, child.sweep_dead, idle.sweep_dead):
+    for sweep in (rigs.sweep_dead, tied.sweep_dead, idle.sweep_dead):
         sweep()
     cores = setup.cores
     report = Report(

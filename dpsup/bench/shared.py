@@ -14,8 +14,8 @@ from dpsup.bench.path import throughput
 from dpsup.bench.probe import Watch
 from dpsup.bench.rigs import POOL, Rig
 from dpsup.bench.step import Setup, Step
-from dpsup.chaos.traffic import Traffic
 from dpsup.packets.pcap import write_pcap
+from dpsup.packets.traffic import Traffic
 
 PORTS = 4
 FLOWS = Traffic(flows=256, numbers=1)  # what each port sends, again and again

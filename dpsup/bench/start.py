@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from dpsup.bench import rigs
-from dpsup.bench.child import wait_for
 from dpsup.bench.model import Reading
 from dpsup.bench.probe import Watch
 from dpsup.bench.rigs import POOL, TWO_NULL, TWO_SILENT, Rig, group
 from dpsup.bench.stats import median
 from dpsup.bench.step import Setup, Step
 from dpsup.errors import DpsupError
+from dpsup.host.tied import wait_for
 
 T = TypeVar("T")
 SCALES = 10  # a run

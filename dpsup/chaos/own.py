@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpsup.bench.child import sweep_dead, tied
 from dpsup.chaos.report import Found
-from dpsup.chaos.traffic import Traffic, check
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
+from dpsup.host.tied import sweep_dead, tied
 from dpsup.instance.client import connect
 from dpsup.packets.pcap import read_pcap, write_pcap
+from dpsup.packets.traffic import Traffic, check
 
 PREFIX = "dpsup-chaos-"  # of temporary directories; the pid follows
 LEG_BYTES = 1 << 30

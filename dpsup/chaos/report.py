@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dpsup._abi import DPS_NO_SLOT
-from dpsup.chaos.traffic import Count
+from dpsup.packets.traffic import Count
 
 # From one moment of a death to the next; `total` is what the packets that waited saw.
 PHASES = ("noticed", "repaired", "claimed", "seated", "first_packet", "total")

@@ -1,9 +1,40 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The fields of events. instance/history.py has their types."""
+"""Events: their types and their fields. A new type of event is added here."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, TypedDict
+
+# Every type of event, as docs/reference/events.md describes them.
+TYPES = {
+    "state": "a process or the instance changed its state",
+    "death": "a worker died unexpectedly: signal, backtrace, repair, successor",
+    "exit": "the primary, the seed or the metrics exporter ended",
+    "seed": "the seed did not attach in time, or does not answer requests",
+    "locks": "EAL locks that dead processes held were released",
+    "spare": "a spare refused to start, or died",
+    "held": "a worker or a group's spares are no longer restarted",
+    "health": "a worker is stuck, stopped or starved, or healthy again",
+    "stranger": "an unknown process occupied a slot",
+    "corrupt": "a slot's shared memory was found corrupt",
+    "lent": "the primary moved a slot's buckets without the supervisor",
+    "steer": "buckets moved to other workers",
+    "scale": "a group changed its size",
+    "autoscale": "a group's size was changed to suit its load",
+    "rebalance": "buckets were moved to spread the load",
+    "restart": "other workers are restarted with a worker",
+    "rollout": "a rollout of a group began, advanced or ended",
+    "judged": "the new version was compared with the old one",
+    "handover": "a worker handed its slot to a worker of another version",
+    "reload": "a changed topology file was applied or refused",
+    "reset": "past deaths were forgotten on request",
+    "quarantine": "a packet was put in quarantine",
+    "advice": "packets are lost for lack of a resource: `dpsup advise` suggests changes",
+    "warning": "a setting could not be applied",
+    "error": "an operation failed and is tried again",
+    "fault": "an internal error: its traceback is in the log, and the instance runs on",
+    "failed": "the error that ends the instance",
+}
 
 # Fields of events whose names the source passes as a whole table.
 MORE: dict[str, tuple[str, ...]] = {

@@ -13,11 +13,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from dpsup.bus.sockets import Publisher
-    from dpsup.supervisor.journal import Journal
+from typing import Any
 
 SEGMENT = 1 << 20  # bytes
 FILES = {"event": ("events.jsonl", "events.jsonl.1"), "log": ("log.jsonl", "log.jsonl.1")}
@@ -66,17 +62,6 @@ class Recorder:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def keep(directory: Path, publisher: Publisher, journals: dict[str, Journal]) -> None:
-    """Load the record into each topic's journal, and record its new entries. Sequence numbers
-    continue: a follower of the previous supervisor sees what it missed."""
-    for topic, journal in journals.items():
-        known = read(directory, topic)
-        if known:
-            journal.restore(known)
-            publisher.seq[topic] = known[-1]["seq"]
-        journal.listeners.append(Recorder(directory, topic).write)
 
 
 def read(directory: Path, topic: str) -> list[Entry]:

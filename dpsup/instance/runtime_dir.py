@@ -21,6 +21,7 @@ from typing import Any
 
 from dpsup.errors import DpsupError, Exit, NotPermitted
 from dpsup.host import process
+from dpsup.host.mounts import hugetlbfs
 from dpsup.host.process import Identity
 from dpsup.instance.record import NAMES as RECORDS
 
@@ -278,15 +279,6 @@ def _children(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
-
-
-def hugetlbfs() -> list[Path]:
-    mounts = []
-    for line in Path("/proc/mounts").read_text().splitlines():
-        fields = line.split()
-        if fields[2] == "hugetlbfs":
-            mounts.append(Path(fields[1]))
-    return mounts
 
 
 def eal_folders(runtime_dir: Path) -> list[Path]:

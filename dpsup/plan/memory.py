@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dpsup._abi import DPS_BUCKETS as BUCKETS
 from dpsup.plan.model import MemoryPlan
-from dpsup.supervisor.steering import BUCKETS
 from dpsup.topology.model import Group, Mempool, Topology
 
 if TYPE_CHECKING:

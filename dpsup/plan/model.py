@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # How long a slot stands empty before the primary gives its buckets to other workers by itself
-# (shim/recovery/rebucket.c): far above what a supervisor that lives takes to answer.
+# (shim/recovery/caretaker.c): far above what a supervisor that lives takes to answer.
 LEND_AFTER = 1.0  # seconds
 
 

@@ -299,7 +299,7 @@ class Primary:
         }
 
     def do_map_read(self, args: dict[str, Any]) -> str:
-        """A group's map as it is: the lender may have changed it."""
+        """A group's map as it is: the caretaker may have changed it."""
         members = ffi.new("uint8_t[]", lib.DPS_BUCKETS)
         group = want(args, "group", int)
         check("io_map_get", lib.dps_io_map_get(group, members, len(members)))

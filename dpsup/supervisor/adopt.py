@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ from dpsup._abi import DPS_ABI_VERSION as ABI
 from dpsup._build import DPDK_VERSION, VERSION
 from dpsup.bus.client import Client
 from dpsup.errors import DpsupError, TimedOut
-from dpsup.host import process
 from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import PLAN, PRIMARY, Runtime, State
 from dpsup.plan.model import (
@@ -31,8 +29,8 @@ from dpsup.plan.model import (
     PortPlan,
     ScalePlan,
 )
+from dpsup.supervisor.silence import forwards_now
 
-PULSE_S = 1.0  # in which an io core that lives runs
 HELLO_S = 5.0  # for the primary to answer; milliseconds, unless it hangs
 
 # Keys of a plan that differ from start to start without anybody's wish.
@@ -134,7 +132,7 @@ def examine(where: Runtime, state: State | None, now: Plan) -> Found | str:
     try:
         hello: Doc = client.ask("hello", HELLO_S)
     except DpsupError as e:
-        if isinstance(e, TimedOut) and _forwards(primary):
+        if isinstance(e, TimedOut) and forwards_now(primary.pid):
             raise TimedOut(
                 f'instance "{where.name}" forwards, but its primary does not answer',
                 code="E0612",
@@ -155,10 +153,3 @@ def examine(where: Runtime, state: State | None, now: Plan) -> Found | str:
         if hello.get(key) != wanted:
             return f"its primary has {key} {hello.get(key)}, and {wanted} is needed"
     return Found(recorded, state, hello, differences(recorded, now))
-
-
-def _forwards(primary: Identity) -> bool:
-    """Do its io cores run?"""
-    before = process.pulse(primary.pid)
-    time.sleep(PULSE_S)
-    return bool(before) and process.pulse(primary.pid) != before

@@ -14,27 +14,27 @@ from dpsup.bus.messages import Request
 from dpsup.bus.sockets import Publisher, Server
 from dpsup.errors import Exit
 from dpsup.host import process
-from dpsup.instance import record, status
+from dpsup.instance import status
 from dpsup.instance.quarantine import Folder
 from dpsup.instance.runtime_dir import CONTROL, EVENTS
-from dpsup.supervisor import fsm, metrics, snapshot
+from dpsup.supervisor import fsm, journal, metrics_process, snapshot
 from dpsup.supervisor.adopt import Found
-from dpsup.supervisor.attach import Attach
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import Children
 from dpsup.supervisor.core import QUIT_S
 from dpsup.supervisor.deaths import Deaths
 from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.evidence import Keeper
-from dpsup.supervisor.generation import Generation
 from dpsup.supervisor.life import Life
 from dpsup.supervisor.model import Doc, Model
 from dpsup.supervisor.monitor import Monitor
 from dpsup.supervisor.notices import Notices
+from dpsup.supervisor.primary import Generation
 from dpsup.supervisor.rejoin import Rejoin
 from dpsup.supervisor.reload import Reload
 from dpsup.supervisor.rollouts import Rollouts
 from dpsup.supervisor.scale import Follower, Scaler
+from dpsup.supervisor.seed import Attach
 from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.snapshot import Numbers, Past
 from dpsup.supervisor.spares import Spares
@@ -52,7 +52,7 @@ class Supervisor:
         self._publisher = Publisher(model.runtime.file(EVENTS))
         self._numbers = Numbers(self._publisher)
         self.core = core = Engine(model, self._publisher, self._write_state)
-        record.keep(model.runtime.path, self._publisher, {"event": core.events, "log": core.log})
+        journal.keep(model.runtime.path, self._publisher, {"event": core.events, "log": core.log})
         core.events.listeners.append(model.failovers.hear)
         core.events.listeners.append(lambda _: core.remember())
         core.log.listeners.append(lambda _: self._renumber())
@@ -163,7 +163,7 @@ class Supervisor:
         serving = asyncio.create_task(server.serve())
         core.spawn(self.monitor.run(), feature="monitor")
         if model.plan.metrics_listen:
-            core.spawn(metrics.keep(core, model, self.children), feature="metrics")
+            core.spawn(metrics_process.keep(core, model, self.children), feature="metrics")
         try:
             # One more turn: what an adopted primary's socket needs is there.
             core.guard(core.fire, model, "adopt" if model.adopted else "start")

@@ -19,13 +19,13 @@ from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Doc, Model, Sitter, Worker
 from dpsup.supervisor.policy import Ending, decide
+from dpsup.supervisor.silence import ANSWER_S
 from dpsup.supervisor.sitters import FATE_S, Sitters
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.stories import DEATH, LENT
 from dpsup.supervisor.workers import Workers
 
 FATE_MOST_S = 10.0  # for a warden to notice an end; milliseconds
-ANSWER_S = 2.5  # for the primary to answer; milliseconds, unless it hangs
 STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 
 Reported = Callable[[Worker, Sitter, Doc, int | None], None]
@@ -109,7 +109,7 @@ class Deaths:
         except (DpsupError, OSError):
             raise
         except Exception as e:
-            # The next supervisor meets it again, by another way: adopt.py's.
+            # The next supervisor meets it again, by another way: rejoin.py's.
             self._core.crash(e)
 
     async def _follow(self, story: Doc) -> None:

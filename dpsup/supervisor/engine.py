@@ -23,14 +23,12 @@ from dpsup.bus.sockets import AsyncClient, Gone, Publisher
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
 from dpsup.instance.runtime_dir import PRIMARY
-from dpsup.supervisor import fsm
+from dpsup.supervisor import fsm, silence
 from dpsup.supervisor.core import AGAIN_S
 from dpsup.supervisor.journal import Journal
 from dpsup.supervisor.model import Machine, Model
 
-INSIST = 3  # refusals, or silences of a primary whose io cores stand still
 FAULT_QUIET_S = 60.0  # between two events about the same fault of a feature
-PULSE_S = 1.0  # in which an io core that lives runs, if only to look and nap
 
 Actions = Mapping[str, Callable[[Any], None]]
 
@@ -207,12 +205,12 @@ class Engine:
             except TimedOut as e:
                 silences += 1
                 self.events.add(type="error", message=str(e))
-                if silences >= INSIST and await self.end_if_dead("does not answer"):
+                if silences >= silence.INSIST and await self.end_if_dead("does not answer"):
                     raise Gone("the primary does not answer", code="E0807") from None
             except DpsupError as e:
                 # A refusal is an answer: the primary lives, and the caller must do without.
                 refusals += 1
-                if refusals >= INSIST:
+                if refusals >= silence.INSIST:
                     raise
                 self.events.add(type="error", message=str(e))
             await asyncio.sleep(AGAIN_S)
@@ -223,9 +221,7 @@ class Engine:
         primary = self.model.primary
         if primary.identity is None or primary.pidfd < 0:
             return True
-        before = process.pulse(primary.identity.pid)
-        await asyncio.sleep(PULSE_S)
-        if before and process.pulse(primary.identity.pid) != before:
+        if await silence.forwards(primary.identity.pid):
             return False
         self.events.add(
             type="error", message=f"the primary {what}, and its io cores stand still: it is ended"

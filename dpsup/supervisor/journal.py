@@ -11,7 +11,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from dpsup.bus.sockets import Publisher
+from dpsup.instance import record
 
 KEPT = 2000  # lines and events each
 LINE_MOST = 4096  # bytes
@@ -94,3 +98,14 @@ class Lines:
         if not data:
             asyncio.get_running_loop().remove_reader(self._fd)
             os.close(self._fd)
+
+
+def keep(directory: Path, publisher: Publisher, journals: dict[str, Journal]) -> None:
+    """Load the record into each topic's journal, and record its new entries. Sequence numbers
+    continue: a follower of the previous supervisor sees what it missed."""
+    for topic, journal in journals.items():
+        known = record.read(directory, topic)
+        if known:
+            journal.restore(known)
+            publisher.seq[topic] = known[-1]["seq"]
+        journal.listeners.append(record.Recorder(directory, topic).write)

@@ -14,8 +14,8 @@ from dpsup.instance import status
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.core import HALT_S, QUIT_S, WORKER_READY_S, Core
 from dpsup.supervisor.engine import Actions
-from dpsup.supervisor.generation import Generation
 from dpsup.supervisor.model import Model
+from dpsup.supervisor.primary import Generation
 from dpsup.supervisor.spares import Spares
 
 SPARE_ENDS_S = 5.0

@@ -11,16 +11,16 @@ from collections.abc import Awaitable, Callable
 
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.instance import status
-from dpsup.supervisor.attach import Attach
 from dpsup.supervisor.buckets import Buckets
-from dpsup.supervisor.deaths import ANSWER_S, Deaths
+from dpsup.supervisor.deaths import Deaths
 from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.model import Doc, Model
+from dpsup.supervisor.seed import Attach
+from dpsup.supervisor.silence import ANSWER_S, SILENCES
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.workers import Workers
 
 LOOK_S, LOOK_IDLE_S = 0.5, 0.1  # between two looks; where an idle input ends the instance
-SILENCES = 2  # in a row; one alone may be our own, after a SIGCONT
 
 
 class Monitor:

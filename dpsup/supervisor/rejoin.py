@@ -20,7 +20,6 @@ from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import SEED
 from dpsup.supervisor import stories
 from dpsup.supervisor.adopt import Found
-from dpsup.supervisor.attach import Attach
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import Children
 from dpsup.supervisor.core import LOOK_S
@@ -29,6 +28,7 @@ from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.model import Doc, Model, Sitter, Worker
 from dpsup.supervisor.policy import PERMANENT, Ending, Verdict, decide
 from dpsup.supervisor.rollouts import Rollouts
+from dpsup.supervisor.seed import Attach
 from dpsup.supervisor.sitters import SEATED, STARTING, Sitters
 from dpsup.supervisor.snapshot import Past
 from dpsup.supervisor.spares import Spares

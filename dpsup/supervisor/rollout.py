@@ -32,10 +32,10 @@ from dpsup import _abi
 from dpsup.errors import DpsupError, UsageError
 from dpsup.host import process
 from dpsup.supervisor.core import Core
-from dpsup.supervisor.judge import Margins, Sample, judge, sample
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
 from dpsup.supervisor.policy import History
 from dpsup.supervisor.revisions import Ledger, Revision
+from dpsup.supervisor.rollout_judge import Margins, Sample, judge, sample
 from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.workers import Workers

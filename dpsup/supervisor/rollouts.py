@@ -18,10 +18,10 @@ from dpsup.instance.runtime_dir import PLAN, ROLLOUT
 from dpsup.limits import ARGS, PLUGIN_PATH
 from dpsup.supervisor import view
 from dpsup.supervisor.core import Core
-from dpsup.supervisor.judge import Margins
 from dpsup.supervisor.model import Doc, Group, Model, Sitter, Worker
 from dpsup.supervisor.revisions import Ledger, Revision, UnderWay, digest_of
 from dpsup.supervisor.rollout import Hands, Options, Rollout, adopt_plan
+from dpsup.supervisor.rollout_judge import Margins
 from dpsup.supervisor.scale import must_run
 from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.spares import Spares

@@ -21,7 +21,7 @@ from dpsup.supervisor.children import follow
 from dpsup.supervisor.core import AGAIN_S, HALT_S, Core
 from dpsup.supervisor.journal import Lines
 from dpsup.supervisor.model import Doc, Model, Sitter, Worker
-from dpsup.supervisor.seed import Seed, SeedError
+from dpsup.supervisor.seed_socket import Seed, SeedError
 
 FATE_S = 0.002  # between two looks at whether a warden is done
 STARTING, SEATED = _abi.DPS_HAND_STARTING, _abi.DPS_HAND_SEATED

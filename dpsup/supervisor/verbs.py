@@ -18,10 +18,10 @@ from dpsup.host import process
 from dpsup.instance import status
 from dpsup.supervisor import steering
 from dpsup.supervisor.assembly import Supervisor
-from dpsup.supervisor.judge import Margins
 from dpsup.supervisor.model import Group, Worker
 from dpsup.supervisor.policy import History
 from dpsup.supervisor.rollout import Options
+from dpsup.supervisor.rollout_judge import Margins
 from dpsup.supervisor.rollouts import ended
 from dpsup.supervisor.scale import SCALE_S, must_run
 from dpsup.supervisor.view import rollout as rollout_view

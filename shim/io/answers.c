@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// What is asked of an io core (by the control thread or the lender, one at a time: requests.c), done by
+// What is asked of an io core (by the control thread or the caretaker, one at a time: requests.c), done by
 // the io core itself between two turns.
 
 #include <string.h>

@@ -5,7 +5,7 @@
 // mailbox, looked at between bursts.
 //
 // Order within a flow. A bucket belongs to one lane, lanes are FIFO, and a bucket that moves waits
-// until the old lane has returned all that it had: waiting.c.
+// until the old lane has returned all that it had: bucket_move.c.
 
 #include <sched.h>
 #include <sys/prctl.h>

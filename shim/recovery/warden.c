@@ -199,27 +199,6 @@ read_crash(const struct dps_sitter *s, struct dps_story *story)
 	memcpy(story->frame, s->frame, sizeof(story->frame));
 }
 
-// The version that it was told to make room for; else, and where none of those comes, the heir.
-static void
-find_successor(const struct warden *w, uint32_t slot, struct dps_story *story)
-{
-	bool in_order = dps_load32(&sitter_of(w)->in_order);
-	struct seat *seat = &seats[slot];
-
-	if (seat->handover) {
-		story->handover = in_order;
-		dps_store32(&the_primary.slot[slot]->command, DPS_RUN);
-		seat_successor(slot, seat->next, story);
-		seat->handover = false;
-	} else if (seat->failures && in_order) {
-		return;
-	}
-	if (story->successor == 0 && seat->takeovers > 0) {
-		seat_successor(slot, heir[w->group], story);
-		seat->takeovers -= story->successor != 0;
-	}
-}
-
 static void
 bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
 {

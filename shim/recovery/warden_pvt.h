@@ -18,7 +18,7 @@
 enum { NOBODY = DPS_MAX_SITTERS };      // in seat.sitter
 
 enum warden_state {
-	OFF,                    // nobody; the control thread may open this berth
+	OFF,                    // no process; the control thread may open this berth
 	AWAITED,                // opened; a process with the ticket may come
 	ON                      // it holds its lease
 };
@@ -45,15 +45,15 @@ struct warden {
 
 struct seat {
 	pthread_mutex_t lock;
-	int32_t core;           // CPU of whoever sits there
+	int32_t core;           // CPU of its sitter
 	uint32_t ticket;
-	uint32_t sitter;        // who may sit, or does: an index, or NOBODY
+	uint32_t sitter;        // which process may sit, or does: an index, or NOBODY
 	uint32_t takeovers;     // that may happen before the supervisor is asked
 	bool corrupt;           // what the last one left
 	bool failures;          // not after one that left in order
-	bool handover;          // who sits there was told to make room
+	bool handover;          // its sitter was told to make room
 	uint32_t next;          // for this version
-	uint64_t since_ns;      // nobody sits; or was told to
+	uint64_t since_ns;      // it is empty; or its sitter was told to leave
 	uint64_t story;         // seq of the last death here
 };
 
@@ -92,7 +92,10 @@ is_gone(int pidfd, int ms)
 // seat.c, all under the slot's lock
 void seat_open(uint32_t slot);
 void seat_offer(uint32_t slot, struct warden *w);
-void seat_successor(uint32_t slot, uint32_t version, struct dps_story *story);
+bool seat_revoke(uint32_t slot);         // false: it has come meanwhile
+
+// successor.c
+void find_successor(const struct warden *w, uint32_t slot, struct dps_story *story);
 
 // story.c
 void story_end(uint32_t slot, uint64_t noticed_ns);

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpsup._shim import ffi, lib
-from dpsup.chaos.traffic import frame
+from dpsup.packets.traffic import frame
 from dpsup.primary.layout import MICROSOFT_KEY, SYMMETRIC_KEY, rss_types
 
 ALL = ["ipv4", "ipv6", "tcp", "udp"]

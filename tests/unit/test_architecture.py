@@ -44,11 +44,11 @@ PURE = {
     "bus/messages", "instance/status", "instance/rates",
     "packets/decode", "packets/pcapng", "inspect/perf_report",
     "supervisor/fsm", "supervisor/policy", "supervisor/steering", "supervisor/autoscale",
-    "supervisor/judge", "supervisor/notices", "supervisor/histograms", "supervisor/stories",
+    "supervisor/rollout_judge", "supervisor/notices", "supervisor/histograms", "supervisor/stories",
     "cli/manpage",
     "advise", "report",
     "bench/compare", "bench/document", "bench/model", "bench/plot", "bench/rows", "bench/stats",
-    "bench/table", "chaos/plot", "chaos/report", "chaos/traffic", "chaos/schedule",
+    "bench/table", "chaos/plot", "chaos/report", "chaos/schedule", "packets/traffic",
 }  # fmt: skip
 # The modules of those directories that carry out what the others decide.
 EFFECTS = {
@@ -145,6 +145,23 @@ def test_no_module_imports_itself_by_a_detour() -> None:
             if one not in seen:
                 seen.add(one)
                 ahead += ours(one)
+
+
+def test_no_directory_imports_another_one_by_a_detour() -> None:
+    """Directories have an order: what is above may import what is below, and never the reverse."""
+    above: dict[str, set[str]] = {}
+    for module in MODULES:
+        here, below = module.partition("/")[0], {m.partition("/")[0] for m in ours(module)}
+        above.setdefault(here, set()).update(below - {here, "dpsup"})
+    for start in above.keys() - {"dpsup", "__main__"}:
+        seen: set[str] = set()
+        ahead = list(above[start])
+        while ahead:
+            one = ahead.pop()
+            assert one != start, f"{start}/ is on a circle of imports"
+            if one not in seen:
+                seen.add(one)
+                ahead += above.get(one, set())
 
 
 # Being split: to be emptied.

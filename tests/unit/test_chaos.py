@@ -15,9 +15,9 @@ import pytest
 from dpsup.chaos.own import PREFIX, Own
 from dpsup.chaos.report import Found, Injected, document, percentiles, phases_of, text, thinned
 from dpsup.chaos.schedule import KINDS, USUAL, parse_faults, parse_rate, schedule
-from dpsup.chaos.traffic import Count, Traffic, check, frame, swapped
 from dpsup.errors import UsageError
 from dpsup.packets.pcap import CutError, read_pcap, write_pcap
+from dpsup.packets.traffic import Count, Traffic, check, frame, swapped
 
 TRAFFIC = Traffic(flows=5, numbers=16)
 

@@ -21,9 +21,9 @@ from dpsup.check.memory import pool_needs
 from dpsup.check.topology import check
 from dpsup.cli.root import cli
 from dpsup.documents import events
+from dpsup.documents.events import TYPES
 from dpsup.errors import Exit, Severity
 from dpsup.host.machine import PciDevice
-from dpsup.instance.history import TYPES
 from dpsup.plan.place import make_plan
 from dpsup.plan.text import format_plan
 from dpsup.topology.jsonschema import topology_schema

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dpsup.documents.events import TYPES
 from dpsup.errors import UsageError
-from dpsup.instance.history import MOST, TYPES, Wanted, _join, parse_types
+from dpsup.instance.history import MOST, Wanted, _join, parse_types
 
 SOURCES = Path(__file__).resolve().parents[2] / "dpsup"
 

@@ -14,9 +14,9 @@ import pytest
 from unit.fakecore import FakeCore, model, sitter
 
 from dpsup.errors import DpsupError, UsageError
-from dpsup.supervisor.judge import Margins
 from dpsup.supervisor.revisions import KEPT, Ledger, Revision
 from dpsup.supervisor.rollout import Hands, Options, Rollout
+from dpsup.supervisor.rollout_judge import Margins
 from dpsup.supervisor.rollouts import Rollouts
 
 

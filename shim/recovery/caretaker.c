@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The rebucketing thread: what becomes of a dead worker's buckets when nobody gives an answer. While the
+// The caretaker: what becomes of a dead worker's buckets when nobody gives an answer. While the
 // supervisor lives this thread has nothing to do: within milliseconds it forks a successor, or has
 // the buckets lent out. With the supervisor dead or stopped, a death without a spare would leave them
 // stuck for ever. So whoever decides says beforehand how long a slot may stand empty (per group, 0:

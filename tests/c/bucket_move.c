@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// shim/io/waiting.c under random arrivals, moves, returns, deaths and lanes that begin anew: each
+// shim/io/bucket_move.c under random arrivals, moves, returns, deaths and lanes that begin anew: each
 // bucket's packets leave once and in order, and a bucket waits for no more than its lane had when it
 // moved.
 

@@ -4,7 +4,7 @@
 // room (ready). A bucket that moves waits until that one lane has returned what it had by then, or its
 // warden has handed that back, which goes ahead of what waits: all of that came later, as a bucket is
 // never in two lanes. Another bucket's lane may be stuck for seconds, and others may move from the same
-// one later: neither costs it anything. tests/c/waiting.c has every order of these at random.
+// one later: neither costs it anything. tests/c/bucket_move.c has every order of these at random.
 
 #include <string.h>
 

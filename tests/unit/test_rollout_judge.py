@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsup.supervisor.judge import FEW, Margins, Sample, judge, sample
+from dpsup.supervisor.rollout_judge import FEW, Margins, Sample, judge, sample
 
 OLD = Sample(packets=10_000, dropped=100, lane_full=0, cycles=1_000_000)
 MARGINS = Margins(drops=0.01, lane_full=0.01, cycles=0.5)

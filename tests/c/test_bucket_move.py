@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""shim/io/waiting.c alone: order, conservation and the bound of a wait, all at random."""
+"""shim/io/bucket_move.c alone: order, conservation and the bound of a wait, all at random."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-WAITING = ROOT / "shim" / "io" / "waiting.c"
+WAITING = ROOT / "shim" / "io" / "bucket_move.c"
 LIBRARIES = ["-lrte_eal", "-lrte_mbuf", "-lrte_mempool", "-lrte_ring"]
 
-# What is taken out of waiting.c, and in what words the program says so.
+# What is taken out of bucket_move.c, and in what words the program says so.
 SPOILT = {
     "waits for all of its lane": (
         "if (lane_out(lane) > 0 && !lane->draining) {", "if (lane_out(lane) > 0) {",
@@ -38,7 +38,7 @@ SPOILT = {
 def built(folder: Path, old: str = "", new: str = "") -> Path:
     text = WAITING.read_text()
     if old:
-        assert text.count(old) == 1, f"waiting.c has no single {old!r}"
+        assert text.count(old) == 1, f"bucket_move.c has no single {old!r}"
         text = text.replace(old, new)
     (folder / "waiting_under_test.c").write_text(text)
     flags = subprocess.run(
@@ -47,7 +47,7 @@ def built(folder: Path, old: str = "", new: str = "") -> Path:
     program = folder / "waiting"
     subprocess.run(
         ["cc", "-std=gnu11", "-O2", "-w", "-DALLOW_EXPERIMENTAL_API", *flags.split(),
-         f"-I{ROOT}/shim", str(ROOT / "tests" / "c" / "waiting.c"),
+         f"-I{ROOT}/shim", str(ROOT / "tests" / "c" / "bucket_move.c"),
          str(folder / "waiting_under_test.c"), "-o", str(program), *LIBRARIES],
         check=True,
     )  # fmt: skip

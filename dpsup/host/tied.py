@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from dpsup.errors import DpsupError
-from dpsup.instance.runtime_dir import hugetlbfs
+from dpsup.host.mounts import hugetlbfs
 
 PREFIX = "dpsup-bench"  # of names that a bench creates; its pid follows
 END_S = 10.0

@@ -14,6 +14,7 @@ from typing import Any
 
 from dpsup.instance import record
 from dpsup.instance.record import Recorder, read
+from dpsup.supervisor import journal
 from dpsup.supervisor.journal import Journal
 
 
@@ -31,7 +32,7 @@ class Numbers:
 def journals(folder: Path) -> tuple[Numbers, Journal, Journal]:
     numbers = Numbers()
     events, log = (Journal(topic, numbers.publish) for topic in ("event", "log"))
-    record.keep(folder, numbers, {"event": events, "log": log})  # type: ignore[arg-type]
+    journal.keep(folder, numbers, {"event": events, "log": log})  # type: ignore[arg-type]
     return numbers, events, log
 
 

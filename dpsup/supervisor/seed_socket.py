@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The supervisor's end of the seed's socket: orders to fork, and word of exits.
+
+Messages are short lines on a SOCK_SEQPACKET socket; descriptors travel with them.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+
+from dpsup.errors import DpsupError, TimedOut
+
+_ORDER_MOST = 128
+
+
+class SeedError(DpsupError):
+    """The seed refused an order."""
+
+    code = "E0803"
+
+
+class Seed:
+    """A connection to the seed at `path`; `on_exit(pid, status)` hears of its children."""
+
+    def __init__(self, path: str, on_exit: Callable[[int, int], None]) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.connect(path)
+        self._socket.setblocking(False)
+        self._on_exit = on_exit
+        self._waiting: dict[int, asyncio.Future[tuple[int, int]]] = {}
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
+
+    async def fork(
+        self, berth: int, ticket: int, log: int, notify: int, timeout: float = 5.0
+    ) -> tuple[int, int]:
+        """Order a process for a berth that is open for `ticket`; it gets the two descriptors.
+        Returns its pid and pidfd."""
+        future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self._waiting[berth] = future
+        fds = array.array("i", [log, notify])
+        try:
+            self._socket.sendmsg(
+                [f"fork {berth} {ticket}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+            )
+            return await asyncio.wait_for(future, timeout)
+        except OSError as e:
+            raise SeedError(f"the seed does not take orders: {e}", code="E0803") from None
+        except TimeoutError:
+            raise TimedOut(
+                f"the seed forked no process within {timeout:g} s", code="E0803"
+            ) from None
+        finally:
+            self._waiting.pop(berth, None)
+
+    def quit(self) -> None:
+        try:
+            self._socket.send(b"quit")
+        except OSError:
+            return
+
+    def _read(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._socket, _ORDER_MOST, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        if not data:
+            self.close()
+            return
+        word, *rest = data.decode().split(maxsplit=3)
+        if word == "exit":
+            self._on_exit(int(rest[1]), int(rest[2]))
+            return
+        future = self._waiting.get(int(rest[0])) if rest and rest[0].isdigit() else None
+        if future is None or future.done():
+            for fd in fds:
+                os.close(fd)
+        elif word == "forked" and fds:
+            future.set_result((int(rest[1]), fds[0]))
+        else:
+            future.set_exception(SeedError(" ".join(rest[1:]) or "refused", code="E0803"))
+
+    def close(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(SeedError("the seed is gone", code="E0803"))
