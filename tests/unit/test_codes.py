@@ -20,7 +20,7 @@ from dpsup.topology.load import load, read
 ROOT = Path(__file__).resolve().parents[2]
 RAISED = {"NotRunning", "NoSuchObject", "HostError", "NotPermitted", "TimedOut", "UsageError"}
 # Where the class's own code says all there is to say.
-GENERAL = {"chaos", "bench", "tied.py", "messages.py", "primary.py", "bus.py", "seed.py", "values.py"}
+GENERAL = {"chaos", "bench", "tied.py", "messages.py", "seed_socket.py", "values.py"}
 
 
 def calls() -> list[tuple[Path, ast.Call, str]]:
