@@ -170,11 +170,15 @@ class Explain(Head):
     right: Annotated[str, "the same, corrected"]
 
 
-class Version(Head):
+class Versions(TypedDict):
     dpsup: Annotated[str, "its version"]
     dpdk: Annotated[str, "DPDK's, of the build"]
     plugin_abi: Annotated[int, "what plugins are built against: `DPS_PLUGIN_ABI`"]
     include: Annotated[str, "the directory of `dpsup_plugin.h`"]
+
+
+class Version(Head, Versions):
+    pass
 
 
 class Added(TypedDict, total=False):
