@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from dpsup.errors import DpsupError, Exit, ShimError
 
@@ -21,6 +21,10 @@ MAX_REPLY = 4 << 20
 MAX_DEPTH = 16
 MAX_ID = 64
 TOPICS = ("event", "log", "stat")
+
+Args = dict[str, object]  # of a request; `want` checks each
+T = TypeVar("T")
+D = TypeVar("D")
 
 _VERB = re.compile(r"[a-z_]{1,32}")
 
@@ -35,7 +39,7 @@ class ProtocolError(DpsupError):
 class Request:
     verb: str
     id: str
-    args: dict[str, Any] = field(default_factory=dict)
+    args: Args = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +185,11 @@ def as_exception(error: dict[str, Any]) -> DpsupError:
     return e
 
 
-def want(args: dict[str, Any], key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
+@overload
+def want(args: Args, key: str, kind: type[T] | tuple[type[T], ...]) -> T: ...
+@overload
+def want(args: Args, key: str, kind: type[T] | tuple[type[T], ...], default: D) -> T | D: ...
+def want(args: Args, key: str, kind: type | tuple[type, ...], default: object = ...) -> object:
     """An argument of a request, checked to be of the type that its verb accepts."""
     value = args.get(key, default)
     if value is ...:

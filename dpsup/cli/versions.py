@@ -3,21 +3,22 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup import _build
+from dpsup._abi import DPS_PLUGIN_ABI
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.printed import Versions
 
 
-def versions() -> dict[str, Any]:
-    include = Path(_build.__file__).with_name("include")
-    abi = re.search(r"DPS_PLUGIN_ABI (\d+)u", (include / "dpsup_plugin.h").read_text())
+def versions() -> Versions:
     return {
         "dpsup": _build.VERSION,
         "dpdk": _build.DPDK_VERSION,
-        "plugin_abi": int(abi[1]) if abi else None,
-        "include": str(include),
+        "plugin_abi": DPS_PLUGIN_ABI,
+        "include": str(Path(_build.__file__).with_name("include")),
     }
 
 

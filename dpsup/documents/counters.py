@@ -21,6 +21,33 @@ class PortCounters(TypedDict):
     tx_errors: Annotated[int, "errors, as the driver counts them"]
 
 
+class PortInfo(TypedDict):
+    """What the driver says of a port."""
+
+    name: Annotated[str, "the port"]
+    driver: Annotated[str, "its driver"]
+    mac: Annotated[str, "its MAC address"]
+    note: Annotated[str, "settings that the driver does not have, in words"]
+    reta: Annotated[list[int], "the indirection table: an rx queue for each hash"]
+    max_rx_queues: Annotated[int, "rx queues that it can have"]
+    max_tx_queues: Annotated[int, "tx queues that it can have"]
+    rx_queues: Annotated[int, "rx queues in use"]
+    tx_queues: Annotated[int, "tx queues in use"]
+    rx_desc: Annotated[int, "descriptors of each rx queue"]
+    tx_desc: Annotated[int, "descriptors of each tx queue"]
+    mtu: Annotated[int, "its MTU"]
+    link_up: Annotated[int, "1: the link is up"]
+    link_mbps: Annotated[int, "its speed, 0: unknown"]
+    hw_rss: Annotated[int, "1: the NIC hashes as the topology says"]
+    reta_size: Annotated[int, "entries of the indirection table, 0: none"]
+    key_size: Annotated[int, "bytes of its hash key, 0: none"]
+    copies_tx: Annotated[int, "1: the driver keeps no mbuf after sending"]
+    numa: Annotated[int, "its NUMA node, -1: unknown"]
+    rss_offloads: Annotated[int, "RTE_ETH_RSS_*: bits"]
+    rx_offloads: Annotated[int, "RTE_ETH_RX_OFFLOAD_*: bits"]
+    tx_offloads: Annotated[int, "RTE_ETH_TX_OFFLOAD_*: bits"]
+
+
 class PoolCounters(TypedDict):
     name: Annotated[str, "the mempool"]
     size: Annotated[int, "its mbufs"]

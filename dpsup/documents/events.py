@@ -100,3 +100,10 @@ class Fields(TypedDict, total=False):
     tried: Annotated[int, "spares that did not take the slot in time"]
     why: Annotated[str, "the cause, or the state machine's event"]
     workers: Annotated[list[str], "the workers that are judged"]
+
+
+class Event(Fields):
+    seq: int
+    at: float  # seconds since 1970
+    at_ns: int
+    type: str

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NamedTuple, TypedDict
 
-from dpsup.documents import rates
+from dpsup.documents import plan, rates
+from dpsup.documents.audit import AuditPool
 from dpsup.documents.counters import (
     GroupCounters,
     Io,
     Lane,
     PoolCounters,
     PortCounters,
+    PortInfo,
     SlotCounters,
 )
-from dpsup.documents.status import Account, Head, Named, Rollout, Status
+from dpsup.documents.quarantine import Packet
+from dpsup.documents.status import Account, Head, Named, Rollout, Status, Usage
 
 
 class StatsSlot(SlotCounters):
@@ -33,35 +36,12 @@ class Stats(Named):
     tsc_hz: Annotated[int, "TSC cycles a second"]
     heap_bytes: Annotated[int | None, "allocated in EAL's shared heaps"]
     account: Account
-    port_info: Annotated[list[Any], "what the driver says of each port"]
+    port_info: list[PortInfo]
     processes: Annotated[
-        dict[str, Any],
+        dict[str, Usage],
         "CPU time (`cpu_seconds`) and resident memory (`rss_bytes`) of each process",
     ]
     lanes: list[Lane]
-
-
-class Place(TypedDict):
-    io: Annotated[int, "index of the io core"]
-    place: Annotated[str, "what holds the mbufs there: `cache`, `lent`, ..."]
-    of: Annotated[str | None, "the worker, port or group, null: the io core itself"]
-    mbufs: Annotated[int, "how many"]
-
-
-class AuditPool(TypedDict):
-    name: Annotated[str, "the mempool"]
-    size: Annotated[int, "its mbufs"]
-    free: Annotated[int, "in the pool"]
-    cached: Annotated[int, "in the caches of io cores"]
-    rx_rings: Annotated[int, "in rx queues"]
-    tx_rings: Annotated[int, "in tx queues"]
-    lanes: Annotated[int, "lent to workers"]
-    io: Annotated[int, "held, or on their way, in io cores"]
-    quarantine: Annotated[int, "waiting to be written to quarantine"]
-    unexplained: Annotated[int, "not found: a leak, if it stays on a settled instance"]
-    moving: Annotated[int, "mbufs that changed place while they were counted"]
-    strays: Annotated[list[Any], "each unexplained mbuf with its last holder and first bytes"]
-    places: list[Place]
 
 
 class Audit(Named):
@@ -91,10 +71,25 @@ class Advice(rates.Measured):
     ]
 
 
+class WorkerState(TypedDict):
+    id: Annotated[str, "the worker's slot: `fw/0`"]
+    version: Annotated[int, "the plugin's `state_version`"]
+    size: Annotated[int, "bytes of the block"]
+    hex: Annotated[str, "the bytes, at most the first 8 KiB"]
+
+
+class BucketState(TypedDict):
+    bucket: Annotated[int, "the bucket"]
+    member: Annotated[int, "number of the worker that it belongs to"]
+    version: Annotated[int, "the plugin's `state_version`"]
+    size: Annotated[int, "bytes of the block"]
+    hex: Annotated[str, "the bytes"]
+
+
 class State(Named):
     group: Annotated[str, "the group"]
-    workers: Annotated[list[Any], "each slot's block: `id`, `version`, `size`, `hex`"]
-    buckets: Annotated[list[Any], "each bucket's: `bucket`, `member`, `version`, `size`, `hex`"]
+    workers: list[WorkerState]
+    buckets: list[BucketState]
 
 
 class LogLine(TypedDict):
@@ -123,23 +118,8 @@ class Check(Head):
     problems: list[Problem]
 
 
-class Plan(Named):
-    generation: Annotated[int, "the next primary's"]
-    topology_file: Annotated[str, "the file, absolute"]
-    runtime_dir: Annotated[str, "the directory of sockets and state"]
-    quarantine_dir: Annotated[str, "the directory of quarantined packets"]
-    file_prefix: Annotated[str, "EAL's"]
-    hugepage_dir: Annotated[str, "the hugetlbfs mount"]
-    eal_args: Annotated[list[str], "EAL's arguments"]
-    supervisor_cores: Annotated[list[int], "CPUs for Python and the wardens"]
-    io: Annotated[list[Any], "each io core: CPU, burst, idle"]
-    pools: Annotated[list[Any], "each mempool"]
-    ports: Annotated[list[Any], "each port: device, queues, rss, the group that it feeds"]
-    groups: Annotated[list[Any], "each group: plugin, slots, CPUs, restart policy"]
-    chains: Annotated[list[Any], "each chain"]
-    n_slots: Annotated[int, "slots of all groups"]
-    memory: Annotated[dict[str, Any], "bytes of pools and slots, pages needed and free"]
-    metrics_listen: Annotated[str, "where metrics are served, empty: nowhere"]
+class Plan(Head, plan.Plan):
+    pass
 
 
 class Finding(TypedDict):
@@ -170,15 +150,19 @@ class Explain(Head):
     right: Annotated[str, "the same, corrected"]
 
 
-class Version(Head):
+class Versions(TypedDict):
     dpsup: Annotated[str, "its version"]
     dpdk: Annotated[str, "DPDK's, of the build"]
     plugin_abi: Annotated[int, "what plugins are built against: `DPS_PLUGIN_ABI`"]
     include: Annotated[str, "the directory of `dpsup_plugin.h`"]
 
 
-class Added(TypedDict, total=False):
-    worker: Annotated[str, "a worker that is added"]
+class Version(Head, Versions):
+    pass
+
+
+class Seat(TypedDict):
+    worker: Annotated[str, "a worker that is added or removed"]
     core: Annotated[int, "its CPU"]
 
 
@@ -187,11 +171,17 @@ class Scale(TypedDict):
     old: Annotated[int, "workers before"]
     desired: Annotated[int, "workers wanted"]
     ready: Annotated[int, "workers that run"]
-    add: list[Added]
-    remove: Annotated[list[str], "workers that are removed"]
+    add: list[Seat]
+    remove: list[Seat]
     buckets_moved: Annotated[int, "buckets moved, of 512"]
-    at_zero: Annotated[str, "what becomes of packets, where it is scaled to 0"]
+    at_zero: Annotated[str | None, "what becomes of packets at 0 workers, null: there are some"]
     dry_run: Annotated[bool, "nothing was done"]
+
+
+class Elephant(TypedDict):
+    bucket: Annotated[int, "a bucket with more than a worker's share"]
+    worker: Annotated[str, "the worker that it belongs to"]
+    share: Annotated[float, "its share of the group's packets"]
 
 
 class Rebalance(TypedDict):
@@ -203,12 +193,18 @@ class Rebalance(TypedDict):
     imbalance: Annotated[float, "the busiest worker's share against an even one"]
     imbalance_predicted: Annotated[float, "the same after the move"]
     buckets_moved: Annotated[int, "buckets moved, of 512"]
-    elephants: Annotated[list[Any], "buckets with more than a worker's share"]
+    elephants: list[Elephant]
     dry_run: Annotated[bool, "nothing was done"]
     done: Annotated[bool, "buckets were moved"]
     why: Annotated[str, "why not"]
     measured: Annotated[dict[str, float] | None, "shares afterwards, null: nothing was moved"]
     imbalance_measured: Annotated[float | None, "the same of the imbalance"]
+
+
+class Rolled(Rollout):
+    """The answer to a rollout, or to its undo."""
+
+    changed: bool  # false: the group runs that already
 
 
 class Rollouts(TypedDict):
@@ -231,15 +227,27 @@ class Revisions(TypedDict):
     revisions: list[Revision]
 
 
+Change = TypedDict(  # `class` is no name of Python's
+    "Change",
+    {
+        "key": Annotated[str, "a changed key"],
+        "class": Annotated[str, "what applies it: `live`, `rolling`, `restart`"],
+        "old": Annotated[Any, "its value before"],
+        "new": Annotated[Any, "its value in the file"],
+        "line": Annotated[int, "its line in the file"],
+        "text": Annotated[str, "the change in words"],
+        "why": Annotated[str, "why it needs a restart, or empty"],
+        "done": Annotated[bool, "it was applied"],
+    },
+)
+
+
 class Reload(Named):
     file: Annotated[str, "the file"]
-    changes: Annotated[
-        list[Any],
-        "each changed key: `key`, `line`, `old`, `new`, `class` (live, rolling, restart), `done`",
-    ]
+    changes: list[Change]
     done: Annotated[bool, "the instance is as the file says"]
     restart_needed: Annotated[bool, "some keys need `stop` and `start`"]
-    failed: Annotated[Any, "what went wrong"]
+    failed: Annotated[str, "what went wrong, or empty"]
 
 
 class Restarted(TypedDict):
@@ -253,11 +261,7 @@ class Reset(TypedDict):
 
 class Quarantine(Head):
     folder: Annotated[str, "their directory"]
-    packets: Annotated[
-        list[Any],
-        "each: `number`, `at`, `why`, `worker`, `plugin`, `port`, `length`, `flow_hash`, `file`"
-        " (the pcap), and `deaths`: signal, address, backtrace of each",
-    ]
+    packets: list[Packet]
 
 
 class Printed(NamedTuple):

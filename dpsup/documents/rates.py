@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
+from dpsup.documents.counters import Counters, Lane, PortInfo
+from dpsup.documents.plan import Chain, Plan
 from dpsup.documents.status import (
     Account,
     Group,
@@ -13,7 +15,9 @@ from dpsup.documents.status import (
     Port,
     Process,
     Recovery,
+    Status,
     Supervisor,
+    Usage,
     Worker,
 )
 
@@ -84,7 +88,7 @@ class IoRates(TypedDict):
     sleeps_per_s: Annotated[float | None, "times a second that it gave its CPU back"]
     rings_per_s: Annotated[float | None, "times a second that it woke a worker"]
     cycles_per_packet: Annotated[float | None, "TSC cycles for a packet, null: none"]
-    stage_cycles_per_packet: Annotated[dict[str, float], "the same by stage"]
+    stage_cycles_per_packet: Annotated[dict[str, float | None], "the same by stage"]
     held: Annotated[int, "packets that wait for their bucket or lane"]
     tx_waiting: Annotated[int, "packets that wait for a tx queue"]
     quarantine: Annotated[int, "packets that wait to be written to quarantine"]
@@ -130,12 +134,40 @@ class Picture(Measured):
     lanes: list[LaneRates]
     mempools: list[PoolRates]
     cores: list[Core]
-    chains: Annotated[list[Any], "chains of the topology"]
+    chains: list[Chain]
     in_flight: Annotated[int, "packets received and neither sent nor dropped yet"]
     recovery: Recovery
     processes: Annotated[
-        dict[str, Any],
+        dict[str, Usage],
         "CPU time (`cpu_seconds`) and resident memory (`rss_bytes`) of each process",
     ]
-    port_info: Annotated[list[Any], "what the driver says of each port"]
-    account: Account
+    port_info: list[PortInfo]
+    account: Account | None
+
+
+class CpuTimes(TypedDict):
+    """Of a CPU, in ticks since boot."""
+
+    total: int
+    busy: int
+    steal: int  # that the hypervisor took
+    numa: int  # its NUMA node
+
+
+class Reading(Counters):
+    """Counters from the supervisor, or without one from the primary itself."""
+
+    heap_bytes: NotRequired[int | None]
+
+
+class Look(TypedDict):
+    """What client.Instance.look returns; None or empty where no process could be asked."""
+
+    status: Status
+    counters: Reading | None
+    lanes: list[Lane]
+    tsc_hz: int
+    plan: Plan
+    port_info: list[PortInfo]
+    cpus: dict[int, CpuTimes]
+    processes: dict[str, Usage]

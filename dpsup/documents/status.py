@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, TypedDict
 
+from dpsup.documents.audit import AuditPool
 from dpsup.documents.counters import Io
 
 
@@ -99,6 +100,22 @@ class Rollout(TypedDict):
     workers: Annotated[dict[str, int], "revision of each worker"]
 
 
+class Histogram(TypedDict):
+    bounds: list[float]  # seconds
+    counts: list[int]  # up to each bound
+    count: int  # of all
+    sum: float  # seconds
+
+
+class MovePause(TypedDict):
+    """A Histogram of the time that moving buckets waited for their previous worker to drain."""
+
+    bounds: Annotated[list[float], "seconds that a moving bucket waited for its previous worker"]
+    counts: Annotated[list[int], "moving buckets that waited less than that"]
+    count: Annotated[int, "moving buckets that waited"]
+    sum: Annotated[float, "seconds that they waited in total"]
+
+
 class Group(TypedDict):
     name: Annotated[str, "the group"]
     plugin: Annotated[str, "its plugin"]
@@ -111,11 +128,7 @@ class Group(TypedDict):
     dropped: Annotated[dict[str, int], "dropped before it, by reason: `no_worker`, `hold_full`"]
     held: Annotated[int, "packets that wait for a worker"]
     bypassed: Annotated[int, "packets that went on past it"]
-    move_pause: Annotated[
-        dict[str, Any],
-        "time that moving buckets waited for their previous worker to drain: `bounds` in seconds,"
-        " cumulative `counts`, `count`, `sum`",
-    ]
+    move_pause: MovePause
 
 
 class StatusGroup(Group):
@@ -132,7 +145,7 @@ class Recovery(TypedDict):
         "from noticing the last death to the successor's first packet, null: none",
     ]
     histograms: Annotated[
-        dict[str, Any],
+        dict[str, Histogram],
         "repair, takeover and failover: `bounds` in seconds, cumulative `counts`, `count`, `sum`",
     ]
 
@@ -154,6 +167,11 @@ class Status(Named):
     recovery: Recovery
 
 
+class Usage(TypedDict):
+    cpu_seconds: float
+    rss_bytes: int
+
+
 class Account(TypedDict):
     """Every packet received, by what became of it."""
 
@@ -163,6 +181,13 @@ class Account(TypedDict):
     dropped: Annotated[dict[str, int], "dropped, by reason"]
     in_flight: Annotated[int, "received, neither sent nor dropped yet"]
     lost: Annotated[int, "received and not found; told once nothing is in flight"]
+
+
+class Summary(Account):
+    """The account of a whole run, once nothing moves."""
+
+    deaths: int
+    audit: list[AuditPool]
 
 
 # --- what the supervisor adds to the primary's counters -------------------------------------------
@@ -192,7 +217,7 @@ class RecoveryView(TypedDict):
     deaths: int
     lost: int
     last_failover_us: float | None
-    histograms: dict[str, Any]
+    histograms: dict[str, Histogram]
 
 
 class View(TypedDict):

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from dpsup.documents.counters import PortInfo
+
 
 class Story(TypedDict):
     """What a warden saw and did: struct dps_story."""
@@ -86,6 +88,25 @@ class State(TypedDict):
     hex: str
 
 
+class StatePart(TypedDict):
+    """The answer to `state`: None for a slot or bucket that keeps none."""
+
+    slots: list[State | None]
+    buckets: list[State | None]
+    next: int | None  # the first bucket of the next part
+
+
+class Locks(TypedDict):
+    """The answer to `locks`: EAL's locks by name and word."""
+
+    released: dict[str, int]
+    left: dict[str, int]  # whether what they guard is whole is not known
+    held: dict[str, int]  # by processes that may be alive
+    blocked: list[str]  # of both, those that a seed would wait for
+    alive: list[int]  # pids
+    strangers: list[int]  # pids
+
+
 class Hello(TypedDict):
     """The answer to `hello`."""
 
@@ -98,4 +119,4 @@ class Hello(TypedDict):
     tsc_hz: int
     notes: list[str]
     absent: list[str]
-    ports: list[dict[str, object]]
+    ports: list[PortInfo]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dpsup._abi import DPS_BUCKETS as BUCKETS
+from dpsup._build import MAX_LCORE
 from dpsup.plan.model import MemoryPlan
 from dpsup.topology.model import Group, Mempool, Topology
 
@@ -20,7 +21,6 @@ _LINE = 64
 _MBUF = 128  # struct rte_mbuf
 _OBJECT_HEADER = 64  # struct rte_mempool_objhdr, padded
 _CACHE_PER_LCORE = 9 * KIB  # struct rte_mempool_cache, for each of
-_LCORES = 128  # RTE_MAX_LCORE
 _SLACK = 1.01  # objects do not cross pages
 
 _CONTROL_BLOCK = 2 * MIB
@@ -41,7 +41,7 @@ def pool_bytes(pool: Mempool) -> int:
     # DPDK spreads objects over memory channels: an odd number of lines each.
     objects = pool.mbufs * (lines | 1) * _LINE
     ring = 8 << pool.mbufs.bit_length()
-    caches = _LCORES * _CACHE_PER_LCORE if pool.cache else 0
+    caches = MAX_LCORE * _CACHE_PER_LCORE if pool.cache else 0
     return int(objects * _SLACK) + ring + caches
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from dpsup import _abi
-from dpsup.documents.printed import AuditPool, Place
+from dpsup.documents.audit import AuditPool, Place, Stray
 from dpsup.primary.layout import Layout
 from dpsup.primary.shim import check, ffi, fields, lib
 
@@ -77,9 +77,9 @@ class Audit:
         # What a driver took meanwhile is nowhere too, and no different: all are suspects then.
         certain = fresh[0] == found["unexplained"]
         for stray in out[0 : min(nowhere, lib.DPS_STRAYS, max(fresh[0], found["unexplained"]))]:
-            found["strays"].append({**self._stray(stray), "certain": certain})
+            found["strays"].append(self._stray(stray, certain))
 
-    def _stray(self, stray: Any) -> dict[str, Any]:
+    def _stray(self, stray: Any, certain: bool) -> Stray:
         return {
             "address": f"{stray.address:#x}",
             "holder": self._layout.worker_name(stray.slot) if stray.by else None,
@@ -92,4 +92,5 @@ class Audit:
             "length": int(stray.length),
             "refcnt": int(stray.refcnt),
             "bytes": bytes(ffi.buffer(stray.bytes))[: stray.n_bytes].hex(),
+            "certain": certain,
         }

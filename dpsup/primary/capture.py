@@ -6,9 +6,10 @@ from __future__ import annotations
 import base64
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
-from dpsup.bus.messages import ProtocolError, want
+from dpsup.bus.messages import Args, ProtocolError, want
+from dpsup.documents.inspect import CapturePart, CaptureStart
+from dpsup.documents.plan import Plan
 from dpsup.errors import DpsupError, NoSuchObject
 from dpsup.primary.lease import Leased, workers_of
 from dpsup.primary.shim import check, ffi, lib
@@ -27,7 +28,7 @@ class Target:
     ios: list[int] = field(default_factory=list)
 
 
-def find_target(plan: dict[str, Any], ports: dict[str, int], name: str) -> Target:
+def find_target(plan: Plan, ports: dict[str, int], name: str) -> Target:
     """ "wan", "fw/0", or "io/0:fw/0". Raises: NoSuchObject."""
     ios = list(range(len(plan["io"])))
     workers = workers_of(plan)
@@ -51,17 +52,17 @@ def find_target(plan: dict[str, Any], ports: dict[str, int], name: str) -> Targe
 class Capture(Leased):
     """Captures, one at a time."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._room = ffi.new("uint8_t[]", READ_BYTES)
         self._slots: list[int] = []
 
     def start(
         self,
-        args: dict[str, Any],
+        args: Args,
         ports: dict[str, int],
         now: float,
-    ) -> dict[str, Any]:
+    ) -> CaptureStart:
         words = want(args, "filter", list, [])
         if len(words) > FILTER_MOST or not all(
             isinstance(w, int) and 0 <= w < 1 << 64 for w in words
@@ -100,7 +101,7 @@ class Capture(Leased):
             "interfaces": name,
         }
 
-    def read(self, args: dict[str, Any], now: float) -> dict[str, Any]:
+    def read(self, args: Args, now: float) -> CapturePart:
         """What was captured since the last read; `before`: the TSC when this one began."""
         self.lease.renew(want(args, "id", str), now)
         if want(args, "stop", bool, False):
@@ -121,7 +122,7 @@ class Capture(Leased):
             "waiting": int(stats.waiting),
         }
 
-    def keep(self, args: dict[str, Any], now: float) -> None:
+    def keep(self, args: Args, now: float) -> None:
         """Renew the lease of a client that cannot read now."""
         self.lease.renew(want(args, "id", str), now)
 

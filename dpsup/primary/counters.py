@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from dpsup import _abi
 from dpsup.documents import counters as documents
+from dpsup.documents.plan import Io
 from dpsup.primary.layout import Layout
 from dpsup.primary.shim import check, ffi, fields, lib, reasons_of, text
 
@@ -90,7 +91,7 @@ class Counters:
         check("pool_stats_get", lib.dps_pool_stats_get(index, stats))
         return cast(documents.PoolCounters, {"name": name, **fields(stats)})
 
-    def _io_stats(self, io: dict[str, Any]) -> documents.Io:
+    def _io_stats(self, io: Io) -> documents.Io:
         stats = ffi.new("struct dps_io_stats *")
         check("io_stats_get", lib.dps_io_stats_get(io["index"], stats))
         stages = {name: int(stats.stage[i]) for i, name in enumerate(STAGES)}

@@ -37,9 +37,9 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from dpsup import _abi
+from dpsup.documents.story import Locks
 
 FIRST = tuple(_abi.DPS_LOCK_NAMES.values())[: _abi.DPS_LOCK_SEGMENTS]
 # What keeps a seed's attach waiting: it writes under "memzone" and reads under the others.
@@ -166,7 +166,7 @@ class Attachments:
                 if (absolved or pid in self._seeds) and not takes_connections(one):
                     one.unlink(missing_ok=True)
 
-    def look(self, seed: int) -> dict[str, Any] | None:
+    def look(self, seed: int) -> Locks | None:
         """For now and then, while a seed is ready or none attaches: puts right what has been held
         since the last time. None: nothing was."""
         words = self.read()
@@ -203,7 +203,7 @@ class Attachments:
         self._sweep(absolved=True)
         self._strangers.clear()
 
-    def put_right(self, seed: int) -> dict[str, Any]:
+    def put_right(self, seed: int) -> Locks:
         """Give back what the dead hold, `seed` being ready or dead. In the answer, locks by name
         and word: `released`; `left`, where it is unknown whether what they guard is whole; `held`,
         by processes that may be `alive` (pids); `blocked`, of both, what a seed would wait for."""

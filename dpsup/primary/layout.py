@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsup import _abi
+from dpsup.documents.plan import Group, Health, Plan, Pool, Port, Version
 from dpsup.primary.eal_locks import Attachments
 from dpsup.primary.shim import check, ffi, lib, text
 
@@ -41,7 +42,7 @@ def rss_types(fields: list[str]) -> int:
     return sum(_RSS[f] for f in fields)
 
 
-def _verdict(hops: list[list[Any]], port: int) -> int:
+def _verdict(hops: list[tuple[str, int]], port: int) -> int:
     """The verdict that takes a packet of that input port to its next hop."""
     kind, index = hops[port] if port < len(hops) else ("", -1)
     kinds = {"port": lib.DPS_V_OUT, "group": lib.DPS_V_GROUP}
@@ -53,7 +54,11 @@ def flat_args(args: list[list[str]]) -> bytes:
     return b"".join(f"{k}\0{v}\0".encode() for k, v in args)
 
 
-def version_of(group: dict[str, Any]) -> Any:
+def _or_default(setting: int | None) -> int:
+    return -1 if setting is None else int(setting)
+
+
+def version_of(group: Version) -> Any:
     """A plugin with its arguments, as the ABI has them."""
     conf = ffi.new("struct dps_version *")
     conf.plugin = (group["plugin_path"] or group["plugin"]).encode()
@@ -63,7 +68,7 @@ def version_of(group: dict[str, Any]) -> Any:
     return conf
 
 
-def set_health(index: int, group: dict[str, Any]) -> None:
+def set_health(index: int, group: Health) -> None:
     stall_ns = max(1, int(group["stall_after"] * 1e9))
     kill = group["on_stopped"] == "kill"
     check("group_health", lib.dps_group_health(index, stall_ns, kill))
@@ -72,7 +77,7 @@ def set_health(index: int, group: dict[str, Any]) -> None:
 class Layout:
     """What was created, and what could not be."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.notes: list[str] = []
         self.absent: list[str] = []  # ports that were not required and are not there
@@ -142,7 +147,7 @@ class Layout:
         program = Path(__file__).parents[1] / "dpsup-worker"
         self.attachments = Attachments(folder, program, read, release, guarded)
 
-    def _pool(self, pool: dict[str, Any]) -> None:
+    def _pool(self, pool: Pool) -> None:
         conf = ffi.new("struct dps_pool_conf *")
         conf.name = pool["name"].encode()
         for key in ("mbufs", "data_room", "cache", "numa", "page_size"):
@@ -154,7 +159,7 @@ class Layout:
             help='more [host] hugepages, or fewer mbufs; "auto" computes what is needed',
         )
 
-    def _port(self, port: dict[str, Any]) -> None:
+    def _port(self, port: Port) -> None:
         conf = ffi.new("struct dps_port_conf *")
         key = rss_key(port["rss_key"])
         conf.name = port["name"].encode()
@@ -163,8 +168,9 @@ class Layout:
         conf.pool = port["pool"]
         conf.rx_desc = port["rx_desc"]
         conf.tx_desc = port["tx_desc"]
-        for name in ("rx_free", "rx_drop", "tx_free"):
-            setattr(conf, name, -1 if port[name] is None else int(port[name]))
+        conf.rx_free = _or_default(port["rx_free"])
+        conf.rx_drop = _or_default(port["rx_drop"])
+        conf.tx_free = _or_default(port["tx_free"])
         conf.mtu = port["mtu"]
         conf.promiscuous = port["promiscuous"]
         conf.rss_types = rss_types(port["rss_fields"])
@@ -214,7 +220,7 @@ class Layout:
         key = rss_key(first["rss_key"])
         check("hash_conf", lib.dps_hash_conf(key, len(key), rss_types(first["rss_fields"])))
 
-    def _group(self, index: int, group: dict[str, Any]) -> None:
+    def _group(self, index: int, group: Group) -> None:
         conf = ffi.new("struct dps_group_conf *")
         conf.name = group["name"].encode()
         conf.adaptive = any(io["idle"] == "adaptive" for io in self.plan["io"])

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
-from dpsup.bus.messages import want
+from dpsup.bus.messages import Args, want
+from dpsup.documents.plan import Plan
 from dpsup.errors import DpsupError
 
 LEASE_S = 3.0
@@ -55,11 +55,11 @@ class Lease:
 class Leased(ABC):
     """What is on while a client asks for it, and for one client at a time."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
+    def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.lease = Lease()
 
-    def end(self, args: dict[str, Any], now: float) -> None:
+    def end(self, args: Args, now: float) -> None:
         self.lease.renew(want(args, "id", str), now)
         self._free()
 
@@ -72,7 +72,7 @@ class Leased(ABC):
         """Turn it off, and end the lease."""
 
 
-def workers_of(plan: dict[str, Any]) -> dict[str, int]:
+def workers_of(plan: Plan) -> dict[str, int]:
     """Each worker that there may be, and its slot."""
     return {
         f"{g['name']}/{m}": g["first_slot"] + m for g in plan["groups"] for m in range(g["max"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpsup.bus.messages import want
+from dpsup.bus.messages import Args, want
+from dpsup.documents.inspect import Head, PerfRead, PerfStart, SlowBurst
 from dpsup.errors import DpsupError, NoSuchObject
 from dpsup.primary.lease import Leased, workers_of
 from dpsup.primary.shim import check, ffi, lib
@@ -15,7 +16,7 @@ from dpsup.text import listing, suggest
 class Perf(Leased):
     """Measures one worker at a time."""
 
-    def start(self, args: dict[str, Any], now: float) -> dict[str, Any]:
+    def start(self, args: Args, now: float) -> PerfStart:
         name = want(args, "worker", str)
         workers = workers_of(self._plan)
         if name not in workers:
@@ -38,7 +39,7 @@ class Perf(Leased):
             raise
         return {"id": id, "tsc_hz": int(lib.dps_tsc_hz())}
 
-    def read(self, args: dict[str, Any], now: float) -> dict[str, Any]:
+    def read(self, args: Args, now: float) -> PerfRead:
         self.lease.renew(want(args, "id", str), now)
         if want(args, "stop", bool, False):
             check("perf_stop", lib.dps_perf_stop())
@@ -57,10 +58,10 @@ class Perf(Leased):
             "slow": [self._slow(one) for one in perf.slow if one.cycles],
         }
 
-    def _slow(self, one: Any) -> dict[str, Any]:
+    def _slow(self, one: Any) -> SlowBurst:
         # The worker may be writing it, or have written nonsense: only as much as there is.
         n = min(int(one.n), len(one.len))
-        heads = [
+        heads: list[Head] = [
             {"len": int(one.len[i]), "head": bytes(one.head[i])[: int(one.len[i])].hex()}
             for i in range(n)
         ]

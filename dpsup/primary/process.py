@@ -19,12 +19,23 @@ from typing import Any, cast
 
 from dpsup import _abi
 from dpsup._build import VERSION
-from dpsup.bus.messages import ProtocolError, Request, as_error, want
+from dpsup.bus.messages import Args, ProtocolError, Request, as_error, want
 from dpsup.bus.sockets import Responder
+from dpsup.documents.audit import AuditPool
 from dpsup.documents.counters import Counters as CountersDocument
-from dpsup.documents.counters import Lane
-from dpsup.documents.printed import AuditPool
-from dpsup.documents.story import Evidence, Hello, Sitter, Sitters, State, Story
+from dpsup.documents.counters import Lane, PortInfo
+from dpsup.documents.inspect import CaptureRead, CaptureStart, PerfRead, PerfStart
+from dpsup.documents.plan import Health, Plan
+from dpsup.documents.story import (
+    Evidence,
+    Hello,
+    Locks,
+    Sitter,
+    Sitters,
+    State,
+    StatePart,
+    Story,
+)
 from dpsup.errors import DpsupError, Exit, ShimError
 from dpsup.host import process
 from dpsup.primary.audit import Audit
@@ -60,7 +71,7 @@ def _state(get: Any, where: tuple[int, ...], most: int) -> State | None:
 class Primary:
     """Everything between EAL's start and its end."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.layout = Layout(plan)
         self.counters = Counters(self.layout)
@@ -78,7 +89,7 @@ class Primary:
             raise ProtocolError(f"the primary knows no `{request.verb}`", code="E0903")
         return method(request.args)
 
-    def do_hello(self, _: dict[str, Any]) -> Hello:
+    def do_hello(self, _: Args) -> Hello:
         me = process.identify(os.getpid())
         return {
             "pid": me.pid,
@@ -93,13 +104,13 @@ class Primary:
             "ports": [self._port_info(name, i) for name, i in self.layout.port_index.items()],
         }
 
-    def _port_info(self, name: str, index: int) -> dict[str, Any]:
+    def _port_info(self, name: str, index: int) -> PortInfo:
         info = ffi.new("struct dps_port_info *")
         check("port_info_get", lib.dps_port_info_get(index, info))
         reta = ffi.new("uint16_t[512]")
         entries = lib.dps_port_reta_get(index, reta, 512)
         mac = bytes(ffi.buffer(info.mac))[:6]
-        return {
+        one = {
             "name": name,
             "driver": text(info.driver),
             "mac": ":".join(f"{b:02x}" for b in mac),
@@ -107,13 +118,14 @@ class Primary:
             "reta": list(reta[0 : max(entries, 0)]),
             **fields(info),
         }
+        return cast(PortInfo, one)
 
-    def do_rx(self, args: dict[str, Any]) -> None:
+    def do_rx(self, args: Args) -> None:
         on = want(args, "on", bool)
         check("io_rx", lib.dps_io_rx(on))
         self.rx = on
 
-    def do_prepare(self, args: dict[str, Any]) -> dict[str, int]:
+    def do_prepare(self, args: Args) -> dict[str, int]:
         """Open a slot for its next worker: its berth and ticket, or the pid of its process."""
         slot, core = want(args, "slot", int), want(args, "core", int)
         ticket = ffi.new("uint32_t *")
@@ -122,14 +134,14 @@ class Primary:
             return {"sitting": int(lib.dps_slot_sitter(slot))}
         return {"berth": check("slot_prepare", ret), "ticket": int(ticket[0])}
 
-    def do_spare(self, args: dict[str, Any]) -> dict[str, int]:
+    def do_spare(self, args: Args) -> dict[str, int]:
         """A berth for a spare of a group."""
         ticket = ffi.new("uint32_t *")
         version = want(args, "version", int, 0)
         ret = lib.dps_spare_prepare(want(args, "group", int), version, ticket)
         return {"berth": check("spare_prepare", ret), "ticket": int(ticket[0])}
 
-    def do_call_off(self, args: dict[str, Any]) -> int:
+    def do_call_off(self, args: Args) -> int:
         """Close a berth whose order failed, unless a process took it with that ticket: its pid; 0:
         none did, nor will; -1: one still may. Without a ticket: any process that may come."""
         berth, ticket = want(args, "berth", int), want(args, "ticket", int, -1)
@@ -138,12 +150,12 @@ class Primary:
             return -1
         return pid
 
-    def do_fate(self, args: dict[str, Any]) -> bool:
+    def do_fate(self, args: Args) -> bool:
         """Has the warden done what it does about this process's death?"""
         ret = lib.dps_sitter_fate(want(args, "berth", int), want(args, "pid", int))
         return bool(ret != -errno.EAGAIN)
 
-    def do_sitters(self, _: dict[str, Any]) -> Sitters:
+    def do_sitters(self, _: Args) -> Sitters:
         """Who sits where, and what else a new supervisor needs; told after the story `stories`."""
         sitters: list[Sitter] = []
         exits: list[list[int]] = []
@@ -161,14 +173,14 @@ class Primary:
             "stories": int(lib.dps_stories()),
         }
 
-    def do_takeovers(self, args: dict[str, Any]) -> None:
+    def do_takeovers(self, args: Args) -> None:
         """How many spares may take this slot over before the supervisor is asked; with `failures`,
         only after a worker that did not leave in order."""
         slot, n = want(args, "slot", int), want(args, "n", int)
         failures = want(args, "failures", bool, False)
         check("slot_takeovers", lib.dps_slot_takeovers(slot, n, failures))
 
-    def do_stories(self, args: dict[str, Any]) -> list[Story]:
+    def do_stories(self, args: Args) -> list[Story]:
         """What the wardens did, in order, after the story of that number."""
         told = []
         out = ffi.new("struct dps_story *")
@@ -178,7 +190,7 @@ class Primary:
                 told.append(_story(out))
         return told
 
-    def do_quarantine(self, _: dict[str, Any]) -> list[Evidence]:
+    def do_quarantine(self, _: Args) -> list[Evidence]:
         """The packets in quarantine, as many as a reply has room for, the oldest first."""
         found: list[Evidence] = []
         names = {index: name for name, index in self.layout.port_index.items()}
@@ -202,24 +214,29 @@ class Primary:
         ret = lib.dps_quarantine_get(io, nth, out, room, PACKET_MOST)
         return None if ret == -errno.ENOENT else check("quarantine_get", ret)
 
-    def do_release(self, args: dict[str, Any]) -> None:
+    def do_release(self, args: Args) -> None:
         """Free the oldest packets of an io core's in quarantine."""
         io, n = want(args, "io", int), want(args, "n", int)
         check("quarantine_free", lib.dps_quarantine_free(io, n))
 
-    def do_command(self, args: dict[str, Any]) -> None:
+    def do_command(self, args: Args) -> None:
         slot, command = want(args, "slot", int), want(args, "command", str)
         code = {"run": lib.DPS_RUN, "stop": lib.DPS_STOP}[command]
         check("slot_command", lib.dps_slot_command(slot, code))
 
-    def do_lane(self, args: dict[str, Any]) -> None:
+    def do_lane(self, args: Args) -> None:
         check("io_lane", lib.dps_io_lane(want(args, "slot", int)))
 
-    def do_version(self, args: dict[str, Any]) -> bool:
+    def do_version(self, args: Args) -> bool:
         """Write down a group's next version. False: processes of the one before are still there."""
         group, version = want(args, "group", int), want(args, "version", int)
-        keys = {"plugin": str, "plugin_path": str, "args": list}
-        conf = version_of({k: want(args, k, kind) for k, kind in keys.items()})
+        conf = version_of(
+            {
+                "plugin": want(args, "plugin", str),
+                "plugin_path": want(args, "plugin_path", str),
+                "args": want(args, "args", list),
+            }
+        )
         # What the one before dropped is counted under its names.
         for slot in range(self.plan["n_slots"]):
             self.counters.fold(slot)
@@ -230,17 +247,17 @@ class Primary:
         self.counters.reasons.get(group, {}).pop(version, None)
         return True
 
-    def do_versions(self, args: dict[str, Any]) -> list[int]:
+    def do_versions(self, args: Args) -> list[int]:
         """Which version the processes in these berths have."""
         berths = want(args, "berths", list)
         return [check("sitter_version", lib.dps_sitter_version(b)) for b in berths]
 
-    def do_heir(self, args: dict[str, Any]) -> None:
+    def do_heir(self, args: Args) -> None:
         """Which version of a group is started, and takes over unasked, from now on."""
         group, version = want(args, "group", int), want(args, "version", int)
         check("group_heir", lib.dps_group_heir(group, version))
 
-    def do_facts(self, args: dict[str, Any]) -> dict[str, Any] | None:
+    def do_facts(self, args: Args) -> dict[str, int] | None:
         """What the plugin of a ready spare says of itself; None: there is no such spare."""
         facts = ffi.new("struct dps_facts *")
         group, version = want(args, "group", int), want(args, "version", int)
@@ -251,12 +268,12 @@ class Primary:
         self.counters.reasons.setdefault(group, {})[version] = reasons_of(facts[0])
         return fields(facts)
 
-    def do_also(self, args: dict[str, Any]) -> None:
+    def do_also(self, args: Args) -> None:
         """What packets for a slot carry in addition to what its plugin asks for."""
         slot, needs = want(args, "slot", int), want(args, "needs", int)
         check("io_lane_also", lib.dps_io_lane_also(slot, needs, want(args, "changes", bool)))
 
-    def do_handover(self, args: dict[str, Any]) -> str:
+    def do_handover(self, args: Args) -> str:
         """Have the slot's worker make room for a spare of a version: "told"; "nobody":
         the slot is empty; "no spare": none fits."""
         slot, version = want(args, "slot", int), want(args, "version", int)
@@ -264,24 +281,25 @@ class Primary:
         known = {-errno.EBUSY: "nobody", -errno.ENOENT: "no spare"}
         return known.get(ret) or ("told" if check("slot_handover", ret) == 0 else "")
 
-    def do_health(self, args: dict[str, Any]) -> None:
-        keys = {"stall_after": float, "on_stopped": str}
-        set_health(want(args, "group", int), {k: want(args, k, v) for k, v in keys.items()})
+    def do_health(self, args: Args) -> None:
+        stall_after, on_stopped = want(args, "stall_after", float), want(args, "on_stopped", str)
+        health: Health = {"stall_after": stall_after, "on_stopped": on_stopped}
+        set_health(want(args, "group", int), health)
 
-    def do_map(self, args: dict[str, Any]) -> None:
+    def do_map(self, args: Args) -> None:
         members = bytes.fromhex(want(args, "map", str))
         empty = WHEN_EMPTY.index(want(args, "when_empty", str, "hold"))
         group = want(args, "group", int)
         check("io_map", lib.dps_io_map(group, members, len(members), empty))
 
-    def do_loads(self, args: dict[str, Any]) -> list[int]:
+    def do_loads(self, args: Args) -> list[int]:
         """Packets steered so far, by bucket, modulo 2^32 in each io core."""
         loads = ffi.new("uint64_t[]", lib.DPS_BUCKETS)
         group = want(args, "group", int)
         check("io_loads", lib.dps_io_loads(group, loads, lib.DPS_BUCKETS))
         return list(loads)
 
-    def do_state(self, args: dict[str, Any]) -> dict[str, Any]:
+    def do_state(self, args: Args) -> StatePart:
         """What plugins keep in a group: with bucket 0 each slot's block, and as many buckets from
         the one asked for as fit in a reply; `next` is the first that did not."""
         index, first = want(args, "group", int), want(args, "first", int)
@@ -298,40 +316,40 @@ class Primary:
             "next": end if end < lib.DPS_BUCKETS else None,
         }
 
-    def do_map_read(self, args: dict[str, Any]) -> str:
+    def do_map_read(self, args: Args) -> str:
         """A group's map as it is: the caretaker may have changed it."""
         members = ffi.new("uint8_t[]", lib.DPS_BUCKETS)
         group = want(args, "group", int)
         check("io_map_get", lib.dps_io_map_get(group, members, len(members)))
         return bytes(members).hex()
 
-    def do_requeue(self, args: dict[str, Any]) -> int:
+    def do_requeue(self, args: Args) -> int:
         return check("slot_requeue", lib.dps_slot_requeue(want(args, "slot", int)))
 
-    def do_reset(self, args: dict[str, Any]) -> None:
+    def do_reset(self, args: Args) -> None:
         check("io_reset", lib.dps_io_reset(want(args, "slot", int)))
 
-    def do_audit(self, _: dict[str, Any]) -> list[AuditPool]:
+    def do_audit(self, _: Args) -> list[AuditPool]:
         return self.audit.take()
 
-    def do_counters(self, _: dict[str, Any]) -> CountersDocument:
+    def do_counters(self, _: Args) -> CountersDocument:
         return self.counters.read()
 
-    def do_lanes(self, _: dict[str, Any]) -> list[Lane]:
+    def do_lanes(self, _: Args) -> list[Lane]:
         return self.counters.lanes()
 
-    def do_test_leak(self, args: dict[str, Any]) -> None:
+    def do_test_leak(self, args: Args) -> None:
         """Forget one mbuf, for tests of the audit: refused unless the instance was started with
         DPSUP_TEST_LEAK=1. Nothing of dpsup asks for it."""
         check("test_leak", lib.dps_test_leak(want(args, "slot", int)), "test_leak")
 
-    def do_heap(self, _: dict[str, Any]) -> int | None:
+    def do_heap(self, _: Args) -> int | None:
         """Bytes allocated in EAL's heaps; None where a lock of theirs is held, and stays so."""
         used = ffi.new("uint64_t *")
         ret = lib.dps_heap_used(used)
         return None if ret == -errno.EDEADLK else int(check("heap_used", ret) or used[0])
 
-    def do_locks(self, args: dict[str, Any]) -> dict[str, Any] | None:
+    def do_locks(self, args: Args) -> Locks | None:
         """Give back locks of EAL's that the dead hold. `seed` is ready or dead; `attach`: another
         one is about to start, so look closely."""
         if self.layout.attachments is None:
@@ -343,28 +361,28 @@ class Primary:
 
     # What `dpsup capture` and `dpsup perf` ask for.
 
-    def do_capture_start(self, args: dict[str, Any]) -> dict[str, Any]:
+    def do_capture_start(self, args: Args) -> CaptureStart:
         return self.capture.start(args, self.layout.port_index, time.monotonic())
 
-    def do_capture_read(self, args: dict[str, Any]) -> dict[str, Any]:
+    def do_capture_read(self, args: Args) -> CaptureRead:
         found = self.capture.read(args, time.monotonic())
         for slot in self.capture.slots:
             self.counters.fold(slot)
         return {**found, "reasons": self.counters.reasons}
 
-    def do_capture_keep(self, args: dict[str, Any]) -> None:
+    def do_capture_keep(self, args: Args) -> None:
         self.capture.keep(args, time.monotonic())
 
-    def do_capture_end(self, args: dict[str, Any]) -> None:
+    def do_capture_end(self, args: Args) -> None:
         self.capture.end(args, time.monotonic())
 
-    def do_perf_start(self, args: dict[str, Any]) -> dict[str, Any]:
+    def do_perf_start(self, args: Args) -> PerfStart:
         return self.perf.start(args, time.monotonic())
 
-    def do_perf_read(self, args: dict[str, Any]) -> dict[str, Any]:
+    def do_perf_read(self, args: Args) -> PerfRead:
         return self.perf.read(args, time.monotonic())
 
-    def do_perf_end(self, args: dict[str, Any]) -> None:
+    def do_perf_end(self, args: Args) -> None:
         self.perf.end(args, time.monotonic())
 
     def look(self) -> None:
@@ -373,7 +391,7 @@ class Primary:
             with contextlib.suppress(ShimError):  # tried again at the next look
                 one.look(time.monotonic())
 
-    def do_stop(self, _: dict[str, Any]) -> None:
+    def do_stop(self, _: Args) -> None:
         self.stopping = True
 
     # --- stop ------------------------------------------------------------------------------------
@@ -391,7 +409,7 @@ def _say(notify: int, text: str) -> None:
 
 def main(argv: list[str]) -> int:
     plan_file, _, notify_fd = argv
-    plan = json.loads(Path(plan_file).read_text())
+    plan: Plan = json.loads(Path(plan_file).read_text())
     notify = int(notify_fd)
     # Until it is ready, no other process could use it.
     process.die_with_parent(yes=True)

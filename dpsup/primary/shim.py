@@ -24,7 +24,7 @@ def text(chars: Any) -> str:
     return ffi.string(chars).decode(errors="replace")  # type: ignore[no-any-return]
 
 
-def fields(struct: Any) -> dict[str, Any]:
+def fields(struct: Any) -> dict[str, int]:
     """The integer fields of a cffi struct."""
     return {
         name: int(getattr(struct, name))

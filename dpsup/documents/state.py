@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`state.json`, and in it what only the supervisor knows: written at every event, and read by the
+next supervisor, which takes what it finds. Times are CLOCK_MONOTONIC."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from dpsup.documents.status import LastExit
+
+History = list[float]  # of restarts: level, and seconds when that held
+
+
+class GroupMemory(TypedDict, total=False):
+    desired: int
+    spare_history: History
+    spare_due_at: float  # seconds
+    home: str  # hex: a slot for each bucket
+
+
+class WorkerMemory(TypedDict, total=False):
+    state: str
+    restarts: int
+    last_exit: LastExit | None
+    history: History
+    due_at: float  # seconds
+    held_for: str
+    failed_ns: int
+
+
+class Memory(TypedDict, total=False):
+    """An older dpsup may have written less."""
+
+    deaths: int
+    lost: int
+    primary_deaths: int
+    last_failover_us: float | None
+    told: int  # the last story that is accounted for
+    seq: dict[str, int]  # numbers of publications that are reserved, by topic
+    primary: History
+    seed: History
+    groups: dict[str, GroupMemory]
+    workers: dict[str, WorkerMemory]
+    asked: list[int]  # pids that were told to end
+
+
+class Identity(TypedDict):
+    pid: int
+    start: int  # clock ticks since boot
+
+
+class State(TypedDict):
+    name: str
+    generation: int
+    file_prefix: str
+    hugepage_dir: str
+    topology_file: str
+    supervisor: Identity | None
+    primary: Identity | None
+    seed: Identity | None
+    workers: dict[str, Identity]
+    memory: Memory
