@@ -73,6 +73,8 @@ class Engine:
                 who.since_ns = time.monotonic_ns()  # type: ignore[attr-defined]
         for action in step.actions:
             self.actions[who.kind, action](who)
+            if self.crashed:
+                return
         if who.kind == "worker":
             self.after_worker()
         self.wake()
