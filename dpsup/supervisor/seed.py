@@ -53,10 +53,10 @@ class Seed:
                 [f"fork {berth} {ticket}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
             )
             return await asyncio.wait_for(future, timeout)
+        except TimeoutError:  # an OSError too
+            raise TimedOut(f"the seed forked nobody within {timeout:g} s", code="E0803") from None
         except OSError as e:
             raise SeedError(f"the seed does not take orders: {e}", code="E0803") from None
-        except TimeoutError:
-            raise TimedOut(f"the seed forked nobody within {timeout:g} s", code="E0803") from None
         finally:
             self._waiting.pop(berth, None)
 
