@@ -57,6 +57,7 @@ class FakeCore:
         self.answers = answers
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.fired: list[tuple[str, str]] = []
+        self.trace: list[str] = []  # both, in order
         self.tasks: list[Coroutine[Any, Any, Any]] = []
         self.timers: list[tuple[float, Callable[..., object], tuple[Any, ...]]] = []
         self.faults: list[tuple[str, BaseException]] = []
@@ -69,6 +70,7 @@ class FakeCore:
 
     async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:
         self.asked.append((verb, args))
+        self.trace.append(verb)
         answer = self.answers.get(verb)
         if callable(answer):
             answer = answer(**args)
@@ -81,6 +83,7 @@ class FakeCore:
 
     def fire(self, who: Machine, event: str) -> None:
         self.fired.append((who.name, event))
+        self.trace.append(f"{who.name} {event}")
         if self.steps:
             who.state = fsm.step(who.kind, who.state, event).state
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The seed's life: replaced for ever, its way cleared first; a new generation is the last resort."""
+"""The seed's life: replaced for ever, its way cleared; a new generation is the last resort."""
 
 from __future__ import annotations
 
