@@ -209,10 +209,13 @@ class AsyncClient:
     async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:
         request = Request(verb, uuid.uuid4().hex, args)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        raw = messages.encode_request(request)
         self._waiting[request.id] = future
-        await self._socket.send_multipart([b"", messages.encode_request(request)])
         try:
-            reply = await asyncio.wait_for(future, timeout)
+            async with asyncio.timeout(timeout):
+                # A full queue takes nothing, for as long as the other side reads nothing.
+                await self._socket.send_multipart([b"", raw])
+                reply = await future
         except TimeoutError:
             raise TimedOut(f"no answer to `{verb}` within {timeout:g} s", code="E0904") from None
         finally:

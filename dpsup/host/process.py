@@ -127,8 +127,13 @@ def lasting_pipe() -> tuple[int, int]:
     """A pipe for what a process prints, whose writer outlives the reader: it holds a read end
     too, so it never gets EPIPE, and it never waits. `reopen` finds the pipe again."""
     read, write = os.pipe()
-    both = os.open(f"/proc/self/fd/{write}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    os.close(write)
+    try:
+        both = os.open(f"/proc/self/fd/{write}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
     os.set_blocking(read, False)
     return read, both
 
@@ -153,10 +158,15 @@ def spawn(argv: list[str], *, notify_option: str = "--notify") -> Spawned:
     """Start a program with pipes for its output and its readiness, in a session of its own.
 
     It inherits nothing else. Its end of the readiness pipe is passed as `notify_option FD`.
+    Raises: OSError; then no process runs and no descriptor stays open.
     """
-    out_r, out_w = lasting_pipe()
-    note_r, note_w = os.pipe()
-    try:
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
+        out_r, out_w = lasting_pipe()
+        ours.callback(os.close, out_r)
+        its.callback(os.close, out_w)
+        note_r, note_w = os.pipe()
+        ours.callback(os.close, note_r)
+        its.callback(os.close, note_w)
         child = subprocess.Popen(
             [*argv, notify_option, str(note_w)],
             stdin=subprocess.DEVNULL,
@@ -165,13 +175,17 @@ def spawn(argv: list[str], *, notify_option: str = "--notify") -> Spawned:
             pass_fds=(note_w,),
             start_new_session=True,
         )
-    finally:
-        os.close(out_w)
-        os.close(note_w)
-    # The caller reaps by pid; Popen must not.
-    child.returncode = 0
-    os.set_blocking(note_r, False)
-    return Spawned(child.pid, os.pidfd_open(child.pid), out_r, note_r)
+        try:
+            pidfd = os.pidfd_open(child.pid)
+        except OSError:
+            child.kill()
+            child.wait()
+            raise
+        # We reap by pid; Popen must not do it behind our back.
+        child.returncode = 0
+        os.set_blocking(note_r, False)
+        ours.pop_all()
+    return Spawned(child.pid, pidfd, out_r, note_r)
 
 
 def signal_pidfd(pidfd: int, sig: int) -> None:

@@ -76,6 +76,8 @@ class Engine:
                 machine.since_ns = time.monotonic_ns()  # type: ignore[attr-defined]
         for action in step.actions:
             self.actions[machine.kind, action](machine)
+            if self.crashed:
+                return
         if machine.kind == "worker":
             self.after_worker()
         self.wake()

@@ -176,6 +176,7 @@ class _Ready:
         if fd is not None:
             with contextlib.suppress(OSError):
                 os.write(fd, json.dumps(word).encode() + b"\n")
+            with contextlib.suppress(OSError):
                 os.close(fd)
 
 

@@ -149,8 +149,13 @@ class Life:
 
     async def _settle(self) -> None:
         """The final account, taken while everything stands still."""
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self._keep_evidence(), EVIDENCE_S)
+        except Exception as e:
+            # A full disk, or a fault of its own: the end does not depend on it.
+            self._core.events.add(
+                type="fault", name="quarantine", message=f"no evidence is kept: {e!r}"
+            )
         counters = await self._core.ask("counters")
         self._model.summary = {
             **status.account(counters),

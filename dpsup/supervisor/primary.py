@@ -11,14 +11,15 @@ import signal
 import sys
 import time
 
-from dpsup.bus.messages import as_exception
+from dpsup.bus.messages import as_error, as_exception
 from dpsup.errors import DpsupError
 from dpsup.host import process
+from dpsup.host.process import Identity
 from dpsup.instance import status
 from dpsup.instance.runtime_dir import PLAN
 from dpsup.plan.diff import keep
 from dpsup.supervisor.children import Children
-from dpsup.supervisor.core import QUIT_S
+from dpsup.supervisor.core import AGAIN_S, QUIT_S
 from dpsup.supervisor.engine import Actions, Engine
 from dpsup.supervisor.model import Child, Model
 from dpsup.supervisor.policy import Ending, Policy, Verdict, decide
@@ -52,9 +53,8 @@ class Generation:
             self._children.spawn(primary, argv, READY_S)
         except OSError as e:  # a full disk, no process, no descriptor
             self._core.events.add(type="error", message=f"no primary: {e}")
-            primary.refused = json.dumps(
-                {"code": "E0801", "message": f"the primary could not be started: {e}"}
-            )
+            error = DpsupError(f"the primary could not be started: {e}", code="E0801")
+            primary.refused = json.dumps(as_error(error))
             self._core.later(0, self._core.fire, primary, "died")
 
     async def _meet(self) -> None:
@@ -103,10 +103,8 @@ class Generation:
         left = [process.identify(s.pid) for s in model.living()]
         if model.seed.identity is not None:
             left.append(model.seed.identity)
-        if not await asyncio.to_thread(process.wait_gone, left, 1.0):
-            for one in left:
-                process.kill(one)
-            await asyncio.to_thread(process.wait_gone, left, 5.0)
+        while not await self._ended(left):
+            await asyncio.sleep(AGAIN_S)
         for worker in model.workers():
             self._core.fire(worker, "lost")
         for group in model.groups:
@@ -114,8 +112,23 @@ class Generation:
         self._sitters.forget_all()
         await self._core.until(lambda: model.seed.state == "absent", QUIT_S)
         primary.identity = None
-        model.runtime.sweep()
+        try:
+            model.runtime.sweep()
+        except OSError as e:  # what stays is in nobody's way: the next one has other names
+            self._core.events.add(type="error", message=f"cannot remove what is left: {e}")
         self._core.fire(primary, "swept")
+
+    async def _ended(self, left: list[Identity]) -> bool:
+        """End them. False: there was no descriptor by which their end is heard of."""
+        try:
+            if not await asyncio.to_thread(process.wait_gone, left, 1.0):
+                for one in left:
+                    process.kill(one)
+                await asyncio.to_thread(process.wait_gone, left, 5.0)
+        except OSError as e:
+            self._core.events.add(type="error", message=f"cannot end what is left: {e}")
+            return False
+        return True
 
     def report(self, primary: Child) -> None:
         model = self._model
@@ -163,5 +176,5 @@ class Generation:
 def _refusal(text: str) -> DpsupError:
     try:
         return as_exception(json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return DpsupError(f"the primary refused: {text}", code="E0801")

@@ -18,7 +18,7 @@ from dpsup._build import MAX_LCORE
 from dpsup.errors import DpsupError
 from dpsup.host import process
 from dpsup.instance.runtime_dir import SEED
-from dpsup.supervisor.children import Children
+from dpsup.supervisor.children import Children, refusal
 from dpsup.supervisor.core import QUIT_S, Core
 from dpsup.supervisor.engine import Actions
 from dpsup.supervisor.model import Child, Doc, Model
@@ -108,8 +108,8 @@ class Attach:
         refused, seed.identity = seed.refused, None
         if not self._may_attach():
             return
-        code, _, text = refused.partition(" ")
-        permanent = code.isdigit() and int(code) in PERMANENT
+        code, text = refusal(refused)
+        permanent = code in PERMANENT
         decision = decide(POLICY, seed.history, Ending(), wanted=True, now=time.monotonic())
         seed.history = decision.history
         delay = decision.delay or POLICY.most

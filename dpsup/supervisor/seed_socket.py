@@ -9,12 +9,14 @@ from __future__ import annotations
 import array
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Callable
 
 from dpsup.errors import DpsupError, TimedOut
 
 _ORDER_MOST = 128
+_NUMBER = re.compile(r"[0-9]{1,10}")
 
 
 class SeedError(DpsupError):
@@ -28,7 +30,11 @@ class Seed:
 
     def __init__(self, path: str, on_exit: Callable[[int, int], None]) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.connect(path)
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
         self._socket.setblocking(False)
         self._on_exit = on_exit
         self._waiting: dict[int, asyncio.Future[tuple[int, int]]] = {}
@@ -47,12 +53,12 @@ class Seed:
                 [f"fork {berth} {ticket}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
             )
             return await asyncio.wait_for(future, timeout)
-        except OSError as e:
-            raise SeedError(f"the seed does not take orders: {e}", code="E0803") from None
-        except TimeoutError:
+        except TimeoutError:  # an OSError too
             raise TimedOut(
                 f"the seed forked no process within {timeout:g} s", code="E0803"
             ) from None
+        except OSError as e:
+            raise SeedError(f"the seed does not take orders: {e}", code="E0803") from None
         finally:
             self._waiting.pop(berth, None)
 
@@ -72,18 +78,21 @@ class Seed:
         if not data:
             self.close()
             return
-        word, *rest = data.decode().split(maxsplit=3)
-        if word == "exit":
-            self._on_exit(int(rest[1]), int(rest[2]))
-            return
-        future = self._waiting.get(int(rest[0])) if rest and rest[0].isdigit() else None
-        if future is None or future.done():
-            for fd in fds:
-                os.close(fd)
-        elif word == "forked" and fds:
-            future.set_result((int(rest[1]), fds[0]))
-        else:
-            future.set_exception(SeedError(" ".join(rest[1:]) or "refused", code="E0803"))
+        word, *rest = data.decode(errors="replace").split(maxsplit=3) or [""]
+        numbers = [int(w) if _NUMBER.fullmatch(w) else None for w in rest]
+        match word, numbers:
+            case "exit", [_, int(pid), int(status)]:
+                self._on_exit(pid, status)
+            case "forked", [int(berth), int(pid), *_] if fds and self._awaits(berth):
+                self._waiting[berth].set_result((pid, fds.pop()))
+            case (("forked" | "refused"), [int(berth), *_]) if self._awaits(berth):
+                self._waiting[berth].set_exception(SeedError(" ".join(rest[1:]) or "refused"))
+        # Of a process that nobody waits for any more, or of no word of the seed's.
+        for fd in fds:
+            os.close(fd)
+
+    def _awaits(self, berth: int) -> bool:
+        return berth in self._waiting and not self._waiting[berth].done()
 
     def close(self) -> None:
         if self._socket.fileno() < 0:

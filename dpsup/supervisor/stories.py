@@ -39,6 +39,10 @@ _DEATH_NUMBERS = (
     "successor", "successor_sitter", "handover", "corrupt", "noticed_ns", "seated_ns", "left",
 )  # fmt: skip
 
+_SHOWN = {"notice", "signal", "published", "undone", "mended", "tried", "blamed", "hung"}
+_PID_MOST = (1 << 31) - 1
+_SIGNAL_MOST = 64
+
 
 class Unreadable(ValueError):
     """A story that says what cannot be."""
@@ -63,9 +67,28 @@ def check(story: Any, *, io_cores: int, slots: int) -> Doc:
             raise Unreadable(f"its left is {story.get('left')!r}")
     elif kind != DEATH and kind not in HEALTH:
         raise Unreadable(f"its kind is {kind!r}")
-    if kind == DEATH and story.get("notice", 0) not in NOTICES:
-        raise Unreadable(f"its notice is {story['notice']!r}")
+    if kind == DEATH:
+        _check_death(story, slots)
     return story
+
+
+def _check_death(story: Doc, slots: int) -> None:
+    """What is shown of it, and what is looked up by it."""
+    for key in ("pid", "successor"):
+        if not 0 <= story[key] <= _PID_MOST:
+            raise Unreadable(f"its {key} is {story[key]}")
+    if story["successor"] and not 0 <= story["slot"] < slots:
+        raise Unreadable(f"somebody follows in slot {story['slot']} of {slots}")
+    for key, value in story.items():
+        if (key.endswith("_ns") or key in _SHOWN) and not isinstance(value, int):
+            raise Unreadable(f"its {key} is {value!r}")
+    if not 0 <= story.get("signal", 0) <= _SIGNAL_MOST:
+        raise Unreadable(f"its signal is {story['signal']}")
+    address, frames = story.get("address"), story.get("frames")
+    if story.get("signal") and not (isinstance(address, int) and isinstance(frames, list)):
+        raise Unreadable("its signal has no address, or no frames")
+    if story.get("notice", 0) not in NOTICES:
+        raise Unreadable(f"its notice is {story['notice']!r}")
 
 
 def seq_of(story: Any, told: int) -> int:

@@ -5,6 +5,7 @@ was told to, and runs nothing by itself."""
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,21 @@ from unit.fakehost import FILE, MINIMAL, machine
 
 from dpsup.instance.runtime_dir import Runtime
 from dpsup.plan.place import make_plan
+from dpsup.supervisor import fsm
+from dpsup.supervisor.buckets import Buckets
+from dpsup.supervisor.children import Children
+from dpsup.supervisor.deaths import Deaths
 from dpsup.supervisor.model import Machine, Model, Sitter
+from dpsup.supervisor.primary import Generation
+from dpsup.supervisor.rollouts import Rollouts
+from dpsup.supervisor.scale import Scaler
+from dpsup.supervisor.seed import Attach
+from dpsup.supervisor.sitters import Sitters
+from dpsup.supervisor.spares import Spares
+from dpsup.supervisor.workers import Workers
 from dpsup.topology.load import load
+
+TWO = f"{MINIMAL}count = 2\nmax = 4\nspares = 1\n"
 
 
 class Notes:
@@ -43,6 +57,7 @@ class FakeCore:
         self.answers = answers
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.fired: list[tuple[str, str]] = []
+        self.trace: list[str] = []  # both, in order
         self.tasks: list[Coroutine[Any, Any, Any]] = []
         self.timers: list[tuple[float, Callable[..., object], tuple[Any, ...]]] = []
         self.faults: list[tuple[str, BaseException]] = []
@@ -50,9 +65,12 @@ class FakeCore:
         self.failed: list[Exception] = []
         self.recorded = 0
         self.deaf = False  # the primary does not answer, and its io cores stand still
+        self.steps = False  # events change the state, and run no action
+        self.is_open = False  # the primary is asked
 
     async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:
         self.asked.append((verb, args))
+        self.trace.append(verb)
         answer = self.answers.get(verb)
         if callable(answer):
             answer = answer(**args)
@@ -65,6 +83,9 @@ class FakeCore:
 
     def fire(self, who: Machine, event: str) -> None:
         self.fired.append((who.name, event))
+        self.trace.append(f"{who.name} {event}")
+        if self.steps:
+            who.state = fsm.step(who.kind, who.state, event).state
 
     async def until(self, condition: Callable[[], bool], timeout: float) -> bool:
         return condition()
@@ -99,6 +120,13 @@ class FakeCore:
     async def end_if_dead(self, _: str) -> bool:
         return self.deaf
 
+    def open_asks(self) -> None:
+        self.is_open = True
+
+    def close_asks(self) -> bool:
+        was, self.is_open = self.is_open, False
+        return was
+
     # --- for tests -------------------------------------------------------------------------------
 
     async def settle(self) -> None:
@@ -129,6 +157,42 @@ def model(folder: Path, text: str = MINIMAL, generation: int = 3) -> Model:
 def sitter(pid: int, berth: int = 0, **more: Any) -> Sitter:
     """A process that is watched by nobody."""
     return Sitter(f"pid {pid}", berth, pid, -1, **more)
+
+
+class Parts:
+    """The parts around a fake core, connected as in the supervisor."""
+
+    def __init__(self, folder: Path, text: str = TWO, **answers: Any) -> None:
+        self.core = FakeCore(**answers)
+        core: Any = self.core
+        self.model = one = model(folder, text)
+        one.primary.state = "running"
+        self.sitters = Sitters(core, one)
+        self.children = Children(core, one, self.sitters.says)
+        self.buckets = Buckets(core, one)
+        self.spares = Spares(core, one, self.sitters)
+        self.workers = Workers(core, one, self.sitters, self.buckets, self.spares)
+        self.deaths = Deaths(core, one, self.sitters, self.buckets, self.spares, self.workers)
+        self.attach = Attach(core, one, self.children, self.sitters, self.workers)
+        self.generation = Generation(core, one, self.children, self.sitters)
+        self.scaler = Scaler(core, one, self.buckets)
+        self.rollouts = Rollouts(
+            core, one, self.sitters, self.spares, self.workers, self.core.fault
+        )
+        self.group = one.groups[0]
+        self.worker = one.workers()[0]
+
+    def seat(self, member: int, pid: int) -> Sitter:
+        """A worker that runs, and has its buckets; its process is nobody's."""
+        worker = self.group.workers[member]
+        worker.sitter = self.model.sitters[pid] = sitter(pid, member, ready=True)
+        worker.state, worker.wanted, worker.fed = "running", True, True
+        return worker.sitter
+
+
+def descriptors() -> set[str]:
+    """Of this process, those that are open."""
+    return set(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:

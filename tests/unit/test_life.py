@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The instance's life: when it is whole, when its input opens, and in which order it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.fakecore import Parts, run, sitter
+
+from dpsup.errors import ShimError, TimedOut
+from dpsup.supervisor import fsm, life
+from dpsup.supervisor.life import Life
+
+STILL = {
+    "slots": [],
+    "io": [],
+    "ports": [],
+    "groups": [],
+}
+
+
+class Home(Parts):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, counters=STILL, audit=[])
+        self.did: list[str] = []
+        self.evidence: Exception | None = None
+        core: Any = self.core
+        self.life = Life(
+            core, self.model, self.buckets, self.spares, self.generation, self._keep,
+            lambda: self.did.append("end"),
+        )  # fmt: skip
+        self.life.on_running = lambda: self.did.append("running")
+        self.life.on_stopping = lambda: self.did.append("stopping")
+
+    async def _keep(self) -> None:
+        self.core.trace.append("evidence")
+        if self.evidence is not None:
+            raise self.evidence
+
+    def judged(self) -> str:
+        self.core.fired.clear()
+        self.life.judge()
+        return self.core.fired[0][1] if self.core.fired else ""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setattr(life.status, "account", lambda _: {"sent": 1})
+    return Home(tmp_path)
+
+
+def test_every_action_of_the_table_is_here(home: Home) -> None:
+    assert set(home.life.actions()) == fsm.ACTIONS["topology"]
+
+
+# --- judgement ------------------------------------------------------------------------------------
+
+
+def test_whole_is_as_many_ready_as_desired(home: Home) -> None:
+    home.seat(0, 500)
+    assert home.judged() == "short"
+    home.seat(1, 501)
+    assert home.judged() == "whole"
+    home.group.workers[1].state = "draining"
+    assert home.judged() == "short"
+
+
+def test_a_port_that_is_not_there_leaves_it_short(home: Home) -> None:
+    home.seat(0, 500)
+    home.seat(1, 501)
+    home.model.hello = {"absent": ["wan"]}
+    assert home.judged() == "short"
+    home.model.state = "starting"
+    assert home.judged() == "whole", "it may start so"
+
+
+def test_a_first_start_waits_for_all_and_a_later_one_does_not(home: Home) -> None:
+    home.model.state = "starting"
+    home.seat(0, 500)
+    held = home.group.workers[1]
+    held.state, held.wanted = "held", True
+    assert home.judged() == "whole", "generation 3: the rest is held, and said"
+    held.state = "backoff"
+    assert home.judged() == "short"
+    held.state = "held"
+    home.model.plan = dataclasses.replace(home.model.plan, generation=1)
+    assert home.judged() == "short"
+    home.model.adopted = True
+    assert home.judged() == "whole"
+
+
+@pytest.mark.parametrize("state", ["stopping", "stopped"])
+def test_the_end_is_not_judged(home: Home, state: str) -> None:
+    home.model.state = state
+    assert home.judged() == ""
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+def opened(home: Home) -> None:
+    home.life.announce(home.model)
+    run(home.core.settle())
+
+
+def test_input_begins_behind_the_buckets_and_once(home: Home) -> None:
+    home.seat(0, 500)
+    opened(home)
+    assert home.core.asked[0][0] == "map"
+    assert home.core.asked[1] == ("rx", {"on": True})
+    assert home.model.rx_on and home.did == ["running"]
+    home.core.asked.clear()
+    opened(home)
+    assert not home.core.asked and home.did == ["running"]
+
+
+def test_input_does_not_begin_where_the_end_came_first(home: Home) -> None:
+    def stop(**_: Any) -> None:
+        home.model.state = "stopping"
+
+    home.core.answers["map"] = stop
+    home.seat(0, 500)
+    opened(home)
+    assert not home.model.rx_on and not home.did
+
+
+def test_a_degraded_instance_says_what_it_lacks(home: Home) -> None:
+    said: list[str] = []
+    home.model.progress = said.append
+    home.model.state, home.model.hello = "degraded", {"absent": ["wan"]}
+    home.life.announce(home.model)
+    assert "fw 0/2 ready" in said[0] and "port wan" in said[0]
+
+
+def test_the_next_generation_opens_anew(home: Home) -> None:
+    opened(home)
+    home.model.state = "starting"
+    home.life.again(home.model)
+    assert not home.model.rx_on and len(home.core.timers) == 1
+    home.model.state = "running"
+    opened(home)
+    assert home.did == ["running"] * 2
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def wind_down(home: Home) -> list[str]:
+    home.core.trace.clear()
+    home.life.wind_down(home.model)
+    run(home.core.settle())
+    return home.core.trace
+
+
+def test_the_end_is_the_start_in_reverse(home: Home) -> None:
+    home.seat(0, 500)
+    spare = sitter(600)
+    home.group.spares.append(spare)
+    trace = wind_down(home)
+    assert trace == [
+        "rx", "counters",  # no packet comes, none is under way
+        "fw/0 stop", "fw/1 stop", "fw/2 stop", "fw/3 stop",
+        "evidence", "counters", "audit",
+        "seed stop", "primary stop",
+    ]  # fmt: skip
+    assert spare.asked and home.did == ["stopping"]
+    assert home.model.summary == {"sent": 1, "deaths": 0, "audit": []}
+    assert not any(w.wanted for w in home.group.workers)
+
+
+def test_an_end_before_there_was_a_primary(home: Home) -> None:
+    home.model.primary.state = "absent"
+    trace = wind_down(home)
+    assert trace[-3:] == ["seed stop", "primary stop", "edge gone"] and not home.core.asked
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "full"), TimeoutError(), ZeroDivisionError(), TimedOut("x")]
+)  # fmt: skip
+def test_the_end_does_not_depend_on_evidence(home: Home, error: Exception) -> None:
+    home.evidence = error
+    trace = wind_down(home)
+    assert trace[-3:] == ["audit", "seed stop", "primary stop"]
+    assert home.model.summary is not None
+    assert home.core.events.of("fault")[0]["name"] == "quarantine"
+
+
+@pytest.mark.parametrize("verb", ["rx", "counters", "audit"])
+def test_the_end_does_not_depend_on_answers(home: Home, verb: str) -> None:
+    home.core.answers[verb] = ShimError(verb, 5, "no")
+    trace = wind_down(home)
+    assert trace[-2:] == ["seed stop", "primary stop"]
+    assert home.model.summary is None or verb == "rx"
+
+
+def test_packets_under_way_have_so_long_to_leave(home: Home) -> None:
+    looks = iter([5, 3, 0, 0])
+    home.core.answers["counters"] = lambda: {
+        "slots": [{"outstanding": next(looks)}],
+        "io": [],
+    }
+    assert wind_down(home)[:4] == ["rx", "counters", "counters", "counters"]
+    home.core.answers["counters"] = {"slots": [{"outstanding": 1}], "io": []}
+    home.model.drain_s = -1.0
+    assert wind_down(home)[:3] == ["rx", "counters", "fw/0 stop"]
+
+
+def test_the_last_event_ends_the_supervisor(home: Home) -> None:
+    home.life.actions()["finish"](home.model)
+    home.life.rejoin = lambda: home.did.append("rejoin")
+    home.life.actions()["rejoin"](home.model)
+    home.life.actions()["begin"](home.model)
+    assert home.did == ["end", "rejoin"] and home.core.fired == [("primary", "start")]

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Reload: nothing is done of what needs a restart, unless it is asked for by halves."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from unit.fakecore import TWO, Parts, run
+from unit.fakehost import FILE, machine
+
+from dpsup.errors import DpsupError, Exit, Problem, TopologyError, UsageError
+from dpsup.plan.place import make_plan
+from dpsup.supervisor import reload
+from dpsup.supervisor.reload import Reload
+from dpsup.topology.load import load
+
+
+class Office(Parts):
+    """`file` is what is read; `begun` are the rollouts, `fails` why they come to nothing."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder)
+        self.seat(0, 500)
+        self.seat(1, 501)
+        self.file: str | Exception = TWO
+        self.begun: list[tuple[str, str]] = []
+        self.fails = ""
+        core: Any = self.core
+        rollouts: Any = SimpleNamespace(begin=self._begin, write=lambda: None)
+        self.reload = Reload(core, self.model, self.buckets, self.spares, self.scaler, rollouts)
+        started, _ = load(FILE, machine(TWO))
+        assert started is not None
+        self.model.topologies = (started, started)
+        monkeypatch.setattr(reload, "_read", self._read)
+
+    def _read(self, _: str) -> Any:
+        if isinstance(self.file, Exception):
+            raise self.file
+        topology, problems = load(FILE, machine(self.file))
+        assert topology is not None, problems
+        return topology, make_plan(topology, machine(self.file), 3)
+
+    def _begin(self, group: Any, plugin: str, *_: Any, exact: bool) -> Any:
+        assert exact
+        self.begun.append((group.plan.name, plugin))
+        done = asyncio.Event()
+        done.set()
+        return SimpleNamespace(failed=self.fails, done=done, patience=60.0)
+
+    def load(self, text: str | Exception, **options: bool) -> dict[str, Any]:
+        self.file = text
+        usual = {"dry_run": False, "partial": False}
+
+        async def work() -> Any:
+            found = await self.reload.reload("", **{**usual, **options})
+            self.core.drop()
+            return found
+
+        found: dict[str, Any] = run(work())
+        return found
+
+
+@pytest.fixture
+def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
+    return Office(tmp_path, monkeypatch)
+
+
+LIVE = TWO.replace("count = 2", "count = 3")
+ROLLING = f'{TWO}plugin = "sink"\n'
+RESTART = TWO.replace("max = 4", "max = 8")
+
+
+def untouched(office: Office) -> bool:
+    return not (office.core.fired or office.core.asked or office.begun)
+
+
+def test_a_file_that_has_not_changed_changes_nothing(office: Office) -> None:
+    found = office.load(TWO)
+    assert found["done"] and not found["changes"] and untouched(office)
+    assert not office.core.events.of("reload")
+
+
+def test_a_dry_run_says_what_would_be_done(office: Office) -> None:
+    found = office.load(LIVE, dry_run=True)
+    assert not found["done"] and found["changes"] and untouched(office)
+
+
+def test_what_is_live_is_done_at_once(office: Office) -> None:
+    found = office.load(LIVE)
+    assert found["done"] and all(c["done"] for c in found["changes"])
+    assert office.group.desired == 3 and ("fw/2", "start") in office.core.fired
+    assert office.model.plan.groups[0] is office.group.plan
+    assert office.load(LIVE)["changes"] == [], "the file as loaded is what counts from now on"
+
+
+def test_what_needs_a_restart_stops_all_of_it(office: Office) -> None:
+    both = LIVE.replace("max = 4", "max = 8")
+    found = office.load(both)
+    assert found["restart_needed"] and not found["done"] and untouched(office)
+    found = office.load(both, partial=True)
+    assert office.group.desired == 3 and office.group.plan.max == 4
+    assert {c["class"]: c["done"] for c in found["changes"]} == {"live": True, "restart": False}
+
+
+def test_no_more_workers_than_there_is_room_for(office: Office) -> None:
+    office.load(RESTART.replace("count = 2", "count = 8"), partial=True)
+    assert office.group.desired <= 4
+
+
+def test_a_plugin_is_rolled_out(office: Office) -> None:
+    found = office.load(ROLLING)
+    assert office.begun == [("fw", "sink")] and found["done"]
+    assert office.core.events.of("reload")[0]["message"] == ""
+
+
+def test_a_rollout_that_goes_back_is_not_done(office: Office) -> None:
+    office.fails = "more drops"
+    found = office.load(ROLLING)
+    assert not found["done"] and found["failed"] == "fw: more drops"
+    office.fails = ""
+    assert office.load(ROLLING)["changes"], "it is tried again"
+
+
+def test_spares_that_are_too_many_are_ended(office: Office) -> None:
+    from unit.fakecore import sitter
+
+    office.group.spares.append(sitter(600))
+    office.load(TWO.replace("spares = 1", "spares = 0"))
+    assert office.group.spares[0].asked
+
+
+def test_a_file_with_faults_is_refused_with_its_exit_code(office: Office) -> None:
+    problem = Problem("no such key", exit_code=Exit.BAD_TOPOLOGY)
+    with pytest.raises(DpsupError, match="no such key") as caught:
+        office.load(TopologyError([problem]))
+    assert caught.value.exit_code == Exit.BAD_TOPOLOGY and untouched(office)
+
+
+def test_the_file_of_another_instance_is_refused(office: Office) -> None:
+    with pytest.raises(UsageError, match="core"):
+        office.load(TWO.replace('name = "edge"', 'name = "core"'))
+
+
+def test_without_a_file_or_an_instance_nothing_is_loaded(office: Office) -> None:
+    office.model.topologies = None
+    with pytest.raises(DpsupError) as caught:
+        office.load(TWO)
+    assert caught.value.code == "E0721"
+    office.model.state = "stopping"
+    with pytest.raises(DpsupError) as caught:
+        office.load(TWO)
+    assert caught.value.code == "E0705"
