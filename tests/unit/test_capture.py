@@ -207,7 +207,8 @@ def test_filters_are_libpcaps() -> None:
     with pytest.raises(UsageError, match="syntax error"):
         filter.compile_filter("tcp prt 80")
     with pytest.raises(UsageError, match="instructions"):
-        filter.compile_filter(" or ".join(f"tcp port {n}" for n in range(1, 900)))
+        # Ports joined by `or` take libpcap's optimizer 16 s.
+        filter.compile_filter("+".join(["ether[0]", "ether[1]"] * 350) + " = 5")
 
 
 # --- histograms -----------------------------------------------------------------------------------
