@@ -57,7 +57,7 @@ WRONG = [
      'cores = "1"', "shared_cores"),
     # what is not there
     ("net_null0,no-rx=1", "net_pcap0,rx_pcap=no.pcap", BAD, "there is no file", "no.pcap",
-     "relative paths begin at the topology file's folder"),
+     "relative paths begin at the topology file's directory"),
     ("net_null0,no-rx=1", "net_pcap0,rx_pcap=topology.toml", BAD, "is no capture file",
      "topology.toml", "tcpdump -w"),
     ("net_null0,no-rx=1", "net_nul0", BAD, "no driver for the virtual device net_nul0",
