@@ -152,6 +152,19 @@ def leftovers(name: str) -> list[str]:
     return found
 
 
+def lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def left_by_the_dead() -> set[str]:
+    """Names of instances of test runs that were killed; a name begins with the run's pid."""
+    words = [p.name for p in Path("/run/dpsup").glob("t*")]
+    for folder in ("/var/run/dpdk", "/dev/hugepages"):
+        words += [p.name for p in Path(folder).glob("dpsup-t*")]
+    found = (re.match(r"(?:dpsup-)?(t(\d+)[a-z][a-z0-9]*)(?:-g\d|$)", word) for word in words)
+    return {one[1] for one in found if one and not lives(int(one[2]))}
+
+
 class Run:
     """One instance under test."""
 
