@@ -4,6 +4,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("dpsup", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dpsup")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

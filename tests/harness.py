@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -12,12 +13,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dpsup import DpsupError, connect
+from dpsup.cli import root
 from dpsup.errors import NotRunning
 from dpsup.instance import history
 
@@ -60,13 +63,40 @@ def run(
     *args: str, check: bool = False, timeout: float = PATIENCE
 ) -> subprocess.CompletedProcess[str]:
     """`dpsup ARGS`, its output captured."""
-    done = subprocess.run(
-        [*DPSUP, *args], capture_output=True, text=True, timeout=timeout, check=False
-    )
+    # To start Python for each command takes a third of a second of CPU. A test of what only a
+    # process can do (a terminal, signals, open files) starts it with DPSUP.
+    on_main = threading.current_thread() is threading.main_thread()
+    done = here(*args) if on_main and not ALONE & {*args} else process(*args, timeout=timeout)
     assert "Traceback" not in done.stderr + done.stdout, done.stderr + done.stdout
     if check:
         assert done.returncode == 0, f"dpsup {' '.join(args)}: {done.returncode}\n{done.stderr}"
     return done
+
+
+# These start processes that are to have nothing of the test's own.
+ALONE = {"start", "bench", "chaos"}
+
+
+def process(*args: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*DPSUP, *args], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def here(*args: str) -> subprocess.CompletedProcess[str]:
+    """The same, in this process."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+    before, sys.argv = sys.argv, ["dpsup", *args]
+    code: Any = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            root.main()
+    except SystemExit as e:
+        code = int(e.code or 0)
+    finally:
+        sys.argv = before
+    said = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(["dpsup", *args], code, *said)
 
 
 def wait_for(what: Callable[[], Any], timeout: float = PATIENCE, step: float = 0.02) -> Any:
@@ -120,6 +150,19 @@ def leftovers(name: str) -> list[str]:
                 if one.name == name or re.match(rf"dpsup-{re.escape(name)}-g\d", one.name)
             ]
     return found
+
+
+def lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def left_by_the_dead() -> set[str]:
+    """Names of instances of test runs that were killed; a name begins with the run's pid."""
+    words = [p.name for p in Path("/run/dpsup").glob("t*")]
+    for folder in ("/var/run/dpdk", "/dev/hugepages"):
+        words += [p.name for p in Path(folder).glob("dpsup-t*")]
+    found = (re.match(r"(?:dpsup-)?(t(\d+)[a-z][a-z0-9]*)(?:-g\d|$)", word) for word in words)
+    return {one[1] for one in found if one and not lives(int(one[2]))}
 
 
 class Run:

@@ -14,7 +14,9 @@ import itertools
 import json
 import os
 import random
+import re
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -151,7 +153,7 @@ def _host(stem: str, side: str, number: int) -> Host:
 @contextlib.contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
     """A pair of hosts under names of their own; nothing of them stays behind."""
-    stem = f"dps{os.getpid()}{next(_serial)}"
+    stem = f"dps{os.getpid()}n{next(_serial)}"
     hosts: list[Host] = []
     try:
         for number, side in enumerate("ab", 1):
@@ -165,10 +167,24 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
                 child.communicate()
         # By name: what a failure in the middle of _host left goes too.
         for side in "ab":
-            sh("ip", "link", "del", f"{stem}{side}", check=False)
-            sh("ip", "netns", "del", f"{stem}{side}", check=False)
+            _remove(f"{stem}{side}")
         left = sh("ip", "-o", "link").stdout + sh("ip", "netns").stdout
         assert stem not in left, left
+
+
+def _remove(name: str) -> None:
+    sh("ip", "link", "del", name, check=False)
+    sh("ip", "netns", "del", name, check=False)
+
+
+def remove_dead_hosts() -> None:
+    """Those of test runs that were killed; a name begins with the run's pid."""
+    there = sh("ip", "-o", "link").stdout + sh("ip", "netns", check=False).stdout
+    for name, pid in set(re.findall(r"\b(dps(\d+)n\d+[ab])\b", there)):
+        if not Path(f"/proc/{pid}").exists():
+            for process in sh("ip", "netns", "pids", name, check=False).stdout.split():
+                os.kill(int(process), signal.SIGKILL)
+            _remove(name)
 
 
 # --- a TCP transfer -------------------------------------------------------------------------------

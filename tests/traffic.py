@@ -8,6 +8,7 @@ to is noted beside it when it is made: the comparison knows nothing of how dpsup
 
 from __future__ import annotations
 
+import functools
 import random
 import struct
 from collections import Counter
@@ -58,6 +59,11 @@ def _flow(name: str, *frames: bytes, room: int = _SEQUENCE.size) -> Flow:
 
 def flows(count: int = 8, jumbo: int = 0) -> list[Flow]:
     """`count` flows of each kind; `jumbo` > 0 adds large frames, up to that many bytes."""
+    return [Flow(f.name, f.frames, room=f.room) for f in _flows(count, jumbo)]
+
+
+@functools.cache  # scapy takes 0.3 s of CPU for them
+def _flows(count: int, jumbo: int) -> list[Flow]:
     from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
     from scapy.layers.inet6 import (
         ICMPv6EchoRequest,

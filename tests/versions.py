@@ -17,7 +17,6 @@ PLUGIN = """
 #include <dpsup_plugin.h>
 #include <signal.h>
 #include <string.h>
-#include <x86intrin.h>
 
 static const struct dps_env *env;
 static uint64_t seen;
@@ -34,14 +33,14 @@ init(const struct dps_env *e, void **state)
 static uint16_t
 packet(void *state, struct dps_packet *p)
 {
-	uint64_t until = __rdtsc() + dps_arg_u64(env, "cycles", CYCLES);
+	uint64_t until = __builtin_ia32_rdtsc() + dps_arg_u64(env, "cycles", CYCLES);
 	uint8_t mark = VERSION;
 
 	(void)state;
 	seen++;
 	%(worse)s
 	p->data[5] = mark;
-	while (__rdtsc() < until)
+	while (__builtin_ia32_rdtsc() < until)
 		;
 	env->counters[SEEN]++;
 	return dps_out(p->port);

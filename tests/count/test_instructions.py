@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from count.instructions import Counted, Unable, baseline, build, cases, count, moved, table
 
-# Two CPUs that others use too.
-pytestmark = pytest.mark.timeout(600)
+# Two CPUs that others use too. One process of pytest-xdist has them all: it counts once.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("count")]
 
 
 class Counts:

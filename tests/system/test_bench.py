@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import DPSUP, PATIENCE, leftovers, run, wait_for
+from harness import DPSUP, PATIENCE, here, leftovers, run, wait_for
 
 import dpsup
 
@@ -151,12 +151,12 @@ def test_wrong_options_are_told_before_anything_is_measured(tmp_path: Path) -> N
         (["--runs", "0"], 2),
     ):
         began = time.monotonic()
-        done = run("bench", *words)
+        done = here("bench", *words)
         assert done.returncode == code, done.stderr
         assert time.monotonic() - began < 10
     (tmp_path / "status.json").write_text('{"kind": "Status"}')
-    assert run("bench", "--compare", str(tmp_path / "status.json")).returncode == 1
-    listed = run("bench", "--list", check=True).stdout
+    assert here("bench", "--compare", str(tmp_path / "status.json")).returncode == 1
+    listed = here("bench", "--list").stdout
     assert "path" in listed
     assert "(only when named)" in listed
 

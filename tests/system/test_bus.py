@@ -31,9 +31,8 @@ class Raw:
         return json.loads(self.socket.recv_multipart()[-1])
 
 
-def test_bad_messages_get_an_error_and_the_bus_goes_on(instance: Run) -> None:
-    instance.start(NULL)
-    raw = Raw(instance)
+def test_bad_messages_get_an_error_and_the_bus_goes_on(shared: Run) -> None:
+    raw = Raw(shared)
     for noise in (b"", b"\0\xff" * 10, b"{}", b'{"v":9}', b"[" * 1000, b'{"v":1,"id":"a"}'):
         reply = raw.say(noise)
         assert reply is not None
@@ -46,19 +45,17 @@ def test_bad_messages_get_an_error_and_the_bus_goes_on(instance: Run) -> None:
     reply = raw.say(messages.encode_request(messages.Request("dance", "x2")))
     assert reply is not None
     assert "no such verb" in reply["error"]["message"]
-    assert instance.status()["state"] == "running"
+    assert shared.status()["state"] == "running"
 
 
-def test_an_oversized_message_costs_only_its_sender(instance: Run) -> None:
-    instance.start(NULL)
-    Raw(instance).socket.send_multipart([b"", b"x" * (messages.MAX_REQUEST + 1)])
-    with dpsup.connect(instance.name) as client:
+def test_an_oversized_message_costs_only_its_sender(shared: Run) -> None:
+    Raw(shared).socket.send_multipart([b"", b"x" * (messages.MAX_REQUEST + 1)])
+    with dpsup.connect(shared.name) as client:
         assert client.status()["state"] == "running"
 
 
-def test_a_flood_is_refused_and_others_are_served(instance: Run) -> None:
-    instance.start(NULL)
-    raw = Raw(instance)
+def test_a_flood_is_refused_and_others_are_served(shared: Run) -> None:
+    raw = Raw(shared)
     request = messages.encode_request(messages.Request("ping", "same"))
     for _ in range(5000):
         raw.socket.send_multipart([b"", request])
@@ -66,7 +63,7 @@ def test_a_flood_is_refused_and_others_are_served(instance: Run) -> None:
     while raw.socket.poll(1000):
         refused += b"too many requests" in raw.socket.recv_multipart()[-1]
     assert refused > 100
-    with dpsup.connect(instance.name) as client:
+    with dpsup.connect(shared.name) as client:
         assert client.status()["state"] == "running"
 
 
@@ -141,11 +138,10 @@ def test_the_client_has_the_nouns_of_the_command_line(instance: Run) -> None:
         dpsup.connect("nobody-of-that-name")
 
 
-def test_nobody_else_may_use_the_sockets(instance: Run) -> None:
+def test_nobody_else_may_use_the_sockets(shared: Run) -> None:
     from pathlib import Path
 
-    instance.start(NULL)
-    folder = Path("/run/dpsup", instance.name)
+    folder = Path("/run/dpsup", shared.name)
     assert folder.stat().st_mode & 0o077 == 0
     for socket in folder.glob("*.sock"):
         assert socket.stat().st_mode & 0o077 == 0, socket

@@ -100,7 +100,7 @@ def test_source_line_is_safe_to_print() -> None:
 
 
 @given(st.text(alphabet="[]{}=.,#\"'\\\n \tab1é", max_size=60))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_scan_of_any_text_ends_without_an_error(text: str) -> None:
     source = Source.scan("x.toml", text)
     assert 1 <= source.line(("a", 0, "b")) <= text.count("\n") + 1
@@ -229,7 +229,7 @@ def leaves(value: object, path: Path = ()) -> Iterator[Path]:
 
 
 @given(DOCUMENTS, st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_path_that_tomllib_reads_is_found(
     data: dict[str, Any], choose: st.DataObject
 ) -> None:

@@ -134,7 +134,7 @@ def test_frames_of_every_kind_of_pcap(tmp_path: Path, order: str, magic: int) ->
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", pcap([]), pcapng([])]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_survived(tail: bytes, head: bytes) -> None:
     found = scan(head + tail, 99)
     assert found is None or found.packets <= len(tail)

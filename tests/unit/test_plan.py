@@ -282,7 +282,7 @@ def files(draw: st.DrawFn) -> tuple[str, FakeHost]:
 
 
 @given(files())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_slots_are_numbered_and_placed(case: tuple[str, FakeHost]) -> None:
     text, host = case
     plan = make_plan(read(text, host), host)

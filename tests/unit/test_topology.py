@@ -662,7 +662,7 @@ def mutated(draw: st.DrawFn) -> str:
 
 
 @given(mutated(), st.integers(1, 8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_mutated_topology_never_raises(text: str, cpus: int) -> None:
     host = machine(text, cpus=cpus)
     topology, problems = load(FILE, host)
