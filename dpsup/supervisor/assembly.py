@@ -148,6 +148,8 @@ class Supervisor:
             self.core.fault("snapshot", e)
         self._numbers.resume(past.seq)
         self.model.adopted = True
+        # As far as is known: should this supervisor crash before it has asked, it ends nothing.
+        self.model.rx_on = True
         self.life.rejoin = partial(self.rejoin.begin, found, past)
 
     async def run(self) -> int:
