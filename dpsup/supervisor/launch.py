@@ -56,6 +56,8 @@ class _Voice:
             self._lines.put_nowait(text)
 
     def _run(self) -> None:
+        # They are for the main thread, which may have blocked them: see assembly.py's `run`.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         while (text := self._lines.get()) is not None:
             _say(text)
 
@@ -264,10 +266,10 @@ def _run(
         raise
     finally:
         voice.close()
-        # What is being put in order is not to be interrupted.
-        for sig in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sig, signal.SIG_IGN)
         if not stays:
+            # What is being put in order is not to be interrupted.
+            for sig in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(sig, signal.SIG_IGN)
             state = where.read_state()
             if state is not None:
                 where.end_processes(state)
