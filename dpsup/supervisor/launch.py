@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -253,7 +254,16 @@ def _run(
             return await sup.run(), sup
 
         process.pin(plan.supervisor_cores)
-        code, sup = asyncio.run(life())
+        try:
+            code, sup = asyncio.run(life())
+        except DpsupError:
+            raise
+        except Exception as e:
+            if going_on:
+                # Before its event loop could say so; what it was to adopt forwards.
+                _say("".join(traceback.format_exception(e)))
+                _follow_itself(True, again, file)
+            raise
         stays = sup.leaves_alone
         if stays:
             stays = sup.model.rx_on
