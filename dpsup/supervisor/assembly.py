@@ -40,6 +40,8 @@ from dpsup.supervisor.snapshot import Numbers, Past
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.workers import Workers
 
+ENDING = (signal.SIGINT, signal.SIGTERM)  # a person, or systemd, wants the end
+
 Handle = Callable[["Supervisor", Request], Coroutine[Any, Any, Any]]
 
 
@@ -148,6 +150,8 @@ class Supervisor:
             self.core.fault("snapshot", e)
         self._numbers.resume(past.seq)
         self.model.adopted = True
+        # As far as is known: should this supervisor crash before it has asked, it ends nothing.
+        self.model.rx_on = True
         self.life.rejoin = partial(self.rejoin.begin, found, past)
 
     async def run(self) -> int:
@@ -157,8 +161,9 @@ class Supervisor:
         process.become_subreaper()
         loop.set_exception_handler(core.broken)
         loop.add_signal_handler(signal.SIGCHLD, core.guard, self.children.reap)
-        for sig in (signal.SIGINT, signal.SIGTERM):
+        for sig in ENDING:
             loop.add_signal_handler(sig, core.guard, self._interrupted)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         server = Server(model.runtime.file(CONTROL), partial(self._handle, self))
         serving = asyncio.create_task(server.serve())
         core.spawn(self.monitor.run(), feature="monitor")
@@ -169,7 +174,11 @@ class Supervisor:
             core.guard(core.fire, model, "adopt" if model.adopted else "start")
             await core.gone.wait()
         finally:
-            if not self.leaves_alone:
+            if self.leaves_alone:
+                # An order that comes now is the next supervisor's, in this same process: exec(2)
+                # keeps what is blocked and pending, and `run` takes it up.
+                signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+            else:
                 self.children.kill_all()
             core.close()
             with contextlib.suppress(Exception):

@@ -74,12 +74,18 @@ class Engine:
             )
             if machine.kind == "worker":
                 machine.since_ns = time.monotonic_ns()  # type: ignore[attr-defined]
-        for action in step.actions:
-            self.actions[machine.kind, action](machine)
-            if self.crashed:
-                return
-        if machine.kind == "worker":
-            self.after_worker()
+        try:
+            for action in step.actions:
+                self.actions[machine.kind, action](machine)
+                if self.crashed:
+                    return
+            if machine.kind == "worker":
+                self.after_worker()
+        except Exception as e:
+            # Also where a request, a rollout or a watcher fires: the state has changed, and what
+            # belongs to the change was not done.
+            self.crash(e)
+            raise
         self.wake()
 
     def spawn(self, work: Coroutine[Any, Any, Any], *, feature: str = "") -> None:
@@ -135,6 +141,8 @@ class Engine:
 
     def fault(self, feature: str, error: BaseException) -> None:
         """An unforeseen exception in a feature: said, with its traceback in the log."""
+        if self.crashed:
+            return  # what the crash was is said
         now = time.monotonic()
         if now - self._faults.get(feature, -FAULT_QUIET_S) < FAULT_QUIET_S:
             return

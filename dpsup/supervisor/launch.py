@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -56,6 +57,8 @@ class _Voice:
             self._lines.put_nowait(text)
 
     def _run(self) -> None:
+        # They are for the main thread, which may have blocked them: see assembly.py's `run`.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         while (text := self._lines.get()) is not None:
             _say(text)
 
@@ -252,7 +255,16 @@ def _run(
             return await sup.run(), sup
 
         process.pin(plan.supervisor_cores)
-        code, sup = asyncio.run(life())
+        try:
+            code, sup = asyncio.run(life())
+        except DpsupError:
+            raise
+        except Exception as e:
+            if going_on:
+                # Before its event loop could say so; what it was to adopt forwards.
+                _say("".join(traceback.format_exception(e)))
+                _follow_itself(True, again, file)
+            raise
         stays = sup.leaves_alone
         if stays:
             stays = sup.model.rx_on
@@ -265,10 +277,10 @@ def _run(
         raise
     finally:
         voice.close()
-        # What is being put in order is not to be interrupted.
-        for sig in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sig, signal.SIG_IGN)
         if not stays:
+            # What is being put in order is not to be interrupted.
+            for sig in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(sig, signal.SIG_IGN)
             state = where.read_state()
             if state is not None:
                 where.end_processes(state)

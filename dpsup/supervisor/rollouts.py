@@ -62,7 +62,10 @@ class Rollouts:
         }
 
     def write(self) -> None:
-        """A full disk must not stop the supervisor."""
+        """A full disk must not stop the supervisor. One that has crashed writes nothing: what it
+        had under way is the next one's to close or to undo."""
+        if self._core.crashed:
+            return
         runtime = self._model.runtime
         try:
             runtime.write(ROLLOUT, json.dumps(self.record()))

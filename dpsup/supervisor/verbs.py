@@ -37,7 +37,13 @@ async def handle(sup: Supervisor, request: Request) -> Any:
         raise ProtocolError(
             f"no such verb: {request.verb}", code="E0903", help=f"one of {', '.join(VERBS)}"
         )
-    return await verb(sup, request.args)
+    try:
+        return await verb(sup, request.args)
+    except DpsupError:
+        raise
+    except Exception as e:
+        sup.core.fault(f"request {request.verb}", e)
+        raise
 
 
 def _plan(sup: Supervisor) -> dict[str, Any]:
