@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from unit.fakecore import Parts, descriptors, run, sitter
-from unit.test_seed import FakeSeed, turns
+from unit.test_seed_socket import FakeSeed, turns
 
 from dpsup.bus.sockets import Gone
 from dpsup.errors import DpsupError
