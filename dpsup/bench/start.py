@@ -210,7 +210,7 @@ def _commands(setup: Setup) -> Step:
             for _i in range(COMMANDS):
                 for name, words in asked.items():
                     begin = time.monotonic_ns()
-                    argv = [sys.executable, "-c", *words]
+                    argv = [sys.executable, "-P", "-c", *words]
                     subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
                     times.setdefault(name, []).append(time.monotonic_ns() - begin)
         bare = median(times["python"])
