@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Law 10: what supervises may crash alone. A fault at every action of the state machine, at every
+wait and at the entry of every part: forwarding goes on, each packet comes out once and in order,
+one adoption follows, and the instance is what it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import sweeping
+from harness import NULL, Run, leftovers, wait_for
+from jobs import build
+from ptrace import Traced
+from sweeping import RAISING, STIMULI, Fault, Stimulus, Sweep, one_fault, raising, running
+from sweeping import with_adoption as adopting
+
+import dpsup
+from dpsup.supervisor import fsm
+
+pytestmark = pytest.mark.timeout(600)
+
+Case = tuple[Stimulus, list[Fault]]
+
+STUCK = [{"point": "action seed.spawn", "how": "stop", "times": 1}]
+# Every action that a running instance can meet while its primary lives.
+ACTIONS: list[Case] = [
+    (sweeping.all_die, raising("action worker.fork")),
+    (sweeping.all_die, raising("action worker.feed")),
+    (sweeping.all_die, raising("action worker.repair")),
+    (sweeping.all_die, raising("action worker.wait")),
+    (sweeping.all_die, raising("action worker.lend")),
+    (sweeping.all_die, raising("action topology.announce")),
+    (sweeping.worker_dies, raising("action worker.adopt")),
+    (sweeping.restarted, raising("action worker.unfeed")),
+    (sweeping.restarted, raising("action worker.halt")),
+    (sweeping.held, raising("action worker.say")),
+    (sweeping.held_and_scaled, raising("action worker.handback")),
+    (sweeping.hangs, raising("action worker.kill")),
+    (sweeping.seed_dies, raising("action seed.replace")),
+    (sweeping.seed_dies, raising("action seed.spawn")),
+    (sweeping.seed_dies, raising("action seed.fill")),
+    (sweeping.spare_dies, adopting(["action topology.rejoin"])),
+    (sweeping.spare_dies, adopting(["action worker.await"])),
+]
+# Half a minute: a seed that does not attach is given time.
+STICKS: list[Case] = [(sweeping.seed_sticks, STUCK + raising("action seed.kill"))]
+PARTS: list[Case] = [
+    (sweeping.spare_dies, adopting(["entry Rejoin.begin"])),
+    (sweeping.spare_dies, adopting(["entry Children.meet"])),
+    (sweeping.spare_dies, adopting(["entry Supervisor.adopt"])),
+    (sweeping.spare_dies, raising("entry Sitters.fork")),
+    (sweeping.spare_dies, raising("entry Spares.refill")),
+    (sweeping.scaled, raising("entry Buckets.steer")),
+    (sweeping.scaled, raising("entry Life.judge")),
+    (sweeping.scaled, raising("entry Scaler.scale")),
+    (sweeping.all_die, raising("entry Workers.decide")),
+    (sweeping.worker_dies, raising("entry Deaths.read_stories")),
+    (sweeping.looked_at, raising("entry Monitor.look")),
+    (sweeping.looked_at, raising("entry Attach.look")),
+    (sweeping.looked_at, raising("verb stats")),
+    (sweeping.rolled_out, raising("entry Rollouts.begin")),
+    (sweeping.rolled_out, raising("action worker.adopt")),
+    (sweeping.reloaded, raising("entry Reload.reload")),
+]
+PRIMARY = [
+    "action primary.sweep", "action primary.report", "action worker.forget",
+    "action topology.again", "action primary.spawn", "action primary.announce",
+]  # fmt: skip
+# Of one instance each: the point of its start, and that of its end.
+ENDS = [
+    ("action topology.begin", "action topology.wind_down"),
+    ("action primary.spawn", "action seed.quit"),
+    ("action primary.announce", "action seed.report"),
+    ("action worker.fork", "action primary.quit"),
+    ("action topology.announce", "action topology.finish"),
+]
+AT_START = "action primary.kill"
+
+
+def go_through(s: Sweep, cases: list[Case]) -> None:
+    for stimulus, faults in cases:
+        took = one_fault(s, stimulus, faults)
+        print(f"{took:5.1f} s  {s.phase}", flush=True)
+
+
+def test_each_action_is_in_the_sweep() -> None:
+    swept = {f["point"] for _, faults in ACTIONS + STICKS for f in faults}
+    swept |= {*PRIMARY, AT_START, *(point for pair in ENDS for point in pair)}
+    table = {f"action {kind}.{name}" for kind, names in fsm.ACTIONS.items() for name in names}
+    assert table <= swept
+
+
+def test_a_fault_at_each_action(instance: Run) -> None:
+    with running(Sweep(instance)) as s:
+        go_through(s, ACTIONS)
+        s.end()
+
+
+@pytest.mark.long
+def test_a_fault_while_a_seed_does_not_attach(instance: Run) -> None:
+    with running(Sweep(instance)) as s:
+        go_through(s, STICKS)
+        s.end()
+
+
+def test_a_fault_in_each_part(instance: Run) -> None:
+    with running(Sweep(instance)) as s:
+        go_through(s, PARTS)
+        s.end()
+
+
+def test_a_fault_while_the_primary_is_replaced(instance: Run) -> None:
+    with running(Sweep(instance)) as s:
+        go_through(s, [(sweeping.primary_dies, raising(point)) for point in PRIMARY])
+        s.end(one_generation=False)
+
+
+@pytest.mark.parametrize(("first", "last"), ENDS)
+def test_a_fault_at_the_start_and_at_the_end(instance: Run, first: str, last: str) -> None:
+    s = Sweep(instance)
+    begun = s.arm("start", raising(first))
+    s.start()
+    s.until_whole()
+    assert s.fired(begun)
+    ended = s.arm("stop", raising(last))
+    s.ask(lambda one: one.stop(1))
+    code, errors = s.ended()
+    assert s.fired(ended)
+    assert code == 1, errors
+    assert "internal error" in errors
+    assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
+
+
+def test_a_fault_where_a_start_is_given_up(instance: Run) -> None:
+    s = Sweep(instance)
+    ids = s.arm("start", raising(AT_START))
+    s.start()
+    wait_for(lambda: "action primary.spawn" in s.reached("start"), step=0.005)
+    process = instance.process
+    assert process is not None
+    process.send_signal(signal.SIGTERM)
+    code, errors = s.ended()
+    assert s.fired(ids)
+    assert code == 1, errors
+    assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_fault_at_every_point(instance: Run) -> None:
+    """All that is reached, found by a run without faults."""
+    with running(Sweep(instance)) as s:
+        known: dict[str, Case] = {}
+        for stimulus in STIMULI:
+            s.arm(stimulus.__name__)
+            stimulus(s)
+            s.settle()
+            for point in s.reached(s.phase):
+                known.setdefault(point, (stimulus, raising(point)))
+        one_fault(s, sweeping.spare_dies, raising("entry Spares.died"))
+        for point in s.reached(s.phase):
+            known.setdefault(point, (sweeping.spare_dies, adopting([point])))
+        print(f"{len(known)} points")
+        failed = []
+        for point, case in known.items():
+            try:
+                go_through(s, [case])
+            except AssertionError as e:
+                failed.append(f"{point}: {e}")
+                s.arm("nothing")
+                s.settle()
+        s.end()
+        assert not failed, "\n".join(failed)
+
+
+# --- one by one -----------------------------------------------------------------------------------
+
+
+REFUSES = """
+#include <sys/stat.h>
+#include <unistd.h>
+#include "dpsup_plugin.h"
+
+/* Says what no worker says, wherever somebody may listen. */
+static int init(const struct dps_env *env, void **state)
+{
+	const char line[] = "REFUSED abc\\n";
+	struct stat st;
+
+	(void)env;
+	*state = NULL;
+	for (int fd = 3; fd < 64; fd++)
+		if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode) && write(fd, line, 12) < 0)
+			return -1;
+	return 0;
+}
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "odd", .init = init, .packet = packet,
+};
+"""
+
+
+def test_a_line_of_a_plugin_that_cannot_be_read(instance: Run) -> None:
+    build(instance.folder, REFUSES)
+    text = NULL.replace('"macswap"', '"./evil.so"').replace("args =", "#") + "spares = 1\n"
+    instance.start(text)
+    doc = instance.until(lambda s: s["groups"][0]["spares_ready"] == 1 and s)
+    for worker in doc["groups"][0]["workers"]:
+        if worker["pid"]:
+            os.kill(worker["pid"], signal.SIGKILL)
+    after = instance.until(lambda s: s["state"] == "running" and s["recovery"]["deaths"] == 2 and s)
+    assert after["supervisor"] == doc["supervisor"]
+    assert not [e for e in instance.events() if e["type"] == "fault"]
+
+
+def test_a_fault_in_each_watcher_of_the_counters(instance: Run) -> None:
+    with running(Sweep(instance)) as s:
+        wait_for(lambda: [p for p in s.reached("start") if p.startswith("watcher ")])
+        points = sorted({p for p in s.reached("start") if p.startswith("watcher ")})
+        assert len(points) >= 4
+        ids = s.arm("watchers", raising(*points))
+        wait_for(lambda: s.fired(ids) == set(ids))
+        names = {f"watcher {e['name']}" for e in wait_for(s.faulted)}
+        assert names == set(points)
+        lines = s.ask(lambda one: one.logs("supervisor"))
+        assert sum("Traceback" in e["line"] for e in lines) == len(points)
+        sweeping.worker_dies(s)
+        s.settle()
+        assert s.started() == 1
+        s.end()
+
+
+def test_a_full_disk(instance: Run) -> None:
+    folder = instance.folder / "run"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=0755", "none", folder], check=True)
+    try:
+        where = folder / instance.name
+        text = sweeping.TOPOLOGY
+        s = Sweep(instance, text)
+        file = instance.file.read_text()
+        instance.file.write_text(file.replace("[host]", f'[host]\nruntime_dir = "{where}"'))
+        with running(s):
+            with (folder / "full").open("wb") as full, pytest.raises(OSError, match="space"):
+                while True:
+                    full.write(bytes(4096))
+                    full.flush()
+            for _ in range(3):
+                sweeping.all_die(s)
+                s.settle()
+            events = s.ask(lambda one: one.events())
+            assert [e for e in events if e["type"] == "error" and "cannot write" in e["message"]]
+            assert not [e for e in events if e["type"] == "fault"]
+            assert s.started() == 1
+            (folder / "full").unlink()
+            s.end()
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_supervisor_that_fails_too_often_leaves_the_data_plane_alone(instance: Run) -> None:
+    s = Sweep(instance, policy="usual")
+    with running(s):
+        primary = s.status()["primary"]["pid"]
+        s.arm("too often", raising("entry Spares.died") + raising("entry Rejoin.begin", times=99))
+        sweeping.spare_dies(s)
+        code, errors = s.ended()
+        assert code == 1, errors
+        assert "failed too often" in errors
+        out = instance.folder / "wan.out.pcap"
+        size = out.stat().st_size
+        wait_for(lambda: out.stat().st_size > size + 10_000)
+        with dpsup.connect(instance.name) as one:
+            assert one.headless
+        s.arm("again")
+        s.start("-o", "json")
+        s.until_whole()
+        assert s.status()["primary"]["pid"] == primary
+        s.end()
+
+
+def test_a_fault_in_a_detached_start_is_told_once(instance: Run) -> None:
+    s = Sweep(instance)
+    ids = s.arm("start", raising("action worker.feed"))
+    argv = [sys.executable, "-P", RAISING, str(s.folder), "start", str(instance.file), "--detach"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert s.fired(ids)
+    s.until_whole()
+    pid = s.status()["supervisor"]["pid"]
+    said = [line for line in done.stderr.splitlines() if "supervisor pid" in line]
+    assert said == [f"{instance.name} is running, supervisor pid {pid}"]
+
+
+def test_sigterm_between_two_supervisors_is_not_lost(instance: Run) -> None:
+    with running(Sweep(instance)) as s:
+        ids = s.arm("sigterm", raising("entry Spares.died"))
+        sweeping.spare_dies(s)
+        wait_for(lambda: s.fired(ids), step=0.001)
+        process = instance.process
+        assert process is not None
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        code, errors = s.ended()
+        assert code == 0, errors
+    assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
+
+
+def test_a_primary_that_hangs_and_forwards_is_left_alone(instance: Run) -> None:
+    with running(Sweep(instance)) as s:
+        primary = s.status()["primary"]["pid"]
+        # Its main thread, which answers; not its io cores.
+        python = Traced(primary)
+        said = "does not answer, but its io cores forward"
+        try:
+            wait_for(
+                lambda: [e for e in s.ask(lambda one: one.events()) or [] if said in str(e)], 40
+            )
+        finally:
+            python.let_go()
+        s.settle()
+        assert s.status()["primary"]["pid"] == primary
+        sweeping.worker_dies(s)
+        s.settle()
+        assert s.started() == 1
+        s.end()
+
+
+def times(s: Sweep, ids: list[str]) -> int:
+    return sum(e["id"] in ids for e in s.noted("fired"))
+
+
+def test_a_primary_that_refuses_is_left_alone(instance: Run) -> None:
+    with running(Sweep(instance)) as s:
+        primary = s.status()["primary"]["pid"]
+        for point in ("ask map", "ask lane", "ask takeovers"):
+            ids = s.arm(point, raising(point, how="refuse", times=3))
+            for _ in range(5):
+                sweeping.scaled(s)
+                sweeping.worker_dies(s)
+                if s.until(lambda ids=ids: times(s, ids) == 3, 1):
+                    break
+            assert times(s, ids) == 3
+            s.settle()
+        assert s.status()["primary"]["pid"] == primary
+        assert s.started() == 1
+        s.end()
