@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from dpsup.errors import NoSuchObject, NotRunning, UsageError
 from dpsup.instance import record, runtime_dir
@@ -51,7 +51,7 @@ TYPES = {
     "failed": "the error that ends the instance",
 }
 
-Entry = dict[str, Any]
+Entry = dict[str, Any]  # documents.events.Event or documents.printed.LogLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,8 @@ def recorded(name: str | None) -> Runtime | None:
 
 
 def _live(instance: Instance, topic: str, since: int) -> list[Entry]:
-    return instance.events(since=since) if topic == "event" else instance.logs(since=since)
+    found = instance.events(since=since) if topic == "event" else instance.logs(since=since)
+    return cast(list[Entry], found)
 
 
 def _join(record: list[Entry], live: list[Entry]) -> list[Entry]:

@@ -23,7 +23,7 @@ SEGMENT = 1 << 20  # bytes
 FILES = {"event": ("events.jsonl", "events.jsonl.1"), "log": ("log.jsonl", "log.jsonl.1")}
 NAMES = tuple(name for pair in FILES.values() for name in pair)
 
-Entry = dict[str, Any]
+Entry = dict[str, Any]  # documents.events.Event or documents.printed.LogLine
 
 
 class Recorder:
@@ -68,7 +68,7 @@ class Recorder:
             self._fd = -1
 
 
-def keep(directory: Path, publisher: Publisher, journals: dict[str, Journal]) -> None:
+def keep(directory: Path, publisher: Publisher, journals: dict[str, Journal[Any]]) -> None:
     """Load the record into each topic's journal, and record its new entries. Sequence numbers
     continue: a follower of the previous supervisor sees what it missed."""
     for topic, journal in journals.items():
