@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dpsup.chaos.traffic import Traffic, check, frame
 from harness import HEAD, Run, wait_for
 from jobs import spare_pids
 
 import dpsup
-from dpsup.chaos.traffic import Traffic, check, frame
 from dpsup.errors import DpsupError
 from dpsup.packets.pcap import read_pcap, write_pcap
 

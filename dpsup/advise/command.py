@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.advise import lanes, report
 from dpsup.advise.window import Window
 from dpsup.errors import DpsupError, UsageError
 from dpsup.instance.client import connect
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.advice import Advice
+    from dpsup.documents.rates import Look
 
 STEPS = 40  # looks in a window, at most
 STEP_LEAST_S = 0.1  # between two looks: each takes some milliseconds of the instance's Python
@@ -29,7 +31,7 @@ def watch(name: str | None, seconds: float) -> Window:
             help="dpsup advise --for 5s",
         )
     step = max(STEP_LEAST_S, seconds / STEPS)
-    looks: list[Doc] = []
+    looks: list[Look] = []
     with connect(name) as instance:
         looks.append(instance.look())
         end = time.monotonic() + seconds
@@ -49,7 +51,7 @@ def watch(name: str | None, seconds: float) -> Window:
     return window
 
 
-def _same(looks: list[Doc]) -> list[Doc]:
+def _same(looks: list[Look]) -> list[Look]:
     """The looks since the last start of a primary: counters do not compare across a start."""
     last = looks[-1]["counters"]
     if last is None:
@@ -60,9 +62,9 @@ def _same(looks: list[Doc]) -> list[Doc]:
     return looks[first:]
 
 
-def _generation(look: Doc) -> int | None:
+def _generation(look: Look) -> int | None:
     return look["counters"]["generation"] if look["counters"] else None
 
 
-def carry_out(name: str | None, seconds: float) -> Doc:
+def carry_out(name: str | None, seconds: float) -> Advice:
     return report.document(watch(name, seconds))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup import limits
 from dpsup.advise.lanes import NOT_HIGHER, SPARE_TIME, USEFUL, loses
@@ -13,7 +13,9 @@ from dpsup.advise.window import Window, mersenne, pool_need
 from dpsup.text import listing
 from dpsup.view.tables import percent, si
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.advice import PortSeen
+    from dpsup.documents.plan import Io, Port
 
 FULL_TIME = 0.95  # of an io core
 FULL_BURSTS = 0.9  # of `burst`, on average: each burst is about full
@@ -24,7 +26,7 @@ LONG_MISS = 0.9  # of the looks saw missed packets: a steady loss, no bursts
 SHARED = 0.15  # of a CPU: what adaptive io cores and workers use besides their packets
 
 
-def table_of(window: Window, index: int) -> tuple[int, Doc]:
+def table_of(window: Window, index: int) -> tuple[int, Io]:
     """An io core's [[io]] table, by number, and its part of the plan."""
     io = window.plan["io"][index]
     return io.get("table", 0), io
@@ -51,12 +53,12 @@ def more_io(window: Window) -> Iterator[Piece]:
     if not free:
         return
     if missing:
-        metric, of = ("ports", missing[0], "missed_pps"), window.ports[missing[0]]
-        done, lost = of["rx_pps"], of["missed_pps"]
+        port = window.ports[missing[0]]
+        metric, done, lost = ("ports", missing[0], "missed_pps"), port["rx_pps"], port["missed_pps"]
         lack = f"{missing[0]} misses {si(lost)} packets/s"
     else:
-        metric, of = ("groups", late[0], "lane_full_pps"), window.groups[late[0]]
-        done, lost = of["pps"], of["lane_full_pps"]
+        of = window.groups[late[0]]
+        metric, done, lost = ("groups", late[0], "lane_full_pps"), of["pps"], of["lane_full_pps"]
         lack = (
             f"{si(lost)} packets/s find the lanes of {late[0]} full, whose busiest worker is "
             f"{percent(of['busiest'])} busy"
@@ -118,7 +120,7 @@ def rx_queues(window: Window) -> Iterator[Piece]:
         )  # fmt: skip
 
 
-def _poll(window: Window, port: Doc, found: Doc) -> Iterator[Piece]:
+def _poll(window: Window, port: Port, found: PortSeen) -> Iterator[Piece]:
     """Long queues that overflow while an io core sleeps."""
     for i, (id, io) in enumerate(window.io.items()):
         number, conf = table_of(window, i)

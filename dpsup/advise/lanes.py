@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup import limits
 from dpsup.advise.piece import FASTER, LOSING, Command, Effect, Key, Piece
@@ -14,7 +14,9 @@ from dpsup.supervisor.steering import WORTHWHILE
 from dpsup.text import listing
 from dpsup.view.tables import percent, si
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.advice import GroupSeen
+    from dpsup.documents.plan import Group
 
 SPARE_TIME = 0.8  # of a worker or an io core: below this it keeps up on average
 FULL_TIME = 0.9  # of a worker: it does not keep up
@@ -26,7 +28,7 @@ USEFUL = 0.15  # of a CPU: another worker must get this much
 NOT_HIGHER = 0.9  # of the available room is promised
 
 
-def loses(found: Doc) -> bool:
+def loses(found: GroupSeen) -> bool:
     """Does a group lose more than a few packets because lanes are full?"""
     offered = found["pps"] + found["lane_full_pps"]
     return bool(found["lane_full_pps"] > LOSS * offered)
@@ -92,7 +94,7 @@ def workers(window: Window) -> Iterator[Piece]:
                 yield piece
 
 
-def _add(window: Window, group: Doc, found: Doc) -> Piece | None:
+def _add(window: Window, group: Group, found: GroupSeen) -> Piece | None:
     name = group["name"]
     desired = next(g["desired"] for g in window.picture["groups"] if g["name"] == name)
     each = found["pps"] / max(found["busy"] * found["workers"], SMALLEST_BUSY)

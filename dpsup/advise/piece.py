@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpsup.view.tables import si
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents import advice as documents
+    from dpsup.documents.advice import Change, Predicted
 Where = tuple[
     str | int, ...
 ]  # place of a key in the file; tables of an array by name, [[io]] by number
@@ -44,8 +47,11 @@ class Key:
         inner = ".".join(map(str, (*table[2:], key)))
         return f"{head}: {inner} = {toml_value(self.value)} (now {toml_value(self.old)})"
 
-    def document(self) -> Doc:
-        return {"kind": "toml", "path": list(self.where), "value": self.value, "old": self.old}
+    def document(self) -> Change:
+        return {
+            "kind": "toml", "path": list(self.where), "value": self.value, "old": self.old,
+            "text": self.text(),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,9 @@ class Command:
     def text(self) -> str:
         return " ".join(self.argv)
 
-    def document(self) -> Doc:
-        return {"kind": "command", "argv": list(self.argv), "command": self.text()}
+    def document(self) -> Change:
+        text = self.text()
+        return {"kind": "command", "argv": list(self.argv), "command": text, "text": text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ class Effect:
         unit = "" if self.unit == "share" else f" {self.unit}"
         return f"{' '.join(self.metric)}: {written(self.now)} -> {written(self.then)}{unit}"
 
-    def document(self) -> Doc:
+    def document(self) -> Predicted:
         return {
             "metric": list(self.metric), "unit": self.unit, "now": self.now, "then": self.then,
             "text": self.text(),
@@ -94,9 +101,9 @@ class Piece:
     why: str
     changes: tuple[Key | Command, ...]
     effect: Effect
-    numbers: Doc = field(default_factory=dict)  # the numbers in `seen`, for programs
+    numbers: Mapping[str, Any] = field(default_factory=dict)  # the numbers in `seen`, for programs
 
-    def document(self) -> Doc:
+    def document(self) -> documents.Piece:
         return {
             "kind": self.kind,
             "level": self.level,
@@ -105,6 +112,6 @@ class Piece:
             "seen": self.seen,
             "numbers": self.numbers,
             "why": self.why,
-            "changes": [{**c.document(), "text": c.text()} for c in self.changes],
+            "changes": [c.document() for c in self.changes],
             "predicted": self.effect.document(),
         }

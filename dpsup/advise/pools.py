@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from dpsup.advise.piece import FASTER, LOSING, RISK, Effect, Key, Piece
 from dpsup.advise.window import MBUF_MORE, Window, mersenne, pool_need
@@ -31,7 +32,10 @@ def holders(window: Window, name: str) -> str:
     audit = window.audits.get(name)
     if audit is None:
         return ""
-    some = sorted(((audit[k], words) for k, words in _PLACES.items() if audit[k] > 0), reverse=True)
+    counts: Mapping[str, Any] = audit
+    some = sorted(
+        ((counts[k], words) for k, words in _PLACES.items() if counts[k] > 0), reverse=True
+    )
     return listing([f"{n} {words}" for n, words in some[:4]]) if some else ""
 
 

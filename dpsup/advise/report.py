@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.advise import KINDS, cores, lanes, pools
 from dpsup.advise.piece import LEVELS, Piece
@@ -13,7 +13,8 @@ from dpsup.text import plural
 from dpsup.view.sections import Screen
 from dpsup.view.tables import Line, percent, si, wrap
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.advice import Advice, Bottleneck
 
 QUESTIONS: tuple[Callable[[Window], Iterator[Piece]], ...] = (
     pools.pools,
@@ -40,7 +41,7 @@ def pieces(window: Window) -> list[Piece]:
     return sorted(found, key=lambda p: (LEVELS.index(p.level), order.index(p.kind), p.about))
 
 
-def bottleneck(window: Window) -> Doc | None:
+def bottleneck(window: Window) -> Bottleneck | None:
     """The io core or worker with the least time left, and how much more load it could take."""
     known = [("io core", id, io["busy"]) for id, io in window.io.items()]
     known += [
@@ -59,7 +60,7 @@ def bottleneck(window: Window) -> Doc | None:
     }
 
 
-def document(window: Window) -> Doc:
+def document(window: Window) -> Advice:
     return {
         "apiVersion": window.picture["apiVersion"],
         "kind": "Advice",
@@ -82,7 +83,7 @@ def _lost(window: Window) -> float:
     return float(missed + sum(g["lane_full_pps"] for g in window.groups.values()))
 
 
-def nothing(doc: Doc) -> str:
+def nothing(doc: Advice) -> str:
     """The reason if there is no advice."""
     if not doc["lost_pps"]:
         return "Nothing to change."
@@ -98,7 +99,7 @@ def nothing(doc: Doc) -> str:
     )
 
 
-def said(doc: Doc) -> str:
+def said(doc: Advice) -> str:
     """The bottleneck in a sentence, or ""."""
     found = doc["bottleneck"]
     if found is None:
@@ -108,7 +109,7 @@ def said(doc: Doc) -> str:
     return f"{found['who']} would be full first, it is {percent(found['busy'])} busy{room}"
 
 
-def lines(doc: Doc, screen: Screen) -> list[Line]:
+def lines(doc: Advice, screen: Screen) -> list[Line]:
     if doc["measured"] is None:
         return wrap(
             [("No advice: it needs the counters of a running primary, twice.", "warn")],

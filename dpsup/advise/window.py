@@ -8,13 +8,18 @@ of the looks; counts are exact between the first and the last look.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup import limits
 from dpsup.instance.rates import LANE_RESERVE, picture
 from dpsup.topology.model import HEADROOM
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.advice import GroupSeen, IoSeen, PoolSeen, PortSeen, Seen
+    from dpsup.documents.audit import AuditPool
+    from dpsup.documents.plan import Group, Plan
+    from dpsup.documents.printed import Rebalance
+    from dpsup.documents.rates import IoRates, Look
 
 MBUF_MORE = 192  # bytes of an mbuf besides its data room: its header, and the pool's
 SMALLEST_BUSY = 0.05  # of a worker: below this its rate does not tell its capacity
@@ -25,7 +30,7 @@ def mersenne(least: int) -> int:
     return (1 << max(1, least).bit_length()) - 1
 
 
-def pool_need(plan: Doc, index: int, **instead: int) -> int:
+def pool_need(plan: Plan, index: int, **instead: int) -> int:
     """The mbufs of a pool that full lanes can hold, as `dpsup check` counts them; `instead`: with
     another cache, burst, ring or rx."""
     ports = [p for p in plan["ports"] if p["pool"] == index]
@@ -50,12 +55,12 @@ class Window:
 
     def __init__(
         self,
-        looks: list[Doc],
-        audits: dict[str, Doc] | None = None,
-        spreads: dict[str, Doc] | None = None,
+        looks: list[Look],
+        audits: dict[str, AuditPool] | None = None,
+        spreads: dict[str, Rebalance] | None = None,
     ) -> None:
         self.first, self.last = looks[0], looks[-1]
-        self.plan: Doc = self.last["plan"]
+        self.plan: Plan = self.last["plan"]
         self.picture = picture(self.first, self.last)
         self.steps = [picture(a, b) for a, b in pairwise(looks)]
         self.seconds: float | None = self.picture["window_s"]
@@ -73,7 +78,7 @@ class Window:
         """Are there two readings of the same generation, with the counters of a primary?"""
         return bool(self.seconds) and self.last["counters"] is not None
 
-    def document(self) -> Doc:
+    def document(self) -> Seen:
         return {
             "mempools": self.pools,
             "ports": self.ports,
@@ -87,8 +92,8 @@ class Window:
             "processes": {"cpus": self.cpus_used()},
         }
 
-    def _pools(self, looks: list[Doc]) -> Doc:
-        found = {}
+    def _pools(self, looks: list[Look]) -> dict[str, PoolSeen]:
+        found: dict[str, PoolSeen] = {}
         seconds = self.seconds or 0.0
         for i, pool in enumerate(self.last["status"]["mempools"]):
             free = [
@@ -109,8 +114,8 @@ class Window:
             }
         return found
 
-    def _ports(self) -> Doc:
-        found = {}
+    def _ports(self) -> dict[str, PortSeen]:
+        found: dict[str, PortSeen] = {}
         for port in self.picture["ports"]:
             name = port["name"]
             steps = [p for s in self.steps for p in s["ports"] if p["name"] == name]
@@ -125,13 +130,15 @@ class Window:
             }
         return found
 
-    def _io(self) -> Doc:
-        found = {}
+    def _io(self) -> dict[str, IoSeen]:
+        found: dict[str, IoSeen] = {}
         now = self.last["counters"]
         was = self.first["counters"]
         received = sum(p["rx_pps"] or 0.0 for p in self.picture["ports"])
         for i, io in enumerate(self.picture["io"]):
-            turns = now["io"][i]["busy_loops"] - was["io"][i]["busy_loops"] if was else 0
+            turns = 0
+            if now and was:
+                turns = now["io"][i]["busy_loops"] - was["io"][i]["busy_loops"]
             seconds = self.seconds or 0.0
             calm = self._calm(i, io)
             found[io["id"]] = {
@@ -145,17 +152,18 @@ class Window:
             }
         return found
 
-    def _calm(self, index: int, whole: Doc) -> Doc:
+    def _calm(self, index: int, whole: IoRates) -> IoRates:
         """An io core in a step of the cheapest quarter: in other steps another process may have
         used its CPU, whose cycles are not those of packets."""
         steps = [s["io"][index] for s in self.steps if index < len(s["io"])]
         some = sorted(
-            (s for s in steps if s["cycles_per_packet"]), key=lambda s: s["cycles_per_packet"]
+            (s for s in steps if s["cycles_per_packet"]),
+            key=lambda s: s["cycles_per_packet"] or 0.0,
         )
         return some[len(some) // 4] if some else whole
 
-    def _groups(self) -> Doc:
-        found = {}
+    def _groups(self) -> dict[str, GroupSeen]:
+        found: dict[str, GroupSeen] = {}
         seconds = self.seconds or 0.0
         for group in self.plan.get("groups", []):
             name = group["name"]
@@ -165,7 +173,7 @@ class Window:
                 if w["group"] == name and w["state"] == "running" and w["busy"] is not None
             ]
             full = {w["id"]: self._lane_full(group, w["id"]) / seconds for w in mine if seconds}
-            busy = [w["busy"] for w in mine]
+            busy = [w["busy"] or 0.0 for w in mine]
             fills = [
                 w["fill"] or 0.0
                 for s in self.steps
@@ -188,15 +196,15 @@ class Window:
             }
         return found
 
-    def _slot_of(self, group: Doc, worker: str) -> int:
+    def _slot_of(self, group: Group, worker: str) -> int:
         return int(group["first_slot"]) + int(worker.rpartition("/")[2])
 
-    def _lane_full(self, group: Doc, worker: str) -> int:
-        if not self.measured or self.first["counters"] is None:
+    def _lane_full(self, group: Group, worker: str) -> int:
+        now, was = self.last["counters"], self.first["counters"]
+        if not self.measured or now is None or was is None:
             return 0
         slot = self._slot_of(group, worker)
-        now, was = self.last["counters"]["slots"], self.first["counters"]["slots"]
-        return max(0, int(now[slot]["lane_full"]) - int(was[slot]["lane_full"]))
+        return max(0, now["slots"][slot]["lane_full"] - was["slots"][slot]["lane_full"])
 
     def _lane_full_most(self, group: str) -> float:
         """Largest number of packets that found one lane full between two looks."""

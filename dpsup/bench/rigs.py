@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.bench.host import Cores
 from dpsup.bench.meter import Meter
@@ -25,6 +25,9 @@ from dpsup.host import tied
 from dpsup.instance import runtime_dir
 from dpsup.instance.client import Instance, connect
 from dpsup.supervisor import launch
+
+if TYPE_CHECKING:
+    from dpsup.documents.events import Event
 
 STEM = "bench"
 STOP_S = 30.0
@@ -88,7 +91,12 @@ class Rig:
 
     def pids(self) -> dict[str, int]:
         doc = self.instance.status()
-        found = {k: doc[k]["pid"] for k in ("supervisor", "primary", "seed")}
+        seed = doc["seed"]
+        found = {
+            "supervisor": doc["supervisor"]["pid"],
+            "primary": doc["primary"]["pid"],
+            "seed": seed["pid"] if seed else None,
+        }
         for one in (w for g in doc["groups"] for w in g["workers"]):
             found[one["id"]] = one["pid"]
         return {name: pid for name, pid in found.items() if pid}
@@ -105,7 +113,7 @@ class Rig:
         finally:
             meter.close()
 
-    def events(self, since: int = 0) -> list[dict[str, Any]]:
+    def events(self, since: int = 0) -> list[Event]:
         return self.instance.events(since=since)
 
     def last_event(self) -> int:

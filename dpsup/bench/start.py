@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dpsup.bench import rigs
 from dpsup.bench.model import Reading
@@ -24,6 +24,9 @@ from dpsup.bench.stats import median
 from dpsup.bench.step import Setup, Step
 from dpsup.errors import DpsupError
 from dpsup.host.tied import wait_for
+
+if TYPE_CHECKING:
+    from dpsup.documents.events import Event
 
 T = TypeVar("T")
 SCALES = 10  # a run
@@ -44,7 +47,7 @@ def reading(name: str, ns: Sequence[float], unit: str = "ms", **detail: Any) -> 
     return Reading(f"start/{name}", median(samples), unit, "lower", samples, detail)
 
 
-def when(events: list[dict[str, Any]], **wanted: Any) -> int:
+def when(events: list[Event], **wanted: Any) -> int:
     """The time of the first such event. Raises: DpsupError if there is none."""
     for event in events:
         if all(event.get(key) == value for key, value in wanted.items()):
@@ -153,7 +156,7 @@ def _one_death(rig: Rig, spares: int) -> dict[str, float]:
         worker = found["workers"][0]
         whole = worker["state"] == "running" and found["spares_ready"] == spares
         first = rig.instance.stats()["slots"][0]["first_ns"]
-        return int(worker["pid"]) if whole and first else 0
+        return (worker["pid"] or 0) if whole and first else 0
 
     pid = _await(ready, "a worker")
     seen = rig.last_event()
@@ -172,7 +175,7 @@ def _one_death(rig: Rig, spares: int) -> dict[str, float]:
     watcher.join()
     os.close(pidfd)
 
-    def death() -> dict[str, Any] | None:
+    def death() -> Event | None:
         events = rig.events(seen)
         return next((e for e in events if e["type"] == "death" and e["pid"] == pid), None)
 
@@ -182,7 +185,7 @@ def _one_death(rig: Rig, spares: int) -> dict[str, float]:
         at = int(rig.instance.stats()["slots"][0]["first_ns"])
         return at if at > begin else 0
 
-    parts = {
+    parts: dict[str, float] = {
         "": _await(first, "a successor") - begin,
         "/lease": found["noticed_ns"] - begin,
         "/pidfd": gone[0] - begin,

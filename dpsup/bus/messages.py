@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
@@ -61,7 +62,7 @@ class Reply:
 class Publication:
     topic: str
     seq: int
-    data: dict[str, Any]
+    data: Mapping[str, Any]
 
 
 def _depth(raw: bytes) -> int:

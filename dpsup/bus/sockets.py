@@ -13,7 +13,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import zmq
@@ -128,7 +128,7 @@ class Publisher:
         _bind(self._socket, path, messages.MAX_REQUEST)
         self.seq = dict.fromkeys(messages.TOPICS, 0)
 
-    def publish(self, topic: str, data: dict[str, Any]) -> int:
+    def publish(self, topic: str, data: Mapping[str, Any]) -> int:
         self.seq[topic] += 1
         publication = Publication(topic, self.seq[topic], data)
         with contextlib.suppress(zmq.Again):

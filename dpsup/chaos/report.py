@@ -7,10 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpsup._abi import DPS_NO_SLOT
 from dpsup.packets.traffic import Count
+
+if TYPE_CHECKING:
+    from dpsup.documents.audit import AuditPool, Stray
+    from dpsup.documents.story import Story
 
 # From one moment of a death to the next; `total` is what the packets that waited saw.
 PHASES = ("noticed", "repaired", "claimed", "seated", "first_packet", "total")
@@ -33,7 +37,7 @@ class Found:
     own_traffic: bool
     injected: list[Injected] = field(default_factory=list)
     no_victim: Counter[str] = field(default_factory=Counter)
-    deaths: list[dict[str, Any]] = field(default_factory=list)  # the wardens' stories
+    deaths: list[Story] = field(default_factory=list)  # the wardens' stories
     outages_us: dict[str, list[float]] = field(default_factory=dict)  # of others than workers
     rate: list[tuple[float, float]] = field(default_factory=list)  # seconds, packets a second
     seconds: float = 0.0
@@ -43,10 +47,10 @@ class Found:
     dropped: Counter[str] = field(default_factory=Counter)
     audits: int = 0
     leaked: int = 0
-    strays: dict[str, dict[str, Any]] = field(default_factory=dict)  # mbufs, by address
+    strays: dict[str, Stray] = field(default_factory=dict)  # mbufs, by address
     problems: list[str] = field(default_factory=list)
 
-    def note_audit(self, pools: Sequence[dict[str, Any]]) -> None:
+    def note_audit(self, pools: Sequence[AuditPool]) -> None:
         self.audits += 1
         self.leaked = max(self.leaked, sum(abs(int(p["unexplained"])) for p in pools))
         for pool in pools:
@@ -64,7 +68,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"n": len(ranked), "p50": at(0.5), "p99": at(0.99), "max": round(ranked[-1], 1)}
 
 
-def phases_of(story: dict[str, Any], injected_ns: int | None) -> dict[str, float]:
+def phases_of(story: Story, injected_ns: int | None) -> dict[str, float]:
     """Microseconds of each phase of a death that came to pass."""
     marks = [
         ("noticed", injected_ns or 0),
@@ -74,7 +78,11 @@ def phases_of(story: dict[str, Any], injected_ns: int | None) -> dict[str, float
         ("first_packet", story["seated_ns"] or story["repaired_ns"]),
         ("total", injected_ns or 0),
     ]
-    ends = {**story, "first_packet_ns": story["first_ns"], "total_ns": story["first_ns"]}
+    ends: dict[str, Any] = {
+        **story,
+        "first_packet_ns": story["first_ns"],
+        "total_ns": story["first_ns"],
+    }
     return {
         name: (ends[f"{name}_ns"] - since) / 1000
         for name, since in marks

@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dpsup.chaos.inject import Injector
 from dpsup.chaos.own import Own
@@ -18,6 +18,9 @@ from dpsup.chaos.target import Target
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
 from dpsup.instance import status
+
+if TYPE_CHECKING:
+    from dpsup.documents.status import Account
 
 SAMPLE_S = 0.1
 AUDIT_S = 1.0
@@ -136,11 +139,12 @@ class Conductor:
         self._due += repeated
         heapq.heapify(self._due)
 
-    def _drops(self) -> dict[str, Any]:
+    def _drops(self) -> Account:
         self.target.sample()
-        return status.account(self.target.counters) if self.target.counters else {}
+        counters = self.target.counters
+        return status.account(counters) if counters else cast("Account", {})
 
-    def _end(self, before: dict[str, Any]) -> None:
+    def _end(self, before: Account) -> None:
         self._quiet()
         self.target.audit()
         if self.own is not None:

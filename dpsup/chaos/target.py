@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpsup._abi import DPS_NO_SLOT, DPS_STORY_DEATH
 from dpsup.bus.client import Client
@@ -16,6 +16,10 @@ from dpsup.host.process import Identity
 from dpsup.instance import runtime_dir, status
 from dpsup.instance.client import Instance
 from dpsup.instance.runtime_dir import PRIMARY, Runtime, State
+
+if TYPE_CHECKING:
+    from dpsup.documents.counters import Counters
+    from dpsup.documents.story import Story
 
 ASK_S = 2.0
 BACK_S = 60.0  # for all to be as declared again
@@ -31,10 +35,10 @@ class Target:
         self.clock = clock  # seconds of traffic
         self._client: Client | None = None
         self._of: Identity | None = None
-        self._stories: dict[int, dict[str, Any]] = {}
+        self._stories: dict[int, Story] = {}
         self._seen = 0
         self._last: tuple[int, int] | None = None  # ns, packets sent
-        self.counters: dict[str, Any] = {}
+        self.counters: Counters | None = None
 
     @property
     def where(self) -> Runtime:
@@ -94,7 +98,7 @@ class Target:
             self.found.rate.append((t, (sent - self._last[1]) * 1e9 / (at - self._last[0])))
         self._last = at, sent
 
-    def _hear(self, counters: dict[str, Any]) -> None:
+    def _hear(self, counters: Counters) -> None:
         # A story's end, the first packet of the successor, is written at the next death there.
         seated = {q: s for q, s in self._stories.items() if s["slot"] != DPS_NO_SLOT}
         open_ = [q for q, s in seated.items() if not s["first_ns"]]
@@ -106,7 +110,7 @@ class Target:
                 if known is not None and known["first_ns"]:
                     story["first_ns"] = known["first_ns"]
                 self._stories[story["seq"]] = story
-        last: dict[int, dict[str, Any]] = {}
+        last: dict[int, Story] = {}
         for _, story in sorted(self._stories.items()):
             last[story["slot"]] = story
         for slot, story in last.items():
@@ -148,6 +152,7 @@ class Target:
             return False
         return (
             doc["state"] == "running"
+            and doc["seed"] is not None
             and doc["seed"]["state"] == "running"
             and all(g["ready"] == g["desired"] for g in doc["groups"])
         )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -17,6 +18,9 @@ from dpsup.cli.options import (
     share,
 )
 from dpsup.errors import Exit, UsageError
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.printed import Revisions, Rolled, Rollouts
 
 
 # "-1" is a number of workers, not an option.
@@ -136,6 +140,7 @@ def rollout(
       dpsup rollout undo fw
     """
     first, *rest = words
+    doc: Rollouts | Revisions | Rolled
     if first in _ROLLOUT_VERBS:
         if plugin or args or len(rest) > 1:
             raise UsageError(f"`rollout {first}` takes a group and nothing else", code="E0002")
@@ -168,13 +173,15 @@ def rollout(
         from dpsup.view import terminal
 
         if first == "status":
-            terminal.print_rollouts(doc)
+            terminal.print_rollouts(cast("Rollouts", doc))
         elif first == "history":
-            terminal.print_revisions(doc)
+            terminal.print_revisions(cast("Revisions", doc))
         else:
-            terminal.print_rollout(doc)
-    undone = doc.get("changed") and doc["phase"] in ("undone", "stuck")
-    if undone and first not in _ROLLOUT_VERBS:
+            terminal.print_rollout(cast("Rolled", doc))
+    if first in _ROLLOUT_VERBS:
+        return
+    rolled = cast("Rolled", doc)
+    if rolled["changed"] and rolled["phase"] in ("undone", "stuck"):
         ctx.exit(Exit.FAILED)
 
 

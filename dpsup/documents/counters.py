@@ -43,9 +43,9 @@ class PortInfo(TypedDict):
     key_size: Annotated[int, "bytes of its hash key, 0: none"]
     copies_tx: Annotated[int, "1: the driver keeps no mbuf after sending"]
     numa: Annotated[int, "its NUMA node, -1: unknown"]
-    rss_offloads: Annotated[int, "RTE_ETH_RSS_*: bits"]
-    rx_offloads: Annotated[int, "RTE_ETH_RX_OFFLOAD_*: bits"]
-    tx_offloads: Annotated[int, "RTE_ETH_TX_OFFLOAD_*: bits"]
+    rss_offloads: Annotated[int, "`RTE_ETH_RSS_*`: bits"]
+    rx_offloads: Annotated[int, "`RTE_ETH_RX_OFFLOAD_*`: bits"]
+    tx_offloads: Annotated[int, "`RTE_ETH_TX_OFFLOAD_*`: bits"]
 
 
 class PoolCounters(TypedDict):

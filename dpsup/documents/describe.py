@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -44,6 +45,6 @@ def keys_of(of: Any, path: str = "") -> dict[str, str]:
         if is_typeddict(entry):
             return keys_of(entry, f"{path}[]")
         return {f"{path}[]": text}
-    if get_origin(of) is dict:
+    if get_origin(of) in (dict, Mapping):
         return {f"{path}.*": text}
     return {path: text}

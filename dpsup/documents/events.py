@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 # Every type of event, as docs/reference/events.md describes them.
 TYPES = {
@@ -100,6 +100,20 @@ class Fields(TypedDict, total=False):
     tried: Annotated[int, "spares that did not take the slot in time"]
     why: Annotated[str, "the cause, or the state machine's event"]
     workers: Annotated[list[str], "the workers that are judged"]
+
+
+class Repaired(TypedDict):
+    """The part of a story that the event of a death has; the fields are those of Fields."""
+
+    repaired: dict[str, int]
+    successor: int | None
+    notice: str
+    tried: int
+    hung: bool
+    times: dict[str, int]
+    address: NotRequired[str]
+    backtrace: NotRequired[list[str]]
+    blamed: NotRequired[int]
 
 
 class Event(Fields):

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NamedTuple, TypedDict
 
-from dpsup.documents import plan, rates
+from dpsup.documents import counters, plan, rates
+from dpsup.documents.advice import Advice
 from dpsup.documents.audit import AuditPool
 from dpsup.documents.counters import (
     GroupCounters,
-    Io,
     Lane,
     PoolCounters,
     PortCounters,
@@ -30,7 +30,7 @@ class Stats(Named):
     generation: Annotated[int, "starts of the primary so far"]
     ports: list[PortCounters]
     pools: list[PoolCounters]
-    io: list[Io]
+    io: list[counters.Io]
     groups: list[GroupCounters]
     slots: list[StatsSlot]
     tsc_hz: Annotated[int, "TSC cycles a second"]
@@ -46,29 +46,6 @@ class Stats(Named):
 
 class Audit(Named):
     pools: list[AuditPool]
-
-
-class Advice(rates.Measured):
-    generation: Annotated[int, "starts of the primary so far"]
-    topology_file: Annotated[str, "where the keys of changes are"]
-    bottleneck: Annotated[
-        dict[str, Any] | None,
-        "what has least time left: `kind`, `who`, `busy` (0 to 1), `times_the_load` that it could"
-        " take; null: no traffic",
-    ]
-    lost_pps: Annotated[float, "packets a second that were missed or found a lane full"]
-    advice: Annotated[
-        list[Any],
-        "a piece, the worst first: `kind`, `level` (losing, risk, faster), `about`, `title`,"
-        " `seen` and its `numbers`, `why`; `changes[]`, of `kind` toml (`path`, `value`, `old`) or"
-        " command (`argv`, `command`), both with `text`; `predicted`: `metric` (a path in"
-        " `measured`), `unit`, `now`, `then`, `text`",
-    ]
-    measured: Annotated[
-        dict[str, Any] | None,
-        "what predictions are about: mempools, ports, io, groups, cores, numa, processes; null: no"
-        " running primary",
-    ]
 
 
 class WorkerState(TypedDict):
@@ -166,7 +143,7 @@ class Seat(TypedDict):
     core: Annotated[int, "its CPU"]
 
 
-class Scale(TypedDict):
+class Changes(TypedDict):
     group: Annotated[str, "the group"]
     old: Annotated[int, "workers before"]
     desired: Annotated[int, "workers wanted"]
@@ -175,6 +152,9 @@ class Scale(TypedDict):
     remove: list[Seat]
     buckets_moved: Annotated[int, "buckets moved, of 512"]
     at_zero: Annotated[str | None, "what becomes of packets at 0 workers, null: there are some"]
+
+
+class Scale(Changes):
     dry_run: Annotated[bool, "nothing was done"]
 
 

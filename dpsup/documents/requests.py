@@ -31,6 +31,13 @@ class Stopping(TypedDict):
     pid: int  # the supervisor's
 
 
+class Notice(TypedDict):
+    """An event of type "advice"."""
+
+    name: str
+    message: str
+
+
 class Events(TypedDict):
     events: list[Event]
 

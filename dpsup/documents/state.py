@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`state.json`, and in it what only the supervisor knows: written at every event, and read by the
-next supervisor, which takes what it finds. Times are CLOCK_MONOTONIC."""
+"""`state.json`, and in it what only the supervisor knows; `rollout.json`. Written at every event,
+and read by the next supervisor, which takes what it finds. Times are CLOCK_MONOTONIC."""
 
 from __future__ import annotations
 
 from typing import TypedDict
 
+from dpsup.documents.printed import Revision
 from dpsup.documents.status import LastExit
 
 History = list[float]  # of restarts: level, and seconds when that held
@@ -60,3 +61,42 @@ class State(TypedDict):
     seed: Identity | None
     workers: dict[str, Identity]
     memory: Memory
+
+
+# --- rollout.json ---------------------------------------------------------------------------------
+
+
+class Margins(TypedDict):
+    drops: float
+    lane_full: float
+    cycles: float
+
+
+class Options(TypedDict):
+    canary: int
+    max_unavailable: int
+    judge: float  # seconds
+    margins: Margins
+
+
+class Rollout(TypedDict):
+    """A rollout under way."""
+
+    to: int  # revision
+    old: int  # versions
+    new: int
+    phase: str
+    why: str
+    options: Options
+
+
+class GroupRollouts(TypedDict):
+    version: int  # the one that is started, and takes over
+    slots: list[int]  # of each version, its revision
+    revisions: list[Revision]
+    rollout: Rollout | None
+
+
+class Rollouts(TypedDict):
+    generation: int
+    groups: dict[str, GroupRollouts]

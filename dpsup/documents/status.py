@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 from dpsup.documents.audit import AuditPool
 from dpsup.documents.counters import Io
@@ -79,13 +79,16 @@ class Worker(TypedDict):
     outstanding: Annotated[int, "packets lent to it now"]
     requeued: Annotated[int, "packets taken back and steered anew"]
     counters: Annotated[dict[str, int], "the plugin's own counters"]
-    health: Annotated[str, "ok, stuck, stopped, starved"]
-    retry_in_s: Annotated[float | None, "seconds to the next start in `backoff`, else null"]
-    held_for: Annotated[str, "why it is held"]
+    # Without a supervisor, these are not known.
+    health: NotRequired[Annotated[str, "ok, stuck, stopped, starved"]]
+    retry_in_s: NotRequired[
+        Annotated[float | None, "seconds to the next start in `backoff`, else null"]
+    ]
+    held_for: NotRequired[Annotated[str, "why it is held"]]
 
 
 class StatusWorker(Worker):
-    since_ns: Annotated[int, "when it entered this state"]
+    since_ns: NotRequired[Annotated[int, "when it entered this state"]]
 
 
 class Rollout(TypedDict):

@@ -75,7 +75,7 @@ class Sitters(TypedDict):
     """The answer to `sitters`: what a new supervisor must know."""
 
     sitters: list[Sitter]
-    exits: list[list[int]]  # pid and status of each that ended
+    exits: list[tuple[int, int]]  # pid and status of each that ended
     rx: bool
     stories: int  # the last story's number; the rest was read after it
 

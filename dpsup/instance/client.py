@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dpsup.bus.client import Client, Subscriber
 from dpsup.bus.messages import Publication
@@ -16,6 +16,27 @@ from dpsup.host import process
 from dpsup.instance import runtime_dir, status
 from dpsup.instance.runtime_dir import CONTROL, EVENTS, PLAN, PRIMARY, Runtime
 from dpsup.text import suggest
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.events import Event
+    from dpsup.documents.plan import Running
+    from dpsup.documents.printed import (
+        Audit,
+        LogLine,
+        Rebalance,
+        Reload,
+        Reset,
+        Restarted,
+        Revisions,
+        Rolled,
+        Rollouts,
+        Scale,
+        State,
+        Stats,
+    )
+    from dpsup.documents.rates import Look, Reading
+    from dpsup.documents.requests import Killed, StatePart, Stopping
+    from dpsup.documents.status import Status
 
 
 def running() -> dict[str, Runtime]:
@@ -96,34 +117,34 @@ class Instance:
             )
         return self._client.ask(verb, timeout, **args)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """The Status document, its counters read after this call began."""
         if self.headless:
             return self._headless_status()
-        return self._ask("status")  # type: ignore[no-any-return]
+        return cast("Status", self._ask("status"))
 
-    def _headless_status(self) -> dict[str, Any]:
-        plan = json.loads((self.runtime.path / PLAN).read_text())
+    def _headless_status(self) -> Status:
+        plan: Running = json.loads((self.runtime.path / PLAN).read_text())
         state = self.runtime.read_state()
         plan["primary_pid"] = state.primary.pid if state and state.primary else None
-        counters = self._client.ask("counters")
+        counters: Reading = self._client.ask("counters")
         for slot in counters["slots"]:
             # Without a supervisor, no process clears the slots of the dead.
             if slot["pid"] and not process.start_ticks(slot["pid"]):
                 slot["pid"] = 0
         return status.status(plan, counters, None)
 
-    def look(self) -> dict[str, Any]:
-        """The data of tables, graphs and metrics; instance.rates describes it."""
+    def look(self) -> Look:
+        """The data of tables, graphs and metrics."""
         from dpsup.host import machine
 
-        found: dict[str, Any] = {
+        found: Look = {
             "status": self.status(),
             "counters": None,
             "lanes": [],
             "tsc_hz": 0,
             "port_info": [],
-            "plan": {},
+            "plan": cast("Running", {}),
             "processes": {},
             "cpus": machine.cpu_times(),
         }
@@ -136,52 +157,57 @@ class Instance:
             found["tsc_hz"], found["port_info"] = hello["tsc_hz"], hello["ports"]
         elif found["status"]["ports"]:  # else no primary runs
             with contextlib.suppress(DpsupError):
-                found["counters"] = self.stats()
-                for key in ("lanes", "tsc_hz", "port_info", "processes"):
-                    found[key] = found["counters"][key]
+                stats = self.stats()
+                found["counters"] = cast("Reading", stats)
+                found["lanes"], found["tsc_hz"] = stats["lanes"], stats["tsc_hz"]
+                found["port_info"], found["processes"] = stats["port_info"], stats["processes"]
         return found
 
-    def audit(self) -> dict[str, Any]:
+    def audit(self) -> Audit:
         """The Audit document: every mbuf of every pool."""
         if self.headless:
             return status.audit(self.name, self._client.ask("audit"))
-        return self._ask("audit")  # type: ignore[no-any-return]
+        return cast("Audit", self._ask("audit"))
 
-    def stats(self) -> dict[str, Any]:
-        return self._ask("stats")  # type: ignore[no-any-return]
+    def stats(self) -> Stats:
+        return cast("Stats", self._ask("stats"))
 
-    def state(self, group: str) -> dict[str, Any]:
+    def state(self, group: str) -> State:
         """The State document: the state of a group's plugin per worker and bucket, read while they
         run. `hex` is the block's bytes, of a worker's block the first 8 KiB."""
-        doc: dict[str, Any] = {"apiVersion": status.API, "kind": "State", "name": self.name}
-        doc |= {"group": group, "workers": [], "buckets": []}
+        doc: State = {
+            "apiVersion": status.API,
+            "kind": "State",
+            "name": self.name,
+            "group": group,
+            "workers": [],
+            "buckets": [],
+        }
         first: int | None = 0
         while first is not None:
-            part = self._ask("state", group=group, first=first)
+            part: StatePart = self._ask("state", group=group, first=first)
             doc["group"] = part["group"]
             doc["workers"] += part["workers"]
             doc["buckets"] += part["buckets"]
             first = part["next"]
         return doc
 
-    def scale(
-        self, group: str, n: int | str, *, wait: bool = True, dry_run: bool = False
-    ) -> dict[str, Any]:
+    def scale(self, group: str, n: int | str, *, wait: bool = True, dry_run: bool = False) -> Scale:
         """Set the number of workers in a group to `n`, or change it by "+1" or "-1"; returns once
         they are ready, if `wait`. `dry_run`: only return what would change."""
         args = {"group": group, "n": str(n), "wait": wait, "dry_run": dry_run}
-        return self._ask("scale", 90.0, **args)  # type: ignore[no-any-return]
+        return cast("Scale", self._ask("scale", 90.0, **args))
 
     def rebalance(
         self, group: str = "workers", seconds: float = 1.0, *, dry_run: bool = False
-    ) -> dict[str, Any]:
+    ) -> Rebalance:
         """Move buckets by their measured load; measures for `seconds` before and after."""
         args = {"group": group, "seconds": float(seconds), "dry_run": dry_run}
-        return self._ask("rebalance", 2 * seconds + 30.0, **args)  # type: ignore[no-any-return]
+        return cast("Rebalance", self._ask("rebalance", 2 * seconds + 30.0, **args))
 
-    def restart(self, target: str = "") -> dict[str, Any]:
+    def restart(self, target: str = "") -> Restarted:
         """Restart a worker ("fw/0"), a group, or all, one after the other."""
-        return self._ask("restart", 600.0, target=target)  # type: ignore[no-any-return]
+        return cast("Restarted", self._ask("restart", 600.0, target=target))
 
     def rollout(
         self,
@@ -191,48 +217,46 @@ class Instance:
         *,
         wait: bool = True,
         **options: float,
-    ) -> dict[str, Any]:
+    ) -> Rolled:
         """Change a group's plugin, or some of its arguments, slot by slot. `options`: canary,
         max_unavailable, judge (seconds), more_drops, slower (shares)."""
         timeout = 4 * float(options.get("judge", 2.0)) + 310.0
         asked = {"group": group, "plugin": plugin, "args": args, "wait": wait, **options}
-        return self._ask("rollout", timeout, **asked)  # type: ignore[no-any-return]
+        return cast("Rolled", self._ask("rollout", timeout, **asked))
 
-    def rollout_undo(self, group: str = "workers", *, wait: bool = True) -> dict[str, Any]:
+    def rollout_undo(self, group: str = "workers", *, wait: bool = True) -> Rolled:
         """End a rollout and return to the old version; without a rollout, to the previous one."""
-        return self._ask("rollout_undo", 310.0, group=group, wait=wait)  # type: ignore[no-any-return]
+        return cast("Rolled", self._ask("rollout_undo", 310.0, group=group, wait=wait))
 
-    def rollout_status(self, group: str = "") -> dict[str, Any]:
-        return self._ask("rollout_status", group=group)  # type: ignore[no-any-return]
+    def rollout_status(self, group: str = "") -> Rollouts:
+        return cast("Rollouts", self._ask("rollout_status", group=group))
 
-    def rollout_history(self, group: str = "workers") -> dict[str, Any]:
-        return self._ask("rollout_history", group=group)  # type: ignore[no-any-return]
+    def rollout_history(self, group: str = "workers") -> Revisions:
+        return cast("Revisions", self._ask("rollout_history", group=group))
 
-    def reload(
-        self, file: str = "", *, dry_run: bool = False, partial: bool = False
-    ) -> dict[str, Any]:
+    def reload(self, file: str = "", *, dry_run: bool = False, partial: bool = False) -> Reload:
         """Apply the changed file; `file`: by default the one that the instance was started with."""
         args = {"file": file, "dry_run": dry_run, "partial": partial}
-        return self._ask("reload", 1200.0, **args)  # type: ignore[no-any-return]
+        return cast("Reload", self._ask("reload", 1200.0, **args))
 
-    def reset_failed(self, target: str = "") -> dict[str, Any]:
+    def reset_failed(self, target: str = "") -> Reset:
         """Forget past deaths of a worker, a group, or all, and start the held workers."""
-        return self._ask("reset_failed", 60.0, target=target)  # type: ignore[no-any-return]
+        return cast("Reset", self._ask("reset_failed", 60.0, target=target))
 
-    def kill(self, worker: str, signal: int = 9) -> dict[str, Any]:
-        return self._ask("kill", worker=worker, signal=int(signal))  # type: ignore[no-any-return]
+    def kill(self, worker: str, signal: int = 9) -> Killed:
+        return cast("Killed", self._ask("kill", worker=worker, signal=int(signal)))
 
-    def stop(self, drain: float | None = None) -> dict[str, Any]:
+    def stop(self, drain: float | None = None) -> Stopping:
         """Request a stop; packets in flight get `drain` seconds (default 5) to leave."""
         args = {} if drain is None else {"drain": float(drain)}
-        return self._ask("stop", **args)  # type: ignore[no-any-return]
+        return cast("Stopping", self._ask("stop", **args))
 
-    def events(self, since: int = 0, most: int = 1000) -> list[dict[str, Any]]:
-        return self._ask("events", since=since, most=most)["events"]  # type: ignore[no-any-return]
+    def events(self, since: int = 0, most: int = 1000) -> list[Event]:
+        return cast("list[Event]", self._ask("events", since=since, most=most)["events"])
 
-    def logs(self, name: str = "", since: int = 0, most: int = 1000) -> list[dict[str, Any]]:
+    def logs(self, name: str = "", since: int = 0, most: int = 1000) -> list[LogLine]:
         """Log lines of all processes, or of one ("fw/0", "primary", "seed")."""
-        return self._ask("logs", name=name, since=since, most=most)["lines"]  # type: ignore[no-any-return]
+        return cast("list[LogLine]", self._ask("logs", name=name, since=since, most=most)["lines"])
 
     def follow(self, *topics: str) -> Iterator[Publication]:
         """Publications ("event", "log", "stat") until the instance ends.

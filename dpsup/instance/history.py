@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from dpsup.documents.events import TYPES
 from dpsup.errors import NoSuchObject, NotRunning, UsageError
@@ -21,7 +21,7 @@ from dpsup.text import suggest
 
 MOST = 1000  # entries shown without --since
 
-Entry = dict[str, Any]
+Entry = dict[str, Any]  # documents.events.Event or documents.printed.LogLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ def recorded(name: str | None) -> Runtime | None:
 
 
 def _live(instance: Instance, topic: str, since: int) -> list[Entry]:
-    return instance.events(since=since) if topic == "event" else instance.logs(since=since)
+    found = instance.events(since=since) if topic == "event" else instance.logs(since=since)
+    return cast(list[Entry], found)
 
 
 def _join(record: list[Entry], live: list[Entry]) -> list[Entry]:

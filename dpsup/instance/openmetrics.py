@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
@@ -32,7 +32,11 @@ from dpsup.instance import runtime_dir
 from dpsup.instance.client import Instance
 from dpsup.instance.runtime_dir import Runtime
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:
+    from dpsup.documents.plan import Plan
+    from dpsup.documents.rates import Look, Reading
+    from dpsup.documents.status import Histogram, MovePause, Status, StatusWorker
+
 
 FRESH_S = 1.0  # largest age of an answer: the bus is asked no more often
 CLIENTS = 8  # answered at a time; further ones are refused
@@ -53,7 +57,9 @@ class _Families:
     def __init__(self) -> None:
         self.by_name: dict[str, Metric] = {}
 
-    def _get(self, kind: Callable[..., Metric], name: str, text: str, labels: Doc) -> Any:
+    def _get(
+        self, kind: Callable[..., Metric], name: str, text: str, labels: dict[str, str]
+    ) -> Any:
         if name not in self.by_name:
             self.by_name[name] = kind(f"dpsup_{name}", text, labels=list(labels))
         return self.by_name[name]
@@ -65,13 +71,13 @@ class _Families:
     def gauge(self, name: str, text: str, value: float, **labels: str) -> None:
         self._get(GaugeMetricFamily, name, text, labels).add_metric(list(labels.values()), value)
 
-    def histogram(self, name: str, text: str, doc: Doc, **labels: str) -> None:
+    def histogram(self, name: str, text: str, doc: Histogram | MovePause, **labels: str) -> None:
         family = self._get(HistogramMetricFamily, name, text, labels)
         buckets = [(repr(b), n) for b, n in zip(doc["bounds"], doc["counts"], strict=True)]
         family.add_metric(list(labels.values()), [*buckets, ("+Inf", doc["count"])], doc["sum"])
 
 
-def families(look: Doc | None) -> Iterable[Metric]:
+def families(look: Look | None) -> Iterable[Metric]:
     """`look` is that of client.Instance.look, None if the instance did not answer."""
     made = _Families()
     made.gauge("up", "1 if the instance answers.", float(look is not None))
@@ -83,7 +89,7 @@ def families(look: Doc | None) -> Iterable[Metric]:
         hz = look["tsc_hz"]
         if look["counters"] is not None and hz:
             _io(made, look["counters"], hz)
-            _slots(made, look, hz)
+            _slots(made, look["plan"], look["counters"], hz)
             _lanes(made, look)
         for name, use in look["processes"].items():
             made.counter(
@@ -101,7 +107,7 @@ def families(look: Doc | None) -> Iterable[Metric]:
     return made.by_name.values()
 
 
-def _instance(made: _Families, look: Doc) -> None:
+def _instance(made: _Families, look: Look) -> None:
     status = look["status"]
     for state in STATES:
         value = float(status["state"] == state)
@@ -137,12 +143,12 @@ def _instance(made: _Families, look: Doc) -> None:
     }
     for kind, doc in recovery["histograms"].items():
         made.histogram(f"{kind}_seconds", said[kind], doc)
-    heap = (look["counters"] or {}).get("heap_bytes")
+    heap = look["counters"].get("heap_bytes") if look["counters"] else None
     if heap is not None:
         made.gauge("eal_heap_bytes", "Bytes allocated in EAL's shared heaps.", heap)
 
 
-def _ports(made: _Families, status: Doc) -> None:
+def _ports(made: _Families, status: Status) -> None:
     for p in status["ports"]:
         port = {"port": p["name"]}
         made.counter("port_receive_packets", "Number of packets received.", p["rx_packets"], **port)
@@ -178,7 +184,7 @@ def _ports(made: _Families, status: Doc) -> None:
         )
 
 
-def _pools(made: _Families, status: Doc) -> None:
+def _pools(made: _Families, status: Status) -> None:
     for p in status["mempools"]:
         pool = {"mempool": p["name"]}
         made.gauge("mempool_mbufs", "Number of mbufs.", p["size"], **pool)
@@ -197,7 +203,7 @@ def _pools(made: _Families, status: Doc) -> None:
         )
 
 
-def _groups(made: _Families, status: Doc) -> None:
+def _groups(made: _Families, status: Status) -> None:
     for g in status["groups"]:
         group = {"group": g["name"]}
         made.gauge("group_workers_desired", "Number of desired workers.", g["desired"], **group)
@@ -228,7 +234,7 @@ def _groups(made: _Families, status: Doc) -> None:
             _worker(made, g["name"], w)
 
 
-def _worker(made: _Families, group: str, w: Doc) -> None:
+def _worker(made: _Families, group: str, w: StatusWorker) -> None:
     labels = {"group": group, "worker": w["id"]}
     for state in WORKER_STATES:
         value = float(w["state"] == state)
@@ -283,7 +289,7 @@ def _worker(made: _Families, group: str, w: Doc) -> None:
         made.counter("plugin_count", "Value of a counter of the plugin.", n, **labels, counter=name)
 
 
-def _io(made: _Families, counters: Doc, hz: float) -> None:
+def _io(made: _Families, counters: Reading, hz: float) -> None:
     for i, io in enumerate(counters["io"]):
         core = {"io": f"io/{i}", "core": str(io["core"])}
         made.counter(
@@ -303,12 +309,17 @@ def _io(made: _Families, counters: Doc, hz: float) -> None:
         made.counter(
             "io_requeued_packets", "Number of packets steered again.", io["requeued"], **core
         )
-        waiting = (("held", "held"), ("transfer", "xfer"), ("transmit", "tx_waiting"))
-        for reason, key in (*waiting, ("quarantine", "quarantine")):
+        waiting = {
+            "held": io["held"],
+            "transfer": io["xfer"],
+            "transmit": io["tx_waiting"],
+            "quarantine": io["quarantine"],
+        }
+        for reason, n in waiting.items():
             made.gauge(
                 "io_waiting_packets",
                 "Number of packets waiting in the io core, by reason.",
-                io[key],
+                n,
                 **core,
                 reason=reason,
             )
@@ -328,10 +339,10 @@ def _io(made: _Families, counters: Doc, hz: float) -> None:
         )
 
 
-def _slots(made: _Families, look: Doc, hz: float) -> None:
-    for group in look["plan"].get("groups", []):
+def _slots(made: _Families, plan: Plan, counters: Reading, hz: float) -> None:
+    for group in plan.get("groups", []):
         for m in range(group["max"]):
-            slot = look["counters"]["slots"][group["first_slot"] + m]
+            slot = counters["slots"][group["first_slot"] + m]
             if slot["pid"] or slot["sent"]:
                 labels = {"group": group["name"], "worker": f"{group['name']}/{m}"}
                 made.counter(
@@ -352,7 +363,7 @@ def _slots(made: _Families, look: Doc, hz: float) -> None:
                 )
 
 
-def _lanes(made: _Families, look: Doc) -> None:
+def _lanes(made: _Families, look: Look) -> None:
     names, rings = {}, {}
     for group in look["plan"].get("groups", []):
         for m in range(group["max"]):
@@ -393,11 +404,11 @@ def _lanes(made: _Families, look: Doc) -> None:
 class Source(Collector):
     """Looks at an instance at most once in FRESH_S, however many clients ask."""
 
-    def __init__(self, look: Callable[[], Doc | None]) -> None:
+    def __init__(self, look: Callable[[], Look | None]) -> None:
         self._look = look
         self._lock = threading.Lock()
         self._at = float("-inf")
-        self._last: Doc | None = None
+        self._last: Look | None = None
         self._took = 0.0
 
     def collect(self) -> Iterator[Metric]:
@@ -414,8 +425,8 @@ class Source(Collector):
         )
 
 
-def looker(where: Runtime) -> Callable[[], Doc | None]:
-    def look() -> Doc | None:
+def looker(where: Runtime) -> Callable[[], Look | None]:
+    def look() -> Look | None:
         try:
             with Instance(where) as instance:
                 return instance.look()

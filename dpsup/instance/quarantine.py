@@ -15,7 +15,7 @@ import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from dpsup.errors import NoSuchObject, NotPermitted, NotRunning, UsageError
 from dpsup.instance import client, runtime_dir
@@ -24,6 +24,11 @@ from dpsup.instance.status import API
 from dpsup.packets.pcap import to_bytes
 from dpsup.plan.model import Plan
 from dpsup.plan.paths import state_dir
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.printed import Quarantine
+    from dpsup.documents.quarantine import Death, Kept, Packet, Story
+    from dpsup.documents.story import Evidence
 
 MOST_PACKETS = 256
 MOST_BYTES = 16 << 20  # of both files of each
@@ -67,7 +72,7 @@ class Folder:
         for one in self._files(number):
             one.unlink(missing_ok=True)
 
-    def keep(self, frame: bytes, story: dict[str, Any]) -> int:
+    def keep(self, frame: bytes, story: Story) -> int:
         """Write one down; its number. Raises: OSError."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._kept is None:
@@ -99,7 +104,7 @@ class Folder:
             self._remove(oldest)
             del kept[oldest]
 
-    def stories(self) -> list[dict[str, Any]]:
+    def stories(self) -> list[Kept]:
         """All of them, the oldest first. Raises: NotPermitted."""
         try:
             names = sorted(one for one in self.path.iterdir() if one.suffix == ".json")
@@ -110,7 +115,7 @@ class Folder:
         stories = (_read(one) for one in names if _FILE.fullmatch(one.name))
         return sorted((s for s in stories if s), key=lambda s: int(s["number"]))
 
-    def story(self, number: int) -> dict[str, Any]:
+    def story(self, number: int) -> Kept:
         """Raises: NoSuchObject, NotPermitted."""
         found = self.stories()
         for one in found:
@@ -131,12 +136,12 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> Kept | None:
     """A story, or None: one that was not finished, or is not ours."""
     with contextlib.suppress(OSError, ValueError):
         story = json.loads(path.read_text())
         if isinstance(story, dict) and {"number", "why", "deaths"} <= story.keys():
-            return story
+            return cast("Kept", story)
     return None
 
 
@@ -158,11 +163,11 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def describe(plan: Plan, packet: dict[str, Any], at: float, at_ns: int) -> dict[str, Any]:
+def describe(plan: Plan, packet: Evidence, at: float, at_ns: int) -> Story:
     """The story of a packet as the primary tells it; `at` (wall clock, seconds) and `at_ns`
     (monotonic) are the same moment."""
     group, name, plugin = _worker(plan, packet["slot"])
-    deaths = []
+    deaths: list[Death] = []
     for death in packet["deaths"]:
         of, worker, ran = _worker(plan, death["slot"])
         number = death["signal"]
@@ -240,8 +245,8 @@ def find(name: str | None) -> Folder:
     return Folder(planned or _state_dir(name) / FOLDER)
 
 
-def listing(folder: Folder) -> dict[str, Any]:
-    packets = [{**s, "file": folder.pcap(s["number"])} for s in folder.stories()]
+def listing(folder: Folder) -> Quarantine:
+    packets: list[Packet] = [{**s, "file": folder.pcap(s["number"])} for s in folder.stories()]
     return {
         "apiVersion": API,
         "kind": "Quarantine",
@@ -250,5 +255,5 @@ def listing(folder: Folder) -> dict[str, Any]:
     }
 
 
-def show(folder: Folder, number: int) -> dict[str, Any]:
+def show(folder: Folder, number: int) -> Packet:
     return {**folder.story(number), "file": folder.pcap(number)}

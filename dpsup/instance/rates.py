@@ -1,25 +1,39 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """From two looks at an instance to rates per second. Pure.
 
-A look is what client.Instance.look returns: "status", and "counters", "lanes", "tsc_hz", "plan",
-"port_info", "cpus", "processes", which may be None or empty if no process could be asked. `picture`
-returns one document, the source of every table and graph. Rates are per second, `busy` and `fill`
-are shares (0 to 1), both None if they could not be measured.
+`picture` returns one document, the source of every table and graph. Rates are per second, `busy`
+and `fill` are shares (0 to 1), both None if they could not be measured.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dpsup._abi import DPS_BURST
 from dpsup.instance.status import account, slot_dropped
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from collections.abc import Mapping
+
+    from dpsup.documents.counters import Counters, SlotCounters
+    from dpsup.documents.plan import Plan
+    from dpsup.documents.rates import (
+        Core,
+        CpuTimes,
+        GroupRates,
+        IoRates,
+        LaneRates,
+        Look,
+        Picture,
+        PortRates,
+        WorkerRates,
+    )
+    from dpsup.documents.status import Group, Status, Worker
 
 LANE_RESERVE = DPS_BURST + 1  # an io core leaves that many words of a ring free
 
 
-def _delta(before: Doc | None, after: Doc, key: str) -> int | None:
+def _delta(before: Mapping[str, Any] | None, after: Mapping[str, Any], key: str) -> int | None:
     """None without two readings of the same counter."""
     if before is None:
         return None
@@ -39,12 +53,11 @@ def _share(part: float, whole: float) -> float:
     return min(1.0, max(0.0, part / whole)) if whole else 0.0
 
 
-def _grown(before: Doc | None, after: dict[str, int], key: str) -> dict[str, int]:
-    old = before[key] if before else {}
+def _grown(old: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     return {k: n - old.get(k, 0) for k, n in after.items() if n > old.get(k, 0)}
 
 
-def picture(before: Doc | None, after: Doc) -> Doc:
+def picture(before: Look | None, after: Look) -> Picture:
     """The instance and its rates. Without a look before, or across a change of generation, every
     value that needs two looks is None."""
     status, counters = after["status"], after["counters"]
@@ -78,7 +91,7 @@ def picture(before: Doc | None, after: Doc) -> Doc:
             {**p, "used": _share(p["in_use"], p["size"])} for p in status["mempools"]
         ],
         "cores": made.cores(io, workers),
-        "chains": (after.get("plan") or {}).get("chains", []),
+        "chains": made.plan.get("chains", []),
         "in_flight": status["in_flight"],
         "recovery": status["recovery"],
         "processes": after.get("processes") or {},
@@ -87,18 +100,21 @@ def picture(before: Doc | None, after: Doc) -> Doc:
     }  # fmt: skip
 
 
-def _since(status: Doc, since_ns: int | None) -> float | None:
+def _since(status: Status, since_ns: int | None) -> float | None:
     return max(0.0, (status["at_ns"] - since_ns) / 1e9) if since_ns and status["at_ns"] else None
+
+
+_NO_PLAN = cast("Plan", {})  # it could not be read
 
 
 class _Maker:
     def __init__(
-        self, before: Doc | None, after: Doc, old: Doc | None, seconds: float | None
+        self, before: Look | None, after: Look, old: Counters | None, seconds: float | None
     ) -> None:
         self.before, self.after, self.old, self.seconds = before, after, old, seconds
         self.status = after["status"]
         self.counters = after["counters"]
-        self.plan = after.get("plan") or {}
+        self.plan = after.get("plan", _NO_PLAN)
         self.hz = after.get("tsc_hz") or 0
 
     def _busy(self, cycles: int | None) -> float | None:
@@ -106,15 +122,16 @@ class _Maker:
             return None
         return _share(cycles, self.seconds * self.hz)
 
-    def ports(self) -> list[Doc]:
+    def ports(self) -> list[PortRates]:
         old = {p["name"]: p for p in self.old["ports"]} if self.old else {}
         now = {p["name"]: p for p in self.counters["ports"]} if self.counters else {}
         groups = {p["name"]: p["group"] for p in self.plan.get("ports", [])}
         names = [g["name"] for g in self.plan.get("groups", [])]
-        found = []
+        found: list[PortRates] = []
         for p in self.status["ports"]:
-            was, here = old.get(p["name"]), now.get(p["name"], p)
-            drops = _grown(was, here.get("drops", {}), "drops")
+            was, counted = old.get(p["name"]), now.get(p["name"])
+            here = counted if counted is not None else p
+            drops = _grown(was["drops"] if was else {}, counted["drops"] if counted else {})
             group = groups.get(p["name"], -1)
             found.append(
                 {
@@ -131,7 +148,7 @@ class _Maker:
             )
         return found
 
-    def _slots(self, counters: Doc | None) -> dict[str, Doc]:
+    def _slots(self, counters: Counters | None) -> dict[str, SlotCounters]:
         """By worker."""
         if counters is None:
             return {}
@@ -141,26 +158,30 @@ class _Maker:
             for m in range(g["max"])
         }
 
-    def workers(self) -> list[Doc]:
+    def workers(self) -> list[WorkerRates]:
         old, now = self._slots(self.old), self._slots(self.counters)
         rings = {g["name"]: g["ring"] for g in self.plan.get("groups", [])}
         lanes = len(self.plan.get("io", [])) or 1
-        found = []
+        found: list[WorkerRates] = []
         for group in self.status["groups"]:
             for w in group["workers"]:
                 was, here = old.get(w["id"]), now.get(w["id"])
                 room = lanes * (rings.get(group["name"], 0) - LANE_RESERVE)
                 drops = sum(w["dropped"].values())
                 dropped = drops - sum(slot_dropped(was).values()) if was else None
-                one = {
-                    **{k: v for k, v in w.items() if k != "since_ns"},
+                kept = cast("Worker", {k: v for k, v in w.items() if k != "since_ns"})
+                one: WorkerRates = {
+                    **kept,
                     "group": group["name"],
                     "plugin": group["plugin"],
                     "drops": drops,
                     "since_s": _since(self.status, w.get("since_ns")),
                     "fill": _share(w["outstanding"], room) if room > 0 else None,
                     "drop_pps": _per(dropped, self.seconds),
-                    **dict.fromkeys(("pps", "busy", "cycles_per_packet", "batch"), None),
+                    "pps": None,
+                    "busy": None,
+                    "cycles_per_packet": None,
+                    "batch": None,
                 }
                 if here is not None:
                     cycles = _delta(was, here, "busy")
@@ -172,16 +193,17 @@ class _Maker:
                 found.append(one)
         return found
 
-    def groups(self, workers: list[Doc]) -> list[Doc]:
-        found = []
+    def groups(self, workers: list[WorkerRates]) -> list[GroupRates]:
+        found: list[GroupRates] = []
         hops = self._hops()
         for group in self.status["groups"]:
             mine = [w for w in workers if w["group"] == group["name"]]
             rates = [w["pps"] for w in mine if w["pps"] is not None]
             busy = [w["busy"] for w in mine if w["busy"] is not None and w["state"] == "running"]
+            kept = cast("Group", {k: v for k, v in group.items() if k != "workers"})
             found.append(
                 {
-                    **{k: v for k, v in group.items() if k != "workers"},
+                    **kept,
                     "pps": sum(rates) if rates else None,
                     "busy": sum(busy) / len(busy) if busy else None,
                     "inputs": [name for name, to in hops if to == group["name"]],
@@ -209,8 +231,8 @@ class _Maker:
             found += [(group["name"], name) for name in dict.fromkeys(to)]
         return found
 
-    def io(self) -> list[Doc]:
-        found = []
+    def io(self) -> list[IoRates]:
+        found: list[IoRates] = []
         for i, io in enumerate(self.counters["io"] if self.counters else []):
             was = self.old["io"][i] if self.old else None
             cycles = _delta(was, io, "busy_cycles")
@@ -238,15 +260,16 @@ class _Maker:
             )
         return found
 
-    def lanes(self) -> list[Doc]:
+    def lanes(self) -> list[LaneRates]:
         names = {}
         rings = {}
         for g in self.plan.get("groups", []):
             for m in range(g["max"]):
                 names[g["first_slot"] + m] = f"{g['name']}/{m}"
                 rings[g["first_slot"] + m] = g["ring"]
-        old = {(n["io"], n["slot"]): n for n in (self.before or {}).get("lanes") or []}
-        found = []
+        before = self.before["lanes"] if self.before else []
+        old = {(n["io"], n["slot"]): n for n in before}
+        found: list[LaneRates] = []
         for lane in self.after.get("lanes") or []:
             was = old.get((lane["io"], lane["slot"]))
             room = rings.get(lane["slot"], 0) - LANE_RESERVE
@@ -268,7 +291,7 @@ class _Maker:
             )
         return found
 
-    def cores(self, io: list[Doc], workers: list[Doc]) -> list[Doc]:
+    def cores(self, io: list[IoRates], workers: list[WorkerRates]) -> list[Core]:
         """Each CPU of the instance, the threads on it, and how busy it is: by dpsup's own counters
         (`busy`), and by the kernel's (`load`, of all processes)."""
         roles: dict[int, list[tuple[str, float | None]]] = {}
@@ -279,8 +302,8 @@ class _Maker:
         for w in workers:
             if w["pid"]:
                 roles.setdefault(w["core"], []).append((w["id"], w["busy"]))
-        now, was = self.after.get("cpus") or {}, (self.before or {}).get("cpus") or {}
-        found = []
+        now, was = self.after["cpus"], self.before["cpus"] if self.before else {}
+        found: list[Core] = []
         for core, users in sorted(roles.items()):
             new, old = now.get(core), was.get(core)
             known = [b for _, b in users if b is not None]
@@ -297,7 +320,9 @@ class _Maker:
         return found
 
 
-def _ticks(old: Doc | None, new: Doc | None, what: str) -> float | None:
+def _ticks(
+    old: CpuTimes | None, new: CpuTimes | None, what: Literal["busy", "steal"]
+) -> float | None:
     if old is None or new is None or new["total"] <= old["total"]:
         return None
     return _share(new[what] - old[what], new["total"] - old["total"])

@@ -19,7 +19,7 @@ SEGMENT = 1 << 20  # bytes
 FILES = {"event": ("events.jsonl", "events.jsonl.1"), "log": ("log.jsonl", "log.jsonl.1")}
 NAMES = tuple(name for pair in FILES.values() for name in pair)
 
-Entry = dict[str, Any]
+Entry = dict[str, Any]  # documents.events.Event or documents.printed.LogLine
 
 
 class Recorder:

@@ -17,13 +17,16 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.errors import DpsupError, Exit, NotPermitted
 from dpsup.host import process
 from dpsup.host.mounts import hugetlbfs
 from dpsup.host.process import Identity
 from dpsup.instance.record import NAMES as RECORDS
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.state import Memory
 
 CONTROL = "control.sock"
 EVENTS = "events.sock"
@@ -44,6 +47,10 @@ OURS = (
 ACQUIRE_S = 0.3  # for processes that only test the lock to release it
 
 
+def _nothing() -> Memory:
+    return {}
+
+
 @dataclass
 class State:
     """The processes of the running generation."""
@@ -57,7 +64,7 @@ class State:
     primary: Identity | None = None
     seed: Identity | None = None
     workers: dict[str, Identity] = field(default_factory=dict)
-    memory: dict[str, Any] = field(default_factory=dict)  # supervisor.snapshot
+    memory: Memory = field(default_factory=_nothing)  # supervisor.snapshot
 
     def processes(self) -> list[Identity]:
         return [p for p in (self.primary, self.seed, *self.workers.values()) if p is not None]

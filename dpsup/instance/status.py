@@ -5,23 +5,36 @@ view. Pure; scripts rely on their keys."""
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.audit import AuditPool
+    from dpsup.documents.counters import Counters, GroupCounters, SlotCounters
+    from dpsup.documents.plan import Plan, Running
+    from dpsup.documents.printed import Audit
+    from dpsup.documents.status import (
+        Account,
+        MovePause,
+        Pool,
+        Port,
+        Status,
+        StatusGroup,
+        StatusWorker,
+        View,
+    )
 
 API = "dpsup/v1"
-
-Doc = dict[str, Any]
 
 _GROUP_COUNTS = ("no_worker", "hold_full", "held", "bypassed", "pause_ns")
 _PORT_COUNTS = ("rx_packets", "tx_packets", "rx_missed", "tx_dropped", "rx_bytes", "tx_bytes",
                 "rx_errors", "tx_errors", "rx_nombuf")  # fmt: skip
-_SEEN = ("health", "retry_in_s", "held_for", "since_ns")  # of a worker, by the supervisor alone
 
 
-def ports(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
+def ports(plan: Plan, counters: Counters, view: View | None) -> list[Port]:
     """The ports that exist, then the absent ones that may be absent (`required = false`)."""
     there = {p["name"] for p in counters["ports"]}
     absent = view["absent"] if view else [p["name"] for p in plan["ports"] if there]
-    found = [
+    found: list[Port] = [
         {
             "name": p["name"],
             "rx_packets": p["rx_packets"],
@@ -42,13 +55,23 @@ def ports(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
     ]
     nothing = dict.fromkeys(_PORT_COUNTS, 0)
     return found + [
-        {"name": name, **nothing, "dropped": {}, "link_up": False, "link_mbps": 0, "absent": True}
+        cast(
+            "Port",
+            {
+                "name": name,
+                **nothing,
+                "dropped": {},
+                "link_up": False,
+                "link_mbps": 0,
+                "absent": True,
+            },
+        )
         for name in absent
         if name not in there
     ]
 
 
-def mempools(plan: Doc, counters: Doc) -> list[Doc]:
+def mempools(plan: Plan, counters: Counters) -> list[Pool]:
     failures: Counter[str] = Counter()
     pool_of = {p["name"]: plan["pools"][p["pool"]]["name"] for p in plan["ports"]}
     for port in counters["ports"]:
@@ -66,7 +89,7 @@ def mempools(plan: Doc, counters: Doc) -> list[Doc]:
     ]
 
 
-def slot_dropped(slot: Doc) -> dict[str, int]:
+def slot_dropped(slot: SlotCounters) -> dict[str, int]:
     """Why packets of a slot were dropped: the plugin's reasons, then dpsup's own."""
     dropped = dict(slot["dropped"])
     for key, count in (
@@ -81,7 +104,12 @@ def slot_dropped(slot: Doc) -> dict[str, int]:
     return dropped
 
 
-def move_pause(group: Doc) -> Doc:
+def group_dropped(group: GroupCounters) -> dict[str, int]:
+    dropped = {"no_worker": group["no_worker"], "hold_full": group["hold_full"]}
+    return {k: n for k, n in dropped.items() if n}
+
+
+def move_pause(group: GroupCounters) -> MovePause:
     """Time that moving buckets waited for their previous worker to drain, in seconds: `counts[i]`
     is the number of buckets below `bounds[i]`, `count` of all that waited. 1 µs to 17 s."""
     total, bounds, counts = 0, [], []
@@ -93,13 +121,13 @@ def move_pause(group: Doc) -> Doc:
     return {"bounds": bounds, "counts": counts, "count": total, "sum": group["pause_ns"] / 1e9}
 
 
-def in_flight(counters: Doc) -> int:
+def in_flight(counters: Counters) -> int:
     """Packets received and neither sent nor dropped: lent, held or waiting."""
     lent = sum(int(s["outstanding"]) for s in counters["slots"])
     return lent + sum(int(io["held"] + io["xfer"] + io["tx_waiting"]) for io in counters["io"])
 
 
-def account(counters: Doc) -> Doc:
+def account(counters: Counters) -> Account:
     """Every packet received, by what became of it. Counters are read one after the other, so
     that losses are known only once no packet is in flight."""
     dropped: Counter[str] = Counter()
@@ -108,7 +136,7 @@ def account(counters: Doc) -> Doc:
     for slot in counters["slots"]:
         dropped.update(slot_dropped(slot))
     for group in counters["groups"]:
-        dropped.update({k: group[k] for k in ("no_worker", "hold_full") if group[k]})
+        dropped.update(group_dropped(group))
     received = sum(p["rx_packets"] for p in counters["ports"])
     sent = sum(p["tx_packets"] for p in counters["ports"])
     flight = in_flight(counters)
@@ -123,11 +151,11 @@ def account(counters: Doc) -> Doc:
     }
 
 
-def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
+def groups(plan: Plan, counters: Counters, view: View | None) -> list[StatusGroup]:
     """Without a supervisor's view, only what shared memory holds: the workers in the slots."""
-    found = []
+    found: list[StatusGroup] = []
     for g, group in enumerate(plan["groups"]):
-        workers = []
+        workers: list[StatusWorker] = []
         seen = view["groups"][g] if view else None
         for member in range(group["max"]):
             slot = counters["slots"][group["first_slot"] + member]
@@ -138,23 +166,26 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
             if known is not None and known["hidden"] and not slot["sent"]:
                 continue
             core = group["cores"][member]
-            workers.append(
-                {
-                    "id": f"{group['name']}/{member}",
-                    "pid": known["pid"] if known else slot["pid"] or None,
-                    "core": core,
-                    "state": known["state"] if known else "running" if slot["pid"] else "held",
-                    "rx_packets": slot["sent"],
-                    "tx_packets": slot["out"] + slot["on"],
-                    "dropped": slot_dropped(slot),
-                    "restarts": known["restarts"] if known else 0,
-                    "last_exit": known["last_exit"] if known else None,
-                    "outstanding": slot["outstanding"],
-                    "requeued": slot["requeued"],
-                    "counters": slot["counters"],
-                    **({k: known[k] for k in _SEEN} if known else {}),
-                }
-            )
+            one: StatusWorker = {
+                "id": f"{group['name']}/{member}",
+                "pid": known["pid"] if known else slot["pid"] or None,
+                "core": core,
+                "state": known["state"] if known else "running" if slot["pid"] else "held",
+                "rx_packets": slot["sent"],
+                "tx_packets": slot["out"] + slot["on"],
+                "dropped": slot_dropped(slot),
+                "restarts": known["restarts"] if known else 0,
+                "last_exit": known["last_exit"] if known else None,
+                "outstanding": slot["outstanding"],
+                "requeued": slot["requeued"],
+                "counters": slot["counters"],
+            }
+            if known is not None:
+                one["health"] = known["health"]
+                one["retry_in_s"] = known["retry_in_s"]
+                one["held_for"] = known["held_for"]
+                one["since_ns"] = known["since_ns"]
+            workers.append(one)
         ready = sum(w["state"] == "running" for w in workers)
         found.append(
             {
@@ -167,11 +198,7 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
                 "rollout": seen["rollout"] if seen else None,
                 "max": group["max"],
                 "workers": workers,
-                "dropped": {
-                    k: counters["groups"][g][k]
-                    for k in ("no_worker", "hold_full")
-                    if counters["groups"][g][k]
-                },
+                "dropped": group_dropped(counters["groups"][g]),
                 "held": counters["groups"][g]["held"],
                 "bypassed": counters["groups"][g]["bypassed"],
                 "move_pause": move_pause(counters["groups"][g]),
@@ -180,19 +207,12 @@ def groups(plan: Doc, counters: Doc, view: Doc | None) -> list[Doc]:
     return found
 
 
-def status(plan: Doc, counters: Doc | None, view: Doc | None) -> Doc:
+def status(plan: Running, counters: Counters | None, view: View | None) -> Status:
     """The Status document. `view` is None where the supervisor is dead (headless); `counters` is
     None while no primary runs."""
     if counters is None:
-        counters = {
-            "at_ns": view["at_ns"] if view else 0,
-            "ports": [],
-            "pools": [],
-            "io": [],
-            "groups": [{**dict.fromkeys(_GROUP_COUNTS, 0), "pause": []} for _ in plan["groups"]],
-            "slots": [_NO_SLOT] * plan["n_slots"],
-        }
-    recovery = view["recovery"] if view else {}
+        counters = _nothing(plan, view["at_ns"] if view else 0)
+    recovery = view["recovery"] if view else None
     corrupt = sum(s["corrupt"] for s in counters["slots"])
     return {
         "apiVersion": API,
@@ -212,17 +232,17 @@ def status(plan: Doc, counters: Doc | None, view: Doc | None) -> Doc:
         "io": counters["io"],
         "in_flight": in_flight(counters),
         "recovery": {
-            "deaths": recovery.get("deaths", 0),
-            "lost": recovery.get("lost", 0) + corrupt,
+            "deaths": recovery["deaths"] if recovery else 0,
+            "lost": (recovery["lost"] if recovery else 0) + corrupt,
             "duplicated": 0,
             "quarantined": sum(s["quarantined"] for s in counters["slots"]),
-            "last_failover_us": recovery.get("last_failover_us"),
-            "histograms": recovery.get("histograms", {}),
+            "last_failover_us": recovery["last_failover_us"] if recovery else None,
+            "histograms": recovery["histograms"] if recovery else {},
         },
     }
 
 
-_NO_SLOT: Doc = {
+_NO_SLOT = {
     "pid": 0,
     "sent": 0,
     "out": 0,
@@ -239,5 +259,18 @@ _NO_SLOT: Doc = {
 }
 
 
-def audit(name: str, pools: list[Doc]) -> Doc:
+def _nothing(plan: Plan, at_ns: int) -> Counters:
+    """The counters that a Status document takes, before a primary runs."""
+    found = {
+        "at_ns": at_ns,
+        "ports": [],
+        "pools": [],
+        "io": [],
+        "groups": [{**dict.fromkeys(_GROUP_COUNTS, 0), "pause": []} for _ in plan["groups"]],
+        "slots": [_NO_SLOT] * plan["n_slots"],
+    }
+    return cast("Counters", found)
+
+
+def audit(name: str, pools: list[AuditPool]) -> Audit:
     return {"apiVersion": API, "kind": "Audit", "name": name, "pools": pools}

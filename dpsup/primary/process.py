@@ -158,14 +158,14 @@ class Primary:
     def do_sitters(self, _: Args) -> Sitters:
         """Who sits where, and what else a new supervisor needs; told after the story `stories`."""
         sitters: list[Sitter] = []
-        exits: list[list[int]] = []
+        exits: list[tuple[int, int]] = []
         out = ffi.new("struct dps_sitter_info *")
         for berth in range(int(lib.DPS_MAX_SITTERS)):
             check("sitter_get", lib.dps_sitter_get(berth, out))
             if out.state:
                 sitters.append(cast(Sitter, {"berth": berth, **fields(out)}))
             if out.exit_pid:
-                exits.append([int(out.exit_pid), int(out.exit_status)])
+                exits.append((int(out.exit_pid), int(out.exit_status)))
         return {
             "sitters": sitters,
             "exits": exits,

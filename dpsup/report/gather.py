@@ -7,7 +7,7 @@ import json
 import socket
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpsup import _build
 from dpsup.advise import command
@@ -21,6 +21,9 @@ from dpsup.instance.runtime_dir import PLAN
 from dpsup.report.page import page
 from dpsup.view import dot, graph, sections
 from dpsup.view.tables import plain
+
+if TYPE_CHECKING:
+    from dpsup.documents.rates import Picture
 
 Doc = dict[str, Any]
 
@@ -98,7 +101,7 @@ def _plan(name: str) -> Doc:
         return {}
 
 
-def _draw(picture: Doc | None) -> Doc:
+def _draw(picture: Picture | None) -> dict[str, str]:
     if picture is None or not picture["io"]:
         return {"svg": "", "drawing": "", "no_svg": ""}
     letters = plain(graph.draw(picture, sections.Screen(110)))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dpsup._abi import DPS_ABI_VERSION as ABI
 from dpsup._build import DPDK_VERSION, VERSION
 from dpsup.bus.client import Client
+from dpsup.documents.story import Hello
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import PLAN, PRIMARY, Runtime, State
@@ -36,8 +37,6 @@ HELLO_S = 5.0  # for the primary to answer; milliseconds, unless it hangs
 # Keys of a plan that differ from start to start without anybody's wish.
 _VOLATILE = {"generation", "file_prefix", "topology_file", "memory", "supervisor_cores"}
 
-Doc = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -45,20 +44,20 @@ class Found:
 
     plan: Plan  # the one that it runs by
     state: State
-    hello: Doc
+    hello: Hello
     differs: list[str]  # keys of the topology that were changed since
 
 
 # --- what runs ------------------------------------------------------------------------------------
 
 
-def plan_of(doc: Doc) -> Plan:
+def plan_of(doc: dict[str, Any]) -> Plan:
     """A plan from its JSON. Raises: ValueError, TypeError, KeyError where it is not one."""
 
     def frozen(value: Any) -> Any:
         return tuple(frozen(v) for v in value) if isinstance(value, list) else value
 
-    def part(kind: Any, one: Doc) -> Any:
+    def part(kind: Any, one: Mapping[str, Any]) -> Any:
         return kind(**{k: frozen(v) for k, v in one.items()})
 
     def group(**one: Any) -> GroupPlan:
@@ -130,7 +129,7 @@ def examine(where: Runtime, state: State | None, now: Plan) -> Found | str:
         return "its primary was never ready"
     client = Client(where.file(PRIMARY), lambda: primary.alive)
     try:
-        hello: Doc = client.ask("hello", HELLO_S)
+        hello: Hello = client.ask("hello", HELLO_S)
     except DpsupError as e:
         if isinstance(e, TimedOut) and forwards_now(primary.pid):
             raise TimedOut(

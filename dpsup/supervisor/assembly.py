@@ -12,6 +12,7 @@ from typing import Any
 
 from dpsup.bus.messages import Request
 from dpsup.bus.sockets import Publisher, Server
+from dpsup.documents.counters import Counters
 from dpsup.errors import Exit
 from dpsup.host import process
 from dpsup.instance import status
@@ -26,7 +27,7 @@ from dpsup.supervisor.deaths import Deaths
 from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.evidence import Keeper
 from dpsup.supervisor.life import Life
-from dpsup.supervisor.model import Doc, Model
+from dpsup.supervisor.model import Model
 from dpsup.supervisor.monitor import Monitor
 from dpsup.supervisor.notices import Notices
 from dpsup.supervisor.primary import Generation
@@ -115,14 +116,14 @@ class Supervisor:
         watchers["notices"] = partial(self._notice, notices)
         watchers["quarantine"] = self._look_for_evidence
 
-    def _publish(self, counters: Doc) -> None:
+    def _publish(self, counters: Counters) -> None:
         self._publisher.publish("stat", status.account(counters))
 
-    def _notice(self, notices: Notices, counters: Doc) -> None:
+    def _notice(self, notices: Notices, counters: Counters) -> None:
         for notice in notices.look(counters, asyncio.get_running_loop().time()):
             self.core.events.add(type="advice", name=notice["name"], message=notice["message"])
 
-    def _look_for_evidence(self, counters: Doc) -> None:
+    def _look_for_evidence(self, counters: Counters) -> None:
         if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:
             self.core.spawn(self._keep_evidence(), feature="quarantine")
 

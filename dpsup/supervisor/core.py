@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from dpsup.documents.events import Event
+from dpsup.documents.printed import LogLine
 from dpsup.supervisor.journal import Journal
 from dpsup.supervisor.model import Machine
 
@@ -25,8 +27,8 @@ LOOK_S = 0.02  # between two looks at whether a process of another parent is rea
 class Core(Protocol):
     """The engine, as the parts use it."""
 
-    events: Journal
-    log: Journal
+    events: Journal[Event]
+    log: Journal[LogLine]
     crashed: BaseException | None  # nothing more is done
 
     async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:

@@ -10,14 +10,16 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 from dpsup.bus.sockets import Gone
+from dpsup.documents.story import Story
 from dpsup.errors import DpsupError
 from dpsup.host import process
 from dpsup.supervisor import stories
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.core import Core
-from dpsup.supervisor.model import Doc, Model, Sitter, Worker
+from dpsup.supervisor.model import Model, Sitter, Worker
 from dpsup.supervisor.policy import Ending, decide
 from dpsup.supervisor.silence import ANSWER_S
 from dpsup.supervisor.sitters import FATE_S, Sitters
@@ -28,7 +30,7 @@ from dpsup.supervisor.workers import Workers
 FATE_MOST_S = 10.0  # for a warden to notice an end; milliseconds
 STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 
-Reported = Callable[[Worker, Sitter, Doc, int | None], None]
+Reported = Callable[[Worker, Sitter, Story, int | None], None]
 
 
 class Deaths:
@@ -89,7 +91,7 @@ class Deaths:
                 # Only now: the next supervisor begins with what was not dealt with.
                 self._model.told = stories.seq_of(story, self._model.told)
 
-    def is_readable(self, story: Doc) -> bool:
+    def is_readable(self, story: Story) -> bool:
         try:
             slots = len(self._model.workers())
             stories.check(story, io_cores=len(self._model.plan.io), slots=slots)
@@ -103,7 +105,7 @@ class Deaths:
             type="fault", name="stories", message=f"a warden's story is skipped: {error}"
         )
 
-    async def _hear(self, story: Doc) -> None:
+    async def _hear(self, story: Story) -> None:
         try:
             await self._follow(story)
         except (DpsupError, OSError):
@@ -112,7 +114,7 @@ class Deaths:
             # The next supervisor meets it again, by another way: rejoin.py's.
             self._core.crash(e)
 
-    async def _follow(self, story: Doc) -> None:
+    async def _follow(self, story: Story) -> None:
         if story["kind"] == DEATH:
             await self._hear_death(story)
         elif story["kind"] == LENT:
@@ -122,12 +124,12 @@ class Deaths:
         else:
             self._hear_health(story)
 
-    def _hear_io(self, story: Doc) -> None:
+    def _hear_io(self, story: Story) -> None:
         core = self._model.plan.io[story["sitter"]].core
         said = stories.IO_SAID[story["kind"]]
         self._core.events.add(type="health", name=f"io core {core}", pid=story["pid"], message=said)
 
-    def _hear_health(self, story: Doc) -> None:
+    def _hear_health(self, story: Story) -> None:
         """A stopped worker lends its buckets out until it goes on: what comes from now on need not
         wait for it. What it has in its lanes does: no process may touch that while it lives."""
         for worker in self._model.workers():
@@ -141,7 +143,7 @@ class Deaths:
                 worker.fed = not lends
                 self._core.spawn(self._buckets.steer(self._model.group_of(worker)))
 
-    async def _hear_lent(self, story: Doc) -> None:
+    async def _hear_lent(self, story: Story) -> None:
         """The primary lent a slot's buckets out, as no answer came in time: go on from its map."""
         worker = self._model.worker_in(story["slot"])
         if worker is None:
@@ -157,7 +159,7 @@ class Deaths:
         # A worker that is back by now gets its share; one that was stopped loses it.
         self._core.spawn(self._buckets.steer(group))
 
-    async def _hear_death(self, story: Doc) -> None:
+    async def _hear_death(self, story: Story) -> None:
         sitter = self._model.sitters.get(story["pid"])
         if sitter is not None:
             await self._bury(sitter, story)
@@ -169,7 +171,7 @@ class Deaths:
 
     # --- one death -------------------------------------------------------------------------------
 
-    async def _bury(self, sitter: Sitter, story: Doc | None) -> None:
+    async def _bury(self, sitter: Sitter, story: Story | None) -> None:
         worker = next((w for w in self._model.workers() if w.sitter is sitter), None)
         successor = await self._successor(story) if story and story["successor"] else None
         self._sitters.forget(sitter)
@@ -202,7 +204,7 @@ class Deaths:
         self._core.spawn(self._report(worker, sitter, story))
         self._core.record()
 
-    async def _successor(self, story: Doc) -> Sitter | None:
+    async def _successor(self, story: Story) -> Sitter | None:
         """The spare that took over. The seed's word on its birth may still be on its way, or may
         never come."""
         pid = story["successor"]
@@ -218,11 +220,11 @@ class Deaths:
         except (DpsupError, OSError):
             return None
 
-    async def _report(self, worker: Worker, sitter: Sitter, story: Doc | None) -> int | None:
+    async def _report(self, worker: Worker, sitter: Sitter, story: Story | None) -> int | None:
         """Say how a worker ended; its exit code, negative for a signal, None if that is unknown."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(sitter.heard.wait(), STATUS_WAIT_S)
-        status, found = sitter.status, story or {}
+        status, found = sitter.status, cast(Story, story or {})
         if found.get("signal"):
             status = found["signal"]
         how = "unknown" if status is None else process.describe_status(status)
@@ -251,7 +253,7 @@ class Deaths:
             self.on_report(worker, sitter, found, code)
         return code
 
-    async def _give_up_lanes(self, worker: Worker, story: Doc) -> None:
+    async def _give_up_lanes(self, worker: Worker, story: Story) -> None:
         """Where the warden found nothing that it could repair."""
         if story["corrupt"]:
             self._core.events.add(
@@ -286,7 +288,7 @@ class Deaths:
 
     # --- of the time without a supervisor --------------------------------------------------------
 
-    def account(self, story: Doc, asked: set[int], exits: dict[int, int]) -> Worker | None:
+    def account(self, story: Story, asked: set[int], exits: dict[int, int]) -> Worker | None:
         """A story from when no supervisor heard it; the worker, if it tells of a worker's death."""
         worker = self._model.worker_in(story["slot"])
         if story["kind"] != DEATH:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from dpsup.bus.sockets import AsyncClient, Gone, Publisher
+from dpsup.documents.events import Event
+from dpsup.documents.printed import LogLine
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
 from dpsup.instance.runtime_dir import PRIMARY
@@ -38,8 +40,8 @@ class Engine:
 
     def __init__(self, model: Model, publisher: Publisher, snapshot: Callable[[], None]) -> None:
         self.model = model
-        self.events = Journal("event", publisher.publish)
-        self.log = Journal("log", publisher.publish)
+        self.events: Journal[Event] = Journal("event", publisher.publish)
+        self.log: Journal[LogLine] = Journal("log", publisher.publish)
         self.actions: dict[tuple[str, str], Callable[[Any], None]] = {}
         self.after_worker: Callable[[], None] = lambda: None
         self.crashed: BaseException | None = None

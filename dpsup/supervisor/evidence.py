@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from dpsup.documents.story import Evidence
 from dpsup.instance.quarantine import Folder, describe
 from dpsup.plan.model import Plan
 
@@ -57,7 +58,7 @@ class Keeper:
                     await self._keep(plan, packet)
                     await ask("release", io=packet["io"], n=1)
 
-    async def _keep(self, plan: Plan, packet: dict[str, Any]) -> None:
+    async def _keep(self, plan: Plan, packet: Evidence) -> None:
         story = describe(plan, packet, time.time(), time.monotonic_ns())
         frame = bytes.fromhex(packet["bytes"])
         event = {k: story[k] for k in ("why", "port", "length", "flow_hash")}

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
+
+from dpsup.documents import status
+from dpsup.documents.events import Event
 
 # Upper bounds in seconds: a spare takes over in a fraction of a millisecond, a fork in some.
 BOUNDS = (
@@ -25,7 +27,7 @@ class Histogram:
         self._counts[bisect_left(BOUNDS, seconds)] += 1
         self._sum += seconds
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> status.Histogram:
         """`counts[i]` are those up to `bounds[i]`; `count` is that of all."""
         total, counts = 0, []
         for n in self._counts:
@@ -40,7 +42,7 @@ class Failovers:
     def __init__(self) -> None:
         self._of = {kind: Histogram() for kind in (REPAIR, TAKEOVER, FAILOVER)}
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def hear(self, event: Event) -> None:
         """An event: of a death, the warden's times are counted."""
         times = event.get("times")
         if event.get("type") != "death" or not times or not times.get("noticed_ns"):
@@ -52,5 +54,5 @@ class Failovers:
     def first_packet(self, seconds: float) -> None:
         self._of[FAILOVER].add(seconds)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, status.Histogram]:
         return {kind: histogram.document() for kind, histogram in self._of.items()}

@@ -10,40 +10,43 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from dpsup.bus.sockets import Publisher
 from dpsup.instance import record
+
+Entry = TypeVar("Entry", bound=Mapping[str, Any])  # documents' Event or LogLine
 
 KEPT = 2000  # lines and events each
 LINE_MOST = 4096  # bytes
 LINES_PER_SECOND = 500
 
 
-class Journal:
+class Journal(Generic[Entry]):
     """A bounded list of numbered entries, each also handed to `publish`."""
 
     def __init__(self, topic: str, publish: Callable[[str, dict[str, Any]], int]) -> None:
         self._topic = topic
         self._publish = publish
-        self._entries: deque[dict[str, Any]] = deque(maxlen=KEPT)
-        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        self._entries: deque[Entry] = deque(maxlen=KEPT)
+        self.listeners: list[Callable[[Entry], None]] = []
 
     def add(self, **entry: Any) -> None:
         entry["at"] = time.time()
         entry["at_ns"] = time.monotonic_ns()
         entry["seq"] = self._publish(self._topic, entry)
-        self._entries.append(entry)
+        whole = cast(Entry, entry)
+        self._entries.append(whole)
         for listener in self.listeners:
-            listener(entry)
+            listener(whole)
 
-    def restore(self, entries: list[dict[str, Any]]) -> None:
+    def restore(self, entries: list[Entry]) -> None:
         """What is known of before; the next number follows the last of these."""
         self._entries.extend(entries)
 
-    def since(self, seq: int, most: int = KEPT) -> list[dict[str, Any]]:
+    def since(self, seq: int, most: int = KEPT) -> list[Entry]:
         """The last `most` entries numbered above `seq`."""
         return [e for e in self._entries if e["seq"] > seq][-most:] if most > 0 else []
 
@@ -100,7 +103,7 @@ class Lines:
             os.close(self._fd)
 
 
-def keep(directory: Path, publisher: Publisher, journals: dict[str, Journal]) -> None:
+def keep(directory: Path, publisher: Publisher, journals: dict[str, Journal[Any]]) -> None:
     """Load the record into each topic's journal, and record its new entries. Sequence numbers
     continue: a follower of the previous supervisor sees what it missed."""
     for topic, journal in journals.items():

@@ -37,6 +37,8 @@ from dpsup.text import plural
 from dpsup.topology.load import read
 
 if TYPE_CHECKING:
+    from dpsup.documents.printed import LogLine
+    from dpsup.documents.status import Summary
     from dpsup.supervisor.model import Model
 
 _PAGE = re.compile(r"(.*-g\d+map_)\d+")  # a file in hugetlbfs, as EAL names it
@@ -146,7 +148,7 @@ class _Again:
 
 def foreground(
     file: str, name: str | None, idle_limit: float | None, *, verbose: bool, ready_fd: int | None
-) -> tuple[int, dict[str, Any] | None]:
+) -> tuple[int, Summary | None]:
     """Run an instance until it ends. Returns the exit code and the final account, if there is one.
 
     `ready_fd` is told in one JSON line whether all is ready, then closed.
@@ -205,7 +207,7 @@ def _run(
     verbose: bool,
     caller: _Ready,
     again: _Again,
-) -> tuple[int, dict[str, Any] | None]:
+) -> tuple[int, Summary | None]:
     host = _host_for(file)
     topology, plan, problems = prepare(file, host)
     if name is not None and name != plan.name:
@@ -314,7 +316,7 @@ def _follow_itself(forwards: bool, again: _Again, file: str) -> None:
         )
 
 
-def _has_loss(summary: dict[str, Any]) -> bool:
+def _has_loss(summary: Summary) -> bool:
     """Is anything of a job not accounted for: lost inside, or never received?"""
     return bool(
         summary["lost"]
@@ -355,7 +357,7 @@ def _ready_line(model: Model) -> str:
     return f"{name} is running: {groups} ready.  dpsup status · dpsup events -f · dpsup stop"
 
 
-def _show_line(entry: dict[str, Any], verbose: bool, say: Callable[[str], None]) -> None:
+def _show_line(entry: LogLine, verbose: bool, say: Callable[[str], None]) -> None:
     if verbose or entry["name"] not in ("primary", "seed"):
         say(f"{entry['name']:10} {entry['line']}")
 

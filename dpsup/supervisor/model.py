@@ -11,8 +11,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
+from dpsup.documents.counters import Counters
+from dpsup.documents.status import LastExit, Summary
+from dpsup.documents.story import Hello, Story
 from dpsup.errors import DpsupError
 from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import Runtime
@@ -23,7 +26,6 @@ from dpsup.supervisor.policy import History, Policy
 from dpsup.supervisor.revisions import Ledger
 from dpsup.topology.model import Topology
 
-Doc = dict[str, Any]
 Kind = Literal["topology", "primary", "seed", "worker"]
 DRAIN_S = 5.0
 
@@ -82,8 +84,8 @@ class Worker(Machine):
     restarts: int = -1
     takeovers: int = 0  # by spares, granted to the slot's warden
     health: str = "ok"  # ok | stuck | stopped | starved
-    story: Doc | None = None  # of the last death
-    last_exit: Doc | None = None
+    story: Story | None = None  # of the last death
+    last_exit: LastExit | None = None
     refused: tuple[int | None, str] | None = None  # exit code and reason that it named
     held_for: str = ""  # why it is not started again
     history: History = field(default_factory=History)
@@ -203,14 +205,14 @@ class Model(Machine):
         self.groups = [_group(i, g) for i, g in enumerate(plan.groups)]
         self.ledgers = [Ledger.begin(g) for g in plan.groups]
         self.sitters: dict[int, Sitter] = {}  # by pid, until their end is accounted for
-        self.hello: Doc = {}  # what the primary said of itself
+        self.hello = cast(Hello, {})  # what the primary said of itself
         self.adopted = False  # the data plane is older than this supervisor
         self.rx_on = False
         self.failure: DpsupError | None = None
         self.interrupted = False
         self.drain_s = DRAIN_S
-        self.counters: Doc | None = None  # as last read
-        self.summary: Doc | None = None  # the final account
+        self.counters: Counters | None = None  # as last read
+        self.summary: Summary | None = None  # the final account
         self.started_ns = time.monotonic_ns()
         # What is counted over all generations; snapshot.py carries it to the next supervisor.
         self.deaths = 0
@@ -249,7 +251,7 @@ class Model(Machine):
         """Ports that the instance started without."""
         return list(self.hello.get("absent", []))
 
-    def note_first_packets(self, counters: Doc) -> None:
+    def note_first_packets(self, counters: Counters) -> None:
         """From a death's notice to the first packet that the successor handled."""
         for worker in self.workers():
             first = counters["slots"][worker.slot]["first_ns"]

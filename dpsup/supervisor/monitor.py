@@ -9,12 +9,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from dpsup.documents.counters import Counters
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.instance import status
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.deaths import Deaths
 from dpsup.supervisor.engine import Engine
-from dpsup.supervisor.model import Doc, Model
+from dpsup.supervisor.model import Model
 from dpsup.supervisor.seed import Attach
 from dpsup.supervisor.silence import ANSWER_S, SILENCES
 from dpsup.supervisor.spares import Spares
@@ -41,7 +42,7 @@ class Monitor:
         self._core, self._model, self._attach = core, model, attach
         self._buckets, self._spares = buckets, spares
         self._workers, self._deaths, self._stop = workers, deaths, stop
-        self.watchers: dict[str, Callable[[Doc], None]] = {}
+        self.watchers: dict[str, Callable[[Counters], None]] = {}
         self._silences = 0
         self._told_silent = False
         self._quiet_since = time.monotonic()
@@ -85,11 +86,11 @@ class Monitor:
             await self._try(self._buckets.grant(worker))
         self._note_idle(counters)
 
-    async def _read(self) -> Doc | None:
+    async def _read(self) -> Counters | None:
         """The counters; None where the primary did not answer."""
         try:
             await self._deaths.read_stories(must=False)
-            counters: Doc = await self._core.ask("counters", ANSWER_S)
+            counters: Counters = await self._core.ask("counters", ANSWER_S)
             self._silences, self._told_silent = 0, False
         except TimedOut as e:
             self._silences += 1
@@ -115,7 +116,7 @@ class Monitor:
         except DpsupError as e:
             self._core.events.add(type="error", message=str(e))
 
-    def _note_idle(self, counters: Doc) -> None:
+    def _note_idle(self, counters: Counters) -> None:
         model, now = self._model, time.monotonic()
         received = sum(p["rx_packets"] for p in counters["ports"])
         if received != self._received or status.in_flight(counters):

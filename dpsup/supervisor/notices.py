@@ -4,9 +4,10 @@ advise` has a cure for. Pure; no window is measured, nothing is judged here."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
-Doc = dict[str, Any]
+from dpsup.documents.counters import Counters
+from dpsup.documents.requests import Notice
 
 QUIET_S = 600.0  # between two events about the same thing
 LOOKS = 3  # in a row that lanes were full: one burst is none of a person's business
@@ -17,16 +18,16 @@ class Notices:
     def __init__(self, name: str, pools: list[str], groups: list[tuple[str, range]]) -> None:
         """Names of the instance, its pools, and its groups with their slots."""
         self._name, self._pools, self._groups = name, pools, groups
-        self._before: Doc | None = None
+        self._before: Counters | None = None
         self._full: dict[str, int] = {}  # looks in a row
         self._told: dict[str, float] = {}
 
-    def look(self, counters: Doc, now: float) -> list[Doc]:
+    def look(self, counters: Counters, now: float) -> list[Notice]:
         """After each reading of the counters, at `now` seconds: events of type "advice"."""
         before, self._before = self._before, counters
         if before is None or before["generation"] != counters["generation"]:
             return []
-        found = []
+        found: list[Notice] = []
         for i, pool in enumerate(self._pools):
             if counters["pools"][i]["starved"] > before["pools"][i]["starved"]:
                 found += self._tell(pool, f"mempool {pool} ran out of mbufs", now)
@@ -39,7 +40,7 @@ class Notices:
                 found += self._tell(group, f"{share:.0%} of its packets find the lane full", now)
         return found
 
-    def _tell(self, name: str, message: str, now: float) -> list[Doc]:
+    def _tell(self, name: str, message: str, now: float) -> list[Notice]:
         if now - self._told.get(name, -QUIET_S) < QUIET_S:
             return []
         self._told[name] = now
@@ -47,5 +48,5 @@ class Notices:
         return [{"name": name, "message": f"{message}: {hint}"}]
 
 
-def _grown(before: Doc, now: Doc, slots: range, key: str) -> int:
+def _grown(before: Counters, now: Counters, slots: range, key: Literal["lane_full", "sent"]) -> int:
     return sum(max(0, int(now["slots"][i][key]) - int(before["slots"][i][key])) for i in slots)

@@ -14,6 +14,9 @@ import time
 
 from dpsup import _abi
 from dpsup.bus.sockets import Gone
+from dpsup.documents.story import Sitter as Seat
+from dpsup.documents.story import Sitters as Plane
+from dpsup.documents.story import Story
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
 from dpsup.host.process import Identity
@@ -25,7 +28,7 @@ from dpsup.supervisor.children import Children
 from dpsup.supervisor.core import LOOK_S
 from dpsup.supervisor.deaths import Deaths
 from dpsup.supervisor.engine import Engine
-from dpsup.supervisor.model import Doc, Model, Sitter, Worker
+from dpsup.supervisor.model import Model, Sitter, Worker
 from dpsup.supervisor.policy import PERMANENT, Ending, Verdict, decide
 from dpsup.supervisor.rollouts import Rollouts
 from dpsup.supervisor.seed import Attach
@@ -87,7 +90,7 @@ class Rejoin:
 
     async def _resume(self, found: Found, past: Past) -> None:
         model = self._model
-        owed: dict[str, Doc] = {}  # by worker: the death that is not judged yet
+        owed: dict[str, Story] = {}  # by worker: the death that is not judged yet
         model.hello = found.hello
         primary = Identity(found.hello["pid"], found.hello["start"])
         if not self._children.meet(model.primary, primary):
@@ -126,14 +129,14 @@ class Rejoin:
 
     # --- which process sits where ----------------------------------------------------------------
 
-    async def _census(self, past: Past, owed: dict[str, Doc]) -> Doc:
+    async def _census(self, past: Past, owed: dict[str, Story]) -> Plane:
         """All that live, at a moment at which every death so far is accounted for. Orders that the
         dead supervisor gave and no process came for are called off."""
         model = self._model
         deadline = time.monotonic() + CENSUS_S
         while True:
             news = await self._core.insist("stories", since=model.told)
-            plane: Doc = await self._core.insist("sitters")
+            plane: Plane = await self._core.insist("sitters")
             for story in news:
                 self._account(story, plane, past, owed)
                 model.told = stories.seq_of(story, model.told)
@@ -147,7 +150,7 @@ class Rejoin:
                 await self._core.insist("call_off", berth=one["berth"])
             await asyncio.sleep(LOOK_S / 4)
 
-    def _account(self, story: Doc, plane: Doc, past: Past, owed: dict[str, Doc]) -> None:
+    def _account(self, story: Story, plane: Plane, past: Past, owed: dict[str, Story]) -> None:
         if not self._deaths.is_readable(story):
             return
         try:
@@ -161,9 +164,9 @@ class Rejoin:
             if not story["successor"]:
                 owed[worker.name] = story
 
-    def _seats(self, plane: Doc, past: Past) -> dict[int, tuple[Doc, Sitter]]:
+    def _seats(self, plane: Plane, past: Past) -> dict[int, tuple[Seat, Sitter]]:
         """By slot, the worker that sits there; spares are taken up."""
-        seats: dict[int, tuple[Doc, Sitter]] = {}
+        seats: dict[int, tuple[Seat, Sitter]] = {}
         for one in plane["sitters"]:
             if one["state"] != LIVES or one["told"]:
                 continue
@@ -177,7 +180,7 @@ class Rejoin:
                 seats[one["slot"]] = one, sitter
         return seats
 
-    def _meet(self, one: Doc, past: Past) -> Sitter | None:
+    def _meet(self, one: Seat, past: Past) -> Sitter | None:
         """A sitter that lives. None: it has just gone."""
         name = f"{self._model.groups[one['group']].plan.name}/spare"
         if one["slot"] != NO_SLOT:
@@ -196,7 +199,7 @@ class Rejoin:
             self._core.fire(worker, "hold")
             return
         if owed or was == "recovering":
-            code = (worker.last_exit or {}).get("code")
+            code = worker.last_exit.get("code") if worker.last_exit else None
             ending = Ending(permanent=code is not None and code in PERMANENT, failed=code != 0)
             policy = self._model.group_of(worker).policy
             decision = decide(policy, worker.history, ending, wanted=True, now=now)

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dpsup.documents.printed import Reload as Document
 from dpsup.errors import DpsupError, Exit, Severity, TopologyError, UsageError
 from dpsup.plan.diff import LIVE_FIELDS, Change, Class, pending
 from dpsup.supervisor.buckets import Buckets
@@ -41,7 +42,7 @@ def _read(path: str) -> tuple[Topology, Plan]:
     return reading.topology, make_plan(reading.topology, host)
 
 
-def _document(name: str, file: str, changes: list[Change]) -> dict[str, Any]:
+def _document(name: str, file: str, changes: list[Change]) -> Document:
     return {
         "apiVersion": "dpsup/v1",
         "kind": "Reload",
@@ -81,7 +82,7 @@ class Reload:
         self._core, self._model, self._buckets = core, model, buckets
         self._spares, self._scaler, self._rollouts = spares, scaler, rollouts
 
-    async def reload(self, file: str, *, dry_run: bool, partial: bool) -> dict[str, Any]:
+    async def reload(self, file: str, *, dry_run: bool, partial: bool) -> Document:
         """Raises: TopologyError of the file. With something that needs a restart nothing is done,
         unless `partial`."""
         must_run(self._model)
@@ -153,7 +154,7 @@ class Reload:
         )
         self._rollouts.write()
 
-    async def _rolling(self, plan: Plan, changes: list[Change], doc: dict[str, Any]) -> str:
+    async def _rolling(self, plan: Plan, changes: list[Change], doc: Document) -> str:
         """One group after the other; why it came to nothing, "" if all is well."""
         names = {c.group for c in changes if c.kind is Class.ROLLING}
         for group, new in self._pairs(plan):

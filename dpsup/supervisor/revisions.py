@@ -9,8 +9,10 @@ import hashlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from dpsup.documents.state import Rollout as RolloutRecord
+from dpsup.documents.status import Rollout
 from dpsup.errors import DpsupError
 from dpsup.plan.model import GroupPlan
 
@@ -52,7 +54,7 @@ class UnderWay(Protocol):
 
     def blame(self, why: str) -> None: ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> RolloutRecord:
         """What rollout.json says of it."""
 
 
@@ -109,7 +111,7 @@ class Ledger:
         before = [r for r in self.revisions if r.state == "replaced"]
         return before[-1] if before else None
 
-    def view(self, group: str, workers: dict[str, int]) -> dict[str, Any]:
+    def view(self, group: str, workers: dict[str, int]) -> Rollout:
         """What `dpsup rollout status` shows of a group; `workers`: the version that each runs."""
         now = self.running
         return {

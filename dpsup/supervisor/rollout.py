@@ -26,9 +26,11 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import cast
 
 from dpsup import _abi
+from dpsup.documents.state import Options as OptionsRecord
+from dpsup.documents.state import Rollout as RolloutRecord
 from dpsup.errors import DpsupError, UsageError
 from dpsup.host import process
 from dpsup.supervisor.core import Core
@@ -450,7 +452,7 @@ class Rollout:
             self.failed = why
             self._core.wake()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> RolloutRecord:
         """What rollout.json says of it."""
         return {
             "to": self.target.number,
@@ -458,5 +460,5 @@ class Rollout:
             "new": self.new,
             "phase": self.phase,
             "why": self.failed,
-            "options": asdict(self.options),
+            "options": cast(OptionsRecord, asdict(self.options)),
         }

@@ -9,7 +9,11 @@ of packets; what a mere kill costs counts against no version.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
+
+from dpsup.documents.counters import Counters, SlotCounters
+
+Key = Literal["collected", "requeued", "bad_verdict", "quarantined", "lane_full", "busy"]
 
 FEW = 20  # packets, below which nothing is said of a version
 
@@ -53,13 +57,13 @@ class Sample:
         )
 
 
-def sample(before: dict[str, Any], after: dict[str, Any], slots: list[int]) -> Sample:
+def sample(before: Counters, after: Counters, slots: list[int]) -> Sample:
     """What these slots did between two readings of the counters."""
     total = Sample()
     for i in slots:
         old, new = before["slots"][i], after["slots"][i]
 
-        def grown(key: str, old: dict[str, Any] = old, new: dict[str, Any] = new) -> int:
+        def grown(key: Key, old: SlotCounters = old, new: SlotCounters = new) -> int:
             return max(0, int(new[key]) - int(old[key]))
 
         dropped = sum(new["dropped"].values()) - sum(old["dropped"].values())

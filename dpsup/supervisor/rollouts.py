@@ -9,16 +9,20 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from dpsup import _abi
 from dpsup.check.topology import PLUGINS
+from dpsup.documents.printed import Revision as RevisionDocument
+from dpsup.documents.printed import Revisions, Rolled
+from dpsup.documents.state import Rollouts as Records
+from dpsup.documents.story import Story
 from dpsup.errors import DpsupError, TimedOut, UsageError
 from dpsup.instance.runtime_dir import PLAN, ROLLOUT
 from dpsup.limits import ARGS, PLUGIN_PATH
 from dpsup.supervisor import view
 from dpsup.supervisor.core import Core
-from dpsup.supervisor.model import Doc, Group, Model, Sitter, Worker
+from dpsup.supervisor.model import Group, Model, Sitter, Worker
 from dpsup.supervisor.revisions import Ledger, Revision, UnderWay, digest_of
 from dpsup.supervisor.rollout import Hands, Options, Rollout, adopt_plan
 from dpsup.supervisor.rollout_judge import Margins
@@ -44,7 +48,7 @@ class Rollouts:
 
     # --- what is written down --------------------------------------------------------------------
 
-    def record(self) -> Doc:
+    def record(self) -> Records:
         """All that a later supervisor has to know. `version`: the one that is started and takes
         over; `rollout`: what is under way, with the version that it leads to."""
         model = self._model
@@ -54,7 +58,7 @@ class Rollouts:
                 group.plan.name: {
                     "version": group.version,
                     "slots": ledger.slots,
-                    "revisions": [asdict(r) for r in ledger.revisions],
+                    "revisions": [_revision(r) for r in ledger.revisions],
                     "rollout": ledger.running.describe() if ledger.running else None,
                 }
                 for group, ledger in zip(model.groups, model.ledgers, strict=True)
@@ -96,17 +100,14 @@ class Rollouts:
                 one.failed = "the supervisor died in the middle of it"
             one.start()
 
-    def _restore(self, found: Doc) -> list[Rollout]:
+    def _restore(self, found: Records) -> list[Rollout]:
         """Take up the record of a dead supervisor; the rollouts that it left half done."""
         left, model = [], self._model
         for group, ledger in zip(model.groups, model.ledgers, strict=True):
             kept = found["groups"].get(group.plan.name)
             if kept is None or found["generation"] != model.plan.generation:
                 continue
-            ledger.revisions = [
-                Revision(**{**r, "args": tuple((k, v) for k, v in r["args"])})
-                for r in kept["revisions"]
-            ]
+            ledger.revisions = [_restored(r) for r in kept["revisions"]]
             ledger.slots = list(kept["slots"])
             group.version = int(kept["version"])
             adopt_plan(model, group, ledger.current)
@@ -115,7 +116,8 @@ class Rollouts:
                 continue
             target = next(r for r in ledger.revisions if r.number == half["to"])
             margins = Margins(**half["options"]["margins"])
-            options = Options(**{**half["options"], "margins": margins})
+            noted: dict[str, Any] = {**half["options"], "margins": margins}
+            options = Options(**noted)
             one = Rollout(self._hands, group, ledger, target, options, half["old"], half["new"])
             one.phase = half["phase"]
             one.failed = half["why"]
@@ -124,7 +126,7 @@ class Rollouts:
 
     # --- what it hears ---------------------------------------------------------------------------
 
-    def note_death(self, worker: Worker, sitter: Sitter, story: Doc, code: int | None) -> None:
+    def note_death(self, worker: Worker, sitter: Sitter, story: Story, code: int | None) -> None:
         """A worker ended unasked: is the version under way to blame?"""
         one = self._model.ledgers[worker.group].running
         if one is None or sitter.version != one.new:
@@ -184,15 +186,14 @@ class Rollouts:
         one.start()
         return one
 
-    def outcome(self, one: UnderWay | None, group: Group) -> Doc:
-        doc = view.rollout(self._model, group)
-        doc["changed"] = one is not None
+    def outcome(self, one: UnderWay | None, group: Group) -> Rolled:
+        doc: Rolled = {**view.rollout(self._model, group), "changed": one is not None}
         if one is not None:
             doc["to"], doc["phase"] = one.target.number, one.phase
             doc["to_plugin"], doc["why"] = one.target.plugin, one.failed
         return doc
 
-    async def undo(self, group: Group, *, wait: bool) -> dict[str, Any]:
+    async def undo(self, group: Group, *, wait: bool) -> Rolled:
         """End what is under way and go back; with nothing under way, to what ran before."""
         ledger = self._model.ledgers[group.index]
         one = ledger.running
@@ -219,9 +220,18 @@ class Rollouts:
             await ended(one)
         return self.outcome(one, group)
 
-    def history(self, group: Group) -> dict[str, Any]:
+    def history(self, group: Group) -> Revisions:
         ledger = self._model.ledgers[group.index]
-        return {"group": group.plan.name, "revisions": [asdict(r) for r in ledger.revisions]}
+        return {"group": group.plan.name, "revisions": [_revision(r) for r in ledger.revisions]}
+
+
+def _restored(one: RevisionDocument) -> Revision:
+    noted: dict[str, Any] = {**one, "args": tuple((k, v) for k, v in one["args"])}
+    return Revision(**noted)
+
+
+def _revision(one: Revision) -> RevisionDocument:
+    return cast(RevisionDocument, asdict(one))
 
 
 def _target(

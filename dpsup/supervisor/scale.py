@@ -7,8 +7,9 @@ What is decided is decided in steering.py and autoscale.py; here it is measured 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
+from dpsup.documents.counters import Counters
+from dpsup.documents.printed import Changes, Rebalance, Scale
 from dpsup.errors import DpsupError, TimedOut, UsageError
 from dpsup.supervisor import autoscale, steering
 from dpsup.supervisor.buckets import Buckets
@@ -52,7 +53,7 @@ def size_of(group: Group, spec: str, file: str) -> int:
     return n
 
 
-def changes(group: Group, n: int) -> dict[str, Any]:
+def changes(group: Group, n: int) -> Changes:
     """What a scale to n would do. Pure."""
     members = {w.member for w in group.workers if w.member < n}
     new = steering.spread(group.map, members, group.loads, group.home)
@@ -82,7 +83,7 @@ class Scaler:
 
     async def scale(
         self, group: Group, spec: str, *, wait: bool = True, dry_run: bool = False
-    ) -> dict[str, Any]:
+    ) -> Scale:
         """Have so many workers; one change of a group at a time, in the order of the requests."""
         must_run(self._model)
         if dry_run:
@@ -138,7 +139,7 @@ class Scaler:
         most = 1 << 32
         return tuple((b - a) % most for a, b in zip(before, after, strict=True))
 
-    async def rebalance(self, group: Group, seconds: float, *, dry_run: bool) -> dict[str, Any]:
+    async def rebalance(self, group: Group, seconds: float, *, dry_run: bool) -> Rebalance:
         """Move buckets so that the members have even loads, if that is worth it; what was
         predicted, and what it came to."""
         must_run(self._model)
@@ -161,7 +162,7 @@ class Scaler:
         predicted = steering.imbalance(new, loads, members)
         elephants = steering.elephants(group.map, loads, members)
         total = sum(loads)
-        doc: dict[str, Any] = {
+        doc: Rebalance = {
             "group": group.plan.name,
             "packets": total,
             "seconds": seconds,
@@ -223,10 +224,10 @@ class Follower:
         self._core, self._model, self._scaler = core, model, scaler
         self.group = group
         self.memory = autoscale.Memory()
-        self.before: dict[str, Any] | None = None
+        self.before: Counters | None = None
         self.told = 0  # workers, of the last decision of a dry run
 
-    def look(self, counters: dict[str, Any]) -> None:
+    def look(self, counters: Counters) -> None:
         """After each reading of the counters."""
         conf, before = self.group.plan.scale, self.before
         self.before = counters
@@ -254,9 +255,7 @@ class Follower:
             self._scaler.resize(self.group, decision.workers, decision.reason)
 
 
-def _sample(
-    group: Group, before: dict[str, Any], now: dict[str, Any], tsc_hz: int
-) -> autoscale.Sample | None:
+def _sample(group: Group, before: Counters, now: Counters, tsc_hz: int) -> autoscale.Sample | None:
     elapsed = (now["at_ns"] - before["at_ns"]) / 1e9
     n = group.desired
     if elapsed <= 0 or not tsc_hz or n == 0:

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dpsup._build import MAX_LCORE
+from dpsup.documents.story import Locks
 from dpsup.errors import DpsupError
 from dpsup.host import process
 from dpsup.instance.runtime_dir import SEED
 from dpsup.supervisor.children import Children, refusal
 from dpsup.supervisor.core import QUIT_S, Core
 from dpsup.supervisor.engine import Actions
-from dpsup.supervisor.model import Child, Doc, Model
+from dpsup.supervisor.model import Child, Model
 from dpsup.supervisor.policy import PERMANENT, Ending, Pace, Policy, Verdict, decide
 from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.workers import Workers
@@ -210,7 +211,7 @@ class Attach:
         if found is not None:
             self._say(found)
 
-    def _say(self, found: Doc) -> None:
+    def _say(self, found: Locks) -> None:
         if found["released"]:
             names = ", ".join(found["released"])
             self._core.events.add(

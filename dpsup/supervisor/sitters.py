@@ -14,13 +14,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 from dpsup import _abi
+from dpsup.documents.story import Sitters as Plane
 from dpsup.errors import DpsupError
 from dpsup.host import process
 from dpsup.instance.runtime_dir import SEED
 from dpsup.supervisor.children import follow
 from dpsup.supervisor.core import AGAIN_S, HALT_S, Core
 from dpsup.supervisor.journal import Lines
-from dpsup.supervisor.model import Doc, Model, Sitter, Worker
+from dpsup.supervisor.model import Model, Sitter, Worker
 from dpsup.supervisor.seed_socket import Seed, SeedError
 
 FATE_S = 0.002  # between two looks at whether a warden is done
@@ -181,7 +182,7 @@ class Sitters:
 
     async def hand(self, sitter: Sitter) -> int:
         """How far it is on its way to a slot, DPS_HAND_*."""
-        plane: Doc = await self._core.insist("sitters")
+        plane: Plane = await self._core.insist("sitters")
         hands = [s["hand"] for s in plane["sitters"] if s["pid"] == sitter.pid]
         return int(hands[0]) if hands else STARTING
 

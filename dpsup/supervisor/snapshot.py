@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dpsup.bus.sockets import Publisher
+from dpsup.documents.state import Memory
 from dpsup.host import process
 from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import State
-from dpsup.supervisor.model import Doc, Model
+from dpsup.supervisor.model import Model
 from dpsup.supervisor.policy import History
 
 SEQ_BLOCK = 1000  # numbers of publications that are reserved with each writing
@@ -69,7 +70,7 @@ def state_of(model: Model, seq: dict[str, int]) -> State:
     )
 
 
-def note(model: Model, seq: dict[str, int]) -> Doc:
+def note(model: Model, seq: dict[str, int]) -> Memory:
     """Everything worth remembering."""
     return {
         "deaths": model.deaths + model.unreported,
@@ -105,7 +106,7 @@ def note(model: Model, seq: dict[str, int]) -> Doc:
     }
 
 
-def recall(model: Model, doc: Doc) -> Past:
+def recall(model: Model, doc: Memory) -> Past:
     """Go on from what was noted."""
     past = Past()
     # Half of it is better than nothing; what follows is checked against what lives.
@@ -127,14 +128,14 @@ def recall(model: Model, doc: Doc) -> Past:
             home = tuple(bytes.fromhex(known.get("home", "")))
             group.home = home if len(home) == len(group.home) else group.home
         for worker in model.workers():
-            known = doc.get("workers", {}).get(worker.name, {})
-            past.states[worker.name] = str(known.get("state", ""))
-            worker.restarts = int(known.get("restarts", worker.restarts))
-            worker.last_exit = known.get("last_exit")
-            worker.held_for = str(known.get("held_for", ""))
-            worker.history = _history(known.get("history"))
-            worker.due_at = float(known.get("due_at", 0.0))
-            worker.failed_ns = int(known.get("failed_ns", 0))
+            noted = doc.get("workers", {}).get(worker.name, {})
+            past.states[worker.name] = str(noted.get("state", ""))
+            worker.restarts = int(noted.get("restarts", worker.restarts))
+            worker.last_exit = noted.get("last_exit")
+            worker.held_for = str(noted.get("held_for", ""))
+            worker.history = _history(noted.get("history"))
+            worker.due_at = float(noted.get("due_at", 0.0))
+            worker.failed_ns = int(noted.get("failed_ns", 0))
     return past
 
 

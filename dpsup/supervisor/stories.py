@@ -8,11 +8,12 @@ all the same.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from dpsup import _abi
-
-Doc = dict[str, Any]
+from dpsup.documents.events import Repaired
+from dpsup.documents.story import Story
 
 DEATH = _abi.DPS_STORY_DEATH
 LENT = _abi.DPS_STORY_LENT
@@ -48,7 +49,7 @@ class Unreadable(ValueError):
     """A story that says what cannot be."""
 
 
-def check(story: Any, *, io_cores: int, slots: int) -> Doc:
+def check(story: Any, *, io_cores: int, slots: int) -> Story:
     """The story, if all that is followed in it can be so. Raises: Unreadable."""
     if not isinstance(story, dict):
         raise Unreadable(f"{story!r} is no story")
@@ -69,10 +70,10 @@ def check(story: Any, *, io_cores: int, slots: int) -> Doc:
         raise Unreadable(f"its kind is {kind!r}")
     if kind == DEATH:
         _check_death(story, slots)
-    return story
+    return cast(Story, story)
 
 
-def _check_death(story: Doc, slots: int) -> None:
+def _check_death(story: dict[str, Any], slots: int) -> None:
     """What is shown of it, and what is looked up by it."""
     for key in ("pid", "successor"):
         if not 0 <= story[key] <= _PID_MOST:
@@ -97,16 +98,17 @@ def seq_of(story: Any, told: int) -> int:
     return seq if isinstance(seq, int) and seq > told else told + 1
 
 
-def repaired(story: Doc) -> Doc:
+def repaired(story: Story) -> Repaired:
     """The part of a death's story that an event shows."""
     keys = ("corrupt", "published", "undone", "left", "mended")
-    told = {
-        "repaired": {k: story.get(k, 0) for k in keys},
+    every: Mapping[str, Any] = story
+    told: Repaired = {
+        "repaired": {k: every.get(k, 0) for k in keys},
         "successor": story.get("successor") or None,
         "notice": NOTICES[story.get("notice", 0)],
         "tried": story.get("tried", 0),
         "hung": bool(story.get("hung")),
-        "times": {k: v for k, v in story.items() if k.endswith("_ns") and v},
+        "times": {k: v for k, v in every.items() if k.endswith("_ns") and v},
     }
     if story.get("signal"):
         told["address"] = f"{story['address']:#x}"

@@ -9,10 +9,28 @@ import difflib
 import json
 import signal
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from dpsup.bus.messages import ProtocolError, Request, want
+from dpsup.bus.messages import Args, ProtocolError, Request, want
 from dpsup.bus.sockets import Gone
+from dpsup.documents.counters import Counters
+from dpsup.documents.plan import Running
+from dpsup.documents.printed import (
+    Audit,
+    Rebalance,
+    Reload,
+    Reset,
+    Restarted,
+    Revisions,
+    Rolled,
+    Rollouts,
+    Scale,
+    Stats,
+    StatsSlot,
+)
+from dpsup.documents.requests import Events, Killed, Lines, Ping, StatePart, Stopping
+from dpsup.documents.status import Status
+from dpsup.documents.story import StatePart as PrimaryState
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
 from dpsup.host import process
 from dpsup.instance import status
@@ -26,6 +44,8 @@ from dpsup.supervisor.rollouts import ended
 from dpsup.supervisor.scale import SCALE_S, must_run
 from dpsup.supervisor.view import rollout as rollout_view
 from dpsup.supervisor.view import view
+
+T = TypeVar("T")
 
 REPLY_BYTES = 1 << 20
 ONLY_GROUP = "workers"  # names the only group where no group has that name
@@ -46,11 +66,11 @@ async def handle(sup: Supervisor, request: Request) -> Any:
         raise
 
 
-def _plan(sup: Supervisor) -> dict[str, Any]:
+def _plan(sup: Supervisor) -> Running:
     present = set(p["name"] for p in sup.model.hello.get("ports", []))
     plan = dataclasses.asdict(sup.model.plan)
     plan["ports"] = [p for p in plan["ports"] if not present or p["name"] in present]
-    return plan
+    return cast(Running, plan)
 
 
 def _suggest(word: str, known: list[str]) -> str:
@@ -88,33 +108,33 @@ def find_worker(sup: Supervisor, name: str) -> Worker:
     raise NoSuchObject(f'no worker "{name}"', code="E0702", help=_suggest(name, known))
 
 
-async def _counters(sup: Supervisor) -> dict[str, Any] | None:
+async def _counters(sup: Supervisor) -> Counters | None:
     if sup.model.primary.state != "running":
         return None
     try:
-        counters: dict[str, Any] = await sup.core.ask("counters")
+        counters: Counters = await sup.core.ask("counters")
     except (Gone, TimedOut):
         return None
     sup.model.note_first_packets(counters)
     return counters
 
 
-async def _ping(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+async def _ping(sup: Supervisor, _: Args) -> Ping:
     return {"name": sup.model.plan.name, "state": sup.model.state}
 
 
-async def _status(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+async def _status(sup: Supervisor, _: Args) -> Status:
     counters = await _counters(sup)
     return status.status(_plan(sup), counters, view(sup.model))
 
 
-async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+async def _stats(sup: Supervisor, _: Args) -> Stats:
     counters = await _counters(sup)
     if counters is None:
         raise DpsupError(
             "no primary is running yet", code="E0705", help="`dpsup status` shows the state"
         )
-    counters["slots"] = [
+    slots: list[StatsSlot] = [
         {**slot, "id": worker.name, "state_name": worker.state}
         for slot, worker in zip(counters["slots"], sup.model.workers(), strict=True)
     ]
@@ -131,8 +151,9 @@ async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
         "apiVersion": status.API,
         "kind": "Stats",
         "name": sup.model.plan.name,
-        "tsc_hz": sup.model.hello.get("tsc_hz"),
+        "tsc_hz": sup.model.hello.get("tsc_hz", 0),
         **counters,
+        "slots": slots,
         "heap_bytes": await sup.core.ask("heap"),
         "account": status.account(counters),
         "port_info": sup.model.hello.get("ports", []),
@@ -141,17 +162,17 @@ async def _stats(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _audit(sup: Supervisor, _: dict[str, Any]) -> dict[str, Any]:
+async def _audit(sup: Supervisor, _: Args) -> Audit:
     return status.audit(sup.model.plan.name, await sup.core.ask("audit"))
 
 
-async def _state(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _state(sup: Supervisor, args: Args) -> StatePart:
     """What the plugin of a group keeps, from a bucket on; `next` is where to go on."""
     group = find_group(sup, want(args, "group", str))
     first = want(args, "first", int, 0)
     if not 0 <= first < steering.BUCKETS:
         raise ProtocolError(f"args.first: a bucket is wanted, 0 to {steering.BUCKETS - 1}")
-    found: dict[str, Any] = await sup.core.ask("state", group=group.index, first=first)
+    found: PrimaryState = await sup.core.ask("state", group=group.index, first=first)
     slots = zip(group.workers, found["slots"], strict=False)
     return {
         "group": group.plan.name,
@@ -165,7 +186,7 @@ async def _state(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _scale(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _scale(sup: Supervisor, args: Args) -> Scale:
     n = args.get("n")  # a number, or "+1"
     group = find_group(sup, want(args, "group", str))
     wait, dry_run = want(args, "wait", bool, True), want(args, "dry_run", bool, False)
@@ -174,13 +195,13 @@ async def _scale(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-async def _rebalance(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _rebalance(sup: Supervisor, args: Args) -> Rebalance:
     group = find_group(sup, want(args, "group", str, ONLY_GROUP))
     seconds, dry_run = want(args, "seconds", float, 1.0), want(args, "dry_run", bool, False)
     return await sup.scaler.rebalance(group, seconds, dry_run=dry_run)
 
 
-async def _rollout(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _rollout(sup: Supervisor, args: Args) -> Rolled:
     group = find_group(sup, want(args, "group", str))
     plugin, given = want(args, "plugin", str, None), want(args, "args", dict, None)
     if given is not None and not all(isinstance(v, str) for v in given.values()):
@@ -199,22 +220,22 @@ async def _rollout(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     return sup.rollouts.outcome(one, group)
 
 
-async def _rollout_undo(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _rollout_undo(sup: Supervisor, args: Args) -> Rolled:
     group = find_group(sup, want(args, "group", str, ONLY_GROUP))
     return await sup.rollouts.undo(group, wait=want(args, "wait", bool, True))
 
 
-async def _rollout_status(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _rollout_status(sup: Supervisor, args: Args) -> Rollouts:
     name = want(args, "group", str, "")
     groups = [find_group(sup, name)] if name else sup.model.groups
     return {"groups": [rollout_view(sup.model, g) for g in groups]}
 
 
-async def _rollout_history(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _rollout_history(sup: Supervisor, args: Args) -> Revisions:
     return sup.rollouts.history(find_group(sup, want(args, "group", str, ONLY_GROUP)))
 
 
-async def _reload(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _reload(sup: Supervisor, args: Args) -> Reload:
     dry_run, partial = want(args, "dry_run", bool, False), want(args, "partial", bool, False)
     return await sup.reload.reload(want(args, "file", str, ""), dry_run=dry_run, partial=partial)
 
@@ -223,7 +244,7 @@ def _is_settled(worker: Worker) -> bool:
     return worker.state in ("running", "backoff", "held") or not worker.wanted
 
 
-async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _restart(sup: Supervisor, args: Args) -> Restarted:
     """Rolling: each one is back before the next one goes."""
     must_run(sup.model)
     target = want(args, "target", str, "")
@@ -260,7 +281,7 @@ async def _restart(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     return {"restarted": done}
 
 
-async def _reset_failed(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _reset_failed(sup: Supervisor, args: Args) -> Reset:
     """Forget past deaths of a worker, a group or all, and start those that are held."""
     target = want(args, "target", str, "")
     if "/" in target:
@@ -278,7 +299,7 @@ async def _reset_failed(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]
     return {"reset": names, "started": {w.name: w.state for w in started}}
 
 
-async def _kill(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _kill(sup: Supervisor, args: Args) -> Killed:
     worker = find_worker(sup, want(args, "worker", str))
     number = want(args, "signal", int, int(signal.SIGKILL))
     if worker.pidfd < 0:
@@ -292,12 +313,12 @@ async def _kill(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     return {"worker": worker.name, "pid": pid, "signal": number}
 
 
-async def _events(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _events(sup: Supervisor, args: Args) -> Events:
     since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
     return {"events": _fitting(sup.core.events.since(since, most))}
 
 
-async def _logs(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _logs(sup: Supervisor, args: Args) -> Lines:
     name = want(args, "name", str, "")
     since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
     entries = [e for e in sup.core.log.since(since) if not name or e["name"] == name]
@@ -306,7 +327,7 @@ async def _logs(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
     return {"lines": _fitting(entries[-max(most, 1) :])}
 
 
-def _fitting(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _fitting(entries: list[T]) -> list[T]:
     """The latest entries that fit in a reply."""
     left = REPLY_BYTES
     for i in range(len(entries) - 1, -1, -1):
@@ -316,7 +337,7 @@ def _fitting(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return entries
 
 
-async def _stop(sup: Supervisor, args: dict[str, Any]) -> dict[str, Any]:
+async def _stop(sup: Supervisor, args: Args) -> Stopping:
     drain = want(args, "drain", float, None)
 
     async def soon() -> None:

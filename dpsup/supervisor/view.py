@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import time
 
-from dpsup.supervisor.model import Child, Doc, Group, Model, Worker
+from dpsup.documents.status import Process, Rollout, View, WorkerView
+from dpsup.supervisor.model import Child, Group, Model, Worker
 
 
-def view(model: Model) -> Doc:
+def view(model: Model) -> View:
     now = time.monotonic()
     return {
         "at_ns": time.monotonic_ns(),
@@ -38,16 +39,16 @@ def view(model: Model) -> Doc:
     }
 
 
-def rollout(model: Model, group: Group) -> Doc:
+def rollout(model: Model, group: Group) -> Rollout:
     versions = {w.name: w.sitter.version for w in group.workers if w.sitter is not None}
     return model.ledgers[group.index].view(group.plan.name, versions)
 
 
-def _child(one: Child) -> Doc:
+def _child(one: Child) -> Process:
     return {"pid": one.identity.pid if one.identity else None, "state": one.state}
 
 
-def _worker(worker: Worker, group: Group, now: float) -> Doc:
+def _worker(worker: Worker, group: Group, now: float) -> WorkerView:
     return {
         "pid": worker.pid,
         "state": worker.state,

@@ -195,7 +195,7 @@ class Workers:
         if decision.verdict is Verdict.GIVE_UP:
             self._core.events.add(type="held", name=worker.name, message=decision.reason)
             if first:
-                how = (worker.last_exit or {}).get("how", "its end")
+                how = worker.last_exit.get("how", "its end") if worker.last_exit else "its end"
                 self._core.fail(
                     DpsupError(
                         f"worker {worker.name} does not become ready: {how}, {decision.reason}",
@@ -230,10 +230,11 @@ class Workers:
         self._core.deadline(worker, max(0.0, worker.due_at - time.monotonic()), "due")
 
     def say(self, worker: Worker) -> None:
-        last = worker.last_exit or {}
-        reason = f" ({last['reason']})" if last.get("reason") else ""
+        last = worker.last_exit
+        how = last.get("how", "its end") if last else "its end"
+        reason = f" ({last['reason']})" if last and last.get("reason") else ""
         self._model.progress(
-            f"{worker.name} is held after {last.get('how', 'its end')}{reason}: "
+            f"{worker.name} is held after {how}{reason}: "
             f"`dpsup -n {self._model.name} reset-failed {worker.name}` tries again"
         )
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpsup.errors import DpsupError
 from dpsup.view.tables import percent, si
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.rates import GroupRates, Picture
 
 _RED = "#c01c28"
 _FILLS = ((0.95, "#f6b4b4"), (0.7, "#f9dfa5"), (0.0, "#cdeccd"))  # by busy share
@@ -19,7 +20,7 @@ def _fill(busy: float | None) -> str:
     return _NONE if busy is None else next(color for least, color in _FILLS if busy >= least)
 
 
-def _digraph(picture: Doc) -> Any:
+def _digraph(picture: Picture) -> Any:
     try:
         import graphviz
     except ImportError:
@@ -55,7 +56,7 @@ def _digraph(picture: Doc) -> Any:
     return graph
 
 
-def _cluster(graph: Any, picture: Doc, group: Doc) -> None:
+def _cluster(graph: Any, picture: Picture, group: GroupRates) -> None:
     with graph.subgraph(name=f"cluster {group['name']}") as cluster:
         cluster.attr(label=f"{group['name']} ({group['plugin']})", color="#888888")
         for w in picture["workers"]:
@@ -78,7 +79,7 @@ def _edge(graph: Any, start: str, end: str, rate: float | None, drops: float | N
         graph.edge(start, end, "" if rate is None else si(rate))
 
 
-def _edges(graph: Any, picture: Doc) -> None:
+def _edges(graph: Any, picture: Picture) -> None:
     ports = {p["name"]: p for p in picture["ports"]}
     for group in picture["groups"]:
         for name in group["inputs"]:
@@ -104,12 +105,12 @@ def _edges(graph: Any, picture: Doc) -> None:
         graph.edge(f"worker {w['id']}", f"out {w['group']}", arrowhead="none")
 
 
-def dot(picture: Doc) -> str:
+def dot(picture: Picture) -> str:
     """The graph in DOT. Raises: DpsupError if the package is missing."""
     return str(_digraph(picture).source)
 
 
-def svg(picture: Doc) -> str:
+def svg(picture: Picture) -> str:
     """The graph as SVG. Raises: DpsupError if the package or its program is missing."""
     graph = _digraph(picture)
     import graphviz

@@ -8,12 +8,13 @@ workers, its destinations. Rates are packets per second; drops are red.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.view.sections import Screen, heading, hint_lines
 from dpsup.view.tables import Line, percent, si
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.rates import GroupRates, Picture, PortRates, WorkerRates
 
 _LINES = {"h": "─", "v": "│", "to": "▶", "top": "┬", "cross": "┼", "left": "┤", "right": "├"}
 _LINES |= {"start": "┌", "end": "└", "first": "┐", "last": "┘", "bottom": "┴", "drop": "✗"}
@@ -57,7 +58,7 @@ def _column(cells: Sequence[Line], rows: int) -> list[Line]:
     return made
 
 
-def _worker(w: Doc, letters: dict[str, str], *, brief: bool) -> Line:
+def _worker(w: WorkerRates, letters: dict[str, str], *, brief: bool) -> Line:
     if w["state"] != "running":
         return [(w["id"], "bold"), (f" {w['state']}", "warn")]
     line: Line = [(w["id"], "bold"), (f" {si(w['pps'])}", "")]
@@ -71,9 +72,9 @@ def _worker(w: Doc, letters: dict[str, str], *, brief: bool) -> Line:
     return line
 
 
-def _order(groups: list[Doc], ports: set[str]) -> list[Doc]:
+def _order(groups: list[GroupRates], ports: set[str]) -> list[GroupRates]:
     """The groups along the paths of packets, those fed by ports first."""
-    done: list[Doc] = [g for g in groups if ports & set(g["inputs"])]
+    done = [g for g in groups if ports & set(g["inputs"])]
     left = [g for g in groups if g not in done]
     while left:
         known = {g["name"] for g in done}
@@ -83,7 +84,7 @@ def _order(groups: list[Doc], ports: set[str]) -> list[Doc]:
     return done
 
 
-def draw(picture: Doc, screen: Screen) -> list[Line]:
+def draw(picture: Picture, screen: Screen) -> list[Line]:
     letters = _ASCII if screen.ascii_only else _LINES
     ports = {p["name"]: p for p in picture["ports"]}
     made = heading(picture, screen)
@@ -115,7 +116,12 @@ def _cut(line: Line, screen: Screen) -> Line:
 
 
 def _block(
-    picture: Doc, group: Doc, ports: dict[str, Doc], letters: dict[str, str], *, brief: bool
+    picture: Picture,
+    group: GroupRates,
+    ports: dict[str, PortRates],
+    letters: dict[str, str],
+    *,
+    brief: bool,
 ) -> list[Line]:
     inputs: list[Line] = []
     for name in group["inputs"]:

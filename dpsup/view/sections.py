@@ -6,14 +6,16 @@ Colour marks good and bad values; a table without colour holds the same informat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpsup.text import listing, plural
 from dpsup.view.tables import Cell, Column, Line, ago, counts, percent, si, table, wrap
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.rates import GroupRates, Picture, WorkerRates
+    from dpsup.documents.status import Account
 
 FULL = 0.8  # of a lane or a mempool: marked
 BUSY = 0.95  # of a core: the bottleneck
@@ -62,7 +64,7 @@ def _drops(number: int, rate: float | None) -> Cell:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _how(worker: Doc) -> str:
+def _how(worker: WorkerRates) -> str:
     """The worker's state, with the time to its restart, or its health."""
     if worker["state"] == "backoff" and worker.get("retry_in_s") is not None:
         return f"backoff {worker['retry_in_s']:.1f}s"
@@ -70,7 +72,7 @@ def _how(worker: Doc) -> str:
     return str(worker["state"] if health == "ok" or worker["state"] != "running" else health)
 
 
-def workers(picture: Doc, screen: Screen, of: str = "") -> list[Line]:
+def workers(picture: Picture, screen: Screen, of: str = "") -> list[Line]:
     columns = [
         Column("WORKER", left=True),
         Column("STATE", left=True),
@@ -123,7 +125,7 @@ def workers(picture: Doc, screen: Screen, of: str = "") -> list[Line]:
     return screen.table(columns, rows)
 
 
-def ports(picture: Doc, screen: Screen) -> list[Line]:
+def ports(picture: Picture, screen: Screen) -> list[Line]:
     columns = [
         Column("PORT", left=True),
         Column("LINK", left=True, rank=1),
@@ -166,7 +168,7 @@ def ports(picture: Doc, screen: Screen) -> list[Line]:
     return screen.table(columns, rows)
 
 
-def devices(picture: Doc, screen: Screen) -> list[Line]:
+def devices(picture: Picture, screen: Screen) -> list[Line]:
     columns = [
         Column("PORT", left=True),
         Column("DRIVER", left=True),
@@ -191,7 +193,7 @@ def devices(picture: Doc, screen: Screen) -> list[Line]:
     return screen.table(columns, rows)
 
 
-def cores(picture: Doc, screen: Screen) -> list[Line]:
+def cores(picture: Picture, screen: Screen) -> list[Line]:
     columns = [
         Column("CORE"),
         Column("NUMA", rank=2),
@@ -214,7 +216,7 @@ def cores(picture: Doc, screen: Screen) -> list[Line]:
     return screen.table(columns, rows)
 
 
-def io(picture: Doc, screen: Screen) -> list[Line]:
+def io(picture: Picture, screen: Screen) -> list[Line]:
     stages = list(picture["io"][0]["stage_cycles_per_packet"]) if picture["io"] else []
     columns = [
         Column("IO", left=True),
@@ -246,7 +248,7 @@ def io(picture: Doc, screen: Screen) -> list[Line]:
     return screen.table(columns, rows)
 
 
-def mempools(picture: Doc, screen: Screen) -> list[Line]:
+def mempools(picture: Picture, screen: Screen) -> list[Line]:
     columns = [
         Column("MEMPOOL", left=True),
         Column("SIZE"),
@@ -269,7 +271,7 @@ def mempools(picture: Doc, screen: Screen) -> list[Line]:
     return screen.table(columns, rows)
 
 
-def lanes(picture: Doc, screen: Screen) -> list[Line]:
+def lanes(picture: Picture, screen: Screen) -> list[Line]:
     columns = [
         Column("IO", left=True),
         Column("WORKER", left=True),
@@ -307,7 +309,7 @@ def lanes(picture: Doc, screen: Screen) -> list[Line]:
 # --- status ---------------------------------------------------------------------------------------
 
 
-def heading(picture: Doc, screen: Screen) -> list[Line]:
+def heading(picture: Picture, screen: Screen) -> list[Line]:
     """The instance's name, state, processes and rates."""
     dot = "*" if screen.ascii_only else "●"
     how = picture["state"]
@@ -328,17 +330,18 @@ def heading(picture: Doc, screen: Screen) -> list[Line]:
     return made
 
 
-def _sum(picture: Doc, what: str, key: str) -> float | None:
-    known = [one[key] for one in picture[what] if one[key] is not None]
+def _sum(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    known = [one[key] for one in rows if one[key] is not None]
     return sum(known) if known else None
 
 
-def traffic(picture: Doc) -> Line:
-    dropped = sum(_sum(picture, what, "drop_pps") or 0 for what in ("ports", "workers"))
-    missed = _sum(picture, "ports", "missed_pps") or 0
+def traffic(picture: Picture) -> Line:
+    ports = picture["ports"]
+    dropped = (_sum(ports, "drop_pps") or 0) + (_sum(picture["workers"], "drop_pps") or 0)
+    missed = _sum(ports, "missed_pps") or 0
     line: Line = [
-        (f"  rx {si(_sum(picture, 'ports', 'rx_pps'))} pps", ""),
-        (f"  tx {si(_sum(picture, 'ports', 'tx_pps'))} pps", ""),
+        (f"  rx {si(_sum(ports, 'rx_pps'))} pps", ""),
+        (f"  tx {si(_sum(ports, 'tx_pps'))} pps", ""),
         (f"  drops {si(dropped)}/s", "bad" if dropped else ""),
     ]
     if missed:
@@ -350,7 +353,7 @@ def traffic(picture: Doc) -> Line:
     return line
 
 
-def recovery(picture: Doc) -> Line:
+def recovery(picture: Picture) -> Line:
     found = picture["recovery"]
     spares = ", ".join(f"{g['name']} {g['spares_ready']}" for g in picture["groups"])
     took = found["last_failover_us"]
@@ -364,7 +367,7 @@ def recovery(picture: Doc) -> Line:
     return line
 
 
-def status(picture: Doc, screen: Screen) -> list[Line]:
+def status(picture: Picture, screen: Screen) -> list[Line]:
     made = heading(picture, screen)
     if picture["ports"]:
         made += [[], *ports(picture, screen)]
@@ -373,7 +376,7 @@ def status(picture: Doc, screen: Screen) -> list[Line]:
     return made + hint_lines(picture, screen)
 
 
-def stats(picture: Doc, screen: Screen) -> list[Line]:
+def stats(picture: Picture, screen: Screen) -> list[Line]:
     made: list[Line] = heading(picture, screen)
     shown = (ports, devices, io, workers, lanes, mempools, cores)
     for one in shown:
@@ -388,7 +391,7 @@ def stats(picture: Doc, screen: Screen) -> list[Line]:
     return made
 
 
-def account(found: Doc) -> str:
+def account(found: Account) -> str:
     """What became of every packet."""
     dropped = found["dropped"]
     total = sum(dropped.values())
@@ -400,19 +403,19 @@ def account(found: Doc) -> str:
     )
 
 
-def hint_lines(picture: Doc, screen: Screen) -> list[Line]:
+def hint_lines(picture: Picture, screen: Screen) -> list[Line]:
     made: list[Line] = []
     for hint in hints(picture):
         made += wrap([("hint: ", "warn"), (hint, "")], screen.width)
     return made
 
 
-def hints(picture: Doc) -> list[str]:
+def hints(picture: Picture) -> list[str]:
     """Problems, and what to type."""
     return list(_hints(picture))
 
 
-def _hints(picture: Doc) -> Iterator[str]:
+def _hints(picture: Picture) -> Iterator[str]:
     name = picture["name"]
     do = f"dpsup -n {name}"
     if picture["supervisor"]["pid"] is None:
@@ -444,7 +447,7 @@ def _hints(picture: Doc) -> Iterator[str]:
         yield f"{picture['recovery']['quarantined']} packets are in quarantine: `{do} quarantine`"
 
 
-def _worker_hints(picture: Doc, do: str) -> Iterator[str]:
+def _worker_hints(picture: Picture, do: str) -> Iterator[str]:
     for w in picture["workers"]:
         id, health = w["id"], w.get("health", "ok")
         if w["state"] in ("held", "backoff") and w["last_exit"]:
@@ -467,7 +470,7 @@ def _worker_hints(picture: Doc, do: str) -> Iterator[str]:
             yield f"{id} gets no CPU: `{do} cores` shows the other threads on core {w['core']}"
 
 
-def _overload(picture: Doc, group: Doc, do: str) -> Iterator[str]:
+def _overload(picture: Picture, group: GroupRates, do: str) -> Iterator[str]:
     """What to type if workers are overloaded."""
     mine = [w for w in picture["workers"] if w["group"] == group["name"]]
     full = [
@@ -482,13 +485,15 @@ def _overload(picture: Doc, group: Doc, do: str) -> Iterator[str]:
         names = (
             f"{listing([w['id'] for w in full])} {'does' if len(full) == 1 else 'do'} not keep up"
         )
-        lost = sum(w["drop_pps"] for w in full)
+        lost = sum(w["drop_pps"] or 0 for w in full)
         yield f"{names}, {si(lost)} packets per second find the lanes full: " + _relief(
             picture, group, full, [w for w in mine if w not in full], do
         )
 
 
-def _relief(picture: Doc, group: Doc, full: list[Doc], others: list[Doc], do: str) -> str:
+def _relief(
+    picture: Picture, group: GroupRates, full: list[WorkerRates], others: list[WorkerRates], do: str
+) -> str:
     if all((w["busy"] or 0) < IDLE for w in full):
         busy = [one["id"] for one in picture["io"] if (one["busy"] or 0) >= FULL]
         if busy:
@@ -504,7 +509,7 @@ def _relief(picture: Doc, group: Doc, full: list[Doc], others: list[Doc], do: st
     return f"raise max of {group['name']} in {picture['topology_file']}, and restart the instance"
 
 
-def _group_hints(picture: Doc, do: str) -> Iterator[str]:
+def _group_hints(picture: Picture, do: str) -> Iterator[str]:
     for g in picture["groups"]:
         yield from _overload(picture, g, do)
         if g["spares_held"]:
@@ -529,7 +534,7 @@ def _group_hints(picture: Doc, do: str) -> Iterator[str]:
 
 # --- one command each -----------------------------------------------------------------------------
 
-View = Callable[[Doc, Screen], list[Line]]
+View = Callable[["Picture", Screen], list[Line]]
 
 SECTIONS: dict[str, tuple[View, str]] = {
     "workers": (workers, "Workers"),
@@ -540,12 +545,13 @@ SECTIONS: dict[str, tuple[View, str]] = {
 }
 
 
-def document(picture: Doc, section: str, of: str = "") -> Doc:
+def document(picture: Picture, section: str, of: str = "") -> dict[str, Any]:
     """A section's part of the picture, for -o json."""
-    rows = picture[section]
+    whole: Mapping[str, Any] = picture
+    rows = whole[section]
     if of:
         rows = [one for one in rows if of in (one.get("group"), one.get("id"))]
-    head = {k: picture[k] for k in ("apiVersion", "name", "state", "at_ns", "window_s")}
+    head = {k: whole[k] for k in ("apiVersion", "name", "state", "at_ns", "window_s")}
     return {
         "apiVersion": head.pop("apiVersion"),
         "kind": SECTIONS[section][1],

@@ -13,14 +13,30 @@ import os
 import posixpath
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpsup.supervisor.steering import BUCKETS
 from dpsup.text import fold
 from dpsup.view.sections import Screen, account
 from dpsup.view.tables import Column, Line
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.audit import Stray
+    from dpsup.documents.printed import (
+        Audit,
+        Quarantine,
+        Rebalance,
+        Reload,
+        Revisions,
+        Rolled,
+        Rollouts,
+        Scale,
+        State,
+    )
+    from dpsup.documents.quarantine import Death, Packet
+    from dpsup.documents.status import Account, Summary
 
 _STATE_WORDS = 6
 _SIZE = (80, 25)  # if a terminal does not report its size
@@ -148,7 +164,7 @@ def live() -> Iterator[Callable[[Sequence[Line]], None]]:
         console.write(_LEAVE)
 
 
-def print_audit(doc: dict[str, Any], detail: bool = False) -> None:
+def print_audit(doc: Audit, detail: bool = False) -> None:
     shown = {
         "size": "SIZE",
         "free": "FREE",
@@ -160,7 +176,8 @@ def print_audit(doc: dict[str, Any], detail: bool = False) -> None:
         "quarantine": "QUAR",
         "unexplained": "UNEXPLAINED",
     }
-    rows = [[pool["name"], *(str(pool[k]) for k in shown)] for pool in doc["pools"]]
+    pools: Sequence[Mapping[str, Any]] = doc["pools"]
+    rows = [[pool["name"], *(str(pool[k]) for k in shown)] for pool in pools]
     _table(["NAME", *shown.values()], rows)
     if detail:
         rows = [
@@ -174,11 +191,11 @@ def print_audit(doc: dict[str, Any], detail: bool = False) -> None:
             _say(stray_line(pool["name"], stray))
 
 
-def stray_line(pool: str, stray: dict[str, Any]) -> str:
+def stray_line(pool: str, stray: Stray) -> str:
     """One missing mbuf, and what is known about it."""
     sure = "lost" if stray["certain"] else "lost, or held by a driver"
     by = {"lane": f", {stray['packets_since']} packets ago", "bucket": ", by its bucket"}
-    holder = f"{stray['holder']}{by[stray['holder_by']]}" if stray["holder"] else "unknown"
+    holder = f"{stray['holder']}{by[stray['holder_by'] or '']}" if stray["holder"] else "unknown"
     return (
         f"{pool}: mbuf {stray['address']} is {sure}; last holder {holder}; received on "
         f"{stray['port'] or 'no port'}, {stray['length']} bytes, refcnt {stray['refcnt']}: "
@@ -186,7 +203,7 @@ def stray_line(pool: str, stray: dict[str, Any]) -> str:
     )
 
 
-def print_state(doc: dict[str, Any]) -> None:
+def print_state(doc: State) -> None:
     """State blocks, as the 8-byte numbers at their beginning."""
     titles, rows = ["NAME", "VERSION", "BYTES", "WORKER", "8-BYTE WORDS"], []
     workers = [(w["id"], "-", w) for w in doc["workers"]]
@@ -202,25 +219,25 @@ def print_state(doc: dict[str, Any]) -> None:
         _say("the plugin of this group keeps no state")
 
 
-def print_account(found: dict[str, Any]) -> None:
+def print_account(found: Account) -> None:
     _say(account(found))
 
 
-def print_summary(summary: dict[str, Any]) -> None:
+def print_summary(summary: Summary) -> None:
     """The summary of a run: the account, and the mbufs."""
     print_account(summary)
     unexplained = sum(p["unexplained"] for p in summary["audit"])
     _say(f"worker deaths {summary['deaths']}, mbufs unexplained {unexplained}")
 
 
-def print_scale(doc: dict[str, Any]) -> None:
+def print_scale(doc: Scale) -> None:
     """What a scale would change."""
     if doc["old"] == doc["desired"]:
         _say(f"{doc['group']}: unchanged, {doc['ready']} of {doc['desired']} ready")
     else:
         _say(f"~ group {doc['group']}: workers {doc['old']} -> {doc['desired']}")
-        for sign, key in (("+", "add"), ("-", "remove")):
-            for one in doc[key]:
+        for sign, seats in (("+", doc["add"]), ("-", doc["remove"])):
+            for one in seats:
                 _say(f"    {sign} {one['worker']}  core {one['core']}")
         if doc["at_zero"]:
             _say(f"    no worker is left then: at_zero = {doc['at_zero']}")
@@ -229,7 +246,7 @@ def print_scale(doc: dict[str, Any]) -> None:
     _say("Nothing was changed (--dry-run).")
 
 
-def print_rollout(doc: dict[str, Any]) -> None:
+def print_rollout(doc: Rolled) -> None:
     """The result of a rollout command."""
     plugin = posixpath.basename(doc["to_plugin"] or doc["plugin"])
     if not doc["changed"]:
@@ -245,17 +262,17 @@ def print_rollout(doc: dict[str, Any]) -> None:
         )
 
 
-def print_rollouts(doc: dict[str, Any]) -> None:
+def print_rollouts(doc: Rollouts) -> None:
     titles, rows = ["GROUP", "REVISION", "PLUGIN", "PHASE", "TO", "WORKERS", "WHY"], []
     for g in doc["groups"]:
         workers = " ".join(f"{w}:{n}" for w, n in g["workers"].items())
-        to = f"{g['to']} {posixpath.basename(g['to_plugin'])}" if g["to"] else "-"
+        to = f"{g['to']} {posixpath.basename(g['to_plugin'] or '')}" if g["to"] else "-"
         plugin = posixpath.basename(g["plugin"])
         rows.append([g["group"], str(g["revision"]), plugin, g["phase"], to, workers, g["why"]])
     _table(titles, rows)
 
 
-def print_revisions(doc: dict[str, Any]) -> None:
+def print_revisions(doc: Revisions) -> None:
     titles, rows = ["REVISION", "SINCE", "PLUGIN", "ARGS", "STATE", "WHY"], []
     for r in doc["revisions"]:
         args = " ".join(f"{k}={v}" for k, v in r["args"])
@@ -266,7 +283,7 @@ def print_revisions(doc: dict[str, Any]) -> None:
 _HOW = {"live": "at once", "rolling": "worker by worker", "restart": "needs a restart"}
 
 
-def print_reload(doc: dict[str, Any]) -> None:
+def print_reload(doc: Reload) -> None:
     """The changes in a topology file."""
     if not doc["changes"]:
         _say(f"{doc['file']}: nothing changed")
@@ -279,14 +296,14 @@ def print_reload(doc: dict[str, Any]) -> None:
             _say(f"  {doc['file']}:{c['line']}  {c['text']}{why}")
 
 
-def print_reloaded(doc: dict[str, Any]) -> None:
+def print_reloaded(doc: Reload) -> None:
     done = sum(c["done"] for c in doc["changes"])
     _say(f"{done} of {len(doc['changes'])} done")
     if doc["failed"]:
         _say(f"undone: {doc['failed']}")
 
 
-def print_rebalance(doc: dict[str, Any]) -> None:
+def print_rebalance(doc: Rebalance) -> None:
     titles, rows = ["WORKER", "BEFORE", "PREDICTED", "MEASURED"], []
     for worker, share in doc["before"].items():
         measured = f"{doc['measured'][worker]:.1%}" if doc["measured"] else "-"
@@ -307,12 +324,13 @@ def print_rebalance(doc: dict[str, Any]) -> None:
         _say("Nothing was changed (--dry-run).")
 
 
-def _how(death: dict[str, Any]) -> str:
-    at = f" at {death['address']}" if death["signal"] and int(death["address"], 16) else ""
+def _how(death: Death) -> str:
+    address = int(death["address"] or "0", 16) if death["signal"] else 0
+    at = f" at {death['address']}" if address else ""
     return ("stuck, " if death["hung"] else "") + (death["signal"] or "killed") + at
 
 
-def print_quarantine(doc: dict[str, Any]) -> None:
+def print_quarantine(doc: Quarantine) -> None:
     if not doc["packets"]:
         _say(f"no packet is in quarantine, {doc['folder']}")
         return
@@ -326,7 +344,7 @@ def print_quarantine(doc: dict[str, Any]) -> None:
     _say(f"{len(doc['packets'])} in {doc['folder']}")
 
 
-def print_quarantined(doc: dict[str, Any]) -> None:
+def print_quarantined(doc: Packet) -> None:
     """One packet's story."""
     why = {
         "poison": "two workers died while handling it",
@@ -346,7 +364,7 @@ def print_quarantined(doc: dict[str, Any]) -> None:
             _say(f"  #{i} {frame}")
 
 
-def _clock(entry: dict[str, Any]) -> str:
+def _clock(entry: Mapping[str, Any]) -> str:
     return datetime.fromtimestamp(entry["at"]).strftime("%H:%M:%S.%f")[:-3]
 
 

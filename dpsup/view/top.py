@@ -15,8 +15,8 @@ import threading
 import time
 import tty
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from dpsup.errors import DpsupError, NotRunning, UsageError
 from dpsup.instance import rates
@@ -25,7 +25,8 @@ from dpsup.view import sections
 from dpsup.view.sections import Screen
 from dpsup.view.tables import Cell, Column, Line, ago, percent, si, spark
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.rates import Look, Picture, WorkerRates
 
 HISTORY = 120  # values of a sparkline in memory
 SPARK = 12  # values shown
@@ -44,7 +45,7 @@ class Top:
     """State of the screen. `key` returns what to do: ("scale", "fw", "+1"), or None."""
 
     def __init__(self) -> None:
-        self.picture: Doc | None = None
+        self.picture: Picture | None = None
         self.gone = ""  # the reason if the instance is gone
         self.chosen = ""
         self.sort = "n"
@@ -56,7 +57,7 @@ class Top:
 
     # --- input -----------------------------------------------------------------------------------
 
-    def see(self, picture: Doc) -> None:
+    def see(self, picture: Picture) -> None:
         self.picture, self.gone = picture, ""
         for w in picture["workers"]:
             self._remember(w["id"], w["pps"])
@@ -113,10 +114,12 @@ class Top:
             at = ids.index(self.chosen) if self.chosen in ids else 0
             self.chosen = ids[max(0, min(len(ids) - 1, at + by))]
 
-    def _workers(self) -> list[Doc]:
-        found: list[Doc] = list(self.picture["workers"]) if self.picture else []
+    def _workers(self) -> list[WorkerRates]:
+        found: list[WorkerRates] = list(self.picture["workers"]) if self.picture else []
         key = SORTS[self.sort][0]
-        return sorted(found, key=lambda w: -(w[key] or 0)) if key else found
+        if not key:
+            return found
+        return sorted(found, key=lambda w: -(cast("Mapping[str, Any]", w)[key] or 0))
 
     # --- output ---------------------------------------------------------------------------------
 
@@ -253,13 +256,13 @@ def _done(name: str, action: tuple[str, ...]) -> str:
     try:
         with connect(name) as instance:
             if action[0] == "scale":
-                doc = instance.scale(action[1], action[2], wait=False)
-                return f"{doc['group']}: {doc['old']} -> {doc['desired']} workers"
+                scaled = instance.scale(action[1], action[2], wait=False)
+                return f"{scaled['group']}: {scaled['old']} -> {scaled['desired']} workers"
             if action[0] == "kill":
-                doc = instance.kill(action[1])
-                return f"SIGKILL to {doc['worker']}, pid {doc['pid']}"
-            doc = instance.restart(action[1])
-            return f"drained and restarted: {', '.join(doc['restarted'])}"
+                killed = instance.kill(action[1])
+                return f"SIGKILL to {killed['worker']}, pid {killed['pid']}"
+            restarted = instance.restart(action[1])["restarted"]
+            return f"drained and restarted: {', '.join(restarted)}"
     except DpsupError as e:
         return e.message
 
@@ -293,7 +296,7 @@ def run(name: str | None, every: float) -> None:
                         threading.Thread(target=_act, args=(name, top, action), daemon=True).start()
 
 
-def _look(name: str, top: Top, before: Doc) -> Doc:
+def _look(name: str, top: Top, before: Look) -> Look:
     try:
         with connect(name) as instance:
             after = instance.look()

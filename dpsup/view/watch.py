@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from dpsup.errors import NoSuchObject
 from dpsup.instance import rates
@@ -15,10 +15,13 @@ from dpsup.text import listing, suggest
 from dpsup.view import graph, sections
 from dpsup.view.tables import Line
 
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.rates import Picture
+
 EVERY_S = 1.0  # from one picture of a watch to the next
 
 
-def pictures(name: str | None, over: float, every: float) -> Iterator[dict[str, Any]]:
+def pictures(name: str | None, over: float, every: float) -> Iterator[Picture]:
     """Pictures of an instance, the first of `over` seconds, each later one of the time since the
     previous look. Raises: NotRunning once the instance has ended."""
     with connect(name) as instance:
@@ -33,7 +36,7 @@ def pictures(name: str | None, over: float, every: float) -> Iterator[dict[str, 
         before, due = after, time.monotonic() + every
 
 
-def _view(section: str, of: str) -> Callable[[dict[str, Any], sections.Screen], list[Line]]:
+def _view(section: str, of: str) -> sections.View:
     if section == "status":
         return sections.status
     if section == "stats":
@@ -41,7 +44,7 @@ def _view(section: str, of: str) -> Callable[[dict[str, Any], sections.Screen], 
     if section == "graph":
         return graph.draw
 
-    def shown(picture: dict[str, Any], screen: sections.Screen) -> list[Line]:
+    def shown(picture: Picture, screen: sections.Screen) -> list[Line]:
         if section == "workers":
             lines = sections.workers(picture, screen, of)
         else:
@@ -51,7 +54,7 @@ def _view(section: str, of: str) -> Callable[[dict[str, Any], sections.Screen], 
     return shown
 
 
-def _demand(picture: dict[str, Any], of: str) -> None:
+def _demand(picture: Picture, of: str) -> None:
     known = [g["name"] for g in picture["groups"]] + [w["id"] for w in picture["workers"]]
     if of and of not in known:
         close = suggest(of, known)
@@ -69,7 +72,7 @@ def show(
     view = _view(section, of)
     state = ""
 
-    def as_json(picture: dict[str, Any]) -> str:
+    def as_json(picture: Picture) -> str:
         doc = (
             sections.document(picture, section, of) if section in sections.SECTIONS else picture
         )  # fmt: skip

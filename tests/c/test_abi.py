@@ -12,7 +12,8 @@ import pytest
 
 from dpsup import _abi
 from dpsup._shim import ffi, lib
-from dpsup.documents import counters, printed, story
+from dpsup.documents import audit as audit_document
+from dpsup.documents import counters, story
 from dpsup.primary import audit
 from dpsup.primary.shim import fields
 from dpsup.supervisor import policy
@@ -73,13 +74,14 @@ def test_every_value_of_an_enumeration_has_a_name() -> None:
     ("struct", "document", "more"),
     [
         ("dps_port_stats", counters.PortCounters, {"name", "drops", "link_up", "link_mbps"}),
+        ("dps_port_info", counters.PortInfo, {"name", "driver", "mac", "note", "reta"}),
         ("dps_pool_stats", counters.PoolCounters, {"name"}),
         ("dps_io_stats", counters.Io, {"core", "stage_cycles"}),
         ("dps_group_stats", counters.GroupCounters, {"pause"}),
         ("dps_lane_stats", counters.LaneCounters, set()),
         ("dps_story", story.Story, {"frames"}),
         ("dps_sitter_info", story.Sitter, {"berth"}),
-        ("dps_audit", printed.AuditPool, {"name", "moving", "strays", "places"}),
+        ("dps_audit", audit_document.AuditPool, {"name", "moving", "strays", "places"}),
     ],
 )
 def test_a_document_has_the_fields_of_its_struct(
