@@ -7,13 +7,13 @@ from dataclasses import fields
 from typing import get_type_hints
 
 import pytest
-from dpsup.supervisor.judge import Margins
 
 from dpsup.documents import plan as documents
 from dpsup.documents import state
 from dpsup.instance.runtime_dir import State
 from dpsup.plan import model
 from dpsup.supervisor.rollout import Options
+from dpsup.supervisor.rollout_judge import Margins
 
 
 @pytest.mark.parametrize(
