@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpsup.chaos.report import Found
 from dpsup.errors import DpsupError, TimedOut
@@ -26,6 +26,9 @@ from dpsup.host.tied import sweep_dead, tied
 from dpsup.instance.client import connect
 from dpsup.packets.pcap import read_pcap, write_pcap
 from dpsup.packets.traffic import Traffic, check
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.status import Summary
 
 PREFIX = "dpsup-chaos-"  # of temporary directories; the pid follows
 LEG_BYTES = 1 << 30
@@ -191,7 +194,7 @@ class Own:
             )
         self._out.unlink()
 
-    def _stop(self) -> dict[str, Any]:
+    def _stop(self) -> Summary:
         run = self._run
         assert run is not None
         with connect(self.name) as instance:
@@ -204,5 +207,5 @@ class Own:
             raise TimedOut(f"chaos's own instance does not end:\n{self._words()}") from None
         if code != 0:
             raise DpsupError(f"chaos's own instance ended with {code}:\n{self._words()}")
-        summary: dict[str, Any] = json.loads(run.output.read_text())
+        summary: Summary = json.loads(run.output.read_text())
         return summary

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from dpsup import _abi
 from dpsup._build import VERSION
@@ -32,6 +32,9 @@ from dpsup.instance.runtime_dir import PRIMARY
 from dpsup.packets import pcapng
 from dpsup.packets.decode import one_line
 from dpsup.text import plural
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.inspect import CaptureStart
 
 SIGN_S = 1.0  # between two keep-alives
 EVERY_S = 0.05  # between two reads that found nothing
@@ -274,7 +277,7 @@ def _open(file: str | None) -> IO[bytes]:
         raise HostError(f"cannot write {file}: {e.strerror}", code="E0735") from e
 
 
-def _names(options: Options, started: dict[str, Any]) -> Names:
+def _names(options: Options, started: CaptureStart) -> Names:
     worker = options.target.rpartition(":")[2]
     group = worker.rpartition("/")[0]
     groups = started["groups"]
@@ -335,7 +338,7 @@ def _capture(
     ask: Ask,
     path: str,
     options: Options,
-    started: dict[str, Any],
+    started: CaptureStart,
     out: IO[bytes],
     signals: Signals,
 ) -> tuple[int, int]:

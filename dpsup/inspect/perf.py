@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpsup.bus.client import Client
 from dpsup.errors import DpsupError
@@ -14,6 +14,9 @@ from dpsup.inspect import perf_report
 from dpsup.inspect.capture import Signals
 from dpsup.instance import client
 from dpsup.instance.runtime_dir import PRIMARY
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.inspect import PerfRead, PerfStart
 
 _EVERY_S = 0.5  # the interval of keep-alives, well within the primary's lease
 _STEP_S = 0.1  # between two checks for signals
@@ -26,16 +29,14 @@ def run(name: str | None, worker: str, seconds: float) -> dict[str, Any]:
     primary = Client(where.file(PRIMARY), lambda: where.name in client.running())
     with Signals() as signals:
         try:
-            started = primary.ask("perf_start", worker=worker, pid=os.getpid())
+            started: PerfStart = primary.ask("perf_start", worker=worker, pid=os.getpid())
             raw, lasted = _measure(primary, started["id"], seconds, signals)
         finally:
             primary.close()
     return perf_report.document(worker, lasted, started["tsc_hz"], raw)
 
 
-def _measure(
-    primary: Client, id: str, seconds: float, signals: Signals
-) -> tuple[dict[str, Any], float]:
+def _measure(primary: Client, id: str, seconds: float, signals: Signals) -> tuple[PerfRead, float]:
     since = time.monotonic()
     asked = since
     try:
