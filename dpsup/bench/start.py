@@ -209,8 +209,9 @@ def _commands(setup: Setup) -> Step:
             }
             for _i in range(COMMANDS):
                 for name, words in asked.items():
+                    # -P: what is installed, also where the current directory has the sources.
                     begin = time.monotonic_ns()
-                    argv = [sys.executable, "-c", *words]
+                    argv = [sys.executable, "-P", "-c", *words]
                     subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
                     times.setdefault(name, []).append(time.monotonic_ns() - begin)
         bare = median(times["python"])

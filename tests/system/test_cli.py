@@ -148,7 +148,7 @@ def test_clean_removes_the_dead_and_keeps_the_living(instance: Run, tmp_path: Pa
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: dead.do("status", check=False).returncode == 3)
     said = dead.do("status", check=False).stderr
-    assert f"it died: `dpsup -n {dead.name} events` is the record" in said
+    assert f"it died: `dpsup -n {dead.name} events` shows its record" in said
     assert "-> running" in dead.do("events").stdout
     assert instance.name in run("status", "-n", instance.name, check=True).stdout
     swept = run("clean", check=True).stdout.splitlines()

@@ -87,7 +87,7 @@ def test_a_port_that_is_not_required_may_be_missing(instance: Run) -> None:
     ]  # fmt: skip
     shown = instance.do("ports").stdout
     assert re.search(r"^gone +absent ", shown, re.MULTILINE)
-    assert "hint: port gone is not there" in shown
+    assert "hint: port gone is absent" in shown
     instance.until(lambda s: s["state"] == "degraded")
     assert instance.do("status", check=False).returncode == 5
     assert any("gone" in e.get("message", "") for e in instance.events() if e["type"] == "warning")
