@@ -212,6 +212,7 @@ def _commands(setup: Setup) -> Step:
             }
             for _i in range(COMMANDS):
                 for name, words in asked.items():
+                    # -P: what is installed, also where the current directory has the sources.
                     begin = time.monotonic_ns()
                     argv = [sys.executable, "-P", "-c", *words]
                     subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)

@@ -20,6 +20,7 @@ from jobs import (
     Job,
     accounted,
     build,
+    find_busy,
     group,
     out,
     pcap_port,
@@ -178,14 +179,16 @@ def test_a_corrupt_slot_is_given_up_without_a_supervisor(
     plugin = build(instance.folder, WILD.replace("FILE", str(go)))
     more = NO_SPARES + 'health = { stall_after = "60s" }\n'
     job = Job(instance, pcap_port() + IO + group(str(plugin), 2, more=more))
-    status = job.instance.status()
-    os.kill(status["supervisor"]["pid"], signal.SIGSTOP)
+    # Without buckets of its own it would have no packet to break anything at.
+    victim = find_busy(job)
+    supervisor = job.instance.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGSTOP)
     go.touch()
     try:
-        wait_for(lambda: not Path(f"/proc/{workers_of(status)[0]['pid']}/fd/0").exists())
+        wait_for(lambda: not Path(f"/proc/{victim}/fd/0").exists())
         until_out(instance, packets, 0.9)
     finally:
-        os.kill(status["supervisor"]["pid"], signal.SIGCONT)
+        os.kill(supervisor, signal.SIGCONT)
         job.events()
     doc = job.end()
     lost = doc["dropped"]["corrupt"]
