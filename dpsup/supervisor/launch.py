@@ -126,6 +126,7 @@ class _Again:
     def __init__(self) -> None:
         self.history = History()
         self.told = False  # the caller of a detached start knows
+        self._cpus = os.sched_getaffinity(0)  # before it is pinned to its own
         try:
             level, at, told = os.environ.pop(self.NAME, "").split()
             self.history, self.told = History(float(level), float(at)), told == "1"
@@ -143,6 +144,9 @@ class _Again:
         """Become the next supervisor: same pid, same children, nothing else stays."""
         words = f"{self.history.level} {self.history.at} {int(told)}"
         env = {**os.environ, self.NAME: words}
+        # The next one checks the topology against the CPUs that it may use.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, self._cpus)
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], env)
 
 
