@@ -24,11 +24,11 @@ from types import SimpleNamespace
 from typing import Any
 
 PARTS = {
-    "attach": ["Attach"],
+    "seed": ["Attach"],
     "buckets": ["Buckets"],
     "children": ["Children"],
     "deaths": ["Deaths"],
-    "generation": ["Generation"],
+    "primary": ["Generation"],
     "life": ["Life"],
     "monitor": ["Monitor"],
     "rejoin": ["Rejoin"],

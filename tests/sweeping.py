@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpsup.chaos.traffic import Traffic, check, frame
 from harness import HEAD, Run, wait_for
 from jobs import spare_pids
 
 import dpsup
 from dpsup.errors import DpsupError
 from dpsup.packets.pcap import read_pcap, write_pcap
+from dpsup.packets.traffic import Traffic, check, frame
 
 RAISING = str(Path(__file__).with_name("raising.py"))
 SETTLE_S = 40.0

@@ -253,10 +253,12 @@ def test_a_full_disk(instance: Run) -> None:
         file = instance.file.read_text()
         instance.file.write_text(file.replace("[host]", f'[host]\nruntime_dir = "{where}"'))
         with running(s):
-            with (folder / "full").open("wb") as full, pytest.raises(OSError, match="space"):
+            with (
+                (folder / "full").open("wb", buffering=0) as full,
+                pytest.raises(OSError, match="space"),
+            ):
                 while True:
                     full.write(bytes(4096))
-                    full.flush()
             for _ in range(3):
                 sweeping.all_die(s)
                 s.settle()
