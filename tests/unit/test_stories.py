@@ -120,7 +120,9 @@ def test_what_is_readable_can_be_followed(one: dict[str, Any], known: bool) -> N
             parts.seat(0, one["pid"]).hear(0)
 
         async def hear() -> None:
-            parts.model.sitters.setdefault(one.get("successor"), parts.seat(1, 501))
+            other, successor = parts.seat(1, 501), one.get("successor")
+            if isinstance(successor, int):
+                parts.model.sitters.setdefault(successor, other)
             parts.model.sitters[501].hear(0)
             await follow(parts, one)
 
