@@ -167,7 +167,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         server = Server(model.runtime.file(CONTROL), partial(self._handle, self))
         serving = asyncio.create_task(server.serve())
-        core.spawn(self.monitor.run(), feature="monitor")
+        core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches
         if model.plan.metrics_listen:
             core.spawn(metrics_process.keep(core, model, self.children), feature="metrics")
         try:

@@ -74,8 +74,7 @@ class Engine:
                 new=step.state,
                 why=event,
             )
-            if machine.kind == "worker":
-                machine.since_ns = time.monotonic_ns()  # type: ignore[attr-defined]
+            machine.since_ns = time.monotonic_ns()
         try:
             for action in step.actions:
                 self.actions[machine.kind, action](machine)

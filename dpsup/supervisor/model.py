@@ -37,6 +37,7 @@ class Machine:
     kind: ClassVar[Kind]
     name: str
     state: str = "stopped"
+    since_ns: int = 0  # CLOCK_MONOTONIC, of the last change of state
     timer: asyncio.TimerHandle | None = None
 
     def met(self) -> None:
@@ -90,7 +91,6 @@ class Worker(Machine):
     held_for: str = ""  # why it is not started again
     history: History = field(default_factory=History)
     failed_ns: int = 0  # the death whose successor has not handled a packet yet
-    since_ns: int = 0
     due_at: float = 0.0
 
     @property
