@@ -204,21 +204,19 @@ class Deaths:
         self._core.spawn(self._report(worker, sitter, story))
         self._core.record()
 
-    async def _successor(self, story: Story) -> Sitter | None:
+    async def _successor(self, story: Story) -> Sitter:
         """The spare that took over. The seed's word on its birth may still be on its way, or may
-        never come."""
+        never come; and it may be dead itself by now. Then its own story is among the next ones,
+        and says which process took the place after it."""
         pid = story["successor"]
         if await self._core.until(lambda: pid in self._model.sitters, STATUS_WAIT_S):
             return self._model.sitters[pid]
-        try:
-            sitter = self._sitters.know(
-                Sitter("", story["successor_sitter"], pid, os.pidfd_open(pid))
-            )
-            slot = (await self._core.ask("counters"))["slots"][story["slot"]]
-            sitter.version = max(0, slot["version"])
-            return sitter
-        except (DpsupError, OSError):
-            return None
+        sitter = self._sitters.meet("", story["successor_sitter"], pid)
+        if sitter is None:
+            sitter = self._sitters.mourn(Sitter("", story["successor_sitter"], pid, -1))
+        slot = (await self._core.insist("counters"))["slots"][story["slot"]]
+        sitter.version = max(0, slot["version"])
+        return sitter
 
     async def _report(self, worker: Worker, sitter: Sitter, story: Story | None) -> int | None:
         """Say how a worker ended; its exit code, negative for a signal, None if that is unknown."""

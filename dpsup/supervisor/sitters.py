@@ -93,7 +93,12 @@ class Sitters:
             raise
         os.close(log_w)
         os.close(note_w)
-        sitter = self.know(Sitter(name, berth["berth"], pid, pidfd, version=version))
+        sitter = self._model.sitters.get(pid)
+        if sitter is None:
+            sitter = self.know(Sitter(name, berth["berth"], pid, pidfd, version=version))
+        else:
+            # A warden's story named it first: it has a worker's place already.
+            os.close(pidfd)
         Lines(log_r, lambda line: self._core.log.add(name=sitter.name, line=line))
         Lines(note_r, lambda line: noted(sitter, line))
         return sitter
@@ -154,6 +159,14 @@ class Sitters:
             return None
         sitter = self.know(Sitter(name, berth, pid, pidfd))
         follow(pid, lambda line: self._core.log.add(name=sitter.name, line=line))
+        return sitter
+
+    def mourn(self, sitter: Sitter) -> Sitter:
+        """One that had ended before it could be watched: its end is accounted for all the same."""
+        self._model.sitters[sitter.pid] = self._unheard[sitter.pid] = sitter
+        if sitter.pid in self._endings:
+            self.says(sitter.pid, self._endings.pop(sitter.pid))
+        self.on_death(sitter)
         return sitter
 
     def _ended(self, sitter: Sitter) -> None:

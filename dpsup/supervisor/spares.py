@@ -56,6 +56,8 @@ class Spares:
 
         berth = await self._core.insist("spare", group=group.index, version=version)
         sitter = await self._sitters.fork(f"{group.plan.name}/spare", berth, noted, version)
+        if any(w.sitter is sitter for w in group.workers):
+            return  # it took over before the seed's word of it came
         group.spares.append(sitter)
         self._core.later(WORKER_READY_S, end_if_late, sitter)
         self._core.record()

@@ -122,6 +122,10 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 		return -EINVAL;
 	s = the_primary.slot[slot];
 	slot_lock(slot);
+	// From here to where the supervisor knows that one runs, each death is the supervisor's: also
+	// that of a process that sits there against its will, or another spare would follow that one.
+	seats[slot].takeovers = 0;
+	seats[slot].handover = false;
 	if (seat_revoke(slot))
 		ret = berth_open(group_of(slot), heir[group_of(slot)], ticket);
 	if (ret >= 0) {
@@ -131,10 +135,7 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 		s->brief_of = 0;
 		s->touched = 0;
 		dps_store32(&s->command, DPS_RUN);
-		seats[slot].handover = false;
 		seat_open(slot);
-		// Until the supervisor knows that this one runs, its death is the supervisor's.
-		seats[slot].takeovers = 0;
 		seat_offer(slot, &wardens[ret]);
 		berth_watch(ret);
 	}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ def told(parts: Parts, *news: Any) -> None:
         await parts.core.settle()
 
     run(hear())
+
+
+def told_only(parts: Parts, *news: Any) -> None:
+    """And what that sets going does not run."""
+    parts.core.answers["stories"] = list(news)
+    run(parts.deaths.read_stories())
+    parts.core.drop()
 
 
 def test_stories_are_followed_in_their_order_and_once(parts: Parts) -> None:
@@ -107,10 +115,54 @@ def test_who_made_room_has_not_died(parts: Parts) -> None:
     assert (event["revision"], event["seated_us"]) == (1, 2.0)
 
 
-def test_a_successor_that_is_gone_too_is_none(parts: Parts) -> None:
+NOBODY = 2**31 - 1  # a pid above the kernel's most
+
+
+def test_a_successor_that_is_dead_too_is_followed_by_its_own(parts: Parts) -> None:
+    """The seed died before its word of it, and chaos ended it: its story says what came next."""
+    parts.core.steps = True
+    parts.core.answers |= {"fate": 1, "counters": {"slots": [{"version": 0}] * 2}}
     parts.seat(0, 500).hear(9)
-    told(parts, story(pid=500, successor=2**31 - 1))
-    assert parts.core.fired == [("fw/0", "died")] and parts.core.crashed is None
+    last = parts.model.sitters[600] = sitter(600, 5, ready=True)
+    parts.group.spares.append(last)
+    chain = [
+        story(seq=1, pid=500, successor=NOBODY, successor_sitter=4),
+        story(seq=2, pid=NOBODY, sitter=4, successor=600, successor_sitter=5),
+    ]
+    told(parts, *chain)
+    assert parts.core.fired == [("fw/0", "succeeded")] * 2
+    assert parts.worker.sitter is last and parts.worker.restarts == 1
+    assert not parts.group.spares and not parts.core.events.of("stranger")
+    assert set(parts.model.sitters) == {600}
+
+
+def test_a_successor_that_died_without_an_heir_is_a_death_of_the_worker(parts: Parts) -> None:
+    parts.core.steps = True
+    parts.core.answers |= {"fate": 1, "counters": {"slots": [{"version": 0}] * 2}}
+    parts.seat(0, 500).hear(9)
+    one, two = story(seq=1, pid=500, successor=NOBODY), story(seq=2, pid=NOBODY)
+    news = [one]
+    parts.core.answers["stories"] = lambda since: [s for s in news if s["seq"] > since]
+
+    async def hear() -> None:
+        await parts.deaths.read_stories()
+        assert parts.worker.state == "running"
+        news.append(two)
+        # Nobody watches it: that it ended is accounted for by what the first story set going.
+        await parts.core.settle()
+
+    run(hear())
+    assert parts.core.fired == [("fw/0", "succeeded"), ("fw/0", "died")]
+    assert not parts.model.sitters
+
+
+def test_a_foreign_process_with_a_dead_successors_pid_is_let_alone(parts: Parts) -> None:
+    parts.core.answers |= {"counters": {"slots": [{"version": 0}] * 2}}
+    parts.seat(0, 500).hear(9)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        told_only(parts, story(pid=500, successor=other.pid))
+        assert parts.worker.sitter is not None and parts.worker.sitter.pidfd == -1
+        other.kill()
 
 
 def test_an_unknown_dead_is_a_stranger(parts: Parts) -> None:

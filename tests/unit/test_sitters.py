@@ -89,6 +89,22 @@ def test_a_fork_brings_a_process_that_is_watched_to_its_end(parts: Parts) -> Non
     with_seed(parts, work)
 
 
+def test_a_process_that_a_story_named_first_is_the_same_one(parts: Parts) -> None:
+    """The seed's word comes late: a worker's place is taken already."""
+
+    async def work(fake: FakeSeed) -> None:
+        order = asyncio.create_task(fork(parts, []))
+        await turns()
+        fake.order()
+        known = parts.model.sitters[500] = sitter(500)
+        pidfd = os.pidfd_open(os.getpid())
+        fake.say(b"forked 7 500", pidfd)
+        os.close(pidfd)
+        assert await order is known
+
+    with_seed(parts, work)
+
+
 def failing(parts: Parts, answer: bytes | None) -> None:
     async def work(fake: FakeSeed) -> None:
         order = asyncio.create_task(fork(parts, []))

@@ -187,3 +187,16 @@ def test_an_adopted_spare_is_asked_after_until_it_is_ready(
     assert one.ready and one in nest.group.spares and len(nest.core.timers) == 1
     nest.spares.adopt(nest.group, sitter(701, ready=True))
     assert len(nest.core.timers) == 1 and not nest.core.tasks
+
+
+def test_a_spare_that_took_over_before_its_fork_was_known_is_none(nest: Nest) -> None:
+    early = sitter(700, 3)
+    nest.worker.sitter = early
+    seams: Any = nest.sitters
+
+    async def fork(*_: Any) -> Sitter:
+        return early
+
+    seams.fork = fork
+    run(nest.spares.fork(nest.group, 0))
+    assert not nest.group.spares
