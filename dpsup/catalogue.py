@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every error's code, once: what errors print, `dpsup explain` says, and docs/errors.md is made of.
+"""Every error's code, once: for the errors themselves, `dpsup explain`, and docs/errors.md.
 
 A code never changes its meaning. One that no longer occurs leaves the table, and its number stays
 unused. The numbers of doctor's checks are `doctor`'s own (D01 to D28).

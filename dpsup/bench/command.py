@@ -36,7 +36,7 @@ class Options:
 
 
 def cases() -> dict[str, str]:
-    """Every case and what it measures; those that are run only when they are named say so."""
+    """Every case and what it measures; a case that runs only when it is named says so."""
     return {
         name: case.what + ("" if case.usual else " (only when named)")
         for name, case in run.CASES.items()
@@ -61,9 +61,9 @@ def _write(path: str, text: str) -> None:
 
 
 def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, Any], str]:
-    """Measure, write the files that were asked for; the document, and the same as text.
+    """Measure and write the files that were asked for. Returns the document and its text.
 
-    What could fail later is looked at first: a bench takes minutes.
+    It checks first what could fail later: a bench takes minutes.
     """
     names = run.choose(options.cases)
     old = _read(options.compare) if options.compare else None
@@ -81,7 +81,7 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
         else "",
         say=say,
     )
-    # Asked to end, end as on Ctrl-C: everything that was started goes.
+    # SIGTERM ends the bench as Ctrl-C does, with every process that it started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     report = run.bench(names, setup, list(options.argv))
     return _finish(report, old, options)
@@ -89,7 +89,7 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
 
 def _finish(report: Report, old: Report | None, options: Options) -> tuple[dict[str, Any], str]:
     doc = to_document(report)
-    # First what was measured, then what may be refused.
+    # Save the measurement before a comparison, which may be refused.
     if options.save:
         _write(options.save, json.dumps(doc, indent=1) + "\n")
     changes: list[Change] | None = None

@@ -22,7 +22,7 @@ COLOURS = {
 
 
 def svg(doc: dict[str, Any]) -> str:
-    """Raises: DpsupError where there is nothing to plot."""
+    """Raises: DpsupError if there is nothing to plot."""
     points = doc["throughput"]
     if not points:
         raise DpsupError("no throughput was measured: nothing to plot")

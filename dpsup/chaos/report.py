@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dpsup.documents.audit import AuditPool, Stray
     from dpsup.documents.story import Story
 
-# From one moment of a death to the next; `total` is what the packets that waited saw.
+# The time from each step of a recovery to the next; `total`: the delay of the packets that waited.
 PHASES = ("noticed", "repaired", "claimed", "seated", "first_packet", "total")
 POINTS = 1000  # of a curve in the document, at most
 
@@ -31,14 +31,16 @@ class Injected:
 
 @dataclass(slots=True)
 class Found:
-    """Everything a run gathers."""
+    """What a run gathers."""
 
     name: str
     own_traffic: bool
     injected: list[Injected] = field(default_factory=list)
     no_victim: Counter[str] = field(default_factory=Counter)
     deaths: list[Story] = field(default_factory=list)  # the wardens' stories
-    outages_us: dict[str, list[float]] = field(default_factory=dict)  # of others than workers
+    outages_us: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # of processes that are no workers
     rate: list[tuple[float, float]] = field(default_factory=list)  # seconds, packets a second
     seconds: float = 0.0
     generations: int = 0
@@ -69,7 +71,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def phases_of(story: Story, injected_ns: int | None) -> dict[str, float]:
-    """Microseconds of each phase of a death that came to pass."""
+    """Microseconds of each phase of a death that took place."""
     marks = [
         ("noticed", injected_ns or 0),
         ("repaired", story["noticed_ns"]),
@@ -91,7 +93,7 @@ def phases_of(story: Story, injected_ns: int | None) -> dict[str, float]:
 
 
 def _recovery(found: Found) -> dict[str, Any]:
-    """By fault, and of the sudden ones together: a hang is noticed when its time is up."""
+    """By fault, and for all sudden faults together: a hang is only noticed after its time limit."""
     by_pid = {i.pid: i for i in found.injected}
     gathered: dict[str, dict[str, list[float]]] = {}
     for story in found.deaths:
@@ -107,7 +109,7 @@ def _recovery(found: Found) -> dict[str, Any]:
 
 
 def thinned(points: list[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
-    """At most so many points, each the mean of its neighbours."""
+    """At most `most` points, each the mean of its neighbours."""
     step = max(1, math.ceil(len(points) / most))
     return [
         (round(part[0][0], 3), round(sum(v for _, v in part) / len(part), 1))
@@ -121,7 +123,7 @@ def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[
     known = found.own_traffic
     problems = list(found.problems)
     if known:
-        # Those that two workers hung on: taken out, kept, and counted by that name.
+        # Packets on which two workers hung were put in quarantine, and are counted under that name.
         missing = count["lost"] - found.dropped["quarantine"]
         count["lost"] = max(0, missing)
         if missing < 0:

@@ -41,8 +41,8 @@ async def _aside(work: Callable[[], int]) -> int:
 class Keeper:
     """Writes down what waits in the primary; `say` gets an event about each."""
 
-    def __init__(self, folder: Folder, say: Callable[..., None]) -> None:
-        self.folder = folder
+    def __init__(self, directory: Folder, say: Callable[..., None]) -> None:
+        self.directory = directory
         self._say = say
         self._lock = asyncio.Lock()
 
@@ -63,10 +63,10 @@ class Keeper:
         frame = bytes.fromhex(packet["bytes"])
         event = {k: story[k] for k in ("why", "port", "length", "flow_hash")}
         try:
-            number = await _aside(lambda: self.folder.keep(frame, story))
+            number = await _aside(lambda: self.directory.keep(frame, story))
         except OSError as e:
             lost = f"not written down: {e}"
             self._say(type="quarantine", name=story["worker"], **event, number=None, message=lost)
             return
-        file = self.folder.pcap(number)
+        file = self.directory.pcap(number)
         self._say(type="quarantine", name=story["worker"], **event, number=number, file=file)
