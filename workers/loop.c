@@ -365,8 +365,8 @@ is_empty(const struct loop *l)
 	return dps_load32(&l->slot->command) != DPS_STOP;
 }
 
-// Sleep until an io core rings. Whoever lends sees `parks` odd, now or in its next turn, and rings
-// once; the bell has then moved on from what was read here, and there is no sleep to miss it in.
+// Sleep until an io core rings. An io core that lends sees `parks` odd, now or in its next turn, and
+// rings once; the bell then differs from what was read here, so that the worker does not sleep.
 static void
 park(struct loop *l)
 {

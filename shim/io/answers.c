@@ -9,7 +9,7 @@
 
 // What may be left out for a group: everything but a word, and where one lane takes all packets as
 // they come, the hash too. A packet that goes on to another group is steered by the hash that it came
-// in with: if nobody can have changed its bytes, that can be computed then.
+// in with: if no worker can have changed its bytes, that can be computed then.
 static void
 find_shortcuts(struct io *io, struct io_group *g)
 {

@@ -97,7 +97,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 }
 
 // Lossless lanes: may this packet go where its verdict says, without being dropped there? Asked
-// packet by packet, so that a port or a group that is full stops only who sends there. What comes
+// packet by packet, so that a port or a group that is full stops only the senders to it. What comes
 // back as REQUEUE always may: there is room for all that the lanes can hold.
 static bool
 may_take_back(const struct io *io, uint64_t word)
@@ -171,7 +171,7 @@ collect(struct io *io, struct lane *lane)
 	return taken;
 }
 
-// Somebody looks at what comes back: before it goes on, as it may be gone afterwards.
+// Capture or stopwatch look at what comes back: before it is sent on, as it may be freed afterwards.
 static void __rte_noinline
 watch_back(struct io *io, const struct lane *lane)
 {

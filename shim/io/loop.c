@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The io core: burst rx, hash, steering, lanes, collection, burst tx. It waits for nobody: a full,
-// dead or slow lane costs only its own buckets. Everything that others want of it comes through one
-// mailbox, looked at between bursts.
+// The io core: burst rx, hash, steering, lanes, collection, burst tx. It waits for no thread:
+// a full, dead or slow lane costs only its own buckets. All requests of other threads come through
+// one mailbox, which it reads between bursts.
 //
 // Order within a flow. A bucket belongs to one lane, lanes are FIFO, and a bucket that moves waits
 // until the old lane has returned all that it had: bucket_move.c.
@@ -68,7 +68,7 @@ idle(struct io *io, uint64_t us)
 	}
 	dps_count(&io->stats.sleeps, 1);
 	if (io->n_fds > 0 && !io->woken && !is_owing(io)) {
-		// Of other io cores' packets for its ports nobody would tell it.
+		// With several io cores, nothing wakes it for their packets to its ports.
 		if (the_primary.n_io == 1)
 			t.tv_nsec = NAP_WATCHED_NS;
 		io->woken = sleep_on_queues(io, &t);
@@ -117,7 +117,8 @@ io_turn(struct io *io)
 	dps_count(&io->stats.loops, 1);
 	asked = dps_load32(&io->asked);
 	if (unlikely(asked != io->answered)) {
-		// What is being gathered too: whoever asks may go on to hand back all that is out.
+		// Publish what is being gathered too: the asking thread may then hand back all that is
+		// out.
 		publish_all(io);
 		io_answer(io, asked);
 	}
@@ -160,8 +161,8 @@ io_loop(void *arg)
 			woken = io->woken;
 			idle(io, (now - idle_since) / cycles_us);
 			now = rte_rdtsc();
-			// A driver may need a moment until it hands out what is there, and who asked for
-			// something asks for more.
+			// A driver may need a moment until it hands out its packets, and a thread that
+			// asked something often asks again.
 			if ((io->woken && !woken) || io->answered != answered)
 				idle_since = now;
 		}

@@ -97,7 +97,7 @@ sleep_init(struct io *io)
 	}
 }
 
-// An interface that goes down leaves an error that stays readable until somebody takes it.
+// An interface that goes down leaves an error that stays readable until a thread takes it.
 static void
 take_error(int fd)
 {

@@ -125,7 +125,7 @@ bucket_of(struct rte_mbuf *m)
 
 static inline void steer(struct io *io, struct io_group *g, struct rte_mbuf *m);
 
-// A group in which nobody works. False: the packet has to wait.
+// The packet's group has no worker. False: the packet has to wait.
 static bool __rte_noinline
 place_nowhere(struct io *io, struct io_group *g, struct rte_mbuf *m)
 {

@@ -23,7 +23,7 @@ is_alive(int32_t pid)
 	return !gone;
 }
 
-// Call off an order that nobody came for. -EBUSY: somebody did, or still may.
+// Call off an order that no process came for. -EBUSY: a process did, or still may.
 static int
 call_off(struct warden *w)
 {
@@ -190,7 +190,7 @@ dps_sitter_fate(uint32_t sitter, int32_t pid)
 	}
 }
 
-// Who holds a berth, or may yet come for it.
+// The process that holds a berth, or may yet come for it.
 int
 dps_sitter_get(uint32_t sitter, struct dps_sitter_info *out)
 {

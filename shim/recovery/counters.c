@@ -40,7 +40,7 @@ counter_at(struct dps_slot *s, const struct dps_facts *facts, uint32_t counter)
 	return &s->counter[at];
 }
 
-// A dead worker's counters go on under their names, whoever comes after it.
+// Add a dead worker's counters to the slot's, by name, so that they survive it.
 void
 keep_counters(struct dps_slot *s, struct dps_sitter *dead)
 {
@@ -51,7 +51,7 @@ keep_counters(struct dps_slot *s, struct dps_sitter *dead)
 	memset(dead->counter, 0, sizeof(dead->counter));
 }
 
-// The slot's record, with the counters of who sits there. Its facts are those of its version, if
+// The slot's record, with the counters of its present worker. Its facts are those of its version, if
 // that is not DPS_VERSIONS.
 int
 dps_slot_read(uint32_t slot, struct dps_slot *out)

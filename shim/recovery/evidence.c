@@ -5,9 +5,9 @@
 //
 // To blame is the packet that the worker had begun, if the worker died of what it did itself: of a
 // fault, of a fatal signal that it sent to itself as abort() does, or stuck with that very packet.
-// Never for a signal of somebody else's, whichever it is: an operator, the OOM killer. And never for
-// a death between two bursts: `hand` says where the burst in hand ends, and the first packet without
-// a verdict counts only before that.
+// It is never to blame for a signal that another process sent: an operator, the OOM killer. Nor for a
+// death between two bursts: `hand` says where the burst in hand ends, and the first packet without a
+// verdict counts only before that.
 //
 // The deaths are noted in a table of the primary's own. The packet's mark names its line there, and
 // the line the packet, so that neither a stray write to the one (mbuf headers lie in memory that
@@ -25,7 +25,7 @@ enum {
 	SUSPECTS = UINT8_MAX    // remembered; the oldest is forgotten
 };
 
-// Line 0 is nobody's.
+// Line 0 is unused.
 static struct suspect {
 	const struct rte_mbuf *mbuf;
 	uint32_t deaths;
@@ -73,7 +73,7 @@ died_of_itself(const struct dps_story *death)
 	// Sent, not raised by the CPU.
 	if (death->code <= 0)
 		return death->sender == death->pid;
-	// Memory that is broken is nobody's fault.
+	// No packet is to blame for broken memory.
 	return death->signal != SIGBUS ||
 	       (death->code != BUS_MCEERR_AR && death->code != BUS_MCEERR_AO);
 }

@@ -5,11 +5,11 @@
 // happened. No Python, no EAL call, no wait for another process without a bound.
 //
 // A thread each, not one for all: deaths at once are repaired side by side, and one that waits for
-// a spare that does not come up keeps nobody else waiting. Asleep they cost a stack, and a look at
-// a pidfd once a round.
+// a spare that does not come up delays no other repair. Asleep they cost a stack, and a look at a
+// pidfd once a round.
 //
-// What a warden acts on (who sits where, by which ticket, which process) is in the primary's own
-// memory. What lies in shared memory is for the process to read, and for this file to check.
+// What a warden acts on (which process sits in which slot, by which ticket) is in the primary's own
+// memory. Shared memory is for the process to read; what it writes there this file checks.
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -64,7 +64,7 @@ await(struct warden *w)
 			futex_wait(berth, pid, ROUND_MS);
 			continue;
 		}
-		// If it holds its lease now, it did when its pidfd was opened: nobody else's pid.
+		// If it holds its lease now, it did when its pidfd was opened: the pid was not reused.
 		w->pidfd = syscall(SYS_pidfd_open, pid, 0);
 		lease = dps_lease_look(s->lease, pid);
 		if (lease == DPS_LEASE_DIED && w->pidfd >= 0) {
@@ -84,7 +84,7 @@ await(struct warden *w)
 	return false;
 }
 
-// Somebody wrote to the lease who must not: nothing but the end of the process can be believed.
+// A stray write hit the lease: the process's exit is the only reliable evidence.
 static uint32_t
 doubt(const struct warden *w)
 {
@@ -186,7 +186,7 @@ static void
 read_crash(const struct dps_sitter *s, struct dps_story *story)
 {
 	story->signal = dps_load32(&s->signal);
-	// What a stray write left there is nobody's word.
+	// Ignore what a stray write left there.
 	if (!is_fatal(story->signal)) {
 		story->signal = 0;
 		return;
@@ -245,7 +245,7 @@ bury(struct warden *w, uint32_t notice)
 	slot = __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE);
 	if (slot != DPS_NO_SLOT) {
 		slot_lock(slot);
-		// Whoever offered the seat may have taken it back.
+		// The thread that offered the seat may have taken it back.
 		if (w->slot == slot) {
 			bury_worker(w, slot, &story);
 			seq = seats[slot].story;
