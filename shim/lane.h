@@ -138,7 +138,7 @@ lane_put(struct lane *lane, uint32_t index, uint64_t word)
 			 __ATOMIC_RELAXED);
 }
 
-// Send for the lines of n words, to write them.
+// Prefetch for write the cache lines of n words.
 static inline void
 lane_fetch(const struct lane *lane, uint32_t index, uint32_t n)
 {

@@ -29,7 +29,7 @@ enum {
 	ETHER_MOST = 14 + 2 * 4 // Ethernet header with two VLAN tags
 };
 
-// A packet that waits in an io core, and what is to be known of it without reading it.
+// A packet that waits in an io core, and what the io core must know without reading it.
 struct waiting {
 	struct rte_mbuf *m;
 	uint16_t bucket;
@@ -231,7 +231,7 @@ member_of(uint32_t slot)
 	return slot - the_primary.io[0]->group[group_of(slot)].first;
 }
 
-// What packets of a group come with, whatever its plugin asks for: the hash says the bucket.
+// What packets of a group carry, whatever its plugin asks for: the hash says the bucket.
 static inline uint32_t
 group_needs(uint32_t group)
 {

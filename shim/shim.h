@@ -96,7 +96,7 @@ struct dps_port_info {
 	uint64_t rss_offloads;      // RTE_ETH_RSS_* that the driver can do
 	uint64_t rx_offloads;       // RTE_ETH_RX_OFFLOAD_* likewise
 	uint64_t tx_offloads;
-	char note[DPS_TEXT];        // what could not be had, in words; "" if all was
+	char note[DPS_TEXT];        // what the port lacks, in words; "" if nothing
 };
 
 struct dps_port_stats {

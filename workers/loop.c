@@ -206,7 +206,7 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, enu
 		verdict = l->plugin->packet(l->state, &p);
 		back = dps_word_verdict(verdict);
 		if (unlikely(p.data != data || p.len != len))
-			// Lengths that no buffer has become 0, which the io core refuses.
+			// A length that no buffer has becomes 0, which the io core refuses.
 			back = dps_word_changed(verdict, p.data - data,
 						p.len <= UINT16_MAX ? p.len : 0);
 		order();

@@ -26,7 +26,7 @@ state_stamp(const struct dps_plugin *plugin)
 	return (uint64_t)hash << 32 | plugin->state_version;
 }
 
-// False: what was there is gone, or was nothing. A plugin that grew finds zeroes behind what it had.
+// False: the block had no state, or lost it. A plugin that grew finds zeroes behind its old state.
 bool
 state_open(struct dps_state_head *head, uint8_t *bytes, uint64_t stamp, uint64_t size)
 {

@@ -110,7 +110,7 @@ fault_in(const struct shared *shared)
 			(void)shared->range[i].start[at];
 }
 
-// Asleep until a warden says which slot. There is nothing to do meanwhile, so nothing is done.
+// Sleep until a warden says which slot.
 static void
 wait_for_slot(struct dps_sitter *me, int notify)
 {

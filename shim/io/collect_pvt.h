@@ -2,8 +2,8 @@
 #ifndef DPSUP_IO_COLLECT_PVT_H
 #define DPSUP_IO_COLLECT_PVT_H
 
-// What comes back from the lanes, and where its verdict sends it. Part of loop.c, which alone includes
-// it.
+// Packets that come back from the lanes, and where their verdicts send them. Part of loop.c; no other
+// file includes it.
 
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -43,7 +43,7 @@ steer_on(struct io *io, struct lane *lane, uint32_t group, struct rte_mbuf *m)
 	steer(io, &io->group[group], m);
 }
 
-// Out of the traffic, for the control thread to write down: that may take its time, and this must not.
+// Take it out of the traffic, for the control thread to write down: that may be slow, this must not.
 static void
 lock_up(struct io *io, struct lane *lane, struct rte_mbuf *m)
 {

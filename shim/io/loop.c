@@ -35,7 +35,7 @@ enum {
 	NAP_WATCHED_NS = 4000000        // what an order may wait
 };
 
-// Packets that wait here, for a lane or for a driver: to be looked after, not only received.
+// Do packets wait here, for a lane or for a driver? Then the io core has more to do than to receive.
 static bool
 is_owing(const struct io *io)
 {
@@ -48,13 +48,13 @@ is_owing(const struct io *io)
 	return io->n_active > 0;
 }
 
-// With nothing to do: close to the next packet at first, then ever cheaper. Where no queue can wake
-// an io core, its nap is what the first packet after an idle time may wait. On a virtual machine a nap
-// of any length costs some 25 us of CPU, and 35 us more than it asked for (tests of 20 to 1000 us).
+// With nothing to do: at first poll for the next packet, then use ever less CPU. If no queue can wake
+// an io core, the first packet after an idle time may wait for a nap. On a virtual machine a nap of
+// any length costs some 25 us of CPU, and lasts 35 us longer than asked (tests of 20 to 1000 us).
 static void
 idle(struct io *io, uint64_t us)
 {
-	// Packets are out: a worker on this very CPU may have to run for them to come back.
+	// Packets are out: a worker on this very CPU may need it to return them.
 	uint64_t yield_us = io->n_active > 0 ? OWED_US : YIELD_US;
 	struct timespec t = { .tv_nsec = NAP_DEEP_NS };
 
@@ -79,8 +79,8 @@ idle(struct io *io, uint64_t us)
 	nanosleep(&t, NULL);
 }
 
-// A lone lane under full load: more comes at once, and what two cores tell each other costs less per
-// packet the more packets it is about.
+// A lone lane under full load: more packets come at once, and publishing costs two cores less per
+// packet the more packets it covers.
 static inline bool
 is_gathering(const struct io *io, uint32_t received)
 {

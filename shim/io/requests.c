@@ -63,7 +63,7 @@ io_ask(struct io *io, enum io_op op, uint32_t arg)
 		return 0;
 	}
 	asking_lock();
-	// What came too late for an answer is not written over: it may be read at this moment.
+	// Do not overwrite a request that is not answered yet: the io core may be reading it.
 	ret = await_answer(io);
 	if (ret == 0) {
 		io->op = op;

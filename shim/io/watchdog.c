@@ -23,7 +23,7 @@ enum {
 	ROUND_MS = 100,
 	GAP_MS = 300,           // between two rounds, beyond which this thread did not get its CPU
 	STUCK_MS = 2000,        // a turn takes microseconds
-	DISK_MS = 10000         // but for a driver that writes a file: a slow disk is no fault of ours
+	DISK_MS = 10000         // but for a driver that writes a file: a slow disk is no fault of dpsup
 };
 
 static bool

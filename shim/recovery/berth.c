@@ -122,15 +122,15 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 		return -EINVAL;
 	s = the_primary.slot[slot];
 	slot_lock(slot);
-	// From here to where the supervisor knows that one runs, each death is the supervisor's: also
-	// that of a process that sits there against its will, or another spare would follow that one.
+	// Until the supervisor knows that the process runs, the supervisor judges each death: also that
+	// of an unknown process that sits there, or another spare would follow that one.
 	seats[slot].takeovers = 0;
 	seats[slot].handover = false;
 	if (seat_revoke(slot))
 		ret = berth_open(group_of(slot), heir[group_of(slot)], ticket);
 	if (ret >= 0) {
 		seats[slot].core = core;
-		// No stamp of another plugin's may ever match a packet of the next one.
+		// A stamp of another plugin must never match a packet of the next one.
 		s->undo = 0;
 		s->brief_of = 0;
 		s->touched = 0;

@@ -55,7 +55,7 @@ is_taken(uint32_t slot)
 	return seat_empty_ns(slot, &offered) == 0;
 }
 
-// Has it waited for long enough?
+// Has the slot been empty for long enough?
 static bool
 is_due(uint32_t slot)
 {
@@ -217,7 +217,7 @@ rebucket_start(void)
 	return thread_start(&thread, rebucket_run, NULL);
 }
 
-// From now on shared memory is not looked at any more.
+// From now on the caretaker reads no shared memory.
 void
 rebucket_stop(void)
 {

@@ -3,8 +3,8 @@
 // Poison packets: which packet is to blame for a worker's death, how often it was, and what is kept
 // of it for people.
 //
-// To blame is the packet that the worker had begun, if the worker died of what it did itself: of a
-// fault, of a fatal signal that it sent to itself as abort() does, or stuck with that very packet.
+// The packet that the worker had begun is to blame if the worker caused its own death: by a fault, by
+// a fatal signal that it sent to itself as abort() does, or by being stuck with that very packet.
 // It is never to blame for a signal that another process sent: an operator, the OOM killer. Nor for a
 // death between two bursts: `hand` says where the burst in hand ends, and the first packet without a
 // verdict counts only before that.
@@ -48,7 +48,7 @@ slot_in_hand(uint32_t slot)
 		return 0;
 	lane = &p->io[io]->lane[slot];
 	done = dps_load32(&lane->shared->done);
-	// A worker wrote both: what is not a burst, or was not lent, is nothing.
+	// A worker wrote both: ignore what is no burst, or was not lent.
 	if (end - done > DPS_BURST || end - done > dps_load32(&lane->published) - done)
 		return 0;
 	while (done != end && dps_word_is_done(lane_get(lane, done)))
@@ -78,7 +78,7 @@ died_of_itself(const struct dps_story *death)
 	       (death->code != BUS_MCEERR_AR && death->code != BUS_MCEERR_AO);
 }
 
-// One that was stuck may have come off that packet before its end came.
+// A stuck worker may have finished that packet before it was killed.
 bool
 is_to_blame(const struct dps_story *death, uint64_t in_hand, uint64_t stuck)
 {

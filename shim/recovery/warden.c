@@ -2,7 +2,7 @@
 //
 // The wardens: one thread of the primary for each process that the seed forked. It waits for that
 // process's end, repairs the lanes that it used, seats a spare in its place, and writes down what
-// happened. No Python, no EAL call, no wait for another process without a bound.
+// happened. It runs no Python, makes no EAL call, and waits for no process without a bound.
 //
 // A thread each, not one for all: deaths at once are repaired side by side, and one that waits for
 // a spare that does not come up delays no other repair. Asleep they cost a stack, and a look at a
@@ -108,7 +108,7 @@ tell_health(const struct warden *w, uint32_t slot, uint32_t kind)
 	story_tell(&story);
 }
 
-// Is it still of use? One that is not is ended; its death is then like any other.
+// Is the process still of use? If not, it is ended; its death is then like any other.
 static void
 check_health(struct warden *w)
 {
@@ -154,7 +154,7 @@ round_ms(const struct warden *w)
 	return w->watched == DPS_NO_SLOT ? SPARE_ROUND_MS : ROUND_MS;
 }
 
-// Until the thread that used the lanes is certainly gone; what said so (DPS_NOTICE_*).
+// Wait until the thread that used the lanes is certainly gone. Returns the evidence (DPS_NOTICE_*).
 static uint32_t
 watch(struct warden *w)
 {
@@ -181,7 +181,7 @@ watch(struct warden *w)
 
 // --- its death ------------------------------------------------------------------------------------
 
-// Its handler's word on a fatal signal, if there was one.
+// What its handler noted of a fatal signal, if there was one.
 static void
 read_crash(const struct dps_sitter *s, struct dps_story *story)
 {
@@ -239,7 +239,7 @@ bury(struct warden *w, uint32_t notice)
 	__atomic_compare_exchange_n(&s->hand, &parked, DPS_HAND_DEAD, 0, __ATOMIC_ACQ_REL,
 				    __ATOMIC_ACQUIRE);
 	read_crash(s, &story);
-	// One that crashed ends by itself, so that its status says of what.
+	// A process that crashed ends by itself, so that its status names the signal.
 	if (story.signal == 0)
 		end(w);
 	slot = __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE);
@@ -273,8 +273,9 @@ warden_run(void *arg)
 	const struct sched_param least = { .sched_priority = 1 };
 	struct warden *w = arg;
 
-	// Ahead of what else runs on its CPU, for microseconds each time: else a death on a busy machine
-	// is noticed a scheduler's slice late, which is milliseconds. Where it is not permitted, so be it.
+	// Run ahead of other threads on this CPU, for microseconds each time: otherwise, on a busy
+	// machine, a death is noticed a scheduler's slice late, which is milliseconds. Wardens work
+	// without this permission too.
 	pthread_setschedparam(pthread_self(), SCHED_FIFO, &least);
 	for (;;) {
 		while (dps_load32(&w->state) == OFF)
