@@ -89,13 +89,20 @@ dps_lease_wait(uint64_t *lease, uint32_t owner, uint32_t ms)
 		syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
+// 0 if the clock is of a process or thread that has ended.
+static inline uint64_t
+dps_clock_ns(clockid_t clock)
+{
+	struct timespec t = { 0 };
+
+	clock_gettime(clock, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
 static inline uint64_t
 dps_now_ns(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
+	return dps_clock_ns(CLOCK_MONOTONIC);
 }
 
 #endif

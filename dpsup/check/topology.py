@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from dpsup.check.devices import devices
 from dpsup.check.memory import hugepages, pools
 from dpsup.errors import Exit, Problem, Severity, TopologyError
+from dpsup.host import eal
 from dpsup.plan.model import Plan
-from dpsup.plan.paths import eal_runtime_dir, runtime_dir
+from dpsup.plan.paths import runtime_dir
 from dpsup.plan.place import make_plan, worker_cores
 from dpsup.text import cpus, listing, plural, show, suggest
 from dpsup.topology.load import read
@@ -296,12 +297,13 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
             why=f"a path of a Unix socket has room for {_SOCKET_PATH} bytes",
             help='write a shorter runtime_dir, such as "/run/dpsup/edge"',
         )
-    eal = f"{eal_runtime_dir(host)}/dpsup-{topology.name}-g"
-    over = len(eal.encode()) + _GENERATION + 1 + _EAL_SOCKET - _SOCKET_PATH
+    sockets = f"{eal.runtime_dir(host.env, is_root=host.is_root)}/dpsup-{topology.name}-g"
+    over = len(sockets.encode()) + _GENERATION + 1 + _EAL_SOCKET - _SOCKET_PATH
     if over > 0:
         yield problem(
             ("name",),
-            f"EAL's sockets would have paths {plural(over, 'byte')} too long: {show(eal)[1:-1]}",
+            f"EAL's sockets would have paths {plural(over, 'byte')} too long:"
+            f" {show(sockets)[1:-1]}",
             code="E0602",
             why=f"a path of a Unix socket has room for {_SOCKET_PATH} bytes",
             help="write a shorter name, or start with a shorter $RUNTIME_DIRECTORY or"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from dpsup.errors import DpsupError
+from dpsup.host import eal
 from dpsup.host.mounts import hugetlbfs
 
 PREFIX = "dpsup-bench"  # of names that a bench creates; its pid follows
@@ -114,8 +115,5 @@ def sweep_dead(prefix: str = PREFIX) -> None:
 
 
 def eal_directory(prefix: str) -> Path:
-    """Where EAL puts its sockets (22.11, eal_filesystem.c)."""
-    root = os.environ.get("RUNTIME_DIRECTORY")
-    if not root:
-        root = "/var/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "/tmp")
-    return Path(root) / "dpdk" / prefix
+    """EAL's files of a program with this --file-prefix, which has this process's environment."""
+    return Path(eal.runtime_dir(os.environ, is_root=os.geteuid() == 0), prefix)

@@ -71,12 +71,9 @@ dps_watchdog_look(struct dps_watchdog *p, uint64_t now_ns, uint64_t turns, uint6
 static uint64_t
 cpu_ns(pthread_t thread)
 {
-	struct timespec t = { 0 };
 	clockid_t clock;
 
-	if (pthread_getcpuclockid(thread, &clock) == 0)
-		clock_gettime(clock, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
+	return pthread_getcpuclockid(thread, &clock) == 0 ? dps_clock_ns(clock) : 0;
 }
 
 static void

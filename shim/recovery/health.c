@@ -50,12 +50,9 @@ health_kills_stopped(uint32_t group)
 uint64_t
 health_cpu_ns(int32_t pid)
 {
-	struct timespec t = { 0 };
 	clockid_t clock;
 
-	if (clock_getcpuclockid(pid, &clock) == 0)
-		clock_gettime(clock, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
+	return clock_getcpuclockid(pid, &clock) == 0 ? dps_clock_ns(clock) : 0;
 }
 
 char
