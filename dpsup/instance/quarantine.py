@@ -245,15 +245,17 @@ def find(name: str | None) -> Folder:
     return Folder(planned or _state_dir(name) / FOLDER)
 
 
-def listing(folder: Folder) -> Quarantine:
-    packets: list[Packet] = [{**s, "file": folder.pcap(s["number"])} for s in folder.stories()]
+def listing(directory: Folder) -> Quarantine:
+    packets: list[Packet] = [
+        {**s, "file": directory.pcap(s["number"])} for s in directory.stories()
+    ]
     return {
         "apiVersion": API,
         "kind": "Quarantine",
-        "folder": str(folder.path),
+        "folder": str(directory.path),
         "packets": packets,
     }
 
 
-def show(folder: Folder, number: int) -> Packet:
-    return {**folder.story(number), "file": folder.pcap(number)}
+def show(directory: Folder, number: int) -> Packet:
+    return {**directory.story(number), "file": directory.pcap(number)}

@@ -17,7 +17,7 @@ from dpsup.plan.model import Plan
 
 
 async def _aside(work: Callable[[], int]) -> int:
-    """On a thread that the exit does not wait for: a disk may hang for ever."""
+    """On a thread that the exit does not wait for: a disk may hang forever."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[int] = loop.create_future()
 

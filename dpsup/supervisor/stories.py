@@ -79,7 +79,7 @@ def _check_death(story: dict[str, Any], slots: int) -> None:
         if not 0 <= story[key] <= _PID_MOST:
             raise Unreadable(f"its {key} is {story[key]}")
     if story["successor"] and not 0 <= story["slot"] < slots:
-        raise Unreadable(f"somebody follows in slot {story['slot']} of {slots}")
+        raise Unreadable(f"a process follows in slot {story['slot']} of {slots}")
     for key, value in story.items():
         if (key.endswith("_ns") or key in _SHOWN) and not isinstance(value, int):
             raise Unreadable(f"its {key} is {value!r}")
