@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.bench import host, others, plot, run, table
 from dpsup.bench.compare import Change, compare
@@ -17,6 +17,9 @@ from dpsup.bench.document import from_document, to_document
 from dpsup.bench.model import Report
 from dpsup.bench.step import Setup
 from dpsup.errors import DpsupError, UsageError
+
+if TYPE_CHECKING:
+    from dpsup.documents.bench import Bench
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def _write(path: str, text: str) -> None:
         raise DpsupError(f"cannot write {path}: {e.strerror}") from None
 
 
-def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, Any], str]:
+def carry_out(options: Options, say: Callable[[str], None]) -> tuple[Bench, str]:
     """Measure and write the files that were asked for. Returns the document and its text.
 
     It checks first what could fail later: a bench takes minutes.
@@ -87,7 +90,7 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
     return _finish(report, old, options)
 
 
-def _finish(report: Report, old: Report | None, options: Options) -> tuple[dict[str, Any], str]:
+def _finish(report: Report, old: Report | None, options: Options) -> tuple[Bench, str]:
     doc = to_document(report)
     # Save the measurement before a comparison, which may be refused.
     if options.save:
@@ -95,7 +98,7 @@ def _finish(report: Report, old: Report | None, options: Options) -> tuple[dict[
     changes: list[Change] | None = None
     if options.plot:
         _write(options.plot, plot.svg(report))
-    if old is not None:
+    if options.compare and old is not None:
         changes = compare(old, report)
         doc["compared"] = {
             "with": options.compare,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.chaos import plot, report, run
 from dpsup.chaos.own import Own
@@ -20,6 +20,9 @@ from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, NotPermitted, UsageError
 from dpsup.instance.client import find
 from dpsup.supervisor import launch
+
+if TYPE_CHECKING:
+    from dpsup.documents.chaos import Asked, Chaos
 
 ONLY_OWN = ("hang", "supervisor")  # need chaos's own plugin or command line
 
@@ -35,7 +38,7 @@ class Options:
     plot: str | None
 
 
-def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, Any], str]:
+def carry_out(options: Options, say: Callable[[str], None]) -> tuple[Chaos, str]:
     """Run, and write the picture if one is asked for. Returns the document and its text.
 
     It checks first what could fail later.
@@ -60,7 +63,7 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
     found = _go(options, own_traffic, faults, say)
-    asked = {"faults": list(kinds), "rate": rate, "seed": seed, "seconds": options.seconds}
+    asked: Asked = {"faults": list(kinds), "rate": rate, "seed": seed, "seconds": options.seconds}
     doc = report.document(found, asked, run.host())
     if options.plot:
         try:

@@ -14,6 +14,7 @@ from dpsup.packets.traffic import Count
 
 if TYPE_CHECKING:
     from dpsup.documents.audit import AuditPool, Stray
+    from dpsup.documents.chaos import Asked, Chaos, Host, Percentiles
     from dpsup.documents.story import Story
 
 # The time from each step of a recovery to the next; `total`: the delay of the packets that waited.
@@ -60,7 +61,7 @@ class Found:
                 self.strays.setdefault(stray["address"], stray)
 
 
-def percentiles(values: Sequence[float]) -> dict[str, float]:
+def percentiles(values: Sequence[float]) -> Percentiles:
     """Nearest rank: each is a value that was measured."""
     ranked = sorted(values)
 
@@ -92,7 +93,7 @@ def phases_of(story: Story, injected_ns: int | None) -> dict[str, float]:
     }
 
 
-def _recovery(found: Found) -> dict[str, Any]:
+def _recovery(found: Found) -> dict[str, dict[str, Percentiles]]:
     """By fault, and for all sudden faults together: a hang is only noticed after its time limit."""
     by_pid = {i.pid: i for i in found.injected}
     gathered: dict[str, dict[str, list[float]]] = {}
@@ -117,7 +118,7 @@ def thinned(points: list[tuple[float, float]], most: int = POINTS) -> list[tuple
     ]
 
 
-def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+def document(found: Found, asked: Asked, host: Host) -> Chaos:
     count = asdict(found.count)
     unaccounted = count.pop("unaccounted")
     known = found.own_traffic
@@ -128,7 +129,7 @@ def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[
         count["lost"] = max(0, missing)
         if missing < 0:
             problems.append(f"{-missing} packets in quarantine came out all the same")
-    traffic = {k: v if known or k == "sent" else None for k, v in count.items()}
+
     for name in ("lost", "duplicated", "reordered", "damaged"):
         if count[name]:
             problems.append(f"{count[name]} packets {name}")
@@ -154,7 +155,12 @@ def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[
         "outage_us": {k: percentiles(v) for k, v in sorted(found.outages_us.items()) if v},
         "traffic": {
             "sequences_checked": known,
-            **traffic,
+            "sent": count["sent"],
+            "arrived": count["arrived"] if known else None,
+            "lost": count["lost"] if known else None,
+            "duplicated": count["duplicated"] if known else None,
+            "reordered": count["reordered"] if known else None,
+            "damaged": count["damaged"] if known else None,
             "lost_with_primary": found.in_flight_lost + unaccounted,
             "dropped": dict(found.dropped),
         },
@@ -164,11 +170,11 @@ def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[
             "strays": [*found.strays.values()],
         },
         "throughput": thinned(found.rate),
-        "faults": [[round(i.t, 3), i.kind] for i in found.injected],
+        "faults": [(round(i.t, 3), i.kind) for i in found.injected],
     }
 
 
-def text(doc: dict[str, Any]) -> str:
+def text(doc: Chaos) -> str:
     asked = doc["asked"]
     lines = [
         f"{doc['name']}: {sum(doc['injected'].values())} faults in {doc['seconds']:.1f} s of "

@@ -9,7 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from dpsup.chaos.inject import Injector
 from dpsup.chaos.own import Own
@@ -21,6 +21,7 @@ from dpsup.host import process
 from dpsup.instance import status
 
 if TYPE_CHECKING:
+    from dpsup.documents.chaos import Host
     from dpsup.documents.status import Account
 
 SAMPLE_S = 0.1
@@ -166,6 +167,6 @@ class Conductor:
         self.target.forget()
 
 
-def host() -> dict[str, Any]:
+def host() -> Host:
     """The conditions that the figures depend on."""
     return {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
