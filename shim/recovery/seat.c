@@ -58,6 +58,7 @@ bool
 seat_revoke(uint32_t slot)
 {
 	struct seat *seat = &seats[slot];
+	uint32_t here = slot;
 
 	if (seat->sitter == NOBODY)
 		return true;
@@ -65,7 +66,8 @@ seat_revoke(uint32_t slot)
 			     dps_seat(seat->ticket + 1, 0)))
 		return false;
 	seat->ticket++;
-	__atomic_store_n(&wardens[seat->sitter].slot, DPS_NO_SLOT, __ATOMIC_RELEASE);
+	__atomic_compare_exchange_n(&wardens[seat->sitter].slot, &here, DPS_NO_SLOT, 0, __ATOMIC_RELEASE,
+				    __ATOMIC_RELAXED);
 	seat->sitter = NOBODY;
 	return true;
 }

@@ -27,6 +27,7 @@ enum {
 	ABORT_MS = 20,          // for one that is stuck to leave its backtrace
 	ABORT_MOST_MS = 250,    // the same, while it waits for its CPU
 	ABORTING_MS = 5,        // a round meanwhile
+	CLAIM_MS = 1000,        // from a claim to the offer of the seat: microseconds
 	STACK = 256 << 10       // bytes
 };
 
@@ -233,6 +234,7 @@ bury(struct warden *w, uint32_t notice)
 	};
 	uint32_t parked = DPS_HAND_PARKED;
 	uint64_t seq = 0;
+	uint32_t ms = 0;
 	uint32_t slot;
 
 	dps_store32(&w->dead, 1);
@@ -242,6 +244,9 @@ bury(struct warden *w, uint32_t notice)
 	// A process that crashed ends by itself, so that its status names the signal.
 	if (story.signal == 0)
 		end(w);
+	// Another warden is about to offer it a seat, under that slot's lock: it takes it back.
+	while (dps_load32(&s->hand) == DPS_HAND_CLAIMED && ms++ < CLAIM_MS)
+		futex_wait(&s->hand, DPS_HAND_CLAIMED, 1);
 	slot = __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE);
 	if (slot != DPS_NO_SLOT) {
 		slot_lock(slot);
