@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From what was gathered to the page. Pure: each section takes the document, and says what there is
-to say, or why there is nothing."""
+"""From what was gathered to the page. Pure: each section shows its part of the document, or says
+why there is nothing to show."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Gathered(TypedDict):
     bench: Bench | None
 
 
-# No script, nothing from elsewhere, whatever a hole in the escaping would let through.
+# The page loads no script and no other file, even if an error in the escaping lets one through.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STATES = {"running": "good", "degraded": "warn", "headless": "warn", "starting": "warn"}
 _LEVELS = {"error": "bad", "warn": "warn", "info": "", "ok": "good", "skip": ""}

@@ -17,7 +17,7 @@ from dpsup.plan.model import Plan
 
 
 async def _aside(work: Callable[[], int]) -> int:
-    """On a thread that the exit does not wait for: a disk may hang forever."""
+    """Run it on a thread that the exit does not wait for: a disk may hang forever."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[int] = loop.create_future()
 
@@ -51,7 +51,7 @@ class Keeper:
         return self._lock.locked()
 
     async def collect(self, plan: Plan, ask: Callable[..., Awaitable[Any]]) -> None:
-        """Until none waits. Raises: DpsupError of `ask`."""
+        """Write them down until none waits. Raises: DpsupError of `ask`."""
         async with self._lock:
             while packets := await ask("quarantine"):
                 for packet in packets:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Stories: what the wardens write of a death, a repair, a lent bucket, a worker's health. Pure.
 
-They lie in memory that workers can write, so each is checked before anything follows from it. One
-that cannot be read is skipped and said; the death that it may have told of is known by the pidfd
-all the same.
+They lie in memory that workers can write, so each is checked before it is used. A story that cannot
+be read is skipped and reported; the pidfd still tells of the death that it may have been about.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _SIGNAL_MOST = 64
 
 
 class Unreadable(ValueError):
-    """A story that says what cannot be."""
+    """A story with an impossible value."""
 
 
 def check(story: Any, *, io_cores: int, slots: int) -> Story:
