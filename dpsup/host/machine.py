@@ -93,7 +93,7 @@ class Host:
         return Path(path).is_dir()
 
     def scan_capture(self, path: str, longest: int) -> Capture | None:
-        """What a capture file holds (see pcapfile). Raises: OSError."""
+        """What a capture file holds (see packets/pcap.py). Raises: OSError."""
         with Path(path).open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return None  # not to be mapped
