@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,15 @@ def save_queues(instance: Run, packets: list[Packet]) -> tuple[list[Packet], lis
     return parts
 
 
+def read_of(
+    queues: Sequence[Sequence[Packet]], sent: Iterable[bytes], change: Callable[[bytes], bytes]
+) -> list[Packet]:
+    """What a port had read of its inputs when it was cut, if all of it was sent."""
+    queue_of = {change(p.frame): i for i, queue in enumerate(queues) for p in queue}
+    count = Counter(queue_of.get(frame) for frame in sent)
+    return [p for i, queue in enumerate(queues) for p in queue[: count[i]]]
+
+
 class Job:
     """A pcap job in the foreground, and a connection to it for as long as it runs."""
 
@@ -127,8 +137,9 @@ class Job:
         self.seen = self.log[-1]["seq"]
         return self.log
 
-    def end(self) -> dict[str, Any]:
-        """Its final account, once nothing has moved for half a second."""
+    def end(self, packets: int | None = None) -> dict[str, Any]:
+        """Its final account, once it has received so many packets and none is under way; without a
+        number, once nothing has moved for half a second."""
         last, since = (-1, -1), time.monotonic()
         deadline = since + PATIENCE
         quiet = False
@@ -139,13 +150,33 @@ class Job:
                 # By what was just read: before that this process may have stood still.
                 if now != last or now[1]:
                     last, since = now, time.monotonic()
-                quiet = time.monotonic() > since + 0.5
+                quiet = now == (packets, 0) or time.monotonic() > since + 0.5
             # Not often: whoever answers may share a worker's CPU.
-            time.sleep(0.1)
+            time.sleep(0.0 if quiet else 0.05)
         with contextlib.suppress(DpsupError):
             self.instance.stop()
+        return self._account()
+
+    def cut(
+        self, packets: Sequence[Packet], more: int = 4000
+    ) -> tuple[dict[str, Any], Sequence[Packet]]:
+        """Stop it in the middle of its input, after so many more packets: what is left would show
+        nothing new. Its final account, and what it received: one queue is read in order."""
+
+        def received() -> int:
+            return sum(p["rx_packets"] for p in self.instance.status()["ports"])
+
+        enough = min(received() + more, len(packets))
+        wait_for(lambda: received() >= enough, step=0.01)
+        # One that is dead now would not come back to what it left.
+        wait_for(lambda: self.instance.status()["state"] == "running", step=0.01)
+        self.instance.stop(drain=PATIENCE)
+        doc = self._account()
+        return doc, packets[: doc["received"]]
+
+    def _account(self) -> dict[str, Any]:
         self.instance.close()
-        output, errors = self.process.communicate(timeout=PATIENCE)
+        output, errors = self.process.communicate(timeout=2 * PATIENCE)
         assert self.process.returncode == 0, errors
         return json.loads(output)
 

@@ -215,7 +215,7 @@ def wrap_assembly(points: Points) -> None:
 
 def wrap_launch(points: Points, policy: str) -> None:
     """A detached supervisor is wrapped too; and it may start anew as often as a sweep needs."""
-    from dpsup.supervisor import engine, launch
+    from dpsup.supervisor import detach, engine, launch
     from dpsup.supervisor.policy import Policy
 
     class Popen(subprocess.Popen):  # type: ignore[type-arg]
@@ -224,7 +224,7 @@ def wrap_launch(points: Points, policy: str) -> None:
                 argv = [argv[0], "-P", __file__, str(points.folder), *argv[4:]]
             super().__init__(argv, **kwargs)
 
-    launch.subprocess = SimpleNamespace(Popen=Popen)  # type: ignore[attr-defined]
+    detach.subprocess = SimpleNamespace(Popen=Popen)  # type: ignore[attr-defined]
     if policy == "often":
         engine.FAULT_QUIET_S = 0.0
         launch._Again.POLICY = Policy(

@@ -120,22 +120,24 @@ def _wake(name: str, times: list[float]) -> Reading:
 
 
 def steps(setup: Setup) -> list[Step]:
-    # Each takes a second: fewer, if measurements are to be shorter than that.
-    long_packets = max(3, round(LONG_PACKETS * min(1.0, setup.seconds)))
+    # Less of all where measurements are to be shorter than a second.
+    share = min(1.0, setup.seconds)
+    packets = max(20, round(PACKETS * share))
+    long_packets = max(3, round(LONG_PACKETS * share))
 
     def run(_: Watch) -> list[Reading]:
         with veth() as wan, veth() as lan:
             body = _topology(setup, wan[0], lan[0])
             with rigs.instance(body, setup.cores) as rig:
                 time.sleep(SETTLE_S)
-                shares = cpu_shares(rig.pids(), QUIET_S)
+                shares = cpu_shares(rig.pids(), QUIET_S * share)
                 with _raw(wan[1]) as out, _raw(lan[1]) as back:
                     microseconds(out, back, 20, 0)
-                    first = microseconds(out, back, PACKETS, PAUSE_S)
+                    first = microseconds(out, back, packets, PAUSE_S)
                     late = microseconds(out, back, long_packets, LONG_PAUSE_S)
-                    flow = microseconds(out, back, PACKETS, 0)
+                    flow = microseconds(out, back, packets, 0)
             with _raw(wan[0]) as out, _raw(wan[1]) as back:
-                bare = microseconds(out, back, PACKETS, PAUSE_S)
+                bare = microseconds(out, back, packets, PAUSE_S)
         return [
             Reading("idle/cpu", sum(shares.values()), "", "lower", detail=shares),
             _wake("wake", first),

@@ -20,6 +20,7 @@ from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, NotPermitted, UsageError
 from dpsup.instance.client import find
 from dpsup.supervisor import launch
+from dpsup.supervisor.detach import start_detached
 
 if TYPE_CHECKING:
     from dpsup.documents.chaos import Asked, Chaos
@@ -83,7 +84,7 @@ def _go(
             own = stack.enter_context(Own(found, say))
         elif options.file:
             _, plan, _ = prepare(options.file)
-            launch.detach(options.file, None, say)
+            start_detached(options.file, None, say)
             stack.callback(launch.stop, plan.name, None)
             found = Found(plan.name, False)
         else:

@@ -51,11 +51,13 @@ def start(
 
         topology.print_plan(file, output)
         return
+    if detach:
+        from dpsup.supervisor.detach import start_detached
+
+        start_detached(file, exit_when_idle, lambda text: click.echo(text, err=True))
+        return
     from dpsup.supervisor import launch
 
-    if detach:
-        launch.detach(file, exit_when_idle, lambda text: click.echo(text, err=True))
-        return
     code, summary = launch.foreground(
         file, ctx.obj["name"], exit_when_idle, verbose=verbose, ready_fd=ready_fd
     )

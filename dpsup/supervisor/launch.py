@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From a command to an instance and back: start in the foreground or detached, stop, clean."""
+"""From a command to an instance and back: start in the foreground, stop, clean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import re
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dpsup.bus.messages import as_error, as_exception
+from dpsup.bus.messages import as_error
 from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
 from dpsup.host import process
@@ -364,42 +363,6 @@ def _ready_line(model: Model) -> str:
 def _show_line(entry: LogLine, verbose: bool, say: Callable[[str], None]) -> None:
     if verbose or entry["name"] not in ("primary", "seed"):
         say(f"{entry['name']:10} {entry['line']}")
-
-
-def detach(file: str, idle_limit: float | None, say: Callable[[str], None]) -> None:
-    """Start an instance that outlives us and keeps none of our descriptors; return when ready."""
-    ready_r, ready_w = os.pipe()
-    argv = [sys.executable, "-P", "-m", "dpsup", "start", file, "--ready-fd", str(ready_w)]
-    if idle_limit is not None:
-        argv += ["--exit-when-idle", f"{idle_limit:f}s"]
-    # What it says until it is ready is for the command that waits here; later it has no terminal.
-    with open(os.devnull, "r+b") as null:  # noqa: PTH123
-        child = subprocess.Popen(
-            argv,
-            stdin=null,
-            stdout=null,
-            stderr=null,
-            pass_fds=(ready_w,),
-            start_new_session=True,
-        )
-    os.close(ready_w)
-    with os.fdopen(ready_r) as ready:
-        try:
-            line = ready.readline()
-        except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
-            child.wait()
-            raise
-    if not line:
-        raise DpsupError(
-            f"the supervisor ended with exit code {child.wait()} before it was ready", code="E0611"
-        )
-    word = json.loads(line)
-    if not word["ok"]:
-        child.wait()
-        raise as_exception(word["error"])
-    child.returncode = 0  # it is on its own from here
-    say(f"{word['name']} is running, supervisor pid {word['pid']}")
 
 
 def stop(name: str | None, drain: float | None) -> None:

@@ -15,6 +15,8 @@ from dpsup.bus.client import Client
 from dpsup.errors import DpsupError
 from dpsup.instance.runtime_dir import PRIMARY, instances
 
+pytestmark = pytest.mark.beside
+
 SUMS = {
     "cached": {"cache"},
     "lanes": {"lent", "handed_back"},

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from harness import DPSUP, Run, leftovers, run
 
+pytestmark = pytest.mark.beside
+
 BAD, HOST, NOT_PERMITTED = 78, 6, 7
 
 TOPOLOGY = """\

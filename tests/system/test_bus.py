@@ -15,6 +15,8 @@ import dpsup
 from dpsup import DpsupError
 from dpsup.bus import messages
 
+pytestmark = pytest.mark.beside
+
 
 class Raw:
     """A peer that says what it likes."""

@@ -14,7 +14,7 @@ from traffic import Packet, compare, flows, mix, save, swapped
 
 from dpsup.errors import DpsupError
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.beside
 
 
 def chain(*path: str, on_down: str = "hold") -> str:
@@ -52,7 +52,7 @@ def test_three_groups_both_ways_with_kills(instance: Run) -> None:
             kills += 1
         time.sleep(rng.random() * 0.02)
     job.events()
-    doc = job.end()
+    doc = job.end(len(there) + len(back))
     accounted(doc, len(there) + len(back))
     assert doc["deaths"] > 5
     # Swapped by `nat`, and back by `ids`.
@@ -101,7 +101,7 @@ def test_packets_for_a_group_that_is_down_wait_until_it_is_back(instance: Run) -
         with contextlib.suppress(DpsupError):
             job.instance.restart("ids/0")
         time.sleep(0.05)
-    accounted(job.end(), len(packets))
+    accounted(job.end(len(packets)), len(packets))
     compare(packets, out(instance, "lan.out"), swapped)
 
 
@@ -122,7 +122,7 @@ def test_a_group_at_zero(instance: Run, rule: str) -> None:
     held = job.instance.status()["groups"][1]["held"]
     assert (held > 0) == (rule == "hold")
     job.instance.scale("nat", 2)
-    doc = job.end()
+    doc = job.end(len(packets))
     dropped = sum(doc["dropped"].values())
     assert (dropped > 0) == (rule == "drop")
     accounted(doc, len(packets), dropped)

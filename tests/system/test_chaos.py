@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,10 @@ def test_an_instance_that_runs_is_checked_by_its_counters(instance: Run, tmp_pat
     assert instance.status()["state"] == "running"
 
 
-def test_its_instance_ends_with_it() -> None:
-    chaos = subprocess.Popen([*DPSUP, "chaos", "--for", "60s"], stderr=subprocess.DEVNULL)
+def test_its_instance_ends_with_it(tmp_path: Path) -> None:
+    # It is killed, and leaves a directory, which the next one would remove.
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    chaos = subprocess.Popen([*DPSUP, "chaos", "--for", "60s"], stderr=subprocess.DEVNULL, env=env)
     name = f"chaos{chaos.pid}"
     try:
         wait_for(lambda: run("status", "-n", name).returncode == 0, step=0.2)

@@ -32,7 +32,7 @@ from sweeping import with_adoption as adopting
 import dpsup
 from dpsup.supervisor import fsm
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.beside]
 
 Case = tuple[Stimulus, list[Fault]]
 

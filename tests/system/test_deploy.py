@@ -20,6 +20,8 @@ from dpsup.check.topology import prepare
 from dpsup.host.machine import PciDevice, read_host
 from dpsup.packets.pcap import Capture, scan
 
+pytestmark = pytest.mark.beside
+
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 EXAMPLES = sorted(path.name for path in (DEPLOY / "examples").glob("*.toml"))
 NICS = ("rss-two-io.toml", "two-nics.toml")

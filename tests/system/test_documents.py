@@ -15,6 +15,8 @@ from dpsup.cli.root import cli
 from dpsup.documents.describe import keys_of
 from dpsup.documents.printed import DOCUMENTS
 
+pytestmark = pytest.mark.beside
+
 
 def keys(value: Any, path: str = "") -> Iterator[str]:
     """Every path that a document has: tables by name, lists as []. What is empty, as itself."""

@@ -14,6 +14,8 @@ import pytest
 from harness import PATIENCE, Run, wait_for
 from netns import two_hosts
 
+pytestmark = pytest.mark.beside
+
 NULL = """
 [[ports]]
 name = "wan"

@@ -125,7 +125,7 @@ def test_random_steps_with_kills_lose_nothing(instance: Run, steps: int) -> None
         time.sleep(rng.random() * 0.03)
     with contextlib.suppress(DpsupError):
         job.instance.scale("fw", 4)
-    accounted(job.end(), len(packets))
+    accounted(job.end(len(packets)), len(packets))
     compare(packets, out(instance), swapped)
 
 

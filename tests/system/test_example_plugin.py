@@ -13,6 +13,8 @@ import pytest
 from harness import DPSUP, Run, leftovers, run
 from traffic import read_pcap, write_pcap
 
+pytestmark = pytest.mark.beside
+
 EXAMPLE = Path(__file__).parents[2] / "workers" / "examples"
 
 PORTS = """

@@ -8,10 +8,13 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from harness import DPSUP, Run, run
 
 from dpsup.doctor import CHECKS
 from dpsup.packets.pcap import scan
+
+pytestmark = pytest.mark.beside
 
 
 def do(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from harness import NULL, Run, leftovers, run, wait_for
 
+pytestmark = pytest.mark.beside
+
 
 def test_status_has_the_keys_that_scripts_rely_on(instance: Run) -> None:
     instance.start(NULL)

@@ -221,8 +221,9 @@ def test_kills_blame_no_packet(instance: Run, packets: list[Packet]) -> None:
     found = death_events(job)
     assert sum(d["repaired"]["undone"] for d in found) > 0, "no packet was in hand"
     assert not any("blamed" in d for d in found)
-    accounted(job.end(), len(packets))
-    compare(packets, out(instance), swapped)
+    doc, received = job.cut(packets, 2000)
+    accounted(doc, len(received))
+    compare(received, out(instance), swapped)
     assert in_quarantine(instance) == []
 
 
@@ -240,7 +241,7 @@ def test_one_packet_in_hand_at_many_kills(instance: Run) -> None:
         job.instance.kill("fw/0", number)
         wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] == n + 1)
     assert not any("blamed" in d for d in death_events(job))
-    accounted(job.end(), len(sent))
+    accounted(job.end(len(sent)), len(sent))
     compare(sent, out(instance))
 
 

@@ -6,7 +6,10 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from harness import NULL, Run, leftovers, run
+
+pytestmark = pytest.mark.beside
 
 ONE = """
 [[io]]

@@ -13,7 +13,7 @@ import browser
 import pytest
 from harness import NULL, Run, run, wait_for
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.beside
 
 QUICK = ("--for", "300ms")
 

@@ -90,7 +90,7 @@ def test_scale_kill_rollout_and_reload(
     wait_for(lambda: job.instance.rollout_status("fw")["groups"][0]["phase"] == "idle")
     view = wait_for(lambda: settled(job))
     assert {*view["workers"].values()} == {view["revision"]}
-    doc = job.end()
+    doc = job.end(packets)
     accounted(doc, packets)
     compare(sent, (unmarked(f) for f in out(instance)))
     assert doc["deaths"] >= 1

@@ -140,10 +140,10 @@ SPOILT_BRIEF = {
 
 
 @pytest.mark.parametrize(
-    ("plugin", "args", "spoilt", "sample"),
+    ("plugin", "args", "spoilt"),
     [
-        ("delay", "cycles = 0, rewrite = true", SPOILT, 2),
-        ("macswap", "", SPOILT_BRIEF, 1),
+        ("delay", "cycles = 0, rewrite = true", SPOILT),
+        ("macswap", "", SPOILT_BRIEF),
     ],
     ids=["long record", "brief record"],
 )
@@ -153,10 +153,9 @@ def test_the_stepping_sees_what_is_wrong(
     plugin: str,
     args: str,
     spoilt: dict[str, tuple[str, str, str]],
-    sample: int,
 ) -> None:
     pid = start(instance, plugin, args)
-    chosen = sorted(spoilt) if LONG else random.sample(sorted(spoilt), sample)
+    chosen = sorted(spoilt) if LONG else [random.choice(sorted(spoilt))]
     for name in chosen:
         old, new, says = spoilt[name]
         program = build_step(tmp_path / name.replace(" ", "-"), old, new)

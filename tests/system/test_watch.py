@@ -25,6 +25,8 @@ from typing import Any
 import pytest
 from harness import DPSUP, NULL, Run, dies, run, supervisor, wait_for
 
+pytestmark = pytest.mark.beside
+
 # As NULL, without using a whole CPU: what sleeps leaves some to those who look.
 QUIET = NULL.replace('cores = "1"', 'cores = "1"\nidle = "adaptive"')
 SECTIONS = ("workers", "ports", "cores", "mempools", "lanes")

@@ -122,7 +122,7 @@ def test_more_handed_back_than_was_lent(
     assert death["repaired"]["corrupt"] == 1
     wait_for(lambda: job.instance.status()["state"] == "running")
     assert job.instance.audit()["pools"][0]["unexplained"] == 0
-    doc = job.end()
+    doc = job.end(len(packets))
     given_up = doc["dropped"]["corrupt"]
     assert 0 < given_up < 1024
     accounted(doc, len(packets), dropped=given_up)
@@ -151,7 +151,7 @@ def test_descriptors_are_put_right(instance: Run, packets: list[Packet]) -> None
     death = first_death(job)
     assert death["how"] == "SIGSEGV"
     assert death["repaired"]["mended"] == death["repaired"]["left"] > 1
-    accounted(doc := job.end(), len(packets))
+    accounted(doc := job.end(len(packets)), len(packets))
     assert doc["deaths"] == 1
     compare(packets, out(instance))
 
@@ -177,6 +177,6 @@ def test_evidence_that_is_none(instance: Run, packets: list[Packet], act: str, h
     assert death["how"] == how
     assert "blamed" not in death
     assert ("backtrace" in death) == (how == "SIGILL")
-    accounted(doc := job.end(), len(packets))
+    accounted(doc := job.end(len(packets)), len(packets))
     assert doc["deaths"] == 1
     compare(packets, out(instance))

@@ -321,6 +321,13 @@ def test_help_imports_nothing_that_costs_time(words: tuple[str, ...]) -> None:
     assert families == ({"dpsup.cli.life"} if "start" in words else set())
 
 
+def test_what_waits_for_a_detached_start_imports_nothing_that_costs_time() -> None:
+    found = loaded("start", "no-such-file.toml", "--detach")
+    assert "dpsup.supervisor.detach" in found
+    for heavy in HEAVY:
+        assert not [one for one in found if one == heavy or one.startswith(f"{heavy}.")]
+
+
 def test_each_command_is_in_the_module_that_the_table_names() -> None:
     for module, (_, names) in root.FAMILIES.items():
         for name, line in names.items():
