@@ -109,6 +109,19 @@ fault_in(const struct shared *shared)
 			(void)shared->range[i].start[at];
 }
 
+// What the primary wrote down for its processes, as it is at the start of this one: any process can
+// write there, and this one would follow it.
+static const struct dps_ctl *
+read_ctl(const struct dps_ctl *shared)
+{
+	static struct dps_ctl own;
+	uint32_t groups = shared->n_groups < DPS_MAX_GROUPS ? shared->n_groups : DPS_MAX_GROUPS;
+
+	memcpy(&own, shared, offsetof(struct dps_ctl, group));
+	memcpy(own.group, shared->group, groups * sizeof(own.group[0]));
+	return &own;
+}
+
 // Asleep until a warden says which slot. There is nothing to do meanwhile, so nothing is done.
 static void
 wait_for_slot(struct dps_sitter *me, int notify)
@@ -146,6 +159,7 @@ take_seat(const struct shared *shared, struct dps_sitter *me, int notify)
 void
 worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, int notify)
 {
+	const struct dps_ctl *ctl = read_ctl(shared->ctl);
 	const struct dps_plugin *plugin;
 	struct dps_slot *slot;
 	bool is_spare;
@@ -165,7 +179,7 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	// What the plugin allocates lies near the core that it will run on.
 	if (!is_spare)
 		go_to_core(me, shared->slot[me->slot % DPS_MAX_SLOTS]->core, notify);
-	ret = plugin_load(shared->ctl, me, &plugin, &state);
+	ret = plugin_load(ctl, me, &plugin, &state);
 	on_exit(on_leave, me);
 	if (ret != 0)
 		leave(me, notify, ret);
@@ -184,7 +198,7 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	close(notify);
 
 	plugin_takes(slot, plugin, state);
-	worker_loop(shared->ctl, slot, plugin, state, me->counter);
+	worker_loop(ctl, slot, plugin, state, me->counter);
 
 	if (plugin->fini != NULL)
 		plugin->fini(state);

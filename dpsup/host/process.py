@@ -246,6 +246,13 @@ def reap() -> dict[int, int]:
         ended[pid] = status
 
 
+def is_ending(status: int) -> bool:
+    """Is this a waitpid status of a process that has ended?"""
+    return 0 <= status < 1 << 16 and (
+        os.WIFEXITED(status) or (os.WIFSIGNALED(status) and status < 1 << 8)
+    )
+
+
 def describe_status(status: int) -> str:
     """ "exit 106" or "SIGKILL", from a waitpid status."""
     if os.WIFSIGNALED(status):

@@ -17,6 +17,7 @@ from dpsup import _abi
 from dpsup.documents.story import Sitters as Plane
 from dpsup.errors import DpsupError
 from dpsup.host import process
+from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import SEED
 from dpsup.supervisor.children import follow
 from dpsup.supervisor.core import AGAIN_S, HALT_S, Core
@@ -111,7 +112,7 @@ class Sitters:
                 return
             if pid > 0:
                 self._core.events.add(type="stranger", name="", pid=pid)
-                process.kill(process.identify(pid))
+                self._end_stranger(pid)
             await asyncio.sleep(AGAIN_S)
 
     async def open_slot(self, worker: Worker) -> dict[str, int]:
@@ -128,12 +129,23 @@ class Sitters:
             if time.monotonic() > deadline:
                 raise SeedError(f"pid {found['sitting']} sits in {worker.name}", code="E0803")
             if found["sitting"]:
-                stranger = process.identify(found["sitting"])
-                process.kill(stranger)
+                stranger = self._end_stranger(found["sitting"])
                 await asyncio.to_thread(process.wait_gone, [stranger], HALT_S)
             await asyncio.sleep(FATE_S)
             if self.read_stories is not None:
                 await self.read_stories()
+
+    def _end_stranger(self, pid: int) -> Identity:
+        """Only if it is a worker of this instance's: the number comes from where a worker may have
+        written."""
+        stranger = process.identify(pid)
+        if self._is_ours(pid):
+            process.kill(stranger)
+        return stranger
+
+    def _is_ours(self, pid: int) -> bool:
+        words = f"dpsup-worker: {self._model.name} ", self._model.runtime.file(SEED)
+        return process.has_words(pid, *words)
 
     # --- known processes -------------------------------------------------------------------------
 
@@ -153,8 +165,7 @@ class Sitters:
             pidfd = os.pidfd_open(pid)
         except OSError:
             return None
-        words = f"dpsup-worker: {self._model.name} ", self._model.runtime.file(SEED)
-        if not process.has_words(pid, *words):
+        if not self._is_ours(pid):
             os.close(pidfd)
             return None
         sitter = self.know(Sitter(name, berth, pid, pidfd))
