@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -32,6 +33,8 @@ worker_rename(const struct shared *shared, uint32_t group, uint32_t member)
 		 index);
 }
 
+static pid_t worker;            // this process
+
 static void __attribute__((noreturn))
 leave(struct dps_sitter *me, int notify, int code)
 {
@@ -51,7 +54,8 @@ on_leave(int code, void *arg)
 	struct dps_sitter *me = arg;
 
 	fflush(NULL);
-	if (code == 0)
+	// A child of the plugin's has no such memory: forgo_children.
+	if (code == 0 && getpid() == worker)
 		dps_store32(&me->in_order, 1);
 	_exit(code);
 }
@@ -122,6 +126,15 @@ read_ctl(const struct dps_ctl *shared)
 	return &own;
 }
 
+// What a plugin forks is no worker: it gets no packet memory, neither to go on with lanes that are its
+// parent's, nor to keep hugepages when the instance has ended.
+static void
+forgo_children(const struct shared *shared)
+{
+	for (uint32_t i = 0; i < shared->n_ranges; i++)
+		madvise((void *)(uintptr_t)shared->range[i].start, shared->range[i].len, MADV_DONTFORK);
+}
+
 // Asleep until a warden says which slot. There is nothing to do meanwhile, so nothing is done.
 static void
 wait_for_slot(struct dps_sitter *me, int notify)
@@ -166,7 +179,9 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	void *state;
 	int ret;
 
+	worker = getpid();
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	forgo_children(shared);
 	take_berth(me, ticket);
 	is_spare = dps_load32(&me->hand) != DPS_HAND_GO;
 	forgo_core();

@@ -30,7 +30,8 @@ STARTING, SEATED = _abi.DPS_HAND_STARTING, _abi.DPS_HAND_SEATED
 
 
 class Sitters:
-    """`on_death` hears of each end, `read_stories` brings the accounts up to date."""
+    """`on_death` hears of each end, `read_stories` brings the accounts up to date, `on_orders`
+    hears that the seed takes orders again."""
 
     def __init__(self, core: Core, model: Model) -> None:
         self._core, self._model = core, model
@@ -39,6 +40,7 @@ class Sitters:
         self._endings: dict[int, int] = {}  # of pids that are not known yet
         self.on_death: Callable[[Sitter], None] = lambda _: None
         self.read_stories: Callable[[], Awaitable[None]] | None = None
+        self.on_orders: Callable[[], None] = lambda: None
 
     # --- the seed's socket -----------------------------------------------------------------------
 
@@ -49,7 +51,23 @@ class Sitters:
     def open_orders(self) -> None:
         """Raises: OSError while the seed does not listen."""
         if self._seed is None:
-            self._seed = Seed(self._model.runtime.file(SEED), self.says)
+            self._seed = Seed(self._model.runtime.file(SEED), self.says, self._cut_off)
+
+    def _cut_off(self) -> None:
+        """The seed is dead, which its pidfd says too; or another process has come between."""
+        self._seed = None
+        self._core.later(AGAIN_S, self._call_again)
+
+    def _call_again(self) -> None:
+        if self._seed is not None or self._model.seed.state != "running":
+            return
+        try:
+            self.open_orders()
+        except OSError:
+            self._core.later(AGAIN_S, self._call_again)
+            return
+        self._core.events.add(type="seed", name="seed", message="takes orders again")
+        self.on_orders()
 
     def drop_orders(self) -> None:
         if self._seed is not None:
@@ -195,7 +213,8 @@ class Sitters:
 
     def forget(self, sitter: Sitter) -> None:
         self._unwatch(sitter)
-        self._model.sitters.pop(sitter.pid, None)
+        if self._model.sitters.get(sitter.pid) is sitter:
+            del self._model.sitters[sitter.pid]
 
     def forget_all(self) -> None:
         """Their generation is gone."""
