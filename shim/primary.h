@@ -389,6 +389,15 @@ void waiting_settle(struct io *io, struct io_group *g);  // whoever need not wai
 void waiting_stir(struct io_group *g);
 void waiting_rest(struct io_group *g);                  // nothing is ready
 
+// The port that a packet came in by, or leaves by: one that there is, whatever a worker wrote there.
+static inline uint32_t
+port_of(const struct rte_mbuf *m)
+{
+	uint32_t port = m->port;
+
+	return likely(port < the_primary.n_ports) ? port : 0;
+}
+
 // What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where nobody but
 // flow director rules would write; the io core has the header to itself from rx to tx.
 struct dps_mark {

@@ -292,7 +292,7 @@ dps_io_stop(void)
 			void *m;
 
 			while (rte_ring_sc_dequeue(p->io[i]->xfer[k], &m) == 0)
-				free_counted(&p->io[i]->port[((struct rte_mbuf *)m)->port]
+				free_counted(&p->io[i]->port[port_of(m)]
 						      .drops[DPS_DROP_STOPPED],
 					     m);
 		}
