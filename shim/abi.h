@@ -136,7 +136,7 @@ enum {
 };
 
 // Exit codes of the seed and the workers. From 100 on: what was refused, and trying again is of no
-// use, but for DPS_EXIT_TEMPORARY.
+// use, but for DPS_EXIT_PRIMARY_GONE and DPS_EXIT_TEMPORARY.
 enum {
 	DPS_EXIT_OK = 0,
 	DPS_EXIT_USAGE = 100,

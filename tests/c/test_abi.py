@@ -67,6 +67,7 @@ def test_every_value_of_an_enumeration_has_a_name() -> None:
     assert len(_abi.DPS_STAGE_NAMES) == lib.DPS_N_STAGES
     assert audit.PLACES[lib.DPS_PLACE_BACK] == "handed_back"
     assert lib.DPS_EXIT_TEMPORARY not in policy.PERMANENT
+    assert lib.DPS_EXIT_PRIMARY_GONE not in policy.PERMANENT, "its workers were held for ever"
     assert lib.DPS_MAX_SITTERS > lib.DPS_MAX_SLOTS + lib.DPS_MAX_SPARES
 
 
