@@ -479,6 +479,7 @@ take_order(int *from)
 	} else if (sscanf(text, "fork %" SCNu32 " %" SCNu32, &berth, &ticket) == 2 && fd[1] >= 0) {
 		order_fork(berth, ticket, fd[0], fd[1]);
 	} else if (strcmp(text, "quit") == 0) {
+		end_orphans();
 		_exit(DPS_EXIT_OK);
 	} else {
 		tell("refused order not understood", -1);

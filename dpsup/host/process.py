@@ -208,6 +208,13 @@ def kill(identity: Identity, sig: int = signal.SIGKILL) -> None:
             os.close(pidfd)
 
 
+def end_group(leader: int) -> None:
+    """End what is left of a process's group once that process has ended: no other process gets its
+    number while one of the group lives."""
+    with contextlib.suppress(OSError):
+        os.killpg(leader, signal.SIGKILL)
+
+
 def wait_gone(identities: list[Identity], timeout: float) -> bool:
     """Wait until all have ended, children or not; False if some have not in time."""
     fds = []

@@ -9,10 +9,11 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from harness import NULL, Run, lives, wait_for
+from harness import NULL, PATIENCE, Run, at_rest, lives, wait_for
 from jobs import IO, build, group, pcap_port
 from traffic import flows, mix, save
 
@@ -133,6 +134,28 @@ def test_another_client_of_the_seed_is_in_nobodys_way(instance: Run, says: bytes
             )
         )
     assert not [e for e in instance.events() if e["type"] == "error"]
+
+
+def test_a_supervisor_that_reads_late_gets_every_word(instance: Run) -> None:
+    """The seed keeps them while the socket is full, and takes no order meanwhile."""
+    orders, sent = 3000, [0]
+    instance.start(quiet(NULL))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as late:
+        late.connect(f"/run/dpsup/{instance.name}/seed.sock")
+        late.send(b"hello")
+
+        def ask() -> None:
+            for _ in range(orders):
+                late.send(b"what")
+                sent[0] += 1
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        at_rest(lambda: sent[0])
+        late.settimeout(PATIENCE)
+        for _ in range(orders):
+            assert late.recv(128) == b"refused order not understood"
+        asking.join()
 
 
 def test_no_number_in_a_packets_header_leads_the_primary_astray(instance: Run) -> None:
