@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 10,
+	DPS_ABI_VERSION = 11,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -136,7 +136,7 @@ enum {
 };
 
 // Exit codes of the seed and the workers. From 100 on: what was refused, and trying again is of no
-// use, but for DPS_EXIT_TEMPORARY.
+// use, but for DPS_EXIT_PRIMARY_GONE and DPS_EXIT_TEMPORARY.
 enum {
 	DPS_EXIT_OK = 0,
 	DPS_EXIT_USAGE = 100,
@@ -232,6 +232,12 @@ struct dps_sitter {
 	uint32_t in_order;          // 1: it leaves by itself, with exit code 0
 	uint32_t pad3[11];
 	struct dps_facts facts;
+
+	// Written by the plugin. The warden adds them to the slot's after its death. An index that
+	// runs past their end meets this process's own error text, no other process's lease.
+	uint64_t counter[DPS_COUNTERS];
+
+	// Written by the process.
 	char error[DPS_ERROR];      // why it could not start
 
 	// Written by the handler of fatal signals.
@@ -243,14 +249,12 @@ struct dps_sitter {
 	uint64_t died_ns;           // CLOCK_MONOTONIC
 	uint64_t frame[DPS_FRAMES]; // return addresses, the innermost first
 	uint64_t pad5[4];
-
-	// Written by the plugin. The warden adds them to the slot's after its death.
-	uint64_t counter[DPS_COUNTERS];
 };
 
-// What a warden saw and did. Times are CLOCK_MONOTONIC in nanoseconds, 0: did not happen.
+// What a warden saw and did. It lies in the primary's own memory. Times are CLOCK_MONOTONIC in
+// nanoseconds, 0: did not happen.
 struct dps_story {
-	uint64_t seq;               // from 1; stored last
+	uint64_t seq;               // from 1
 	uint32_t kind;              // DPS_STORY_*
 	uint32_t slot;              // DPS_NO_SLOT: a spare's
 	uint32_t sitter;
@@ -312,7 +316,8 @@ struct dps_group_conf {
 };
 
 // The control block, memzone "dpsup". Written by the primary before the seed attaches, and read-only
-// afterwards, but for the leases, the sitters and the stories at its end.
+// afterwards, but for the leases and the sitters at its end. What lies before them the primary has a
+// copy of in its own memory, works with that, and writes it anew here before a process is to read it.
 struct dps_ctl {
 	uint32_t magic;             // DPS_MAGIC, stored last
 	uint32_t abi_version;       // DPS_ABI_VERSION
@@ -339,11 +344,6 @@ struct dps_ctl {
 	uint64_t lease[8];
 
 	struct dps_sitter sitter[DPS_MAX_SITTERS];
-
-	// Written by the wardens, one at a time.
-	uint64_t stories;           // the last one's seq; it lies at seq modulo DPS_STORIES
-	uint64_t pad1[7];
-	struct dps_story story[DPS_STORIES];
 };
 
 // One slot: a worker's seat. It and its lanes lie together in hugepages of their own.

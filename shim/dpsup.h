@@ -19,13 +19,13 @@ DPS_LINE(dps_ctl, slot);
 DPS_LINE(dps_ctl, port);
 DPS_LINE(dps_ctl, lease);
 DPS_LINE(dps_ctl, sitter);
-DPS_LINE(dps_ctl, stories);
 DPS_LINE(dps_sitter, berth);
 DPS_LINE(dps_sitter, hand);
 DPS_LINE(dps_sitter, exit_pid);
 DPS_LINE(dps_sitter, ready_ns);
 DPS_LINE(dps_sitter, signal);
 DPS_LINE(dps_sitter, counter);
+DPS_LINE(dps_sitter, error);
 DPS_LINE(dps_slot, lanes);
 DPS_LINE(dps_slot, command);
 DPS_LINE(dps_slot, seat);
@@ -49,6 +49,10 @@ _Static_assert(sizeof(struct dps_meta) == 32, "two to a line");
 _Static_assert(sizeof(struct dps_slot) % 64 == 0, "slots end on a line");
 _Static_assert(sizeof(struct dps_perf) % 64 == 0, "lanes after it begin on a line");
 _Static_assert(sizeof(struct dps_sitter) % 64 == 0, "sitters end on a line");
+_Static_assert(offsetof(struct dps_sitter, error) - offsetof(struct dps_sitter, counter) ==
+		       sizeof(uint64_t) * DPS_COUNTERS &&
+	       DPS_ERROR >= 64,
+	       "what a plugin counts past its counters is no other process's");
 _Static_assert((DPS_STORIES & (DPS_STORIES - 1)) == 0, "found by mask");
 
 // A process that is killed keeps all its retired stores (the kernel's entry drains the store

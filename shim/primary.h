@@ -194,7 +194,8 @@ struct port {
 };
 
 struct primary {
-	struct dps_ctl *ctl;
+	struct dps_ctl *ctl;            // shared: leases and sitters are read there, and nothing else
+	struct dps_ctl *own;            // what the primary wrote before them: dps_ctl_create; up to `lease`
 	struct dps_slot *slot[DPS_MAX_SLOTS];
 	uint32_t also_needs[DPS_MAX_SLOTS];     // dps_io_lane_also
 	bool also_changes[DPS_MAX_SLOTS];
@@ -235,7 +236,7 @@ member_of(uint32_t slot)
 static inline uint32_t
 group_needs(uint32_t group)
 {
-	return the_primary.ctl->group[group].bucket_state > 0 ? DPS_NEED_HASH : 0;
+	return the_primary.own->group[group].bucket_state > 0 ? DPS_NEED_HASH : 0;
 }
 
 // Free mbufs are kept in a ring, whose count an io core may read at any time.
@@ -306,6 +307,7 @@ uint32_t health_look(struct health *health, uint32_t slot, int32_t pid);
 bool health_kills_stopped(uint32_t group);
 uint64_t health_cpu_ns(int32_t pid);            // that the process has used
 char thread_state(int32_t pid, int32_t tid);    // the kernel's letter: R, S, D, T, t, Z; '?': not known
+bool thread_leaves(int32_t pid, int32_t tid);   // or has left: it executes nothing any more
 bool health_waits(int32_t pid, uint64_t cpu);   // for its CPU, since it had used so much
 
 // watchdog.c
@@ -313,6 +315,8 @@ int watchdog_start(void);
 
 // warden.c
 int wardens_start(void);
+bool wardens_rest(void);                        // no process holds a berth, or may come for one
+void lease_restore(void);                       // the primary's, if a stray write hit it
 int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);   // takes no signal
 
 // berth.c
@@ -384,6 +388,15 @@ void waiting_forget(struct io_group *g, uint32_t member);  // its lane begins an
 void waiting_settle(struct io *io, struct io_group *g);  // packets that need not wait move to `ready`
 void waiting_stir(struct io_group *g);
 void waiting_rest(struct io_group *g);                  // nothing is ready
+
+// The port that a packet came in by, or leaves by: one that there is, whatever a worker wrote there.
+static inline uint32_t
+port_of(const struct rte_mbuf *m)
+{
+	uint32_t port = m->port;
+
+	return likely(port < the_primary.n_ports) ? port : 0;
+}
 
 // What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where only flow
 // director rules would write; from rx to tx, no thread but the io core uses the header.

@@ -378,6 +378,7 @@ int dps_ctl_group(uint32_t group, const struct dps_group_conf *conf);
 int dps_group_version(uint32_t group, uint32_t version,  // -EBUSY: a process has that version
 		      const struct dps_version *conf);
 int dps_ctl_publish(void);
+int dps_ctl_restore(void);              // where a process wrote to it; 1: one did. Before another reads it
 int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
 int dps_slot_command(uint32_t slot, uint32_t command);
 

@@ -201,14 +201,14 @@ def deaths(events: list[dict[str, Any]]) -> Deaths:
     )
 
 
-def build(folder: Path, text: str) -> Path:
+def build(folder: Path, text: str, *flags: str) -> Path:
     """A plugin that knows more of dpsup than it should."""
     source = folder / "evil.c"
     source.write_text(text)
     target = folder / "evil.so"
     subprocess.run(
         ["cc", "-std=gnu11", "-shared", "-fPIC", "-O2", f"-I{ROOT}/shim", f"-I{ROOT}/workers",
-         f"-I{ROOT}/workers/sdk", str(source), "-o", str(target)],
+         f"-I{ROOT}/workers/sdk", *flags, str(source), "-o", str(target)],
         check=True,
     )  # fmt: skip
     return target

@@ -342,7 +342,7 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 void
 loop_state(struct loop *l, const struct dps_ctl *ctl, uint64_t *counters)
 {
-	const struct dps_group_conf *conf = &ctl->group[l->slot->group];
+	const struct dps_group_conf *conf = &ctl->group[l->slot->group % DPS_MAX_GROUPS];
 	const struct dps_plugin *p = l->plugin;
 
 	l->counters = counters;
@@ -408,7 +408,7 @@ void
 worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin *plugin,
 	    void *state, uint64_t *counters)
 {
-	bool adaptive = ctl->group[slot->group].adaptive;
+	bool adaptive = ctl->group[slot->group % DPS_MAX_GROUPS].adaptive;
 	uint64_t cycles_us = ctl->tsc_hz / 1000000;
 	uint64_t now = rte_rdtsc();
 	uint64_t idle_since = now;

@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -24,12 +25,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <rte_eal.h>
@@ -42,7 +45,10 @@
 
 enum {
 	ORDER_MOST = 128,
-	CHILDREN = 2 * DPS_MAX_SITTERS  // a berth is free again before its last one is reaped
+	CHILDREN = 2 * DPS_MAX_SITTERS, // a berth is free again before its last one is reaped
+	WORDS = 2 * CHILDREN,           // that wait for room in the supervisor's socket
+	WORDS_BUSY = WORDS - CHILDREN,  // from here on no order is taken: each child may still end
+	PAUSE_MS = 10                   // after a connection that could not be had
 };
 
 struct seed {
@@ -58,15 +64,22 @@ struct seed {
 	uint32_t abi;
 	int notify;
 	int listener;
-	int orders;                             // connection of the supervisor, -1: none
+	int orders;                             // the supervisor's connection, -1: none
+	int caller;                             // one that has not said yet that it supervises, -1: none
 	int signals;
+	uint32_t n_words;
+	uint32_t first_word;
+	struct {
+		char text[ORDER_MOST];
+		int fd;                         // goes with it, -1: none
+	} word[WORDS];
 	struct {
 		pid_t pid;                      // 0: free
 		uint32_t berth;
 	} child[CHILDREN];
 };
 
-static struct seed seed = { .notify = -1, .orders = -1 };
+static struct seed seed = { .notify = -1, .orders = -1, .caller = -1 };
 
 static void __attribute__((noreturn, format(printf, 2, 3)))
 refuse(int code, const char *format, ...)
@@ -198,6 +211,25 @@ close_all_but(const int *keep, int n)
 	return syscall(SYS_close_range, last + 1, ~0U, 0) == 0 ? 0 : -errno;
 }
 
+// At a priority above all others on a CPU a plugin's loop would keep the warden that is to end it from
+// running, and the supervisor too.
+static void
+forgo_priority(void)
+{
+	const struct rlimit none = { 0, 0 };
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct set[_LINUX_CAPABILITY_U32S_3];
+
+	setrlimit(RLIMIT_RTPRIO, &none);
+	prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0);
+	if (syscall(SYS_capget, &head, set) != 0)
+		return;
+	set[0].effective &= ~(1u << CAP_SYS_NICE);
+	set[0].permitted &= ~(1u << CAP_SYS_NICE);
+	set[0].inheritable &= ~(1u << CAP_SYS_NICE);
+	syscall(SYS_capset, &head, set);
+}
+
 // An inherited socket of EAL's would keep a dead seed's address alive and block the primary's IPC.
 static void __attribute__((noreturn))
 become_worker(struct dps_sitter *me, uint32_t ticket, int log, int notify)
@@ -221,20 +253,21 @@ become_worker(struct dps_sitter *me, uint32_t ticket, int log, int notify)
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	// Its children are in this group, and end with it: end_group.
 	setsid();
+	forgo_priority();
 	worker_rename(&seed.shared, me->group, me->slot - seed.shared.ctl->group[me->group].first_slot);
 	worker_run(&seed.shared, me, ticket, notify);
 }
 
-static void
-tell(const char *text, int fd)
+// True: it was sent, or never will be.
+static bool
+send_word(const char *text, int fd)
 {
 	struct iovec iov = { .iov_base = (void *)(uintptr_t)text, .iov_len = strlen(text) };
 	char control[CMSG_SPACE(sizeof(int))] = { 0 };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
 
-	if (seed.orders < 0)
-		return;
 	if (fd >= 0) {
 		struct cmsghdr *c;
 
@@ -246,7 +279,42 @@ tell(const char *text, int fd)
 		c->cmsg_len = CMSG_LEN(sizeof(int));
 		memcpy(CMSG_DATA(c), &fd, sizeof(int));
 	}
-	sendmsg(seed.orders, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	return sendmsg(seed.orders, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0 ||
+	       (errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM && errno != ETOOMANYREFS &&
+		errno != EINTR);
+}
+
+static void
+send_words(void)
+{
+	while (seed.n_words > 0) {
+		uint32_t at = seed.first_word;
+
+		if (seed.orders >= 0 && !send_word(seed.word[at].text, seed.word[at].fd))
+			return;
+		if (seed.word[at].fd >= 0)
+			close(seed.word[at].fd);
+		seed.first_word = (at + 1) % WORDS;
+		seed.n_words--;
+	}
+}
+
+// In order, and none is lost while its supervisor lives: it may be slower than many deaths at once.
+// `fd` goes with it, and is closed here.
+static void
+tell(const char *text, int fd)
+{
+	uint32_t at = (seed.first_word + seed.n_words) % WORDS;
+
+	if (seed.orders < 0 || seed.n_words == WORDS) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	snprintf(seed.word[at].text, sizeof(seed.word[at].text), "%s", text);
+	seed.word[at].fd = fd;
+	seed.n_words++;
+	send_words();
 }
 
 static void
@@ -284,39 +352,95 @@ order_fork(uint32_t index, uint32_t ticket, int log, int notify)
 	}
 	snprintf(text, sizeof(text), "forked %u %d", index, pid);
 	tell(text, pidfd);
-	close(pidfd);
+}
+
+static void
+ended(pid_t pid, int status)
+{
+	for (uint32_t i = 0; i < CHILDREN; i++) {
+		uint32_t berth = seed.child[i].berth;
+		struct dps_sitter *sitter = &seed.shared.ctl->sitter[berth];
+		char text[ORDER_MOST];
+
+		if (seed.child[i].pid != pid)
+			continue;
+		seed.child[i].pid = 0;
+		sitter->exit_status = status;
+		dps_store32(&sitter->exits, sitter->exits + 1);
+		__atomic_store_n(&sitter->exit_pid, pid, __ATOMIC_RELEASE);
+		snprintf(text, sizeof(text), "exit %u %d %d", berth, pid, status);
+		tell(text, -1);
+	}
+}
+
+static bool
+is_mine(pid_t pid)
+{
+	for (uint32_t i = 0; i < CHILDREN; i++)
+		if (seed.child[i].pid == pid)
+			return true;
+	return false;
+}
+
+// Children of plugins that left their worker's group come to the seed when their parent has ended, as
+// it is their subreaper. Nobody asked for them, and nobody else would end them.
+static void
+end_orphans(void)
+{
+	FILE *f = fopen("/proc/thread-self/children", "re");
+	int pid;
+
+	if (f == NULL)
+		return;
+	while (fscanf(f, "%d", &pid) == 1)
+		if (!is_mine(pid))
+			kill(pid, SIGKILL);
+	fclose(f);
 }
 
 static void
 reap(void)
 {
 	struct signalfd_siginfo info;
+	siginfo_t child = { 0 };
+	bool some = false;
 	int status;
-	pid_t pid;
 
 	if (read(seed.signals, &info, sizeof(info)) < 0)
 		return;
-	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		for (uint32_t i = 0; i < CHILDREN; i++) {
-			uint32_t berth = seed.child[i].berth;
-			struct dps_sitter *sitter = &seed.shared.ctl->sitter[berth];
-			char text[ORDER_MOST];
+	for (;;) {
+		pid_t pid;
 
-			if (seed.child[i].pid != pid)
-				continue;
-			seed.child[i].pid = 0;
-			sitter->exit_status = status;
-			dps_store32(&sitter->exits, sitter->exits + 1);
-			__atomic_store_n(&sitter->exit_pid, pid, __ATOMIC_RELEASE);
-			snprintf(text, sizeof(text), "exit %u %d %d", berth, pid, status);
-			tell(text, -1);
-		}
+		child.si_pid = 0;
+		// Its number is its own, and its group's, until it is reaped.
+		if (waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT) != 0 || child.si_pid == 0)
+			break;
+		pid = child.si_pid;
+		if (is_mine(pid))
+			kill(-pid, SIGKILL);
+		if (waitpid(pid, &status, WNOHANG) != pid)
+			break;
+		ended(pid, status);
+		some = true;
+	}
+	if (some)
+		end_orphans();
 }
 
 // --- orders ---------------------------------------------------------------------------------------
 
 static void
-take_order(void)
+hang_up(int *connection)
+{
+	if (*connection >= 0)
+		close(*connection);
+	*connection = -1;
+	if (connection == &seed.orders)
+		send_words();
+}
+
+static void
+take_order(int *from)
 {
 	char text[ORDER_MOST + 1];
 	char control[CMSG_SPACE(2 * sizeof(int))];
@@ -327,7 +451,7 @@ take_order(void)
 		.msg_control = control,
 		.msg_controllen = sizeof(control),
 	};
-	ssize_t len = recvmsg(seed.orders, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	ssize_t len = recvmsg(*from, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	struct cmsghdr *c;
 	int fd[2] = { -1, -1 };
 	uint32_t berth, ticket;
@@ -335,8 +459,7 @@ take_order(void)
 	if (len <= 0) {
 		if (len < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
-		close(seed.orders);
-		seed.orders = -1;
+		hang_up(from);
 		return;
 	}
 	text[len] = '\0';
@@ -344,12 +467,23 @@ take_order(void)
 	if (c != NULL && c->cmsg_type == SCM_RIGHTS)
 		memcpy(fd, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0) < sizeof(fd) ?
 						c->cmsg_len - CMSG_LEN(0) : sizeof(fd));
-	if (sscanf(text, "fork %" SCNu32 " %" SCNu32, &berth, &ticket) == 2 && fd[1] >= 0)
+	if (from == &seed.caller) {
+		// The newest supervisor is the one that counts; who says nothing of the kind is none.
+		if (strcmp(text, "hello") == 0) {
+			hang_up(&seed.orders);
+			seed.orders = seed.caller;
+			seed.caller = -1;
+		} else {
+			hang_up(from);
+		}
+	} else if (sscanf(text, "fork %" SCNu32 " %" SCNu32, &berth, &ticket) == 2 && fd[1] >= 0) {
 		order_fork(berth, ticket, fd[0], fd[1]);
-	else if (strcmp(text, "quit") == 0)
+	} else if (strcmp(text, "quit") == 0) {
+		end_orphans();
 		_exit(DPS_EXIT_OK);
-	else
+	} else {
 		tell("refused order not understood", -1);
+	}
 	for (int i = 0; i < 2; i++)
 		if (fd[i] >= 0)
 			close(fd[i]);
@@ -371,35 +505,50 @@ listen_at(const char *path)
 		refuse(DPS_EXIT_SEED_GONE, "socket %s: %s", path, strerror(errno));
 }
 
+static void
+take_call(void)
+{
+	const struct timespec pause = { .tv_nsec = PAUSE_MS * 1000000L };
+	int fd = accept4(seed.listener, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0) {
+		// Without a descriptor to spare it would come up again at once.
+		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			nanosleep(&pause, NULL);
+		return;
+	}
+	hang_up(&seed.caller);
+	seed.caller = fd;
+}
+
 static void __attribute__((noreturn))
 serve(void)
 {
 	for (;;) {
+		short orders = (seed.n_words < WORDS_BUSY ? POLLIN : 0) |
+			       (seed.n_words > 0 ? POLLOUT : 0);
 		struct pollfd p[] = {
 			{ .fd = seed.shared.primary_pidfd, .events = POLLIN },
 			{ .fd = seed.signals, .events = POLLIN },
 			{ .fd = seed.listener, .events = POLLIN },
-			{ .fd = seed.orders, .events = POLLIN },
+			{ .fd = seed.orders, .events = orders },
+			{ .fd = seed.caller, .events = POLLIN },
 		};
 
-		if (poll(p, 4, -1) < 0)
+		if (poll(p, 5, -1) < 0)
 			continue;
 		if (p[0].revents != 0)
 			_exit(DPS_EXIT_PRIMARY_GONE);
 		if (p[1].revents != 0)
 			reap();
-		if (p[3].revents != 0)
-			take_order();
-		if (p[2].revents != 0) {
-			// The newest supervisor is the one that counts.
-			int fd = accept4(seed.listener, NULL, NULL, SOCK_CLOEXEC);
-
-			if (fd >= 0) {
-				if (seed.orders >= 0)
-					close(seed.orders);
-				seed.orders = fd;
-			}
-		}
+		if (p[3].revents & POLLOUT)
+			send_words();
+		if (p[3].revents & ~POLLOUT)
+			take_order(&seed.orders);
+		if (p[4].revents != 0)
+			take_order(&seed.caller);
+		if (p[2].revents != 0)
+			take_call();
 	}
 }
 
@@ -470,6 +619,7 @@ main(int argc, char **argv)
 	sigaddset(&child, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &child, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	seed.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 	seed.shared.primary_pidfd = syscall(SYS_pidfd_open, seed.primary_pid, 0);
 

@@ -134,14 +134,14 @@ watch(void *arg)
 	syscall(SYS_futex, &watcher, FUTEX_WAKE, 1, NULL, NULL, 0);
 	(void)arg;
 	for (;;) {
-		enum dps_lease_state lease = dps_lease_look(ctl->lease, owner);
-		// A word that a stray write hit says nothing: then the pidfd alone does.
-		int ms = lease == DPS_LEASE_STRANGE || lease == DPS_LEASE_NEW ? ROUND_MS : 0;
+		// Any process may have written what the word says now, that the primary is dead too: the
+		// pidfd has the last word, which comes at once where the lease was right.
+		bool is_held = dps_lease_look(ctl->lease, owner) == DPS_LEASE_HELD;
 		struct pollfd p = { .fd = of->primary_pidfd, .events = POLLIN };
 
-		if (lease == DPS_LEASE_DIED || poll(&p, 1, ms) > 0)
+		if (poll(&p, 1, is_held ? 0 : ROUND_MS) > 0)
 			_exit(DPS_EXIT_PRIMARY_GONE);
-		if (lease == DPS_LEASE_HELD)
+		if (is_held)
 			dps_lease_wait(ctl->lease, owner, ROUND_MS);
 	}
 	return NULL;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -32,6 +33,8 @@ worker_rename(const struct shared *shared, uint32_t group, uint32_t member)
 		 index);
 }
 
+static pid_t worker;            // this process
+
 static void __attribute__((noreturn))
 leave(struct dps_sitter *me, int notify, int code)
 {
@@ -52,7 +55,8 @@ on_leave(int code, void *arg)
 	struct dps_sitter *me = arg;
 
 	fflush(NULL);
-	if (code == 0)
+	// A child of the plugin's has no such memory: forgo_children.
+	if (code == 0 && getpid() == worker)
 		dps_store32(&me->in_order, 1);
 	_exit(code);
 }
@@ -110,6 +114,28 @@ fault_in(const struct shared *shared)
 			(void)shared->range[i].start[at];
 }
 
+// What the primary wrote down for its processes, as it is at the start of this one: any process can
+// write there, and this one would follow it.
+static const struct dps_ctl *
+read_ctl(const struct dps_ctl *shared)
+{
+	static struct dps_ctl own;
+	uint32_t groups = shared->n_groups < DPS_MAX_GROUPS ? shared->n_groups : DPS_MAX_GROUPS;
+
+	memcpy(&own, shared, offsetof(struct dps_ctl, group));
+	memcpy(own.group, shared->group, groups * sizeof(own.group[0]));
+	return &own;
+}
+
+// What a plugin forks is no worker: it gets no packet memory, neither to go on with lanes that are its
+// parent's, nor to keep hugepages when the instance has ended.
+static void
+forgo_children(const struct shared *shared)
+{
+	for (uint32_t i = 0; i < shared->n_ranges; i++)
+		madvise((void *)(uintptr_t)shared->range[i].start, shared->range[i].len, MADV_DONTFORK);
+}
+
 // Sleep until a warden says which slot.
 static void
 wait_for_slot(struct dps_sitter *me, int notify)
@@ -147,13 +173,16 @@ take_seat(const struct shared *shared, struct dps_sitter *me, int notify)
 void
 worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, int notify)
 {
+	const struct dps_ctl *ctl = read_ctl(shared->ctl);
 	const struct dps_plugin *plugin;
 	struct dps_slot *slot;
 	bool is_spare;
 	void *state;
 	int ret;
 
+	worker = getpid();
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	forgo_children(shared);
 	take_berth(me, ticket);
 	is_spare = dps_load32(&me->hand) != DPS_HAND_GO;
 	forgo_core();
@@ -166,7 +195,7 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	// What the plugin allocates lies near the core that it will run on.
 	if (!is_spare)
 		go_to_core(me, shared->slot[me->slot % DPS_MAX_SLOTS]->core, notify);
-	ret = plugin_load(shared->ctl, me, &plugin, &state);
+	ret = plugin_load(ctl, me, &plugin, &state);
 	on_exit(on_leave, me);
 	if (ret != 0)
 		leave(me, notify, ret);
@@ -185,7 +214,7 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	close(notify);
 
 	plugin_takes(slot, plugin, state);
-	worker_loop(shared->ctl, slot, plugin, state, me->counter);
+	worker_loop(ctl, slot, plugin, state, me->counter);
 
 	if (plugin->fini != NULL)
 		plugin->fini(state);

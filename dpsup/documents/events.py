@@ -15,6 +15,7 @@ TYPES = {
     "spare": "a spare refused to start, or died",
     "held": "a worker or a group's spares are no longer restarted",
     "health": "a worker is stuck, stopped or starved, or healthy again",
+    "stall": "packets wait or are offered, and none leaves: what it waits for; or they move again",
     "stranger": "an unknown process occupied a slot",
     "corrupt": "a slot's shared memory was found corrupt",
     "lent": "the primary moved a slot's buckets without the supervisor",

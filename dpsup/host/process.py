@@ -208,6 +208,13 @@ def kill(identity: Identity, sig: int = signal.SIGKILL) -> None:
             os.close(pidfd)
 
 
+def end_group(leader: int) -> None:
+    """End what is left of a process's group once that process has ended: no other process gets its
+    number while one of the group lives."""
+    with contextlib.suppress(OSError):
+        os.killpg(leader, signal.SIGKILL)
+
+
 def wait_gone(identities: list[Identity], timeout: float) -> bool:
     """Wait until all have ended, children or not; False if some have not in time."""
     fds = []
@@ -244,6 +251,13 @@ def reap() -> dict[int, int]:
         if pid == 0:
             return ended
         ended[pid] = status
+
+
+def is_ending(status: int) -> bool:
+    """Is this a waitpid status of a process that has ended?"""
+    return 0 <= status < 1 << 16 and (
+        os.WIFEXITED(status) or (os.WIFSIGNALED(status) and status < 1 << 8)
+    )
 
 
 def describe_status(status: int) -> str:

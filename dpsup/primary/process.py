@@ -53,7 +53,7 @@ STATE_REPLY = 256 << 10  # and of all buckets'
 
 
 def _story(story: Any) -> Story:
-    frames = [f"{story.frame[i]:#x}" for i in range(story.n_frames)]
+    frames = [f"{story.frame[i]:#x}" for i in range(min(story.n_frames, len(story.frame)))]
     return cast(Story, {**fields(story), "frames": frames})
 
 
@@ -165,7 +165,8 @@ class Primary:
             check("sitter_get", lib.dps_sitter_get(berth, out))
             if out.state:
                 sitters.append(cast(Sitter, {"berth": berth, **fields(out)}))
-            if out.exit_pid:
+            # Who can write there, the seed and any worker, may have written nonsense.
+            if out.exit_pid > 0 and process.is_ending(out.exit_status):
                 exits.append((int(out.exit_pid), int(out.exit_status)))
         return {
             "sitters": sitters,
@@ -353,10 +354,13 @@ class Primary:
     def do_locks(self, args: Args) -> Locks | None:
         """Give back locks of EAL's that the dead hold. `seed` is ready or dead; `attach`: another
         one is about to start, so look closely."""
+        seed, attach = want(args, "seed", int), want(args, "attach", bool)
+        if attach:
+            # The next seed will read it.
+            lib.dps_ctl_restore()
         if self.layout.attachments is None:
             return None
-        seed = want(args, "seed", int)
-        if want(args, "attach", bool):
+        if attach:
             return self.layout.attachments.put_right(seed)
         return self.layout.attachments.look(seed)
 

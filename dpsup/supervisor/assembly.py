@@ -39,6 +39,7 @@ from dpsup.supervisor.seed import Attach
 from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.snapshot import Numbers, Past
 from dpsup.supervisor.spares import Spares
+from dpsup.supervisor.stall import Stall
 from dpsup.supervisor.workers import Workers
 
 ENDING = (signal.SIGINT, signal.SIGTERM)  # a person, or systemd, wants the end
@@ -114,6 +115,16 @@ class Supervisor:
             [(g.name, range(g.first_slot, g.first_slot + g.max)) for g in model.plan.groups],
         )
         watchers["notices"] = partial(self._notice, notices)
+        stall = Stall(
+            model.name,
+            [
+                (pool.name, [p.name for p in model.plan.ports if p.pool == i])
+                for i, pool in enumerate(model.plan.pools)
+            ],
+            [w.name for w in model.workers()],
+            [g.name for g in model.plan.groups],
+        )
+        watchers["stall"] = partial(self._note_stall, stall)
         watchers["quarantine"] = self._look_for_evidence
 
     def _publish(self, counters: Counters) -> None:
@@ -122,6 +133,10 @@ class Supervisor:
     def _notice(self, notices: Notices, counters: Counters) -> None:
         for notice in notices.look(counters, asyncio.get_running_loop().time()):
             self.core.events.add(type="advice", name=notice["name"], message=notice["message"])
+
+    def _note_stall(self, stall: Stall, counters: Counters) -> None:
+        for notice in stall.look(counters, asyncio.get_running_loop().time()):
+            self.core.events.add(type="stall", name=notice["name"], message=notice["message"])
 
     def _look_for_evidence(self, counters: Counters) -> None:
         if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:

@@ -86,6 +86,7 @@ class Children:
             elif pid in self._foreign:
                 self._foreign.discard(pid)
             else:
+                process.end_group(pid)
                 self._on_end(pid, ended)
 
     def expect(self, pid: int) -> None:

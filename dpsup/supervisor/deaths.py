@@ -64,7 +64,7 @@ class Deaths:
                 raise Gone(f"no warden has noticed the end of pid {sitter.pid}", code="E0807")
             await asyncio.sleep(FATE_S)
         await self.read_stories()
-        if sitter.pid in self._model.sitters:
+        if self._model.sitters.get(sitter.pid) is sitter:
             # It had not come far enough for a warden to know it.
             await self._bury(sitter, None)
 
@@ -175,6 +175,8 @@ class Deaths:
         worker = next((w for w in self._model.workers() if w.sitter is sitter), None)
         successor = await self._successor(story) if story and story["successor"] else None
         self._sitters.forget(sitter)
+        if worker is not None and worker.sitter is not sitter:
+            return  # the primary went meanwhile, and the slot with it
         if worker is None:
             group = self._spares.take_out(sitter)
             if group is not None:

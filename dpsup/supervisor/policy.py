@@ -25,8 +25,11 @@ from dpsup import _abi
 
 _UNASKED_MOST = 1000
 
-# Exit codes of the worker program that trying again does not change.
-PERMANENT = range(_abi.DPS_EXIT_USAGE, _abi.DPS_EXIT_CORE + 1)
+# Exit codes of the worker program that trying again does not change. A dead primary is none of
+# them: its generation ends, or it lives after all.
+PERMANENT = frozenset(range(_abi.DPS_EXIT_USAGE, _abi.DPS_EXIT_CORE + 1)) - {
+    _abi.DPS_EXIT_PRIMARY_GONE
+}
 
 
 class Verdict(enum.Enum):

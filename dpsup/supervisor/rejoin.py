@@ -115,9 +115,13 @@ class Rejoin:
         # Before the first fork: of which version.
         await self._rollouts.resume()
         for worker in model.workers():
-            if worker.slot in seats:
+            if worker.sitter is not None and model.sitters.get(worker.pid or 0) is worker.sitter:
                 self._core.fire(worker, "found")
-            elif worker.wanted:
+                continue
+            if worker.sitter is not None:
+                # It died since it was met, and was buried at once: no other word of it will come.
+                worker.sitter, worker.fed = None, False
+            if worker.wanted:
                 was = past.states.get(worker.name, "")
                 self._bring_back(worker, was, worker.name in owed)
         await self._find_seed(found)

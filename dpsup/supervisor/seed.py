@@ -47,6 +47,7 @@ class Attach:
         self.said: tuple[str, ...] = ()  # locks that were reported as left
         self._began = 0.0
         self.after_fill: Callable[[], None] = lambda: None
+        sitters.on_orders = self._fork_those_that_wait
 
     def actions(self) -> Actions:
         return {
@@ -98,11 +99,15 @@ class Attach:
         for group in self._model.groups:
             for worker in group.workers:
                 worker.wanted = worker.member < group.desired
-                if worker.state == "starting" and worker.pid is None:
-                    self._workers.fork(worker)
-                elif worker.wanted:
+                if worker.wanted and worker.state != "starting":
                     self._core.fire(worker, "start")
+        self._fork_those_that_wait()
         self.after_fill()
+
+    def _fork_those_that_wait(self) -> None:
+        for worker in self._model.workers():
+            if worker.state == "starting" and worker.pid is None:
+                self._workers.fork(worker)
 
     def replace(self, seed: Child) -> None:
         self._sitters.drop_orders()

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dpsup.errors import DpsupError, TimedOut
 
 _ORDER_MOST = 128
+_CONNECT_S = 2.0
+_FULL_S = 0.005  # between two tries while the socket has no room
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
 
@@ -26,17 +28,26 @@ class SeedError(DpsupError):
 
 
 class Seed:
-    """A connection to the seed at `path`; `on_exit(pid, status)` hears of its children."""
+    """A connection to the seed at `path`; `on_exit(pid, status)` hears of its children, `on_end` of
+    the connection's end by the other side."""
 
-    def __init__(self, path: str, on_exit: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        on_exit: Callable[[int, int], None],
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Others may wait at the door, without end; the seed itself answers at once.
+        self._socket.settimeout(_CONNECT_S)
         try:
             self._socket.connect(path)
+            self._socket.send(b"hello")
         except OSError:
             self._socket.close()
             raise
         self._socket.setblocking(False)
-        self._on_exit = on_exit
+        self._on_exit, self._on_end = on_exit, on_end
         self._waiting: dict[int, asyncio.Future[tuple[int, int]]] = {}
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
@@ -49,10 +60,9 @@ class Seed:
         self._waiting[berth] = future
         fds = array.array("i", [log, notify])
         try:
-            self._socket.sendmsg(
-                [f"fork {berth} {ticket}".encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
-            )
-            return await asyncio.wait_for(future, timeout)
+            async with asyncio.timeout(timeout):
+                await self._send(f"fork {berth} {ticket}".encode(), fds)
+                return await future
         except TimeoutError:  # an OSError too
             raise TimedOut(
                 f"the seed forked no process within {timeout:g} s", code="E0803"
@@ -61,6 +71,14 @@ class Seed:
             raise SeedError(f"the seed does not take orders: {e}", code="E0803") from None
         finally:
             self._waiting.pop(berth, None)
+
+    async def _send(self, order: bytes, fds: array.array[int]) -> None:
+        while True:
+            try:
+                self._socket.sendmsg([order], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+                return
+            except BlockingIOError:  # many orders at once
+                await asyncio.sleep(_FULL_S)
 
     def quit(self) -> None:
         try:
@@ -77,6 +95,7 @@ class Seed:
             data, fds = b"", []
         if not data:
             self.close()
+            self._on_end()
             return
         word, *rest = data.decode(errors="replace").split(maxsplit=3) or [""]
         numbers = [int(w) if _NUMBER.fullmatch(w) else None for w in rest]

@@ -17,6 +17,7 @@ from dpsup import _abi
 from dpsup.documents.story import Sitters as Plane
 from dpsup.errors import DpsupError
 from dpsup.host import process
+from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import SEED
 from dpsup.supervisor.children import follow
 from dpsup.supervisor.core import AGAIN_S, HALT_S, Core
@@ -29,7 +30,8 @@ STARTING, SEATED = _abi.DPS_HAND_STARTING, _abi.DPS_HAND_SEATED
 
 
 class Sitters:
-    """`on_death` hears of each end, `read_stories` brings the accounts up to date."""
+    """`on_death` hears of each end, `read_stories` brings the accounts up to date, `on_orders`
+    hears that the seed takes orders again."""
 
     def __init__(self, core: Core, model: Model) -> None:
         self._core, self._model = core, model
@@ -38,6 +40,7 @@ class Sitters:
         self._endings: dict[int, int] = {}  # of pids that are not known yet
         self.on_death: Callable[[Sitter], None] = lambda _: None
         self.read_stories: Callable[[], Awaitable[None]] | None = None
+        self.on_orders: Callable[[], None] = lambda: None
 
     # --- the seed's socket -----------------------------------------------------------------------
 
@@ -48,7 +51,23 @@ class Sitters:
     def open_orders(self) -> None:
         """Raises: OSError while the seed does not listen."""
         if self._seed is None:
-            self._seed = Seed(self._model.runtime.file(SEED), self.says)
+            self._seed = Seed(self._model.runtime.file(SEED), self.says, self._cut_off)
+
+    def _cut_off(self) -> None:
+        """The seed is dead, which its pidfd says too; or another process has come between."""
+        self._seed = None
+        self._core.later(AGAIN_S, self._call_again)
+
+    def _call_again(self) -> None:
+        if self._seed is not None or self._model.seed.state != "running":
+            return
+        try:
+            self.open_orders()
+        except OSError:
+            self._core.later(AGAIN_S, self._call_again)
+            return
+        self._core.events.add(type="seed", name="seed", message="takes orders again")
+        self.on_orders()
 
     def drop_orders(self) -> None:
         if self._seed is not None:
@@ -111,7 +130,7 @@ class Sitters:
                 return
             if pid > 0:
                 self._core.events.add(type="stranger", name="", pid=pid)
-                process.kill(process.identify(pid))
+                self._end_stranger(pid)
             await asyncio.sleep(AGAIN_S)
 
     async def open_slot(self, worker: Worker) -> dict[str, int]:
@@ -128,12 +147,23 @@ class Sitters:
             if time.monotonic() > deadline:
                 raise SeedError(f"pid {found['sitting']} sits in {worker.name}", code="E0803")
             if found["sitting"]:
-                stranger = process.identify(found["sitting"])
-                process.kill(stranger)
+                stranger = self._end_stranger(found["sitting"])
                 await asyncio.to_thread(process.wait_gone, [stranger], HALT_S)
             await asyncio.sleep(FATE_S)
             if self.read_stories is not None:
                 await self.read_stories()
+
+    def _end_stranger(self, pid: int) -> Identity:
+        """Only if it is a worker of this instance's: the number comes from where a worker may have
+        written."""
+        stranger = process.identify(pid)
+        if self._is_ours(pid):
+            process.kill(stranger)
+        return stranger
+
+    def _is_ours(self, pid: int) -> bool:
+        words = f"dpsup-worker: {self._model.name} ", self._model.runtime.file(SEED)
+        return process.has_words(pid, *words)
 
     # --- known processes -------------------------------------------------------------------------
 
@@ -153,8 +183,7 @@ class Sitters:
             pidfd = os.pidfd_open(pid)
         except OSError:
             return None
-        words = f"dpsup-worker: {self._model.name} ", self._model.runtime.file(SEED)
-        if not process.has_words(pid, *words):
+        if not self._is_ours(pid):
             os.close(pidfd)
             return None
         sitter = self.know(Sitter(name, berth, pid, pidfd))
@@ -184,7 +213,8 @@ class Sitters:
 
     def forget(self, sitter: Sitter) -> None:
         self._unwatch(sitter)
-        self._model.sitters.pop(sitter.pid, None)
+        if self._model.sitters.get(sitter.pid) is sitter:
+            del self._model.sitters[sitter.pid]
 
     def forget_all(self) -> None:
         """Their generation is gone."""

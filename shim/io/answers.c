@@ -120,7 +120,7 @@ drop_waiting(struct io *io, struct waiting_queue *q)
 	for (; q->tail != q->head; q->tail++) {
 		struct rte_mbuf *m = q->entry[q->tail & q->mask].m;
 
-		free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+		free_counted(&io->port[port_of(m)].drops[DPS_DROP_STOPPED], m);
 	}
 }
 
@@ -143,7 +143,7 @@ op_stop(struct io *io)
 		for (; lane->collected != lane->sent; lane->collected++) {
 			struct rte_mbuf *m = lane->shadow[lane->collected & lane->mask];
 
-			free_counted(&io->port[m->port].drops[DPS_DROP_STOPPED], m);
+			free_counted(&io->port[port_of(m)].drops[DPS_DROP_STOPPED], m);
 		}
 	}
 	for (uint32_t k = 0; k < the_primary.n_groups; k++) {

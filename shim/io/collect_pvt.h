@@ -31,16 +31,16 @@ reshape(struct rte_mbuf *m, uint64_t word)
 }
 
 static void
-steer_on(struct io *io, struct lane *lane, uint32_t group, struct rte_mbuf *m)
+steer_on(struct io *io, struct lane *lane, uint32_t group, struct rte_mbuf *m, uint32_t bucket)
 {
 	struct dps_mark *mark = mark_of(m);
 
 	if (++mark->hops > HOP_LIMIT) {
-		free_counted(&io->port[m->port].drops[DPS_DROP_HOP_LIMIT], m);
+		free_counted(&io->port[port_of(m)].drops[DPS_DROP_HOP_LIMIT], m);
 		return;
 	}
 	dps_count(&lane->stats.on, 1);
-	steer(io, &io->group[group], m);
+	steer(io, &io->group[group], m, bucket);
 }
 
 // Take it out of the traffic, for the control thread to write down: that may be slow, this must not.
@@ -61,6 +61,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 {
 	struct rte_mbuf *m = lane->shadow[index & lane->mask];
 	uint32_t arg = word & DPS_V_ARG;
+	uint32_t bucket;
 
 	switch (word & DPS_BIT(DPS_W_DONE) ? word & DPS_V_KIND : DPS_V_KIND) {
 	case DPS_V_OUT:
@@ -74,10 +75,10 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 		return;
 	case DPS_V_GROUP:
 		// By the hash that it came in with, so before its start or length changes.
-		bucket_of(m);
+		bucket = bucket_of(m);
 		if (arg >= the_primary.n_groups || !reshape(m, word))
 			break;
-		steer_on(io, lane, arg, m);
+		steer_on(io, lane, arg, m, bucket);
 		return;
 	case DPS_V_QUARANTINE:
 		bucket_of(m);

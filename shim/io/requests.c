@@ -112,7 +112,7 @@ lane_init(struct io *io, uint32_t slot)
 		return -ENOMEM;
 	dps_scatter_init(lane->scatter, s->ring);
 	lane->parks = &s->parks;
-	lane->base = the_primary.ctl->base;
+	lane->base = the_primary.own->base;
 	lane->meta = (struct dps_meta *)((char *)s + s->meta[io->index]);
 	lane->size = s->ring;
 	lane->mask = s->ring - 1;
@@ -133,11 +133,11 @@ lane_init(struct io *io, uint32_t slot)
 static uint32_t
 waiting_room(const struct dps_group_conf *conf)
 {
-	const struct dps_ctl *ctl = the_primary.ctl;
+	const struct dps_ctl *own = the_primary.own;
 	uint32_t room = WAITING_MOST;
 
-	for (uint32_t i = 0; i < ctl->n_groups && conf->hold; i++)
-		room += ctl->group[i].max * ctl->group[i].ring;
+	for (uint32_t i = 0; i < own->n_groups && conf->hold; i++)
+		room += own->group[i].max * own->group[i].ring;
 	return rte_align32pow2(room);
 }
 
@@ -152,9 +152,9 @@ queue_init(struct waiting_queue *q, uint32_t room)
 static int
 group_init(struct io *io, uint32_t group)
 {
-	struct dps_group_conf *conf = &the_primary.ctl->group[group];
+	const struct dps_group_conf *conf = &the_primary.own->group[group];
 	struct io_group *g = &io->group[group];
-	uint32_t back;
+	uint32_t most = waiting_room(conf);
 
 	memset(g->map, DPS_NO_SLOT, sizeof(g->map));
 	memset(maps[group], DPS_NO_SLOT, sizeof(maps[group]));
@@ -163,14 +163,17 @@ group_init(struct io *io, uint32_t group)
 	g->max = conf->max;
 	g->hold = conf->hold;
 	g->together = conf->bucket_state > 0;
-	g->waiting_most = waiting_room(conf) - 1;
+	g->waiting_most = most - 1;
 	memcpy(g->next, conf->next, sizeof(g->next));
 	g->reach = conf->reach;
 	memset(g->from, DPS_NO_SLOT, sizeof(g->from));
-	back = conf->max * conf->ring;
-	if (queue_init(&g->again, back) != 0 || queue_init(&g->parked, waiting_room(conf) + back) != 0)
+	if (queue_init(&g->again, conf->max * conf->ring) != 0)
 		return -ENOMEM;
-	return queue_init(&g->ready, waiting_room(conf) + back);
+	// The bounds of n_waiting and n_back: all may be in one of these.
+	most += g->again.mask + 1;
+	if (queue_init(&g->parked, most) != 0)
+		return -ENOMEM;
+	return queue_init(&g->ready, most);
 }
 
 // Queue q of a port belongs to io core q mod n; where a port has fewer tx queues than there are io
@@ -289,7 +292,7 @@ dps_io_stop(void)
 			void *m;
 
 			while (rte_ring_sc_dequeue(p->io[i]->xfer[k], &m) == 0)
-				free_counted(&p->io[i]->port[((struct rte_mbuf *)m)->port]
+				free_counted(&p->io[i]->port[port_of(m)]
 						      .drops[DPS_DROP_STOPPED],
 					     m);
 		}
@@ -329,7 +332,7 @@ dps_io_map(uint32_t group, const uint8_t *member, uint32_t n, uint32_t when_empt
 	if (group >= p->n_groups || n != DPS_BUCKETS || when_empty > DPS_EMPTY_BYPASS)
 		return -EINVAL;
 	for (uint32_t b = 0; b < n; b++)
-		if (member[b] != DPS_NO_SLOT && member[b] >= p->ctl->group[group].max)
+		if (member[b] != DPS_NO_SLOT && member[b] >= p->own->group[group].max)
 			return -EINVAL;
 	asking_lock();
 	memcpy(maps[group], member, n);

@@ -52,9 +52,9 @@ receive(struct io *io, uint32_t index, struct io_group *g, struct rte_mbuf *m)
 		return;
 	}
 	m->port = index;
-	m->hash.rss = flow_hash(m);
+	m->hash.rss = flow_hash(m, index);
 	*mark_of(m) = (struct dps_mark){ .bucket = m->hash.rss & HASH_MASK };
-	steer(io, g, m);
+	steer(io, g, m, m->hash.rss & HASH_MASK);
 }
 
 static uint64_t
@@ -138,7 +138,7 @@ steer_plain(struct io *io, const struct rx_queue *rxq, struct io_group *g, struc
 		p->port = port_index;
 		*mark_of(p) = (struct dps_mark){ .bucket = bucket };
 		if (unlikely(sent == lane->limit)) {
-			steer(io, g, p);
+			steer(io, g, p, bucket);
 			if (!g->moving)
 				continue;
 			// Once one packet waits, later ones of its bucket must not overtake it.
@@ -152,9 +152,11 @@ steer_plain(struct io *io, const struct rx_queue *rxq, struct io_group *g, struc
 		make_active(io, lane);
 	}
 	for (; i < n; i++) {
+		uint32_t bucket = m[i]->hash.rss & HASH_MASK;
+
 		m[i]->port = port_index;
-		*mark_of(m[i]) = (struct dps_mark){ .bucket = m[i]->hash.rss & HASH_MASK };
-		steer(io, g, m[i]);
+		*mark_of(m[i]) = (struct dps_mark){ .bucket = bucket };
+		steer(io, g, m[i], bucket);
 	}
 }
 

@@ -101,35 +101,36 @@ publish_all(struct io *io)
 		}
 }
 
-// The hash of a packet's flow: the NIC's if it gives the one that was asked for. m->port is dpsup's.
+// The hash of the flow of a packet of that port: the NIC's if it gives the one that was asked for.
 static inline uint32_t
-flow_hash(const struct rte_mbuf *m)
+flow_hash(const struct rte_mbuf *m, uint32_t port)
 {
-	if (is_hashed(m, the_primary.port[m->port].hw_rss))
+	if (is_hashed(m, the_primary.port[port].hw_rss))
 		return m->hash.rss;
 	return hash_flow(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len);
 }
 
-// The bucket of a packet, hashed now if its lane needed none.
+// The bucket of a packet, hashed now if its lane needed none. Its mark lies where a worker may have
+// written, so it is made an index here, once, and handed on.
 static inline uint32_t
 bucket_of(struct rte_mbuf *m)
 {
 	struct dps_mark *mark = mark_of(m);
 
 	if (unlikely(mark->bucket == NO_BUCKET)) {
-		m->hash.rss = flow_hash(m);
+		m->hash.rss = flow_hash(m, port_of(m));
 		mark->bucket = m->hash.rss & HASH_MASK;
 	}
-	return mark->bucket;
+	return mark->bucket & HASH_MASK;
 }
 
-static inline void steer(struct io *io, struct io_group *g, struct rte_mbuf *m);
+static inline void steer(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket);
 
 // The packet's group has no worker. False: the packet has to wait.
 static bool __rte_noinline
-place_nowhere(struct io *io, struct io_group *g, struct rte_mbuf *m)
+place_nowhere(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 {
-	uint16_t next = g->next[m->port];
+	uint16_t next = g->next[port_of(m)];
 
 	if (g->when_empty == DPS_EMPTY_HOLD)
 		return false;
@@ -145,23 +146,23 @@ place_nowhere(struct io *io, struct io_group *g, struct rte_mbuf *m)
 		return true;
 	}
 	if (++mark_of(m)->hops > HOP_LIMIT) {
-		free_counted(&io->port[m->port].drops[DPS_DROP_HOP_LIMIT], m);
+		free_counted(&io->port[port_of(m)].drops[DPS_DROP_HOP_LIMIT], m);
 		return true;
 	}
 	dps_count(&g->bypassed, 1);
-	steer(io, &io->group[next & DPS_V_ARG], m);
+	steer(io, &io->group[next & DPS_V_ARG], m, bucket);
 	return true;
 }
 
 // Give a packet to its bucket's lane. False: it has to wait, and may.
 static inline bool
-place(struct io *io, struct io_group *g, struct rte_mbuf *m)
+place(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 {
-	uint8_t member = g->map[bucket_of(m)];
+	uint8_t member = g->map[bucket];
 	struct lane *lane;
 
 	if (unlikely(member == DPS_NO_SLOT))
-		return place_nowhere(io, g, m);
+		return place_nowhere(io, g, m, bucket);
 	lane = &io->lane[g->first + member];
 	if (unlikely(!lane_lend(io, lane, m))) {
 		if (g->hold)
@@ -172,11 +173,11 @@ place(struct io *io, struct io_group *g, struct rte_mbuf *m)
 }
 
 static inline void
-steer(struct io *io, struct io_group *g, struct rte_mbuf *m)
+steer(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 {
-	g->load[bucket_of(m)]++;
-	if (unlikely(g->waits[bucket_of(m)]) || unlikely(!place(io, g, m)))
-		waiting_add(g, m, bucket_of(m));
+	g->load[bucket]++;
+	if (unlikely(g->waits[bucket]) || unlikely(!place(io, g, m, bucket)))
+		waiting_add(g, m, bucket);
 }
 
 static uint32_t
@@ -191,7 +192,7 @@ release_waiting(struct io *io, struct io_group *g)
 	for (; q->tail != q->head; q->tail++, moved++) {
 		const struct waiting *w = &q->entry[q->tail & q->mask];
 
-		if (!place(io, g, w->m))
+		if (!place(io, g, w->m, w->bucket))
 			return moved;
 		waiting_done(g, w);
 	}

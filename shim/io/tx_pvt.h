@@ -116,7 +116,7 @@ xfer_pull(struct io *io)
 			continue;
 		n = rte_ring_sc_dequeue_burst(io->xfer[i], (void **)m, DPS_BURST, NULL);
 		for (uint32_t k = 0; k < n; k++)
-			tx_put(io, m[k]->port, m[k]);
+			tx_put(io, port_of(m[k]), m[k]);
 		total += n;
 	}
 	return total;

@@ -115,6 +115,7 @@ watchdog_run(void *arg)
 	(void)arg;
 	for (;;) {
 		nanosleep(&round, NULL);
+		lease_restore();
 		for (uint32_t i = 0; i < the_primary.n_io; i++)
 			look(the_primary.io[i], &pulse[i]);
 	}

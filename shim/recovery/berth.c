@@ -37,8 +37,9 @@ call_off(struct warden *w)
 	if (pid != 0 &&
 	    (dps_lease_look(s->lease, pid) != DPS_LEASE_NEW || is_alive((int32_t)pid)))
 		return -EBUSY;
-	if (!dps_seat_change(&s->berth, berth, dps_seat((berth >> 32) + 1, 0)))
+	if (!dps_seat_change(&s->berth, berth, dps_seat(w->ticket + 1, 0)))
 		return -EBUSY;
+	w->ticket++;
 	if (!__atomic_compare_exchange_n(&w->state, &awaited, OFF, 0, __ATOMIC_ACQ_REL,
 					 __ATOMIC_ACQUIRE))
 		return -EBUSY;
@@ -68,6 +69,8 @@ call_off_stillborn(void)
 static int
 berth_open(uint32_t group, uint32_t version, uint32_t *ticket)
 {
+	// The process is about to read it.
+	dps_ctl_restore();
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
 		struct warden *w = &wardens[i];
 		struct dps_sitter *s = sitter_of(w);
@@ -103,7 +106,7 @@ berth_open(uint32_t group, uint32_t version, uint32_t *ticket)
 		s->in_order = 0;
 		s->error[0] = '\0';
 		memset(s->counter, 0, sizeof(s->counter));
-		*ticket = ((berth >> 32) + 1) & INT32_MAX;
+		*ticket = w->ticket = (w->ticket + 1) & INT32_MAX;
 		dps_store64(&s->berth, dps_seat(*ticket, 0));
 		dps_store32(&w->state, AWAITED);
 		return i;
@@ -183,12 +186,20 @@ dps_sitter_version(uint32_t sitter)
 int
 dps_sitter_pid(uint32_t sitter, uint32_t ticket)
 {
-	uint64_t berth;
+	const struct warden *w = &wardens[sitter];
 
 	if (sitter >= DPS_MAX_SITTERS)
 		return -EINVAL;
-	berth = dps_load64(&sitter_of(&wardens[sitter])->berth);
-	return dps_load32(&wardens[sitter].state) != OFF && berth >> 32 == ticket ? (uint32_t)berth : 0;
+	if (w->ticket != ticket)
+		return 0;
+	switch (dps_load32(&w->state)) {
+	case AWAITED:
+		return (uint32_t)dps_load64(&sitter_of(w)->berth) & INT32_MAX;
+	case ON:
+		return w->pid;
+	default:
+		return 0;
+	}
 }
 
 int

@@ -97,7 +97,7 @@ buckets_of(const uint8_t *map, uint32_t member)
 static bool
 deal(uint8_t *map, uint32_t group, uint32_t member)
 {
-	const struct dps_group_conf *conf = &the_primary.ctl->group[group];
+	const struct dps_group_conf *conf = &the_primary.own->group[group];
 	uint32_t has[DPS_MAX_SLOTS];
 	uint32_t heir[DPS_MAX_SLOTS];
 	uint32_t n = 0;

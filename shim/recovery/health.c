@@ -22,6 +22,7 @@ enum {
 	STILL_MS = 150,         // without a beat, before the kernel is asked: a parked worker has one
 				// each 100 ms
 	GAP_MS = 100,           // between two rounds, beyond which this thread did not get its CPU
+	PF_EXITING = 4,         // the kernel's, in its flags of a thread
 	AWAKE_US = 1000         // of CPU in a round, that a sleeping process may use: its watcher's
 };
 
@@ -55,10 +56,11 @@ health_cpu_ns(int32_t pid)
 	return clock_getcpuclockid(pid, &clock) == 0 ? dps_clock_ns(clock) : 0;
 }
 
-char
-thread_state(int32_t pid, int32_t tid)
+// What the kernel says of a thread, from its state on; NULL: nothing.
+static const char *
+thread_stat(int32_t pid, int32_t tid, char *text, size_t room)
 {
-	char path[64], text[256];
+	char path[64];
 	const char *at;
 	ssize_t len;
 	int fd;
@@ -66,20 +68,43 @@ thread_state(int32_t pid, int32_t tid)
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return '?';
-	len = read(fd, text, sizeof(text) - 1);
+		return NULL;
+	len = read(fd, text, room - 1);
 	close(fd);
 	if (len <= 0)
-		return '?';
+		return NULL;
 	text[len] = '\0';
 	at = strrchr(text, ')');
-	return at != NULL && at[1] == ' ' && isalpha(at[2]) ? at[2] : '?';
+	return at != NULL && at[1] == ' ' && isalpha(at[2]) ? at + 2 : NULL;
+}
+
+char
+thread_state(int32_t pid, int32_t tid)
+{
+	char text[256];
+	const char *at = thread_stat(pid, tid, text, sizeof(text));
+
+	return at != NULL ? *at : '?';
+}
+
+bool
+thread_leaves(int32_t pid, int32_t tid)
+{
+	char text[256], state;
+	const char *at = thread_stat(pid, tid, text, sizeof(text));
+	unsigned int flags;
+
+	if (at == NULL)
+		return true;
+	if (sscanf(at, "%c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
+		return false;
+	return flags & PF_EXITING || state == 'Z' || state == 'X';
 }
 
 bool
 health_waits(int32_t pid, uint64_t cpu)
 {
-	return thread_state(pid, pid) == 'R' && health_cpu_ns(pid) - cpu < AWAKE_US * 1000ull;
+	return thread_state(pid, pid) == 'R' && health_cpu_ns(pid) < cpu + AWAKE_US * 1000ull;
 }
 
 // Something that changes with every packet handed back, and whether there are any to hand back.
@@ -155,7 +180,8 @@ health_look(struct health *h, uint32_t slot, int32_t pid)
 	bool idle = !has_work || dps_load32(&s->parks) & 1;
 	bool got_on = progress != h->progress;
 	bool alive = got_on || (idle && beats != h->beats);
-	uint64_t cpu = idle ? 0 : health_cpu_ns(pid);
+	// A process that was reaped meanwhile has used 0: no less than it had.
+	uint64_t cpu = idle ? 0 : RTE_MAX(health_cpu_ns(pid), h->was_idle ? 0 : h->last_cpu);
 	uint64_t gap = now - h->last_ns;
 	char run = '?';
 

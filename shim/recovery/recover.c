@@ -104,7 +104,8 @@ restore_head(uint32_t slot, struct dps_slot *s)
 	s->index = slot;
 	s->group = group_of(slot);
 	s->member = member_of(slot);
-	s->state = p->state[slot] == 0 ? 0 : p->ctl->base + p->state[slot] - (uintptr_t)s;
+	s->state = p->state[slot] == 0 ? 0 : p->own->base + p->state[slot] - (uintptr_t)s;
+	s->perf_at = p->perf_at[slot];
 	s->n_lanes = p->n_io;
 	s->ring = p->io[0]->lane[slot].size;
 	for (uint32_t i = 0; i < p->n_io; i++) {

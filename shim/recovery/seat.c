@@ -126,5 +126,5 @@ dps_slot_sitter(uint32_t slot)
 	sitter = __atomic_load_n(&seats[slot].sitter, __ATOMIC_ACQUIRE);
 	if (sitter == NOBODY || (uint32_t)dps_load64(&the_primary.slot[slot]->seat) == 0)
 		return 0;
-	return (uint32_t)dps_load64(&the_primary.ctl->sitter[sitter].berth);
+	return dps_sitter_pid(sitter, wardens[sitter].ticket);
 }

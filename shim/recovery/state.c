@@ -20,8 +20,8 @@ static bool
 is_touchable(const struct lane *lane, uint32_t index, uint32_t sitter, uint64_t at, uint32_t len)
 {
 	const struct dps_ctl *ctl = the_primary.ctl;
-	const struct dps_group_conf *conf = &ctl->group[lane->group];
-	uint64_t counters = (uintptr_t)ctl->sitter[sitter].counter - ctl->base;
+	const struct dps_group_conf *conf = &the_primary.own->group[lane->group];
+	uint64_t counters = (uintptr_t)ctl->sitter[sitter].counter - the_primary.own->base;
 	uint64_t bucket = mark_of(lane->shadow[index & lane->mask])->bucket % DPS_BUCKETS;
 
 	return is_within(at, len, the_primary.state[lane->slot] + DPS_STATE_AT, conf->state) ||
@@ -47,7 +47,7 @@ state_untouch(const struct lane *lane, uint32_t io, uint32_t index, uint32_t sit
 		uint32_t len = s->touch_len[n];
 
 		if (len <= DPS_TOUCH_MOST && is_touchable(lane, index, sitter, at, len))
-			memcpy((void *)(uintptr_t)(the_primary.ctl->base + at), s->touch_bytes[n],
+			memcpy((void *)(uintptr_t)(the_primary.own->base + at), s->touch_bytes[n],
 			       len);
 	}
 	return true;
@@ -58,7 +58,7 @@ slot_head(uint32_t slot)
 {
 	if (the_primary.state[slot] == 0)
 		return NULL;
-	return (void *)(uintptr_t)(the_primary.ctl->base + the_primary.state[slot]);
+	return (void *)(uintptr_t)(the_primary.own->base + the_primary.state[slot]);
 }
 
 // A corrupt slot's state is as doubtful as its lanes: the next worker begins anew.
@@ -93,7 +93,7 @@ dps_state_get(uint32_t slot, struct dps_state_head *head, uint8_t *bytes, uint32
 	memset(head, 0, sizeof(*head));
 	if (slot >= p->n_slots)
 		return -EINVAL;
-	return copy(slot_head(slot), DPS_STATE_AT, p->ctl->group[p->slot_group[slot]].state, head,
+	return copy(slot_head(slot), DPS_STATE_AT, p->own->group[p->slot_group[slot]].state, head,
 		    bytes, len);
 }
 
@@ -107,9 +107,9 @@ dps_bucket_state_get(uint32_t group, uint32_t bucket, struct dps_state_head *hea
 	memset(head, 0, sizeof(*head));
 	if (group >= the_primary.n_groups || bucket >= DPS_BUCKETS)
 		return -EINVAL;
-	conf = &the_primary.ctl->group[group];
+	conf = &the_primary.own->group[group];
 	if (conf->bucket_state == 0)
 		return 0;
-	at = (const void *)(uintptr_t)(the_primary.ctl->base + dps_bucket_head(conf, bucket));
+	at = (const void *)(uintptr_t)(the_primary.own->base + dps_bucket_head(conf, bucket));
 	return copy(at, sizeof(*head), conf->bucket_state, head, bytes, len);
 }

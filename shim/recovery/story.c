@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Stories: what happened, for the supervisor to read later. Threads of the primary write them into a
-// ring in shared memory, one at a time; the number of the last one is in the primary's own memory.
+// ring in the primary's own memory, one at a time: no worker reads one, and none can change one.
 
 #include <errno.h>
 
@@ -9,28 +9,26 @@
 #include "warden_pvt.h"
 
 static pthread_mutex_t story_lock = PTHREAD_MUTEX_INITIALIZER;
-static uint64_t stories;                // dps_ctl has a copy, which a worker may overwrite
+static struct dps_story story_ring[DPS_STORIES];        // by seq modulo that
+static uint64_t stories;                // the last one's seq
 
 static struct dps_story *
 story_at(uint64_t seq)
 {
-	return &the_primary.ctl->story[seq & (DPS_STORIES - 1)];
+	return &story_ring[seq & (DPS_STORIES - 1)];
 }
 
 uint64_t
 story_tell(const struct dps_story *story)
 {
-	struct dps_ctl *ctl = the_primary.ctl;
 	struct dps_story *at;
 	uint64_t seq;
 
 	pthread_mutex_lock(&story_lock);
 	seq = stories + 1;
 	at = story_at(seq);
-	dps_store64(&at->seq, 0);
 	*at = *story;
-	dps_store64(&at->seq, seq);
-	dps_store64(&ctl->stories, seq);
+	at->seq = seq;
 	dps_store64(&stories, seq);
 	pthread_mutex_unlock(&story_lock);
 	return seq;
@@ -41,11 +39,13 @@ void
 story_end(uint32_t slot, uint64_t noticed_ns)
 {
 	struct dps_story *last = story_at(seats[slot].story);
-	uint64_t first = the_primary.slot[slot]->first_ns;
+	uint64_t first = dps_load64(&the_primary.slot[slot]->first_ns);
 
+	pthread_mutex_lock(&story_lock);
 	if (seats[slot].story != 0 && last->seq == seats[slot].story && first > last->noticed_ns &&
 	    first < noticed_ns)
 		last->first_ns = first;
+	pthread_mutex_unlock(&story_lock);
 }
 
 void
@@ -77,7 +77,7 @@ dps_story_get(uint64_t seq, struct dps_story *out)
 	if (out->slot == DPS_NO_SLOT || out->first_ns != 0)
 		return 0;
 	first = dps_load64(&the_primary.slot[out->slot]->first_ns);
-	if (seats[out->slot].story == seq && first > out->noticed_ns)
+	if (seats[out->slot].story == seq && first > out->noticed_ns && first <= dps_now_ns())
 		out->first_ns = first;
 	return 0;
 }

@@ -112,7 +112,8 @@ seat_successor(uint32_t slot, uint32_t version, struct dps_story *story)
 		if (takes_seat(w) || !seat_revoke(slot)) {
 			story->successor = w->pid;
 			story->successor_sitter = w->index;
-			story->seated_ns = RTE_MAX(sitter_of(w)->seated_ns, story->claimed_ns);
+			story->seated_ns = between(dps_load64(&sitter_of(w)->seated_ns),
+						   story->claimed_ns, dps_now_ns());
 			return;
 		}
 		// The spare is dead, stopped or stuck: its ticket is void from now on.

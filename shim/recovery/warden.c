@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "lease.h"
@@ -166,7 +167,10 @@ watch(struct warden *w)
 		case DPS_LEASE_HELD:
 			break;
 		case DPS_LEASE_DIED:
-			return DPS_NOTICE_LEASE;
+			// That mark too may be a stray write's. The lease only says when to ask.
+			if (w->pidfd < 0 || thread_leaves(w->pid, w->pid))
+				return DPS_NOTICE_LEASE;
+			return doubt(w);
 		default:
 			return doubt(w);
 		}
@@ -195,8 +199,8 @@ read_crash(const struct dps_sitter *s, struct dps_story *story)
 	story->code = s->code;
 	story->sender = s->sender;
 	story->address = s->address;
-	story->died_ns = s->died_ns;
-	story->n_frames = RTE_MIN(s->n_frames, (uint32_t)DPS_FRAMES);
+	story->died_ns = RTE_MIN(dps_load64(&s->died_ns), story->noticed_ns);
+	story->n_frames = RTE_MIN(dps_load32(&s->n_frames), (uint32_t)DPS_FRAMES);
 	memcpy(story->frame, s->frame, sizeof(story->frame));
 }
 
@@ -317,11 +321,10 @@ thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 static void *
 hold_lease(void *arg)
 {
-	struct dps_ctl *ctl = the_primary.ctl;
-
-	if (dps_lease_take(ctl->lease) != 0)
+	if (dps_lease_take(the_primary.ctl->lease) != 0)
 		return NULL;
-	__atomic_store_n(&ctl->lease_tid, (int32_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+	__atomic_store_n(&the_primary.own->lease_tid, (int32_t)syscall(SYS_gettid),
+			 __ATOMIC_RELEASE);
 	futex_wake(arg);
 	for (;;)
 		pause();
@@ -331,7 +334,7 @@ hold_lease(void *arg)
 int
 wardens_start(void)
 {
-	const uint32_t *tid = (const uint32_t *)&the_primary.ctl->lease_tid;
+	const uint32_t *tid = (const uint32_t *)&the_primary.own->lease_tid;
 	pthread_t holder;
 	int ret;
 
@@ -355,4 +358,34 @@ wardens_start(void)
 	while (dps_load32(tid) == 0)
 		futex_wait(tid, 0, ROUND_MS);
 	return 0;
+}
+
+// The word says who holds the lease; a stray write would have it say that the primary is dead, or
+// nothing, for as long as the primary lives.
+void
+lease_restore(void)
+{
+	static uint32_t times;
+	uint32_t tid = the_primary.own->lease_tid;
+	uint32_t *word = dps_lease_word(the_primary.ctl->lease);
+	uint32_t seen = dps_load32(word);
+
+	if ((seen & ~FUTEX_WAITERS) == tid ||
+	    !__atomic_compare_exchange_n(word, &seen, tid | FUTEX_WAITERS, 0, __ATOMIC_ACQ_REL,
+					 __ATOMIC_ACQUIRE))
+		return;
+	// One that is written all the time is said less and less often.
+	if ((times & (times + 1)) == 0)
+		dprintf(STDERR_FILENO, "primary: a process wrote %#x to the primary's lease: put right\n",
+			seen);
+	times++;
+}
+
+bool
+wardens_rest(void)
+{
+	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++)
+		if (dps_load32(&wardens[i].state) != OFF)
+			return false;
+	return true;
 }

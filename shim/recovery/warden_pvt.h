@@ -29,6 +29,7 @@ struct warden {
 	uint32_t index;
 	uint32_t group;
 	uint32_t version;       // of the group's plugin
+	uint32_t ticket;        // that a process shows to take this berth
 	uint32_t state;         // the control thread: OFF to AWAITED and back; the warden: the rest
 	uint32_t slot;          // where it was told to sit; changed under that slot's lock
 	uint32_t dead;          // 1: known to be
@@ -79,6 +80,13 @@ static inline void
 futex_wake(const uint32_t *word)
 {
 	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+// A time that a process wrote down, as far as it can be.
+static inline uint64_t
+between(uint64_t ns, uint64_t least, uint64_t most)
+{
+	return RTE_MIN(RTE_MAX(ns, least), most);
 }
 
 static inline bool

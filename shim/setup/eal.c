@@ -48,7 +48,9 @@ dps_eal_stop(void)
 			rte_eth_dev_close(port->id);
 	}
 	the_primary.n_ports = 0;
-	return rte_eal_cleanup();
+	// A warden whose process lives would be left with its memory unmapped. The process is about to
+	// end: the kernel unmaps then, and says so to the workers.
+	return wardens_rest() ? rte_eal_cleanup() : 0;
 }
 
 const char *

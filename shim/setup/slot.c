@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,7 +19,10 @@
 
 #include "primary.h"
 
-enum { SLOT_PAGE = 2 << 20 };   // a slot begins on a hugepage of its own
+enum {
+	SLOT_PAGE = 2 << 20,    // a slot begins on a hugepage of its own
+	OWN_LEN = offsetof(struct dps_ctl, lease)       // of the control block, the primary's own
+};
 
 static int
 lowest(const struct rte_memseg_list *msl, void *arg)
@@ -50,11 +54,15 @@ dps_ctl_create(uint64_t generation, uint32_t n_io)
 
 	if (n_io == 0 || n_io > DPS_MAX_IO)
 		return -EINVAL;
+	ctl = own_zalloc(OWN_LEN);
+	if (ctl == NULL)
+		return -ENOMEM;
 	mz = rte_memzone_reserve(DPS_MZ_CTL, sizeof(*ctl), SOCKET_ID_ANY, 0);
-	if (mz == NULL)
+	if (mz == NULL) {
+		free(ctl);
 		return -rte_errno;
-	ctl = mz->addr;
-	memset(ctl, 0, sizeof(*ctl));
+	}
+	memset(mz->addr, 0, sizeof(*ctl));
 	ctl->abi_version = DPS_ABI_VERSION;
 	ctl->abi_size = sizeof(*ctl);
 	ctl->primary_pid = getpid();
@@ -63,12 +71,16 @@ dps_ctl_create(uint64_t generation, uint32_t n_io)
 	rte_memseg_list_walk(lowest, &ctl->base);
 	// A lane's words have so many bits for a packet's place.
 	rte_memseg_walk(highest, &high);
-	if (high - ctl->base > DPS_BIT(DPS_OFFSET_BITS))
+	if (high - ctl->base > DPS_BIT(DPS_OFFSET_BITS)) {
+		free(ctl);
+		rte_memzone_free(mz);
 		return -EOVERFLOW;
+	}
 	snprintf(ctl->dpdk_version, sizeof(ctl->dpdk_version), "%s", dps_eal_version());
 	ctl->n_io = n_io;
 	ctl->tsc_hz = rte_get_tsc_hz();
-	p->ctl = ctl;
+	p->own = ctl;
+	p->ctl = mz->addr;
 	p->n_io = n_io;
 	return 0;
 }
@@ -76,7 +88,7 @@ dps_ctl_create(uint64_t generation, uint32_t n_io)
 int
 dps_ctl_port(uint32_t port, const char *name)
 {
-	struct dps_ctl *ctl = the_primary.ctl;
+	struct dps_ctl *ctl = the_primary.own;
 
 	if (port >= DPS_MAX_PORTS)
 		return -EINVAL;
@@ -88,7 +100,7 @@ dps_ctl_port(uint32_t port, const char *name)
 int
 dps_ctl_group(uint32_t group, const struct dps_group_conf *conf)
 {
-	struct dps_ctl *ctl = the_primary.ctl;
+	struct dps_ctl *ctl = the_primary.own;
 
 	if (group >= DPS_MAX_GROUPS || conf->first_slot + conf->max > DPS_MAX_SLOTS)
 		return -EINVAL;
@@ -101,7 +113,7 @@ dps_ctl_group(uint32_t group, const struct dps_group_conf *conf)
 int
 dps_group_version(uint32_t group, uint32_t version, const struct dps_version *conf)
 {
-	struct dps_ctl *ctl = the_primary.ctl;
+	struct dps_ctl *ctl = the_primary.own;
 
 	if (group >= ctl->n_groups || version >= DPS_VERSIONS)
 		return -EINVAL;
@@ -109,6 +121,7 @@ dps_group_version(uint32_t group, uint32_t version, const struct dps_version *co
 	if (version_is_used(group, version))
 		return -EBUSY;
 	ctl->group[group].version[version] = *conf;
+	the_primary.ctl->group[group].version[version] = *conf;
 	return 0;
 }
 
@@ -123,9 +136,33 @@ dps_ctl_publish(void)
 		ret = rebucket_start();
 	if (ret != 0)
 		return ret;
-	p->ctl->n_slots = p->n_slots;
+	p->own->n_slots = p->n_slots;
+	dps_ctl_restore();
+	p->own->magic = DPS_MAGIC;
 	dps_store32(&p->ctl->magic, DPS_MAGIC);
 	return 0;
+}
+
+static bool
+put_back(void *shared, const void *own, size_t len)
+{
+	if (memcmp(shared, own, len) == 0)
+		return false;
+	memcpy(shared, own, len);
+	return true;
+}
+
+int
+dps_ctl_restore(void)
+{
+	const struct primary *p = &the_primary;
+	bool was_wrong;
+
+	was_wrong = put_back(p->ctl, p->own, offsetof(struct dps_ctl, group));
+	was_wrong |= put_back(p->ctl->group, p->own->group, p->n_groups * sizeof(*p->own->group));
+	if (was_wrong && p->own->magic == DPS_MAGIC)
+		fprintf(stderr, "primary: a process wrote to the control block: put right\n");
+	return was_wrong;
 }
 
 // Bytes of a slot with all its lanes and its state, in whole pages.
@@ -159,17 +196,17 @@ slots_reserve(struct primary *p)
 	size_t len = 0;
 
 	for (uint32_t g = 0; g < p->n_groups; g++)
-		len += p->ctl->group[g].max * slot_len(p->n_io, &p->ctl->group[g]) +
-		       buckets_len(&p->ctl->group[g]);
+		len += p->own->group[g].max * slot_len(p->n_io, &p->own->group[g]) +
+		       buckets_len(&p->own->group[g]);
 	mz = rte_memzone_reserve_aligned("dpsup_slots", len, SOCKET_ID_ANY, 0, SLOT_PAGE);
 	if (mz == NULL)
 		return -rte_errno;
 	p->slots = mz->addr;
 	p->slots_end = p->slots + len;
 	for (uint32_t g = 0; g < p->n_groups; g++) {
-		len = buckets_len(&p->ctl->group[g]);
+		len = buckets_len(&p->own->group[g]);
 		memset(p->slots, 0, len);
-		p->ctl->group[g].buckets = (uintptr_t)p->slots - p->ctl->base;
+		p->own->group[g].buckets = (uintptr_t)p->slots - p->own->base;
 		p->slots += len;
 	}
 	return 0;
@@ -191,7 +228,7 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 		if (ret != 0)
 			return ret;
 	}
-	len = slot_len(p->n_io, &p->ctl->group[group]);
+	len = slot_len(p->n_io, &p->own->group[group]);
 	if (p->slots + len > p->slots_end)
 		return -ENOSPC;
 	s = (struct dps_slot *)p->slots;
@@ -201,7 +238,7 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 	s->group = group;
 	s->member = member;
 	s->n_lanes = p->n_io;
-	s->ring = p->ctl->group[group].ring;
+	s->ring = p->own->group[group].ring;
 	at = RTE_ALIGN(sizeof(*s), 4096);
 	s->perf_at = at;
 	at += sizeof(struct dps_perf);
@@ -211,13 +248,13 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 		s->meta[i] = at;
 		at += s->ring * sizeof(struct dps_meta);
 	}
-	s->state = p->ctl->group[group].state > 0 ? at : 0;
+	s->state = p->own->group[group].state > 0 ? at : 0;
 	p->slot_group[slot] = group;
 	p->perf_at[slot] = s->perf_at;
-	p->state[slot] = s->state > 0 ? (uintptr_t)s + s->state - p->ctl->base : 0;
+	p->state[slot] = s->state > 0 ? (uintptr_t)s + s->state - p->own->base : 0;
 	p->slot[slot] = s;
 	p->n_slots = RTE_MAX(p->n_slots, slot + 1);
-	p->ctl->slot[slot] = (uintptr_t)s - p->ctl->base;
+	p->own->slot[slot] = (uintptr_t)s - p->own->base;
 	dps_store32(&s->magic, DPS_SLOT_MAGIC);
 	return 0;
 }

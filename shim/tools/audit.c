@@ -359,7 +359,8 @@ static void
 describe(const struct rte_mbuf *m, struct dps_stray *out)
 {
 	const struct primary *p = &the_primary;
-	const struct dps_mark *at = mark_of((struct rte_mbuf *)(uintptr_t)m);
+	const struct dps_mark at = *mark_of((struct rte_mbuf *)(uintptr_t)m);
+	uint32_t port = m->port;
 	uint32_t n = RTE_MIN((uint32_t)m->data_len, (uint32_t)DPS_STRAY_BYTES);
 	const struct io_group *g;
 
@@ -367,7 +368,7 @@ describe(const struct rte_mbuf *m, struct dps_stray *out)
 	out->address = (uintptr_t)m;
 	out->length = m->pkt_len;
 	out->refcnt = rte_mbuf_refcnt_read(m);
-	out->port = m->port;
+	out->port = port;
 	out->slot = DPS_NO_SLOT;
 	if (m->data_off + n <= m->buf_len) {
 		out->n_bytes = n;
@@ -378,12 +379,12 @@ describe(const struct rte_mbuf *m, struct dps_stray *out)
 		return;
 	}
 	// Else by its bucket: whose that is now. Of a group that it went on to, nothing is noted.
-	if (m->port >= p->n_ports || p->port[m->port].group < 0 || at->hops > 0)
+	if (port >= p->n_ports || p->port[port].group < 0 || at.hops > 0)
 		return;
-	g = &p->io[0]->group[p->port[m->port].group];
-	if (at->bucket < DPS_BUCKETS && g->map[at->bucket] != DPS_NO_SLOT)
-		out->slot = g->first + g->map[at->bucket];
-	else if (at->bucket == NO_BUCKET && g->map[0] != DPS_NO_SLOT)
+	g = &p->io[0]->group[p->port[port].group];
+	if (at.bucket < DPS_BUCKETS && g->map[at.bucket] != DPS_NO_SLOT)
+		out->slot = g->first + g->map[at.bucket];
+	else if (at.bucket == NO_BUCKET && g->map[0] != DPS_NO_SLOT)
 		out->slot = g->first + g->map[0];       // its lane took every bucket
 	if (out->slot != DPS_NO_SLOT)
 		out->by = DPS_STRAY_BY_BUCKET;

@@ -251,7 +251,7 @@ capture_lent(struct io *io, const struct lane *lane)
 			const struct rte_mbuf *m = lane->shadow[(from + i) & lane->mask];
 			struct shape s = shape_of(m);
 
-			about.port = m->port;
+			about.port = port_of(m);
 			about.index = from + i;
 			put(r, i, m, &s, &about);
 		}
@@ -317,7 +317,7 @@ capture_back(struct io *io, const struct lane *lane, uint32_t n)
 		struct shape s = shape_of(m);
 
 		about.bad = !is_good(lane, index, word, m, &s);
-		about.port = m->port;
+		about.port = port_of(m);
 		about.index = index;
 		about.verdict = word;
 		about.version = lane_version(lane, index);

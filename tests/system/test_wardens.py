@@ -108,11 +108,13 @@ const struct dps_plugin dps_plugin = {
         # A word that pthread_mutex_lock would take for a death, of a thread that goes on.
         ("*(uint32_t *)me->lease = 0x41414141;", "doubt"),
         ("*(uint32_t *)me->lease = 0;", "doubt"),
+        # The kernel's own mark: what it says of the thread counts.
+        ("*(uint32_t *)me->lease = 0x40000000;", "doubt"),
         # The kernel's list is empty, or leads nowhere: it says nothing.
         ("*head = head; kill(getpid(), SIGKILL);", "pidfd"),
         ("*head = (void *)8; kill(getpid(), SIGKILL);", "pidfd"),
     ],
-    ids=["a fake", "given back", "no list", "a wild list"],
+    ids=["a fake", "given back", "a fake mark", "no list", "a wild list"],
 )
 @pytest.mark.parametrize("spares", [0, 1])
 def test_notices_that_are_false_or_do_not_come(

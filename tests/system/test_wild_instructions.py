@@ -92,6 +92,7 @@ WILD = 0x4141414141414141
 CASES: dict[str, Callable[[Where, Where], Write]] = {
     "lease: a number": sitter("lease", u32(WILD)),
     "lease: free": sitter("lease", u32(0)),
+    "lease: dead": sitter("lease", u32(0x40000000)),
     "lease: all of it": sitter("lease", u64(WILD) * 8),
     "robust list: nowhere": lambda me, other: (robust_list(me["pid"]), u64(8)),
     "robust list: empty": lambda me, other: (robust_list(me["pid"]), u64(robust_list(me["pid"]))),
@@ -136,10 +137,15 @@ CASES: dict[str, Callable[[Where, Where], Write]] = {
     "another's undo": lambda me, other: (other["slot"] + offset("dps_slot", "undo"), u64(WILD)),
     "another's seat": lambda me, other: (other["slot"] + offset("dps_slot", "seat"), u64(0)),
     "another's lease": lambda me, other: (other["sitter"], u32(WILD)),
-    "stories: too many": ctl("stories", u64(WILD)),
-    "stories: none": ctl("stories", u64(0)),
-    "stories: all wild": ctl("story", u64(WILD) * 1000),
+    "perf": slot("perf_at", u64(WILD)),
+    "berth: another pid": sitter("berth", u32(1)),
+    "another's lease: dead": lambda me, other: (other["sitter"], u32(0x40000000)),
+    "counters past their end": sitter("counter", u64(1) * 24),
     "the primary's lease": ctl("lease", u32(WILD)),
+    "the primary's lease: it is dead": ctl("lease", u32(0x40000000)),
+    "the control block's head": ctl("magic", u32(WILD) * 24),
+    "slots": ctl("slot", u64(WILD) * 64),
+    "groups": ctl("group", u64(WILD) * 64),
 }
 
 
@@ -213,6 +219,7 @@ NOTICES = {
     ("lease: a number", 0): "doubt",
     ("lease: free", 0): "doubt",
     ("lease: all of it", 0): "doubt",
+    ("lease: dead", 0): "doubt",
     ("robust list: nowhere", signal.SIGKILL): "pidfd",
     ("robust list: empty", signal.SIGKILL): "pidfd",
     # No notice at all, a crash with it.
@@ -220,7 +227,7 @@ NOTICES = {
 }
 # Each of these once ended the primary, or the wrong worker, or kept the place empty.
 KNOWN = [("slot's index", 0), ("slot's head", signal.SIGKILL), ("hand: 1", signal.SIGKILL),
-         ("stories: too many", signal.SIGKILL), ("core", signal.SIGKILL)]  # fmt: skip
+         ("groups", signal.SIGKILL), ("core", signal.SIGKILL)]  # fmt: skip
 
 
 EVERY = [(name, then) for name in CASES for then in (0, signal.SIGKILL, signal.SIGSEGV)]

@@ -31,6 +31,7 @@ class FakeSeed:
     def one(self) -> socket.socket:
         if self._socket is None:
             self._socket, _ = self._door.accept()
+            assert self._socket.recv(128) == b"hello"
         return self._socket
 
     def order(self) -> str:

@@ -22,6 +22,7 @@ from dpsup.supervisor.seed_socket import SeedError
 from dpsup.supervisor.sitters import SEATED, STARTING, end_if_late
 
 BERTH = {"berth": 7, "ticket": 99}
+OPEN = {"berth": 3, "ticket": 4}
 
 
 @pytest.fixture
@@ -29,6 +30,12 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parts:
     for name in ("AGAIN_S", "FATE_S"):
         monkeypatch.setattr(sitters, name, 0.0)
     return Parts(tmp_path, call_off=0)
+
+
+def worker_of(parts: Parts) -> subprocess.Popen[bytes]:
+    """A process whose command line says that it is a worker of this instance's."""
+    argv = [f"dpsup-worker: {parts.model.name} fw/0", "60"]
+    return subprocess.Popen(argv, executable="/bin/sleep")
 
 
 def with_seed(parts: Parts, work: Callable[[FakeSeed], Coroutine[Any, Any, None]]) -> None:
@@ -172,7 +179,7 @@ def test_without_a_pipe_nobody_is_forked(
 
 def test_calling_off_goes_on_until_nobody_comes(parts: Parts) -> None:
     """Whoever came meanwhile, and is unknown, is ended."""
-    with subprocess.Popen(["sleep", "60"]) as child:
+    with worker_of(parts) as child:
         answers = iter([-1, child.pid, 0])
         parts.core.answers["call_off"] = lambda **_: next(answers)
         failing(parts, None)
@@ -198,7 +205,7 @@ def test_a_slot_is_opened_once_nobody_sits_there(parts: Parts) -> None:
         looked.append(1)
 
     parts.sitters.read_stories = read
-    with subprocess.Popen(["sleep", "60"]) as child:
+    with worker_of(parts) as child:
         answers = iter([{"sitting": child.pid}, {"sitting": 0}, {"berth": 3, "ticket": 4}])
         parts.core.answers["prepare"] = lambda **_: next(answers)
         parts.worker.takeovers = 3
@@ -206,6 +213,23 @@ def test_a_slot_is_opened_once_nobody_sits_there(parts: Parts) -> None:
         assert child.wait() == -9
     assert found == {"berth": 3, "ticket": 4} and len(looked) == 2
     assert parts.worker.takeovers == 0
+
+
+@pytest.mark.parametrize("verb", ["call_off", "prepare"])
+def test_a_pid_that_a_worker_may_have_written_is_not_believed(parts: Parts, verb: str) -> None:
+    """It comes from shared memory: only a worker of this instance's is ended."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        answers = iter([child.pid, 0] if verb == "call_off" else [{"sitting": child.pid}, OPEN])
+        parts.core.answers[verb] = lambda **_: next(answers)
+        parts.core.answers["stories"] = []
+        if verb == "call_off":
+            failing(parts, None)
+        else:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(process, "wait_gone", lambda *_: False)
+                run(parts.sitters.open_slot(parts.worker))
+        assert child.poll() is None
+        child.kill()
 
 
 def test_a_slot_that_stays_taken_is_an_error(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

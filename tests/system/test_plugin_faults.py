@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a plugin does beside its packets: processes that it forks, priorities that it asks for. And
+what other processes do to the seed and the primary."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from harness import NULL, PATIENCE, Run, at_rest, lives, wait_for
+from jobs import IO, build, group, pcap_port
+from traffic import flows, mix, save
+
+FORKS = """
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+#include "dpsup_plugin.h"
+
+/* Two children that live for ever: one in the worker's group, one in a session of its own. */
+static int init(const struct dps_env *env, void **state)
+{
+	struct sched_param high = { .sched_priority = 50 };
+
+	(void)env;
+	(void)state;
+	for (int i = 0; i < 2; i++)
+		if (fork() == 0) {
+			if (i == 1)
+				setsid();
+			for (int s = 1; s < 32; s++)
+				signal(s, SIG_IGN);
+			for (;;)
+				pause();
+		}
+	/* It would run before all else on this CPU, the warden that ends it included. */
+	sched_setscheduler(0, SCHED_FIFO, &high);
+	return 0;
+}
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "forks", .init = init, .packet = packet,
+};
+"""
+
+
+# What the primary noted in the packet's header for itself: its port and its bucket.
+HEADERS = """
+#include <string.h>
+#include <rte_mbuf.h>
+#include "dpsup_plugin.h"
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	struct rte_mbuf *m = (void *)((char *)p->data - RTE_PKTMBUF_HEADROOM - sizeof(*m));
+
+	(void)state;
+	m->port = (uint16_t)(rte_rdtsc() | 0x8000);
+	m->hash.fdir.hi = (uint32_t)(rte_rdtsc() * 2654435761u) | 0x8000;
+	return rte_rdtsc() & 32 ? dps_on(0) : dps_on(1);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "headers", .packet = packet,
+};
+"""
+
+
+def quiet(text: str) -> str:
+    return text.replace("net_null0", "net_null0,no-rx=1").replace("net_null1", "net_null1,no-rx=1")
+
+
+def with_plugin(plugin: Path) -> str:
+    text = quiet(NULL).replace('plugin = "macswap"', f'plugin = "{plugin}"')
+    return "\n".join(line for line in text.splitlines() if not line.startswith("args"))
+
+
+def dpdk() -> list[str]:
+    words = subprocess.run(
+        ["pkg-config", "--cflags", "libdpdk"], check=True, capture_output=True, text=True
+    )
+    return words.stdout.split()
+
+
+def children(pid: int) -> set[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return {int(one) for one in text.split()}
+
+
+def test_what_a_plugin_forks_has_no_packet_memory_and_ends_with_its_worker(instance: Run) -> None:
+    instance.start(with_plugin(build(instance.folder, FORKS)))
+    workers = [w["pid"] for w in instance.status()["groups"][0]["workers"] if w["pid"]]
+    born = {pid: children(pid) for pid in workers}
+    assert all(len(one) == 2 for one in born.values()), born
+    for child in set().union(*born.values()):
+        assert "map_" not in Path(f"/proc/{child}/maps").read_text(), "it keeps hugepages"
+    for pid in workers:
+        assert os.sched_getscheduler(pid) == os.SCHED_OTHER
+    os.kill(workers[0], signal.SIGKILL)
+    wait_for(lambda: not any(lives(child) for child in born[workers[0]]))
+    assert all(lives(child) for child in born[workers[1]])
+    instance.stop()
+    wait_for(lambda: not any(lives(child) for child in born[workers[1]]))
+
+
+@pytest.mark.parametrize("says", [b"", b"quit now", b"hello"])
+def test_another_client_of_the_seed_is_in_nobodys_way(instance: Run, says: bytes) -> None:
+    """The last one does say that it supervises: then the supervisor calls again."""
+    instance.start(quiet(NULL))
+    with contextlib.ExitStack() as stack:
+        for _ in range(6):
+            other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            other.connect(f"/run/dpsup/{instance.name}/seed.sock")
+            if says:
+                other.send(says)
+        before = instance.worker("fw/0")["pid"]
+        os.kill(before, signal.SIGKILL)
+        instance.until(
+            lambda s: (
+                s["groups"][0]["workers"][0]["pid"] not in (None, before)
+                and s["state"] == "running"
+            )
+        )
+    assert not [e for e in instance.events() if e["type"] == "error"]
+
+
+def test_a_supervisor_that_reads_late_gets_every_word(instance: Run) -> None:
+    """The seed keeps them while the socket is full, and takes no order meanwhile."""
+    orders, sent = 3000, [0]
+    instance.start(quiet(NULL))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as late:
+        late.connect(f"/run/dpsup/{instance.name}/seed.sock")
+        late.send(b"hello")
+
+        def ask() -> None:
+            for _ in range(orders):
+                late.send(b"what")
+                sent[0] += 1
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        at_rest(lambda: sent[0])
+        late.settimeout(PATIENCE)
+        for _ in range(orders):
+            assert late.recv(128) == b"refused order not understood"
+        asking.join()
+
+
+def test_no_number_in_a_packets_header_leads_the_primary_astray(instance: Run) -> None:
+    """It is an index of the primary's: any value is one."""
+    flags = ["-include", "rte_cycles.h"]
+    save(instance.folder / "wan.in.pcap", mix(flows(), 2000, seed=5))
+    plugin = build(instance.folder, HEADERS, *dpdk(), *flags)
+    second = group("sink", 1).replace('"fw"', '"last"').replace('input = ["wan"]\n', "")
+    doc = instance.job(pcap_port() + IO + group(str(plugin), 2) + second)
+    assert doc["received"] == 2000 and doc["in_flight"] == doc["lost"] == 0
+    assert sum(doc["dropped"].values()) + doc["sent"] == 2000
+    assert [p["unexplained"] for p in doc["audit"]] == [0] * len(doc["audit"])
+
+
+def test_a_primary_that_is_told_to_end_crashes_no_warden(instance: Run) -> None:
+    instance.start(quiet(NULL))
+    pid = instance.status()["primary"]["pid"]
+    os.kill(pid, signal.SIGTERM)
+    instance.until(lambda s: s["generation"] == 2 and s["state"] == "running")
+    ends = [e for e in instance.events() if e["type"] == "exit" and e["name"] == "primary"]
+    assert [e["how"] for e in ends] == ["exit 0"]
+
+
+def test_many_deaths_at_once_lose_no_word_of_the_seed(instance: Run) -> None:
+    text = (
+        quiet(NULL).replace("count = 2", "count = 32\nspares = 32").replace("max = 4", "max = 32")
+    )
+    instance.start(text.replace("intensity = 100", "intensity = 100000"))
+    instance.until(lambda s: s["groups"][0]["spares_ready"] == 32)
+    seed = instance.status()["seed"]["pid"]
+    for pid in children(seed):
+        os.kill(pid, signal.SIGKILL)
+    instance.until(lambda s: s["state"] == "running" and s["groups"][0]["spares_ready"] == 32)
+    said = [e for e in instance.events() if e["type"] in ("error", "stranger", "seed")]
+    assert not said, said
