@@ -449,6 +449,37 @@ CODES: dict[str, Entry] = {
         "Reading ends at the damage. A warning.",
         "Leave the damaged end out: tcpdump -r OLD -w NEW.",
     ),
+    "E0440": Entry(
+        "an output that would overwrite a file in use",
+        "A port empties the file that it writes to. This one is read by a port, is the topology"
+        " file or a plugin, or another port or instance writes to it; links to it count as well.",
+        "Name another file in tx_pcap.",
+    ),
+    "E0441": Entry(
+        "one interface, used twice",
+        "An interface hands each packet to every port that listens: both ports would receive it, or"
+        " either of them. Between two instances it is a warning, as one of them may only look.",
+        "Use another interface, or take packets through several groups by [[chains]].",
+    ),
+    "E0442": Entry(
+        "an output that is no file",
+        "A terminal, a disk or a device such as /dev/full takes packets, and nobody could tell what"
+        " became of them; /dev/stdout is another file in each process.",
+        "Name a file, a FIFO that a process reads, or /dev/null.",
+    ),
+    "E0443": Entry(
+        "net_af_packet's frames are too short for the port's mtu",
+        "The kernel cuts packets that are longer than the ring's frames, and the driver hands on"
+        " what is left of them as whole packets.",
+        "Raise framesz (2048 is enough for an mtu of 1500), or lower the port's mtu.",
+    ),
+    "E0444": Entry(
+        "packets that need several buffers, by a net_memif that cuts them",
+        "Before DPDK 24.11.5 net_memif takes some packets that need more than one buffer for"
+        " several packets.",
+        "Raise bsize and the pool's data_room (mtu + 22 bytes, and 128 more for the pool), lower the"
+        " mtu, or use DPDK 24.11.5.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(
         "no such plugin file",

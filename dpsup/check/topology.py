@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from dpsup.check.buffers import buffers
 from dpsup.check.devices import devices
 from dpsup.check.memory import hugepages, pools
+from dpsup.check.sharing import sharing
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.plan.model import Plan
 from dpsup.plan.paths import eal_runtime_dir, runtime_dir
@@ -322,4 +324,6 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
 
 # A single value's faults, and what needs all values to be right.
 SINGLE: tuple[Check, ...] = (_cores_exist, _numa, devices, _plugins, _maps)
-RELATED: tuple[Check, ...] = (_cores_shared, _fed, pools, hugepages, _runtime)
+RELATED: tuple[Check, ...] = (
+    _cores_shared, _fed, pools, hugepages, _runtime, sharing, buffers,
+)  # fmt: skip

@@ -13,11 +13,13 @@ import mmap
 import os
 import re
 import socket
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dpsup.host.neighbours import Neighbour, neighbours
 from dpsup.packets.pcap import Capture, scan
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
@@ -91,6 +93,38 @@ class Host:
 
     def is_dir(self, path: str) -> bool:
         return Path(path).is_dir()
+
+    def file_id(self, path: str) -> tuple[object, ...]:
+        """Equal for two paths that lead to one file, or would create the same one."""
+        try:
+            found = os.stat(path)  # noqa: PTH116
+        except OSError:
+            real = Path(os.path.realpath(path))
+            try:
+                folder = real.parent.stat()
+            except OSError:
+                return (str(real),)
+            return folder.st_dev, folder.st_ino, real.name
+        return found.st_dev, found.st_ino
+
+    def kind_of(self, path: str) -> str:
+        """ "file", "fifo", "null" for /dev/null, "absent", or "other": a device, a directory, a
+        socket, or a name that each process resolves to something else."""
+        if path.startswith(("/proc/", "/dev/fd/", "/dev/std")):
+            return "other"
+        try:
+            mode = os.stat(path)  # noqa: PTH116
+        except OSError:
+            return "absent"
+        if stat.S_ISCHR(mode.st_mode) and mode.st_rdev == os.makedev(1, 3):
+            return "null"
+        if stat.S_ISFIFO(mode.st_mode):
+            return "fifo"
+        return "file" if stat.S_ISREG(mode.st_mode) else "other"
+
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        """Other instances that run, and the one that is asked about."""
+        return neighbours()
 
     def scan_capture(self, path: str, longest: int) -> Capture | None:
         """What a capture file holds (see pcapfile). Raises: OSError."""
