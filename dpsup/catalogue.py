@@ -282,6 +282,12 @@ CODES: dict[str, Entry] = {
         'Write listen = "127.0.0.1:9464", or have a firewall or a proxy in front.',
     ),
     # --- CPUs -------------------------------------------------------------------------------------
+    "E0150": Entry(
+        "a log level, which has no effect",
+        "`[log] level` is accepted for the sake of files that have it. Nothing reads it: all lines"
+        " and events are kept.",
+        "Leave it out, and choose when reading: dpsup logs NAME, dpsup events --type.",
+    ),
     "E0201": Entry(
         "a CPU that the machine does not have",
         "The CPU does not exist, or is offline.",
@@ -477,8 +483,14 @@ CODES: dict[str, Entry] = {
         "packets that need several buffers, by a net_memif that cuts them",
         "Before DPDK 24.11.5 net_memif takes some packets that need more than one buffer for"
         " several packets.",
-        "Raise bsize and the pool's data_room (mtu + 22 bytes, and 128 more for the pool), lower the"
+        "Raise bsize and the pool's data_room (mtu + 22 bytes; the pool: 128 more), lower the"
         " mtu, or use DPDK 24.11.5.",
+    ),
+    "E0445": Entry(
+        "packets of a pcapng file that would be passed over",
+        "libpcap, with which net_pcap reads, knows one link type and one snapshot length in a file:"
+        " packets of other interfaces (mergecap writes such) are left out without a word.",
+        "editcap -F pcap OLD NEW, or capture on one interface.",
     ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(
@@ -781,6 +793,19 @@ CODES: dict[str, Entry] = {
         "the primary does not answer",
         "It has just died, is being restarted, or is stuck.",
         "`dpsup status` shows its state.",
+    ),
+    "E0808": Entry(
+        "an output file lacks packets that were sent to it",
+        "The file system is full, a limit was reached, or the process that read the FIFO left: the"
+        " driver goes on as if nothing had happened. What is missing is counted as tx_failed.",
+        "Make room, and run the job again.",
+    ),
+    "E0809": Entry(
+        "a job read fewer packets than its captures hold",
+        "`check` counted more packets in the files of rx_pcap than the driver handed out until the"
+        " input was idle.",
+        "Was --exit-when-idle too short, or the file changed meanwhile? `dpsup check FILE` says"
+        " what else is odd about the capture.",
     ),
     # --- bus --------------------------------------------------------------------------------------
     "E0901": Entry(

@@ -7,6 +7,7 @@ another machine's tree; paths that a topology names are always looked up as this
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import mmap
@@ -128,11 +129,8 @@ class Host:
 
     def scan_capture(self, path: str, longest: int) -> Capture | None:
         """What a capture file holds (see pcapfile). Raises: OSError."""
-        with Path(path).open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return None  # not to be mapped
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return scan(data, longest)
+        found = os.stat(path)  # noqa: PTH116
+        return _scan(path, longest, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def can_write(self, path: str) -> bool:
         """Can something be created at `path`: is it, or the next directory above it, writable?"""
@@ -144,6 +142,15 @@ class Host:
     def read_text(self, path: str) -> str:
         """A file as UTF-8. Raises: OSError, UnicodeDecodeError."""
         return Path(path).read_bytes().decode()
+
+
+@functools.lru_cache(maxsize=64)  # `check` and the job that follows ask the same
+def _scan(path: str, longest: int, *_: int) -> Capture | None:
+    with Path(path).open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return None  # not to be mapped
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return scan(data, longest)
 
 
 def parse_cpulist(text: str) -> frozenset[int]:

@@ -187,3 +187,15 @@ def test_a_newer_dpdk_s_memif_is_right() -> None:
     old = ("20.11", "22.11.11", "23.11.6", "24.11", "24.11.4", "25.03", "25.07.0")
     new = ("24.11.5", "24.11.10", "25.11", "25.11.1", "26.03.0-rc1")
     assert [cuts_memif(v) for v in (*old, *new)] == [True] * len(old) + [False] * len(new)
+
+
+# --- what has no effect ---------------------------------------------------------------------------
+
+
+def test_a_log_level_is_warned_of() -> None:
+    for level, codes in (("info", []), ("debug", ["E0150"]), ("error", ["E0150"])):
+        text = FULL.replace('level = "info"', f'level = "{level}"')
+        host = machine(text)
+        topology, _ = load(FILE, host)
+        assert topology is not None
+        assert [p.code for p in check(topology, host)] == codes
