@@ -92,6 +92,12 @@ CODES: dict[str, Entry] = {
         "Without a name it is not clear which of them is meant.",
         "Name one: `dpsup -n NAME status`, or set DPSUP_NAME.",
     ),
+    "E0011": Entry(
+        "no room for what a command writes",
+        "The disk is full, or a quota or limit on sizes was reached: what was written so far ends"
+        " somewhere.",
+        "Make room, and run the command again.",
+    ),
     # --- what the topology file says --------------------------------------------------------------
     "E0100": Entry(
         "the topology file cannot be read",

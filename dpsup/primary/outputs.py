@@ -15,6 +15,8 @@ import stat
 import struct
 import termios
 
+from dpsup.errors import DpsupError
+
 _FILE_HEAD, _RECORD_HEAD = 24, 16  # bytes, of a pcap file and of each of its packets
 _WHOLE_MOST = 65_535  # bytes of a packet that the driver writes whole in any case
 
@@ -26,6 +28,9 @@ class Output:
     def __init__(self, paths: list[str]) -> None:
         self._files = [fd for path in paths if (fd := _writer_of(path)) is not None]
         modes = [os.fstat(fd).st_mode for fd in self._files]
+        for path, fd, mode in zip(paths, self._files, modes, strict=False):
+            if stat.S_ISREG(mode):
+                _claim(path, fd)
         self._fifos = [fd for fd, m in zip(self._files, modes, strict=True) if stat.S_ISFIFO(m)]
         # What goes to which of them is not known: devices, such as /dev/null, take anything.
         regular = all(stat.S_ISREG(m) for m in modes)
@@ -65,6 +70,22 @@ def _writer_of(path: str) -> int | None:
                 if writes and os.path.samestat(file, os.fstat(fd)):
                     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     return None
+
+
+def _claim(path: str, fd: int) -> None:
+    """Of two instances that start at once, `check` finds neither: the second one is refused here.
+    Raises: DpsupError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DpsupError(
+            f"another process writes to {path}",
+            code="E0440",
+            why="two ports that write to one file leave neither's packets whole",
+            help="name another file in tx_pcap",
+        ) from None
+    except OSError:
+        pass  # a file system without locks
 
 
 def _is_deserted(fifo: int) -> bool:

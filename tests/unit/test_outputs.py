@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from unit.fakecore import Parts, run
 
+from dpsup.errors import DpsupError
 from dpsup.packets import pcap
 from dpsup.primary.outputs import output_of
 from dpsup.supervisor import outputs
@@ -85,6 +89,16 @@ def test_a_fifo_whose_reader_left_packets_unread(tmp_path: Path) -> None:
     os.close(writer)
 
 
+def test_a_file_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "out.pcap"
+    with path.open("wb"), path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DpsupError, match="another process writes"):
+            output_of(vdev(path), 1500)
+        fcntl.flock(other, fcntl.LOCK_UN)
+        assert output_of(vdev(path), 1500)
+
+
 def test_what_keeps_nothing_is_not_asked(tmp_path: Path) -> None:
     with Path("/dev/null").open("wb") as null:
         output = output_of("net_pcap0,tx_pcap=/dev/null", 1500)
@@ -155,3 +169,14 @@ def test_a_job_says_what_it_did_not_read() -> None:
     (short,) = outputs.unread({"wan": 100}, counters(0, 0, 50))
     (error,) = outputs.complaints([], [short])
     assert "read 50 of 100 packets" in error.message
+
+
+def test_a_command_whose_output_has_no_room_says_so() -> None:
+    dpsup = Path(sys.executable).with_name("dpsup")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [dpsup, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "E0011" in done.stderr
+    assert "No space left" in done.stderr
