@@ -148,8 +148,8 @@ class _Others:
         self._names: dict[_Use, str] = {}
         mine = runtime_dir(topology, host)
         for other in host.neighbours():
-            if other.runtime_dir == mine:
-                continue
+            if other.runtime_dir == mine or other.topology_file == topology.file:
+                continue  # itself, which runs: another user's environment names other directories
             for use in (use for vdev in other.vdevs if vdev for use in _uses(vdev, host)):
                 if use.what in ("reads", "writes") and host.kind_of(use.name) != "null":
                     verb = "reads from" if use.what == "reads" else "writes to"

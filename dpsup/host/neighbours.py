@@ -13,6 +13,7 @@ from dpsup.host import process
 class Neighbour(NamedTuple):
     name: str
     runtime_dir: str
+    topology_file: str
     vdevs: tuple[str, ...]  # its ports: "net_pcap0,rx_pcap=/in.pcap"
 
 
@@ -24,7 +25,8 @@ def neighbours() -> tuple[Neighbour, ...]:
             words = Path(f"/proc/{primary.pid}/cmdline").read_bytes().decode().split("\0")
             plan: Any = json.loads(Path(words[words.index("dpsup.primary") + 1]).read_text())
             vdevs = tuple(str(port["vdev"]) for port in plan["ports"])
-            found.append(Neighbour(str(plan["name"]), str(plan["runtime_dir"]), vdevs))
+            name, folder, file = (str(plan[k]) for k in ("name", "runtime_dir", "topology_file"))
+            found.append(Neighbour(name, folder, file, vdevs))
         except (OSError, ValueError, LookupError, TypeError):
             continue  # gone meanwhile, another user's, or of another version
     return tuple(found)

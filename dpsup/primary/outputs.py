@@ -46,8 +46,10 @@ class Output:
             self._read = max(self._read, sent - sum(_unread(fd) for fd in self._fifos))
         if not self._whole:
             return 0
-        size = sum(os.fstat(fd).st_size for fd in self._files)
-        return max(0, sent + _FILE_HEAD * len(self._files) - size)
+        sizes = [os.fstat(fd).st_size for fd in self._files]
+        # A file's head is written together with its first packets.
+        begun = sum(size > 0 for size in sizes)
+        return max(0, sent + _FILE_HEAD * begun - sum(sizes))
 
 
 def output_of(vdev: str, mtu: int) -> Output | None:

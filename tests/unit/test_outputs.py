@@ -89,6 +89,26 @@ def test_a_fifo_whose_reader_left_packets_unread(tmp_path: Path) -> None:
     os.close(writer)
 
 
+def test_nothing_was_sent_so_nothing_is_missing(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "ab"]
+    with paths[0].open("wb", buffering=0) as first, paths[1].open("wb"):
+        output = output_of(vdev(*paths), 1500)
+        assert output is not None
+        assert output.unwritten(0, 0) == 0
+        # A queue that sends writes the head of its own file.
+        first.write(pcap.to_bytes(FRAMES))
+        assert output.unwritten(len(FRAMES), BYTES) == 0
+        assert output.unwritten(len(FRAMES) + 1, BYTES + 60) == 76
+
+
+def test_a_file_that_was_full_from_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "out.pcap"
+    with path.open("wb"):
+        output = output_of(vdev(path), 1500)
+        assert output is not None
+        assert output.unwritten(1, 60) == 76
+
+
 def test_a_file_has_one_writer(tmp_path: Path) -> None:
     path = tmp_path / "out.pcap"
     with path.open("wb"), path.open("rb") as other:

@@ -71,7 +71,7 @@ def test_an_output_is_no_plugin() -> None:
 
 @pytest.mark.parametrize("vdev", ["net_pcap0,rx_pcap=/etc/dpsup/out.pcap", "net_pcap0,tx_pcap=/o"])
 def test_nor_a_file_of_another_instance(vdev: str) -> None:
-    other = Neighbour("other", "/run/dpsup/other", ("", vdev))
+    other = Neighbour("other", "/run/dpsup/other", "/o.toml", ("", vdev))
     problem = the_one("net_pcap0,tx_pcap=out.pcap", others=(other,), same={"/o": OUT})
     assert problem.code == "E0440"
     assert '"other"' in problem.why
@@ -88,7 +88,9 @@ def test_nor_a_file_of_another_instance(vdev: str) -> None:
         ("net_pcap0,tx_pcap=out.pcap", PCI, {"kinds": {OUT: "fifo"}}),
         # itself, which runs
         ("net_pcap0,tx_pcap=out.pcap", PCI,
-         {"others": (Neighbour("edge", "/run/dpsup/edge", (f"net_pcap0,tx_pcap={OUT}",)),)}),
+         {"others": (Neighbour("edge", "/run/dpsup/edge", "", (f"net_pcap0,tx_pcap={OUT}",)),)}),
+        ("net_pcap0,tx_pcap=out.pcap", PCI,
+         {"others": (Neighbour("edge", "/tmp/x/edge", FILE, (f"net_pcap0,tx_pcap={OUT}",)),)}),
         ("net_pcap0,rx_iface=eth0", "net_pcap1,tx_iface=eth0", {}),
         ("net_pcap0,rx_iface=eth0,tx_iface=eth0", PCI, {}),
         ("net_tap0,iface=t0", "net_tap1,iface=t1", {}),
@@ -142,7 +144,7 @@ def test_an_interface_feeds_one_port(lan: str, wan: str) -> None:
 
 
 def test_an_interface_of_another_instance_is_warned_of() -> None:
-    other = Neighbour("other", "/run/dpsup/other", ("net_pcap0,iface=eth0",))
+    other = Neighbour("other", "/run/dpsup/other", "/o.toml", ("net_pcap0,iface=eth0",))
     problem = the_one("net_af_packet0,iface=eth0", others=(other,))
     assert problem.code == "E0441"
     assert problem.severity is Severity.WARNING
