@@ -92,6 +92,12 @@ CODES: dict[str, Entry] = {
         "Without a name it is not clear which of them is meant.",
         "Name one: `dpsup -n NAME status`, or set DPSUP_NAME.",
     ),
+    "E0011": Entry(
+        "no room for what a command writes",
+        "The disk is full, or a quota or limit on sizes was reached: what was written so far ends"
+        " somewhere.",
+        "Make room, and run the command again.",
+    ),
     # --- what the topology file says --------------------------------------------------------------
     "E0100": Entry(
         "the topology file cannot be read",
@@ -282,6 +288,12 @@ CODES: dict[str, Entry] = {
         'Write listen = "127.0.0.1:9464", or have a firewall or a proxy in front.',
     ),
     # --- CPUs -------------------------------------------------------------------------------------
+    "E0150": Entry(
+        "a log level, which has no effect",
+        "`[log] level` is accepted for the sake of files that have it. Nothing reads it: all lines"
+        " and events are kept.",
+        "Leave it out, and choose when reading: dpsup logs NAME, dpsup events --type.",
+    ),
     "E0201": Entry(
         "a CPU that the machine does not have",
         "The CPU does not exist, or is offline.",
@@ -448,6 +460,43 @@ CODES: dict[str, Entry] = {
         "a damaged capture",
         "Reading ends at the damage. A warning.",
         "Leave the damaged end out: tcpdump -r OLD -w NEW.",
+    ),
+    "E0440": Entry(
+        "an output that would overwrite a file in use",
+        "A port empties the file that it writes to. This one is read by a port, is the topology"
+        " file or a plugin, or another port or instance writes to it; links to it count as well.",
+        "Name another file in tx_pcap.",
+    ),
+    "E0441": Entry(
+        "one interface, used twice",
+        "An interface hands each packet to every port that listens: both ports would receive it, or"
+        " either of them. Between two instances it is a warning, as one of them may only look.",
+        "Use another interface, or take packets through several groups by [[chains]].",
+    ),
+    "E0442": Entry(
+        "an output that is no file",
+        "A terminal, a disk or a device such as /dev/full takes packets, and nobody could tell what"
+        " became of them; /dev/stdout is another file in each process.",
+        "Name a file, a FIFO that a process reads, or /dev/null.",
+    ),
+    "E0443": Entry(
+        "net_af_packet's frames are too short for the port's mtu",
+        "The kernel cuts packets that are longer than the ring's frames, and the driver hands on"
+        " what is left of them as whole packets.",
+        "Raise framesz (2048 is enough for an mtu of 1500), or lower the port's mtu.",
+    ),
+    "E0444": Entry(
+        "packets that need several buffers, by a net_memif that cuts them",
+        "Before DPDK 24.11.5 net_memif takes some packets that need more than one buffer for"
+        " several packets.",
+        "Raise bsize and the pool's data_room (mtu + 22 bytes; the pool: 128 more), lower the"
+        " mtu, or use DPDK 24.11.5.",
+    ),
+    "E0445": Entry(
+        "packets of a pcapng file that would be passed over",
+        "libpcap, with which net_pcap reads, knows one link type and one snapshot length in a file:"
+        " packets of other interfaces (mergecap writes such) are left out without a word.",
+        "editcap -F pcap OLD NEW, or capture on one interface.",
     ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(
@@ -750,6 +799,19 @@ CODES: dict[str, Entry] = {
         "the primary does not answer",
         "It has just died, is being restarted, or is stuck.",
         "`dpsup status` shows its state.",
+    ),
+    "E0808": Entry(
+        "an output file lacks packets that were sent to it",
+        "The file system is full, a limit was reached, or the process that read the FIFO left: the"
+        " driver goes on as if nothing had happened. What is missing is counted as tx_failed.",
+        "Make room, and run the job again.",
+    ),
+    "E0809": Entry(
+        "a job read fewer packets than its captures hold",
+        "`check` counted more packets in the files of rx_pcap than the driver handed out until the"
+        " input was idle.",
+        "Was --exit-when-idle too short, or the file changed meanwhile? `dpsup check FILE` says"
+        " what else is odd about the capture.",
     ),
     # --- bus --------------------------------------------------------------------------------------
     "E0901": Entry(

@@ -175,6 +175,15 @@ struct io {
 	struct cell cell[CELLS];
 };
 
+// A driver's counter: some begin anew, when a tool resets them or a device is opened again; the sum
+// goes on.
+struct driver_count {
+	uint64_t seen;
+	uint64_t sum;
+};
+
+enum { DRIVER_MISSED, DRIVER_RX_ERRORS, DRIVER_NOMBUF, DRIVER_TX_ERRORS, DRIVER_SENT, DRIVER_COUNTS };
+
 struct port {
 	uint16_t id;                    // ethdev's
 	uint32_t pool;
@@ -190,6 +199,8 @@ struct port {
 	bool rss;                       // the driver spreads over queues
 	bool hw_rss;                    // and gives each packet the hash
 	bool started;
+	struct driver_count said[DRIVER_COUNTS];        // by the control thread alone
+	uint64_t failed;                // DPS_DROP_TX_FAILED
 	struct dps_port_info info;
 };
 

@@ -23,7 +23,8 @@ enum {
 	DPS_DROP_TX_FULL = 9,       // refused by the port's driver
 	DPS_DROP_CORRUPT = 10,      // lent to a slot whose shared memory was found corrupt
 	DPS_DROP_STOPPED = 11,      // still under way when the io core stopped
-	DPS_N_DROPS = 12
+	DPS_DROP_TX_FAILED = 12,    // taken by the port's driver, which says that it did not send it
+	DPS_N_DROPS = 13
 };
 
 struct dps_pool_conf {
@@ -59,6 +60,7 @@ struct dps_port_conf {
 	uint8_t key[DPS_KEY];
 	int32_t group;              // index of the group that the port feeds, -1: none
 	uint32_t hold;              // the group's on_full is "hold"
+	uint32_t one_mbuf;          // no packet of any port needs several mbufs
 };
 
 // dps_port_conf.rss_types, dps_hash_conf
@@ -102,8 +104,8 @@ struct dps_port_info {
 struct dps_port_stats {
 	uint64_t rx_packets;        // received by io cores
 	uint64_t rx_bytes;
-	uint64_t tx_packets;        // taken by the driver
-	uint64_t tx_bytes;
+	uint64_t tx_packets;        // taken by the driver, without those that it failed to send
+	uint64_t tx_bytes;          // of all that it took
 	uint64_t rx_missed;         // the driver's count: no descriptor
 	uint64_t rx_errors;
 	uint64_t rx_nombuf;         // mbuf allocation failures

@@ -195,6 +195,16 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
             help="capture on one interface, not on `any`",
             severity=Severity.WARNING,
         )
+    if capture.skipped:
+        yield problem(
+            path,
+            f"{capture.skipped} {of} would be passed over, the first is number"
+            f" {capture.first_skipped}",
+            code="E0445",
+            why="they are of an interface whose link type or snapshot length is not the first"
+            " one's, or longer than that; libpcap reads only the others",
+            help=f"merge anew into one interface: editcap -F pcap {posixpath.basename(file)} NEW",
+        )
     if capture.cut:
         yield problem(
             path,
@@ -224,3 +234,21 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
             help="leave the damaged end out: editcap, or tcpdump -r OLD -w NEW",
             severity=Severity.WARNING,
         )
+
+
+def promised(topology: Topology, host: Host) -> dict[str, int]:
+    """By port, the packets that a job will read: those of its captures, read once."""
+    found: dict[str, int] = {}
+    for port in topology.ports:
+        name, devargs = parse_vdev(port.vdev or "")
+        if driver_of(name, host) != "net_pcap" or dict(devargs).get("infinite_rx", "0") != "0":
+            continue
+        for key, value in devargs:
+            if key == "rx_pcap":
+                try:
+                    capture = host.scan_capture(value, port.mtu + limits.FRAME_MORE)
+                except OSError:
+                    continue
+                packets = capture.packets if capture else 0
+                found[port.name] = found.get(port.name, 0) + packets
+    return found

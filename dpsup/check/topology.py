@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from dpsup.check.buffers import buffers
 from dpsup.check.devices import devices
 from dpsup.check.memory import hugepages, pools
+from dpsup.check.sharing import sharing
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.host import eal
 from dpsup.plan.model import Plan
@@ -280,6 +282,21 @@ def _fed(topology: Topology, _: Host) -> Iterator[Problem]:
             )
 
 
+# --- what has no effect -------------------------------------------------------------------------
+
+
+def _log(topology: Topology, _: Host) -> Iterator[Problem]:
+    if topology.log.level != "info":
+        yield topology.source.problem(
+            ("log", "level"),
+            f"`level` of [log] is {show(topology.log.level)} and has no effect",
+            code="E0150",
+            why="nothing reads it: all lines are kept",
+            help="leave it out; `dpsup logs NAME` and `dpsup events --type` choose among them",
+            severity=Severity.WARNING,
+        )
+
+
 # --- runtime directory --------------------------------------------------------------------------
 
 
@@ -324,4 +341,6 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
 
 # A single value's faults, and what needs all values to be right.
 SINGLE: tuple[Check, ...] = (_cores_exist, _numa, devices, _plugins, _maps)
-RELATED: tuple[Check, ...] = (_cores_shared, _fed, pools, hugepages, _runtime)
+RELATED: tuple[Check, ...] = (
+    _cores_shared, _fed, pools, hugepages, _runtime, sharing, buffers, _log,
+)  # fmt: skip

@@ -8,6 +8,7 @@ and a command only imports what it needs. Only this directory imports click.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Iterator, MutableMapping
@@ -216,8 +217,12 @@ def main() -> None:
     except Exception as e:
         if debug:
             raise
+        full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         click.echo(
-            f"error[E0001]: internal error: {e!r}\n"
+            f"error[E0011]: what the command writes has no room: {e}\n"
+            "  help: the output ends before its end; make room, and run the command again"
+            if full
+            else f"error[E0001]: internal error: {e!r}\n"
             "  help: run the command again with --debug and report the traceback",
             err=True,
         )

@@ -9,11 +9,12 @@ from typing import Annotated, NotRequired, TypedDict
 class PortCounters(TypedDict):
     name: Annotated[str, "the port"]
     drops: Annotated[dict[str, int], "packets dropped by io cores, by reason"]
+    unwritten_bytes: Annotated[int, "sent to a file (`tx_pcap`) and not in it"]
     link_up: Annotated[bool, "whether the link is up"]
     link_mbps: Annotated[int, "its speed, 0: unknown"]
     rx_packets: Annotated[int, "received by io cores"]
     rx_bytes: Annotated[int, "bytes received"]
-    tx_packets: Annotated[int, "taken by the driver"]
+    tx_packets: Annotated[int, "taken by the driver, without those that it failed to send"]
     tx_bytes: Annotated[int, "bytes sent"]
     rx_missed: Annotated[int, "lost in the NIC or driver: no descriptor"]
     rx_errors: Annotated[int, "errors, as the driver counts them"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from dpsup.documents.printed import Revision
-from dpsup.documents.status import LastExit
+from dpsup.documents.status import Histogram, LastExit
 
 History = list[float]  # of restarts: level, and seconds when that held
 
@@ -36,6 +36,7 @@ class Memory(TypedDict, total=False):
     lost: int
     primary_deaths: int
     last_failover_us: float | None
+    failovers: dict[str, Histogram]
     told: int  # the last story that is accounted for
     seq: dict[str, int]  # numbers of publications that are reserved, by topic
     primary: History

@@ -30,7 +30,7 @@ class Supervisor(TypedDict):
 class Port(TypedDict):
     name: Annotated[str, "the port"]
     rx_packets: Annotated[int, "received by io cores"]
-    tx_packets: Annotated[int, "taken by the driver"]
+    tx_packets: Annotated[int, "taken by the driver, without those that it failed to send"]
     rx_missed: Annotated[int, "lost in the NIC or driver: no descriptor"]
     tx_dropped: Annotated[int, "dropped because the tx queue was full"]
     rx_bytes: Annotated[int, "bytes received"]
@@ -39,6 +39,7 @@ class Port(TypedDict):
     tx_errors: Annotated[int, "errors, as the driver counts them"]
     rx_nombuf: Annotated[int, "lost by the driver: no mbuf"]
     dropped: Annotated[dict[str, int], "other packets dropped by io cores, by reason"]
+    unwritten_bytes: Annotated[int, "sent to a file (`tx_pcap`) and not in it"]
     link_up: Annotated[bool, "whether the link is up"]
     link_mbps: Annotated[int, "its speed, 0: unknown"]
     absent: Annotated[bool, "the device is missing, which the topology allows (`required = false`)"]
@@ -140,8 +141,8 @@ class StatusGroup(Group):
 
 class Recovery(TypedDict):
     deaths: Annotated[int, "workers that died unasked"]
-    lost: Annotated[int, "packets neither delivered, held, nor counted as dropped"]
-    duplicated: Annotated[int, "packets delivered twice"]
+    lost: Annotated[int, "packets that were under way when a primary died"]
+    duplicated: Annotated[int, "always 0, as nobody counts it; `dpsup chaos` does"]
     quarantined: Annotated[int, "packets put in quarantine"]
     last_failover_us: Annotated[
         float | None,
@@ -186,9 +187,24 @@ class Account(TypedDict):
     lost: Annotated[int, "received and not found; told once nothing is in flight"]
 
 
+class Unwritten(TypedDict):
+    port: Annotated[str, "the port"]
+    files: Annotated[list[str], "its files"]
+    sent: Annotated[int, "packets sent to them"]
+    written: Annotated[int | None, "packets in them, null: a FIFO whose reader left"]
+
+
+class Unread(TypedDict):
+    port: Annotated[str, "the port"]
+    packets: Annotated[int, "packets of its captures"]
+    read: Annotated[int, "packets that it received or missed"]
+
+
 class Summary(Account):
     """The account of a whole run, once nothing moves."""
 
+    unwritten: Annotated[list[Unwritten], "outputs that lack packets"]
+    unread: Annotated[list[Unread], "of a job, captures that were not read to their end"]
     deaths: int
     audit: list[AuditPool]
 

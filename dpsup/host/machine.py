@@ -7,17 +7,20 @@ another machine's tree; paths that a topology names are always looked up as this
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import mmap
 import os
 import re
 import socket
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dpsup.host.neighbours import Neighbour, neighbours
 from dpsup.packets.pcap import Capture, scan
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
@@ -92,13 +95,42 @@ class Host:
     def is_dir(self, path: str) -> bool:
         return Path(path).is_dir()
 
+    def file_id(self, path: str) -> tuple[object, ...]:
+        """Equal for two paths that lead to one file, or would create the same one."""
+        try:
+            found = os.stat(path)  # noqa: PTH116
+        except OSError:
+            real = Path(os.path.realpath(path))
+            try:
+                folder = real.parent.stat()
+            except OSError:
+                return (str(real),)
+            return folder.st_dev, folder.st_ino, real.name
+        return found.st_dev, found.st_ino
+
+    def kind_of(self, path: str) -> str:
+        """ "file", "fifo", "null" for /dev/null, "absent", or "other": a device, a directory, a
+        socket, or a name that each process resolves to something else."""
+        if path.startswith(("/proc/", "/dev/fd/", "/dev/std")):
+            return "other"
+        try:
+            mode = os.stat(path)  # noqa: PTH116
+        except OSError:
+            return "absent"
+        if stat.S_ISCHR(mode.st_mode) and mode.st_rdev == os.makedev(1, 3):
+            return "null"
+        if stat.S_ISFIFO(mode.st_mode):
+            return "fifo"
+        return "file" if stat.S_ISREG(mode.st_mode) else "other"
+
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        """Other instances that run, and the one that is asked about."""
+        return neighbours()
+
     def scan_capture(self, path: str, longest: int) -> Capture | None:
         """What a capture file holds (see packets/pcap.py). Raises: OSError."""
-        with Path(path).open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return None  # not to be mapped
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return scan(data, longest)
+        found = os.stat(path)  # noqa: PTH116
+        return _scan(path, longest, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def can_write(self, path: str) -> bool:
         """Can something be created at `path`: is it, or the next directory above it, writable?"""
@@ -110,6 +142,15 @@ class Host:
     def read_text(self, path: str) -> str:
         """A file as UTF-8. Raises: OSError, UnicodeDecodeError."""
         return Path(path).read_bytes().decode()
+
+
+@functools.lru_cache(maxsize=64)  # `check` and the job that follows ask the same
+def _scan(path: str, longest: int, *_: int) -> Capture | None:
+    with Path(path).open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return None  # not to be mapped
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return scan(data, longest)
 
 
 def parse_cpulist(text: str) -> frozenset[int]:

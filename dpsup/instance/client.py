@@ -132,7 +132,7 @@ class Instance:
             # Without a supervisor, no process clears the slots of the dead.
             if slot["pid"] and not process.start_ticks(slot["pid"]):
                 slot["pid"] = 0
-        return status.status(plan, counters, None)
+        return status.status(plan, counters, None, state.memory if state else None)
 
     def look(self) -> Look:
         """The data of tables, graphs and metrics."""

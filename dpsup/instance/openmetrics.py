@@ -129,10 +129,9 @@ def _instance(made: _Families, look: Look) -> None:
     made.counter("worker_deaths", "Number of unexpected deaths of workers.", recovery["deaths"])
     made.counter(
         "lost_packets",
-        "Number of packets neither delivered nor counted as dropped.",
+        "Number of packets that were under way when a primary died.",
         recovery["lost"],
     )
-    made.counter("duplicated_packets", "Number of packets delivered twice.", recovery["duplicated"])
     made.counter(
         "quarantined_packets", "Number of packets put in quarantine.", recovery["quarantined"]
     )
@@ -169,6 +168,12 @@ def _ports(made: _Families, status: Status) -> None:
         )
         made.counter("port_receive_errors", "Number of receive errors.", p["rx_errors"], **port)
         made.counter("port_transmit_errors", "Number of transmit errors.", p["tx_errors"], **port)
+        made.gauge(
+            "port_unwritten_bytes",
+            "Number of bytes sent to an output file that are not in it.",
+            p["unwritten_bytes"],
+            **port,
+        )
         for reason, n in {"tx_full": p["tx_dropped"], **p["dropped"]}.items():
             made.counter(
                 "port_dropped_packets",

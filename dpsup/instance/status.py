@@ -12,11 +12,13 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.counters import Counters, GroupCounters, SlotCounters
     from dpsup.documents.plan import Plan, Running
     from dpsup.documents.printed import Audit
+    from dpsup.documents.state import Memory
     from dpsup.documents.status import (
         Account,
         MovePause,
         Pool,
         Port,
+        RecoveryView,
         Status,
         StatusGroup,
         StatusWorker,
@@ -27,7 +29,7 @@ API = "dpsup/v1"
 
 _GROUP_COUNTS = ("no_worker", "hold_full", "held", "bypassed", "pause_ns")
 _PORT_COUNTS = ("rx_packets", "tx_packets", "rx_missed", "tx_dropped", "rx_bytes", "tx_bytes",
-                "rx_errors", "tx_errors", "rx_nombuf")  # fmt: skip
+                "rx_errors", "tx_errors", "rx_nombuf", "unwritten_bytes")  # fmt: skip
 
 
 def ports(plan: Plan, counters: Counters, view: View | None) -> list[Port]:
@@ -47,6 +49,8 @@ def ports(plan: Plan, counters: Counters, view: View | None) -> list[Port]:
             "tx_errors": p["tx_errors"],
             "rx_nombuf": p["rx_nombuf"],
             "dropped": {k: v for k, v in p["drops"].items() if k != "tx_full"},
+            # a primary of an older dpsup does not count them
+            "unwritten_bytes": p.get("unwritten_bytes", 0),
             "link_up": p["link_up"],
             "link_mbps": p["link_mbps"],
             "absent": False,
@@ -151,8 +155,10 @@ def account(counters: Counters) -> Account:
     }
 
 
-def groups(plan: Plan, counters: Counters, view: View | None) -> list[StatusGroup]:
-    """Without a supervisor's view, only what shared memory holds: the workers in the slots."""
+def groups(plan: Plan, counters: Counters, view: View | None, memory: Memory) -> list[StatusGroup]:
+    """Without a supervisor's view, what shared memory holds, the workers in the slots, and what the
+    last supervisor counted."""
+    noted = memory.get("workers", {})
     found: list[StatusGroup] = []
     for g, group in enumerate(plan["groups"]):
         workers: list[StatusWorker] = []
@@ -174,7 +180,9 @@ def groups(plan: Plan, counters: Counters, view: View | None) -> list[StatusGrou
                 "rx_packets": slot["sent"],
                 "tx_packets": slot["out"] + slot["on"],
                 "dropped": slot_dropped(slot),
-                "restarts": known["restarts"] if known else 0,
+                "restarts": known["restarts"]
+                if known
+                else max(0, noted.get(f"{group['name']}/{member}", {}).get("restarts", 0)),
                 "last_exit": known["last_exit"] if known else None,
                 "outstanding": slot["outstanding"],
                 "requeued": slot["requeued"],
@@ -207,13 +215,14 @@ def groups(plan: Plan, counters: Counters, view: View | None) -> list[StatusGrou
     return found
 
 
-def status(plan: Running, counters: Counters | None, view: View | None) -> Status:
-    """The Status document. `view` is None where the supervisor is dead (headless); `counters` is
-    None while no primary runs."""
+def status(
+    plan: Running, counters: Counters | None, view: View | None, memory: Memory | None = None
+) -> Status:
+    """The Status document. `view` is None where the supervisor is dead (headless): what it counted
+    is in `memory`; `counters` is None while no primary runs."""
     if counters is None:
         counters = _nothing(plan, view["at_ns"] if view else 0)
-    recovery = view["recovery"] if view else None
-    corrupt = sum(s["corrupt"] for s in counters["slots"])
+    noted = memory or {}
     return {
         "apiVersion": API,
         "kind": "Status",
@@ -228,17 +237,23 @@ def status(plan: Running, counters: Counters | None, view: View | None) -> Statu
         "started_ns": view["started_ns"] if view else None,
         "ports": ports(plan, counters, view),
         "mempools": mempools(plan, counters),
-        "groups": groups(plan, counters, view),
+        "groups": groups(plan, counters, view, noted),
         "io": counters["io"],
         "in_flight": in_flight(counters),
         "recovery": {
-            "deaths": recovery["deaths"] if recovery else 0,
-            "lost": (recovery["lost"] if recovery else 0) + corrupt,
+            **(view["recovery"] if view else _noted(noted)),
             "duplicated": 0,
             "quarantined": sum(s["quarantined"] for s in counters["slots"]),
-            "last_failover_us": recovery["last_failover_us"] if recovery else None,
-            "histograms": recovery["histograms"] if recovery else {},
         },
+    }
+
+
+def _noted(memory: Memory) -> RecoveryView:
+    return {
+        "deaths": memory.get("deaths", 0),
+        "lost": memory.get("lost", 0),
+        "last_failover_us": memory.get("last_failover_us"),
+        "histograms": memory.get("failovers", {}),
     }
 
 

@@ -103,6 +103,16 @@ def read_pcap(path: Path, *, torn: bool = False) -> Iterator[bytes]:
                 raise CutError(f"{path} ends in the middle of a record")
 
 
+def count(path: Path) -> int:
+    """The whole packets of a pcap file. Raises: OSError."""
+    with path.open("rb") as file:
+        if file.seek(0, 2) < _FILE.size:
+            return 0
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found = _format(data)
+            return sum(1 for _ in _records(data, found.order, found.head)) if found else 0
+
+
 # --- headers alone --------------------------------------------------------------------------------
 
 
@@ -117,6 +127,8 @@ class Capture:
     long: int = 0  # those longer than the caller asked about
     first_long: int = 0
     longest: int = 0  # bytes
+    skipped: int = 0  # packets that libpcap passes over
+    first_skipped: int = 0
     damaged: bool = False  # its last packet is not whole, or no packet at all
     whole: bool = True  # nothing was left unread
 
@@ -143,7 +155,11 @@ def _count(
 ) -> None:
     end, packets = begin, 0
     for n, (end, captured, length) in enumerate(records, 1):
-        if captured >= 0:
+        if captured == pcapng.SKIPPED:
+            packets += 1
+            found.skipped += 1
+            found.first_skipped = found.first_skipped or packets
+        elif captured >= 0:
             packets += 1
             if captured < length:
                 found.cut += 1

@@ -101,6 +101,10 @@ def is_pcapng(data: bytes | mmap) -> bool:
     return len(data) >= 12 and data[:4] == b"\n\r\r\n"
 
 
+SKIPPED = -2  # captured bytes of a packet that libpcap, and so net_pcap, passes over
+_SNAP_MOST = 256 << 10  # libpcap's, in place of 0 or more
+
+
 @dataclass(slots=True)
 class Interface:
     """The first one of a file."""
@@ -109,10 +113,18 @@ class Interface:
     snap: int | None = None
 
 
+def _snap(length: int) -> int:
+    return length if 0 < length <= _SNAP_MOST else _SNAP_MOST
+
+
 def records(data: bytes | mmap, first: Interface) -> Iterator[tuple[int, int, int]]:
     """Where each block ends, up to the first one that cannot be whole; of a packet also how many
-    bytes were captured and how many it had, of another block -1. Fills in `first`."""
-    at, order, size_of_all = 0, "<", len(data)
+    bytes were captured and how many it had, of another block -1. Fills in `first`.
+
+    libpcap knows interfaces by count, leaves out each whose link type or snap length is not the
+    first one's, and passes over packets of interfaces that it does not know: they are SKIPPED."""
+    at, order, size_of_all, known = 0, "<", len(data), 0
+    begun = None  # the byte order of the file's first section, which the others must have
     head = struct.Struct("<II").unpack_from
     while at + 12 <= size_of_all:
         kind, size = head(data, at)
@@ -120,16 +132,24 @@ def records(data: bytes | mmap, first: Interface) -> Iterator[tuple[int, int, in
             order = "<" if struct.unpack_from("<I", data, at + 8)[0] == _ORDER_MAGIC else ">"
             head = struct.Struct(f"{order}II").unpack_from
             kind, size = head(data, at)
+            known, begun = 0, begun or order
         end = at + size
         if size < 12 or size % 4 or end > size_of_all:
             return
         captured = length = -1
         if kind in (_PACKET, _OLD_PACKET) and size >= 32:
             captured, length = head(data, at + 20)
+            number = struct.unpack_from(f"{order}{'I' if kind == _PACKET else 'H'}", data, at + 8)
+            if number[0] >= known or captured > _snap(first.snap or 0):
+                captured = SKIPPED
         elif kind == _SIMPLE_PACKET and size >= 16:
             (length,) = struct.unpack_from(f"{order}I", data, at + 8)
-            captured = min(length, first.snap or length)
-        elif kind == _INTERFACE and size >= 20 and first.snap is None:
-            first.link_type, first.snap = struct.unpack_from(f"{order}HxxI", data, at + 8)
+            captured = min(length, first.snap or length) if known else SKIPPED
+        elif kind == _INTERFACE and size >= 20:
+            link_type, snap = struct.unpack_from(f"{order}HxxI", data, at + 8)
+            if first.snap is None:
+                first.link_type, first.snap = link_type, snap
+            same = link_type == first.link_type and _snap(snap) == _snap(first.snap)
+            known += same and order == begun
         yield end, captured, length
         at = end

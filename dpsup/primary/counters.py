@@ -58,10 +58,18 @@ class Counters:
             check("port_info_get", lib.dps_port_info_get(i, info))
             drops = {DROPS[d]: int(n) for d, n in enumerate(stats.drops) if n}
             link = {"link_up": bool(info.link_up), "link_mbps": int(info.link_mbps)}
+            output = self._layout.outputs.get(name)
+            unwritten = output.unwritten(stats.tx_packets, stats.tx_bytes) if output else 0
             ports.append(
                 cast(
                     documents.PortCounters,
-                    {"name": name, "drops": drops, **link, **fields(stats)},
+                    {
+                        "name": name,
+                        "drops": drops,
+                        "unwritten_bytes": unwritten,
+                        **link,
+                        **fields(stats),
+                    },
                 )
             )
         return {

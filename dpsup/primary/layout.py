@@ -7,9 +7,10 @@ import errno
 from pathlib import Path
 from typing import Any
 
-from dpsup import _abi
+from dpsup import _abi, limits
 from dpsup.documents.plan import Group, Health, Plan, Pool, Port, Version
 from dpsup.primary.eal_locks import Attachments
+from dpsup.primary.outputs import Output, output_of
 from dpsup.primary.shim import check, ffi, lib, text
 
 # Microsoft's example key ("Verifying the RSS hash calculation"), the default of most NICs.
@@ -18,6 +19,7 @@ MICROSOFT_KEY = bytes.fromhex(
 )
 # One 16-bit word repeated: both directions of a flow hash alike (Woo and Park, 2012).
 SYMMETRIC_KEY = bytes.fromhex("6d5a") * 20
+_HEADROOM = 128  # RTE_PKTMBUF_HEADROOM
 _RSS = {
     "ipv4": _abi.DPS_RSS_IPV4,
     "ipv6": _abi.DPS_RSS_IPV6,
@@ -74,6 +76,12 @@ def set_health(index: int, group: Health) -> None:
     check("group_health", lib.dps_group_health(index, stall_ns, kill))
 
 
+def fits_one_mbuf(plan: Plan) -> bool:
+    """Does the longest frame of any port fit one mbuf, whichever port it came from?"""
+    longest = max(port["mtu"] for port in plan["ports"]) + limits.FRAME_MORE
+    return longest <= min(pool["data_room"] for pool in plan["pools"]) - _HEADROOM
+
+
 class Layout:
     """What was created, and what could not be."""
 
@@ -82,6 +90,7 @@ class Layout:
         self.notes: list[str] = []
         self.absent: list[str] = []  # ports that were not required and are not there
         self.port_index: dict[str, int] = {}
+        self.outputs: dict[str, Output] = {}  # by port
         self.attachments: Attachments | None = None
 
     def create(self) -> None:
@@ -173,6 +182,7 @@ class Layout:
         conf.tx_free = _or_default(port["tx_free"])
         conf.mtu = port["mtu"]
         conf.promiscuous = port["promiscuous"]
+        conf.one_mbuf = fits_one_mbuf(self.plan)
         conf.rss_types = rss_types(port["rss_fields"])
         conf.key_len = len(key)
         conf.key = key.ljust(lib.DPS_KEY, b"\0")
@@ -194,6 +204,8 @@ class Layout:
             help="required = false starts without it",
         )
         self.port_index[port["name"]] = ret
+        if port["driver"] == "net_pcap" and (output := output_of(port["vdev"], port["mtu"])):
+            self.outputs[port["name"]] = output
         check("ctl_port", lib.dps_ctl_port(ret, port["name"].encode()))
 
     def _absent(self, name: str, why: str) -> None:

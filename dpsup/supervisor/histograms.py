@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The times of takeovers, as histograms since the supervisor's start. Pure."""
+"""The times of takeovers, as histograms since the instance's start. Pure."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import pairwise
 
 from dpsup.documents import status
 from dpsup.documents.events import Event
@@ -26,6 +27,13 @@ class Histogram:
     def add(self, seconds: float) -> None:
         self._counts[bisect_left(BOUNDS, seconds)] += 1
         self._sum += seconds
+
+    def resume(self, noted: status.Histogram) -> None:
+        """Go on from a document of the same bounds."""
+        totals = [0, *(int(n) for n in noted["counts"]), int(noted["count"])]
+        if list(noted["bounds"]) == list(BOUNDS) and len(totals) == len(BOUNDS) + 2:
+            self._counts = [b - a for a, b in pairwise(totals)]
+            self._sum = float(noted["sum"])
 
     def document(self) -> status.Histogram:
         """`counts[i]` are those up to `bounds[i]`; `count` is that of all."""
@@ -53,6 +61,10 @@ class Failovers:
 
     def first_packet(self, seconds: float) -> None:
         self._of[FAILOVER].add(seconds)
+
+    def resume(self, noted: dict[str, status.Histogram]) -> None:
+        for kind in self._of.keys() & noted.keys():
+            self._of[kind].resume(noted[kind])
 
     def document(self) -> dict[str, status.Histogram]:
         return {kind: histogram.document() for kind, histogram in self._of.items()}

@@ -20,7 +20,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dpsup.bus.messages import as_error
+from dpsup.bus.messages import as_error, as_exception
+from dpsup.check.devices import promised
 from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
 from dpsup.host import process
@@ -245,6 +246,7 @@ def _run(
         async def life() -> tuple[int, Supervisor]:
             model = Model(plan, where, replan, voice.say, idle_limit)
             model.topologies = (topology, topology)
+            model.promised = promised(topology, host) if idle_limit is not None else {}
             sup = Supervisor(model, verbs.handle)
             sup.core.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
 
@@ -298,6 +300,13 @@ def _run(
         raise model.failure
     if idle_limit is not None and (model.summary is None or _has_loss(model.summary)):
         code = code if model.interrupted else Exit.FAILED
+    if model.summary is not None:
+        from dpsup.supervisor.outputs import complaints
+
+        not_read = [] if model.interrupted else model.summary["unread"]
+        for one in complaints(model.summary["unwritten"], not_read):
+            _say(f"error[{one.code}]: {one}")
+            code = code or Exit.FAILED
     return code, model.summary
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from dpsup.errors import DpsupError
 from dpsup.instance import status
+from dpsup.supervisor import outputs
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.core import HALT_S, QUIT_S, WORKER_READY_S, Core
 from dpsup.supervisor.engine import Actions
@@ -63,7 +64,7 @@ class Life:
             # held, and said.
             whole = all(w.state in ("running", "held") for w in model.workers() if w.wanted)
         elif model.state != "starting":
-            whole = whole and not model.absent
+            whole = whole and not model.absent and not model.short
         if model.state in ("starting", "running", "degraded"):
             self._core.fire(model, "whole" if whole else "short")
 
@@ -77,6 +78,7 @@ class Life:
         else:
             short = [f"{g.plan.name} {g.ready}/{g.desired} ready" for g in model.groups]
             short += [f"port {name} is not there" for name in model.absent]
+            short += [f"the output of port {name} lacks bytes" for name in model.short]
             model.progress(f"{model.name} is degraded: {', '.join(short)}")
 
     async def _open(self) -> None:
@@ -102,6 +104,7 @@ class Life:
 
     def again(self, _: Any) -> None:
         self._model.rx_on = self._opening = False
+        self._model.short.clear()
         self._generation.again()
 
     # --- the end ---------------------------------------------------------------------------------
@@ -157,8 +160,12 @@ class Life:
                 type="fault", name="quarantine", message=f"no evidence is kept: {e!r}"
             )
         counters = await self._core.ask("counters")
+        account = status.account(counters)
+        unwritten = await outputs.settle(self._model, counters, account)
         self._model.summary = {
-            **status.account(counters),
+            **account,
+            "unwritten": unwritten,
+            "unread": outputs.unread(self._model.promised, counters),
             "deaths": self._model.deaths,
             "audit": await self._core.ask("audit"),
         }

@@ -208,6 +208,8 @@ class Model(Machine):
         self.hello = cast(Hello, {})  # what the primary said of itself
         self.adopted = False  # the data plane is older than this supervisor
         self.rx_on = False
+        self.short: list[str] = []  # ports whose output files lack bytes
+        self.promised: dict[str, int] = {}  # by port, the packets that a job's captures hold
         self.failure: DpsupError | None = None
         self.interrupted = False
         self.drain_s = DRAIN_S

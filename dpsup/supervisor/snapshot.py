@@ -77,6 +77,7 @@ def note(model: Model, seq: dict[str, int]) -> Memory:
         "lost": model.lost,
         "primary_deaths": model.primary_deaths,
         "last_failover_us": model.last_failover_us,
+        "failovers": model.failovers.document(),
         "told": model.told,
         "seq": seq,
         "primary": _pair(model.primary.history),
@@ -136,6 +137,7 @@ def recall(model: Model, doc: Memory) -> Past:
             worker.history = _history(noted.get("history"))
             worker.due_at = float(noted.get("due_at", 0.0))
             worker.failed_ns = int(noted.get("failed_ns", 0))
+        model.failovers.resume(doc.get("failovers", {}))
     return past
 
 

@@ -244,7 +244,7 @@ class Metrics(Model):
 
 class Log(Model):
     level: Literal["debug", "info", "warning", "error"] = _key(
-        "info", "how much is logged", '"debug", "info", "warning" or "error"'
+        "info", "deprecated: it has no effect", '"debug", "info", "warning" or "error"'
     )
 
 

@@ -4,9 +4,12 @@
 // to the slot's, so that they go on under their names.
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "warden_pvt.h"
+
+enum { READS = 1000 };  // of a slot, at most
 
 static bool
 is_named(const struct dps_facts *facts, const char *name)
@@ -42,24 +45,24 @@ counter_at(struct dps_slot *s, const struct dps_facts *facts, uint32_t counter)
 
 // Add a dead worker's counters to the slot's, by name, so that they survive it.
 void
-keep_counters(struct dps_slot *s, struct dps_sitter *dead)
+keep_counters(uint32_t slot, struct dps_sitter *dead)
 {
 	uint32_t n = RTE_MIN(dead->facts.n_counters, (uint32_t)DPS_COUNTERS);
+	uint32_t *keeping = &seats[slot].keeping;
 
+	__atomic_store_n(keeping, *keeping + 1, __ATOMIC_SEQ_CST);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	for (uint32_t i = 0; i < n; i++)
-		dps_count(counter_at(s, &dead->facts, i), dead->counter[i]);
+		dps_count(counter_at(the_primary.slot[slot], &dead->facts, i), dead->counter[i]);
 	memset(dead->counter, 0, sizeof(dead->counter));
+	__atomic_store_n(keeping, *keeping + 1, __ATOMIC_SEQ_CST);
 }
 
-// The slot's record, with the counters of its present worker. Its facts are those of its version, if
-// that is not DPS_VERSIONS.
-int
-dps_slot_read(uint32_t slot, struct dps_slot *out)
+static void
+read_slot(uint32_t slot, struct dps_slot *out)
 {
 	uint32_t sitter;
 
-	if (slot >= the_primary.n_slots)
-		return -EINVAL;
 	memcpy(out, the_primary.slot[slot], sizeof(*out));
 	out->version = DPS_VERSIONS;
 	sitter = __atomic_load_n(&seats[slot].sitter, __ATOMIC_ACQUIRE);
@@ -74,6 +77,25 @@ dps_slot_read(uint32_t slot, struct dps_slot *out)
 		}
 		for (uint32_t i = 0; i < n; i++)
 			*counter_at(out, &s->facts, i) += s->counter[i];
+	}
+}
+
+// The slot's record, with the counters of who sits there. Its facts are those of its version, if
+// that is not DPS_VERSIONS. Read again where a warden moved counters meanwhile, which takes it less
+// than a microsecond: they would be there twice, or not at all.
+int
+dps_slot_read(uint32_t slot, struct dps_slot *out)
+{
+	if (slot >= the_primary.n_slots)
+		return -EINVAL;
+	for (int i = 0; i < READS; i++) {
+		uint32_t before = __atomic_load_n(&seats[slot].keeping, __ATOMIC_ACQUIRE);
+
+		read_slot(slot, out);
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if ((before & 1) == 0 && dps_load32(&seats[slot].keeping) == before)
+			break;
+		sched_yield();
 	}
 	return 0;
 }

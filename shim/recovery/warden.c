@@ -207,11 +207,11 @@ read_crash(const struct dps_sitter *s, struct dps_story *story)
 static void
 bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
 {
-	struct dps_slot *s = the_primary.slot[slot];
-
 	story->slot = slot;
 	story_end(slot, story->noticed_ns);
 	slot_repair(slot, w->stuck, story);
+	// While they are still read as its own: a reader of the slot sees no count fall.
+	keep_counters(slot, sitter_of(w));
 	seat_open(slot);
 	seats[slot].corrupt = story->corrupt;
 	story->repaired_ns = dps_now_ns();
@@ -219,7 +219,6 @@ bury_worker(struct warden *w, uint32_t slot, struct dps_story *story)
 		find_successor(w, slot, story);
 	if (story->successor == 0)
 		rebucket_look();
-	keep_counters(s, sitter_of(w));
 	seats[slot].story = story_tell(story);
 }
 

@@ -56,6 +56,7 @@ struct seat {
 	uint32_t next;          // for this version
 	uint64_t since_ns;      // it is empty; or its sitter was told to leave
 	uint64_t story;         // seq of the last death here
+	uint32_t keeping;       // odd while a dead sitter's counters are added to the slot's
 };
 
 extern struct warden wardens[DPS_MAX_SITTERS];         // by berth
@@ -110,7 +111,7 @@ void story_end(uint32_t slot, uint64_t noticed_ns);
 void story_gone(uint64_t seq);          // the process of that death has ended
 
 // counters.c
-void keep_counters(struct dps_slot *s, struct dps_sitter *dead);
+void keep_counters(uint32_t slot, struct dps_sitter *dead);
 
 // warden.c
 void *warden_run(void *warden);

@@ -269,8 +269,9 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 		eth.rxmode.offloads |= RTE_ETH_RX_OFFLOAD_SCATTER;
 	if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS)
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-	// All packets are of one pool and have one reference: sent packets are freed in bulk.
-	if (the_primary.n_pools == 1 && dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
+	// All packets are of one pool, in one mbuf each, and have one reference: sent packets are freed
+	// in bulk.
+	if (the_primary.n_pools == 1 && conf->one_mbuf && dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 
 	ret = configure(conf, port, &dev, &eth, why);
@@ -370,10 +371,32 @@ dps_port_info_get(uint32_t index, struct dps_port_info *out)
 	return 0;
 }
 
+static void
+driver_says(struct port *port, int which, uint64_t now)
+{
+	struct driver_count *c = &port->said[which];
+
+	c->sum += now >= c->seen ? now - c->seen : now;
+	c->seen = now;
+}
+
+// Packets that the driver took and did not send. Its errors alone do not say so: net_tap counts each
+// refusal, although the packet is sent later. Nor does what it did not send: a NIC's queue has some.
+static void
+count_failed(struct port *port, struct dps_port_stats *out, uint64_t sent)
+{
+	uint64_t failed = RTE_MIN(out->tx_errors, out->tx_packets - RTE_MIN(sent, out->tx_packets));
+
+	port->failed = RTE_MAX(port->failed, failed);
+	out->drops[DPS_DROP_TX_FAILED] = port->failed;
+	out->tx_packets -= RTE_MIN(port->failed, out->tx_packets);
+}
+
 int
 dps_port_stats_get(uint32_t index, struct dps_port_stats *out)
 {
 	struct primary *p = &the_primary;
+	struct port *port = &p->port[index];
 	struct rte_eth_stats eth;
 
 	if (index >= p->n_ports || p->port[index].absent)
@@ -389,12 +412,19 @@ dps_port_stats_get(uint32_t index, struct dps_port_stats *out)
 		for (int d = 0; d < DPS_N_DROPS; d++)
 			out->drops[d] += s->drops[d];
 	}
-	if (rte_eth_stats_get(p->port[index].id, &eth) == 0) {
-		out->rx_missed = eth.imissed;
-		out->rx_errors = eth.ierrors;
-		out->rx_nombuf = eth.rx_nombuf;
-		out->tx_errors = eth.oerrors;
+	// After the io cores' counts: what the driver sent meanwhile has not failed.
+	if (rte_eth_stats_get(port->id, &eth) == 0) {
+		driver_says(port, DRIVER_MISSED, eth.imissed);
+		driver_says(port, DRIVER_RX_ERRORS, eth.ierrors);
+		driver_says(port, DRIVER_NOMBUF, eth.rx_nombuf);
+		driver_says(port, DRIVER_TX_ERRORS, eth.oerrors);
+		driver_says(port, DRIVER_SENT, eth.opackets);
 	}
+	out->rx_missed = port->said[DRIVER_MISSED].sum;
+	out->rx_errors = port->said[DRIVER_RX_ERRORS].sum;
+	out->rx_nombuf = port->said[DRIVER_NOMBUF].sum;
+	out->tx_errors = port->said[DRIVER_TX_ERRORS].sum;
+	count_failed(port, out, port->said[DRIVER_SENT].sum);
 	return 0;
 }
 

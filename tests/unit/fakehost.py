@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dpsup.host.machine import Host, Hugetlbfs, Pages, PciDevice
+from dpsup.host.neighbours import Neighbour
 from dpsup.packets.pcap import Capture, scan
 
 MIB = 1 << 20
@@ -103,6 +104,9 @@ class FakeHost(Host):
     files: Mapping[str, str] = field(default_factory=dict)
     captures: Mapping[str, bytes] = field(default_factory=dict)  # those that are not just sound
     folders: frozenset[str] = frozenset()
+    same: Mapping[str, str] = field(default_factory=dict)  # path: another one of the same file
+    kinds: Mapping[str, str] = field(default_factory=dict)  # of files that are not regular
+    others: tuple[Neighbour, ...] = ()
     writable: frozenset[str] = frozenset({"/"})
 
     def is_file(self, path: str) -> bool:
@@ -110,6 +114,15 @@ class FakeHost(Host):
 
     def is_dir(self, path: str) -> bool:
         return path in self.folders
+
+    def file_id(self, path: str) -> tuple[object, ...]:
+        return (self.same.get(path, path),)
+
+    def kind_of(self, path: str) -> str:
+        return self.kinds.get(path, "file" if path in self.files else "absent")
+
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        return self.others
 
     def scan_capture(self, path: str, longest: int) -> Capture | None:
         return scan(self.captures[path], longest) if path in self.captures else Capture()

@@ -49,6 +49,7 @@ def _counters(t: float) -> Doc:
             "rx_missed": 0,
             "rx_errors": 1,
             "rx_nombuf": 0,
+            "unwritten_bytes": 0,
             "tx_errors": 2,
             "drops": {"tx_full": int(30 * t)},
             "link_up": True,

@@ -82,7 +82,7 @@ FILES = [
     (PCAP, "net_null0,sise=64", WARNING, Exit.OK, "sise", "parameter `sise`", "`size`"),
     (PCAP, "net_null0,no-rx=1,copy=0", None, Exit.OK, "", "", ""),
     (PCAP, "net_null0,rx=1", WARNING, Exit.OK, "rx=1", "parameter `rx`", "leave it out|no-rx"),
-    (PCAP, "net_memif0,bsize=64,mac=x,id=1", None, Exit.OK, "", "", ""),
+    (PCAP, "net_memif0,bsize=2048,mac=x,id=1", None, Exit.OK, "", "", ""),
     (PCAP, "net_af_packet0,iface=eth0", None, Exit.OK, "", "", ""),
     (PCAP, "net_af_packet0,iface=eth1", ERROR, Exit.HOST, "eth1", "no network interf", "`eth0`"),
     (PCAP, "eth_pcap0,iface=xyz", ERROR, Exit.HOST, "xyz", "no network interface xyz", "ip link"),

@@ -109,7 +109,7 @@ def test_a_headless_instance_answers_for_its_data_plane_alone(
     where = instance(root, "edge", headless=True)
     where.write("plan.json", json.dumps({"name": "edge"}))
     monkeypatch.setattr(
-        client.status, "status", lambda plan, counters, view: (plan, counters, view)
+        client.status, "status", lambda plan, counters, view, _: (plan, counters, view)
     )
     with responding(root / "edge" / "primary.sock", handle), Instance(where) as edge:
         assert edge.headless

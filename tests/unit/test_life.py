@@ -167,7 +167,9 @@ def test_the_end_is_the_start_in_reverse(home: Home) -> None:
         "seed stop", "primary stop",
     ]  # fmt: skip
     assert spare.asked and home.did == ["stopping"]
-    assert home.model.summary == {"sent": 1, "deaths": 0, "audit": []}
+    assert home.model.summary == {
+        "sent": 1, "unwritten": [], "unread": [], "deaths": 0, "audit": [],
+    }  # fmt: skip
     assert not any(w.wanted for w in home.group.workers)
 
 
@@ -201,9 +203,10 @@ def test_packets_under_way_have_so_long_to_leave(home: Home) -> None:
     home.core.answers["counters"] = lambda: {
         "slots": [{"outstanding": next(looks)}],
         "io": [],
+        "ports": [],
     }
     assert wind_down(home)[:4] == ["rx", "counters", "counters", "counters"]
-    home.core.answers["counters"] = {"slots": [{"outstanding": 1}], "io": []}
+    home.core.answers["counters"] = {"slots": [{"outstanding": 1}], "io": [], "ports": []}
     home.model.drain_s = -1.0
     assert wind_down(home)[:3] == ["rx", "counters", "fw/0 stop"]
 

@@ -27,10 +27,10 @@ def block(order: str, kind: int, body: bytes) -> bytes:
     )  # fmt: skip
 
 
-def pcapng(packets: Lengths, order: str = "<", link_type: int = 1) -> bytes:
+def pcapng(packets: Lengths, order: str = "<", link_type: int = 1, snap: int = 0) -> bytes:
     head = struct.pack(f"{order}IHHq", 0x1A2B3C4D, 1, 0, -1)
     out = block(order, 0x0A0D0D0A, head)
-    out += block(order, 1, struct.pack(f"{order}HHI", link_type, 0, 96))
+    out += block(order, 1, struct.pack(f"{order}HHI", link_type, 0, snap))
     out += block(order, 5, bytes(12))  # interface statistics: no packet
     for captured, length in packets:
         lengths = struct.pack(f"{order}IIIII", 0, 0, 0, captured, length)
@@ -69,7 +69,7 @@ def test_link_type(link_type: int) -> None:
 
 
 def test_simple_packets_of_pcapng_are_as_long_as_the_interface_captures() -> None:
-    data = pcapng([]) + block("<", 3, struct.pack("<I", 1500) + bytes(96))
+    data = pcapng([], snap=96) + block("<", 3, struct.pack("<I", 1500) + bytes(96))
     assert scan(data, 100) == Capture(packets=1, cut=1, first_cut=1)
 
 
