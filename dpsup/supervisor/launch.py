@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dpsup.bus.messages import as_error, as_exception
+from dpsup.bus.messages import as_error
 from dpsup.check.devices import promised
 from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
