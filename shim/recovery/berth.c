@@ -74,7 +74,6 @@ berth_open(uint32_t group, uint32_t version, uint32_t *ticket)
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
 		struct warden *w = &wardens[i];
 		struct dps_sitter *s = sitter_of(w);
-		uint64_t berth = dps_load64(&s->berth);
 
 		if (dps_load32(&w->state) != OFF)
 			continue;
