@@ -31,6 +31,7 @@ receive(struct io *io, uint32_t index, struct io_group *g, struct rte_mbuf *m)
 {
 	struct port *port = &the_primary.port[index];
 	struct dps_port_stats *stats = &io->port[index];
+	uint32_t hash;
 
 	if (unlikely(m->nb_segs > 1 || m->pkt_len != m->data_len || m->pkt_len == 0)) {
 		if (m->pkt_len == 0 || !is_whole(m)) {
@@ -52,9 +53,9 @@ receive(struct io *io, uint32_t index, struct io_group *g, struct rte_mbuf *m)
 		return;
 	}
 	m->port = index;
-	m->hash.rss = flow_hash(m, index);
-	*mark_of(m) = (struct dps_mark){ .bucket = m->hash.rss & HASH_MASK };
-	steer(io, g, m, m->hash.rss & HASH_MASK);
+	m->hash.rss = hash = flow_hash(m, index);
+	*mark_of(m) = (struct dps_mark){ .bucket = hash & HASH_MASK };
+	steer(io, g, m, hash & HASH_MASK);
 }
 
 static uint64_t
@@ -119,6 +120,13 @@ oddity(const struct rte_mbuf *m, uint32_t len, uint32_t most)
 	       (m->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED);
 }
 
+// Out of the way of those that need no second look.
+static void __rte_noinline
+steer_one(struct io *io, struct io_group *g, struct rte_mbuf *m)
+{
+	steer(io, g, m, bucket_of(m));
+}
+
 // A burst without an odd packet, for a group without a bucket on the move: bucket, lane, word.
 static void
 steer_plain(struct io *io, const struct rx_queue *rxq, struct io_group *g, struct rte_mbuf **m,
@@ -138,7 +146,7 @@ steer_plain(struct io *io, const struct rx_queue *rxq, struct io_group *g, struc
 		p->port = port_index;
 		*mark_of(p) = (struct dps_mark){ .bucket = bucket };
 		if (unlikely(sent == lane->limit)) {
-			steer(io, g, p, bucket);
+			steer_one(io, g, p);
 			if (!g->moving)
 				continue;
 			// Once one packet waits, later ones of its bucket must not overtake it.
@@ -152,11 +160,9 @@ steer_plain(struct io *io, const struct rx_queue *rxq, struct io_group *g, struc
 		make_active(io, lane);
 	}
 	for (; i < n; i++) {
-		uint32_t bucket = m[i]->hash.rss & HASH_MASK;
-
 		m[i]->port = port_index;
-		*mark_of(m[i]) = (struct dps_mark){ .bucket = bucket };
-		steer(io, g, m[i], bucket);
+		*mark_of(m[i]) = (struct dps_mark){ .bucket = m[i]->hash.rss & HASH_MASK };
+		steer_one(io, g, m[i]);
 	}
 }
 
