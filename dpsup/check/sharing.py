@@ -8,6 +8,7 @@ paths that are written differently, deceive nobody.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -105,6 +106,8 @@ def _output(
         return
     one = host.file_id(file)
     why = inputs.get(one) or outputs.get(one) or others.file(one)
+    if host.file_id(posixpath.dirname(file)) == host.file_id(runtime_dir(topology, host)):
+        why = "it lies in the instance's runtime directory, whose files are dpsup's"
     if why:
         yield topology.source.problem(
             path,

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpsup.host import process
+
+_PLAN_MOST = 8 << 20  # bytes
 
 
 class Neighbour(NamedTuple):
@@ -18,15 +22,28 @@ class Neighbour(NamedTuple):
 
 
 def neighbours() -> tuple[Neighbour, ...]:
-    """The instances whose primary lives and whose plan this user may read, in no order."""
+    """The instances of this user and of root whose primary lives, in no order. Another user could
+    claim anything, and is not asked."""
     found = []
     for primary in process.with_words("-m", "dpsup.primary"):
         try:
-            words = Path(f"/proc/{primary.pid}/cmdline").read_bytes().decode().split("\0")
-            plan: Any = json.loads(Path(words[words.index("dpsup.primary") + 1]).read_text())
-            vdevs = tuple(str(port["vdev"]) for port in plan["ports"])
+            proc = Path(f"/proc/{primary.pid}")
+            if proc.stat().st_uid not in (0, os.geteuid()):
+                continue
+            words = (proc / "cmdline").read_bytes().decode().split("\0")
+            plan: Any = json.loads(_read(words[words.index("dpsup.primary") + 1]))
             name, folder, file = (str(plan[k]) for k in ("name", "runtime_dir", "topology_file"))
+            vdevs = tuple(str(port["vdev"]) for port in plan["ports"])
             found.append(Neighbour(name, folder, file, vdevs))
-        except (OSError, ValueError, LookupError, TypeError):
-            continue  # gone meanwhile, another user's, or of another version
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue  # gone meanwhile, or of another version
     return tuple(found)
+
+
+def _read(path: str) -> bytes:
+    """A plain file of bounded length. Raises: OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError
+        return file.read(_PLAN_MOST)

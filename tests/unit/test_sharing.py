@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +71,12 @@ def test_an_output_overwrites_nothing_in_use(lan: str, wan: str, changes: dict[s
 def test_an_output_is_no_plugin() -> None:
     more = '[[workers]]\nname = "own"\nplugin = "./fw.so"\ninput = []'
     assert the_one("net_pcap0,tx_pcap=fw.so", PCI, more).code == "E0440"
+
+
+def test_an_output_is_no_file_of_the_runtime_directory() -> None:
+    folders = frozenset({"/etc/dpsup", "/run/dpsup/edge"})
+    problem = the_one("net_pcap0,tx_pcap=/run/dpsup/edge/state.json", folders=folders)
+    assert problem.code == "E0440"
 
 
 @pytest.mark.parametrize("vdev", ["net_pcap0,rx_pcap=/etc/dpsup/out.pcap", "net_pcap0,tx_pcap=/o"])
@@ -201,3 +211,29 @@ def test_a_log_level_is_warned_of() -> None:
         topology, _ = load(FILE, host)
         assert topology is not None
         assert [p.code for p in check(topology, host)] == codes
+
+
+def test_neighbours_are_read_from_their_plans(tmp_path: Path) -> None:
+    """Of processes that look like a primary; nothing that such a one names can hold anybody up."""
+    plan = {"name": "n", "runtime_dir": "/r", "topology_file": "/t", "ports": [{"vdev": "net_x"}]}
+    whole, torn, fifo = (tmp_path / name for name in ("plan.json", "torn.json", "fifo"))
+    whole.write_text(json.dumps(plan))
+    torn.write_text(json.dumps(plan)[:-9])
+    os.mkfifo(fifo)
+    plans = [whole, torn, fifo, tmp_path / "gone", tmp_path]
+    ours = [
+        subprocess.Popen(
+            [sys.executable, "-c", "input()", "-m", "dpsup.primary", str(path)],
+            stdin=subprocess.PIPE,
+        )
+        for path in plans
+    ]
+    try:
+        deadline = time.monotonic() + 60
+        expected = Neighbour("n", "/r", "/t", ("net_x",))
+        while expected not in (found := read_host().neighbours()):
+            assert time.monotonic() < deadline
+        assert found.count(expected) == 1
+    finally:
+        for one in ours:
+            one.communicate(b"\n")
