@@ -102,10 +102,10 @@ class Host:
         except OSError:
             real = Path(os.path.realpath(path))
             try:
-                folder = real.parent.stat()
+                parent = real.parent.stat()
             except OSError:
                 return (str(real),)
-            return folder.st_dev, folder.st_ino, real.name
+            return parent.st_dev, parent.st_ino, real.name
         return found.st_dev, found.st_ino
 
     def kind_of(self, path: str) -> str:

@@ -32,9 +32,9 @@ def neighbours() -> tuple[Neighbour, ...]:
                 continue
             words = (proc / "cmdline").read_bytes().decode().split("\0")
             plan: Any = json.loads(_read(words[words.index("dpsup.primary") + 1]))
-            name, folder, file = (str(plan[k]) for k in ("name", "runtime_dir", "topology_file"))
+            name, directory, file = (str(plan[k]) for k in ("name", "runtime_dir", "topology_file"))
             vdevs = tuple(str(port["vdev"]) for port in plan["ports"])
-            found.append(Neighbour(name, folder, file, vdevs))
+            found.append(Neighbour(name, directory, file, vdevs))
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             continue  # gone meanwhile, or of another version
     return tuple(found)
