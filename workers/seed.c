@@ -58,7 +58,7 @@ struct seed {
 	uint32_t abi;
 	int notify;
 	int listener;
-	int orders;                             // connection of whoever supervises, -1: none
+	int orders;                             // connection of the supervisor, -1: none
 	int signals;
 	struct {
 		pid_t pid;                      // 0: free
@@ -217,7 +217,7 @@ become_worker(struct dps_sitter *me, uint32_t ticket, int log, int notify)
 	}
 	for (int s = 1; s < NSIG; s++)
 		signal(s, SIG_DFL);
-	// Whoever reads the log may be gone.
+	// The reader of the log may be gone.
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -276,7 +276,7 @@ order_fork(uint32_t index, uint32_t ticket, int log, int notify)
 	seed.child[at].berth = index;
 	pidfd = syscall(SYS_pidfd_open, pid, 0);
 	if (pidfd < 0) {
-		// Nobody could watch it: it must not be.
+		// No process could watch it: end it.
 		snprintf(text, sizeof(text), "refused %u pidfd: %s", index, strerror(errno));
 		kill(pid, SIGKILL);
 		tell(text, -1);

@@ -9,7 +9,7 @@
 #include "warden_pvt.h"
 
 static pthread_mutex_t story_lock = PTHREAD_MUTEX_INITIALIZER;
-static uint64_t stories;                // as in dps_ctl, where a worker may write
+static uint64_t stories;                // dps_ctl has a copy, which a worker may overwrite
 
 static struct dps_story *
 story_at(uint64_t seq)
@@ -36,7 +36,7 @@ story_tell(const struct dps_story *story)
 	return seq;
 }
 
-// The story of a slot's last death ends with the first burst of whoever came after it.
+// The story of a slot's last death ends with the first burst of its successor.
 void
 story_end(uint32_t slot, uint64_t noticed_ns)
 {
