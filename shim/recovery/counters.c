@@ -80,7 +80,7 @@ read_slot(uint32_t slot, struct dps_slot *out)
 	}
 }
 
-// The slot's record, with the counters of who sits there. Its facts are those of its version, if
+// The slot's record, with the counters of its present worker. Its facts are those of its version, if
 // that is not DPS_VERSIONS. Read again where a warden moved counters meanwhile, which takes it less
 // than a microsecond: they would be there twice, or not at all.
 int

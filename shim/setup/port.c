@@ -269,9 +269,9 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 		eth.rxmode.offloads |= RTE_ETH_RX_OFFLOAD_SCATTER;
 	if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS)
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-	// All packets are of one pool, in one mbuf each, and have one reference: sent packets are freed
-	// in bulk.
-	if (the_primary.n_pools == 1 && conf->one_mbuf && dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
+	// All packets are of one pool, in one mbuf, and have one reference: sent packets are freed in bulk.
+	if (the_primary.n_pools == 1 && conf->one_mbuf &&
+	    dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 
 	ret = configure(conf, port, &dev, &eth, why);
