@@ -10,7 +10,7 @@
 // Options of every command; a command ignores those that are none of its own.
 struct options {
 	int core[2];            // CPUs of the two threads: io core's side, worker's side
-	bool fifo;              // before everybody else: for a short sample on busy cores
+	bool fifo;              // real-time priority: for a short sample on busy cores
 	uint32_t count;         // runs
 	uint32_t ms;            // length of each
 	const char *touch;      // lane: only this one; NULL: all

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// How long a CPU is away from whoever polls on it and wants nothing of anybody: timer ticks,
-// interrupts, the hypervisor, other threads. Packets that fall into a gap are late.
+// How long a CPU is away from a thread that only polls on it: timer ticks, interrupts, the
+// hypervisor, other threads. Packets that fall into a gap are late.
 
 #include <stdio.h>
 

@@ -21,7 +21,7 @@
 enum {
 	HEADER = 192,           // mempool's and mbuf's own
 	ROOM = 2176,
-	PACKET = 60,            // bytes; 64 with the checksum that nobody sees
+	PACKET = 60,            // bytes; 64 with the frame's checksum
 	COLLECT = 64,           // most collected in a turn
 	CREDIT_KEPT = 65,       // as in the primary: a ring is never full
 	CLOCKED = 256,          // turns between two looks at the clock
@@ -195,8 +195,8 @@ start(struct rig *r, const struct options *o, uint32_t touch, uint32_t ring, boo
 		r->waited[i] = waited_ns(r->tid[i]);
 }
 
-// The share of its time that the thread which waited most for its CPU waited: whoever had it
-// meanwhile made this a measurement of something else.
+// The largest share of its time that a thread waited for its CPU: another thread had it meanwhile, so
+// that this measures something else.
 static double
 waited(const struct rig *r)
 {

@@ -19,7 +19,7 @@ static const char usage[] =
 	"usage: dpsup-bench COMMAND [OPTIONS]\n"
 	"\n"
 	"  distance   the round trip of a cache line between two CPUs, ns\n"
-	"  gaps       how long each CPU is away from who polls on it\n"
+	"  gaps       how long each CPU is away from a polling thread\n"
 	"  lane       packets through a lane and back, as fast as it goes\n"
 	"  cost       cycles a packet with and without the means to survive a kill\n"
 	"  latency    how long they take, at 10 to 90 % of that, and alone\n"
@@ -159,7 +159,7 @@ main(int argc, char **argv)
 	}
 	if (o.core[0] < 0 || o.core[1] < 0 || o.core[0] == o.core[1])
 		fail("--cores: two different CPUs are wanted");
-	// Two threads that spin, perhaps with real-time priority, must not do so for ever.
+	// Two threads that spin, perhaps with real-time priority, must not do so forever.
 	alarm(60 + 60 * (uint64_t)o.count * o.ms / 1000);
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (strcmp(commands[i].name, argv[optind]) == 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every error's code, once: what errors print, `dpsup explain` says, and docs/errors.md is made of.
+"""Every error's code, once: for the errors themselves, `dpsup explain`, and docs/errors.md.
 
 A code never changes its meaning. One that no longer occurs leaves the table, and its number stays
 unused. The numbers of doctor's checks are `doctor`'s own (D01 to D28).
@@ -207,7 +207,7 @@ CODES: dict[str, Entry] = {
     ),
     "E0120": Entry(
         "a path or a device's arguments are too long",
-        "Shared memory has room for a fixed number of bytes, relative paths made absolute.",
+        "Shared memory has room for a fixed number of bytes, and relative paths are made absolute.",
         "Use shorter paths, or move the topology file nearer to /.",
     ),
     "E0121": Entry(
@@ -559,7 +559,7 @@ CODES: dict[str, Entry] = {
     ),
     "E0704": Entry(
         "a number of workers that was not reserved",
-        "Rings, slots and memory are made at start for `max` workers, and are not extended.",
+        "Rings, slots and memory are created at start for `max` workers, and are not extended.",
         "Raise max in [[workers]], then stop and start.",
     ),
     "E0705": Entry(
@@ -699,8 +699,8 @@ CODES: dict[str, Entry] = {
     "E0745": Entry(
         "a window that is too short or too long",
         "`dpsup advise` and `dpsup report` look at an instance several times and say what happened"
-        " in between: in a fifth of a second too little does, and nobody waits for more than an"
-        " hour.",
+        " in between. Less than a fifth of a second shows too little; more than an hour is"
+        " refused.",
         "dpsup advise --for 5s",
     ),
     "E0746": Entry(

@@ -66,7 +66,7 @@ class NoSuchObject(DpsupError):
 
 
 class HostError(DpsupError):
-    """The machine cannot: hugepages, cores, kernel features."""
+    """The machine lacks something: hugepages, cores, kernel features."""
 
     exit_code = Exit.HOST
     code = "E0006"

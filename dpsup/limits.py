@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a topology is judged by: the room that the C headers leave, in the topology's words."""
+"""The limits of a topology: the room that the C headers leave, in the topology's words."""
 
 from __future__ import annotations
 

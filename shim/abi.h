@@ -120,8 +120,8 @@ enum {
 	DPS_STORY_CONTINUED = 4,
 	DPS_STORY_STARVED = 5,      // ready to run, and gets no CPU
 	DPS_STORY_FED = 6,          // gets CPU again
-	DPS_STORY_LENT = 7,         // nobody took the slot over: others have its buckets, and `left`
-				    // packets of its lanes
+	DPS_STORY_LENT = 7,         // no process took the slot over: other workers have its buckets,
+				    // and `left` packets of its lanes
 	// Of an io core: `sitter` is its index, `pid` its thread.
 	DPS_STORY_IO_STUCK = 8,     // the primary ends for it
 	DPS_STORY_IO_STARVED = 9,
@@ -132,7 +132,7 @@ enum {
 enum {
 	DPS_NOTICE_LEASE = 1,
 	DPS_NOTICE_PIDFD = 2,       // the kernel gave no sign on the lease
-	DPS_NOTICE_DOUBT = 3        // the lease was written to by somebody else; then the pidfd
+	DPS_NOTICE_DOUBT = 3        // another thread wrote to the lease; then the pidfd
 };
 
 // Exit codes of the seed and the workers. From 100 on: what was refused, and trying again is of no
@@ -167,22 +167,24 @@ struct dps_meta {
 	uint16_t pad;
 };
 
-// One lane: this, then dps_slot.ring words. Indices count for ever, modulo 2^32. What the worker
+// One lane: this, then dps_slot.ring words. Indices count on, modulo 2^32. What the worker
 // has in hand lies between `done` and `sent`: verdicts first, the rest is still to do.
 struct dps_lane {
 	// Written by the io core. Two lines: processors fetch them in pairs.
 	uint32_t sent;              // index after the last packet lent
 	uint32_t pad0[31];
 
-	// Written by the worker; by the primary while nobody sits in the slot.
+	// Written by the worker; by the primary while the slot is empty.
 	uint32_t done;              // index after the last packet handed back
 	uint32_t pad1[31];
 };
 
-// What lies before a block of state: whose it is. Written by who sits in the slot, or has the bucket.
+// Lies before a block of state, and names its owner. Written by the worker that occupies the slot or
+// owns the bucket.
 struct dps_state_head {
-	uint64_t stamp;             // hash of the plugin's name << 32 | its state_version; 0: nobody's.
-				    // Stored last: the bytes are zero, or the plugin's, from then on
+	uint64_t stamp;             // hash of the plugin's name << 32 | its state_version; 0: no
+				    // owner. Stored last: from then on the bytes are zero, or the
+				    // plugin's
 	uint64_t size;              // bytes that are
 };
 
@@ -199,10 +201,10 @@ struct dps_facts {
 };
 
 // One process that the seed forked: a worker, or a spare that may become one. Its memory is its
-// own; a slot is somebody else's before and after.
+// own; before and after it, other processes occupy the slot.
 struct dps_sitter {
 	// The lease, lease.h. By its owner's thread once, at the start; then by the kernel, when that
-	// thread is gone. Who waits sets a bit in it. The primary makes it anew for the next owner.
+	// thread is gone. A waiter sets a bit in it. The primary initialises it for the next owner.
 	uint64_t lease[8];
 
 	// By compare-and-swap alone. The primary opens it with a new ticket (high 32 bits), the process
@@ -210,7 +212,7 @@ struct dps_sitter {
 	uint64_t berth;
 	uint64_t pad0[7];
 
-	// DPS_HAND_*. Who moves it to CLAIMED writes the slot and its ticket before GO.
+	// DPS_HAND_*. The thread that moves it to CLAIMED writes the slot and its ticket before GO.
 	uint32_t hand;
 	uint32_t slot;              // DPS_NO_SLOT: none
 	uint32_t ticket;            // of that slot's seat
@@ -242,7 +244,7 @@ struct dps_sitter {
 	uint32_t signal;            // 0: none came; stored last
 	int32_t code;               // si_code
 	uint32_t n_frames;
-	int32_t sender;             // pid of who sent it, 0: nobody did
+	int32_t sender;             // pid of the process that sent it, 0: none did
 	uint64_t address;           // si_addr
 	uint64_t died_ns;           // CLOCK_MONOTONIC
 	uint64_t frame[DPS_FRAMES]; // return addresses, the innermost first
@@ -269,7 +271,7 @@ struct dps_story {
 	uint32_t published;
 	uint32_t undone;
 	uint32_t left;
-	int32_t sender;             // pid of who sent the signal, 0: nobody did
+	int32_t sender;             // pid of the process that sent the signal, 0: none did
 	uint32_t blamed;            // deaths that the packet in hand is to blame for, 0: it is not
 	uint32_t mended;            // descriptors that were not what the io core wrote
 	uint32_t handover;          // 1: it was told to make room, and left in order
@@ -362,13 +364,13 @@ struct dps_slot {
 	// Written by the primary, while workers run.
 	uint32_t command;           // DPS_RUN, DPS_STOP
 	int32_t core;               // CPU of the next worker
-	uint32_t version;           // of who sits here, or is to
+	uint32_t version;           // of the process that sits here, or is to
 	uint32_t perf;              // not 0: measure each burst (dps_perf); each time another number
 	uint32_t pad1[12];
 
 	// By compare-and-swap alone. The primary opens the seat with a new ticket (high 32 bits), the
-	// worker that was forked with that ticket takes it (low 32 bits: its pid); who comes late
-	// finds another ticket, and leaves.
+	// worker that was forked with that ticket takes it (low 32 bits: its pid); a worker that
+	// comes late finds another ticket, and leaves.
 	uint64_t seat;
 	uint64_t pad2[7];
 
@@ -416,7 +418,7 @@ struct dps_slot {
 	uint64_t busy;              // TSC cycles in bursts
 	uint64_t pad7[4];
 
-	// Written by the primary: the plugins' counters of all who sat here and are dead, by name.
+	// Written by the primary: the plugins' counters of all dead workers of this slot, by name.
 	uint64_t counter[DPS_SLOT_COUNTERS];
 	char counter_name[DPS_SLOT_COUNTERS][DPS_NAME];         // "": free, and so are all after it
 };
@@ -432,8 +434,8 @@ struct dps_slow_burst {
 	uint8_t head[DPS_BURST][DPS_HEAD];      // as the plugin left it
 };
 
-// What a worker measures while dps_slot.perf asks. Written by the worker; who takes its place goes on
-// with it. A kill in the middle leaves it short of one burst at most.
+// What a worker measures while dps_slot.perf asks. Written by the worker, and continued by its
+// successor. A kill in the middle leaves it short of one burst at most.
 struct dps_perf {
 	uint32_t asked;             // the dps_slot.perf that this answers; stored when the rest is 0
 	uint32_t pad0;

@@ -170,8 +170,8 @@ dps_prefetch_write(const void *p)
 #endif
 }
 
-// The seat of a slot, or the berth of a sitter: which ticket it is open for, and who has it (0:
-// nobody).
+// The seat of a slot, or the berth of a sitter: which ticket it is open for, and the pid of the
+// process that has it (0: none).
 static inline uint64_t
 dps_seat(uint32_t ticket, uint32_t pid)
 {

@@ -39,7 +39,7 @@ struct lane {
 	uint64_t requeue;
 	uint64_t turn;                  // and before a worker sits down: lane_turn
 
-	// the io core's; who repairs or hands back reads the indices
+	// the io core's; a thread that repairs or hands back reads the indices
 	uint32_t sent __rte_cache_aligned;
 	uint32_t published;
 	uint32_t collected;
@@ -138,7 +138,7 @@ lane_put(struct lane *lane, uint32_t index, uint64_t word)
 			 __ATOMIC_RELAXED);
 }
 
-// Send for the lines of n words, to write them.
+// Prefetch for write the cache lines of n words.
 static inline void
 lane_fetch(const struct lane *lane, uint32_t index, uint32_t n)
 {
@@ -153,13 +153,13 @@ lane_publish(struct lane *lane)
 	// First: recovery must not find a worker ahead of it.
 	dps_store32(&lane->published, lane->sent);
 	dps_store32(&lane->shared->sent, lane->sent);
-	// By the time of the next burst these are here, whoever had a look at them.
+	// Prefetch: by the next burst these lines are here, whichever core has read them.
 	lane_fetch(lane, lane->sent, DPS_IO_BURST);
 }
 
-// See what has come back, and send for its words: they are read in the next turn, so that nothing
-// waits for a line on its way between two cores. They are to be written a lap later, so they come
-// for writing. Nobody can hand back what was not lent: then the slot's memory is not to be trusted.
+// See what has come back, and prefetch its words: they are read in the next turn, so that the core
+// does not wait for a line on its way between two cores. They are prefetched for write, as they are
+// written a lap later. False: more came back than was lent, so the slot's memory cannot be trusted.
 static inline bool
 lane_look(struct lane *lane)
 {

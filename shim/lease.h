@@ -6,11 +6,11 @@
 // that thread is gone, the kernel says so on the mutex's futex word, before it tears down the
 // address space: about 0.1 ms after a SIGKILL, where a pidfd needs 1 to 2 ms.
 //
-// The owner takes it as a mutex, so that glibc keeps it on the thread's robust list. Those who wait
+// The owner takes it as a mutex, so that glibc keeps it on the thread's robust list. Waiters
 // never take it; they read the word. The kernel only marks a word that held the dying thread's id,
 // and leaves the mark alone in it, so a word that was the owner's and now is exactly the mark means
 // that the thread will never execute another instruction. pthread_mutex_lock would give EOWNERDEAD
-// for any word with that bit, 0x41414141 of a wild write included, and nobody could tell any more.
+// for any word with that bit, even 0x41414141 of a wild write, and destroy the evidence.
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -28,7 +28,7 @@ enum dps_lease_state {
 	DPS_LEASE_NEW,          // not taken yet
 	DPS_LEASE_HELD,
 	DPS_LEASE_DIED,         // the kernel says that its owner is gone
-	DPS_LEASE_STRANGE       // written to by somebody who must not
+	DPS_LEASE_STRANGE       // a stray write
 };
 
 static inline uint32_t *
@@ -37,7 +37,7 @@ dps_lease_word(uint64_t *lease)
 	return (uint32_t *)&((pthread_mutex_t *)lease)->__data.__lock;
 }
 
-// For the next owner; nobody has it or waits for it. 0 or -errno.
+// Initialise it for the next owner, while no thread has it or waits for it. 0 or -errno.
 static inline int
 dps_lease_init(uint64_t *lease)
 {
@@ -73,8 +73,8 @@ dps_lease_look(uint64_t *lease, uint32_t owner)
 	return word == 0 ? DPS_LEASE_NEW : DPS_LEASE_STRANGE;
 }
 
-// Sleep until the owner is gone, for so many ms at most; or shorter, so look again. Whoever is
-// woken wakes the others: the kernel wakes one.
+// Sleep until the owner is gone, for that many ms at most. It may return early, so look again. The
+// waiter that is woken wakes the others: the kernel wakes only one.
 static inline void
 dps_lease_wait(uint64_t *lease, uint32_t owner, uint32_t ms)
 {
@@ -89,13 +89,20 @@ dps_lease_wait(uint64_t *lease, uint32_t owner, uint32_t ms)
 		syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
+// 0 if the clock is of a process or thread that has ended.
+static inline uint64_t
+dps_clock_ns(clockid_t clock)
+{
+	struct timespec t = { 0 };
+
+	clock_gettime(clock, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
 static inline uint64_t
 dps_now_ns(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
+	return dps_clock_ns(CLOCK_MONOTONIC);
 }
 
 #endif

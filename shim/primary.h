@@ -29,7 +29,7 @@ enum {
 	ETHER_MOST = 14 + 2 * 4 // Ethernet header with two VLAN tags
 };
 
-// A packet that waits in an io core, and what is to be known of it without reading it.
+// A packet that waits in an io core, and what the io core must know without reading it.
 struct waiting {
 	struct rte_mbuf *m;
 	uint16_t bucket;
@@ -135,7 +135,7 @@ struct io {
 	int fd[RXQ_MOST];
 	struct rte_ring *xfer[DPS_MAX_IO];      // from io core i to this one
 
-	// written by who asks, under asking_lock
+	// written by the asking thread, under asking_lock
 	uint32_t asked __rte_cache_aligned;
 	enum io_op op;
 	uint32_t arg;
@@ -163,8 +163,8 @@ struct io {
 	enum dps_stage stage;           // that the clock runs for
 	uint64_t stage_since;           // TSC
 	bool watched;                   // capture or stopwatch
-	struct capture *capture;        // NULL: nobody captures
-	struct stopwatch *stopwatch;    // NULL: nobody asks how long packets take
+	struct capture *capture;        // NULL: no capture runs
+	struct stopwatch *stopwatch;    // NULL: the time of packets is not measured
 	uint32_t n_active;
 	struct lane *active[DPS_MAX_SLOTS];     // lanes with packets out
 	struct lane lane[DPS_MAX_SLOTS];
@@ -232,7 +232,7 @@ member_of(uint32_t slot)
 	return slot - the_primary.io[0]->group[group_of(slot)].first;
 }
 
-// What packets of a group come with, whatever its plugin asks for: the hash says the bucket.
+// What packets of a group carry, whatever its plugin asks for: the hash says the bucket.
 static inline uint32_t
 group_needs(uint32_t group)
 {
@@ -328,7 +328,7 @@ uint64_t story_tell(const struct dps_story *story);     // its seq
 // seat.c
 void slot_lock(uint32_t slot);                  // of its seat; never taken by an io core
 void slot_unlock(uint32_t slot);
-bool seat_is_corrupt(uint32_t slot);            // its last sitter left lanes that nobody can repair
+bool seat_is_corrupt(uint32_t slot);            // its last sitter left lanes beyond repair
 bool seat_revoke(uint32_t slot);                // take it back from the process that was told to sit
 						// down, under the lock; false: too late, it sits
 uint64_t seat_empty_ns(uint32_t slot, bool *offered);   // since when it is empty, 0: it is taken
@@ -385,7 +385,7 @@ void waiting_done(struct io_group *g, const struct waiting *w);                 
 void waiting_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old);
 void waiting_sort(struct io_group *g);                                          // after such moves
 void waiting_forget(struct io_group *g, uint32_t member);  // its lane begins anew, with nothing out
-void waiting_settle(struct io *io, struct io_group *g);  // whoever need not wait any more is ready
+void waiting_settle(struct io *io, struct io_group *g);  // packets that need not wait move to `ready`
 void waiting_stir(struct io_group *g);
 void waiting_rest(struct io_group *g);                  // nothing is ready
 
@@ -398,8 +398,8 @@ port_of(const struct rte_mbuf *m)
 	return likely(port < the_primary.n_ports) ? port : 0;
 }
 
-// What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where nobody but
-// flow director rules would write; the io core has the header to itself from rx to tx.
+// What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where only flow
+// director rules would write; from rx to tx, no thread but the io core uses the header.
 struct dps_mark {
 	uint16_t bucket;
 	uint8_t hops;

@@ -96,7 +96,7 @@ struct dps_port_info {
 	uint64_t rss_offloads;      // RTE_ETH_RSS_* that the driver can do
 	uint64_t rx_offloads;       // RTE_ETH_RX_OFFLOAD_* likewise
 	uint64_t tx_offloads;
-	char note[DPS_TEXT];        // what could not be had, in words; "" if all was
+	char note[DPS_TEXT];        // what the port lacks, in words; "" if nothing
 };
 
 struct dps_port_stats {
@@ -160,7 +160,7 @@ enum { DPS_PAUSES = 40 };
 struct dps_group_stats {
 	uint64_t no_worker;
 	uint64_t hold_full;
-	uint64_t bypassed;          // went on along their chains, as nobody works in the group
+	uint64_t bypassed;          // continued along their chains, as the group has no worker
 	uint64_t held;
 	uint64_t pause_ns;          // that buckets on the move waited for the slots they had, summed up
 	uint64_t pause[DPS_PAUSES]; // buckets that did for less than 2^i ns, and not less than half of that
@@ -197,9 +197,9 @@ struct dps_audit {
 	int64_t unexplained;
 };
 
-// Who holds a berth.
+// The process that holds a berth.
 struct dps_sitter_info {
-	uint32_t state;             // 0: nobody, 1: somebody may come, 2: it lives, or is buried just now
+	uint32_t state;             // 0: none, 1: a process may come, 2: it lives, or is being buried
 	int32_t pid;
 	uint32_t group;
 	uint32_t slot;              // where it sits, or was told to; DPS_NO_SLOT: a spare
@@ -340,9 +340,9 @@ enum {
 	DPS_LOCK_READ = 4           // each reader
 };
 
-const char *dps_eal_dir(void);          // EAL's runtime folder
-int dps_locks_find(void);               // once there is a memzone, before anybody else attaches; how
-					// many there are
+const char *dps_eal_dir(void);          // EAL's runtime directory
+int dps_locks_find(void);               // once there is a memzone, before another process attaches;
+					// returns their number
 int dps_locks_read(uint32_t *word);     // [DPS_LOCKS_MOST]; 0: free; returns their number
 int dps_lock_release(uint32_t lock, uint32_t word);     // -EAGAIN: it is no longer `word`
 int dps_lock_guards(uint32_t lock, uint64_t *sum);      // a sum over what it guards; MEMORY, MEMZONE
@@ -382,7 +382,7 @@ int dps_ctl_restore(void);              // where a process wrote to it; 1: one d
 int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
 int dps_slot_command(uint32_t slot, uint32_t command);
 
-// state.c: bytes of state, as far as they are somebody's; returns how many. head.stamp 0: nobody's.
+// state.c: bytes of state, as far as they have an owner; returns how many. head.stamp 0: no owner.
 int dps_state_get(uint32_t slot, struct dps_state_head *head, uint8_t *bytes, uint32_t len);
 int dps_bucket_state_get(uint32_t group, uint32_t bucket, struct dps_state_head *head,
 			 uint8_t *bytes, uint32_t len);
@@ -392,23 +392,24 @@ int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
 
 // recovery/berth.c, seat.c, counters.c, story.c: a berth for the next process, by its index; the ticket
 // is what that process must show.
-int dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket);    // -EBUSY: somebody sits
+int dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket);    // -EBUSY: a process sits
 int dps_spare_prepare(uint32_t group, uint32_t version, uint32_t *ticket);
 int dps_spare_facts(uint32_t group, uint32_t version,   // of one that is ready; -ENOENT: there is none
 		    struct dps_facts *out);
-int dps_slot_handover(uint32_t slot, uint32_t version); // to a spare, at a burst's end; -EBUSY: nobody
-							// sits, -ENOENT: no spare that fits is ready
-int dps_slot_version(uint32_t slot);                    // of who sits there, -ENOENT: nobody does
+int dps_slot_handover(uint32_t slot, uint32_t version); // to a spare, at a burst's end; -EBUSY: the
+							// seat is empty, -ENOENT: no such spare
+int dps_slot_version(uint32_t slot);                    // of the process that sits there, or -ENOENT
 int dps_sitter_version(uint32_t sitter);                 // of the process in a berth
 int dps_group_heir(uint32_t group, uint32_t version);   // that is started, and takes over, from now on
-int dps_slot_sitter(uint32_t slot);                     // pid, 0: nobody
-int dps_sitter_pid(uint32_t sitter, uint32_t ticket);   // of who came to a berth, 0: nobody
+int dps_slot_sitter(uint32_t slot);                     // pid, 0: none
+int dps_sitter_pid(uint32_t sitter, uint32_t ticket);   // that came to a berth, 0: none
 int dps_slot_takeovers(uint32_t slot, uint32_t n,       // that wardens may do unasked from now on;
 		       uint32_t failures);              // 1: not for one that left in order
 int dps_slot_read(uint32_t slot, struct dps_slot *out);
 int dps_sitter_get(uint32_t sitter, struct dps_sitter_info *out);
 int dps_sitter_fate(uint32_t sitter, int32_t pid);      // 0: told, or none; -EAGAIN: ask again.
-							// pid 0: call off an order nobody came for
+							// pid 0: call off an order that no process
+							// came for
 uint64_t dps_stories(void);                             // seq of the last one
 int dps_story_get(uint64_t seq, struct dps_story *out); // -ENOENT: too old, or to come
 
@@ -452,8 +453,8 @@ int dps_quarantine_free(uint32_t io, uint32_t n);       // requests.c
 // recover.c
 int dps_slot_requeue(uint32_t slot);    // returns packets handed back for steering
 
-// capture.c: `filter` is BPF, an instruction a word: code 16 bits, jt 8, jf 8, k 32. -EBUSY: somebody
-// captures; -EINVAL: the filter is none.
+// capture.c: `filter` is BPF, an instruction a word: code 16 bits, jt 8, jf 8, k 32. -EBUSY: a
+// capture runs; -EINVAL: the filter is not valid.
 int dps_capture_start(const struct dps_capture_conf *conf, const uint64_t *filter);
 int dps_capture_stop(void);             // what was captured can still be read
 int dps_capture_free(void);

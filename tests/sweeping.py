@@ -25,6 +25,7 @@ from dpsup.packets.traffic import Traffic, check, frame
 
 RAISING = str(Path(__file__).with_name("raising.py"))
 SETTLE_S = 40.0
+GAP_S = 30.0  # without a packet; the most of a whole sweep: 1 s alone, 5 s beside 18 busy processes
 ODD = 4  # packets of the second port, which has no other traffic
 
 # `fw` has the traffic and a spare; `ids` has no spare and little credit.
@@ -59,6 +60,11 @@ restart = { intensity = 1, backoff = { initial = "10ms", factor = 1 } }
 """
 
 Fault = dict[str, Any]
+
+
+class NotReached(AssertionError):
+    """The stimulus did not lead to the point."""
+
 
 # Before there is an event loop: said on stderr alone.
 EARLY = {"entry Supervisor.adopt"}
@@ -177,6 +183,7 @@ class Sweep:
         print("gaps above 200 ms:", sorted(self.gaps, reverse=True)[:12])
         assert count.clean, count
         assert count.sent > 1000
+        assert all(seconds < GAP_S for seconds, _ in self.gaps), "forwarding stopped"
         return doc
 
     # --- faults ----------------------------------------------------------------------------------
@@ -435,7 +442,8 @@ def one_fault(s: Sweep, stimulus: Stimulus, faults: list[Fault], tries: int = 3)
         if s.until(lambda: s.fired(ids) == set(ids), 2.0):
             break
         s.settle()
-    assert s.fired(ids) == set(ids), f"{name}: not reached; fired {s.fired(ids)}"
+    if s.fired(ids) != set(ids):
+        raise NotReached(f"{name}: not reached; fired {s.fired(ids)}")
     bugs = [f["point"] for f in faults if f["how"] == "raise" and f["point"] not in EARLY]
     early = sum(f["point"] in EARLY for f in faults)
 
@@ -455,5 +463,5 @@ def one_fault(s: Sweep, stimulus: Stimulus, faults: list[Fault], tries: int = 3)
 
 
 __all__ = [
-    "STIMULI", "Sweep", "one_fault", "raising", "running", "shape", "with_adoption",
+    "STIMULI", "NotReached", "Sweep", "one_fault", "raising", "running", "shape", "with_adoption",
 ]  # fmt: skip

@@ -206,7 +206,7 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, enu
 		verdict = l->plugin->packet(l->state, &p);
 		back = dps_word_verdict(verdict);
 		if (unlikely(p.data != data || p.len != len))
-			// Lengths that no buffer has become 0, which the io core refuses.
+			// A length that no buffer has becomes 0, which the io core refuses.
 			back = dps_word_changed(verdict, p.data - data,
 						p.len <= UINT16_MAX ? p.len : 0);
 		order();
@@ -365,8 +365,8 @@ is_empty(const struct loop *l)
 	return dps_load32(&l->slot->command) != DPS_STOP;
 }
 
-// Sleep until an io core rings. Whoever lends sees `parks` odd, now or in its next turn, and rings
-// once; the bell has then moved on from what was read here, and there is no sleep to miss it in.
+// Sleep until an io core rings. An io core that lends sees `parks` odd, now or in its next turn, and
+// rings once; the bell then differs from what was read here, so that the worker does not sleep.
 static void
 park(struct loop *l)
 {

@@ -13,7 +13,7 @@ struct loop_lane {
 	struct dps_lane *shared;
 	uint64_t *word;
 	const struct dps_meta *meta;
-	uint32_t done;                  // as in shared memory; nobody else writes it
+	uint32_t done;                  // as in shared memory; only this worker writes it
 	uint32_t sent;                  // as last read
 };
 

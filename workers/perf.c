@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What `dpsup perf` asks of a worker: histograms of its bursts, and the slowest of them with their
-// packets. Only called while dps_slot.perf asks. Everything is in the slot's dps_perf, which nobody
-// decides anything by: a kill before any store costs what is known of one burst.
+// packets. Only called while dps_slot.perf asks. Everything is in the slot's dps_perf, on which no
+// decision depends: a kill before any store costs what is known of one burst.
 
 #include <string.h>
 
@@ -13,7 +13,7 @@ perf_begin(struct loop *l, uint32_t asked)
 {
 	struct dps_perf *perf = l->perf;
 
-	// A predecessor's, who was asked the same, is gone on with.
+	// Continue the measurement of a predecessor that was asked the same.
 	if (perf->asked == asked)
 		return;
 	dps_store32(&perf->asked, 0);

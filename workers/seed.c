@@ -10,6 +10,8 @@
 // This program links EAL statically, and no bus or driver: so attaching loads no PMD, probes no
 // device of the primary's (net_pcap would truncate the primary's output file, 22.11) and asks the
 // primary nothing over EAL's IPC.
+//
+// Over 600 lines: it is one loop, and its orders, children and words share one state.
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -249,7 +251,7 @@ become_worker(struct dps_sitter *me, uint32_t ticket, int log, int notify)
 	}
 	for (int s = 1; s < NSIG; s++)
 		signal(s, SIG_DFL);
-	// Whoever reads the log may be gone.
+	// The reader of the log may be gone.
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -344,7 +346,7 @@ order_fork(uint32_t index, uint32_t ticket, int log, int notify)
 	seed.child[at].berth = index;
 	pidfd = syscall(SYS_pidfd_open, pid, 0);
 	if (pidfd < 0) {
-		// Nobody could watch it: it must not be.
+		// No process could watch it: end it.
 		snprintf(text, sizeof(text), "refused %u pidfd: %s", index, strerror(errno));
 		kill(pid, SIGKILL);
 		tell(text, -1);

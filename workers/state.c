@@ -3,8 +3,8 @@
 // State that outlives the process: a slot's block, and one of each bucket. The worker's half; what
 // the primary does after a kill is in shim/recovery/state.c.
 //
-// A block belongs to the plugin whose stamp lies before it. Whoever finds another one makes the block
-// zero and stamps it last: cut short anywhere, it is done once more by whoever comes next.
+// A block belongs to the plugin whose stamp lies before it. A worker that finds another stamp sets
+// the block to zero and stamps it last: if it is killed in between, the next worker does it again.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ state_stamp(const struct dps_plugin *plugin)
 	return (uint64_t)hash << 32 | plugin->state_version;
 }
 
-// False: what was there is gone, or was nothing. A plugin that grew finds zeroes behind what it had.
+// False: the block had no state, or lost it. A plugin that grew finds zeroes behind its old state.
 bool
 state_open(struct dps_state_head *head, uint8_t *bytes, uint64_t stamp, uint64_t size)
 {

@@ -90,7 +90,7 @@ print_crash(void)
 	fflush(stderr);
 }
 
-// On the watcher's own stack: it was asleep in a system call, in the middle of nothing.
+// Runs on the watcher's own stack: the watcher slept in a system call and held no lock.
 static void
 on_crash(int number)
 {

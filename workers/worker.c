@@ -2,7 +2,7 @@
 //
 // From a fresh fork of the seed to a worker in its seat, by way of a spare's sleep if no seat is
 // free. No EAL call is made here or later (law 5): EAL's threads did not survive the fork, and its
-// shared locks must not be held by whoever may be killed. The process leaves by _exit.
+// shared locks must not be held by a process that may be killed. The process leaves by _exit.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -47,7 +47,8 @@ leave(struct dps_sitter *me, int notify, int code)
 }
 
 // A plugin that calls exit(0) leaves in order, as one that was told to stop does: the warden may have
-// to know before anybody can ask how the process ended. By _exit, so that no destructor of EAL's runs.
+// to know before the kernel tells how the process ended. It uses _exit, so that no destructor of
+// EAL's runs.
 static void
 on_leave(int code, void *arg)
 {
@@ -66,8 +67,8 @@ wake(const void *word)
 	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
-// Our berth, then our lease, before anything else is touched. Late, as the seed died meanwhile: the
-// berth is somebody else's.
+// Take our berth, then our lease, before touching anything else. If we are late, as the seed died
+// meanwhile, the berth is another process's.
 static void
 take_berth(struct dps_sitter *me, uint32_t ticket)
 {
@@ -135,7 +136,7 @@ forgo_children(const struct shared *shared)
 		madvise((void *)(uintptr_t)shared->range[i].start, shared->range[i].len, MADV_DONTFORK);
 }
 
-// Asleep until a warden says which slot. There is nothing to do meanwhile, so nothing is done.
+// Sleep until a warden says which slot.
 static void
 wait_for_slot(struct dps_sitter *me, int notify)
 {
@@ -150,7 +151,7 @@ wait_for_slot(struct dps_sitter *me, int notify)
 		syscall(SYS_futex, &me->hand, FUTEX_WAIT, hand, NULL, NULL, 0);
 }
 
-// The slot is ours from the moment that its seat is; who is told too late finds another ticket.
+// The slot is ours from the moment that its seat is; a late worker finds another ticket.
 static struct dps_slot *
 take_seat(const struct shared *shared, struct dps_sitter *me, int notify)
 {

@@ -52,7 +52,8 @@ int plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct d
 void plugin_seated(uint32_t member);
 void plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state);
 
-// state.c: does the group reserve what the plugin keeps? 0, or not, and why; and open the slot's block.
+// state.c: check that the group reserves what the plugin keeps, and open the slot's block. 0, or -1
+// with the reason in `why`.
 int state_check(const struct dps_group_conf *conf, const struct dps_plugin *plugin, char *why,
 		size_t len);
 void state_seat(struct dps_slot *slot, const struct dps_plugin *plugin, struct dps_env *env);

@@ -3,7 +3,7 @@
 
 Colours follow the reader's light or dark setting, text is text, nothing is fetched. A box's kind says
 what it is: "io" the primary's io cores, "worker" processes that may die, "spare" those that wait,
-"warden" who repairs, "data" memory, "dead" what is gone.
+"warden" the threads that repair, "data" memory, "dead" what is gone.
 """
 
 from __future__ import annotations
@@ -143,14 +143,14 @@ def lane() -> str:
     ]  # fmt: skip
     for i, (kind, word) in enumerate(kinds):
         p.box(30 + i * 70, 90, 68, 44, kind, word, f"{i + 10}")
-    for x, name, who in (
+    for x, name, owner in (
         (170, "collected", "the io core's own"),
         (310, "done", "the worker's"),
         (590, "sent", "the io core's"),
     ):
         p.line((x - 1, 60), (x - 1, 86))
         p.text(x - 1, 40, name, "code", "middle")
-        p.text(x - 1, 55, who, "small", "middle")
+        p.text(x - 1, 55, owner, "small", "middle")
     p.line((171, 152), (308, 152), kind="line", tip=False)
     p.text(240, 170, "handed back,", "small", "middle")
     p.text(240, 185, "not collected yet", "small", "middle")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Case `bus`: what it costs the data plane that three subscribers read statistics ten times a
-second. One instance, subscribers stopped and continued in turn, so that nothing else differs."""
+"""Case `bus`: what three subscribers that read statistics ten times a second cost the data plane.
+It runs one instance, and stops and continues the subscribers in turn, so that nothing else
+differs."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ class _Turn:
 def _turn(
     meter: Meter, readers: list[subprocess.Popen[bytes]], pids: dict[str, int], *, first: bool
 ) -> _Turn:
-    """`first`: subscribers first, so that what drifts drifts both ways."""
+    """`first`: measure with subscribers first, so that a drift affects both orders."""
     rates: dict[bool, float] = {}
     shares: dict[str, float] = {}
     for on in (first, not first):

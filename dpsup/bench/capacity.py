@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Case `capacity`: how throughput grows with workers. What was measured is on the two cores that a
-bench has, all workers on one of them; what more cores would give is a model, and called so."""
+"""Case `capacity`: how throughput grows with workers. The measurement uses the two cores that a
+bench has, with all workers on one of them; figures for more cores come from a model, and say so."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MODEL = "capacity/model"
 
 
 def modelled(one_worker: float, io_core: float, workers: int) -> float:
-    """Packets a second of so many workers, each on a core of its own: what they do together, or
-    what one io core can hand out, whichever is less. The others are packets a second too."""
+    """Packets a second of that many workers, each on a core of its own: the sum of what they
+    do, or what one io core can hand out, whichever is less. The arguments are packets a second."""
     return min(workers * one_worker, io_core)
 
 
 def steps(setup: Setup) -> list[Step]:
-    """One step, as the model is of the very run that measured what goes into it."""
+    """One step, so that the model uses figures of the same run."""
     return [Step("capacity", lambda watch: _run(setup, watch))]
 
 
 def _measured(setup: Setup, watch: Watch, workers: int) -> tuple[Reading, float]:
-    """With so many; and the packets a second that the io core could hand out by its cycles."""
+    """Packets a second with that many workers, and that the io core could hand out."""
     body = group("delay", setup.cores, count=workers, most=workers, more='on_full = "hold"\n')
     body = body.replace('lan = "wan" } }', f'lan = "wan" }}, cycles = {WORK} }}')
     with rigs.instance(POOL + TWO_NULL + body, setup.cores) as rig, rig.meter() as meter:
@@ -50,7 +50,7 @@ def _measured(setup: Setup, watch: Watch, workers: int) -> tuple[Reading, float]
 def _run(setup: Setup, watch: Watch) -> list[Reading]:
     found = [_measured(setup, watch, n) for n in WORKERS]
     one_worker = found[0][0].value
-    # With two, packets are steered by a hash: what more workers need too.
+    # With two workers, packets are steered by a hash, as with more workers.
     io_core = found[1][1] / 1e6
     return [reading for reading, _ in found] + [
         Reading(f"{MODEL}/{n} on {n} cores", modelled(one_worker, io_core, n), "Mpps")

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.bench import host, others, plot, run, table
 from dpsup.bench.compare import Change, compare
@@ -17,6 +17,9 @@ from dpsup.bench.document import from_document, to_document
 from dpsup.bench.model import Report
 from dpsup.bench.step import Setup
 from dpsup.errors import DpsupError, UsageError
+
+if TYPE_CHECKING:
+    from dpsup.documents.bench import Bench
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Options:
 
 
 def cases() -> dict[str, str]:
-    """Every case and what it measures; those that are run only when they are named say so."""
+    """Every case and what it measures; a case that runs only when it is named says so."""
     return {
         name: case.what + ("" if case.usual else " (only when named)")
         for name, case in run.CASES.items()
@@ -60,10 +63,10 @@ def _write(path: str, text: str) -> None:
         raise DpsupError(f"cannot write {path}: {e.strerror}") from None
 
 
-def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, Any], str]:
-    """Measure, write the files that were asked for; the document, and the same as text.
+def carry_out(options: Options, say: Callable[[str], None]) -> tuple[Bench, str]:
+    """Measure and write the files that were asked for. Returns the document and its text.
 
-    What could fail later is looked at first: a bench takes minutes.
+    It checks first what could fail later: a bench takes minutes.
     """
     names = run.choose(options.cases)
     old = _read(options.compare) if options.compare else None
@@ -81,21 +84,21 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
         else "",
         say=say,
     )
-    # Asked to end, end as on Ctrl-C: everything that was started goes.
+    # SIGTERM ends the bench as Ctrl-C does, with every process that it started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     report = run.bench(names, setup, list(options.argv))
     return _finish(report, old, options)
 
 
-def _finish(report: Report, old: Report | None, options: Options) -> tuple[dict[str, Any], str]:
+def _finish(report: Report, old: Report | None, options: Options) -> tuple[Bench, str]:
     doc = to_document(report)
-    # First what was measured, then what may be refused.
+    # Save the measurement before a comparison, which may be refused.
     if options.save:
         _write(options.save, json.dumps(doc, indent=1) + "\n")
     changes: list[Change] | None = None
     if options.plot:
         _write(options.plot, plot.svg(report))
-    if old is not None:
+    if options.compare and old is not None:
         changes = compare(old, report)
         doc["compared"] = {
             "with": options.compare,

@@ -54,7 +54,7 @@ def why_not(old: Report, new: Report) -> list[str]:
 
 
 def _one_core(old: Report, new: Report) -> bool:
-    """Is there nothing to compare but what does not hop between cores?"""
+    """Do all figures to compare stay on one core?"""
     common = old.figures.keys() & new.figures.keys()
     return bool(common) and all(new.figures[name].one_core for name in common)
 

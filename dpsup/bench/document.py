@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpsup.bench.model import Conditions, Figure, Report, Run
 from dpsup.bench.rows import rows
 from dpsup.bench.stats import summaries
 from dpsup.errors import DpsupError
 
+if TYPE_CHECKING:
+    from dpsup.documents.bench import Bench
+
 API = "dpsup/v1"
 
 
-def to_document(report: Report) -> dict[str, Any]:
+def to_document(report: Report) -> Bench:
     """The report as JSON keeps it, with what follows from it."""
     return {
         "apiVersion": API,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The machine that is measured on: what it is, and how quiet it is.
+"""The machine that a bench runs on: what it is, and how quiet it is.
 
 /proc is read here, not by psutil: psutil has times in ticks of 10 ms, and no time that a thread
 waited for a CPU.
@@ -69,7 +69,7 @@ def read_steal(cores: tuple[int, ...]) -> int:
 
 
 class Steal:
-    """The share of these CPUs that the host gave to others, from now on."""
+    """The share of these CPUs that the host gave to other machines, from now on."""
 
     def __init__(self, cores: tuple[int, ...]) -> None:
         self._cores = cores
@@ -90,7 +90,7 @@ class Steal:
 
 
 def read_waits(pid: int) -> dict[int, tuple[int, int]]:
-    """Of each thread: nanoseconds on a CPU, nanoseconds ready to run without one."""
+    """By thread: nanoseconds on a CPU, nanoseconds ready to run without one."""
     found = {}
     for task in Path(f"/proc/{pid}/task").glob("*"):
         try:

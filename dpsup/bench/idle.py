@@ -48,7 +48,7 @@ def _ip(*argv: str, check: bool = True) -> None:
 
 @contextlib.contextmanager
 def veth() -> Iterator[tuple[str, str]]:
-    """A pair of interfaces on which the kernel says nothing by itself."""
+    """A pair of interfaces on which the kernel sends nothing by itself."""
     stem = f"{STEM}{os.getpid()}"
     number = next(_serial)
     pair = (f"{stem}a{number}", f"{stem}b{number}")
@@ -81,7 +81,7 @@ def _raw(device: str) -> Iterator[socket.socket]:
 def microseconds(
     out: socket.socket, back: socket.socket, packets: int, pause: float
 ) -> list[float]:
-    """The time of each packet from one socket to the other; so long a pause before each."""
+    """The time of each packet from one socket to the other, with a pause before each."""
     times = []
     for _ in range(packets):
         if pause:
@@ -120,7 +120,7 @@ def _wake(name: str, times: list[float]) -> Reading:
 
 
 def steps(setup: Setup) -> list[Step]:
-    # A second each: fewer where measurements are to be shorter than that.
+    # Each takes a second: fewer, if measurements are to be shorter than that.
     long_packets = max(3, round(LONG_PACKETS * min(1.0, setup.seconds)))
 
     def run(_: Watch) -> list[Reading]:

@@ -38,9 +38,9 @@ def _conditions(found: dict[str, Any]) -> _At:
 
 
 def steps(setup: Setup) -> list[Step]:
-    """Cycles are what passes while one packet goes to the worker and comes back. Both cores are at
-    it all the time and the packet crosses twice, so that is also the cycles of both cores for one
-    crossing, which is what ring_perf_autotest adds up."""
+    """Cycles that pass while one packet goes to the worker and comes back. Both cores work all the
+    time and the packet crosses twice, so this is also the sum of both cores' cycles for one
+    crossing, which is what ring_perf_autotest reports."""
 
     def run(_: Watch) -> list[Reading]:
         readings = []
@@ -57,8 +57,8 @@ def steps(setup: Setup) -> list[Step]:
 
 
 def cost_steps(setup: Setup) -> list[Step]:
-    """Cycles a packet of the worker's loop against those of the same source without undo record and
-    order of stores, one right after the other: what it costs that a kill loses nothing."""
+    """Cycles a packet of the worker's loop, against those of the same source without undo record
+    and order of stores, one right after the other: the cost of losing nothing at a kill."""
 
     def run(_: Watch) -> list[Reading]:
         options = ("--count", COST_PAIRS, "--ms", _ms(setup, COST_SHARE))
@@ -66,7 +66,7 @@ def cost_steps(setup: Setup) -> list[Step]:
         readings = []
         for touch in dict.fromkeys(one["touch"] for one in found["results"]):
             pairs = [one for one in found["results"] if one["touch"] == touch]
-            # A reading that waited for a core does not count, unless there is no other.
+            # A reading that waited for a core counts only if there is no other.
             used = [one for one in pairs if one["waited"] <= WAITED_MOST] or pairs
             ratios = [one["safe"] / one["unsafe"] for one in used]
             readings.append(
@@ -81,8 +81,8 @@ def cost_steps(setup: Setup) -> list[Step]:
 
 
 def latency_steps(setup: Setup) -> list[Step]:
-    """From when a packet was due at the io core to when the io core had it back; and `away`: the
-    share of time that each CPU was away for 5 us or more from a loop that did nothing else."""
+    """The time from when a packet was due at the io core to when the io core had it back; and
+    `away`: the share of time for which each CPU left an idle loop for 5 us or more."""
 
     def run(_: Watch) -> list[Reading]:
         away = probe.ask("gaps", setup.cores, "--ms", _ms(setup, GAPS_SHARE))["results"]
@@ -107,7 +107,7 @@ def latency_steps(setup: Setup) -> list[Step]:
 
 
 def io_steps(setup: Setup) -> list[Step]:
-    """Cycles a packet of the io core, by stage, while macswap is at work behind it."""
+    """The io core's cycles a packet, by stage, with a macswap worker."""
 
     def run(watch: Watch) -> list[Reading]:
         body = POOL + TWO_NULL + group("macswap", setup.cores)

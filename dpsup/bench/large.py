@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Case `large`: up to 64 slots, 8 io cores, 16 ports, a pool of a million mbufs; each grown for
-itself from an eighth, then all together, on ports where nothing comes. What grows faster than its
-cause shows as an exponent above 1. Oversubscribed on small machines: figures then say how things
-grow, not how fast they are."""
+"""Case `large`: up to 64 slots, 8 io cores, 16 ports, a pool of a million mbufs; each grows by
+itself from an eighth, then all together, on ports that receive nothing. A time that grows faster
+than its cause shows as an exponent above 1. On small machines processes share CPUs: figures then
+say how times grow, not how fast dpsup is."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dpsup.bench.stats import growth, median
 from dpsup.bench.step import Setup, Step
 from dpsup.instance.runtime_dir import PLAN
 
-TRIES = 6  # of what an instance can do again and again
-DATA_ROOM = 256  # a million of the usual 2176 bytes would need more memory than is to be had
+TRIES = 6  # of what an instance can do repeatedly
+DATA_ROOM = 256  # a million of the usual 2176 bytes would need more memory than most machines have
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _measure(rig: Rig, size: Size) -> dict[str, float]:
     steer, stats = [], []
     for n in range(TRIES):
         begin = time.monotonic_ns()
-        # One worker less, one more: the io cores' maps change, and the rest is the same each time.
+        # One worker less, one more: only the io cores' maps change.
         rig.instance.scale("fw", size.workers - (n + 1) % 2)
         steer.append(time.monotonic_ns() - begin)
         begin = time.monotonic_ns()

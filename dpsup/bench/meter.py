@@ -47,7 +47,7 @@ class Meter:
         return found
 
     def sent(self) -> tuple[float, int]:
-        """When (seconds, monotonic), and packets so far."""
+        """The time (seconds, monotonic), and packets so far."""
         begin = time.monotonic_ns()
         total = 0
         for port in range(self._ports):
@@ -80,7 +80,7 @@ def segments(
     found = []
     while left:
         rates = []
-        # What polls catches up with its sleepers first.
+        # Polling threads first serve the workers that slept.
         time.sleep(WINDOW_S / 10)
         at, packets = sent()
         for _ in range(min(left, SEGMENT) if left != SEGMENT + 1 else left):

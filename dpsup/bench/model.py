@@ -13,7 +13,7 @@ WAITED_MOST = 0.05
 
 
 class Regime(enum.StrEnum):
-    """How far apart the two cores were: everything that hops between them has two speeds."""
+    """How far apart the two cores were: a figure that hops between them depends on it."""
 
     NEAR = "near"
     FAR = "far"
@@ -22,7 +22,7 @@ class Regime(enum.StrEnum):
 
 
 def regime_of(distance_ns: tuple[float, ...]) -> Regime:
-    """Of the distances taken before, during and after a run."""
+    """The regime of the distances measured before, during and after a run."""
     if not distance_ns:
         return Regime.UNKNOWN
     near = [ns < NEAR_BELOW_NS for ns in distance_ns]
@@ -46,7 +46,7 @@ class Conditions:
 
     @property
     def noise(self) -> str:
-        """Why a run under these conditions is not to be used; "" if it is."""
+        """Why a run under these conditions is not used; "" if it is used."""
         why = []
         if self.regime is Regime.MIXED:
             low, high = min(self.distance_ns), max(self.distance_ns)
@@ -60,7 +60,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one run of a step found out about one figure.
+    """The result of one run of a step, for one figure.
 
     `better` is "higher", "lower" or "" where it is no matter of better; `samples` are the single
     values where a run takes several, `value` then is their median.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Case `others`: what else moves packets here, in the same run as dpsup's own cases.
+"""Case `others`: other programs that move packets, in the same run as dpsup's own cases.
 
 testpmd on one core (no hop), DPDK's ring_perf_autotest, and DPDK's example client_server_mp, whose
 binaries docs/bench.md says how to build. All with two null ports and 64-byte packets, read by the
@@ -36,8 +36,8 @@ SERVER_READY_S = 20.0
 
 
 def find(program: str, asked: str) -> str:
-    """The path of a program, as asked or ("auto") as Debian installs it; "" where it is not.
-    Raises: UsageError where what was asked for is not there."""
+    """The path of a program, as asked or ("auto") as Debian installs it; "" if it is missing.
+    Raises: UsageError if the path that was asked for is missing."""
     if asked == "auto":
         return shutil.which(program) or ""
     if not os.access(asked, os.X_OK) or Path(asked).is_dir():
@@ -61,7 +61,7 @@ def _prefix(stem: str) -> str:
 
 @contextlib.contextmanager
 def _running(argv: list[str], prefix: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A DPDK program; what it printed is in the error where it fails."""
+    """A DPDK program; if it fails, the error has its output."""
     # A pipe that stays open keeps testpmd from ending at the end of its input.
     process = tied.spawn(argv, stdin=subprocess.PIPE, output=subprocess.DEVNULL)
     try:
@@ -133,8 +133,8 @@ def _client_server(setup: Setup) -> Step:
 
 
 def _wait_for_server(prefix: str, server: subprocess.Popen[bytes]) -> None:
-    """Until its telemetry answers and it has taken packets from its ports: then the ring and the
-    pool that the client looks up are there."""
+    """Wait until its telemetry answers and it has taken packets from its ports: then the ring and
+    the pool that the client looks up exist."""
     meter = Meter(tied.eal_directory(prefix), 2, lambda: server.poll() is None)
     try:
         tied.wait_for(
@@ -197,8 +197,8 @@ def _ring_perf(setup: Setup) -> Step:
 def _follow_ring_test(
     process: subprocess.Popen[bytes], watch: Watch
 ) -> tuple[str, tuple[float, ...]]:
-    """What it prints up to the figures for two cores, and how far apart the cores were right before
-    and after those: the test before and the one after need one core, or do not count here."""
+    """Its output up to the figures for two cores, and how far apart the cores were right before
+    and after those: the test before and the one after use one core, or do not count here."""
     text = ""
     apart: list[float] = []
     deadline = time.monotonic() + RING_TEST_S

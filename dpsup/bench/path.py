@@ -25,7 +25,7 @@ def distance_steps(setup: Setup) -> list[Step]:
 
 
 def throughput(name: str, found: list[Segment], *, one_core: bool = False) -> list[Reading]:
-    """Of a run: how much and how steady, for each regime that the cores were in meanwhile."""
+    """Throughput and steadiness of a run, for each regime that the cores were in."""
     by_regime: dict[Regime, list[Segment]] = {}
     for segment in found:
         by_regime.setdefault(regime_of(segment.distance_ns), []).append(segment)

@@ -44,7 +44,7 @@ def _curve(report: Report, prefix: str) -> list[tuple[float, float]]:
 
 
 def svg(report: Report) -> str:
-    """Raises: DpsupError where there is nothing to plot."""
+    """Raises: DpsupError if there is nothing to plot."""
     title = f"{report.host['cpus']} × {report.host['cpu_model']}, {report.host['date']}"
     if bars := _bars(report):
         return charts.bars_file(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""dpsup-bench, the C half; and the conditions of a run, which its distances are part of."""
+"""dpsup-bench, the program in C; and the conditions of a run, with their distances."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dpsup.host.tied import spawn
 
 PROGRAM = Path(__file__).parents[1] / "dpsup-bench"
 BEFORE_MS = 15
-DURING_MS = 2  # with real-time priority: the time that it takes away is not measured
+DURING_MS = 2  # with real-time priority: the time that it takes is not part of the measurement
 
 
 def ask(command: str, cores: Cores, *options: object, timeout: float = 120.0) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def distance(cores: Cores, ms: int = BEFORE_MS, *, fifo: bool = False) -> float:
 
 
 class Watch:
-    """The conditions of one run, from its making to `done`."""
+    """The conditions of one run, from the object's creation to `done`."""
 
     def __init__(self, cores: Cores) -> None:
         self._cores = cores
@@ -59,24 +59,24 @@ class Watch:
         self._waited = 0.0
 
     def during(self, *distances: float) -> None:
-        """Distances that were taken in the middle of the run."""
+        """Distances that were measured in the middle of the run."""
         self._distances += distances
 
     def polled(self) -> float | None:
         """The distance now, on cores that poll: the threads that poll there wait meanwhile.
-        None where it could not be taken."""
+        None if it could not be measured."""
         with contextlib.suppress(DpsupError):
             return distance(self._cores, DURING_MS, fifo=True)
         return None
 
     def threads(self, pids: Sequence[int]) -> None:
-        """From here on these processes' polling threads should never wait for a core."""
+        """From now on, a wait of these processes' polling threads for a core is noise."""
         self._pids = tuple(pids)
         self._waits = self._read_waits()
         self._begin = time.monotonic()
 
     def threads_done(self) -> None:
-        """The share that the one which waited most waited, of those that used most of a core."""
+        """The largest share of time that a thread which used most of a core waited for one."""
         for tid, (ran, waited) in self._read_waits().items():
             before = self._waits.get(tid, (0, 0))
             ran, waited = ran - before[0], waited - before[1]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A subscriber that reads an instance's statistics, as a program of its own: the case `bus` starts
-three. Ends with the instance, or when it is told to."""
+three. It ends with the instance, or on a signal."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ name = "lan"
 vdev = "net_null1"
 """
 
-# Two ports on which nothing ever comes.
+# Two ports that receive nothing.
 TWO_SILENT = """[[ports]]
 name = "wan"
 vdev = "net_ring0"
@@ -103,7 +103,7 @@ class Rig:
 
     @contextlib.contextmanager
     def meter(self, ports: int = 2) -> Iterator[Meter]:
-        """What the first `ports` ports send, once packets flow."""
+        """A meter of what the first `ports` ports send, once packets flow."""
         prefix = f"dpsup-{self.name}-g{self.instance.status()['generation']}"
         meter = Meter(tied.eal_directory(prefix), ports, lambda: self.child.poll() is None)
         try:
@@ -131,7 +131,7 @@ def nothing(_: Path) -> None:
 @contextlib.contextmanager
 def instance(body: str, cores: Cores, *options: str, prepare: Prepare = nothing) -> Iterator[Rig]:
     """Start the topology `body` (all but version, name and host), wait until it is ready, and end
-    it. It runs in the foreground of a child that the kernel asks to stop should we die. `prepare`
+    it. It runs in the foreground of a child that the kernel stops if this process dies. `prepare`
     creates the files that it needs, in the topology's directory."""
     name = f"{STEM}{os.getpid()}-{next(_serial)}"
     with tempfile.TemporaryDirectory(prefix=f"{tied.PREFIX}{os.getpid()}-") as directory:

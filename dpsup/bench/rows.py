@@ -24,7 +24,7 @@ class Target:
     least: dict[Regime, float]  # at least (at most, where lower is better)
     aim: dict[Regime, float]
     part: str = "median"
-    doubt: bool = False  # so small that it may drown in noise: then it is said
+    doubt: bool = False  # so small that noise may hide it: then the row says so
     against_part: str = "median"
 
 
@@ -120,7 +120,7 @@ def _row(target: Target, regime: Regime, figures: Mapping[str, Figure]) -> Row:
         base = _part(other, target.against_part) if other else None
         value = value / base if value is not None and base else None
         if other:
-            # Of a quotient: both spreads, as independent.
+            # The spread of a quotient: both spreads, as independent.
             spread = (spread**2 + other.spread**2) ** 0.5
             tainted = tainted or other.tainted
     reached = "not measured" if value is None else _judge(value, least, aim, target.better)
@@ -133,7 +133,7 @@ def _row(target: Target, regime: Regime, figures: Mapping[str, Figure]) -> Row:
 
 
 def rows(figures: Mapping[str, Figure]) -> list[Row]:
-    """Every target, in each regime that it was measured in; once where in none."""
+    """Every target, in each regime that it was measured in; once if in none."""
     made = []
     for target in TARGETS:
         mine = [_row(target, regime, figures) for regime in BOTH]

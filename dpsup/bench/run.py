@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs the cases that were asked for, round by round, and says what it does."""
+"""Runs the requested cases, round by round, and reports progress."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def _steps(names: Sequence[str], setup: Setup) -> list[Step]:
 
 
 def bench(names: Sequence[str], setup: Setup, asked: list[str]) -> Report:
-    """Measure. A step that fails is left out from then on, and said; one that worked before keeps
-    its runs. Raises: the first failure, where nothing at all could be measured."""
+    """Measure. A step that fails is reported and left out from then on; if it worked before, it
+    keeps its runs. Raises: the first failure, if nothing could be measured."""
     if os.geteuid() != 0:
         raise NotPermitted(
             "a bench starts DPDK primaries, and pins and preempts threads",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Case `shared`: four workers on the one core that is theirs, against one worker on it."""
+"""Case `shared`: four workers on one core, against one worker on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dpsup.packets.pcap import write_pcap
 from dpsup.packets.traffic import Traffic
 
 PORTS = 4
-FLOWS = Traffic(flows=256, numbers=1)  # what each port sends, again and again
+FLOWS = Traffic(flows=256, numbers=1)  # what each port sends repeatedly
 
 
 def _io(cores: Cores) -> str:
@@ -53,7 +53,7 @@ def _four_groups(cores: Cores) -> str:
 
 
 def _least(rig: Rig, seconds: float) -> float:
-    """What the worker that got least got, against a fair share."""
+    """The throughput of the slowest worker, against a fair share."""
     first = _received(rig)
     time.sleep(seconds)
     got = [last - before for before, last in zip(first, _received(rig), strict=True)]
@@ -65,8 +65,8 @@ def _received(rig: Rig) -> list[int]:
 
 
 def steps(setup: Setup) -> list[Step]:
-    """Groups of their own from null ports; one from captures that are sent for ever, as a null
-    port's packets are of no flow, and would all be one worker's."""
+    """Groups of their own from null ports; one group from captures that are sent forever, as a
+    null port's packets are of no flow, and one worker would get them all."""
     cores = setup.cores
     null = POOL + _ports("net_null{0}")
     flows = POOL + _ports("net_pcap{0},rx_pcap=flows.pcap,infinite_rx=1")

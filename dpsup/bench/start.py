@@ -33,7 +33,7 @@ SCALES = 10  # a run
 KILLS = 10
 COMMANDS = 7  # of each kind a run
 BACK_S = 20.0
-# The back-off is the policy's, no cost: as short as it can be set.
+# The back-off is a setting of the policy, no cost: it is as short as possible.
 RESTARTS = (
     'restart = { intensity = 1000, period = "1s", '
     'backoff = { initial = "1us", factor = 1, max = "1us" } }\n'
@@ -41,7 +41,7 @@ RESTARTS = (
 
 
 def reading(name: str, ns: Sequence[float], unit: str = "ms", **detail: Any) -> Reading:
-    """Of durations in nanoseconds."""
+    """A figure of durations in nanoseconds."""
     scale = {"ms": 1e6, "us": 1e3}[unit]
     samples = tuple(one / scale for one in ns)
     return Reading(f"start/{name}", median(samples), unit, "lower", samples, detail)
@@ -56,7 +56,7 @@ def when(events: list[Event], **wanted: Any) -> int:
 
 
 def _first_packet(rig: Rig) -> int:
-    """When the first worker had its first packet, in nanoseconds."""
+    """The time of the first worker's first packet, in nanoseconds."""
     found: list[int] = []
 
     def seen() -> bool:
@@ -92,7 +92,7 @@ def _launch(setup: Setup) -> Step:
 
 
 def _scale(setup: Setup) -> Step:
-    """On an instance without packets: beside a worker that polls, what is measured is how the
+    """On an instance without packets: beside a worker that polls, the figure would be how the
     kernel shares a core."""
     body = POOL + TWO_SILENT + group("forward", setup.cores, count=1, most=2)
 
@@ -119,7 +119,7 @@ def _scale(setup: Setup) -> Step:
 
 
 def _failover(setup: Setup, name: str, spares: int) -> Step:
-    """Workers are killed while null ports send all that they can."""
+    """Kills workers while null ports send all that they can."""
     more = f"{RESTARTS}spares = {spares}\n"
     body = POOL + TWO_NULL + group("macswap", setup.cores, count=1, most=1, more=more)
 
@@ -135,7 +135,7 @@ def _failover(setup: Setup, name: str, spares: int) -> Step:
 
 
 def _await(what: Callable[[], T | None], doing: str) -> T:
-    """The first value of `what` that is one."""
+    """The first value of `what` that is not None."""
     found: list[T] = []
 
     def there() -> bool:
@@ -149,7 +149,7 @@ def _await(what: Callable[[], T | None], doing: str) -> T:
 
 
 def _one_death(rig: Rig, spares: int) -> dict[str, float]:
-    """Nanoseconds from a kill to what followed; "" is to the successor's first packet."""
+    """Nanoseconds from a kill to each later step; "" is to the successor's first packet."""
 
     def ready() -> int:
         found = rig.instance.status()["groups"][0]
@@ -197,8 +197,8 @@ def _one_death(rig: Rig, spares: int) -> dict[str, float]:
 
 
 def _commands(setup: Setup) -> Step:
-    """`dpsup --help` and `dpsup status` as a user waits for them, and the interpreter alone in the
-    same turns: their ratio says what dpsup adds, on any machine."""
+    """How long a user waits for `dpsup --help` and `dpsup status`, and for the interpreter alone in
+    turn with them: their ratio says what dpsup adds, on any machine."""
     body = POOL + TWO_SILENT + group("forward", setup.cores, count=1, most=1)
     main = "from dpsup.__main__ import main; main()"
 
@@ -212,7 +212,7 @@ def _commands(setup: Setup) -> Step:
             }
             for _i in range(COMMANDS):
                 for name, words in asked.items():
-                    # -P: what is installed, also where the current directory has the sources.
+                    # -P: the installed dpsup, even if the current directory has the sources.
                     begin = time.monotonic_ns()
                     argv = [sys.executable, "-P", "-c", *words]
                     subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)

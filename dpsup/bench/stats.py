@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Medians and spreads of figures, each regime for itself; and the order of runs. Pure."""
+"""Medians and spreads of figures, separately for each regime; and the order of runs. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def relative_iqr(values: Sequence[float]) -> float:
-    """The middle half's width against the median; 0 where the median is."""
+    """The middle half's width against the median; 0 if the median is 0."""
     middle = median(values)
     width = percentile(values, 75) - percentile(values, 25)
     return width / abs(middle) if middle else 0.0
@@ -45,7 +45,7 @@ class Summary:
 
     regime: Regime
     runs: int  # used
-    noisy: int  # not used; or, if `tainted`, all there are, and used for want of better
+    noisy: int  # not used; if `tainted`: all runs are noisy, and used as there are no others
     tainted: bool
     median: float
     low: float
@@ -57,12 +57,12 @@ class Summary:
 
 
 def summarise(regime: Regime, runs: Sequence[Run]) -> Summary:
-    """Of the runs in one regime, at least one. Noisy ones only count where there is no other."""
+    """The summary of the runs in one regime, at least one. Noisy runs count only if all are."""
     clean = [r for r in runs if not r.conditions.noise]
     used = clean or list(runs)
     values = [r.value for r in used]
     samples = [s for r in used for s in r.samples]
-    # A run of samples is no single value: what spreads is the samples.
+    # A run with samples is no single value: the spread is that of the samples.
     basis = samples or values
     return Summary(
         regime=regime,
@@ -90,8 +90,8 @@ def summaries(figure: Figure) -> list[Summary]:
 
 
 def in_regime(figure: Figure | None, regime: Regime) -> Summary | None:
-    """The figure in that regime. One that does not depend on the distance takes all of its runs
-    where it has none in that regime."""
+    """The figure in that regime. If it does not depend on the distance and has no run in that
+    regime, all of its runs count."""
     if figure is None:
         return None
     runs = [r for r in figure.runs if r.conditions.regime is regime]
@@ -101,7 +101,7 @@ def in_regime(figure: Figure | None, regime: Regime) -> Summary | None:
 
 
 def interleave(steps: Sequence[tuple[T, int]], rounds: int) -> Iterator[T]:
-    """A B C A B C ...: every step once a round, so that what changes with time meets all alike. The
+    """A B C A B C ...: every step once a round, so that changes over time affect all alike. The
     number beside a step is the most rounds that it takes part in, 0: all."""
     for i in range(rounds):
         for step, most in steps:

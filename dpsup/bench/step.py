@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a case is made of: steps, each of which is run once a round, between those of others."""
+"""The steps of a case: each runs once a round, between the steps of other cases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpsup.bench.probe import Watch
 
 @dataclass(slots=True)
 class Setup:
-    """What was asked of this bench, for all cases."""
+    """The options of this bench, for all cases."""
 
     cores: Cores
     seconds: float = 2.0  # of a run of a throughput

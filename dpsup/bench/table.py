@@ -34,7 +34,7 @@ def number(value: float | None, unit: str = "") -> str:
 
 
 def head(report: Report) -> list[str]:
-    """What was measured where, line by line."""
+    """The machine and the conditions, line by line."""
     host = report.host
     cores = host.get("cores", {})
     steal = host.get("steal", 0.0)
@@ -80,8 +80,8 @@ def figure_table(report: Report) -> Table:
 
 
 def lane_table(report: Report) -> Table:
-    """The lanes: a line for what is touched and how many are lent at a time, a column for each
-    size. Cycles and Mpps; a star where all runs were noisy."""
+    """The lanes: a line for what is touched and how many packets are lent at a time, a column for
+    each size. Cycles and Mpps; a star if all runs were noisy."""
     cells: dict[tuple[str, Regime], dict[int, dict[str, str]]] = {}
     for figure in report.figures.values():
         found = LANE.fullmatch(figure.name)
@@ -196,7 +196,7 @@ def text(report: Report, changes: Sequence[Change] | None) -> str:
 
 
 def markdown(report: Report, changes: Sequence[Change] | None, **where: Any) -> str:
-    """For docs/: the machine, the command, the figures to reach, everything measured."""
+    """A page for docs/: the machine, the command, the targets, everything measured."""
     plot = where.get("plot")
     parts = ["\n".join(f"- {line}" for line in head(report))]
     if plot:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`dpsup chaos`: faults on purpose, under load, and whether the books balance afterwards."""
+"""`dpsup chaos`: injects faults under load, and checks that every packet is accounted for."""

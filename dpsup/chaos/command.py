@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.chaos import plot, report, run
 from dpsup.chaos.own import Own
@@ -21,7 +21,10 @@ from dpsup.errors import DpsupError, NotPermitted, UsageError
 from dpsup.instance.client import find
 from dpsup.supervisor import launch
 
-ONLY_OWN = ("hang", "supervisor")  # need a plugin, or a command line, that is chaos's own
+if TYPE_CHECKING:
+    from dpsup.documents.chaos import Asked, Chaos
+
+ONLY_OWN = ("hang", "supervisor")  # need chaos's own plugin or command line
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,10 @@ class Options:
     plot: str | None
 
 
-def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, Any], str]:
-    """Do it, write the picture if one is asked for; the document, and the same as text.
+def carry_out(options: Options, say: Callable[[str], None]) -> tuple[Chaos, str]:
+    """Run, and write the picture if one is asked for. Returns the document and its text.
 
-    What could fail later is looked at first.
+    It checks first what could fail later.
     """
     kinds = parse_faults(options.faults)
     rate = parse_rate(options.rate)
@@ -56,11 +59,11 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[dict[str, A
         raise UsageError(f"cannot write {options.plot}: no such directory, or not permitted")
     seed = options.seed if options.seed is not None else random.randrange(1 << 32)
     faults = schedule(seed, kinds, rate, options.seconds)
-    # Asked to end, end as on Ctrl-C: everything that was started goes.
+    # SIGTERM ends the run as Ctrl-C does, with every process that it started.
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
     found = _go(options, own_traffic, faults, say)
-    asked = {"faults": list(kinds), "rate": rate, "seed": seed, "seconds": options.seconds}
+    asked: Asked = {"faults": list(kinds), "rate": rate, "seed": seed, "seconds": options.seconds}
     doc = report.document(found, asked, run.host())
     if options.plot:
         try:
@@ -89,7 +92,7 @@ def _go(
         try:
             conductor.go(faults, options.seconds)
         except DpsupError as e:
-            # What was found until then is worth a report.
+            # The results so far are worth a report.
             found.seconds = found.seconds or conductor.clock()
             found.problems.append(str(e))
             conductor.target.forget()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Inflicts one fault on a running instance. Its processes are read from the runtime directory, not
-asked for."""
+"""Inflicts one fault on a running instance. It reads the processes from the runtime directory,
+and asks none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HANG = signal.SIGUSR1  # what the delay plugin hangs on
 
 
 class Injector:
-    """`later(seconds, what)` does something in a while; `before_primary` is called before the
+    """`later(seconds, what)` calls `what` after that time; `before_primary` is called before the
     primary may end, `restart` starts a new supervisor."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Injector:
         return [one for one in self._sitters(False) if one.pid not in self._stopped]
 
     def _signal(self, victims: list[Identity], pick: float, number: int) -> tuple[int, int] | None:
-        """When and whom; the first one that lives, from the pick on."""
+        """Signal the first living process from the pick on. Returns the time and its pid."""
         at = int(pick * len(victims))
         for one in victims[at:] + victims[:at]:
             if one.alive:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Chaos's own topology, traffic and directory, so that every packet can be checked.
 
-What net_pcap writes is looked at once it is complete: at the end, when the primary dies, and when
+It checks what net_pcap wrote once that is complete: at the end, when the primary dies, and when
 the file has become large; then the next leg begins.
 """
 
@@ -34,7 +34,7 @@ PREFIX = "dpsup-chaos-"  # of temporary directories; the pid follows
 LEG_BYTES = 1 << 30
 START_S = 120.0
 STOP_S = 90.0
-DRAIN_S = 20.0  # a worker that is stopped or hangs holds the end up
+DRAIN_S = 20.0  # a worker that is stopped or hangs delays the end
 SPARES = 2
 CYCLES = 20_000  # TSC cycles a packet: some 8 µs, so that bursts are in hand
 
@@ -65,7 +65,7 @@ health = {{ stall_after = "200ms" }}
 
 @dataclass(slots=True)
 class _Run:
-    """One supervisor in the foreground."""
+    """A supervisor in the foreground."""
 
     child: subprocess.Popen[bytes]
     output: Path
@@ -81,13 +81,13 @@ class Own:
         self.name = found.name
         self.traffic = Traffic()
         sweep_dead(PREFIX)
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-")
-        self.folder = Path(self._folder.name)
-        self.file = self.folder / "chaos.toml"
-        self._out = self.folder / "out.pcap"
+        self._temporary = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-")
+        self.directory = Path(self._temporary.name)
+        self.file = self.directory / "chaos.toml"
+        self._out = self.directory / "out.pcap"
         self._run: _Run | None = None
         self._runs = 0
-        self._torn: Path | None = None  # what a primary writes that may be killed
+        self._torn: Path | None = None  # the output of a primary that may be killed
 
     def __enter__(self) -> Own:
         self.file.write_text(
@@ -98,7 +98,7 @@ class Own:
                 spares=SPARES,
             )
         )
-        write_pcap(self.folder / "in.pcap", self.traffic.frames())
+        write_pcap(self.directory / "in.pcap", self.traffic.frames())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,15 +110,15 @@ class Own:
                 self._run.child.wait()
             launch.clean(self.name)
         finally:
-            self._folder.cleanup()
+            self._temporary.cleanup()
 
     # --- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """A supervisor, until all is ready. Raises: DpsupError with its own words."""
+        """Start a supervisor, and wait until all is ready. Raises: DpsupError with its message."""
         self._runs += 1
-        output = self.folder / f"{self._runs}.json"
-        errors = self.folder / f"{self._runs}.log"
+        output = self.directory / f"{self._runs}.json"
+        errors = self.directory / f"{self._runs}.log"
         argv = [sys.executable, "-P", "-m", "dpsup", "start", str(self.file), "-o", "json"]
         argv = tied(argv, signal.SIGTERM)
         with output.open("wb") as out, errors.open("wb") as err:
@@ -144,8 +144,8 @@ class Own:
         return bool(doc["state"] == "running" and doc["groups"][0]["spares_ready"])
 
     def restart(self) -> None:
-        """After the supervisor's death. Whether the next one takes the primary over or ends it,
-        no other code has to know."""
+        """Start a supervisor after the last one's death. No other code has to know whether it
+        adopts the primary or ends it."""
         if self._run is not None:
             self._run.child.wait()
         before = self._primary()
@@ -162,11 +162,11 @@ class Own:
             state = instance.runtime.read_state()
         return state.primary if state else None
 
-    # --- what came out ---------------------------------------------------------------------------
+    # --- output ----------------------------------------------------------------------------------
 
     def before_primary(self) -> None:
-        """The next primary would empty the file."""
-        self._torn = self.folder / "torn.pcap"
+        """Keep the output file, which the next primary would empty."""
+        self._torn = self.directory / "torn.pcap"
         self._out.rename(self._torn)
 
     def check_torn(self) -> None:

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.errors import DpsupError
 from dpsup.report import charts
+
+if TYPE_CHECKING:
+    from dpsup.documents.chaos import Chaos
 
 COLOURS = {
     "kill": "#c53030",
@@ -21,8 +24,8 @@ COLOURS = {
 }
 
 
-def svg(doc: dict[str, Any]) -> str:
-    """Raises: DpsupError where there is nothing to plot."""
+def svg(doc: Chaos) -> str:
+    """Raises: DpsupError if there is nothing to plot."""
     points = doc["throughput"]
     if not points:
         raise DpsupError("no throughput was measured: nothing to plot")
@@ -32,7 +35,7 @@ def svg(doc: dict[str, Any]) -> str:
     )
 
 
-def _title(doc: dict[str, Any]) -> str:
+def _title(doc: Chaos) -> str:
     traffic = doc["traffic"]
     total = sum(doc["injected"].values())
     if not traffic["sequences_checked"]:

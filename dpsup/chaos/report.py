@@ -14,9 +14,10 @@ from dpsup.packets.traffic import Count
 
 if TYPE_CHECKING:
     from dpsup.documents.audit import AuditPool, Stray
+    from dpsup.documents.chaos import Asked, Chaos, Host, Percentiles
     from dpsup.documents.story import Story
 
-# From one moment of a death to the next; `total` is what the packets that waited saw.
+# The time from each step of a recovery to the next; `total`: the delay of the packets that waited.
 PHASES = ("noticed", "repaired", "claimed", "seated", "first_packet", "total")
 POINTS = 1000  # of a curve in the document, at most
 
@@ -31,14 +32,16 @@ class Injected:
 
 @dataclass(slots=True)
 class Found:
-    """Everything a run gathers."""
+    """What a run gathers."""
 
     name: str
     own_traffic: bool
     injected: list[Injected] = field(default_factory=list)
     no_victim: Counter[str] = field(default_factory=Counter)
     deaths: list[Story] = field(default_factory=list)  # the wardens' stories
-    outages_us: dict[str, list[float]] = field(default_factory=dict)  # of others than workers
+    outages_us: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # of processes that are no workers
     rate: list[tuple[float, float]] = field(default_factory=list)  # seconds, packets a second
     seconds: float = 0.0
     generations: int = 0
@@ -58,7 +61,7 @@ class Found:
                 self.strays.setdefault(stray["address"], stray)
 
 
-def percentiles(values: Sequence[float]) -> dict[str, float]:
+def percentiles(values: Sequence[float]) -> Percentiles:
     """Nearest rank: each is a value that was measured."""
     ranked = sorted(values)
 
@@ -69,7 +72,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def phases_of(story: Story, injected_ns: int | None) -> dict[str, float]:
-    """Microseconds of each phase of a death that came to pass."""
+    """Microseconds of each phase of a death that took place."""
     marks = [
         ("noticed", injected_ns or 0),
         ("repaired", story["noticed_ns"]),
@@ -90,8 +93,8 @@ def phases_of(story: Story, injected_ns: int | None) -> dict[str, float]:
     }
 
 
-def _recovery(found: Found) -> dict[str, Any]:
-    """By fault, and of the sudden ones together: a hang is noticed when its time is up."""
+def _recovery(found: Found) -> dict[str, dict[str, Percentiles]]:
+    """By fault, and for all sudden faults together: a hang is only noticed after its time limit."""
     by_pid = {i.pid: i for i in found.injected}
     gathered: dict[str, dict[str, list[float]]] = {}
     for story in found.deaths:
@@ -107,7 +110,7 @@ def _recovery(found: Found) -> dict[str, Any]:
 
 
 def thinned(points: list[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
-    """At most so many points, each the mean of its neighbours."""
+    """At most `most` points, each the mean of its neighbours."""
     step = max(1, math.ceil(len(points) / most))
     return [
         (round(part[0][0], 3), round(sum(v for _, v in part) / len(part), 1))
@@ -115,18 +118,18 @@ def thinned(points: list[tuple[float, float]], most: int = POINTS) -> list[tuple
     ]
 
 
-def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+def document(found: Found, asked: Asked, host: Host) -> Chaos:
     count = asdict(found.count)
     unaccounted = count.pop("unaccounted")
     known = found.own_traffic
     problems = list(found.problems)
     if known:
-        # Those that two workers hung on: taken out, kept, and counted by that name.
+        # Packets on which two workers hung were put in quarantine, and are counted under that name.
         missing = count["lost"] - found.dropped["quarantine"]
         count["lost"] = max(0, missing)
         if missing < 0:
             problems.append(f"{-missing} packets in quarantine came out all the same")
-    traffic = {k: v if known or k == "sent" else None for k, v in count.items()}
+
     for name in ("lost", "duplicated", "reordered", "damaged"):
         if count[name]:
             problems.append(f"{count[name]} packets {name}")
@@ -152,7 +155,12 @@ def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[
         "outage_us": {k: percentiles(v) for k, v in sorted(found.outages_us.items()) if v},
         "traffic": {
             "sequences_checked": known,
-            **traffic,
+            "sent": count["sent"],
+            "arrived": count["arrived"] if known else None,
+            "lost": count["lost"] if known else None,
+            "duplicated": count["duplicated"] if known else None,
+            "reordered": count["reordered"] if known else None,
+            "damaged": count["damaged"] if known else None,
             "lost_with_primary": found.in_flight_lost + unaccounted,
             "dropped": dict(found.dropped),
         },
@@ -162,11 +170,11 @@ def document(found: Found, asked: dict[str, Any], host: dict[str, Any]) -> dict[
             "strays": [*found.strays.values()],
         },
         "throughput": thinned(found.rate),
-        "faults": [[round(i.t, 3), i.kind] for i in found.injected],
+        "faults": [(round(i.t, 3), i.kind) for i in found.injected],
     }
 
 
-def text(doc: dict[str, Any]) -> str:
+def text(doc: Chaos) -> str:
     asked = doc["asked"]
     lines = [
         f"{doc['name']}: {sum(doc['injected'].values())} faults in {doc['seconds']:.1f} s of "

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One chaos run: faults when they are due, a look at everything in between, and the books."""
+"""One chaos run: inflicts faults when they are due, looks at the instance in between, and accounts
+for the packets."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from dpsup.chaos.inject import Injector
 from dpsup.chaos.own import Own
@@ -20,6 +21,7 @@ from dpsup.host import process
 from dpsup.instance import status
 
 if TYPE_CHECKING:
+    from dpsup.documents.chaos import Host
     from dpsup.documents.status import Account
 
 SAMPLE_S = 0.1
@@ -27,11 +29,11 @@ AUDIT_S = 1.0
 SAY_S = 5.0
 VICTIM_S = 2.0
 VICTIM_STEP_S = 0.005
-HANG_S = 2.0  # for those that hang to be found and ended
+HANG_S = 2.0  # in which hanging workers are found and ended
 
 
 class Conductor:
-    """Does what is due at its time, in one thread."""
+    """Calls functions at their times, in one thread."""
 
     def __init__(self, found: Found, own: Own | None, say: Callable[[str], None]) -> None:
         self.found = found
@@ -40,7 +42,7 @@ class Conductor:
         self._base = time.monotonic()  # moves on between legs: no traffic flows there
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
-        self._shift = 0.0  # how far the schedule is behind, as no process was there to be hurt
+        self._shift = 0.0  # how far the schedule is behind, as no process existed to be hurt
         self.target = Target(found.name, found, self.clock)
         self.injector = Injector(self.target, self.later, self._before_primary, self._restart)
 
@@ -68,11 +70,11 @@ class Conductor:
         before = self.target.primary()
         self.own.restart()
         if before is not None and self.target.primary() == before:
-            # Taken over: nothing was lost after all.
+            # The primary was adopted: nothing was lost.
             self.found.in_flight_lost -= self.target.in_flight()
 
     def _serve(self, until: float) -> None:
-        """What is due by then, in order."""
+        """The faults that are due by then, in order."""
         while True:
             now = self.clock()
             if self._due and self._due[0][0] <= now:
@@ -113,18 +115,18 @@ class Conductor:
         self.say(f"{self.clock():.0f} s, {len(self.found.injected)} faults")
 
     def _quiet(self) -> None:
-        """Completes what was begun: stopped processes continue, dead ones are replaced."""
+        """Completes what was begun: stopped processes continue, dead processes are replaced."""
         self._due = [d for d in self._due if d[2].__name__ != "again"]
         heapq.heapify(self._due)
         if self._due:
             self._serve(max(d[0] for d in self._due))
-        # One that has got no packet since does not hang yet.
+        # A worker that has received no packet since does not hang yet.
         process.wait_gone(self.injector.hung, HANG_S)
         self.injector.hung.clear()
         try:
             self.target.until_whole()
         except TimedOut as e:
-            # A finding; the packets are checked all the same.
+            # Report it, and still check the packets.
             self.found.problems.append(str(e))
         self.target.sample()
 
@@ -165,6 +167,6 @@ class Conductor:
         self.target.forget()
 
 
-def host() -> dict[str, Any]:
-    """What figures depend on."""
+def host() -> Host:
+    """The conditions that the figures depend on."""
     return {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}

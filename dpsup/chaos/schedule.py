@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which fault when, as a pure function of seed, faults, rate and duration."""
+"""The times of the faults, as a pure function of seed, faults, rate and duration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[str, float, float, str]] = {
     "primary": ("SIGKILL to the primary: what is in flight is lost, and counted", 0.5, 15, "all"),
     "supervisor": ("SIGKILL to the supervisor, then `dpsup start`", 0.5, 15, "all"),
 }
-# What no packet is lost by, and what needs no luck with EAL's locks.
+# Faults by which no packet is lost, and that cannot leave one of EAL's locks held.
 USUAL = ("kill", "segv", "stop", "hang", "spare-kill", "seed")
 
 
@@ -53,8 +53,8 @@ def parse_rate(text: str) -> float:
 
 
 def schedule(seed: int, faults: tuple[str, ...], rate: float, duration: float) -> list[Fault]:
-    """Faults at random times, `rate` a second on average. Those that the supervisor allows a few of
-    a minute keep a distance; where nothing may be drawn, nothing happens."""
+    """Faults at random times, `rate` a second on average. Faults of which the supervisor allows a
+    few a minute keep a distance; where none may be drawn, none happens."""
     rng = Random(f"dpsup chaos {seed}")
     last: dict[str, float] = {}
     made = []

@@ -27,7 +27,7 @@ STORIES = 500  # that a primary keeps, and a few less
 
 
 class Target:
-    """Asks the primary itself, which answers with or without a supervisor."""
+    """Asks the primary, which answers with or without a supervisor."""
 
     def __init__(self, name: str, found: Found, clock: Callable[[], float]) -> None:
         self.name = name
@@ -59,7 +59,7 @@ class Target:
     def connect(self) -> Instance:
         return Instance(self.where)
 
-    # --- the primary's own word ------------------------------------------------------------------
+    # --- what the primary reports ----------------------------------------------------------------
 
     def _ask(self, verb: str, **args: Any) -> Any:
         primary = self.primary()
@@ -73,7 +73,7 @@ class Target:
         return self._client.ask(verb, ASK_S, **args)
 
     def forget(self) -> None:
-        """The primary is gone, or about to go: what it told is complete."""
+        """The primary has ended, or is about to: what it reported is complete."""
         if self._client is not None:
             self._client.close()
         self._client = self._of = self._last = None
@@ -119,7 +119,7 @@ class Target:
                 story["first_ns"] = first
 
     def audit(self) -> None:
-        """Every mbuf, while packets flow. A primary that went meanwhile answers nothing."""
+        """Account for every mbuf, while packets flow. A primary that has ended does not answer."""
         with contextlib.suppress(DpsupError):
             self.found.note_audit(self._ask("audit"))
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Can this machine run this topology? What needs the host to judge; nothing is touched."""
+"""Can this machine run this topology? These checks need the host; they change nothing."""

@@ -84,7 +84,7 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
             path,
             f"`{driver}` drives PCI devices, not virtual ones",
             code="E0403",
-            why=f"{name} cannot be made out of nothing",
+            why=f"{name} has no hardware behind it",
             help='name the device: pci = "0000:3b:00.0"',
         )
     elif drivers and driver not in drivers:
@@ -131,7 +131,7 @@ def _pcap_files(
     topology: Topology, host: Host, i: int, port: Port, devargs: tuple[tuple[str, str], ...]
 ) -> Iterator[Problem]:
     for key, value in devargs:
-        folder = posixpath.dirname(value)
+        directory = posixpath.dirname(value)
         if key == "rx_pcap" and not host.is_file(value):
             yield topology.source.problem(
                 ("ports", i, "vdev"),
@@ -143,13 +143,13 @@ def _pcap_files(
             )
         elif key == "rx_pcap":
             yield from _capture(topology, host, i, port, value)
-        elif key == "tx_pcap" and not host.is_dir(folder):
+        elif key == "tx_pcap" and not host.is_dir(directory):
             yield topology.source.problem(
                 ("ports", i, "vdev"),
-                f"the directory {folder} does not exist",
+                f"the directory {directory} does not exist",
                 code="E0408",
                 why=f"port `{port.name}` writes its packets there",
-                help=f"mkdir -p {folder}, or correct tx_pcap",
+                help=f"mkdir -p {directory}, or correct tx_pcap",
                 severity=_missing_device(port),
             )
 
@@ -167,7 +167,7 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
             f"cannot read {file}: {error.strerror}",
             code="E0409",
             why=f"port `{port.name}` reads its packets from it",
-            help="make it readable, or correct rx_pcap",
+            help="grant read permission on it, or correct rx_pcap",
             severity=_missing_device(port),
             exit_code=Exit.NOT_PERMITTED
             if isinstance(error, PermissionError)

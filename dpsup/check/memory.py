@@ -153,14 +153,14 @@ def _hugetlbfs(topology: Topology, host: Host, page: int) -> Iterator[Problem]:
     path = _path_of_memory(topology)
     mounts = [mount for mount in host.hugetlbfs if mount.page_size == page]
     size = "2M" if page < 1 << 30 else "1G"
-    folder = "/dev/hugepages" if page < 1 << 30 else "/dev/hugepages-1G"
+    directory = "/dev/hugepages" if page < 1 << 30 else "/dev/hugepages-1G"
     if not mounts:
         yield topology.source.problem(
             path,
             f"no hugetlbfs with pages of {size} is mounted",
             code="E0308",
             why="processes share hugepages through its files",
-            help=f"mkdir -p {folder} && mount -t hugetlbfs -o pagesize={size} nodev {folder}",
+            help=f"mkdir -p {directory} && mount -t hugetlbfs -o pagesize={size} nodev {directory}",
             exit_code=Exit.HOST,
         )
     elif not any(mount.writable for mount in mounts):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Can this machine run this topology? Findings with file and line, nothing touched.
+"""Can this machine run this topology? Returns findings with file and line; changes nothing.
 
-Judges what `topology` cannot know: CPUs, hugepages, drivers, devices, files, rights; and what
+It judges what `topology` cannot know: CPUs, hugepages, drivers, devices, files, rights; and what
 follows from several tables together, such as a mempool's least size.
 """
 
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from dpsup.check.devices import devices
 from dpsup.check.memory import hugepages, pools
 from dpsup.errors import Exit, Problem, Severity, TopologyError
+from dpsup.host import eal
 from dpsup.plan.model import Plan
-from dpsup.plan.paths import eal_runtime_dir, runtime_dir
+from dpsup.plan.paths import runtime_dir
 from dpsup.plan.place import make_plan, worker_cores
 from dpsup.text import cpus, listing, plural, show, suggest
 from dpsup.topology.load import read
@@ -38,7 +39,7 @@ Check = Callable[[Topology, "Host"], Iterator[Problem]]
 def prepare(
     path: str, host: Host | None = None, generation: int = 1
 ) -> tuple[Topology, Plan, list[Problem]]:
-    """Everything that a start needs, and the warnings. Raises: TopologyError with all problems."""
+    """What a start needs, and the warnings. Raises: TopologyError with all problems."""
     if host is None:
         from dpsup.host.machine import read_host
 
@@ -47,7 +48,7 @@ def prepare(
     problems = list(reading.problems)
     topology = reading.topology
     if topology is not None:
-        # On the line of a faulty value stands its default, which the user did not write.
+        # The model holds the default of a faulty value, which the user did not write.
         faulty = {p.line for p in problems if p.severity is Severity.ERROR}
         found = check(topology, host, sound=reading.sound)
         problems += [p for p in found if p.line not in faulty]
@@ -80,15 +81,15 @@ def _core_lists(topology: Topology) -> Iterator[tuple[Path, str, tuple[int, ...]
 
 
 def _cores_exist(topology: Topology, host: Host) -> Iterator[Problem]:
-    for path, who, cores in _core_lists(topology):
+    for path, purpose, cores in _core_lists(topology):
         absent = [core for core in cores if core not in host.online]
         barred = [core for core in cores if core in host.online and core not in host.allowed]
         if absent:
             yield topology.source.problem(
                 path,
-                f"{cpus(absent)} for {who} is not on this machine"
+                f"{cpus(absent)} for {purpose} is not on this machine"
                 if len(absent) == 1
-                else f"{cpus(absent)} for {who} are not on this machine",
+                else f"{cpus(absent)} for {purpose} are not on this machine",
                 code="E0201",
                 why=f"it has {cpus(host.online)} online",
                 help=f"use {cpus(host.allowed)}",
@@ -97,7 +98,7 @@ def _cores_exist(topology: Topology, host: Host) -> Iterator[Problem]:
         if barred:
             yield topology.source.problem(
                 path,
-                f"dpsup may not use {cpus(barred)}, meant for {who}",
+                f"dpsup may not use {cpus(barred)}, meant for {purpose}",
                 code="E0202",
                 why=f"its CPU affinity or cpuset allows {cpus(host.allowed)}",
                 help="start it without taskset or AllowedCPUs=, or name CPUs that are allowed",
@@ -150,7 +151,7 @@ def _workers_shared(topology: Topology, host: Host, io: dict[int, int]) -> Itera
                 help='write cores = "auto", name others, or set [host] shared_cores = true',
             )
         for slot, core in enumerate(cores[: group.count]):
-            # A user who names one core for both means it; one who leaves it to dpsup is warned.
+            # A user who names one core for both means it; a user who leaves it to dpsup is warned.
             unasked = core in io or core in topology.host.supervisor_cores
             if core in placed or (unasked and not group.cores):
                 crowded.setdefault(i, set()).add(core)
@@ -158,7 +159,7 @@ def _workers_shared(topology: Topology, host: Host, io: dict[int, int]) -> Itera
     if crowded:
         groups = [f"`{topology.workers[i].name}`" for i in crowded]
         shared = sorted(set().union(*crowded.values()))
-        others = [who for core in shared for who in placed[core]]
+        others = [worker for core in shared for worker in placed[core]]
         others += ["the supervisor"] * any(c in topology.host.supervisor_cores for c in shared)
         others += ["an io core"] * any(core in io for core in shared)
         first = next(iter(crowded))
@@ -255,7 +256,7 @@ def _maps(topology: Topology, _: Host) -> Iterator[Problem]:
 def _fed(topology: Topology, _: Host) -> Iterator[Problem]:
     fed = {name for group in topology.workers for name in group.input or ()}
     outputs = {name for group in topology.workers for name in _map(group).values()}
-    # A plugin of one's own may send to any port.
+    # A plugin that the user wrote may send to any port.
     anywhere = any(group.is_file for group in topology.workers)
     for i, port in enumerate(topology.ports):
         if port.name not in fed | outputs and not anywhere:
@@ -285,32 +286,33 @@ def _fed(topology: Topology, _: Host) -> Iterator[Problem]:
 def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
     problem = topology.source.problem
     path: Path = ("host", "runtime_dir")
-    folder = runtime_dir(topology, host)
-    over = len(folder.encode()) + 1 + _SOCKET_NAME - _SOCKET_PATH
+    directory = runtime_dir(topology, host)
+    over = len(directory.encode()) + 1 + _SOCKET_NAME - _SOCKET_PATH
     if over > 0:
         yield problem(
             path,
             f"the runtime directory's path is {plural(over, 'byte')} too long:"
-            f" {show(folder)[1:-1]}",
+            f" {show(directory)[1:-1]}",
             code="E0601",
             why=f"a path of a Unix socket has room for {_SOCKET_PATH} bytes",
             help='write a shorter runtime_dir, such as "/run/dpsup/edge"',
         )
-    eal = f"{eal_runtime_dir(host)}/dpsup-{topology.name}-g"
-    over = len(eal.encode()) + _GENERATION + 1 + _EAL_SOCKET - _SOCKET_PATH
+    sockets = f"{eal.runtime_dir(host.env, is_root=host.is_root)}/dpsup-{topology.name}-g"
+    over = len(sockets.encode()) + _GENERATION + 1 + _EAL_SOCKET - _SOCKET_PATH
     if over > 0:
         yield problem(
             ("name",),
-            f"EAL's sockets would have paths {plural(over, 'byte')} too long: {show(eal)[1:-1]}",
+            f"EAL's sockets would have paths {plural(over, 'byte')} too long:"
+            f" {show(sockets)[1:-1]}",
             code="E0602",
             why=f"a path of a Unix socket has room for {_SOCKET_PATH} bytes",
             help="write a shorter name, or start with a shorter $RUNTIME_DIRECTORY or"
             " $XDG_RUNTIME_DIR",
         )
-    if not host.can_write(folder):
+    if not host.can_write(directory):
         yield problem(
             path,
-            f"not permitted to create the runtime directory {folder}",
+            f"not permitted to create the runtime directory {directory}",
             code="E0603",
             why="sockets and state live there",
             help='run as root, or set runtime_dir = "/tmp/NAME"'

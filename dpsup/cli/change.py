@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
 @click.argument("group", shell_complete=live("groups"))
 @click.argument("n")
 @click.option("--wait/--no-wait", default=True, help="Return once the workers are ready.")
-@click.option("--dry-run", is_flag=True, help="Print the changes and make none.")
+@click.option("--dry-run", is_flag=True, help="Print the changes without applying them.")
 @output_option
 @name_option
 @click.pass_context
@@ -197,7 +197,7 @@ def _pairs(words: tuple[str, ...]) -> dict[str, str]:
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(readable=False))
-@click.option("--dry-run", is_flag=True, help="Print the changes and make none.")
+@click.option("--dry-run", is_flag=True, help="Print the changes without applying them.")
 @click.option("--partial", is_flag=True, help="Make the changes that need no restart.")
 @output_option
 @name_option

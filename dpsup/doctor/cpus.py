@@ -203,12 +203,12 @@ def interrupts(m: Machine, n: Needs | None) -> Iterator[Finding]:
         return
     found: list[Finding] = []
     here: dict[str, str] = {}
-    for folder in m.glob("/proc/irq/[0-9]*"):
-        names = [PurePosixPath(p).name for p in m.glob(f"{folder}/*") if m.path(p).is_dir()]
-        effective = m.text(f"{folder}/effective_affinity_list")
+    for directory in m.glob("/proc/irq/[0-9]*"):
+        names = [PurePosixPath(p).name for p in m.glob(f"{directory}/*") if m.path(p).is_dir()]
+        effective = m.text(f"{directory}/effective_affinity_list")
         file = "effective_affinity_list" if effective else "smp_affinity_list"
-        if names and m.cpus(f"{folder}/{file}") & n.data:
-            here[folder] = names[0]
+        if names and m.cpus(f"{directory}/{file}") & n.data:
+            here[directory] = names[0]
     others = _list((m.host.online & m.host.allowed) - n.data)
     if here:
         first = next(iter(here))

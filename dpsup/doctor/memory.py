@@ -15,7 +15,13 @@ from dpsup.text import plural
 
 MIB = 1 << 20
 USUAL_PAGES = 512  # what deploy/host-setup reserves
-_EAL_FOLDERS = ("/run/dpsup/*/dpdk", "/var/run/dpdk", "/run/dpdk", "/tmp/dpdk", "/run/user/*/dpdk")
+_EAL_DIRECTORIES = (
+    "/run/dpsup/*/dpdk",
+    "/var/run/dpdk",
+    "/run/dpdk",
+    "/tmp/dpdk",
+    "/run/user/*/dpdk",
+)
 _MINE = re.compile(r"dpsup-(.+)-g\d+")
 
 
@@ -167,18 +173,18 @@ def leftovers(m: Machine, n: Needs | None) -> Iterator[Finding]:
     dead: list[str] = []
     stale: list[str] = []
     seen: set[str] = set()
-    for pattern in _EAL_FOLDERS:
-        for folder in m.glob(f"{pattern}/*"):
-            real = str(m.path(folder).resolve())
-            if real in seen or not m.path(folder).is_dir():
+    for pattern in _EAL_DIRECTORIES:
+        for directory in m.glob(f"{pattern}/*"):
+            real = str(m.path(directory).resolve())
+            if real in seen or not m.path(directory).is_dir():
                 continue
             seen.add(real)
-            prefix = PurePosixPath(folder).name
-            if m.locked(f"{folder}/config"):
+            prefix = PurePosixPath(directory).name
+            if m.locked(f"{directory}/config"):
                 live.add(prefix)
-                stale += _of_dead_processes(m, folder)
-            elif m.exists(f"{folder}/config") or _MINE.fullmatch(prefix):
-                dead.append(folder)
+                stale += _of_dead_processes(m, directory)
+            elif m.exists(f"{directory}/config") or _MINE.fullmatch(prefix):
+                dead.append(directory)
     maps = _abandoned(m, live)
     yield from _prefix_taken(m, n, live)
     mine = [one for one in dead if _MINE.fullmatch(PurePosixPath(one).name)]
@@ -202,7 +208,7 @@ def leftovers(m: Machine, n: Needs | None) -> Iterator[Finding]:
         )  # fmt: skip
     other = len(dead) - len(mine)
     running = f"; live: {', '.join(sorted(live))}" if live else ""
-    read = f"{', '.join(_EAL_FOLDERS)}, files in hugetlbfs"
+    read = f"{', '.join(_EAL_DIRECTORIES)}, files in hugetlbfs"
     if not (mine or maps or stale):
         more = f"; {_directories(other)} of other programs, empty, no problem" if other else ""
         yield ok("D03", f"nothing left by dead processes{running}{more}", read)
@@ -217,10 +223,10 @@ def _removal(m: Machine, path: str) -> str:
     return f"rm -rf {shlex.quote(path)}"
 
 
-def _of_dead_processes(m: Machine, folder: str) -> list[str]:
+def _of_dead_processes(m: Machine, directory: str) -> list[str]:
     """Files in a primary's directory that name a dead process."""
     found = []
-    for one in m.glob(f"{folder}/*"):
+    for one in m.glob(f"{directory}/*"):
         name = PurePosixPath(one).name
         pid = re.match(r"mp_socket_(\d+)_", name) or re.match(r"fbarray_.*_(\d+)$", name)
         if pid and not m.alive(pid[1]):

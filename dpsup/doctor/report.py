@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.doctor import CHECKS, cpus, devices, memory, system
 from dpsup.doctor.facts import Needs, needs_of, of_the_file
 from dpsup.doctor.finding import Check, Finding, Level
 from dpsup.errors import Exit, Severity, TopologyError
 from dpsup.host.tree import Machine
+
+if TYPE_CHECKING:
+    from dpsup.documents.printed import Doctor
 
 MOST_FIXES = 6  # commands of one finding that the text shows
 
@@ -60,7 +63,7 @@ def _count(findings: list[Finding]) -> dict[str, int]:
     return {str(level): sum(f.level is level for f in findings) for level in Level}
 
 
-def document(findings: list[Finding], file: str | None, sysroot: str) -> dict[str, Any]:
+def document(findings: list[Finding], file: str | None, sysroot: str) -> Doctor:
     return {
         "apiVersion": "dpsup/v1",
         "kind": "Doctor",

@@ -65,18 +65,18 @@ def randomisation(m: Machine, _: Needs | None) -> Iterator[Finding]:
 
 
 def one_dpdk(m: Machine, _: Needs | None) -> Iterator[Finding]:
-    version, folder = m.build
-    if not folder:
+    version, directory = m.build
+    if not directory:
         yield skip("D16", "dpsup runs from its source tree")
         return
-    read = f"built with DPDK {version}, drivers in {folder}"
-    abi = folder.rpartition("-")[2].partition(".")[0]
-    library = str(PurePosixPath(folder).parent.parent / f"librte_eal.so.{abi}")
+    read = f"built with DPDK {version}, drivers in {directory}"
+    abi = directory.rpartition("-")[2].partition(".")[0]
+    library = str(PurePosixPath(directory).parent.parent / f"librte_eal.so.{abi}")
     rebuild = "rebuild dpsup: ./deploy/host-setup, or pip install"
-    if not m.exists(folder):
+    if not m.exists(directory):
         other = m.glob("/usr/lib/*/dpdk/pmds-*")
         there = f"; there is {other[-1]}" if other else ""
-        yield error("D16", f"no drivers in {folder}{there}", read, manual=rebuild)
+        yield error("D16", f"no drivers in {directory}{there}", read, manual=rebuild)
         return
     if not m.exists(library):
         yield error("D16", f"there is no {library}", read, manual=rebuild)
@@ -123,19 +123,19 @@ def dpdk_version(m: Machine, _: Needs | None) -> Iterator[Finding]:
 
 def runtime(m: Machine, n: Needs | None) -> Iterator[Finding]:
     found = list(checked("D24", n, "E0601", "E0602", "E0603"))
-    folders = m.glob("/run/dpsup/*")
-    for folder in folders:
-        mode = m.mode(folder)
-        if mode is not None and mode & 0o022 and not m.path(folder).is_symlink():
+    directories = m.glob("/run/dpsup/*")
+    for directory in directories:
+        mode = m.mode(directory)
+        if mode is not None and mode & 0o022 and not m.path(directory).is_symlink():
             found.append(
                 warn(
-                    "D24", f"other users may write to {folder}", f"{folder}: mode {mode:o}",
-                    f"chmod 700 {folder}",
+                    "D24", f"other users may write to {directory}", f"{directory}: mode {mode:o}",
+                    f"chmod 700 {directory}",
                 )
             )  # fmt: skip
     yield from found
     if not found:
-        yield ok("D24", f"{len(folders)} instances, private" if folders else "none yet")
+        yield ok("D24", f"{len(directories)} instances, private" if directories else "none yet")
 
 
 def room(m: Machine, _: Needs | None) -> Iterator[Finding]:
@@ -150,16 +150,18 @@ def room(m: Machine, _: Needs | None) -> Iterator[Finding]:
     pattern = m.text("/proc/sys/kernel/core_pattern")
     read = f"core_pattern: {pattern or '-'}; RLIMIT_CORE: {soft:g}"
     if pattern.startswith("/") and soft > 0:
-        folder = str(PurePosixPath(pattern).parent)
-        if not m.exists(folder):
-            yield warn("D25", f"core files go to {folder}, which does not exist", read,
-                       f"mkdir -p {folder}")  # fmt: skip
+        directory = str(PurePosixPath(pattern).parent)
+        if not m.exists(directory):
+            yield warn("D25", f"core files go to {directory}, which does not exist", read,
+                       f"mkdir -p {directory}")  # fmt: skip
             return
-        if m.free_bytes(folder) < CORE_BYTES:
+        if m.free_bytes(directory) < CORE_BYTES:
             yield warn(
-                "D25", f"{m.free_bytes(folder) // MIB} MiB are free for core files in {folder}",
-                read, manual="free some space there",
-            )  # fmt: skip
+                "D25",
+                f"{m.free_bytes(directory) // MIB} MiB are free for core files in {directory}",
+                read,
+                manual="free some space there",
+            )
             return
     if pattern.startswith("|"):
         program = pattern[1:].split()[0]

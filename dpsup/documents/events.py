@@ -88,7 +88,7 @@ class Fields(TypedDict, total=False):
         "`published`: verdicts kept, `undone`: packets whose bytes were put back, `left`: packets"
         " left for the successor, `mended`: descriptors put back, `corrupt`: it was given up",
     ]
-    requeued: Annotated[int, "packets steered anew"]
+    requeued: Annotated[int, "packets steered again"]
     restarted: Annotated[list[str], "workers that were restarted"]
     revision: Annotated[int, "the plugin's revision"]
     seated_us: Annotated[float, "time from the old worker's leave to the new one in its slot"]

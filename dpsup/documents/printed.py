@@ -261,7 +261,7 @@ DOCUMENTS = {
     "Cores": Printed("dpsup cores", "", rates.Cores),
     "Mempools": Printed("dpsup mempools", "", rates.Mempools),
     "Lanes": Printed("dpsup lanes", "", rates.Lanes),
-    "Picture": Printed("dpsup graph", "All that tables and pictures are made of.", rates.Picture),
+    "Picture": Printed("dpsup graph", "The source of all tables and pictures.", rates.Picture),
     "Stats": Printed(
         "dpsup stats", "Counters as the primary has them, in cycles and by slot.", Stats
     ),

@@ -73,7 +73,7 @@ class LaneRates(TypedDict):
     fill: Annotated[float | None, "that, as a share of the most"]
     sent: Annotated[int, "packets lent so far"]
     returned: Annotated[int, "packets that came back so far"]
-    requeued: Annotated[int, "packets taken back and steered anew"]
+    requeued: Annotated[int, "packets taken back and steered again"]
     lane_full: Annotated[int, "packets dropped: no room"]
     corrupt: Annotated[int, "packets dropped: the lane was found corrupt"]
     pps: Annotated[float | None, "returned a second"]

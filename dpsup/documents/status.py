@@ -77,7 +77,7 @@ class Worker(TypedDict):
     restarts: Annotated[int, "times that it was replaced"]
     last_exit: Annotated[LastExit | None, "how the last process in this slot ended, null: none did"]
     outstanding: Annotated[int, "packets lent to it now"]
-    requeued: Annotated[int, "packets taken back and steered anew"]
+    requeued: Annotated[int, "packets taken back and steered again"]
     counters: Annotated[dict[str, int], "the plugin's own counters"]
     # Without a supervisor, these are not known.
     health: NotRequired[Annotated[str, "ok, stuck, stopped, starved"]]

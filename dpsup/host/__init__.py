@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""This machine, and processes on it."""
+"""This machine, and the processes on it."""

@@ -153,15 +153,15 @@ def read_host(sysroot: str = "/") -> Host:
     )
 
 
-def read_pmds(folder: Path) -> tuple[dict[str, str], frozenset[str]]:
+def read_pmds(directory: Path) -> tuple[dict[str, str], frozenset[str]]:
     """The drivers in DPDK's directory: {name: parameters}, and the names of those for PCI devices.
 
     Each shared object says so itself in `PMD_INFO_STRING= {json}`, as dpdk-pmdinfo reads it.
     """
     pmds: dict[str, str] = {}
     pci: set[str] = set()
-    # Each driver is there as .so, .so.23 and .so.23.0; which of them depends on the packages.
-    for path in {entry.resolve() for entry in folder.glob("*.so*")}:
+    # A driver exists as .so, .so.23 and .so.23.0; which of them depends on the packages.
+    for path in {entry.resolve() for entry in directory.glob("*.so*")}:
         try:
             with (
                 path.open("rb") as file,
@@ -208,11 +208,11 @@ def _number(path: Path) -> int:
     return int(text) if text.lstrip("-").isdigit() else 0
 
 
-def _hugepages(folder: Path) -> dict[int, Pages]:
+def _hugepages(directory: Path) -> dict[int, Pages]:
     sizes: dict[int, Pages] = {}
-    for path in sorted(folder.glob("hugepages-*kB")):
+    for path in sorted(directory.glob("hugepages-*kB")):
         size = int(path.name.removeprefix("hugepages-").removesuffix("kB")) * 1024
-        # As EAL counts: pages that others reserved are gone, and what the kernel may add is there.
+        # As EAL counts: pages that others reserved do not count, pages that the kernel may add do.
         extra = _number(path / "nr_overcommit_hugepages") - _number(path / "surplus_hugepages")
         free = _number(path / "free_hugepages") - _number(path / "resv_hugepages")
         sizes[size] = Pages(_number(path / "nr_hugepages"), max(0, free) + max(0, extra))
@@ -257,11 +257,10 @@ def _pci(root: Path) -> dict[str, PciDevice]:
 
 
 def cpu_times(proc: str = "/proc", sys: str = "/sys") -> dict[int, CpuTimes]:
-    """Of each CPU, ticks since boot: all of them, the busy ones, those that the hypervisor stole;
-    and its NUMA node."""
+    """By CPU: its ticks since boot (all, busy, stolen by the hypervisor), and its NUMA node."""
     nodes: dict[int, int] = {}
-    for folder in Path(sys, "devices/system/node").glob("node[0-9]*/cpu[0-9]*"):
-        nodes[int(folder.name[3:])] = int(folder.parent.name[4:])
+    for directory in Path(sys, "devices/system/node").glob("node[0-9]*/cpu[0-9]*"):
+        nodes[int(directory.name[3:])] = int(directory.parent.name[4:])
     found: dict[int, CpuTimes] = {}
     for line in Path(proc, "stat").read_text().splitlines():
         name, *fields = line.split()

@@ -4,9 +4,9 @@
 A process is known by its pid and its start time, so that a reused pid is never taken for it; its
 end is read from a pidfd.
 
-/proc is read by own code where psutil would not do: `create_time` is a rounded float, and adoption
-compares start times; psutil's `process_iter` takes an object for each process of the machine, where
-a look at one file each is enough. Its own import takes 8 to 25 ms, which most commands need not
+Own code reads /proc where psutil does not suffice: its `create_time` is a rounded float, and
+adoption compares start times; its `process_iter` creates an object for each process of the machine,
+where reading one file each is enough. Its import takes 8 to 25 ms, which most commands need not
 spend.
 """
 
@@ -65,8 +65,8 @@ _IO_THREAD = re.compile(r"(rte|dpdk|lcore|eal)-?worker")  # as DPDK's releases n
 
 
 def pulse(pid: int) -> dict[int, str]:
-    """Of a primary's io threads, by thread: what the kernel counted of their running so far. Equal
-    at two looks: none has run in between. Empty where there are none, or they cannot be read."""
+    """What the kernel counted of the running time of a primary's io threads, by thread. If two
+    readings are equal, no thread has run in between. Empty if none exists or is readable."""
     found = {}
     for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -94,8 +94,8 @@ def pin(cores: tuple[int, ...]) -> None:
 
 
 def with_words(*words: str) -> list[Identity]:
-    """Processes in whose command line these words stand one after the other; not those that they
-    have just forked, which still look like them."""
+    """Processes with these words in a row in their command line; without children that they have
+    just forked, which still have the same command line."""
     needle = b"\0" + b"\0".join(w.encode() for w in words) + b"\0"
     found: dict[int, int] = {}  # pid: parent's pid
     for entry in Path("/proc").glob("[0-9]*"):
@@ -107,7 +107,7 @@ def with_words(*words: str) -> list[Identity]:
 
 
 def has_words(pid: int, *words: str) -> bool:
-    """Does one of these stand in the command line of that process?"""
+    """Is one of these in the command line of that process?"""
     try:
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -185,7 +185,7 @@ def spawn(argv: list[str], *, notify_option: str = "--notify") -> Spawned:
             child.kill()
             child.wait()
             raise
-        # We reap by pid; Popen must not do it behind our back.
+        # We reap by pid; Popen must not reap it too.
         child.returncode = 0
         os.set_blocking(note_r, False)
         ours.pop_all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Programs that a bench starts: each ends with it, whatever happens, and leaves no files."""
+"""Programs that a bench starts: each ends with the bench and leaves no files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from dpsup.errors import DpsupError
+from dpsup.host import eal
 from dpsup.host.mounts import hugetlbfs
 
 PREFIX = "dpsup-bench"  # of names that a bench creates; its pid follows
@@ -23,7 +24,7 @@ END_S = 10.0
 
 
 def tied(argv: list[str], sig: signal.Signals) -> list[str]:
-    """The command, ended by the kernel with `sig` should this process die (PR_SET_PDEATHSIG)."""
+    """The command, which the kernel ends with `sig` if this process dies (PR_SET_PDEATHSIG)."""
     setpriv = shutil.which("setpriv")  # of util-linux
     return [setpriv, "--pdeathsig", sig.name.removeprefix("SIG"), "--", *argv] if setpriv else argv
 
@@ -59,7 +60,7 @@ def end(
     sig: signal.Signals = signal.SIGTERM,
     patience: float = END_S,
 ) -> None:
-    """End it, the hard way if it does not go, and reap it."""
+    """End it, by SIGKILL if it does not end in time, and reap it."""
     if child.poll() is None:
         child.send_signal(sig)
         try:
@@ -71,7 +72,7 @@ def end(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Cleaning up is not to be interrupted by the second Ctrl-C."""
+    """A second Ctrl-C must not interrupt cleaning up."""
     old = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -81,7 +82,7 @@ def quiet() -> Iterator[None]:
 
 
 def wait_for(what: Callable[[], bool], timeout: float, doing: str, step: float = 0.005) -> None:
-    """Until `what` is true. Raises: DpsupError that says what was waited for."""
+    """Wait until `what` is true. Raises: DpsupError that says what was waited for."""
     deadline = time.monotonic() + timeout
     while not what():
         if time.monotonic() > deadline:
@@ -98,7 +99,7 @@ def sweep(prefix: str) -> None:
 
 
 def is_dead(name: str, pattern: str) -> bool:
-    """Does something of this name belong to a bench that is gone? `pattern` has the pid in it."""
+    """Does this name belong to a bench that has ended? `pattern` has the pid in it."""
     found = re.match(pattern, name)
     return found is not None and not Path(f"/proc/{found[1]}").exists()
 
@@ -114,8 +115,5 @@ def sweep_dead(prefix: str = PREFIX) -> None:
 
 
 def eal_directory(prefix: str) -> Path:
-    """Where EAL puts its sockets (22.11, eal_filesystem.c)."""
-    root = os.environ.get("RUNTIME_DIRECTORY")
-    if not root:
-        root = "/var/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "/tmp")
-    return Path(root) / "dpdk" / prefix
+    """EAL's files of a program with this --file-prefix, which has this process's environment."""
+    return Path(eal.runtime_dir(os.environ, is_root=os.geteuid() == 0), prefix)

@@ -38,7 +38,7 @@ class Machine:
         return self.root / name.lstrip("/")
 
     def text(self, name: str) -> str:
-        """A file's text without the space around it, "" where there is none to be had."""
+        """A file's text without the space around it, "" if it cannot be read."""
         try:
             return self.path(name).read_text(encoding="utf-8", errors="replace").strip("\0 \n\t")
         except OSError:
@@ -55,7 +55,7 @@ class Machine:
             return frozenset()  # "(null)", as nohz_full says on some kernels
 
     def glob(self, pattern: str) -> list[str]:
-        """Absolute paths, as a process that lives in the tree would say them."""
+        """Absolute paths, as a process inside the tree sees them."""
         found = sorted(self.root.glob(pattern.lstrip("/")))
         return [f"/{path.relative_to(self.root)}" for path in found]
 
@@ -63,7 +63,7 @@ class Machine:
         return self.path(name).exists()
 
     def link(self, name: str) -> str:
-        """The last part of where a symbolic link points, "" if it is none."""
+        """The last part of a symbolic link's target, "" if it is no link."""
         path = self.path(name)
         return Path(path.readlink()).name if path.is_symlink() else ""
 
@@ -74,7 +74,7 @@ class Machine:
             return None
 
     def may_write(self, name: str) -> bool:
-        """By owner, group and mode alone: also for a user who is not this one."""
+        """By owner, group and mode alone: also for other users than this process's."""
         try:
             found = self.path(name).stat()
         except OSError:

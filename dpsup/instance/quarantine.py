@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Packets in quarantine: of each a pcap file and, beside it, the story of why, as JSON.
+"""Packets in quarantine: for each a pcap file and, beside it, the reason as JSON.
 
 The io core takes such a packet out of the traffic; the primary shows it; the supervisor writes it
-down, on a thread of its own, and then has the mbuf freed. What cannot be written down is said and
-given up: a full or slow disk stops nothing. The directory outlives the instance, and is bounded.
+to disk, on a thread of its own, and then has the mbuf freed. It reports and gives up what it cannot
+write: a full or slow disk stops nothing. The directory outlives the instance, and is bounded.
 """
 
 from __future__ import annotations
@@ -245,15 +245,17 @@ def find(name: str | None) -> Folder:
     return Folder(planned or _state_dir(name) / FOLDER)
 
 
-def listing(folder: Folder) -> Quarantine:
-    packets: list[Packet] = [{**s, "file": folder.pcap(s["number"])} for s in folder.stories()]
+def listing(directory: Folder) -> Quarantine:
+    packets: list[Packet] = [
+        {**s, "file": directory.pcap(s["number"])} for s in directory.stories()
+    ]
     return {
         "apiVersion": API,
         "kind": "Quarantine",
-        "folder": str(folder.path),
+        "folder": str(directory.path),
         "packets": packets,
     }
 
 
-def show(folder: Folder, number: int) -> Packet:
-    return {**folder.story(number), "file": folder.pcap(number)}
+def show(directory: Folder, number: int) -> Packet:
+    return {**directory.story(number), "file": directory.pcap(number)}

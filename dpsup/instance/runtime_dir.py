@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpsup.errors import DpsupError, Exit, NotPermitted
-from dpsup.host import process
+from dpsup.host import eal, process
 from dpsup.host.mounts import hugetlbfs
 from dpsup.host.process import Identity
 from dpsup.instance.record import NAMES as RECORDS
@@ -212,10 +212,10 @@ class Runtime:
             with contextlib.suppress(OSError):
                 one = self.path / name
                 one.rmdir() if one.is_dir() else one.unlink()
-        for folder in (self.path, self.path.parent, roots()[0]):
-            if folder == self.path or folder.name == "dpsup":
+        for directory in (self.path, self.path.parent, roots()[0]):
+            if directory == self.path or directory.name == "dpsup":
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
+                    directory.rmdir()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -264,13 +264,14 @@ class Runtime:
         removed."""
         removed = []
         mine = re.compile(rf"dpsup-{re.escape(self.name)}-g\d+")
-        for folder in eal_folders(self.path):
-            for one in _children(folder):
+        for directory in (*map(Path, eal.runtime_dirs(os.environ)), self.path / "dpdk"):
+            for one in _children(directory):
                 if mine.fullmatch(one.name):
                     shutil.rmtree(one, ignore_errors=True)
                     removed.append(str(one))
             with contextlib.suppress(OSError):
-                folder.rmdir() if not _children(folder) and folder.parent == self.path else None
+                if directory.parent == self.path and not _children(directory):
+                    directory.rmdir()
         for mount in hugetlbfs():
             for one in _children(mount):
                 if re.fullmatch(mine.pattern + r"map_\d+", one.name):
@@ -281,21 +282,11 @@ class Runtime:
         return removed
 
 
-def _children(folder: Path) -> list[Path]:
+def _children(directory: Path) -> list[Path]:
     try:
-        return list(folder.iterdir())
+        return list(directory.iterdir())
     except OSError:
         return []
-
-
-def eal_folders(runtime_dir: Path) -> list[Path]:
-    """Where EAL may have put its runtime files (22.11, eal_filesystem.c)."""
-    folders = [Path("/var/run/dpdk"), Path("/tmp/dpdk"), runtime_dir / "dpdk"]
-    if "RUNTIME_DIRECTORY" in os.environ:
-        folders.append(Path(os.environ["RUNTIME_DIRECTORY"]) / "dpdk")
-    if "XDG_RUNTIME_DIR" in os.environ:
-        folders.append(Path(os.environ["XDG_RUNTIME_DIR"]) / "dpdk")
-    return list(dict.fromkeys(folders))
 
 
 def roots() -> list[Path]:

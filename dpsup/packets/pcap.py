@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Capture files: pcap read and written, and what `scan` tells of a file of either format.
+"""Capture files: reads and writes pcap, and scans files of either format.
 
 Own code, although dpkt, python-pcapng and scapy read such files: `check` and every start scan the
 captures of a topology, so it must load at once (scapy takes 0.6 s), follow a million record headers

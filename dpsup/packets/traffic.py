@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Numbered packets of many flows, sent again and again, and what became of them. Pure.
+"""Numbered packets of many flows, sent repeatedly, and what became of them. Pure.
 
-net_pcap's `infinite_rx` sends one capture for ever, so numbers go round; how many packets a flow
-has is counted besides, so that a whole round that is missing is missed too.
+net_pcap's `infinite_rx` sends one capture forever, so numbers repeat; the packets of a flow are
+counted too, so that the loss of a whole round is noticed.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _table(annotation: Any) -> type[Model] | None:
 
 
 def keys(model: type[Model] = Topology, head: str = "") -> Iterator[str]:
-    """Every key that a topology can have: "workers.restart.policy"."""
+    """Every key that a topology can have, such as "workers.restart.policy"."""
     for name, info in model.model_fields.items():
         table = _table(info.annotation)
         if table is None:
@@ -180,7 +180,7 @@ def _order(topology: Topology) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def diff(old: Topology, new: Topology) -> list[Change]:
-    """What is not the same, in the new file's order."""
+    """The keys that differ, in the new file's order."""
     source = new.source
     changes: list[Change] = []
     renumbered: set[str] = set()

@@ -43,9 +43,3 @@ def quarantine_dir(topology: Topology, host: Host) -> str:
         return topology.host.quarantine_dir
     directory = state_dir(topology.name, host.env, is_root=host.is_root, uid=host.uid)
     return f"{directory}/quarantine"
-
-
-def eal_runtime_dir(host: Host) -> str:
-    """Where EAL keeps its sockets, by its own rule (eal_create_runtime_dir)."""
-    default = "/var/run" if host.is_root else host.env.get("XDG_RUNTIME_DIR", "/tmp")
-    return f"{host.env.get('RUNTIME_DIRECTORY', default)}/dpdk"

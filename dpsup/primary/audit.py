@@ -63,8 +63,8 @@ class Audit:
         return f"io/{index}" if place == "xfer" else None
 
     def _search(self, pool: int, found: AuditPool) -> None:
-        """It does not add up: look for each single mbuf. With several io cores, that one was on its
-        way between their answers is no fault: those are `moving`."""
+        """The counts do not add up: look for each single mbuf. With several io cores, an mbuf that
+        was on its way between their answers is no fault: those are `moving`."""
         out = ffi.new("struct dps_stray[]", lib.DPS_STRAYS)
         fresh = ffi.new("uint32_t *")
         nowhere = check("audit_search", lib.dps_audit_search(pool, out, lib.DPS_STRAYS, fresh))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """EAL's shared locks before an attach: which the dead still hold, and giving those back.
 
-Whoever is killed while it attaches to the primary leaves EAL's shared locks as they were, and the
-next one spins on them for ever. Runs in the primary, which outlives every secondary.
+A process that is killed while it attaches to the primary leaves EAL's shared locks as they were,
+and the next process that attaches spins on them forever. This module runs in the primary, which
+outlives every secondary.
 
 Why it is sound to set a lock's word to 0:
 
@@ -16,8 +17,8 @@ Why it is sound to set a lock's word to 0:
    - The primary's own threads: io cores and wardens take none of these locks. EAL's and
      telemetry's do for microseconds, without sleeping: all of them must have slept from one look
      to the next. The thread that runs this is in no EAL call.
-2. Nobody takes it meanwhile: the word is only replaced if it is still what was read. Whoever took
-   and gave it back in between left it as it was.
+2. No process takes it meanwhile: the word is only replaced if it is still what was read. A process
+   that took and gave it back in between left it as it was.
 3. What it guards is whole. Readers change nothing. The seed writes under none: it allocates
    nothing (workers/services.c), and takes the memzones' lock as a writer only to map them. What an
    outsider may have died with as a writer is whole if its sum is the one that it had when no
@@ -108,22 +109,22 @@ def at_rest() -> bool:
 
 
 class Attachments:
-    """Who attaches to this primary, and what they leave behind.
+    """The processes that attach to this primary, and what they leave behind.
 
     `read()` gives the locks' words in the order of `lock_names`, `release(lock, word)` whether the
-    lock was still `word` and now is free, `guarded(lock)` a sum over what it guards. Made while
-    no other process attaches."""
+    lock was still `word` and now is free, `guarded(lock)` a sum over what it guards. To be created
+    while no other process attaches."""
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         program: Path,
         read: Callable[[], list[int]],
         release: Callable[[int, int], bool],
         guarded: Callable[[int], int],
     ) -> None:
-        self.folder = folder
-        self.config = folder / "config"
+        self.directory = directory
+        self.config = directory / "config"
         self.read = read
         self.release = release
         self.guarded = guarded
@@ -144,7 +145,7 @@ class Attachments:
     def _sockets(self) -> dict[int, list[Path]]:
         """Sockets of secondaries, by pid."""
         found: dict[int, list[Path]] = {}
-        for one in self.folder.iterdir():
+        for one in self.directory.iterdir():
             if match := _SOCKET.fullmatch(one.name):
                 found.setdefault(int(match[1]), []).append(one)
         return found
@@ -160,15 +161,15 @@ class Attachments:
         return found - {seed}
 
     def _sweep(self, absolved: bool) -> None:
-        """Sockets of the dead: EAL's requests to them fail at once, but each one stays for ever."""
+        """Sockets of the dead: EAL's requests to them fail at once, but each one stays forever."""
         for pid, sockets in self._sockets().items():
             for one in sockets:
                 if (absolved or pid in self._seeds) and not takes_connections(one):
                     one.unlink(missing_ok=True)
 
     def look(self, seed: int) -> Locks | None:
-        """For now and then, while a seed is ready or none attaches: puts right what has been held
-        since the last time. None: nothing was."""
+        """Called now and then, while a seed is ready or none attaches: releases what has been held
+        since the last call. None: nothing was."""
         words = self.read()
         held = any(words) and words == self._last
         self._last = words

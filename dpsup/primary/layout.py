@@ -85,7 +85,7 @@ class Layout:
         self.attachments: Attachments | None = None
 
     def create(self) -> None:
-        """All that the plan asks for, up to io cores that run."""
+        """Creates all that the plan asks for, up to io cores that run."""
         plan = self.plan
         argv = [ffi.new("char[]", a.encode()) for a in ("dpsup", *plan["eal_args"])]
         check(
@@ -143,9 +143,9 @@ class Layout:
             check("lock_guards", lib.dps_lock_guards(lock, total))
             return int(total[0])
 
-        folder = Path(text(lib.dps_eal_dir()))
+        directory = Path(text(lib.dps_eal_dir()))
         program = Path(__file__).parents[1] / "dpsup-worker"
-        self.attachments = Attachments(folder, program, read, release, guarded)
+        self.attachments = Attachments(directory, program, read, release, guarded)
 
     def _pool(self, pool: Pool) -> None:
         conf = ffi.new("struct dps_pool_conf *")
@@ -201,7 +201,7 @@ class Layout:
         self.notes.append(f'port "{name}" is not there: {why}')
 
     def _start_ports(self) -> None:
-        """Before the io cores are made: they learn only of ports that are there."""
+        """Runs before the io cores are created: they learn only of ports that exist."""
         for port in self.plan["ports"]:
             name = port["name"]
             if name not in self.port_index:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is on for as long as a client asks for it: captures and measurements.
 
-The client talks to the primary itself, so that nothing of it depends on the supervisor. It holds a
+The client talks to the primary itself, so that it does not depend on the supervisor. It holds a
 lease of seconds that each question renews: a client that was killed leaves nothing on.
 """
 

@@ -156,7 +156,8 @@ class Primary:
         return bool(ret != -errno.EAGAIN)
 
     def do_sitters(self, _: Args) -> Sitters:
-        """Who sits where, and what else a new supervisor needs; told after the story `stories`."""
+        """Which process occupies which slot, and what else a new supervisor needs; told after the
+        story `stories`."""
         sitters: list[Sitter] = []
         exits: list[tuple[int, int]] = []
         out = ffi.new("struct dps_sitter_info *")
@@ -415,7 +416,7 @@ def main(argv: list[str]) -> int:
     plan_file, _, notify_fd = argv
     plan: Plan = json.loads(Path(plan_file).read_text())
     notify = int(notify_fd)
-    # Until it is ready, no other process could use it.
+    # Until the primary is ready, no other process can use it.
     process.die_with_parent(yes=True)
     if not process.is_read(notify):
         return int(Exit.FAILED)
@@ -441,7 +442,7 @@ def main(argv: list[str]) -> int:
     except BrokenPipeError:
         primary.stopping = True
     while not primary.stopping and not asked_to_end:
-        # Handlers of signals run between two polls at the latest; the bound is for nothing else.
+        # The bound lets signal handlers run: at the latest between two polls.
         if wake_r in responder.poll(1.0):
             os.read(wake_r, 64)
         primary.look()

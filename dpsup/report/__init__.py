@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`dpsup report`: what an instance is, does and went through, as one HTML file for others to read.
+"""`dpsup report`: an instance's configuration, rates and history, as one HTML file.
 
 `gather` collects, `page` writes, `charts` and `html` have the parts; all but `gather` are pure.
-The page needs nothing but itself: no script, no font, no picture from elsewhere.
+The page needs no other file: no script, no font, no picture.
 """

@@ -13,12 +13,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpsup.report.html import Html, tag
 from dpsup.view.tables import si
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:
+    from dpsup.documents.status import Histogram
+
 Points = Sequence[tuple[float, float]]
 Mark = tuple[float, str]  # when, what kind
 
@@ -175,7 +177,7 @@ def _seconds(value: float) -> str:
     return f"{value:g} s"
 
 
-def histogram(name: str, doc: Doc) -> Html | None:
+def histogram(name: str, doc: Histogram) -> Html | None:
     """Of a document with bounds in seconds and counts up to each; None where it is empty."""
     if not doc["count"]:
         return None

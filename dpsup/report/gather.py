@@ -7,7 +7,7 @@ import json
 import socket
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dpsup import _build
 from dpsup.advise import command
@@ -18,19 +18,20 @@ from dpsup.instance import history, runtime_dir
 from dpsup.instance.client import find
 from dpsup.instance.history import Wanted
 from dpsup.instance.runtime_dir import PLAN
-from dpsup.report.page import page
+from dpsup.report.page import Gathered, Told, page
 from dpsup.view import dot, graph, sections
 from dpsup.view.tables import plain
 
 if TYPE_CHECKING:
+    from dpsup.documents.plan import Plan
+    from dpsup.documents.printed import Doctor
     from dpsup.documents.rates import Picture
 
-Doc = dict[str, Any]
 
 EVENTS = 200  # the last ones
 
 
-def _document(path: str | None, kind: str) -> Doc | None:
+def _document(path: str | None, kind: str) -> Any:
     """What `dpsup chaos -o json` or `dpsup bench -o json` wrote. Raises: UsageError."""
     if path is None:
         return None
@@ -48,7 +49,7 @@ def _document(path: str | None, kind: str) -> Doc | None:
     return doc
 
 
-def _doctor(file: str) -> Doc | None:
+def _doctor(file: str) -> Doctor | None:
     from dpsup.doctor import report
     from dpsup.host.tree import Machine
 
@@ -63,22 +64,22 @@ def _doctor(file: str) -> Doc | None:
         return None
 
 
-def _events(name: str) -> list[Doc]:
+def _events(name: str) -> list[Told]:
     from dpsup.view.terminal import event_line
 
     try:
         entries, _ = history.past(name, "event", Wanted())
     except DpsupError:
         return []
-    made = []
+    made: list[Told] = []
     for entry in entries[-EVENTS:]:
         line = event_line(entry)
         clock = datetime.fromtimestamp(entry["at"]).strftime("%d %b %H:%M:%S")
-        made.append({**entry, "clock": clock, "text": line.partition(" ")[2]})
+        made.append(cast("Told", {**entry, "clock": clock, "text": line.partition(" ")[2]}))
     return made
 
 
-def _series(window: Window) -> Doc:
+def _series(window: Window) -> dict[str, list[tuple[float, float]]]:
     """Rates over the window, each at the end of its step."""
     found: dict[str, list[tuple[float, float]]] = {"received": [], "sent": [], "lost": []}
     at = 0.0
@@ -93,36 +94,42 @@ def _series(window: Window) -> Doc:
     return found
 
 
-def _plan(name: str) -> Doc:
+def _plan(name: str) -> Plan | None:
     where = runtime_dir.instances().get(name)
     try:
-        return json.loads((where.path / PLAN).read_text()) if where else {}
+        return cast("Plan", json.loads((where.path / PLAN).read_text())) if where else None
     except (OSError, ValueError):
-        return {}
+        return None
 
 
-def _draw(picture: Picture | None) -> dict[str, str]:
-    if picture is None or not picture["io"]:
-        return {"svg": "", "drawing": "", "no_svg": ""}
-    letters = plain(graph.draw(picture, sections.Screen(110)))
+def _draw(made: Gathered, picture: Picture) -> None:
+    made["drawing"] = plain(graph.draw(picture, sections.Screen(110)))
     try:
-        return {"svg": dot.svg(picture), "drawing": letters, "no_svg": ""}
+        made["svg"] = dot.svg(picture)
     except DpsupError as e:
-        return {"svg": "", "drawing": letters, "no_svg": f"In letters: {e.message}."}
+        made["no_svg"] = f"In letters: {e.message}."
 
 
-def gather(name: str | None, seconds: float, chaos: str | None, bench: str | None) -> Doc:
+def gather(name: str | None, seconds: float, chaos: str | None, bench: str | None) -> Gathered:
     """Raises: NotRunning where there is not even a record; UsageError."""
-    made: Doc = {
-        "chaos": _document(chaos, "Chaos"),
-        "bench": _document(bench, "Bench"),
+    made: Gathered = {
+        "name": "",
+        "state": "stopped",
         "version": _build.VERSION,
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
         "host": socket.gethostname(),
+        "why": "",
         "picture": None,
         "advice": None,
         "series": {},
-        "why": "",
+        "plan": None,
+        "svg": "",
+        "drawing": "",
+        "no_svg": "",
+        "events": [],
+        "doctor": None,
+        "chaos": _document(chaos, "Chaos"),
+        "bench": _document(bench, "Bench"),
     }
     try:
         known = find(name).name
@@ -131,22 +138,21 @@ def gather(name: str | None, seconds: float, chaos: str | None, bench: str | Non
         if dead is None:
             raise
         dead.demand_access()
-        made |= {"name": dead.name, "state": "stopped", "why": f"{e.message}: this is its record."}
+        made["name"], made["why"] = dead.name, f"{e.message}: this is its record."
     else:
         window = command.watch(known, seconds)
         picture = window.picture
         headless = picture["supervisor"]["pid"] is None
-        made |= {
-            "name": known,
-            "state": "headless" if headless else picture["state"],
-            "picture": picture,
-            "advice": advice.document(window),
-            "series": _series(window),
-        }
+        made["name"] = known
+        made["state"] = "headless" if headless else picture["state"]
+        made["picture"] = picture
+        made["advice"] = advice.document(window)
+        made["series"] = _series(window)
+        if picture["io"]:
+            _draw(made, picture)
     made["plan"] = _plan(made["name"])
-    made |= _draw(made["picture"])
     made["events"] = _events(made["name"])
-    made["doctor"] = _doctor(made["plan"].get("topology_file", ""))
+    made["doctor"] = _doctor(made["plan"].get("topology_file", "") if made["plan"] else "")
     return made
 
 

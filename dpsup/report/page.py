@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From what was gathered to the page. Pure: each section takes the document, and says what there is
-to say, or why there is nothing."""
+"""From what was gathered to the page. Pure: each section shows its part of the document, or says
+why there is nothing to show."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypedDict
 
 from dpsup.advise.report import nothing
+from dpsup.documents.events import Event
 from dpsup.report import charts
 from dpsup.report.html import Html, cell, join, table, tag, trusted
 from dpsup.report.style import STYLE
@@ -15,9 +17,45 @@ from dpsup.text import plural
 from dpsup.view.sections import BUSY, FULL, account, hints
 from dpsup.view.tables import ago, counts, percent, si
 
-Doc = dict[str, Any]
+if TYPE_CHECKING:
+    from dpsup.documents.advice import Advice
+    from dpsup.documents.bench import Bench
+    from dpsup.documents.chaos import Chaos
+    from dpsup.documents.plan import Plan
+    from dpsup.documents.printed import Doctor
+    from dpsup.documents.rates import Picture
 
-# No script, nothing from elsewhere, whatever a hole in the escaping would let through.
+
+class Told(Event):
+    """An event, its time on the wall clock, and the rest of its line."""
+
+    clock: str
+    text: str
+
+
+class Gathered(TypedDict):
+    """What a page shows. None: not known; `why` says the reason if `picture` is None."""
+
+    name: str
+    state: str
+    version: str
+    made: str
+    host: str
+    why: str
+    picture: Picture | None
+    advice: Advice | None
+    series: dict[str, list[tuple[float, float]]]
+    plan: Plan | None
+    svg: str
+    drawing: str
+    no_svg: str
+    events: list[Told]
+    doctor: Doctor | None
+    chaos: Chaos | None
+    bench: Bench | None
+
+
+# The page loads no script and no other file, even if an error in the escaping lets one through.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STATES = {"running": "good", "degraded": "warn", "headless": "warn", "starting": "warn"}
 _LEVELS = {"error": "bad", "warn": "warn", "info": "", "ok": "good", "skip": ""}
@@ -40,20 +78,21 @@ def _style(is_bad: object, style: str = "bad") -> str:
 # --- sections -------------------------------------------------------------------------------------
 
 
-def _summary(doc: Doc) -> Html:
+def _summary(doc: Gathered) -> Html:
     picture = doc["picture"]
     if picture is None:
         return _nothing(doc["why"])
     ports, workers = picture["ports"], picture["workers"]
 
-    def rate(of: list[Doc], key: str) -> float:
-        return sum(one[key] or 0.0 for one in of)
+    def rate(found: Iterable[float | None]) -> float:
+        return sum(one or 0.0 for one in found)
 
-    drops = rate(ports, "drop_pps") + rate(workers, "drop_pps") + rate(ports, "missed_pps")
+    drops = rate(p["drop_pps"] for p in ports) + rate(w["drop_pps"] for w in workers)
+    drops += rate(p["missed_pps"] for p in ports)
     recovery = picture["recovery"]
     cards: list[tuple[str, object, str]] = [
-        ("received", f"{si(rate(ports, 'rx_pps'))} pps", ""),
-        ("sent", f"{si(rate(ports, 'tx_pps'))} pps", ""),
+        ("received", f"{si(rate(p['rx_pps'] for p in ports))} pps", ""),
+        ("sent", f"{si(rate(p['tx_pps'] for p in ports))} pps", ""),
         ("dropped or missed", f"{si(drops)}/s", _style(drops)),
         ("in flight", si(picture["in_flight"]), ""),
         ("workers ready", f"{sum(g['ready'] for g in picture['groups'])} of "
@@ -83,7 +122,7 @@ def drawing_of(svg: str) -> Html:
     return tag("div", trusted(inner), class_="picture scroll")
 
 
-def _topology(doc: Doc) -> Html:
+def _topology(doc: Gathered) -> Html:
     made: list[object] = []
     if doc["svg"]:
         made.append(drawing_of(doc["svg"]))
@@ -110,12 +149,13 @@ def _topology(doc: Doc) -> Html:
     return join(made)
 
 
-def _rates(doc: Doc) -> Html:
+def _rates(doc: Gathered) -> Html:
     picture = doc["picture"]
     if picture is None or picture["window_s"] is None:
         return _nothing("No rates: they need a running primary, looked at twice.")
     made: list[object] = []
     heads: tuple[str, ...]
+    rows: list[list[object]]
     chart = charts.lines({k: v for k, v in doc["series"].items() if v}, "packets/s")
     if chart is not None:
         made.append(chart)
@@ -156,7 +196,7 @@ def _rates(doc: Doc) -> Html:
     return join(made)
 
 
-def _histograms(doc: Doc) -> Html:
+def _histograms(doc: Gathered) -> Html:
     picture = doc["picture"]
     made: list[object] = []
     found = picture["recovery"]["histograms"] if picture else {}
@@ -181,7 +221,7 @@ def _histograms(doc: Doc) -> Html:
     return join(made or [_nothing("No death was counted yet, and no packet timed.")])
 
 
-def _advice(doc: Doc) -> Html:
+def _advice(doc: Gathered) -> Html:
     found = doc["advice"]
     if found is None or found["measured"] is None:
         return _nothing("No advice: it needs a running primary, looked at twice.")
@@ -202,7 +242,7 @@ def _advice(doc: Doc) -> Html:
     return join(made)
 
 
-def _doctor(doc: Doc) -> Html:
+def _doctor(doc: Gathered) -> Html:
     found = doc["doctor"]
     if found is None:
         return _nothing("The host was not examined.")
@@ -226,7 +266,7 @@ def _doctor(doc: Doc) -> Html:
     return join(made)
 
 
-def _deaths(doc: Doc) -> Html:
+def _deaths(doc: Gathered) -> Html:
     rows = []
     for event in doc["events"]:
         times = event.get("times") or {}
@@ -255,7 +295,7 @@ def _deaths(doc: Doc) -> Html:
     return join([table(heads, rows, "lllrrrrrrr"), note])
 
 
-def _events(doc: Doc) -> Html:
+def _events(doc: Gathered) -> Html:
     if not doc["events"]:
         return _nothing("No event is on record.")
     rows = [
@@ -269,8 +309,7 @@ def _events(doc: Doc) -> Html:
     return table(("When", "Type", "What"), rows, "lll")
 
 
-def _chaos(doc: Doc) -> Html:
-    found = doc["chaos"]
+def _chaos(found: Chaos) -> Html:
     verdict = "All is accounted for. " if found["ok"] else "NOT all is accounted for. "
     made: list[object] = [
         tag("p", tag("b", verdict),
@@ -306,8 +345,7 @@ def _chaos(doc: Doc) -> Html:
     return join(made)
 
 
-def _bench(doc: Doc) -> Html:
-    found = doc["bench"]
+def _bench(found: Bench) -> Html:
     host = found["host"]
     rows = []
     for figure in found["figures"]:
@@ -319,7 +357,7 @@ def _bench(doc: Doc) -> Html:
     return join([tag("p", said), table(heads, rows, "llrrrlr")])
 
 
-def page(doc: Doc) -> str:
+def page(doc: Gathered) -> str:
     """The whole file."""
     sections = [
         ("topology", "Topology", _topology(doc)),
@@ -331,9 +369,9 @@ def page(doc: Doc) -> str:
         ("events", f"Events ({len(doc['events'])})", _events(doc)),
     ]
     if doc["chaos"]:
-        sections.append(("chaos", "Chaos", _chaos(doc)))
+        sections.append(("chaos", "Chaos", _chaos(doc["chaos"])))
     if doc["bench"]:
-        sections.append(("bench", "Bench", _bench(doc)))
+        sections.append(("bench", "Bench", _bench(doc["bench"])))
     state = tag("span", doc["state"], class_=f"badge {_STATES.get(doc['state'], 'bad')}")
     picture = doc["picture"]
     up = f", up {ago(picture['up_s'])}" if picture and picture["up_s"] is not None else ""

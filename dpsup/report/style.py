@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How the page looks: letters that every system has, at any width, on paper too."""
+"""The page's style sheet: fonts that every system has, for any width and for paper."""
 
 STYLE = """
 :root { color-scheme: light }

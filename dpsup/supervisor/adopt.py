@@ -2,7 +2,7 @@
 """Can a data plane whose supervisor is dead be adopted? Packets flow all the while.
 
 It must be the primary that `state.json` names, by pid and start time, answer in time, be of this
-dpsup's version, DPDK and ABI, and have been ready. rejoin.py then goes on with it.
+dpsup's version, DPDK and ABI, and have been ready. rejoin.py then continues with it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dpsup.supervisor.silence import forwards_now
 
 HELLO_S = 5.0  # for the primary to answer; milliseconds, unless it hangs
 
-# Keys of a plan that differ from start to start without anybody's wish.
+# Keys of a plan that differ from start to start although the topology is the same.
 _VOLATILE = {"generation", "file_prefix", "topology_file", "memory", "supervisor_cores"}
 
 
@@ -101,7 +101,7 @@ def _flat(plan: Plan) -> Iterator[tuple[str, Any]]:
 
 
 def differences(recorded: Plan, now: Plan) -> list[str]:
-    """Keys in which two plans differ that are meant to be the same."""
+    """The keys in which two plans differ that should be the same."""
     old, new = dict(_flat(recorded)), dict(_flat(now))
     return sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
 

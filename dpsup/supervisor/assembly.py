@@ -158,7 +158,7 @@ class Supervisor:
     # --- life ------------------------------------------------------------------------------------
 
     def adopt(self, found: Found) -> None:
-        """Go on with that data plane, once `run`."""
+        """Continue with that data plane, once `run` is called."""
         past = Past()
         try:
             past = snapshot.recall(self.model, found.state.memory)
@@ -209,7 +209,7 @@ class Supervisor:
 
     @property
     def leaves_alone(self) -> bool:
-        """It crashed, and no person had asked for the end: the data plane goes on without it."""
+        """Has it crashed, without a person's order to stop? The data plane continues without it."""
         return self.core.crashed is not None and self.model.state not in ("stopping", "stopped")
 
     def stop(self, drain: float | None = None) -> None:

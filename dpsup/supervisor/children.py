@@ -90,7 +90,7 @@ class Children:
                 self._on_end(pid, ended)
 
     def expect(self, pid: int) -> None:
-        """Its end is another part's affair, which watches it by its pidfd."""
+        """Leave its end to another part, which watches its pidfd."""
         self._foreign.add(pid)
 
     def kill_all(self) -> None:

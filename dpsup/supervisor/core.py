@@ -59,7 +59,7 @@ class Core(Protocol):
         """Call a function now; an unforeseen exception in it is a fault of the core."""
 
     def wake(self) -> None:
-        """Something changed that `until` may wait for."""
+        """Wake `until`: a condition that it waits for may have changed."""
 
     def record(self) -> None:
         """Write state.json now. A full disk is an event, not an error."""
@@ -68,4 +68,4 @@ class Core(Protocol):
         """A fault of the core: the supervisor leaves, and the next one adopts."""
 
     def fail(self, error: Exception) -> None:
-        """End the instance in order, because of what a person must mend. The first error counts."""
+        """End the instance in order, for a reason that a person must correct. The first counts."""

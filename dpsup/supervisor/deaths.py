@@ -54,7 +54,7 @@ class Deaths:
         sitters.read_stories = self.read_stories
 
     async def _account_for(self, sitter: Sitter) -> None:
-        """What the wardens did about a death, then what there is to decide about it."""
+        """Read what the wardens did about a death, then decide what follows."""
         deadline = time.monotonic() + FATE_MOST_S
         while not await self._is_settled(sitter):
             if time.monotonic() > deadline:
@@ -69,7 +69,7 @@ class Deaths:
             await self._bury(sitter, None)
 
     async def _is_settled(self, sitter: Sitter) -> bool:
-        """Is a warden done with it? One that the primary does not know will have no story."""
+        """Has a warden finished with it? A process that the primary does not know has no story."""
         try:
             return bool(await self._core.insist("fate", berth=sitter.berth, pid=sitter.pid))
         except DpsupError as e:
@@ -130,8 +130,8 @@ class Deaths:
         self._core.events.add(type="health", name=f"io core {core}", pid=story["pid"], message=said)
 
     def _hear_health(self, story: Story) -> None:
-        """A stopped worker lends its buckets out until it goes on: what comes from now on need not
-        wait for it. What it has in its lanes does: no process may touch that while it lives."""
+        """A stopped worker lends its buckets out until it continues: what comes from now on need
+        not wait for it. What it has in its lanes does: no process may touch that while it lives."""
         for worker in self._model.workers():
             if worker.pid != story["pid"]:
                 continue
@@ -144,7 +144,7 @@ class Deaths:
                 self._core.spawn(self._buckets.steer(self._model.group_of(worker)))
 
     async def _hear_lent(self, story: Story) -> None:
-        """The primary lent a slot's buckets out, as no answer came in time: go on from its map."""
+        """The primary lent a slot's buckets out, as no answer came in time: take over its map."""
         worker = self._model.worker_in(story["slot"])
         if worker is None:
             return
@@ -254,7 +254,7 @@ class Deaths:
         return code
 
     async def _give_up_lanes(self, worker: Worker, story: Story) -> None:
-        """Where the warden found nothing that it could repair."""
+        """The warden could not repair the lanes."""
         if story["corrupt"]:
             self._core.events.add(
                 type="corrupt",

@@ -6,7 +6,7 @@ leaves the model in a state that cannot be relied on. The engine does not go on 
 the traceback to the log and leaves. Nothing is ended and nothing more is written: the data plane
 forwards, state.json is that of the last event, and the next supervisor adopts, as after a SIGKILL.
 An exception in a feature (statistics, a notice, a rollout, the metrics process) is an event, and
-the instance runs on. Only `fail`, whose reason a person must mend, winds the instance down.
+the instance runs on. Only `fail`, for a reason that a person must correct, ends the instance.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Engine:
         self._faults: dict[str, float] = {}  # by feature: when it was said
 
     def connect(self, kind: str, actions: Actions) -> None:
-        """What a part does for the actions of one machine of the table."""
+        """Register a part's methods for the actions of one machine of the table."""
         self.actions.update({(kind, name): action for name, action in actions.items()})
 
     # --- events and actions ----------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Engine:
     # --- faults ----------------------------------------------------------------------------------
 
     def fault(self, feature: str, error: BaseException) -> None:
-        """An unforeseen exception in a feature: said, with its traceback in the log."""
+        """Report an unforeseen exception in a feature, with its traceback in the log."""
         if self.crashed:
             return  # what the crash was is said
         now = time.monotonic()

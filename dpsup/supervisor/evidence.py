@@ -17,7 +17,7 @@ from dpsup.plan.model import Plan
 
 
 async def _aside(work: Callable[[], int]) -> int:
-    """On a thread that the exit does not wait for: a disk may hang for ever."""
+    """Run it on a thread that the exit does not wait for: a disk may hang forever."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[int] = loop.create_future()
 
@@ -41,8 +41,8 @@ async def _aside(work: Callable[[], int]) -> int:
 class Keeper:
     """Writes down what waits in the primary; `say` gets an event about each."""
 
-    def __init__(self, folder: Folder, say: Callable[..., None]) -> None:
-        self.folder = folder
+    def __init__(self, directory: Folder, say: Callable[..., None]) -> None:
+        self.directory = directory
         self._say = say
         self._lock = asyncio.Lock()
 
@@ -51,7 +51,7 @@ class Keeper:
         return self._lock.locked()
 
     async def collect(self, plan: Plan, ask: Callable[..., Awaitable[Any]]) -> None:
-        """Until none waits. Raises: DpsupError of `ask`."""
+        """Write them down until none waits. Raises: DpsupError of `ask`."""
         async with self._lock:
             while packets := await ask("quarantine"):
                 for packet in packets:
@@ -63,10 +63,10 @@ class Keeper:
         frame = bytes.fromhex(packet["bytes"])
         event = {k: story[k] for k in ("why", "port", "length", "flow_hash")}
         try:
-            number = await _aside(lambda: self.folder.keep(frame, story))
+            number = await _aside(lambda: self.directory.keep(frame, story))
         except OSError as e:
             lost = f"not written down: {e}"
             self._say(type="quarantine", name=story["worker"], **event, number=None, message=lost)
             return
-        file = self.folder.pcap(number)
+        file = self.directory.pcap(number)
         self._say(type="quarantine", name=story["worker"], **event, number=number, file=file)

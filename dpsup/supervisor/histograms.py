@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How long takeovers took, as histograms since the supervisor's start. Pure."""
+"""The times of takeovers, as histograms since the supervisor's start. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Histogram:
 
 
 class Failovers:
-    """What deaths cost; hears of them by the supervisor's events."""
+    """The times of recoveries, taken from the supervisor's events."""
 
     def __init__(self) -> None:
         self._of = {kind: Histogram() for kind in (REPAIR, TAKEOVER, FAILOVER)}

@@ -43,7 +43,7 @@ class Journal(Generic[Entry]):
             listener(whole)
 
     def restore(self, entries: list[Entry]) -> None:
-        """What is known of before; the next number follows the last of these."""
+        """Take over recorded entries; the next number follows their last one."""
         self._entries.extend(entries)
 
     def since(self, seq: int, most: int = KEPT) -> list[Entry]:
@@ -52,8 +52,8 @@ class Journal(Generic[Entry]):
 
 
 class Throttle:
-    """Lets so many lines a second through. A worker that prints for each packet must not take the
-    supervisor's core; how many lines were left out is said."""
+    """Lets a number of lines a second through. A worker that prints for each packet must not take
+    the supervisor's core; a note says how many lines were left out."""
 
     def __init__(self, per_second: int = LINES_PER_SECOND) -> None:
         self._most = per_second

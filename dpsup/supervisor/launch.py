@@ -46,8 +46,8 @@ STOP_S = 60.0  # beyond the drain: for everything to end
 
 
 class _Voice:
-    """Says lines on stderr from a thread of its own: a terminal that is stopped, or a pipe without
-    a reader, must not stop the supervisor. What does not fit is left out."""
+    """Prints lines on stderr from a thread of its own: a terminal that is stopped, or a pipe
+    without a reader, must not stop the supervisor. Lines that do not fit are left out."""
 
     def __init__(self) -> None:
         self._lines: queue.Queue[str | None] = queue.Queue(maxsize=1000)
@@ -71,7 +71,7 @@ class _Voice:
 
 
 def _say(text: str) -> None:
-    # The reader may be gone; the instance goes on.
+    # The reader may be gone; the instance continues.
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
@@ -141,7 +141,7 @@ class _Again:
         return None if decision.verdict is Verdict.GIVE_UP else decision.delay
 
     def execute(self, *, told: bool) -> NoReturn:
-        """Become the next supervisor: same pid, same children, nothing else stays."""
+        """Become the next supervisor, with the same pid and children and nothing else."""
         words = f"{self.history.level} {self.history.at} {int(told)}"
         env = {**os.environ, self.NAME: words}
         # The next one checks the topology against the CPUs that it may use.
@@ -430,7 +430,7 @@ def stop(name: str | None, drain: float | None) -> None:
 
 
 def _removed(paths: list[str]) -> list[str]:
-    """A line each, but one for all hugepages of a generation."""
+    """One line for each, and one for all hugepages of a generation."""
     pages = Counter(m[1] for p in paths if (m := _PAGE.fullmatch(p)))
     done = [f"removed {p}" for p in paths if not _PAGE.fullmatch(p)]
     return done + [f"removed {plural(n, 'hugepage')}, {of}*" for of, n in sorted(pages.items())]

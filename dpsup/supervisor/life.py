@@ -111,7 +111,7 @@ class Life:
         self._core.spawn(self._wind_down())
 
     async def _wind_down(self) -> None:
-        """In reverse order of the start: input, workers, seed, primary."""
+        """Stop input, workers, seed and primary, in the reverse order of the start."""
         model = self._model
         if model.primary.state == "running":
             with contextlib.suppress(DpsupError):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Looks at the counters twice a second: statistics, corrupt lanes, a primary that hangs, what the
-primary refused and now may grant, idle input. It ends with the supervisor and never before: what
-goes wrong in one look is said, and the next look comes."""
+primary refused and now may grant, idle input. It ends with the supervisor and never before: it
+reports what goes wrong in one look, and looks again."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Monitor:
         return counters
 
     async def _try(self, work: Awaitable[None]) -> None:
-        """What the primary may refuse, or be too dead to do: there is a next look."""
+        """The primary may refuse this, or be too dead to answer: the next look tries again."""
         try:
             await work
         except DpsupError as e:

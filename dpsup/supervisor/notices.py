@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the supervisor notices by itself: that packets are lost for want of something that `dpsup
-advise` has a cure for. Pure; no window is measured, nothing is judged here."""
+"""What the supervisor notices by itself: packets are lost for a lack that `dpsup advise` can
+correct. Pure; it measures no window and judges nothing."""
 
 from __future__ import annotations
 

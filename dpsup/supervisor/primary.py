@@ -93,7 +93,7 @@ class Generation:
         self._core.spawn(ask())
 
     async def _sweep(self, primary: Child) -> None:
-        """After the primary's death no process of its generation may live on, nothing may stay."""
+        """After the primary's death, end every process and remove every file of its generation."""
         model = self._model
         if self._core.close_asks() and model.state not in ("stopping", "stopped"):
             model.primary_deaths += 1
@@ -114,12 +114,12 @@ class Generation:
         primary.identity = None
         try:
             model.runtime.sweep()
-        except OSError as e:  # what stays is in nobody's way: the next one has other names
+        except OSError as e:  # files that stay are harmless: the next generation has other names
             self._core.events.add(type="error", message=f"cannot remove what is left: {e}")
         self._core.fire(primary, "swept")
 
     async def _ended(self, left: list[Identity]) -> bool:
-        """End them. False: there was no descriptor by which their end is heard of."""
+        """End them. False: no descriptor was left to wait for their end."""
         try:
             if not await asyncio.to_thread(process.wait_gone, left, 1.0):
                 for one in left:
@@ -138,7 +138,7 @@ class Generation:
             error = DpsupError("the primary ended before it was ready", code="E0801")
             if primary.refused:
                 error = _refusal(primary.refused)
-            # EAL's and the drivers' own words say what an errno cannot.
+            # Messages of EAL and the drivers say what an errno cannot.
             words = [e["line"] for e in self._core.log.since(0) if e["name"] == "primary"]
             error.why = error.why or "\n        ".join(words[-LAST_WORDS:])
             self._core.fail(error)

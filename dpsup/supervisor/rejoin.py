@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Going on with a data plane whose supervisor is dead, once adopt.py has found that this can be.
+"""Continues with a data plane whose supervisor is dead, once adopt.py has found that it can.
 
 It learns from the primary which process sits where and what happened meanwhile, and brings the
-machines to where they would be had the supervisor never died. What of the record cannot be read is
-skipped and said: the same input does not end the next supervisor.
+machines to the states that they would have if the supervisor had not died. It skips and reports
+what it cannot read of the record: the same input does not end the next supervisor.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Rejoin:
         return sitter
 
     def _bring_back(self, worker: Worker, was: str, owed: bool) -> None:
-        """The seat is empty, and should not be: fork at once, after its delay, or not any more."""
+        """The seat is empty and should not be: fork at once, after its delay, or no more."""
         now = time.monotonic()
         if was == "held":
             self._core.fire(worker, "hold")

@@ -68,7 +68,7 @@ def _document(name: str, file: str, changes: list[Change]) -> Document:
 
 
 class Reload:
-    """A running instance is made what its file says, as far as that goes without a restart."""
+    """Applies a changed file to the running instance, as far as possible without a restart."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class Reload:
         self._rollouts.write()
 
     async def _rolling(self, plan: Plan, changes: list[Change], doc: Document) -> str:
-        """One group after the other; why it came to nothing, "" if all is well."""
+        """Change one group after the other. Returns the reason of a failure, or ""."""
         names = {c.group for c in changes if c.kind is Class.ROLLING}
         for group, new in self._pairs(plan):
             if group.plan.name not in names:

@@ -49,7 +49,7 @@ class Rollouts:
     # --- what is written down --------------------------------------------------------------------
 
     def record(self) -> Records:
-        """All that a later supervisor has to know. `version`: the one that is started and takes
+        """What a later supervisor has to know. `version`: the one that is started and takes
         over; `rollout`: what is under way, with the version that it leads to."""
         model = self._model
         return {
@@ -139,7 +139,7 @@ class Rollouts:
             one.blame(f"{worker.name} left with exit code {code}")
 
     def note_refusal(self, group: Group, sitter: Sitter, why: str) -> bool:
-        """A spare refused to start; whether that is a rollout's affair."""
+        """A spare refused to start: is that due to a rollout?"""
         one = self._model.ledgers[group.index].running
         if one is None or sitter.version != one.new:
             return False

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The size of groups and the spread of their load: scale, autoscale, rebalance.
 
-What is decided is decided in steering.py and autoscale.py; here it is measured and carried out.
+steering.py and autoscale.py decide; this module measures and carries out.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Scaler:
     async def scale(
         self, group: Group, spec: str, *, wait: bool = True, dry_run: bool = False
     ) -> Scale:
-        """Have so many workers; one change of a group at a time, in the order of the requests."""
+        """Bring a group to n workers; one change of a group at a time, in the order of requests."""
         must_run(self._model)
         if dry_run:
             return {
@@ -132,7 +132,7 @@ class Scaler:
             )
 
     async def measure(self, group: Group, seconds: float) -> steering.Loads:
-        """Packets of each bucket over so many seconds."""
+        """Packets of each bucket over that many seconds."""
         before = await self._core.ask("loads", group=group.index)
         await asyncio.sleep(seconds)
         after = await self._core.ask("loads", group=group.index)

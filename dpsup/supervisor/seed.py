@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The seed's life: the actions of its machine in the table; and the way cleared before it attaches.
+"""The seed's life: the actions of its machine in the table; and EAL's locks before it attaches.
 
-Workers forward without a seed, so nothing here ends the instance: a seed that dies is replaced for
-as long as it takes. The one last resort, a new generation, is for an EAL to which no process can
-attach any more.
+Workers forward without a seed, so nothing here ends the instance: a seed that dies is replaced
+until one is ready. The last resort, a new generation, is for an EAL to which no process can attach
+any more.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Attach:
         self._core.deadline(seed, QUIT_S, "late")
         self._sitters.quit_seed()
 
-    # --- the way ---------------------------------------------------------------------------------
+    # --- the locks -------------------------------------------------------------------------------
 
     def begins(self, pid: int) -> None:
         """A seed attaches from now on."""
@@ -237,7 +237,8 @@ class Attach:
         self.said = left
 
     def _end_generation(self, why: str) -> None:
-        """Packets under way are lost, and said; everything else would wait without end."""
+        """End the generation: packets under way are lost and reported, but otherwise all else would
+        wait without end."""
         model = self._model
         self.pace = Pace()
         self._core.events.add(type="locks", message=f"last resort, the generation ends: {why}")

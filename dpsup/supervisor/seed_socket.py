@@ -106,7 +106,7 @@ class Seed:
                 self._waiting[berth].set_result((pid, fds.pop()))
             case (("forked" | "refused"), [int(berth), *_]) if self._awaits(berth):
                 self._waiting[berth].set_exception(SeedError(" ".join(rest[1:]) or "refused"))
-        # Of a process that nobody waits for any more, or of no word of the seed's.
+        # It is about a process that no part waits for any more, or is no message of a seed.
         for fd in fds:
             os.close(fd)
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What only the supervisor knows, in a form that outlives it: it lies in `state.json`, and the next
-supervisor of the same data plane goes on from there.
+supervisor of the same data plane continues from there.
 
-Written whole at every event, and read with indulgence: what an older dpsup did not write, or what
-names a group that is gone, is simply not known. Times are those of CLOCK_MONOTONIC, which counts
-on for as long as the data plane can live.
+It is written whole at every event. A reader tolerates what is missing: what an older dpsup did not
+write, or what names a group that no longer exists, is not known. Times are those of
+CLOCK_MONOTONIC, which counts on for as long as the data plane can live.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def state_of(model: Model, seq: dict[str, int]) -> State:
 
 
 def note(model: Model, seq: dict[str, int]) -> Memory:
-    """Everything worth remembering."""
+    """What the next supervisor needs."""
     return {
         "deaths": model.deaths + model.unreported,
         "lost": model.lost,

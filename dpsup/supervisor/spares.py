@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Spares: processes with the plugin loaded, parked until a warden seats one. The number of those
-that a group should have is kept up here; the warden alone chooses which one follows a worker."""
+"""Spares: processes with the plugin loaded, parked until a warden seats one. This part keeps up
+their number in each group; the warden alone chooses which spare follows a worker."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Spares:
             self.retire(group.spares)
 
     def adopt(self, group: Group, sitter: Sitter) -> None:
-        """A spare that another supervisor ordered; its word that it is ready was not heard."""
+        """A spare that another supervisor ordered; its message that it is ready was not read."""
         group.spares.append(sitter)
         if not sitter.ready:
             self._core.later(WORKER_READY_S, end_if_late, sitter)

@@ -61,7 +61,7 @@ def balance(old: Map, members: Collection[int], home: Map = EMPTY) -> Map:
 
 
 def moved(old: Map, new: Map) -> int:
-    """How many buckets change hands."""
+    """How many buckets move to another member."""
     return sum(a != b for a, b in zip(old, new, strict=True))
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Stories: what the wardens write of a death, a repair, a lent bucket, a worker's health. Pure.
 
-They lie in memory that workers can write, so each is checked before anything follows from it. One
-that cannot be read is skipped and said; the death that it may have told of is known by the pidfd
-all the same.
+They lie in memory that workers can write, so each is checked before it is used. A story that cannot
+be read is skipped and reported; the pidfd still tells of the death that it may have been about.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _SIGNAL_MOST = 64
 
 
 class Unreadable(ValueError):
-    """A story that says what cannot be."""
+    """A story with an impossible value."""
 
 
 def check(story: Any, *, io_cores: int, slots: int) -> Story:
@@ -79,7 +78,7 @@ def _check_death(story: dict[str, Any], slots: int) -> None:
         if not 0 <= story[key] <= _PID_MOST:
             raise Unreadable(f"its {key} is {story[key]}")
     if story["successor"] and not 0 <= story["slot"] < slots:
-        raise Unreadable(f"somebody follows in slot {story['slot']} of {slots}")
+        raise Unreadable(f"a process follows in slot {story['slot']} of {slots}")
     for key, value in story.items():
         if (key.endswith("_ns") or key in _SHOWN) and not isinstance(value, int):
             raise Unreadable(f"its {key} is {value!r}")

@@ -166,7 +166,7 @@ class Workers:
             self._core.later(0, self._unborn, worker)
 
     def forget(self, worker: Worker) -> None:
-        """The primary is gone, and the slot with it."""
+        """The primary has ended, and the slot with it."""
         worker.met()
         if worker.sitter is not None:
             self._sitters.forget(worker.sitter)
@@ -209,8 +209,8 @@ class Workers:
         self._core.fire(worker, decision.verdict.value)
 
     def _restart_others(self, worker: Worker) -> None:
-        """Those that the strategy restarts with it. A worker that is down, or on its way, starts
-        afresh anyway."""
+        """Restart the workers that the strategy restarts with it. A worker that is down, or on its
+        way up or down, starts again anyway."""
         strategy = self._model.group_of(worker).policy.strategy
         workers = self._model.workers()
         with_it = [

@@ -70,7 +70,7 @@ def hops(topology: Topology) -> tuple[tuple[Hop, ...], ...]:
 
 
 def mapped(group: Group) -> Iterator[tuple[str, str]]:
-    """The `map` of a built-in plugin: input port, output port."""
+    """The `map` of a built-in plugin: output port by input port."""
     if group.plugin in BUILT_IN_MAPS:
         for key, value in group.args:
             if key.startswith("map."):
@@ -78,8 +78,8 @@ def mapped(group: Group) -> Iterator[tuple[str, str]]:
 
 
 def reach(topology: Topology, table: tuple[tuple[Hop, ...], ...]) -> tuple[tuple[int, ...], ...]:
-    """By group: the groups that its packets may come to, itself included. A plugin of the user's
-    may send on to any."""
+    """By group: the groups that its packets may come to, itself included. A plugin
+    that the user wrote may send on to any."""
     n = len(table)
     anywhere = set(range(n))
     direct = [

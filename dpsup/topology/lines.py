@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Where a TOML file says something: from a path of keys to a line.
 
-tomllib forgets lines, and people want them. This scanner only follows the structure of a text that
-tomllib accepts (headers, dotted and quoted keys, inline tables, arrays, strings); it judges nothing
-and never raises.
+tomllib does not report lines, and users need them. This scanner only follows the structure of a
+text that tomllib accepts (headers, dotted and quoted keys, inline tables, arrays, strings); it
+judges nothing and never raises.
 """
 
 from __future__ import annotations

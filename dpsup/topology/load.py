@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """From a file to a `Topology`, with every problem of the file at once.
 
-Never judges the machine (`check` does), and never stops at the first fault: what is wrong is left
-out, and the rest is read on.
+It does not judge the machine (`check` does), and does not stop at the first fault: it leaves out
+what is wrong and reads the rest.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read(path: str, host: Host) -> Reading:
         refused = isinstance(error, PermissionError)
         code = Exit.NOT_PERMITTED if refused else Exit.BAD_TOPOLOGY
         why = "there is nothing to start without a topology"
-        help = "make it readable, or run as root"
+        help = "grant read permission on it, or run as root"
         if not refused:
             help = "name a file that is there; `dpsup init` writes one to begin with"
     else:
@@ -107,7 +107,7 @@ def _without(value: Any, faulty: set[Path], path: Path) -> Any:
 
 
 def _complete(topology: Topology, source: Source, path: str) -> Topology:
-    """The topology with paths made absolute and what the file leaves out by being unambiguous."""
+    """The topology with absolute paths, and with the values that the file may leave out."""
     directory = posixpath.dirname(path)
 
     def absolute(name: str) -> str:
@@ -133,9 +133,9 @@ def _complete(topology: Topology, source: Source, path: str) -> Topology:
         )
         for group in topology.workers
     )
-    folders = {key: getattr(topology.host, key) for key in ("runtime_dir", "quarantine_dir")}
+    directories = {key: getattr(topology.host, key) for key in ("runtime_dir", "quarantine_dir")}
     host = topology.host.model_copy(
-        update={k: path if path == AUTO else absolute(path) for k, path in folders.items()}
+        update={k: path if path == AUTO else absolute(path) for k, path in directories.items()}
     )
     done = topology.model_copy(update={"ports": ports, "workers": groups, "host": host})
     return done.read_from(source, path)

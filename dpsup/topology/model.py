@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The topology file, version 1: its tables, their keys, defaults and limits.
 
-`reading` makes a `Topology` of a file, `relations` says which of its values contradict each other,
-`check` what a machine makes of it. Names are checked for presence in `relations`, so that every
-table can be read in part.
+`load` reads a `Topology` from a file, `rules` says which of its values contradict each other,
+`check` whether a machine can run it. `rules` checks names for presence, so that every table can be
+read in part.
 """
 
 from __future__ import annotations

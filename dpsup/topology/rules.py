@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a topology's values say about each other: what is missing, there twice, or contradicts.
 
-Looks at a topology without its faulty values. Where a default stands in for one of them nothing is
-reported: the user did not write it.
+The rules look at a topology without its faulty values. Where a default replaces one of them,
+nothing is reported: the user did not write it.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _inputs(view: _View) -> Iterator[Problem]:
         for j, name in enumerate(group.input or ()):
             path = ("workers", i, "input", j)
             if name not in ports:
-                # A port whose own name is faulty may be any that is asked for.
+                # A port with a faulty name may be the one that is referred to.
                 if ports and "" not in ports:
                     yield _no_such("port", name, ports, path, view)
             elif name in fed:
@@ -324,7 +324,7 @@ def _at_zero(view: _View) -> Iterator[Problem]:
                 (*path, "scale", "max"),
                 f"`scale` goes up to {most} workers, `max` of the group is {group.max}",
                 code="E0133",
-                why="rings and slots are made for the group's `max` at start",
+                why="rings and slots are created for the group's `max` at start",
                 help=f"write max = {most} in [[workers]], or less in scale",
             )
         if not scale.min <= group.count <= most or scale.min > most:
@@ -348,7 +348,7 @@ def _groups(view: _View) -> Iterator[Problem]:
                 (*path, "max"),
                 f"`max` is {group.max}, below `count`, which is {group.count}",
                 code="E0119",
-                why="rings and slots are made for `max` workers at start",
+                why="rings and slots are created for `max` workers at start",
                 help=f"write max = {group.count}, or more",
             )
         size = len(group.plugin.encode())

@@ -73,7 +73,7 @@ def invalid(message: str, *, why: str = "", help: str = "", path: Path = ()) -> 
 
 
 def written(type_: str, **more: Any) -> WithJsonSchema:
-    """How a file writes a value that a reader makes something else of, as JSON Schema."""
+    """JSON Schema of the written form of a value that a reader converts."""
     return WithJsonSchema({"type": type_, **more})
 
 

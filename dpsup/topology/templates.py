@@ -194,7 +194,7 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         "pad0": _pad(f'supervisor_cores = "{supervisor}"'),
         "pad1": _pad(f'cores = "{io}"'),
         "pad2": _pad(f'plugin = "{plugin}"'),
-        # Where there is one CPU alone, everybody takes turns on it.
+        # With a single CPU, all processes take turns on it.
         "shared": "shared_cores = true\n" if len(cpus) == 1 else "",
     }
     parts = {

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What people see: text in columns, drawings; pure but `terminal`, `top` and `watch`."""
+"""What users see: text in columns, drawings; pure but `terminal`, `top` and `watch`."""

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// What is asked of an io core (by the control thread or the caretaker, one at a time: requests.c), done by
-// the io core itself between two turns.
+// What other threads ask of an io core (the control thread or the caretaker, one at a time:
+// requests.c). The io core does it itself, between two turns.
 
 #include <string.h>
 
 #include "primary.h"
 
-// What may be left out for a group: everything but a word, and where one lane takes all packets as
-// they come, the hash too. A packet that goes on to another group is steered by the hash that it came
-// in with: if nobody can have changed its bytes, that can be computed then.
+// What an io core need not do for a group: everything but the word, and, if one lane takes all packets
+// as they come, the hash too. A packet that goes on to another group is steered by the hash that it came
+// in with: if no worker can have changed its bytes, that can be computed then.
 static void
 find_shortcuts(struct io *io, struct io_group *g)
 {
@@ -47,7 +47,7 @@ op_map(struct io *io, struct io_group *g)
 	}
 	waiting_sort(g);
 	dps_store32(&g->move, io->arg_move);
-	// At once where nothing drains: this io core may go to sleep now.
+	// At once if nothing drains: this io core may go to sleep now.
 	waiting_settle(io, g);
 	g->fed = 0;
 	for (uint32_t i = 0; i < g->max; i++)
@@ -55,7 +55,7 @@ op_map(struct io *io, struct io_group *g)
 	find_shortcuts(io, g);
 }
 
-// Indices come round again: a turn that all packets have passed is no turn any more.
+// Indices wrap around: forget a change of version that all packets have passed.
 static void
 settle_turn(struct lane *lane)
 {
@@ -82,7 +82,7 @@ op_lane(struct io *io, uint32_t slot)
 	find_shortcuts(io, &io->group[lane->group]);
 }
 
-// The slot was corrupt, its worker is dead: what it had in hand is known, and given up by name.
+// The slot was corrupt, its worker is dead: free the packets that it had, and count them as corrupt.
 static void
 op_reset(struct io *io, uint32_t slot)
 {

@@ -12,7 +12,7 @@
 
 #include "primary.h"
 
-// There is room: n_back and n_waiting have bounds, and the queues have room for both.
+// The queue has room: n_back and n_waiting are bounded, and the queues hold both.
 static void
 put(struct waiting_queue *q, struct waiting w)
 {
@@ -73,7 +73,7 @@ waiting_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old)
 {
 	struct lane *lane = &io->lane[g->first + old];
 
-	// It waits already, so this lane has had nothing of it.
+	// The bucket waits already, so this lane has had no packet of it.
 	if (g->from[bucket] != DPS_NO_SLOT)
 		return;
 	if (lane_out(lane) == 0 && !g->together)
@@ -186,7 +186,7 @@ waiting_settle(struct io *io, struct io_group *g)
 	if (reached == 0)
 		return;
 	release(io, g, reached);
-	// At once: what comes now must not overtake what waited.
+	// At once: packets that come now must not overtake those that waited.
 	waiting_stir(g);
 }
 

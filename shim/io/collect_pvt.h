@@ -2,8 +2,8 @@
 #ifndef DPSUP_IO_COLLECT_PVT_H
 #define DPSUP_IO_COLLECT_PVT_H
 
-// What comes back from the lanes, and where its verdict sends it. Part of loop.c, which alone includes
-// it.
+// Packets that come back from the lanes, and where their verdicts send them. Part of loop.c; no other
+// file includes it.
 
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -43,7 +43,7 @@ steer_on(struct io *io, struct lane *lane, uint32_t group, struct rte_mbuf *m, u
 	steer(io, &io->group[group], m, bucket);
 }
 
-// Out of the traffic, for the control thread to write down: that may take its time, and this must not.
+// Take it out of the traffic, for the control thread to write down: that may be slow, this must not.
 static void
 lock_up(struct io *io, struct lane *lane, struct rte_mbuf *m)
 {
@@ -98,7 +98,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 }
 
 // Lossless lanes: may this packet go where its verdict says, without being dropped there? Asked
-// packet by packet, so that a port or a group that is full stops only who sends there. What comes
+// packet by packet, so that a port or a group that is full stops only the senders to it. What comes
 // back as REQUEUE always may: there is room for all that the lanes can hold.
 static bool
 may_take_back(const struct io *io, uint64_t word)
@@ -172,7 +172,7 @@ collect(struct io *io, struct lane *lane)
 	return taken;
 }
 
-// Somebody looks at what comes back: before it goes on, as it may be gone afterwards.
+// Capture or stopwatch look at what comes back: before it is sent on, as it may be freed afterwards.
 static void __rte_noinline
 watch_back(struct io *io, const struct lane *lane)
 {

@@ -99,7 +99,7 @@ dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types)
 	fields = types;
 	for (uint32_t proto = 0; proto < RTE_DIM(with_ports); proto++)
 		with_ports[proto] = fields & DPS_RSS_IPV4 && has_ports(proto);
-	// What may be a tunnel takes the long way.
+	// A possible tunnel takes the slow path.
 	if (fields & (DPS_RSS_INNER & ~DPS_RSS_GRE))
 		with_ports[IPPROTO_UDP] = false;
 	return 0;
@@ -191,7 +191,7 @@ hash_gre(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 	return at < len && hash_typed(type, p + at, len - at, depth, hash);
 }
 
-// The flow inside of a tunnel; false: it is none that was asked for. Out of the way of what is none.
+// The flow inside of a tunnel; false: it is no tunnel to look into. Not inlined into the common path.
 static bool __rte_noinline
 hash_inner(uint8_t proto, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The io core: burst rx, hash, steering, lanes, collection, burst tx. It waits for nobody: a full,
-// dead or slow lane costs only its own buckets. Everything that others want of it comes through one
-// mailbox, looked at between bursts.
+// The io core: burst rx, hash, steering, lanes, collection, burst tx. It waits for no thread:
+// a full, dead or slow lane costs only its own buckets. All requests of other threads come through
+// one mailbox, which it reads between bursts.
 //
 // Order within a flow. A bucket belongs to one lane, lanes are FIFO, and a bucket that moves waits
 // until the old lane has returned all that it had: bucket_move.c.
@@ -35,7 +35,7 @@ enum {
 	NAP_WATCHED_NS = 4000000        // what an order may wait
 };
 
-// Packets that wait here, for a lane or for a driver: to be looked after, not only received.
+// Do packets wait here, for a lane or for a driver? Then the io core has more to do than to receive.
 static bool
 is_owing(const struct io *io)
 {
@@ -48,13 +48,13 @@ is_owing(const struct io *io)
 	return io->n_active > 0;
 }
 
-// With nothing to do: close to the next packet at first, then ever cheaper. Where no queue can wake
-// an io core, its nap is what the first packet after an idle time may wait. On a virtual machine a nap
-// of any length costs some 25 us of CPU, and 35 us more than it asked for (tests of 20 to 1000 us).
+// With nothing to do: at first poll for the next packet, then use ever less CPU. If no queue can wake
+// an io core, the first packet after an idle time may wait for a nap. On a virtual machine a nap of
+// any length costs some 25 us of CPU, and lasts 35 us longer than asked (tests of 20 to 1000 us).
 static void
 idle(struct io *io, uint64_t us)
 {
-	// Packets are out: a worker on this very CPU may have to run for them to come back.
+	// Packets are out: a worker on this very CPU may need it to return them.
 	uint64_t yield_us = io->n_active > 0 ? OWED_US : YIELD_US;
 	struct timespec t = { .tv_nsec = NAP_DEEP_NS };
 
@@ -68,7 +68,7 @@ idle(struct io *io, uint64_t us)
 	}
 	dps_count(&io->stats.sleeps, 1);
 	if (io->n_fds > 0 && !io->woken && !is_owing(io)) {
-		// Of other io cores' packets for its ports nobody would tell it.
+		// With several io cores, nothing wakes it for their packets to its ports.
 		if (the_primary.n_io == 1)
 			t.tv_nsec = NAP_WATCHED_NS;
 		io->woken = sleep_on_queues(io, &t);
@@ -79,8 +79,8 @@ idle(struct io *io, uint64_t us)
 	nanosleep(&t, NULL);
 }
 
-// A lone lane under full load: more comes at once, and what two cores tell each other costs less per
-// packet the more packets it is about.
+// A lone lane under full load: more packets come at once, and publishing costs two cores less per
+// packet the more packets it covers.
 static inline bool
 is_gathering(const struct io *io, uint32_t received)
 {
@@ -117,7 +117,8 @@ io_turn(struct io *io)
 	dps_count(&io->stats.loops, 1);
 	asked = dps_load32(&io->asked);
 	if (unlikely(asked != io->answered)) {
-		// What is being gathered too: whoever asks may go on to hand back all that is out.
+		// Publish what is being gathered too: the asking thread may then hand back all that is
+		// out.
 		publish_all(io);
 		io_answer(io, asked);
 	}
@@ -160,8 +161,8 @@ io_loop(void *arg)
 			woken = io->woken;
 			idle(io, (now - idle_since) / cycles_us);
 			now = rte_rdtsc();
-			// A driver may need a moment until it hands out what is there, and who asked for
-			// something asks for more.
+			// A driver may need a moment until it hands out its packets, and a thread that
+			// asked something often asks again.
 			if ((io->woken && !woken) || io->answered != answered)
 				idle_since = now;
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The control thread's side of the io cores: make, start and stop them, ask them through their
+// The control thread's side of the io cores: create, start and stop them, ask them through their
 // mailboxes, read their counters. audit.c accounts for every mbuf.
 
 #define _GNU_SOURCE
@@ -56,14 +56,14 @@ io_ask(struct io *io, enum io_op op, uint32_t arg)
 	int ret;
 
 	if (!the_primary.io_running) {
-		// Before the start there is nobody to disturb.
+		// Before the start there is no io core to disturb.
 		io->op = op;
 		io->arg = arg;
 		io_answer(io, io->asked);
 		return 0;
 	}
 	asking_lock();
-	// What came too late for an answer is not written over: it may be read at this moment.
+	// Do not overwrite a request that is not answered yet: the io core may be reading it.
 	ret = await_answer(io);
 	if (ret == 0) {
 		io->op = op;

@@ -13,7 +13,7 @@ enum {
 	WINDOW_US = 2           // as long as it returned some within this time
 };
 
-// Segments whose lengths do not add up: what was announced is not what is there.
+// Do the lengths of the segments add up to the announced length?
 static bool
 is_whole(const struct rte_mbuf *m)
 {
@@ -43,7 +43,7 @@ receive(struct io *io, uint32_t index, struct io_group *g, struct rte_mbuf *m)
 		free_counted(&stats->drops[DPS_DROP_OVERSIZE], m);
 		return;
 	}
-	// A tag that the driver took off unasked goes back: what arrived is what workers see.
+	// Put back a tag that the driver took off unasked: workers see packets as they arrived.
 	if (unlikely(m->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) && rte_vlan_insert(&m) != 0) {
 		free_counted(&stats->drops[DPS_DROP_TRUNCATED], m);
 		return;
@@ -269,7 +269,7 @@ rx_queue_poll(struct io *io, const struct rx_queue *rxq)
 			receive_all(io, rxq, g, m, n);
 	}
 	stage(io, DPS_STAGE_REST);
-	// Not every driver counts what it could not allocate.
+	// Some drivers do not count failed allocations.
 	if (unlikely(n == 0 && pool_free(io, port->pool) < io->burst))
 		note_starved(io, port->pool);
 	return n;

@@ -97,7 +97,7 @@ sleep_init(struct io *io)
 	}
 }
 
-// An interface that goes down leaves an error that stays readable until somebody takes it.
+// An interface that goes down leaves an error that stays readable until a thread takes it.
 static void
 take_error(int fd)
 {
@@ -107,8 +107,8 @@ take_error(int fd)
 	(void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
 }
 
-// Sleep until a queue can be read, at most so long. True: one can, or something is wrong with it: then
-// there is no sleep like this to be had until packets come.
+// Sleep until a queue can be read, at most that long. True: one can, or is in error: then do not sleep
+// like this again until packets come.
 bool
 sleep_on_queues(struct io *io, const struct timespec *most)
 {

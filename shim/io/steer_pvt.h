@@ -20,7 +20,7 @@ vlan_of(const struct rte_mbuf *m, bool *found)
 	return *found ? p[14] << 8 | p[15] : 0;
 }
 
-// What does not fit into the word, or was asked for.
+// Write dps_meta: what does not fit into the word, and what the plugin asked for.
 static uint64_t __rte_noinline
 describe_more(struct lane *lane, uint32_t at, const struct rte_mbuf *m)
 {
@@ -126,7 +126,7 @@ bucket_of(struct rte_mbuf *m)
 
 static inline void steer(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket);
 
-// A group in which nobody works. False: the packet has to wait.
+// The packet's group has no worker. False: the packet has to wait.
 static bool __rte_noinline
 place_nowhere(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 {

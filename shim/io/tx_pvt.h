@@ -76,7 +76,7 @@ tx_put(struct io *io, uint32_t index, struct rte_mbuf *m)
 	tx->wait[tx->head++ & (TX_WAIT - 1)] = m;
 }
 
-// Many packets for one port: to the driver from where they lie. What it refuses waits.
+// Many packets for one port: hand them to the driver without a copy. What it refuses waits.
 static void
 tx_put_bulk(struct io *io, uint32_t index, struct rte_mbuf **m, uint32_t n)
 {

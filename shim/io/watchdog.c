@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The io cores' pulse: a thread of the primary looks at each one's turns. An io core that makes none
-// is a dead primary, whatever else still runs: nothing is received, and nobody else may touch what it
-// holds. So the process ends, with a word about it, and the workers with it; the supervisor, or the
-// next one, starts a new generation. No Python in the path, so this holds without a supervisor too.
+// The io cores' pulse: a thread of the primary looks at each one's turns. If an io core makes none,
+// the primary counts as dead: nothing is received, and no other thread may touch what the io core
+// holds. So the process says so and ends, and the workers with it; the supervisor, or the next one,
+// starts a new generation. This path has no Python, so it works without a supervisor too.
 //
 // As with workers (health.c), what counts is time in which it could have got on: CPU that it used
 // without ending a turn, or time that it was blocked in one. Waiting for its CPU is neither, however
@@ -23,7 +23,7 @@ enum {
 	ROUND_MS = 100,
 	GAP_MS = 300,           // between two rounds, beyond which this thread did not get its CPU
 	STUCK_MS = 2000,        // a turn takes microseconds
-	DISK_MS = 10000         // but for a driver that writes a file: a slow disk is no fault of ours
+	DISK_MS = 10000         // but for a driver that writes a file: a slow disk is no fault of dpsup
 };
 
 static bool
@@ -71,12 +71,9 @@ dps_watchdog_look(struct dps_watchdog *p, uint64_t now_ns, uint64_t turns, uint6
 static uint64_t
 cpu_ns(pthread_t thread)
 {
-	struct timespec t = { 0 };
 	clockid_t clock;
 
-	if (pthread_getcpuclockid(thread, &clock) == 0)
-		clock_gettime(clock, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
+	return pthread_getcpuclockid(thread, &clock) == 0 ? dps_clock_ns(clock) : 0;
 }
 
 static void

@@ -23,7 +23,8 @@ is_alive(int32_t pid)
 	return !gone;
 }
 
-// Call off an order that nobody came for. -EBUSY: somebody did, or still may.
+// Call off an order that no process came for. -EBUSY: one did, or still may. Takes the lock of the
+// slot that the order was for.
 static int
 call_off(struct warden *w)
 {
@@ -31,6 +32,7 @@ call_off(struct warden *w)
 	uint64_t berth = dps_load64(&s->berth);
 	uint32_t pid = (uint32_t)berth;
 	uint32_t awaited = AWAITED;
+	uint32_t slot = w->slot;
 
 	if (pid != 0 &&
 	    (dps_lease_look(s->lease, pid) != DPS_LEASE_NEW || is_alive((int32_t)pid)))
@@ -41,7 +43,26 @@ call_off(struct warden *w)
 	if (!__atomic_compare_exchange_n(&w->state, &awaited, OFF, 0, __ATOMIC_ACQ_REL,
 					 __ATOMIC_ACQUIRE))
 		return -EBUSY;
+	// Or the seat would be a later process's, to which this berth is given.
+	if (slot != DPS_NO_SLOT) {
+		slot_lock(slot);
+		if (seats[slot].sitter == w->index)
+			seat_open(slot);
+		slot_unlock(slot);
+	}
 	return 0;
+}
+
+// Call off the orders whose process died before it had its lease.
+static void
+call_off_stillborn(void)
+{
+	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
+		struct warden *w = &wardens[i];
+
+		if (dps_load32(&w->state) == AWAITED && (uint32_t)dps_load64(&sitter_of(w)->berth) != 0)
+			call_off(w);
+	}
 }
 
 // A berth for the next process of a group; its index, or -errno.
@@ -53,10 +74,7 @@ berth_open(uint32_t group, uint32_t version, uint32_t *ticket)
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
 		struct warden *w = &wardens[i];
 		struct dps_sitter *s = sitter_of(w);
-		uint64_t berth = dps_load64(&s->berth);
 
-		if (dps_load32(&w->state) == AWAITED && (uint32_t)berth != 0)
-			call_off(w);
 		if (dps_load32(&w->state) != OFF)
 			continue;
 		if (!w->started) {
@@ -109,6 +127,7 @@ dps_spare_prepare(uint32_t group, uint32_t version, uint32_t *ticket)
 
 	if (group >= the_primary.n_groups || version >= DPS_VERSIONS)
 		return -EINVAL;
+	call_off_stillborn();
 	ret = berth_open(group, version, ticket);
 	if (ret >= 0)
 		berth_watch(ret);
@@ -124,16 +143,17 @@ dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket)
 	if (slot >= the_primary.n_slots)
 		return -EINVAL;
 	s = the_primary.slot[slot];
+	call_off_stillborn();
 	slot_lock(slot);
-	// From here to where the supervisor knows that one runs, each death is the supervisor's: also
-	// that of a process that sits there against its will, or another spare would follow that one.
+	// Until the supervisor knows that the process runs, the supervisor judges each death: also that
+	// of an unknown process that sits there, or another spare would follow that one.
 	seats[slot].takeovers = 0;
 	seats[slot].handover = false;
 	if (seat_revoke(slot))
 		ret = berth_open(group_of(slot), heir[group_of(slot)], ticket);
 	if (ret >= 0) {
 		seats[slot].core = core;
-		// No stamp of another plugin's may ever match a packet of the next one.
+		// A stamp of another plugin must never match a packet of the next one.
 		s->undo = 0;
 		s->brief_of = 0;
 		s->touched = 0;
@@ -201,7 +221,7 @@ dps_sitter_fate(uint32_t sitter, int32_t pid)
 	}
 }
 
-// Who holds a berth, or may yet come for it.
+// The process that holds a berth, or may yet come for it.
 int
 dps_sitter_get(uint32_t sitter, struct dps_sitter_info *out)
 {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The caretaker: what becomes of a dead worker's buckets when nobody gives an answer. While the
-// supervisor lives this thread has nothing to do: within milliseconds it forks a successor, or has
+// The caretaker lends a dead worker's buckets out when the supervisor does not. While the supervisor
+// lives this thread has nothing to do: within milliseconds the supervisor has a successor forked, or
 // the buckets lent out. With the supervisor dead or stopped, a death without a spare would leave them
-// stuck for ever. So whoever decides says beforehand how long a slot may stand empty (per group, 0:
-// for ever). After that its buckets go to those of its group that are in their seats, each to who has
-// the fewest, and then what waits in its lanes is handed back for steering. With nobody left in the
-// group, packets wait as they did.
+// stuck. So the supervisor says beforehand how long a slot may stand empty (per group, 0: forever).
+// After that each bucket goes to the seated worker of its group that has the fewest, and then the
+// packets in the slot's lanes are handed back for steering. If the group has no other worker, packets
+// wait as they did.
 //
-// Map first, packets second: what comes back goes ahead of all that came later. Who decides finds
+// Map first, packets second: what comes back goes ahead of all that came later. The supervisor finds
 // the story of it afterwards (DPS_STORY_LENT), and can read the map back.
 
 #include <errno.h>
@@ -23,7 +23,7 @@
 
 enum {
 	ROUND_MS = 50,          // between two looks while a slot with buckets or packets is empty
-	OFFERED_MS = 20000      // somebody was told to sit there: longer than a start may take
+	OFFERED_MS = 20000      // a process was told to sit there: longer than a start may take
 };
 
 static uint64_t after_ns[DPS_MAX_GROUPS];       // 0: never
@@ -55,7 +55,7 @@ is_taken(uint32_t slot)
 	return seat_empty_ns(slot, &offered) == 0;
 }
 
-// Has it waited for long enough?
+// Has the slot been empty for long enough?
 static bool
 is_due(uint32_t slot)
 {
@@ -93,7 +93,7 @@ buckets_of(const uint8_t *map, uint32_t member)
 	return n;
 }
 
-// Deal the buckets of a member out. False: there is nobody to have them.
+// Deal the buckets of a member out. False: no worker can have them.
 static bool
 deal(uint8_t *map, uint32_t group, uint32_t member)
 {
@@ -102,7 +102,7 @@ deal(uint8_t *map, uint32_t group, uint32_t member)
 	uint32_t heir[DPS_MAX_SLOTS];
 	uint32_t n = 0;
 
-	// Whoever has none was not meant to have any: it drains, or is not ready.
+	// A member without buckets was not meant to have any: it drains, or is not ready.
 	for (uint32_t i = 0; i < conf->max; i++) {
 		has[n] = buckets_of(map, i);
 		if (i != member && has[n] > 0 && is_taken(conf->first_slot + i))
@@ -125,7 +125,7 @@ deal(uint8_t *map, uint32_t group, uint32_t member)
 }
 
 // The slot's lock is held, and the io cores are this thread's to ask. 0: its packets are handed
-// back; -ENOENT: nobody is there to have them.
+// back; -ENOENT: no worker can have them.
 static int
 rebucket(uint32_t slot, struct dps_story *story)
 {
@@ -163,7 +163,7 @@ settle(uint32_t slot)
 
 	slot_lock(slot);
 	asking_lock();
-	// Again, as somebody may have sat down, or the instance ended, meanwhile.
+	// Look again: meanwhile a process may have sat down, or the instance ended.
 	if (!stopped && is_due(slot) && rebucket(slot, &story) == 0)
 		story_tell(&story);
 	asking_unlock();
@@ -217,7 +217,7 @@ rebucket_start(void)
 	return thread_start(&thread, rebucket_run, NULL);
 }
 
-// From now on shared memory is not looked at any more.
+// From now on the caretaker reads no shared memory.
 void
 rebucket_stop(void)
 {

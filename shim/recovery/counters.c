@@ -17,8 +17,8 @@ is_named(const struct dps_facts *facts, const char *name)
 	return false;
 }
 
-// Where a slot sums up a plugin's counter. Of more names than there is room for, one that this plugin
-// does not have goes.
+// Where a slot sums up a plugin's counter. If there are more names than places, this replaces one that
+// the plugin does not have.
 static uint64_t *
 counter_at(struct dps_slot *s, const struct dps_facts *facts, uint32_t counter)
 {
@@ -28,7 +28,7 @@ counter_at(struct dps_slot *s, const struct dps_facts *facts, uint32_t counter)
 	while (at < DPS_SLOT_COUNTERS && s->counter_name[at][0] != '\0' &&
 	       strncmp(s->counter_name[at], name, DPS_NAME) != 0)
 		at++;
-	// A worker may have written all of these names: any place will do then.
+	// A worker may have written all of these names: then any place is right.
 	for (uint32_t i = 0; at == DPS_SLOT_COUNTERS; i++)
 		if (i == DPS_SLOT_COUNTERS - 1 || !is_named(facts, s->counter_name[i]))
 			at = i;
@@ -40,7 +40,7 @@ counter_at(struct dps_slot *s, const struct dps_facts *facts, uint32_t counter)
 	return &s->counter[at];
 }
 
-// A dead worker's counters go on under their names, whoever comes after it.
+// Add a dead worker's counters to the slot's, by name, so that they survive it.
 void
 keep_counters(struct dps_slot *s, struct dps_sitter *dead)
 {
@@ -51,7 +51,7 @@ keep_counters(struct dps_slot *s, struct dps_sitter *dead)
 	memset(dead->counter, 0, sizeof(dead->counter));
 }
 
-// The slot's record, with the counters of who sits there. Its facts are those of its version, if
+// The slot's record, with the counters of its present worker. Its facts are those of its version, if
 // that is not DPS_VERSIONS.
 int
 dps_slot_read(uint32_t slot, struct dps_slot *out)
@@ -67,7 +67,7 @@ dps_slot_read(uint32_t slot, struct dps_slot *out)
 		const struct dps_sitter *s = &the_primary.ctl->sitter[sitter];
 		uint32_t n = RTE_MIN(s->facts.n_counters, (uint32_t)DPS_COUNTERS);
 
-		// Its own: the slot's are written while it sits down.
+		// The process's own facts: the slot's are written while it sits down.
 		if (dps_load32(&s->hand) == DPS_HAND_SEATED) {
 			out->facts = s->facts;
 			out->version = wardens[sitter].version;

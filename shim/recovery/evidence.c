@@ -3,11 +3,11 @@
 // Poison packets: which packet is to blame for a worker's death, how often it was, and what is kept
 // of it for people.
 //
-// To blame is the packet that the worker had begun, if the worker died of what it did itself: of a
-// fault, of a fatal signal that it sent to itself as abort() does, or stuck with that very packet.
-// Never for a signal of somebody else's, whichever it is: an operator, the OOM killer. And never for
-// a death between two bursts: `hand` says where the burst in hand ends, and the first packet without
-// a verdict counts only before that.
+// The packet that the worker had begun is to blame if the worker caused its own death: by a fault, by
+// a fatal signal that it sent to itself as abort() does, or by being stuck with that very packet.
+// It is never to blame for a signal that another process sent: an operator, the OOM killer. Nor for a
+// death between two bursts: `hand` says where the burst in hand ends, and the first packet without a
+// verdict counts only before that.
 //
 // The deaths are noted in a table of the primary's own. The packet's mark names its line there, and
 // the line the packet, so that neither a stray write to the one (mbuf headers lie in memory that
@@ -25,7 +25,7 @@ enum {
 	SUSPECTS = UINT8_MAX    // remembered; the oldest is forgotten
 };
 
-// Line 0 is nobody's.
+// Line 0 is unused.
 static struct suspect {
 	const struct rte_mbuf *mbuf;
 	uint32_t deaths;
@@ -48,7 +48,7 @@ slot_in_hand(uint32_t slot)
 		return 0;
 	lane = &p->io[io]->lane[slot];
 	done = dps_load32(&lane->shared->done);
-	// A worker wrote both: what is not a burst, or was not lent, is nothing.
+	// A worker wrote both: ignore what is no burst, or was not lent.
 	if (end - done > DPS_BURST || end - done > dps_load32(&lane->published) - done)
 		return 0;
 	while (done != end && dps_word_is_done(lane_get(lane, done)))
@@ -73,12 +73,12 @@ died_of_itself(const struct dps_story *death)
 	// Sent, not raised by the CPU.
 	if (death->code <= 0)
 		return death->sender == death->pid;
-	// Memory that is broken is nobody's fault.
+	// No packet is to blame for broken memory.
 	return death->signal != SIGBUS ||
 	       (death->code != BUS_MCEERR_AR && death->code != BUS_MCEERR_AO);
 }
 
-// One that was stuck may have come off that packet before its end came.
+// A stuck worker may have finished that packet before it was killed.
 bool
 is_to_blame(const struct dps_story *death, uint64_t in_hand, uint64_t stuck)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Is a worker busy, idle, stuck with work, stopped, or starved of its CPU? Looked at by its warden,
-// once a round; the worker pays nothing for it beyond the beats that it counts anyway.
+// Is a worker busy, idle, stuck with work, stopped, or starved of its CPU? Its warden looks
+// once a round; the worker only counts beats, as it does anyway.
 //
 // No progress alone says little: a worker that gets no CPU makes none. So what is compared with
 // stall_after is time in which it could have got on: CPU that it used without handing anything
@@ -51,12 +51,9 @@ health_kills_stopped(uint32_t group)
 uint64_t
 health_cpu_ns(int32_t pid)
 {
-	struct timespec t = { 0 };
 	clockid_t clock;
 
-	if (clock_getcpuclockid(pid, &clock) == 0)
-		clock_gettime(clock, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
+	return clock_getcpuclockid(pid, &clock) == 0 ? dps_clock_ns(clock) : 0;
 }
 
 // What the kernel says of a thread, from its state on; NULL: nothing.
@@ -171,7 +168,7 @@ judge(struct health *h, char run, bool has_work, uint64_t now, uint64_t stall_ns
 	return 0;
 }
 
-// What is new, as the kind of a story; 0: nothing is.
+// The change since the last round, as the kind of a story; 0: none.
 uint32_t
 health_look(struct health *h, uint32_t slot, int32_t pid)
 {

@@ -82,11 +82,11 @@ recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t 
 	out->published += done - first;
 	if (done != published && culprit == dps_undo_stamp(io, done)) {
 		out->blamed = blame(lane->shadow[done & lane->mask], out);
-		// Its verdict, as if a worker had said so; its bytes are what they were.
+		// Write its verdict, as if a worker had given it; its bytes are unchanged.
 		if (out->blamed >= DPS_POISON)
 			lane_put(lane, done++, dps_word_verdict(DPS_V_QUARANTINE));
 	}
-	// It costs a look at every packet's header: not after a mere kill.
+	// It reads every packet's header: not after a mere kill.
 	if (out->signal != 0 || out->hung || out->notice == DPS_NOTICE_DOUBT)
 		out->mended += mend(lane, done, published);
 	dps_order();
@@ -94,7 +94,7 @@ recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t 
 	out->left += published - done;
 }
 
-// Where the next worker finds its lanes: what the primary once wrote there, whatever it is now.
+// Restore what the primary wrote for the next worker to find its lanes, whatever it is now.
 static void
 restore_head(uint32_t slot, struct dps_slot *s)
 {
@@ -137,7 +137,7 @@ slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out)
 		in_hand = 0;
 	for (uint32_t i = 0; i < p->n_io; i++)
 		recover_lane(s, &p->io[i]->lane[slot], i, in_hand, out);
-	// What was in hand is settled; a second repair before the next worker must find nothing.
+	// The packets in hand are settled; a second repair before the next worker must find none.
 	s->undo = 0;
 	s->brief_of = 0;
 	s->hand = 0;

@@ -24,7 +24,7 @@ slot_unlock(uint32_t slot)
 
 // --- offering and taking back ---------------------------------------------------------------------
 
-// Nobody sits there, nor was told to: whoever holds an older ticket comes too late from now on.
+// Open an empty seat with a new ticket: a process with an older ticket comes too late from now on.
 void
 seat_open(uint32_t slot)
 {
@@ -41,7 +41,7 @@ seat_is_corrupt(uint32_t slot)
 	return seats[slot].corrupt;
 }
 
-// Looked at without the lock too, by who then takes it and looks again.
+// May be called without the lock by a thread that then takes it and looks again.
 uint64_t
 seat_empty_ns(uint32_t slot, bool *offered)
 {
@@ -58,6 +58,7 @@ bool
 seat_revoke(uint32_t slot)
 {
 	struct seat *seat = &seats[slot];
+	uint32_t here = slot;
 
 	if (seat->sitter == NOBODY)
 		return true;
@@ -65,12 +66,13 @@ seat_revoke(uint32_t slot)
 			     dps_seat(seat->ticket + 1, 0)))
 		return false;
 	seat->ticket++;
-	__atomic_store_n(&wardens[seat->sitter].slot, DPS_NO_SLOT, __ATOMIC_RELEASE);
+	__atomic_compare_exchange_n(&wardens[seat->sitter].slot, &here, DPS_NO_SLOT, 0, __ATOMIC_RELEASE,
+				    __ATOMIC_RELAXED);
 	seat->sitter = NOBODY;
 	return true;
 }
 
-// Nobody sits: what was handed back is the last one's, and the rest will be this version's.
+// The seat is empty: what was handed back is of the last worker's version, the rest of this one.
 static void
 turn_lanes(uint32_t slot, uint32_t version)
 {

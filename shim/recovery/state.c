@@ -2,7 +2,7 @@
 //
 // State that outlives a process, as the primary sees it: blocks that plugins write, of a slot and of
 // a bucket. The primary reserves them, puts back what a dead worker's packet in hand had changed,
-// and reads them for whoever asks; what is in them is the plugin's.
+// and reads them on request; only the plugin knows what is in them.
 
 #include <errno.h>
 #include <string.h>

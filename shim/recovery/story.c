@@ -34,7 +34,7 @@ story_tell(const struct dps_story *story)
 	return seq;
 }
 
-// The story of a slot's last death ends with the first burst of whoever came after it.
+// The story of a slot's last death ends with the first burst of its successor.
 void
 story_end(uint32_t slot, uint64_t noticed_ns)
 {

@@ -12,8 +12,8 @@
 #include "warden_pvt.h"
 
 enum {
-	SEAT_MS = 100,          // for a spare to take its seat, where there is another one
-	LAST_SEAT_MS = 1000     // and where there is none: a busy CPU is no reason to fork
+	SEAT_MS = 100,          // for a spare to take its seat, if there is another one
+	LAST_SEAT_MS = 1000     // and if there is none: a busy CPU is no reason to fork
 };
 
 uint32_t heir[DPS_MAX_GROUPS];
@@ -36,15 +36,15 @@ lanes_suit(uint32_t slot, const struct dps_facts *facts)
 static bool
 is_spare(const struct warden *w, uint32_t group, uint32_t version)
 {
-	// A process that has a slot is no spare, whatever it says of itself.
+	// A process that has a slot is no spare, whatever its shared memory says.
 	return dps_load32(&w->state) == ON && w->group == group && w->version == version &&
 	       __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE) == DPS_NO_SLOT &&
 	       !dps_load32(&w->dead) && !dps_load32(&w->doomed) &&
 	       dps_load32(&sitter_of(w)->hand) == DPS_HAND_PARKED;
 }
 
-// A spare of that version, that what waits in the slot's lanes will do for; it is the caller's from
-// here on.
+// A spare of that version, whose plugin can take what waits in the slot's lanes; from here on it is
+// the caller's.
 static struct warden *
 claim(uint32_t slot, uint32_t version)
 {
@@ -88,7 +88,7 @@ takes_seat(struct warden *w)
 	return dps_load32(hand) == DPS_HAND_SEATED;
 }
 
-// Asleep it is moved for nothing; it need not be moved once it runs.
+// Move a spare to the slot's CPU while it sleeps, when that is cheap.
 static void
 pin(const struct warden *w, int32_t core)
 {
@@ -116,14 +116,15 @@ seat_successor(uint32_t slot, uint32_t version, struct dps_story *story)
 						   story->claimed_ns, dps_now_ns());
 			return;
 		}
-		// It would find its ticket void, if it came at all: dead, stopped, or stuck.
+		// The spare is dead, stopped or stuck: its ticket is void from now on.
 		story->tried++;
 		dps_store32(&w->doomed, 1);
 		futex_wake(dps_lease_word(sitter_of(w)->lease));
 	}
 }
 
-// The version that it was told to make room for; else, and where none of those comes, the heir.
+// A spare of the version that the worker was told to make room for; otherwise, or if none comes, of
+// the heir.
 void
 find_successor(const struct warden *w, uint32_t slot, struct dps_story *story)
 {
@@ -178,8 +179,8 @@ can_hand_over(uint32_t slot, uint32_t version)
 	return false;
 }
 
-// The sitter leaves at the end of its burst, and a spare of that version comes: what is in the
-// lanes waits as long as that takes. If it dies before, it is the same.
+// The sitter leaves at the end of its burst, and a spare of that version follows: meanwhile the
+// packets in the lanes wait. The same happens if the sitter dies before.
 int
 dps_slot_handover(uint32_t slot, uint32_t version)
 {

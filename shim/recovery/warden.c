@@ -2,14 +2,14 @@
 //
 // The wardens: one thread of the primary for each process that the seed forked. It waits for that
 // process's end, repairs the lanes that it used, seats a spare in its place, and writes down what
-// happened. No Python, no EAL call, no wait for another process without a bound.
+// happened. It runs no Python, makes no EAL call, and waits for no process without a bound.
 //
 // A thread each, not one for all: deaths at once are repaired side by side, and one that waits for
-// a spare that does not come up keeps nobody else waiting. Asleep they cost a stack, and a look at
-// a pidfd once a round.
+// a spare that does not come up delays no other repair. Asleep they cost a stack, and a look at a
+// pidfd once a round.
 //
-// What a warden acts on (who sits where, by which ticket, which process) is in the primary's own
-// memory. What lies in shared memory is for the process to read, and for this file to check.
+// What a warden acts on (which process sits in which slot, by which ticket) is in the primary's own
+// memory. Shared memory is for the process to read; what it writes there this file checks.
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -28,6 +28,7 @@ enum {
 	ABORT_MS = 20,          // for one that is stuck to leave its backtrace
 	ABORT_MOST_MS = 250,    // the same, while it waits for its CPU
 	ABORTING_MS = 5,        // a round meanwhile
+	CLAIM_MS = 1000,        // from a claim to the offer of the seat: microseconds
 	STACK = 256 << 10       // bytes
 };
 
@@ -65,7 +66,7 @@ await(struct warden *w)
 			futex_wait(berth, pid, ROUND_MS);
 			continue;
 		}
-		// If it holds its lease now, it did when its pidfd was opened: nobody else's pid.
+		// If it holds its lease now, it did when its pidfd was opened: the pid was not reused.
 		w->pidfd = syscall(SYS_pidfd_open, pid, 0);
 		lease = dps_lease_look(s->lease, pid);
 		if (lease == DPS_LEASE_DIED && w->pidfd >= 0) {
@@ -85,7 +86,7 @@ await(struct warden *w)
 	return false;
 }
 
-// Somebody wrote to the lease who must not: nothing but the end of the process can be believed.
+// A stray write hit the lease: the process's exit is the only reliable evidence.
 static uint32_t
 doubt(const struct warden *w)
 {
@@ -109,7 +110,7 @@ tell_health(const struct warden *w, uint32_t slot, uint32_t kind)
 	story_tell(&story);
 }
 
-// Is it still of use? One that is not is ended; its death is then like any other.
+// Is the process still of use? If not, it is ended; its death is then like any other.
 static void
 check_health(struct warden *w)
 {
@@ -155,7 +156,7 @@ round_ms(const struct warden *w)
 	return w->watched == DPS_NO_SLOT ? SPARE_ROUND_MS : ROUND_MS;
 }
 
-// Until the thread that used the lanes is certainly gone; what said so (DPS_NOTICE_*).
+// Wait until the thread that used the lanes is certainly gone. Returns the evidence (DPS_NOTICE_*).
 static uint32_t
 watch(struct warden *w)
 {
@@ -185,12 +186,12 @@ watch(struct warden *w)
 
 // --- its death ------------------------------------------------------------------------------------
 
-// Its handler's word on a fatal signal, if there was one.
+// What its handler noted of a fatal signal, if there was one.
 static void
 read_crash(const struct dps_sitter *s, struct dps_story *story)
 {
 	story->signal = dps_load32(&s->signal);
-	// What a stray write left there is nobody's word.
+	// Ignore what a stray write left there.
 	if (!is_fatal(story->signal)) {
 		story->signal = 0;
 		return;
@@ -237,19 +238,23 @@ bury(struct warden *w, uint32_t notice)
 	};
 	uint32_t parked = DPS_HAND_PARKED;
 	uint64_t seq = 0;
+	uint32_t ms = 0;
 	uint32_t slot;
 
 	dps_store32(&w->dead, 1);
 	__atomic_compare_exchange_n(&s->hand, &parked, DPS_HAND_DEAD, 0, __ATOMIC_ACQ_REL,
 				    __ATOMIC_ACQUIRE);
 	read_crash(s, &story);
-	// One that crashed ends by itself, so that its status says of what.
+	// A process that crashed ends by itself, so that its status names the signal.
 	if (story.signal == 0)
 		end(w);
+	// Another warden is about to offer it a seat, under that slot's lock: it takes it back.
+	while (dps_load32(&s->hand) == DPS_HAND_CLAIMED && ms++ < CLAIM_MS)
+		futex_wait(&s->hand, DPS_HAND_CLAIMED, 1);
 	slot = __atomic_load_n(&w->slot, __ATOMIC_ACQUIRE);
 	if (slot != DPS_NO_SLOT) {
 		slot_lock(slot);
-		// Whoever offered the seat may have taken it back.
+		// The thread that offered the seat may have taken it back.
 		if (w->slot == slot) {
 			bury_worker(w, slot, &story);
 			seq = seats[slot].story;
@@ -277,8 +282,9 @@ warden_run(void *arg)
 	const struct sched_param least = { .sched_priority = 1 };
 	struct warden *w = arg;
 
-	// Ahead of what else runs on its CPU, for microseconds each time: else a death on a busy machine
-	// is noticed a scheduler's slice late, which is milliseconds. Where it is not permitted, so be it.
+	// Run ahead of other threads on this CPU, for microseconds each time: otherwise, on a busy
+	// machine, a death is noticed a scheduler's slice late, which is milliseconds. Wardens work
+	// without this permission too.
 	pthread_setschedparam(pthread_self(), SCHED_FIFO, &least);
 	for (;;) {
 		while (dps_load32(&w->state) == OFF)

@@ -2,12 +2,12 @@
 //
 // EAL's shared locks, seen from outside: which are held, and giving back what a dead process held.
 //
-// A process that is killed while it attaches leaves them as they were; whoever wants one then spins
-// for ever. They lie in EAL's own struct rte_mem_config, which no header shows and which differs from
-// version to version, so their words are found by taking each one and seeing which word changes.
-// The layout of EAL's arrays is public.
+// A process that is killed while it attaches leaves them as they were; the next process that takes
+// one spins forever. They lie in EAL's own struct rte_mem_config, which no header shows and which
+// differs from version to version, so their words are found by taking each one and seeing which word
+// changes. The layout of EAL's arrays is public.
 //
-// Who may give back, and when, is for dpsup/primary/eal_locks.py to decide; its head has the proof.
+// dpsup/primary/eal_locks.py decides when to give one back; its head has the proof.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -320,7 +320,7 @@ dps_heap_used(uint64_t *used)
 	if (!probe.busy && ret == -ETIMEDOUT)
 		ret = 0;
 	if (ret == -ETIMEDOUT) {
-		// It may spin for ever: at nobody's cost.
+		// It may spin forever: at idle priority it costs other threads nothing.
 		pthread_setschedparam(thread, SCHED_IDLE, &none);
 		ret = -EDEADLK;
 	}

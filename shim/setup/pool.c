@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Packet pools. Only the primary's io cores allocate and free (law 1): a process killed inside a
-// get or put would wedge the pool for everybody. So the usual multi-producer pool is sound here,
+// get or put would wedge the pool for all others. So the usual multi-producer pool is sound here,
 // and each io core has a cache of its own.
 
 #include <errno.h>

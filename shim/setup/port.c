@@ -269,7 +269,7 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 		eth.rxmode.offloads |= RTE_ETH_RX_OFFLOAD_SCATTER;
 	if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS)
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-	// Every packet is of the one pool, and nobody else has a reference: sent ones go back in bulk.
+	// All packets are of one pool and have one reference: sent packets are freed in bulk.
 	if (the_primary.n_pools == 1 && dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 

@@ -328,9 +328,9 @@ audit_begin(void)
 	}
 }
 
-// --- who had it last ------------------------------------------------------------------------------
+// --- the last owner -------------------------------------------------------------------------------
 
-// The lane that lent it last, as far as its record goes back: nobody clears that.
+// The lane that lent it last, as far as its record goes back: that is never cleared.
 static bool
 last_lane(const struct rte_mbuf *m, struct dps_stray *out)
 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Capture. While somebody asks, an io core copies the first bytes of packets into a ring of its own
-// in the primary's heap, which the control thread empties. It never waits for that: what finds no
-// room, or comes beyond what a turn may copy, is counted. Nothing of it is in memory that workers
-// see, so it is the same whoever of them dies.
+// Capture. While a client asks, an io core copies the first bytes of packets into a ring of its own
+// in the primary's heap, which the control thread empties. It never waits for that: packets that find
+// no room, or exceed what a turn may copy, are counted. Workers do not see this memory, so the death
+// of a worker does not affect a capture.
 //
 // One capture at a time, of ports or of slots. Off, it costs a look at io.capture for each burst.
 
@@ -205,7 +205,7 @@ capture_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
 	for (uint32_t i = 0; i < n && !skips(r, about.what, i, n); i++) {
 		struct shape s;
 
-		// What arrived is what is shown; who receives it next would do the same.
+		// Show the packet as it arrived; the next receiver would insert the tag too.
 		if (unlikely(m[i]->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED))
 			(void)rte_vlan_insert(&m[i]);
 		s = shape_of(m[i]);

@@ -32,6 +32,9 @@ from jobs import (
 )
 from traffic import Packet, compare, flows, mix, save, swapped, write_pcap
 
+from dpsup.bus.client import Client
+from dpsup.instance.runtime_dir import PRIMARY, instances
+
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -255,3 +258,50 @@ def test_spares_run_what_was_restarted(instance: Run) -> None:
     instance.do("restart")
     wait_for(lambda: (now := spare_pids(instance)) and not set(now) & set(old))
     instance.until(lambda s: s["groups"][0]["spares_ready"] == 1 and s["state"] == "running")
+
+
+def test_a_seat_that_was_called_off_holds_no_later_process(instance: Run) -> None:
+    """A process was ordered for the third slot, and never came. Its berth goes to a spare, which
+    takes another slot: the third one's next order must not touch that."""
+    instance.start(f"{NULL}spares = 1\n".replace("intensity = 100", "intensity = 1000000"))
+
+    def workers() -> list[int]:
+        return [w["pid"] for w in instance.status()["groups"][0]["workers"] if w["pid"]]
+
+    def is_whole() -> bool:
+        doc = instance.status()
+        return doc["state"] == "running" and doc["groups"][0]["spares_ready"] == 1
+
+    primary = Client(instances()[instance.name].file(PRIMARY))
+
+    def berths() -> dict[int, int]:
+        return {s["pid"]: s["berth"] for s in primary.ask("sitters")["sitters"]}
+
+    def order() -> int:
+        found = primary.ask("prepare", slot=2, core=0)
+        assert primary.ask("call_off", **found) == 0
+        return int(found["berth"])
+
+    def dies(pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: pid not in berths(), step=0.002)
+
+    wait_for(is_whole)
+    supervisor = instance.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        dies(spare_pids(instance)[0])
+        berth = order()
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    for _ in range(3):
+        wait_for(is_whole)
+        dies(workers()[0])
+        wait_for(is_whole)
+        order()
+    assert berth in [berths()[pid] for pid in workers()], "the berth was never a worker's"
+    for victim in workers():
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda pid=victim: pid not in workers() and is_whole())
+    primary.close()
+    assert not [e for e in instance.events() if e["type"] == "stranger"]

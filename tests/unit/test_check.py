@@ -218,7 +218,7 @@ MACHINES = [
     ),
     (
         {"env": {"RUNTIME_DIRECTORY": "/run/" + "x" * 60}},
-        ERROR, Exit.BAD_TOPOLOGY, 'name = "edge"', "EAL's sockets", "$RUNTIME_DIRECTORY",
+        ERROR, Exit.BAD_TOPOLOGY, 'name = "edge"', "too long: /", "$RUNTIME_DIRECTORY",
     ),
 ]  # fmt: skip
 

@@ -146,7 +146,7 @@ def test_all_that_waits_is_kept_and_then_released(tmp_path: Path) -> None:
     primary = Primary(5)
     keeper = Keeper(Folder(tmp_path), lambda **e: events.append(e))
     asyncio.run(keeper.collect(plan(), primary.ask))
-    assert [e["number"] for e in events] == numbers(keeper.folder) == [1, 2, 3, 4, 5]
+    assert [e["number"] for e in events] == numbers(keeper.directory) == [1, 2, 3, 4, 5]
     assert not primary.waiting
 
 

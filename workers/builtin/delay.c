@@ -2,7 +2,7 @@
 //
 // delay: wait `cycles` TSC cycles a packet, then as forward. With `rewrite` it swaps the MAC
 // addresses like macswap and waits in the middle of the change, so that a kill likely hits there. With
-// `hang` too, SIGUSR1 makes it stay there for ever: `dpsup chaos` has workers hang that way.
+// `hang` too, SIGUSR1 makes it stay there forever: `dpsup chaos` has workers hang that way.
 
 #include <signal.h>
 

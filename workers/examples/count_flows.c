@@ -30,7 +30,7 @@ struct bucket {
 	struct flow flow[FLOWS];
 };
 
-/* What one worker's place has seen, whoever had it. */
+/* What the workers of one place have seen, one after the other. */
 struct place {
 	uint64_t packets;
 	uint64_t workers; /* processes that had it */

@@ -17,7 +17,7 @@ enum { WEB, DNS, OTHER_PORT, NO_PORT };
 static const char *const reasons[] = { "blocked_port", "short_header", NULL };
 enum { BLOCKED_PORT, SHORT_HEADER };
 
-/* Each worker is a process of its own: plain variables are nobody else's. */
+/* Each worker is a process of its own: no other worker sees plain variables. */
 static uint16_t leaves_by[16]; /* output port by input port; a topology has at most 16 */
 static uint32_t block;
 static uint64_t *count;

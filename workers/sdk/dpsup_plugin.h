@@ -91,8 +91,8 @@ struct dps_env {
 	const char *const *port_names;
 	const char *const *group_names;
 	uint64_t tsc_hz;
-	uint64_t *counters;             /* [DPS_PLUGIN_COUNTERS], shown by dpsup stats, a kill
-					 * notwithstanding. Only this process writes them. */
+	uint64_t *counters;             /* [DPS_PLUGIN_COUNTERS], shown by dpsup stats, and kept after
+					 * a kill. Only this process writes them. */
 	char *error;                    /* say here why init fails, [error_len] */
 	uint32_t error_len;
 	uint32_t warm;                  /* 1: state is what this plugin left there, 0: it is zero;
@@ -211,9 +211,9 @@ uint32_t dps_next_segment(const struct dps_packet *packet, const void **segment,
  * State that outlives the process: after a kill, a restart, a takeover by a spare, or a new version
  * of the plugin the next worker finds it as it was. It ends with the instance.
  *
- *   - `state_size` bytes for each worker's place (fw/0 keeps its block whoever sits there), at
- *     env->state. Ready when seated() is called, after the process got its place and before its
- *     first packet; env->warm says whether there is something in it.
+ *   - `state_size` bytes for each worker's place (fw/0 keeps its block when a process
+ *     dies), at env->state. Ready when seated() is called, after the process got its place and
+ *     before its first packet; env->warm says whether there is something in it.
  *   - `bucket_state_size` bytes for each of the group's 512 buckets, at packet->bucket_state. A flow
  *     stays in its bucket, and the bucket's block goes with it to whichever worker has it next: no
  *     other one has a packet of that bucket in hand meanwhile. So scaling moves flows with their
