@@ -11,7 +11,7 @@
 // device of the primary's (net_pcap would truncate the primary's output file, 22.11) and asks the
 // primary nothing over EAL's IPC.
 //
-// Over 600 lines: one process with one thread and one state (struct seed), which every part uses.
+// Over 600 lines: it is one loop, and its orders, children and words share one state.
 
 #define _GNU_SOURCE
 #include <dirent.h>

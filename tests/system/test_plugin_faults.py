@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from harness import NULL, PATIENCE, Run, at_rest, lives, wait_for
+from harness import NULL, PATIENCE, Run, at_rest, lives, supervisor, wait_for
 from jobs import IO, build, group, pcap_port
 from traffic import flows, mix, save
 
@@ -140,7 +140,12 @@ def test_a_supervisor_that_reads_late_gets_every_word(instance: Run) -> None:
     """The seed keeps them while the socket is full, and takes no order meanwhile."""
     orders, sent = 3000, [0]
     instance.start(quiet(NULL))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as late:
+    pid = supervisor(instance)
+    with contextlib.ExitStack() as stack:
+        # Cut off, it would call again, and be heard.
+        os.kill(pid, signal.SIGSTOP)
+        stack.callback(os.kill, pid, signal.SIGCONT)
+        late = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         late.connect(f"/run/dpsup/{instance.name}/seed.sock")
         late.send(b"hello")
 
