@@ -59,7 +59,7 @@ def sources(name: str | None) -> list[str]:
 
 
 def targets(name: str | None) -> list[str]:
-    return [*groups(name), *workers(name)]
+    return [*groups(name), *workers(name), "all"]
 
 
 def captured(name: str | None) -> list[str]:

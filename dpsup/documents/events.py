@@ -29,6 +29,7 @@ TYPES = {
     "reload": "a changed topology file was applied or refused",
     "reset": "past deaths were forgotten on request",
     "quarantine": "a packet was put in quarantine",
+    "verdict": "a worker returns verdicts that have no meaning: its packets are dropped",
     "advice": "packets are lost for lack of a resource: `dpsup advise` suggests changes",
     "warning": "a setting could not be applied",
     "error": "an operation failed and is tried again",
@@ -79,6 +80,7 @@ class Fields(TypedDict, total=False):
     packets: Annotated[int, "packets counted"]
     phase: Annotated[str, "the rollout's phase"]
     pid: Annotated[int, "the process"]
+    plugin: Annotated[str, "the plugin that the worker runs"]
     port: Annotated[str, "the packet's input port"]
     predicted: Annotated[float, "the imbalance that was foreseen"]
     released: Annotated[Any, "locks that were released"]
@@ -98,6 +100,7 @@ class Fields(TypedDict, total=False):
         "times of its phases: died, noticed, repaired, claimed, seated, first packet, gone",
     ]
     tried: Annotated[int, "spares that did not take the slot in time"]
+    verdict: Annotated[str, "the verdict's word, as the worker wrote it"]
     why: Annotated[str, "the cause, or the state machine's event"]
     workers: Annotated[list[str], "the workers that are judged"]
 

@@ -234,9 +234,12 @@ class Instance:
     def rollout_history(self, group: str = "workers") -> Revisions:
         return cast("Revisions", self._ask("rollout_history", group=group))
 
-    def reload(self, file: str = "", *, dry_run: bool = False, partial: bool = False) -> Reload:
-        """Apply the changed file; `file`: by default the one that the instance was started with."""
-        args = {"file": file, "dry_run": dry_run, "partial": partial}
+    def reload(
+        self, file: str = "", *, dry_run: bool = False, partial: bool = False, **options: float
+    ) -> Reload:
+        """Apply the changed file; `file`: by default the one that the instance was started with.
+        `options`, as those of `rollout`: of the changes that are made worker by worker."""
+        args = {"file": file, "dry_run": dry_run, "partial": partial, **options}
         return cast("Reload", self._ask("reload", 1200.0, **args))
 
     def reset_failed(self, target: str = "") -> Reset:

@@ -29,7 +29,7 @@ from dpsup.supervisor.evidence import Keeper
 from dpsup.supervisor.life import Life
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.monitor import Monitor
-from dpsup.supervisor.notices import Notices
+from dpsup.supervisor.notices import BadVerdicts, Notices
 from dpsup.supervisor.primary import Generation
 from dpsup.supervisor.rejoin import Rejoin
 from dpsup.supervisor.reload import Reload
@@ -114,6 +114,10 @@ class Supervisor:
             [(g.name, range(g.first_slot, g.first_slot + g.max)) for g in model.plan.groups],
         )
         watchers["notices"] = partial(self._notice, notices)
+        verdicts = BadVerdicts(
+            [w.name for w in model.workers()], len(model.plan.ports), len(model.groups)
+        )
+        watchers["verdicts"] = partial(self._notice_verdicts, verdicts)
         watchers["quarantine"] = self._look_for_evidence
 
     def _publish(self, counters: Counters) -> None:
@@ -122,6 +126,13 @@ class Supervisor:
     def _notice(self, notices: Notices, counters: Counters) -> None:
         for notice in notices.look(counters, asyncio.get_running_loop().time()):
             self.core.events.add(type="advice", name=notice["name"], message=notice["message"])
+
+    def _notice_verdicts(self, verdicts: BadVerdicts, counters: Counters) -> None:
+        model, workers = self.model, self.model.workers()
+        for slot, one in verdicts.look(counters, asyncio.get_running_loop().time()):
+            ledger = model.ledgers[workers[slot].group]
+            plugin = ledger.plugin_of(counters["slots"][slot]["bad_version"])
+            self.core.events.add(type="verdict", plugin=plugin, **one)
 
     def _look_for_evidence(self, counters: Counters) -> None:
         if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:

@@ -462,7 +462,12 @@ def _worker_hints(picture: Picture, do: str) -> Iterator[str]:
         elif w["state"] == "held":
             why = w.get("held_for") or "no process has its slot"
             yield f"{id} is held, {why}: `{do} logs {id}`, `{do} reset-failed {id}`"
-        elif health == "stopped":
+        if w["drops_new"].get("bad_verdict"):
+            yield (
+                f"{id} returns verdicts that have no meaning, and dpsup drops these packets "
+                f"(bad_verdict): `{do} events --type verdict` shows the last one"
+            )
+        if health == "stopped":
             yield f"{id} is stopped, by a signal or a debugger: `{do} kill {id} -s CONT`"
         elif health == "stuck":
             yield f"{id} is stuck with a packet and is being ended: `{do} events --type death`"
@@ -478,14 +483,14 @@ def _overload(picture: Picture, group: GroupRates, do: str) -> Iterator[str]:
         for w in mine
         if w["state"] == "running"
         and (w["fill"] or 0) >= FULL
-        and w["drop_pps"]
+        and w["drops_new"].get("lane_full")
         and w.get("health", "ok") == "ok"
     ]
     if full:
         names = (
             f"{listing([w['id'] for w in full])} {'does' if len(full) == 1 else 'do'} not keep up"
         )
-        lost = sum(w["drop_pps"] or 0 for w in full)
+        lost = sum(w["drops_new"]["lane_full"] for w in full) / (picture["window_s"] or 1)
         yield f"{names}, {si(lost)} packets per second find the lanes full: " + _relief(
             picture, group, full, [w for w in mine if w not in full], do
         )
@@ -509,6 +514,15 @@ def _relief(
     return f"raise max of {group['name']} in {picture['topology_file']}, and restart the instance"
 
 
+def _is_well(picture: Picture, group: GroupRates) -> bool:
+    """Do all its workers run? Then what waits is on its way: with `on_full = "hold"` some packets
+    always do, while inputs that are faster than the workers are left alone."""
+    mine = [w for w in picture["workers"] if w["group"] == group["name"]]
+    return 0 < group["desired"] <= group["ready"] and all(
+        w.get("health", "ok") == "ok" for w in mine if w["state"] == "running"
+    )
+
+
 def _group_hints(picture: Picture, do: str) -> Iterator[str]:
     for g in picture["groups"]:
         yield from _overload(picture, g, do)
@@ -528,7 +542,7 @@ def _group_hints(picture: Picture, do: str) -> Iterator[str]:
             )
         if g["desired"] == 0:
             yield f"{g['name']} has no workers: `{do} scale {g['name']} 1`"
-        if g["held"]:
+        if g["held"] and not _is_well(picture, g):
             yield f"{g['held']} packets wait for {g['name']}: `{do} workers {g['name']}`"
 
 
