@@ -44,6 +44,7 @@ MORE: dict[str, tuple[str, ...]] = {
         "blamed",
     ),
     "quarantine": ("why", "port", "length", "flow_hash"),
+    "verdict": ("verdict", "length", "packets"),
 }  # fmt: skip
 
 

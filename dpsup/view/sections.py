@@ -499,13 +499,13 @@ def _overload(picture: Picture, group: GroupRates, do: str) -> Iterator[str]:
 def _relief(
     picture: Picture, group: GroupRates, full: list[WorkerRates], others: list[WorkerRates], do: str
 ) -> str:
-    if all((w["busy"] or 0) < IDLE for w in full):
+    if all((w["busy"] or 0) < FULL for w in full):
         busy = [one["id"] for one in picture["io"] if (one["busy"] or 0) >= FULL]
         if busy:
             return f"the bottleneck is {listing(busy)}: `{do} advise`"
         loaded = {c["core"] for c in picture["cores"] if (c["load"] or 0) >= FULL}
         if all(w["core"] in loaded for w in full):
-            return f"other threads use more than half of their CPU: `{do} cores`"
+            return f"other threads use the rest of their CPU: `{do} cores`"
     well = [w for w in others if w["state"] == "running" and w.get("health", "ok") == "ok"]
     if any((w["busy"] or 0) < IDLE for w in well):
         return f"other workers are idle, `{do} rebalance {group['name']}` may spread the load"

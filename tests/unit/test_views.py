@@ -179,7 +179,7 @@ def test_a_worker_that_has_time_is_not_helped_by_more_of_them() -> None:
     (core,) = (c for c in shared["cores"] if c["core"] == shared["workers"][0]["core"])
     core["load"] = 1.0
     assert any(
-        "half of their CPU: `dpsup -n edge cores`" in hint for hint in sections.hints(shared)
+        "rest of their CPU: `dpsup -n edge cores`" in hint for hint in sections.hints(shared)
     )
     shared["io"][0]["busy"] = 1.0
     assert any("the bottleneck is io/0" in hint for hint in sections.hints(shared))
