@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dpsup.host.offloads import Offloads
+from dpsup.host.offloads import read as read_offloads
 from dpsup.packets.pcap import Capture, scan
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
@@ -72,6 +74,7 @@ class Host:
     is_root: bool
     uid: int
     cwd: str
+    is_here: bool = False  # this machine, not a copy of another's files
     env: Mapping[str, str] = field(default_factory=dict)  # of ENVIRONMENT, those that are set
 
     def with_free(self, page_size: int, pages: int) -> Host:
@@ -85,6 +88,10 @@ class Host:
 
         nodes = {node: more(sizes) for node, sizes in self.node_hugepages.items()}
         return replace(self, hugepages=more(self.hugepages), node_hugepages=nodes)
+
+    def offloads(self, interface: str) -> Offloads | None:
+        """Of a kernel interface; None: it is another machine's."""
+        return read_offloads(interface) if self.is_here else None
 
     def is_file(self, path: str) -> bool:
         return Path(path).is_file()
@@ -149,6 +156,7 @@ def read_host(sysroot: str = "/") -> Host:
         is_root=os.geteuid() == 0,
         uid=os.geteuid(),
         cwd=str(Path.cwd()),
+        is_here=root == Path("/"),
         env={key: os.environ[key] for key in ENVIRONMENT if os.environ.get(key)},
     )
 

@@ -435,6 +435,12 @@ def _hints(picture: Picture) -> Iterator[str]:
                 f"port {p['name']} misses {si(p['missed_pps'])} packets per second, its io core "
                 f"does not keep up: `{do} cores`, then more cores in [[io]] or descriptors.rx"
             )
+        if p["drops_new"].get("oversize"):
+            yield (
+                f"port {p['name']} drops frames that are longer than its MTU (oversize): raise mtu,"
+                f" or switch off gro, tso and gso of its interface: "
+                f"`dpsup doctor {picture['topology_file']}` has the ethtool line"
+            )
         if p["drops_new"].get("tx_full"):
             yield f"port {p['name']} drops packets, its tx queue is full: `{do} ports -o wide`"
     for pool in picture["mempools"]:

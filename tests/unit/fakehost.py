@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dpsup.host.machine import Host, Hugetlbfs, Pages, PciDevice
+from dpsup.host.offloads import Offloads
 from dpsup.packets.pcap import Capture, scan
 
 MIB = 1 << 20
@@ -103,7 +104,11 @@ class FakeHost(Host):
     files: Mapping[str, str] = field(default_factory=dict)
     captures: Mapping[str, bytes] = field(default_factory=dict)  # those that are not just sound
     folders: frozenset[str] = frozenset()
+    features: Mapping[str, Offloads] = field(default_factory=dict)
     writable: frozenset[str] = frozenset({"/"})
+
+    def offloads(self, interface: str) -> Offloads | None:
+        return self.features.get(interface)
 
     def is_file(self, path: str) -> bool:
         return path in self.files

@@ -135,6 +135,13 @@ def test_only_full_lanes_say_that_a_worker_does_not_keep_up() -> None:
     assert "does not keep up, 100 packets per second find the lanes full" in hint
 
 
+def test_frames_that_an_offload_joined_are_said() -> None:
+    made = picture(looks.edge(3.0), looks.edge(4.0))
+    made["ports"][0]["drops_new"] = {"oversize": 4}
+    (hint,) = (h for h in sections.hints(made) if "oversize" in h)
+    assert "`dpsup doctor /etc/dpsup/edge.toml`" in hint and "gro" in hint
+
+
 def test_bad_verdicts_are_said() -> None:
     made = picture(looks.edge(3.0), looks.edge(4.0))
     made["workers"][1]["drops_new"] = {"bad_verdict": 9}
