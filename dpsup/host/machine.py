@@ -18,8 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dpsup.host import plugin_file
 from dpsup.host.offloads import Offloads
 from dpsup.host.offloads import read as read_offloads
+from dpsup.host.plugin_file import PluginFile
 from dpsup.packets.pcap import Capture, scan
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
@@ -95,6 +97,10 @@ class Host:
 
     def is_file(self, path: str) -> bool:
         return Path(path).is_file()
+
+    def read_plugin(self, path: str) -> PluginFile | None:
+        """Raises: NoPlugin, OSError."""
+        return plugin_file.read(path)
 
     def is_dir(self, path: str) -> bool:
         return Path(path).is_dir()

@@ -11,6 +11,7 @@ from typing import Any
 
 from dpsup.host.machine import Host, Hugetlbfs, Pages, PciDevice
 from dpsup.host.offloads import Offloads
+from dpsup.host.plugin_file import PluginFile
 from dpsup.packets.pcap import Capture, scan
 
 MIB = 1 << 20
@@ -104,8 +105,15 @@ class FakeHost(Host):
     files: Mapping[str, str] = field(default_factory=dict)
     captures: Mapping[str, bytes] = field(default_factory=dict)  # those that are not just sound
     folders: frozenset[str] = frozenset()
+    plugins: Mapping[str, PluginFile | Exception] = field(default_factory=dict)
     features: Mapping[str, Offloads] = field(default_factory=dict)
     writable: frozenset[str] = frozenset({"/"})
+
+    def read_plugin(self, path: str) -> PluginFile | None:
+        found = self.plugins.get(path)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def offloads(self, interface: str) -> Offloads | None:
         return self.features.get(interface)
