@@ -238,7 +238,7 @@ def _plugin_file(topology: Topology, host: Host, path: Path, group: Group) -> It
                     f"it keeps {declared} bytes of state for each {of}, and the topology reserves"
                     f" {reserved}"
                 )
-                help = f"write {key} = {declared} in [[workers]] of group `{group.name}`"
+                help = f'write {key} = {declared} in [[workers]] of group "{group.name}"'
     if why:
         yield topology.source.problem(
             path,

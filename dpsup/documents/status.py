@@ -140,6 +140,7 @@ class StatusGroup(Group):
 
 class Recovery(TypedDict):
     deaths: Annotated[int, "workers that died unasked"]
+    primary_deaths: Annotated[int, "primaries that died unasked"]
     lost: Annotated[int, "packets neither delivered, held, nor counted as dropped"]
     duplicated: Annotated[int, "packets delivered twice"]
     quarantined: Annotated[int, "packets put in quarantine"]
@@ -218,6 +219,7 @@ class GroupView(TypedDict):
 
 class RecoveryView(TypedDict):
     deaths: int
+    primary_deaths: int
     lost: int
     last_failover_us: float | None
     histograms: dict[str, Histogram]

@@ -24,7 +24,7 @@ _SHARED, _LOADED, _DYNSYM = 3, 1, 11  # ET_DYN, PT_LOAD, SHT_DYNSYM
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 _HEAD = struct.Struct("<II")  # struct dps_plugin: abi, size
 _STATE = struct.Struct("<II")  # state_size, bucket_state_size
-STATE_AT = 64
+STATE_AT, SIZE = 64, 88
 NAME = b"dps_plugin"
 
 
@@ -96,9 +96,9 @@ def _exported(data: mmap.mmap, sections: list[tuple[int, ...]]) -> Iterator[tupl
 
 def _plugin(data: mmap.mmap, at: int) -> PluginFile:
     abi, size = _HEAD.unpack_from(data, at)
-    if abi != _abi.DPS_PLUGIN_ABI:
+    if (abi, size) != (_abi.DPS_PLUGIN_ABI, SIZE):
         raise NoPlugin(
             f"it is built against plugin ABI {abi} ({size} bytes), this dpsup has"
-            f" {_abi.DPS_PLUGIN_ABI}: build it again with this dpsup_plugin.h"
+            f" {_abi.DPS_PLUGIN_ABI} ({SIZE}): build it again with this dpsup_plugin.h"
         )
     return PluginFile(*_STATE.unpack_from(data, at + STATE_AT))

@@ -32,6 +32,7 @@ def view(model: Model) -> View:
         ],
         "recovery": {
             "deaths": model.deaths,
+            "primary_deaths": model.primary_deaths,
             "lost": model.lost,
             "last_failover_us": model.last_failover_us,
             "histograms": model.failovers.document(),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dpsup.text import listing, plural
+from dpsup.text import listing, microseconds, plural
 from dpsup.view.tables import Cell, Column, Line, ago, counts, percent, si, table, wrap
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
@@ -356,12 +356,14 @@ def traffic(picture: Picture) -> Line:
 def recovery(picture: Picture) -> Line:
     found = picture["recovery"]
     spares = ", ".join(f"{g['name']} {g['spares_ready']}" for g in picture["groups"])
-    took = found["last_failover_us"]
+    took, of_primary = found["last_failover_us"], found.get("primary_deaths", 0)
     line: Line = [
-        (f"recovery: {plural(found['deaths'], 'death')}, ", ""),
+        (f"recovery: {plural(found['deaths'], 'death')}", ""),
+        (f" of workers, {of_primary} of the primary" if of_primary else "", "warn"),
+        (", ", ""),
         (f"{found['lost']} packets lost", "bad" if found["lost"] else ""),
         (f", {found['quarantined']} quarantined", "warn" if found["quarantined"] else ""),
-        ("" if took is None else f", last failover {si(took)} us", ""),
+        ("" if took is None else f", last failover {microseconds(took)}", ""),
         (f"  spares ready: {spares}" if spares else "", ""),
     ]
     return line
@@ -454,9 +456,14 @@ def _hints(picture: Picture) -> Iterator[str]:
 
 
 def _worker_hints(picture: Picture, do: str) -> Iterator[str]:
+    headless = picture["supervisor"]["pid"] is None
     for w in picture["workers"]:
         id, health = w["id"], w.get("health", "ok")
-        if w["state"] in ("held", "backoff") and w["last_exit"]:
+        if w["state"] == "held" and headless:
+            # What a supervisor would be asked for, the next one does by itself.
+            why = w.get("held_for") or "no process has its slot"
+            yield f"{id} is held, {why}: `{do} logs {id}`"
+        elif w["state"] in ("held", "backoff") and w["last_exit"]:
             reason = w["last_exit"]["reason"] or w.get("held_for", "")
             again = "reset-failed" if w["state"] == "held" else "restart"
             yield (
@@ -530,6 +537,8 @@ def _is_well(picture: Picture, group: GroupRates) -> bool:
 
 
 def _group_hints(picture: Picture, do: str) -> Iterator[str]:
+    if picture["supervisor"]["pid"] is None:
+        return  # each of these needs one, and that is said
     for g in picture["groups"]:
         yield from _overload(picture, g, do)
         if g["spares_held"]:

@@ -12,7 +12,7 @@ import pytest
 from unit.fakehost import FILE, MINIMAL, machine
 
 from dpsup.check.topology import check
-from dpsup.host.plugin_file import STATE_AT, NoPlugin, PluginFile, read
+from dpsup.host.plugin_file import SIZE, STATE_AT, NoPlugin, PluginFile, read
 from dpsup.topology.load import load
 
 SDK = Path(__file__).resolve().parents[2] / "workers" / "sdk"
@@ -20,6 +20,7 @@ SOURCE = """
 #include <stddef.h>
 #include <dpsup_plugin.h>
 _Static_assert(offsetof(struct dps_plugin, state_size) == STATE_AT, "the reader's offset");
+_Static_assert(sizeof(struct dps_plugin) == SIZE, "likewise");
 static uint16_t packet(void *s, struct dps_packet *p) { (void)s; return dps_out(p->port); }
 const struct dps_plugin dps_plugin = {
 	DPS_PLUGIN_HEAD, .name = "x", .packet = packet, .state_size = 48, .bucket_state_size = 16,
@@ -31,7 +32,16 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler"
 def build(folder: Path, source: str = SOURCE, *flags: str) -> str:
     (folder / "x.c").write_text(source)
     kind = flags or ("-shared", "-fPIC")
-    command = ["cc", *kind, f"-I{SDK}", f"-DSTATE_AT={STATE_AT}", "x.c", "-o", "x.so"]
+    command = [
+        "cc",
+        *kind,
+        f"-I{SDK}",
+        f"-DSTATE_AT={STATE_AT}",
+        f"-DSIZE={SIZE}",
+        "x.c",
+        "-o",
+        "x.so",
+    ]
     subprocess.run(command, cwd=folder, check=True)
     return str(folder / "x.so")
 
@@ -58,6 +68,7 @@ def test_a_file_without_sections_is_left_to_the_worker(tmp_path: Path) -> None:
     ("source", "flags", "why"),
     [
         (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = 2, .size = 40"), (), "plugin ABI 2 (40 bytes)"),
+        (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = DPS_PLUGIN_ABI, .size = 40"), (), "(40 bytes)"),
         (SOURCE.replace(" dps_plugin = {", " my_plugin = {"), (), "no symbol dps_plugin"),
         (SOURCE.replace("const struct dps_plugin dps", "static const struct dps_plugin dps"), (),
          "no symbol dps_plugin"),
