@@ -13,6 +13,7 @@ TYPES = {
     "seed": "the seed did not attach in time, or does not answer requests",
     "locks": "EAL locks that dead processes held were released",
     "spare": "a spare refused to start, or died",
+    "retry": "a worker or a group's spares that were given up are tried once more",
     "held": "a worker or a group's spares are no longer restarted",
     "health": "a worker is stuck, stopped or starved, or healthy again",
     "stranger": "an unknown process occupied a slot",

@@ -25,6 +25,7 @@ class WorkerMemory(TypedDict, total=False):
     last_exit: LastExit | None
     history: History
     due_at: float  # seconds
+    retry_at: float  # seconds
     held_for: str
     failed_ns: int
 

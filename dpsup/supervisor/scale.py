@@ -118,6 +118,8 @@ class Scaler:
         before, group.desired = group.desired, n
         for worker in group.workers:
             worker.wanted = worker.member < n
+            worker.growing = worker.wanted and worker.state == "stopped"
+        for worker in group.workers:
             if worker.wanted:
                 self._core.fire(worker, "start")
             elif worker.state != "stopped":

@@ -465,6 +465,8 @@ def _worker_hints(picture: Picture, do: str) -> Iterator[str]:
             yield f"{id} is held, {why}: `{do} logs {id}`"
         elif w["state"] in ("held", "backoff") and w["last_exit"]:
             reason = w["last_exit"]["reason"] or w.get("held_for", "")
+            if w["state"] == "held" and w.get("retry_in_s"):
+                reason = f"{reason}, tried again in {ago(w['retry_in_s'])}".removeprefix(", ")
             again = "reset-failed" if w["state"] == "held" else "restart"
             yield (
                 f"{id} is {'held' if w['state'] == 'held' else 'in backoff'} after "
