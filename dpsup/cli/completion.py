@@ -63,12 +63,12 @@ def targets(name: str | None) -> list[str]:
 
 
 def captured(name: str | None) -> list[str]:
-    """The names that `dpsup capture` takes: ports, and workers that have a process."""
+    """The names that `dpsup capture` takes: ports, groups, and workers that have a process."""
     found = []
     for one in _chosen(name):
         plan = _read(one, PLAN)
         found += [str(p["name"]) for p in plan.get("ports", []) if isinstance(p, dict)]
-    return sorted({*found, *workers(name)})
+    return sorted({*found, *groups(name), *workers(name)})
 
 
 def codes() -> list[str]:
