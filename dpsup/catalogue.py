@@ -529,6 +529,13 @@ CODES: dict[str, Entry] = {
         "Its workers get packets only if another group's plugin sends them on. A warning.",
         'Add input = ["PORT"].',
     ),
+    "E0510": Entry(
+        "a plugin file that no worker can load",
+        "It is no shared object of this machine, exports no `dps_plugin`, is built against another"
+        " plugin ABI, or keeps more state than the topology reserves.",
+        "Build it again with this dpsup_plugin.h, or write the `state` or `bucket_state` that the"
+        " message names.",
+    ),
     # --- instances --------------------------------------------------------------------------------
     "E0601": Entry(
         "the runtime directory's path is too long",

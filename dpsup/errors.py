@@ -118,6 +118,14 @@ class Problem:
     exit_code: Exit = Exit.BAD_TOPOLOGY
     code: str = "E0107"
 
+    @property
+    def in_one_line(self) -> str:
+        """For commands that are about something else: `dpsup check` shows the rest."""
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        more = f"`dpsup check {self.file}`" if self.file else f"`dpsup explain {self.code}`"
+        at = f" ({where})" if where else ""
+        return f"{self.severity}[{self.code}]: {self.message}{at}: {more}"
+
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
         out = [f"{self.severity}[{self.code}]: {self.message}"]

@@ -96,3 +96,11 @@ def fold(text: str, width: int, indent: int | None = None) -> str:
         )
 
     return "\n".join(one(line) for line in text.split("\n"))
+
+
+def microseconds(n: float) -> str:
+    """ "200 us", "1.8 ms", "1.8 s": with the unit that suits."""
+    for unit, size in (("s", 1e6), ("ms", 1e3)):
+        if n >= size:
+            return f"{n / size:.3g} {unit}" if n < 1000 * size else f"{n / size:.0f} {unit}"
+    return f"{n:.3g} us"

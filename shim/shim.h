@@ -127,6 +127,9 @@ struct dps_lane_stats {
 	uint64_t dropped[DPS_VERSIONS * DPS_REASONS];   // by the plugin's version and its reason
 	uint32_t outstanding;
 	uint32_t lanes_corrupt;     // lanes that were isolated
+	uint64_t bad_word;          // the last bad verdict's word, 0: none
+	uint32_t bad_len;           // bytes of its packet
+	uint32_t bad_version;       // of the plugin that said it
 };
 
 // Where an io core's cycles go, measured in one busy turn of 61.

@@ -72,7 +72,12 @@ catch_fatal(void)
 static void
 print_crash(void)
 {
-	fprintf(stderr, "%s at address %#lx\n", strsignal(me->signal), (unsigned long)me->address);
+	// A signal that a process sent, as abort() does, has no address.
+	if (me->code > 0)
+		fprintf(stderr, "%s at address %#lx\n", strsignal(me->signal),
+			(unsigned long)me->address);
+	else
+		fprintf(stderr, "%s\n", strsignal(me->signal));
 	for (uint32_t i = 0; i < me->n_frames; i++) {
 		void *at = (void *)(uintptr_t)me->frame[i];
 		Dl_info info;

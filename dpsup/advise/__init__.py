@@ -18,6 +18,7 @@ KINDS = {
     "io-burst": "an io core spends its time between bursts: use larger bursts",
     "lane-ring": "bursts overflow the lanes of workers that have time: use longer lanes",
     "workers": "workers do not keep up: add some",
+    "crowded": "a worker shares its CPU with other threads and lacks time",
     "skew": "some workers have much more load than others: spread the buckets",
     "numa": "packets cross from one NUMA node to another",
     "idle": "an io core's idle setting does not suit its CPU",

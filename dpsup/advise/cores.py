@@ -138,7 +138,9 @@ def _poll(window: Window, port: Port, found: PortSeen) -> Iterator[Piece]:
                 changes=(Key(("io", number, "idle"), "poll", "adaptive"),),
                 effect=Effect(
                     ("ports", port["name"], "missed_pps"), "packets/s",
-                    found["missed_pps"], found["missed_pps"] / 2,
+                    found["missed_pps"],
+                    sum(max(0.0, s.excess - s.spare) for s in window.rx_steps(port["name"]))
+                    / (window.seconds or 1.0),
                 ),
                 numbers={**found, **io},
             )  # fmt: skip

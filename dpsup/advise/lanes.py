@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dpsup import limits
 from dpsup.advise.piece import FASTER, LOSING, Command, Effect, Key, Piece
-from dpsup.advise.window import SMALLEST_BUSY, Window, mersenne, pool_need
+from dpsup.advise.queue import backlog, refused
+from dpsup.advise.window import HALF, SMALLEST_BUSY, Window, mersenne, pool_need
 from dpsup.instance.rates import LANE_RESERVE
 from dpsup.supervisor.steering import WORTHWHILE
 from dpsup.text import listing
@@ -156,6 +157,49 @@ def _add(window: Window, group: Group, found: GroupSeen) -> Piece | None:
     )
 
 
+def crowded(window: Window) -> Iterator[Piece]:
+    """A CPU of its own for a worker that shares one and loses packets for it."""
+    free = [core for core in window.unused() if window.room(core) >= USEFUL]
+    for group in window.plan["groups"]:
+        name = group["name"]
+        found = window.groups[name]
+        if not loses(found):
+            continue
+        for member, w in enumerate(w for w in window.picture["workers"] if w["group"] == name):
+            core = window.cores.get(w["core"])
+            lost = found["lane_full"].get(w["id"], 0.0)
+            if not lost or not free or core is None or w["core"] not in group["cores"]:
+                continue
+            busy = w["busy"] or 0.0
+            others = [role for role in core["roles"] if role != w["id"]]
+            if busy >= SPARE_TIME or not others or (core["load"] or 0.0) < FULL_TIME:
+                continue
+            to, cores = free.pop(0), list(group["cores"])
+            cores[member] = to
+            gain = (w["pps"] or 0.0) * max(0.0, window.room(to) / max(busy, SMALLEST_BUSY) - 1)
+            yield Piece(
+                kind="crowded",
+                level=LOSING,
+                about=w["id"],
+                title=f"{w['id']} does not get enough of its CPU",
+                seen=f"{si(lost)} packets/s find its lane full; CPU {w['core']} is "
+                f"{percent(core['load'])} used, {percent(busy)} of it by this worker, which shares"
+                f" it with {listing(others)}; CPU {to} has {percent(window.room(to))} unused",
+                why="while another thread runs on its CPU, a worker's lane fills",
+                changes=(
+                    Key(
+                        ("workers", name, "cores"), ",".join(map(str, cores)),
+                        ",".join(map(str, group["cores"])),
+                    ),
+                ),
+                effect=Effect(
+                    ("groups", name, "lane_full_pps"), "packets/s", found["lane_full_pps"],
+                    max(found["lane_full_pps"] - lost, found["lane_full_pps"] - gain * NOT_HIGHER),
+                ),
+                numbers={**found, "cpu": to},
+            )  # fmt: skip
+
+
 def rings(window: Window) -> Iterator[Piece]:
     """Longer lanes, if workers have time but lanes are full: bursts."""
     if not io_keeps_up(window):
@@ -165,8 +209,12 @@ def rings(window: Window) -> Iterator[Piece]:
         found = window.groups[name]
         if not loses(found) or found["busiest"] >= SPARE_TIME or group["on_full"] != "drop":
             continue
+        lanes = window.lane_steps(name)
+        backlogs = [backlog(steps) for steps in lanes]
+        if not lanes or found["fill"] >= HALF or not all(b.is_burst for b in backlogs):
+            continue  # it does not keep up: a longer lane is full a moment later
         room = group["ring"] - LANE_RESERVE
-        excess = found["lane_full_most"]
+        excess = max(b.most for b in backlogs)
         ring = 1 << int(room + excess * MARGIN + LANE_RESERVE - 1).bit_length()
         ring = min(max(ring, group["ring"] * 2), limits.RING)
         if ring <= group["ring"]:
@@ -179,14 +227,16 @@ def rings(window: Window) -> Iterator[Piece]:
             if need > conf["mbufs"]:
                 key = ("mempools", conf["name"], "mbufs")
                 changes.append(Key(key, mersenne(need), conf["mbufs"]))
-        left = 0.0 if ring - LANE_RESERVE >= room + excess else found["lane_full_pps"] / 2
+        more = ring - group["ring"]
+        left = sum(refused(steps, more) for steps in lanes) / (window.seconds or 1.0)
         yield Piece(
             kind="lane-ring",
             level=LOSING,
             about=f"group {name}",
             title=f"bursts overrun the lanes of {name}",
             seen=f"{si(found['lane_full_pps'])} packets/s find their lane full, up to "
-            f"{excess:.0f} more than its {room} at a time, while the busiest worker is "
+            f"{excess:.0f} more than its {room} at a time, while the lanes are "
+            f"{percent(found['fill'])} full on average and the busiest worker is "
             f"{percent(found['busiest'])} busy",
             why="on average the workers keep up; a lane only needs to hold one burst",
             changes=tuple(changes),

@@ -103,7 +103,7 @@ class Piece:
     effect: Effect
     numbers: Mapping[str, Any] = field(default_factory=dict)  # the numbers in `seen`, for programs
 
-    def document(self) -> documents.Piece:
+    def document(self, memory_bytes: int = 0) -> documents.Piece:
         return {
             "kind": self.kind,
             "level": self.level,
@@ -114,4 +114,5 @@ class Piece:
             "why": self.why,
             "changes": [c.document() for c in self.changes],
             "predicted": self.effect.document(),
+            "memory_bytes": memory_bytes,
         }

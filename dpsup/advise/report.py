@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dpsup.advise import KINDS, cores, lanes, pools
 from dpsup.advise.piece import LEVELS, Piece
 from dpsup.advise.window import Window
-from dpsup.text import plural
+from dpsup.text import listing, plural
 from dpsup.view.sections import Screen
 from dpsup.view.tables import Line, percent, si, wrap
 
@@ -20,6 +20,7 @@ QUESTIONS: tuple[Callable[[Window], Iterator[Piece]], ...] = (
     pools.pools,
     lanes.skew,
     lanes.workers,
+    lanes.crowded,
     lanes.rings,
     cores.more_io,
     cores.rx_queues,
@@ -28,6 +29,7 @@ QUESTIONS: tuple[Callable[[Window], Iterator[Piece]], ...] = (
     cores.numa,
     cores.idle,
 )
+MIB = 1 << 20
 _STYLES = {"losing": "bad", "risk": "warn", "faster": ""}
 _WORDS = {"losing": "packets are lost", "risk": "a risk", "faster": "more is possible"}
 
@@ -72,7 +74,7 @@ def document(window: Window) -> Advice:
         "topology_file": window.picture["topology_file"],
         "bottleneck": bottleneck(window) if window.measured else None,
         "lost_pps": _lost(window) if window.measured else None,
-        "advice": [p.document() for p in pieces(window)],
+        "advice": [p.document(window.cost(p.changes)) for p in pieces(window)],
         "measured": window.document() if window.measured else None,
     }
 
@@ -92,11 +94,29 @@ def nothing(doc: Advice) -> str:
             f"{si(doc['lost_pps'])} packets/s are lost while it is degraded:"
             f" `dpsup -n {doc['name']} status` shows the reason, and what to do."
         )
-    full = f", and {doc['bottleneck']['who']} is full" if doc["bottleneck"] else ""
+    crowd = _crowd(doc)
+    if crowd:
+        return f"{si(doc['lost_pps'])} packets/s are lost: {crowd}, and no CPU is free."
+    found = doc["bottleneck"]
+    full = f", and {found['who']} is full" if found and found["busy"] >= lanes.FULL_TIME else ""
     return (
         f"{si(doc['lost_pps'])} packets/s are lost{full}: no change of this topology is known to"
         " help on this host. More CPUs or cheaper packet code would help."
     )
+
+
+def _crowd(doc: Advice) -> str:
+    """The worker that loses packets, has time by its own account, and shares a CPU that has none.
+    `dpsup status` says the same."""
+    if doc["measured"] is None:
+        return ""
+    losing = {w for g in doc["measured"]["groups"].values() for w, n in g["lane_full"].items() if n}
+    for number, core in doc["measured"]["cores"].items():
+        mine = losing & set(core["roles"])
+        others = [role for role in core["roles"] if role not in mine]
+        if mine and others and (core["load"] or 0.0) >= lanes.FULL_TIME:
+            return f"{listing(sorted(mine))} shares CPU {number} with {listing(others)}"
+    return ""
 
 
 def said(doc: Advice) -> str:
@@ -132,6 +152,9 @@ def lines(doc: Advice, screen: Screen) -> list[Line]:
         for change in piece["changes"]:
             made += _said("change", change["text"], screen, "good")
         made += _said("then", piece["predicted"]["text"], screen)
+        if piece["memory_bytes"] >= MIB:
+            cost = f"{piece['memory_bytes'] / MIB:.0f} MiB more of hugepages"
+            made += _said("cost", cost, screen, "warn")
     kinds = {c["kind"] for p in doc["advice"] for c in p["changes"]}
     count = f"{plural(len(doc['advice']), 'piece')} of advice"
     made += [[]]

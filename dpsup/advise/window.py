@@ -7,10 +7,13 @@ of the looks; counts are exact between the first and the last look.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dpsup import limits
+from dpsup.advise.piece import Command, Key
+from dpsup.advise.queue import Step
 from dpsup.instance.rates import LANE_RESERVE, picture
 from dpsup.topology.model import HEADROOM
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import IoRates, Look
 
 MBUF_MORE = 192  # bytes of an mbuf besides its data room: its header, and the pool's
+WORD_BYTES = 40  # of a lane, for each packet: its word, and what goes with it
+SLOT_BYTES = 64 << 10  # of a slot, besides its lanes
+HALF = 0.5  # of a lane
 SMALLEST_BUSY = 0.05  # of a worker: below this its rate does not tell its capacity
 
 
@@ -217,6 +223,75 @@ class Window:
             ),
             default=0.0,
         )
+
+    # --- queues ----------------------------------------------------------------------------------
+
+    def lane_steps(self, group: str) -> list[list[Step]]:
+        """Of each lane of a group, between two looks: what found it full, and the time that its
+        worker had left. A worker that shares its CPU has no more than the kernel left unused."""
+        seconds = self.seconds or 0.0
+        found: list[list[Step]] = []
+        for w in self.picture["workers"]:
+            if w["group"] != group or w["state"] != "running" or w["busy"] is None:
+                continue
+            core, used = self.cores.get(w["core"]), w["busy"]
+            shares = core is not None and (len(core["roles"]) > 1 or not self.polls(w["id"]))
+            if core is not None and shares and core["load"] is not None:
+                used = max(used, core["load"])
+            for lane in self.picture["lanes"]:
+                if lane["worker"] != w["id"] or not seconds:
+                    continue
+                each = (lane["pps"] or 0.0) / max(used, SMALLEST_BUSY)
+                found.append(self._steps_of(lane["io"], w["id"], each * (1.0 - min(1.0, used))))
+        return found
+
+    def _steps_of(self, io: str, worker: str, spare_pps: float) -> list[Step]:
+        made, was_full = [], False
+        for s in self.steps:
+            lane = next((x for x in s["lanes"] if (x["io"], x["worker"]) == (io, worker)), None)
+            if lane is None:
+                continue
+            is_full = (lane["fill"] or 0.0) >= HALF
+            seconds = s["window_s"] or 0.0
+            # A lane that is as good as full at a look was not waited for by its worker.
+            spare = 0.0 if is_full or was_full else spare_pps * seconds
+            made.append(Step((lane["full_pps"] or 0.0) * seconds, spare))
+            was_full = is_full
+        return made
+
+    def rx_steps(self, port: str) -> list[Step]:
+        """Of a port's queues: what they missed, and what the io cores, awake, had time for."""
+        busy = [io["busy"] for io in self.io.values()]
+        used = max(SMALLEST_BUSY, sum(busy) / len(busy)) if busy else 1.0
+        found = []
+        for s in self.steps:
+            for p in s["ports"]:
+                if p["name"] == port:
+                    seconds = s["window_s"] or 0.0
+                    could = self.ports[port]["rx_pps"] / used * seconds
+                    took = (p["rx_pps"] or 0.0) * seconds
+                    found.append(Step((p["missed_pps"] or 0.0) * seconds, max(0.0, could - took)))
+        return found
+
+    def cost(self, changes: Iterable[Key | Command]) -> int:
+        """Bytes of hugepages that changes take, more or (negative) less."""
+        total = 0
+        for change in changes:
+            if not isinstance(change, Key):
+                continue
+            table, name, key = change.where[0], change.where[1], change.where[-1]
+            grown = 0 if key in ("cores", "idle") else int(change.value) - int(change.old)
+            if (table, key) == ("mempools", "mbufs"):
+                pool = next(p for p in self.plan["pools"] if p["name"] == name)
+                total += grown * (pool["data_room"] + MBUF_MORE)
+            elif table == "workers":
+                group = next(g for g in self.plan["groups"] if g["name"] == name)
+                lanes = len(self.plan["io"])
+                if key == "ring":
+                    total += grown * WORD_BYTES * lanes * group["max"]
+                elif key == "max":
+                    total += grown * (SLOT_BYTES + group["ring"] * WORD_BYTES * lanes)
+        return total
 
     # --- CPUs ------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dpsup.chaos import plot, report, run
 from dpsup.chaos.own import Own
 from dpsup.chaos.report import Found
-from dpsup.chaos.schedule import Fault, parse_faults, parse_rate, schedule
+from dpsup.chaos.schedule import USUAL, Fault, parse_faults, parse_rate, schedule
 from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, NotPermitted, UsageError
 from dpsup.instance.client import find
@@ -32,11 +32,24 @@ ONLY_OWN = ("hang", "supervisor")  # need chaos's own plugin or command line
 class Options:
     name: str | None
     file: str | None
-    faults: str
+    faults: str | None  # None: the usual ones that the topology allows
     rate: str
     seed: int | None
     seconds: float
     plot: str | None
+
+
+def faults_of(text: str | None, own_traffic: bool) -> tuple[str, ...]:
+    """The kinds that are asked for, or the usual ones. Raises: UsageError."""
+    if text is None:
+        return tuple(k for k in USUAL if own_traffic or k not in ONLY_OWN)
+    kinds = parse_faults(text)
+    if not own_traffic and (strange := [k for k in kinds if k in ONLY_OWN]):
+        raise UsageError(
+            f"{', '.join(strange)}: only in chaos's own topology",
+            help="leave -n NAME and FILE out, or the fault",
+        )
+    return kinds
 
 
 def carry_out(options: Options, say: Callable[[str], None]) -> tuple[Chaos, str]:
@@ -44,16 +57,11 @@ def carry_out(options: Options, say: Callable[[str], None]) -> tuple[Chaos, str]
 
     It checks first what could fail later.
     """
-    kinds = parse_faults(options.faults)
-    rate = parse_rate(options.rate)
     own_traffic = options.name is None and options.file is None
+    kinds = faults_of(options.faults, own_traffic)
+    rate = parse_rate(options.rate)
     if options.name and options.file:
         raise UsageError("-n NAME and FILE: choose one", help="-n is an instance that runs")
-    if not own_traffic and (strange := [k for k in kinds if k in ONLY_OWN]):
-        raise UsageError(
-            f"{', '.join(strange)}: only in chaos's own topology",
-            help="leave -n NAME and FILE out, or the fault",
-        )
     if os.geteuid() != 0:
         raise NotPermitted("faults are signals to an instance's processes", help="run it as root")
     if options.plot and not os.access(Path(options.plot).absolute().parent, os.W_OK):

@@ -27,6 +27,9 @@ _INTERFACES = {
     "net_pcap": ("iface", "rx_iface", "rx_iface_in", "tx_iface"),
     "net_tap": ("remote",),
 }
+# Of those, the ones that see frames as the kernel passes them on.
+OFFLOADED = ("net_af_packet", "net_pcap", "net_tap")
+PEER = "the same on its other end, in that network namespace"
 _DRIVERS_OF_PCI = ("vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core", "mana", "")
 
 
@@ -36,6 +39,15 @@ def devices(topology: Topology, host: Host) -> Iterator[Problem]:
             yield from _pci(topology, host, i, port)
         elif port.vdev:
             yield from _vdev(topology, host, i, port)
+
+
+def interfaces_of(port: Port) -> list[str]:
+    """The kernel's interfaces that a port sees frames of as the kernel passes them on."""
+    if not port.vdev:
+        return []
+    name, devargs = parse_vdev(port.vdev)
+    driver = next((d for d in OFFLOADED if name.startswith(d)), "")
+    return list(dict.fromkeys(v for k, v in devargs if k in _INTERFACES.get(driver, ())))
 
 
 def _missing_device(port: Port) -> Severity:
@@ -123,8 +135,27 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
                 severity=_missing_device(port),
                 exit_code=Exit.HOST,
             )
+        elif key in _INTERFACES.get(driver, ()) and driver in OFFLOADED:
+            yield from _offloads(topology, host, i, value)
     if driver == "net_pcap":
         yield from _pcap_files(topology, host, i, port, devargs)
+
+
+def _offloads(topology: Topology, host: Host, i: int, interface: str) -> Iterator[Problem]:
+    """The first complaint of all who put dpsup between kernel interfaces."""
+    found = host.offloads(interface)
+    if found is None or not (commands := found.commands(interface)):
+        return
+    on = ", ".join(dict.fromkeys((*found.on, *found.peer_on)))
+    yield topology.source.problem(
+        ("ports", i, "vdev"),
+        f"{interface} has offloads on ({on}): `{'; '.join(commands)}`",
+        code="D29",
+        why="frames come without their checksums or longer than the MTU: ping works, TCP stalls",
+        help=f"{'; '.join(commands)}{'; ' + PEER if found.is_veth and not found.peer else ''}",
+        severity=Severity.WARNING,
+        exit_code=Exit.HOST,
+    )
 
 
 def _pcap_files(

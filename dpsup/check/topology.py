@@ -16,6 +16,7 @@ from dpsup.check.memory import hugepages, pools
 from dpsup.check.sharing import sharing
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.host import eal
+from dpsup.host.plugin_file import NoPlugin
 from dpsup.plan.model import Plan
 from dpsup.plan.paths import runtime_dir
 from dpsup.plan.place import make_plan, worker_cores
@@ -206,6 +207,8 @@ def _plugins(topology: Topology, host: Host) -> Iterator[Problem]:
                     why=f"the workers of group `{group.name}` load it",
                     help="build it, or correct the path, which begins at the file's directory",
                 )
+            else:
+                yield from _plugin_file(topology, host, path, group)
         elif group.plugin not in PLUGINS:
             close = suggest(group.plugin, PLUGINS)
             yield topology.source.problem(
@@ -217,6 +220,36 @@ def _plugins(topology: Topology, host: Host) -> Iterator[Problem]:
                 if close
                 else 'write plugin = "./NAME.so" for a file of your own',
             )
+
+
+def _plugin_file(topology: Topology, host: Host, path: Path, group: Group) -> Iterator[Problem]:
+    """What a worker would refuse, before one is started."""
+    why, help = "", "correct the path, or build it: `dpsup init plugin` shows how"
+    try:
+        found = host.read_plugin(group.plugin)
+    except NoPlugin as e:
+        why = str(e)
+    except OSError as e:
+        why, help = f"it cannot be read: {e.strerror}", "make it readable, or correct the path"
+    else:
+        for key, of, declared, reserved in (
+            ("state", "worker", found.state, group.state),
+            ("bucket_state", "bucket", found.bucket_state, group.bucket_state),
+        ) if found else ():  # fmt: skip
+            if declared > reserved:
+                why = (
+                    f"it keeps {declared} bytes of state for each {of}, and the topology reserves"
+                    f" {reserved}"
+                )
+                help = f'write {key} = {declared} in [[workers]] of group "{group.name}"'
+    if why:
+        yield topology.source.problem(
+            path,
+            f"the workers of group `{group.name}` cannot load {group.plugin}",
+            code="E0510",
+            why=why,
+            help=help,
+        )
 
 
 def _map(group: Group) -> dict[str, str]:

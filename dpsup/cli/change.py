@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
 def scale(ctx: click.Context, group: str, n: str, wait: bool, dry_run: bool, output: str) -> None:
     """Set the number of workers in GROUP to N, or change it by +N or -N; no packet is lost.
 
-    `workers` names the only group.
+    `workers` names the only group. The exit code is 1 if a worker refuses to start and is held.
 
     \b
       dpsup scale workers 4
@@ -59,6 +60,12 @@ def scale(ctx: click.Context, group: str, n: str, wait: bool, dry_run: bool, out
         click.echo(
             f"{doc['group']}: {doc['old']} -> {doc['desired']} workers, {doc['ready']} ready"
         )
+    if not dry_run and doc["held"]:
+        from dpsup.cli.options import say
+
+        for worker, why in doc["held"].items():
+            say(f"{worker} is held, {why}: `dpsup logs {worker}`, `dpsup reset-failed {worker}`")
+        ctx.exit(Exit.FAILED)
 
 
 @click.command()
@@ -85,6 +92,36 @@ def rebalance(ctx: click.Context, group: str, dry_run: bool, over: float, output
         print_rebalance(doc)
 
 
+def judging_options(f: Callable[..., Any]) -> Callable[..., Any]:
+    """How a new version is brought in, and what undoes it."""
+    options = (
+        click.option(
+            "--canary", type=click.IntRange(0), default=1, help="Slots to change first (1)."
+        ),
+        click.option(
+            "--max-unavailable", type=click.IntRange(1), default=1,
+            help="Slots to change at a time (1).",
+        ),
+        click.option(
+            "--judge", metavar="TIME", default="2s", callback=duration,
+            help="How long to measure the old version, the canary, and then all workers (2s); "
+            "0s: not.",
+        ),
+        click.option(
+            "--more-drops", metavar="SHARE", default="1%", callback=share,
+            help="Largest increase of the share of packets that are dropped or find the lane full "
+            "(1%).",
+        ),
+        click.option(
+            "--slower", metavar="SHARE", default="100%", callback=share,
+            help="Largest increase of cycles per packet (100%).",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        f = option(f)
+    return f
+
+
 _ROLLOUT_VERBS = ("status", "undo", "history")
 
 
@@ -92,38 +129,20 @@ _ROLLOUT_VERBS = ("status", "undo", "history")
 @click.argument("words", nargs=-1, required=True, metavar="WORDS...")
 @click.option("--plugin", help="The new version: ./fw-2.so, or the name of a built-in plugin.")
 @click.option("--args", "args", multiple=True, metavar="K=V ...", help="Arguments to change.")
-@click.option("--canary", type=click.IntRange(0), default=1, help="Slots to change first (1).")
-@click.option(
-    "--max-unavailable", type=click.IntRange(1), default=1, help="Slots to change at a time (1)."
-)
-@click.option(
-    "--judge", metavar="TIME", default="2s", callback=duration,
-    help="How long to measure the old version, the canary, and then all workers (2s); 0s: not.",
-)  # fmt: skip
-@click.option(
-    "--more-drops", metavar="SHARE", default="1%", callback=share,
-    help="Largest increase of the share of packets that are dropped or find the lane full (1%).",
-)  # fmt: skip
-@click.option(
-    "--slower", metavar="SHARE", default="100%", callback=share,
-    help="Largest increase of cycles per packet (100%).",
-)  # fmt: skip
+@judging_options
 @click.option("--wait", is_flag=True, help="Return at the end; exit code 1 if it was undone.")
 @output_option
 @name_option
 @click.pass_context
 def rollout(
     ctx: click.Context,
+    /,
     words: tuple[str, ...],
     plugin: str | None,
     args: tuple[str, ...],
-    canary: int,
-    max_unavailable: int,
-    judge: float,
-    more_drops: float,
-    slower: float,
     wait: bool,
     output: str,
+    **options: Any,
 ) -> None:
     """Replace GROUP's plugin, worker by worker, while packets flow: no packet is lost.
 
@@ -158,13 +177,6 @@ def rollout(
         if plugin is not None and ("/" in plugin or plugin.endswith(".so")):
             # Spelled as the topology's reader does: `..` resolved, links kept.
             plugin = os.path.abspath(plugin)  # noqa: PTH100
-        options = {
-            "canary": canary,
-            "max_unavailable": max_unavailable,
-            "judge": judge,
-            "more_drops": more_drops,
-            "slower": slower,
-        }
         with connect(ctx) as instance:
             doc = instance.rollout(first, plugin, pairs or None, wait=wait, **options)
     if output == "json":
@@ -199,14 +211,25 @@ def _pairs(words: tuple[str, ...]) -> dict[str, str]:
 @click.argument("file", required=False, type=click.Path(readable=False))
 @click.option("--dry-run", is_flag=True, help="Print the changes without applying them.")
 @click.option("--partial", is_flag=True, help="Make the changes that need no restart.")
+@judging_options
 @output_option
 @name_option
 @click.pass_context
-def reload(ctx: click.Context, file: str | None, dry_run: bool, partial: bool, output: str) -> None:
+def reload(
+    ctx: click.Context,
+    /,
+    file: str | None,
+    dry_run: bool,
+    partial: bool,
+    output: str,
+    **options: Any,
+) -> None:
     """Apply the changed topology in FILE, by default the file that the instance was started with.
 
     Prints first which changes take effect at once, which worker by worker, and which need a
     restart. If one needs a restart, nothing is changed and the exit code is 1, unless --partial.
+    A new plugin is judged as `dpsup rollout` does: --more-drops 100% brings in one that is meant to
+    drop more.
 
     \b
       dpsup reload --dry-run
@@ -222,7 +245,7 @@ def reload(ctx: click.Context, file: str | None, dry_run: bool, partial: bool, o
             print_reload(doc)
         blocked = doc["restart_needed"] and not partial
         if not dry_run and not blocked and doc["changes"]:
-            doc = instance.reload(path, partial=partial)
+            doc = instance.reload(path, partial=partial, **options)
             if output == "text":
                 print_reloaded(doc)
         elif output == "text" and doc["changes"]:

@@ -59,16 +59,16 @@ def sources(name: str | None) -> list[str]:
 
 
 def targets(name: str | None) -> list[str]:
-    return [*groups(name), *workers(name)]
+    return [*groups(name), *workers(name), "all"]
 
 
 def captured(name: str | None) -> list[str]:
-    """The names that `dpsup capture` takes: ports, and workers that have a process."""
+    """The names that `dpsup capture` takes: ports, groups, and workers that have a process."""
     found = []
     for one in _chosen(name):
         plan = _read(one, PLAN)
         found += [str(p["name"]) for p in plan.get("ports", []) if isinstance(p, dict)]
-    return sorted({*found, *workers(name)})
+    return sorted({*found, *groups(name), *workers(name)})
 
 
 def codes() -> list[str]:

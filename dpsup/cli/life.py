@@ -93,8 +93,11 @@ def stop(ctx: click.Context, drain: float | None) -> None:
 def restart(ctx: click.Context, target: str, output: str) -> None:
     """Restart a worker (fw/0), a group, or all: one after the other, no packet is lost.
 
+    Without TARGET, or with `all`, every worker.
+
     \b
       dpsup restart fw
+      dpsup restart all
     """
     with connect(ctx) as instance:
         doc = instance.restart(target)
@@ -111,6 +114,8 @@ def restart(ctx: click.Context, target: str, output: str) -> None:
 @click.pass_context
 def reset_failed(ctx: click.Context, target: str, output: str) -> None:
     """Forget past deaths of a worker (fw/0), a group, or all, and start the held workers.
+
+    Without TARGET, or with `all`, every worker.
 
     \b
       dpsup reset-failed fw/0

@@ -125,7 +125,8 @@ def capture(
     """Show packets at a port, or before and after a worker with the worker's verdict.
 
     TARGET is a port (wan): its incoming and outgoing packets; a worker (fw/0): packets to it and
-    from it, with its verdict; or a lane (io/0:fw/0): the same, of one io core.
+    from it, with its verdict; a group (fw): the same of all its workers; or a lane (io/0:fw/0): the
+    same, of one io core.
 
     Prints a line for each packet; with -w, writes pcapng with the verdicts as comments. The io
     cores copy packets and never wait for the capture: missed packets are counted and reported at

@@ -176,9 +176,7 @@ def bench(
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(readable=False))
-@click.option(
-    "--faults", default="kill,segv,stop,hang,spare-kill,seed", help="Kinds of faults, see below."
-)
+@click.option("--faults", help="Kinds of faults, see below (kill,segv,stop,hang,spare-kill,seed).")
 @click.option("--rate", metavar="N/s", default="5/s", help="Average number of faults (5/s).")
 @click.option("--seed", type=int, help="Seed of the random schedule; default: a new one each time.")
 @click.option(
@@ -196,7 +194,7 @@ def bench(
 def chaos(
     ctx: click.Context,
     file: str | None,
-    faults: str,
+    faults: str | None,
     rate: str,
     seed: int | None,
     seconds: float,

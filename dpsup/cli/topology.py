@@ -111,7 +111,7 @@ def print_plan(file: str, output: str) -> None:
 
     _, made, problems = prepare(file)
     for problem in problems:
-        say(f"{problem}\n")
+        say(problem.in_one_line)
     if output == "json":
         print_json({"apiVersion": "dpsup/v1", "kind": "Plan", **dataclasses.asdict(made)})
     else:

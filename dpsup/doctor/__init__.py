@@ -174,4 +174,11 @@ CHECKS: dict[str, Entry] = {
         " block one.",
         "sysctl -w net.unix.max_dgram_qlen=64",
     ),
+    "D29": Entry(
+        "offloads of kernel interfaces",
+        "The kernel leaves checksums to a NIC that offers to fill them in, and joins frames or"
+        " leaves them uncut. A port on such an interface forwards them as they are: ping works, TCP"
+        " stalls, long frames are counted as `oversize`.",
+        "ethtool -K IFACE tx off tso off gso off gro off; on a veth pair at both ends.",
+    ),
 }

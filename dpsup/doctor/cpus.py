@@ -83,13 +83,24 @@ def isolation(m: Machine, n: Needs | None) -> Iterator[Finding]:
         late = n.data - tickless
         yield ok("D05", f"{cpus(n.data)}, with ticks on {_list(late) or 'none'}", read)
         return
-    want = _list(n.data)
+    # The kernel's own work, and the supervisor, need a CPU that is left to them.
+    left = m.host.online - n.data
+    if not left:
+        left = frozenset({min(n.supervisor & m.host.online or m.host.online)})
+    want = _list(n.data - left)
+    if not want:
+        yield warn(
+            "D05", "io cores and workers use every CPU: none can be isolated", read,
+            manual="isolation needs a CPU that is left to the kernel: use a machine with more CPUs",
+        )  # fmt: skip
+        return
+    keep = "" if m.host.online - n.data else f"; CPU {_list(left)} is left to the kernel"
     yield warn(
         "D05", f"{cpus(bare)} of io cores and workers are not isolated"
         if len(bare) > 1 else f"{cpus(bare)}, of an io core or worker, is not isolated",
         read,
         manual=f"add isolcpus={want} nohz_full={want} rcu_nocbs={want} to the kernel's command"
-        " line and reboot",
+        f" line and reboot{keep}",
     )  # fmt: skip
 
 

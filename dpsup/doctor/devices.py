@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from dpsup.check.devices import PEER, interfaces_of
 from dpsup.doctor.facts import Needs
 from dpsup.doctor.finding import NO_FILE, Check, Finding, checked, error, info, ok, skip, warn
 from dpsup.host.tree import Machine
@@ -200,6 +201,36 @@ def security(m: Machine, n: Needs | None) -> Iterator[Finding]:
         yield ok("D27", "no restriction", read)
 
 
+def offloads(m: Machine, n: Needs | None) -> Iterator[Finding]:
+    if n is None:
+        yield skip("D29", NO_FILE)
+        return
+    good: list[str] = []
+    found = []
+    for port in n.topology.ports:
+        for interface in interfaces_of(port):
+            one = m.host.offloads(interface) if interface in m.host.interfaces else None
+            hidden = PEER if one and one.is_veth and not one.peer else ""
+            if one is None:
+                found.append(skip("D29", f"unknown: `ethtool -k {interface}` shows them"))
+            elif commands := one.commands(interface):
+                on = ", ".join(dict.fromkeys((*one.on, *one.peer_on)))
+                found.append(
+                    warn(
+                        "D29", f"{interface}, of port `{port.name}`, has {on} on",
+                        f"ethtool -k {interface}", *commands, manual=hidden,
+                    )
+                )  # fmt: skip
+            elif hidden:
+                message = f"{interface} has none on, but its other end is in another namespace"
+                found.append(info("D29", message, f"ethtool -k {interface}", hidden))
+            else:
+                good.append(interface)
+    yield from found
+    if not found:
+        yield ok("D29", f"off: {', '.join(good)}" if good else "no port on a kernel interface")
+
+
 CHECKS: dict[str, Check] = {
-    "D11": iommu, "D12": drivers, "D13": rights, "D22": links, "D27": security,
+    "D11": iommu, "D12": drivers, "D13": rights, "D22": links, "D27": security, "D29": offloads,
 }  # fmt: skip

@@ -59,6 +59,15 @@ def exit_code(findings: list[Finding]) -> Exit:
     return next((code for code in order if code in codes), Exit.OK)
 
 
+def _worst(findings: list[Finding]) -> dict[str, int]:
+    """Checks by the worst of their findings: their sum is the number of checks."""
+    order = (Level.ERROR, Level.WARN, Level.INFO, Level.OK, Level.SKIP)
+    worst: dict[str, Level] = {}
+    for f in findings:
+        worst[f.id] = min(worst.get(f.id, Level.SKIP), f.level, key=order.index)
+    return {str(level): sum(w is level for w in worst.values()) for level in Level}
+
+
 def _count(findings: list[Finding]) -> dict[str, int]:
     return {str(level): sum(f.level is level for f in findings) for level in Level}
 
@@ -108,7 +117,7 @@ def text(findings: list[Finding], width: int = 0) -> str:
         out += [f"{head:12}{one}" for head, one in zip(heads, fixes, strict=False)]
         if f.manual:
             out += _wrapped("      do:".ljust(12), f.manual, width)
-    count = _count(findings)
+    count = _worst(findings)
     total = [f"{count[key]} {word}" for key, word in (
         ("error", "to fix"), ("warn", "to improve"), ("info", "to know"), ("ok", "ok"),
         ("skip", "not judged"),
@@ -133,10 +142,10 @@ def _wrapped(head: str, text: str, width: int) -> list[str]:
 
 def script(findings: list[Finding], file: str | None) -> str:
     """The commands as a shell script for a person to review: dpsup never runs it."""
-    of = f" {file}" if file else ""
+    of = f" {_plain(file)}" if file else ""
     out = [
         "#!/bin/sh",
-        f"# Made by `dpsup doctor{_plain(of)} --fix-script`. Read it before you run it, as root.",
+        f"# Made by `dpsup doctor{of} --fix-script`. Read it before you run it, as root.",
         "# Commands that could cut your connection or remove wanted files are commented out.",
         "set -u",
     ]

@@ -108,6 +108,7 @@ class Piece(TypedDict):
     why: Annotated[str, "why the change helps"]
     changes: list[Change]
     predicted: Predicted
+    memory_bytes: Annotated[int, "hugepages that the changes take, less than 0: give back"]
 
 
 class Advice(Measured):

@@ -103,6 +103,9 @@ class LaneCounters(TypedDict):
     corrupt: Annotated[int, "packets given up with a corrupt slot"]
     outstanding: Annotated[int, "packets lent now"]
     lanes_corrupt: Annotated[int, "lanes that were isolated"]
+    bad_word: Annotated[int, "the last verdict without meaning, as the worker wrote it; 0: none"]
+    bad_len: Annotated[int, "bytes of its packet"]
+    bad_version: Annotated[int, "the version of the group's plugin that returned it"]
 
 
 class Lane(LaneCounters):

@@ -13,6 +13,7 @@ TYPES = {
     "seed": "the seed did not attach in time, or does not answer requests",
     "locks": "EAL locks that dead processes held were released",
     "spare": "a spare refused to start, or died",
+    "retry": "a worker or a group's spares that were given up are tried once more",
     "held": "a worker or a group's spares are no longer restarted",
     "health": "a worker is stuck, stopped or starved, or healthy again",
     "stall": "packets wait or are offered, and none leaves: what it waits for; or they move again",
@@ -30,6 +31,7 @@ TYPES = {
     "reload": "a changed topology file was applied or refused",
     "reset": "past deaths were forgotten on request",
     "quarantine": "a packet was put in quarantine",
+    "verdict": "a worker returns verdicts that have no meaning: its packets are dropped",
     "advice": "packets are lost for lack of a resource: `dpsup advise` suggests changes",
     "warning": "a setting could not be applied",
     "error": "an operation failed and is tried again",
@@ -44,6 +46,7 @@ MORE: dict[str, tuple[str, ...]] = {
         "blamed",
     ),
     "quarantine": ("why", "port", "length", "flow_hash"),
+    "verdict": ("verdict", "length", "packets"),
 }  # fmt: skip
 
 
@@ -80,6 +83,7 @@ class Fields(TypedDict, total=False):
     packets: Annotated[int, "packets counted"]
     phase: Annotated[str, "the rollout's phase"]
     pid: Annotated[int, "the process"]
+    plugin: Annotated[str, "the plugin that the worker runs"]
     port: Annotated[str, "the packet's input port"]
     predicted: Annotated[float, "the imbalance that was foreseen"]
     released: Annotated[Any, "locks that were released"]
@@ -99,6 +103,7 @@ class Fields(TypedDict, total=False):
         "times of its phases: died, noticed, repaired, claimed, seated, first packet, gone",
     ]
     tried: Annotated[int, "spares that did not take the slot in time"]
+    verdict: Annotated[str, "the verdict's word, as the worker wrote it"]
     why: Annotated[str, "the cause, or the state machine's event"]
     workers: Annotated[list[str], "the workers that are judged"]
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class CaptureStart(TypedDict):
@@ -14,6 +14,7 @@ class CaptureStart(TypedDict):
     ports: list[str]
     groups: list[str]
     interfaces: str  # what is captured
+    workers: NotRequired[dict[str, str]]  # by slot
 
 
 class CapturePart(TypedDict):

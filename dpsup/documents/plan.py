@@ -84,6 +84,7 @@ class Group(TypedDict):
     scale: Annotated[Scale | None, "how it follows the load, null: it does not"]
     strategy: Annotated[str, "`one-for-one`, `rest-for-chain`, `all`"]
     backoff_jitter: Annotated[float, "share of the time to a restart that may be left out"]
+    held_retry: Annotated[float, "seconds until a held worker is tried once more, 0: never"]
     lend_after: Annotated[
         float, "seconds until the primary gives an empty slot's buckets away, 0: never"
     ]

@@ -155,6 +155,7 @@ class Changes(TypedDict):
 
 
 class Scale(Changes):
+    held: Annotated[dict[str, str], "workers that refused to start, and why they are held"]
     dry_run: Annotated[bool, "nothing was done"]
 
 

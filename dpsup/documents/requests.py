@@ -31,6 +31,16 @@ class Stopping(TypedDict):
     pid: int  # the supervisor's
 
 
+class BadVerdict(TypedDict):
+    """An event of type "verdict"."""
+
+    name: str
+    message: str
+    verdict: str
+    length: int
+    packets: int
+
+
 class Notice(TypedDict):
     """An event of type "advice"."""
 

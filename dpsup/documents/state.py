@@ -25,6 +25,7 @@ class WorkerMemory(TypedDict, total=False):
     last_exit: LastExit | None
     history: History
     due_at: float  # seconds
+    retry_at: float  # seconds
     held_for: str
     failed_ns: int
 
@@ -44,6 +45,16 @@ class Memory(TypedDict, total=False):
     groups: dict[str, GroupMemory]
     workers: dict[str, WorkerMemory]
     asked: list[int]  # pids that were told to end
+
+
+class Left(TypedDict):
+    """What is known of an instance whose supervisor is dead: what it noted, and what the primary
+    says that happened since."""
+
+    memory: Memory
+    deaths: dict[int, int]  # by slot, since it was noted
+    takeovers: dict[int, int]  # of those, the ones that a spare followed
+    spares: dict[int, int]  # parked and alive, by group
 
 
 class Identity(TypedDict):

@@ -141,6 +141,7 @@ class StatusGroup(Group):
 
 class Recovery(TypedDict):
     deaths: Annotated[int, "workers that died unasked"]
+    primary_deaths: Annotated[int, "primaries that died unasked"]
     lost: Annotated[int, "packets that were under way when a primary died"]
     duplicated: Annotated[int, "always 0, as nobody counts it; `dpsup chaos` does"]
     quarantined: Annotated[int, "packets put in quarantine"]
@@ -234,6 +235,7 @@ class GroupView(TypedDict):
 
 class RecoveryView(TypedDict):
     deaths: int
+    primary_deaths: int
     lost: int
     last_failover_us: float | None
     histograms: dict[str, Histogram]

@@ -20,7 +20,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dpsup.host import plugin_file
 from dpsup.host.neighbours import Neighbour, neighbours
+from dpsup.host.offloads import Offloads
+from dpsup.host.offloads import read as read_offloads
+from dpsup.host.plugin_file import PluginFile
 from dpsup.packets.pcap import Capture, scan
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
@@ -75,6 +79,7 @@ class Host:
     is_root: bool
     uid: int
     cwd: str
+    is_here: bool = False  # this machine, not a copy of another's files
     env: Mapping[str, str] = field(default_factory=dict)  # of ENVIRONMENT, those that are set
 
     def with_free(self, page_size: int, pages: int) -> Host:
@@ -89,8 +94,16 @@ class Host:
         nodes = {node: more(sizes) for node, sizes in self.node_hugepages.items()}
         return replace(self, hugepages=more(self.hugepages), node_hugepages=nodes)
 
+    def offloads(self, interface: str) -> Offloads | None:
+        """Of a kernel interface; None: it is another machine's."""
+        return read_offloads(interface) if self.is_here else None
+
     def is_file(self, path: str) -> bool:
         return Path(path).is_file()
+
+    def read_plugin(self, path: str) -> PluginFile | None:
+        """Raises: NoPlugin, OSError."""
+        return plugin_file.read(path)
 
     def is_dir(self, path: str) -> bool:
         return Path(path).is_dir()
@@ -190,6 +203,7 @@ def read_host(sysroot: str = "/") -> Host:
         is_root=os.geteuid() == 0,
         uid=os.geteuid(),
         cwd=str(Path.cwd()),
+        is_here=root == Path("/"),
         env={key: os.environ[key] for key in ENVIRONMENT if os.environ.get(key)},
     )
 

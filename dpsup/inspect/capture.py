@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -110,6 +110,16 @@ class Names:
     groups: list[str]
     reasons: list[dict[str, list[str]]]  # by group: its plugin's versions and their reasons
     group: int = 0  # the target's
+    workers: dict[int, str] = field(default_factory=dict)  # by slot
+
+    @property
+    def is_port(self) -> bool:
+        is_name = self.target in self.ports or self.target not in self.groups
+        return "/" not in self.target and is_name
+
+    def worker(self, one: Captured) -> str:
+        """The worker that a packet went to, or came back from."""
+        return self.workers.get(one.slot, self.target.rpartition(":")[2])
 
     def port(self, index: int) -> str:
         return self.ports[index] if index < len(self.ports) else f"port {index}"
@@ -164,7 +174,7 @@ class Lines:
         if one.what in (RX, TX):
             where = f"{names.port(one.port)} {'rx' if one.what == RX else 'tx'}"
         else:
-            worker = names.target.rpartition(":")[2]
+            worker = names.worker(one)
             fate = f"before, from {names.port(one.port)}"
             if one.what == BACK:
                 fate = f"after, {names.verdict(one)}"
@@ -186,7 +196,7 @@ class Pcapng:
         self._last_ns = clock.ns(0)
         target = names.target
         out.write(pcapng.section(f"dpsup {VERSION}"))
-        if "/" in target:
+        if not names.is_port:
             worker = target.rpartition(":")[2]
             out.write(pcapng.interface(f"{target} before", f"to {worker}", snap, filter))
             out.write(pcapng.interface(f"{target} after", f"back from {worker}", snap, filter))
@@ -213,6 +223,8 @@ class Pcapng:
             comment = f"from {self._names.port(one.port)}"
         else:
             comment = self._names.verdict(one)
+        if "/" not in self._names.target:
+            comment = f"{self._names.worker(one)}: {comment}"
         number = int(one.what == BACK)
         return pcapng.packet(
             number, at, one.data, one.length, comment=comment, packet_id=packet_id
@@ -279,10 +291,11 @@ def _open(file: str | None) -> IO[bytes]:
 
 def _names(options: Options, started: CaptureStart) -> Names:
     worker = options.target.rpartition(":")[2]
-    group = worker.rpartition("/")[0]
+    group = worker.rpartition("/")[0] or worker
     groups = started["groups"]
     at = groups.index(group) if group in groups else 0
-    return Names(options.target, started["ports"], groups, [{} for _ in groups], at)
+    workers = {int(slot): name for slot, name in started.get("workers", {}).items()}
+    return Names(options.target, started["ports"], groups, [{} for _ in groups], at, workers)
 
 
 class Signals:

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
+from dpsup import _abi
 from dpsup.bus.client import Client, Subscriber
 from dpsup.bus.messages import Publication
 from dpsup.errors import DpsupError, NotRunning, UsageError
 from dpsup.host import process
 from dpsup.instance import runtime_dir, status
 from dpsup.instance.runtime_dir import CONTROL, EVENTS, PLAN, PRIMARY, Runtime
+from dpsup.instance.runtime_dir import State as Noted
 from dpsup.text import suggest
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
@@ -36,7 +38,9 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
     )
     from dpsup.documents.rates import Look, Reading
     from dpsup.documents.requests import Killed, StatePart, Stopping
+    from dpsup.documents.state import Left, Memory
     from dpsup.documents.status import Status
+    from dpsup.documents.story import Sitter, Story
 
 
 def running() -> dict[str, Runtime]:
@@ -132,7 +136,27 @@ class Instance:
             # Without a supervisor, no process clears the slots of the dead.
             if slot["pid"] and not process.start_ticks(slot["pid"]):
                 slot["pid"] = 0
-        return status.status(plan, counters, None, state.memory if state else None)
+        return status.status(plan, counters, None, self._left(plan, state))
+
+    def _left(self, plan: Running, state: Noted | None) -> Left:
+        """What the dead supervisor noted, and what the primary says that happened since."""
+        memory: Memory = state.memory if state else {}
+        left: Left = {"memory": memory, "deaths": {}, "takeovers": {}, "spares": {}}
+        asked = set(memory.get("asked", []))
+        stories: list[Story] = self._client.ask("stories", since=int(memory.get("told", 0)))
+        mine = range(plan["n_slots"])
+        for story in stories:
+            if story["kind"] != _abi.DPS_STORY_DEATH or story["pid"] in asked or story["handover"]:
+                continue
+            slot = story["slot"]
+            if slot in mine:
+                left["deaths"][slot] = left["deaths"].get(slot, 0) + 1
+                left["takeovers"][slot] = left["takeovers"].get(slot, 0) + bool(story["successor"])
+        sitters: list[Sitter] = self._client.ask("sitters")["sitters"]
+        for one in sitters:
+            if one["hand"] == _abi.DPS_HAND_PARKED and process.start_ticks(one["pid"]):
+                left["spares"][one["group"]] = left["spares"].get(one["group"], 0) + 1
+        return left
 
     def look(self) -> Look:
         """The data of tables, graphs and metrics."""
@@ -234,9 +258,12 @@ class Instance:
     def rollout_history(self, group: str = "workers") -> Revisions:
         return cast("Revisions", self._ask("rollout_history", group=group))
 
-    def reload(self, file: str = "", *, dry_run: bool = False, partial: bool = False) -> Reload:
-        """Apply the changed file; `file`: by default the one that the instance was started with."""
-        args = {"file": file, "dry_run": dry_run, "partial": partial}
+    def reload(
+        self, file: str = "", *, dry_run: bool = False, partial: bool = False, **options: float
+    ) -> Reload:
+        """Apply the changed file; `file`: by default the one that the instance was started with.
+        `options`, as those of `rollout`: of the changes that are made worker by worker."""
+        args = {"file": file, "dry_run": dry_run, "partial": partial, **options}
         return cast("Reload", self._ask("reload", 1200.0, **args))
 
     def reset_failed(self, target: str = "") -> Reset:

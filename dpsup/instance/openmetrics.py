@@ -128,6 +128,9 @@ def _instance(made: _Families, look: Look) -> None:
     recovery = status["recovery"]
     made.counter("worker_deaths", "Number of unexpected deaths of workers.", recovery["deaths"])
     made.counter(
+        "primary_deaths", "Number of unexpected deaths of the primary.", recovery["primary_deaths"]
+    )
+    made.counter(
         "lost_packets",
         "Number of packets that were under way when a primary died.",
         recovery["lost"],

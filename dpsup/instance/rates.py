@@ -178,6 +178,7 @@ class _Maker:
                     "since_s": _since(self.status, w.get("since_ns")),
                     "fill": _share(w["outstanding"], room) if room > 0 else None,
                     "drop_pps": _per(dropped, self.seconds),
+                    "drops_new": _grown(slot_dropped(was), w["dropped"]) if was else {},
                     "pps": None,
                     "busy": None,
                     "cycles_per_packet": None,

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.audit import AuditPool
     from dpsup.documents.counters import Counters, GroupCounters, SlotCounters
-    from dpsup.documents.plan import Plan, Running
+    from dpsup.documents.plan import Group, Plan, Running
     from dpsup.documents.printed import Audit
-    from dpsup.documents.state import Memory
+    from dpsup.documents.state import Left
     from dpsup.documents.status import (
         Account,
+        LastExit,
         MovePause,
         Pool,
         Port,
@@ -155,10 +156,38 @@ def account(counters: Counters) -> Account:
     }
 
 
-def groups(plan: Plan, counters: Counters, view: View | None, memory: Memory) -> list[StatusGroup]:
-    """Without a supervisor's view, what shared memory holds, the workers in the slots, and what the
-    last supervisor counted."""
-    noted = memory.get("workers", {})
+def _without_supervisor(
+    group: Group, member: int, slot: SlotCounters, left: Left
+) -> tuple[str, int, LastExit | None, str]:
+    """A worker's state, restarts, last exit, and why it is held, as far as they are known."""
+    index = group["first_slot"] + member
+    noted = left["memory"].get("workers", {}).get(f"{group['name']}/{member}", {})
+    restarts = max(0, noted.get("restarts", 0)) + left["takeovers"].get(index, 0)
+    last, why = noted.get("last_exit"), ""
+    if slot["pid"]:
+        state = "running"
+    elif member >= _desired(group, left):
+        state = "stopped"
+    else:
+        state = "held"
+        is_known = noted.get("state") == "held" and not left["deaths"].get(index)
+        why = noted.get("held_for", "") if is_known else "no supervisor starts it again"
+    return state, restarts, last, why
+
+
+def _desired(group: Group, left: Left) -> int:
+    known = left["memory"].get("groups", {}).get(group["name"], {})
+    return min(group["max"], known.get("desired", group["count"]))
+
+
+_NOTHING_LEFT: Left = {"memory": {}, "deaths": {}, "takeovers": {}, "spares": {}}
+
+
+def groups(
+    plan: Plan, counters: Counters, view: View | None, left: Left | None = None
+) -> list[StatusGroup]:
+    """Without a supervisor's view, what shared memory holds, and what the last one noted."""
+    left = left or _NOTHING_LEFT
     found: list[StatusGroup] = []
     for g, group in enumerate(plan["groups"]):
         workers: list[StatusWorker] = []
@@ -166,8 +195,9 @@ def groups(plan: Plan, counters: Counters, view: View | None, memory: Memory) ->
         for member in range(group["max"]):
             slot = counters["slots"][group["first_slot"] + member]
             known = seen["workers"][member] if seen else None
+            state, restarts, last_exit, held_for = _without_supervisor(group, member, slot, left)
             # A slot that was never occupied is not shown.
-            if known is None and not slot["pid"] and member >= group["count"]:
+            if known is None and state == "stopped" and not slot["sent"]:
                 continue
             if known is not None and known["hidden"] and not slot["sent"]:
                 continue
@@ -176,14 +206,12 @@ def groups(plan: Plan, counters: Counters, view: View | None, memory: Memory) ->
                 "id": f"{group['name']}/{member}",
                 "pid": known["pid"] if known else slot["pid"] or None,
                 "core": core,
-                "state": known["state"] if known else "running" if slot["pid"] else "held",
+                "state": known["state"] if known else state,
                 "rx_packets": slot["sent"],
                 "tx_packets": slot["out"] + slot["on"],
                 "dropped": slot_dropped(slot),
-                "restarts": known["restarts"]
-                if known
-                else max(0, noted.get(f"{group['name']}/{member}", {}).get("restarts", 0)),
-                "last_exit": known["last_exit"] if known else None,
+                "restarts": known["restarts"] if known else restarts,
+                "last_exit": known["last_exit"] if known else last_exit,
                 "outstanding": slot["outstanding"],
                 "requeued": slot["requeued"],
                 "counters": slot["counters"],
@@ -193,15 +221,17 @@ def groups(plan: Plan, counters: Counters, view: View | None, memory: Memory) ->
                 one["retry_in_s"] = known["retry_in_s"]
                 one["held_for"] = known["held_for"]
                 one["since_ns"] = known["since_ns"]
+            elif held_for:
+                one["held_for"] = held_for
             workers.append(one)
         ready = sum(w["state"] == "running" for w in workers)
         found.append(
             {
                 "name": group["name"],
                 "plugin": group["plugin"],
-                "desired": seen["desired"] if seen else group["count"],
+                "desired": seen["desired"] if seen else _desired(group, left),
                 "ready": ready,
-                "spares_ready": seen["spares_ready"] if seen else 0,
+                "spares_ready": seen["spares_ready"] if seen else left["spares"].get(g, 0),
                 "spares_held": seen["spares_held"] if seen else "",
                 "rollout": seen["rollout"] if seen else None,
                 "max": group["max"],
@@ -216,13 +246,13 @@ def groups(plan: Plan, counters: Counters, view: View | None, memory: Memory) ->
 
 
 def status(
-    plan: Running, counters: Counters | None, view: View | None, memory: Memory | None = None
+    plan: Running, counters: Counters | None, view: View | None, left: Left | None = None
 ) -> Status:
-    """The Status document. `view` is None where the supervisor is dead (headless): what it counted
-    is in `memory`; `counters` is None while no primary runs."""
+    """The Status document. `view` is None where the supervisor is dead (headless), and `left` is
+    what is known then; `counters` is None while no primary runs."""
     if counters is None:
         counters = _nothing(plan, view["at_ns"] if view else 0)
-    noted = memory or {}
+    recovery = view["recovery"] if view else _recovery_without_supervisor(left or _NOTHING_LEFT)
     return {
         "apiVersion": API,
         "kind": "Status",
@@ -237,20 +267,26 @@ def status(
         "started_ns": view["started_ns"] if view else None,
         "ports": ports(plan, counters, view),
         "mempools": mempools(plan, counters),
-        "groups": groups(plan, counters, view, noted),
+        "groups": groups(plan, counters, view, left),
         "io": counters["io"],
         "in_flight": in_flight(counters),
         "recovery": {
-            **(view["recovery"] if view else _noted(noted)),
+            "deaths": recovery["deaths"],
+            "primary_deaths": recovery["primary_deaths"],
+            "lost": recovery["lost"],
             "duplicated": 0,
             "quarantined": sum(s["quarantined"] for s in counters["slots"]),
+            "last_failover_us": recovery["last_failover_us"],
+            "histograms": recovery["histograms"],
         },
     }
 
 
-def _noted(memory: Memory) -> RecoveryView:
+def _recovery_without_supervisor(left: Left) -> RecoveryView:
+    memory = left["memory"]
     return {
-        "deaths": memory.get("deaths", 0),
+        "deaths": memory.get("deaths", 0) + sum(left["deaths"].values()),
+        "primary_deaths": memory.get("primary_deaths", 0),
         "lost": memory.get("lost", 0),
         "last_failover_us": memory.get("last_failover_us"),
         "histograms": memory.get("failovers", {}),
@@ -265,6 +301,9 @@ _NO_SLOT = {
     "requeued": 0,
     "lane_full": 0,
     "bad_verdict": 0,
+    "bad_word": 0,
+    "bad_len": 0,
+    "bad_version": 0,
     "quarantined": 0,
     "quarantine_full": 0,
     "corrupt": 0,

@@ -30,7 +30,7 @@ _LIVE = """
 workers.count workers.spares workers.at_zero
 workers.restart.policy workers.restart.strategy workers.restart.intensity workers.restart.period
 workers.restart.backoff.initial workers.restart.backoff.factor workers.restart.backoff.max
-workers.restart.backoff.jitter
+workers.restart.backoff.jitter workers.restart.retry
 workers.health.stall_after workers.health.stopped
 workers.scale.min workers.scale.max workers.scale.target_busy workers.scale.cooldown
 workers.scale.dry_run
@@ -71,6 +71,7 @@ LIVE_FIELDS = (
     "backoff_factor",
     "backoff_max",
     "backoff_jitter",
+    "held_retry",
     "strategy",
     "stall_after",
     "on_stopped",

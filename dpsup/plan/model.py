@@ -98,6 +98,7 @@ class GroupPlan:
     scale: ScalePlan | None  # None: its size is changed by hand
     strategy: str = "one-for-one"  # "one-for-one" | "rest-for-chain" | "all"
     backoff_jitter: float = 0.0  # of a wait, at most so much is left out
+    held_retry: float = 0.0  # seconds until a held worker is tried once more, 0: never
     lend_after: float = LEND_AFTER  # seconds without an answer, 0: never
 
 

@@ -162,6 +162,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 else None,
                 strategy=restart.strategy,
                 backoff_jitter=restart.backoff.jitter,
+                held_retry=restart.retry,
             )
         )
         first_slot += group.max

@@ -29,21 +29,26 @@ class Target:
 
 
 def find_target(plan: Plan, ports: dict[str, int], name: str) -> Target:
-    """ "wan", "fw/0", or "io/0:fw/0". Raises: NoSuchObject."""
+    """ "wan", "fw", "fw/0", or "io/0:fw/0". Raises: NoSuchObject."""
     ios = list(range(len(plan["io"])))
     workers = workers_of(plan)
     if name in ports:
         return Target(ports=[ports[name]], ios=ios)
     if name in workers:
         return Target(slots=[workers[name]], ios=ios)
+    for group in plan["groups"]:
+        if group["name"] == name:
+            first = group["first_slot"]
+            return Target(slots=list(range(first, first + group["max"])), ios=ios)
     io, _, worker = name.partition(":")
     if worker in workers and io in [f"io/{i}" for i in ios]:
         return Target(slots=[workers[worker]], ios=[int(io[3:])])
     lanes = [f"io/{i}:{w}" for i in ios for w in workers]
-    close = suggest(name, (*ports, *workers, *lanes))
-    known = (*ports, *(w for w in workers if w.endswith("/0")))
+    groups = [group["name"] for group in plan["groups"]]
+    close = suggest(name, (*ports, *groups, *workers, *lanes))
+    known = (*ports, *groups, *(w for w in workers if w.endswith("/0")))
     raise NoSuchObject(
-        f'no port, worker or lane "{name}"',
+        f'no port, group, worker or lane "{name}"',
         code="E0730",
         help=f'did you mean "{close}"?' if close else f"there are: {listing(known)}, io/0:WORKER",
     )
@@ -99,6 +104,7 @@ class Capture(Leased):
             "ports": [names.get(i, f"port {i}") for i in range(max(names, default=-1) + 1)],
             "groups": [g["name"] for g in self._plan["groups"]],
             "interfaces": name,
+            "workers": {str(slot): worker for worker, slot in workers_of(self._plan).items()},
         }
 
     def read(self, args: Args, now: float) -> CapturePart:

@@ -29,7 +29,7 @@ from dpsup.supervisor.evidence import Keeper
 from dpsup.supervisor.life import Life
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.monitor import Monitor
-from dpsup.supervisor.notices import Notices
+from dpsup.supervisor.notices import BadVerdicts, Notices
 from dpsup.supervisor.outputs import Outputs
 from dpsup.supervisor.primary import Generation
 from dpsup.supervisor.rejoin import Rejoin
@@ -127,6 +127,10 @@ class Supervisor:
             [g.name for g in model.plan.groups],
         )
         watchers["stall"] = partial(self._note_stall, stall)
+        verdicts = BadVerdicts(
+            [w.name for w in model.workers()], len(model.plan.ports), len(model.groups)
+        )
+        watchers["verdicts"] = partial(self._notice_verdicts, verdicts)
         watchers["quarantine"] = self._look_for_evidence
 
     def _publish(self, counters: Counters) -> None:
@@ -139,6 +143,13 @@ class Supervisor:
     def _note_stall(self, stall: Stall, counters: Counters) -> None:
         for notice in stall.look(counters, asyncio.get_running_loop().time()):
             self.core.events.add(type="stall", name=notice["name"], message=notice["message"])
+
+    def _notice_verdicts(self, verdicts: BadVerdicts, counters: Counters) -> None:
+        model, workers = self.model, self.model.workers()
+        for slot, one in verdicts.look(counters, asyncio.get_running_loop().time()):
+            ledger = model.ledgers[workers[slot].group]
+            plugin = ledger.plugin_of(counters["slots"][slot]["bad_version"])
+            self.core.events.add(type="verdict", plugin=plugin, **one)
 
     def _look_for_evidence(self, counters: Counters) -> None:
         if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:

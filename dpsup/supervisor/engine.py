@@ -72,7 +72,7 @@ class Engine:
                 name=machine.name,
                 old=old,
                 new=step.state,
-                why=event,
+                why="ended" if event == "died" and machine.was_asked else event,
             )
             machine.since_ns = time.monotonic_ns()
         try:

@@ -221,7 +221,7 @@ def _run(
             help=f'leave -n out, or write name = "{name}" in the file',
         )
     for problem in problems:
-        _say(f"{problem}\n")
+        _say(problem.in_one_line)
     where = Runtime(plan.runtime_dir, plan.name)
     where.acquire()
     voice = _Voice()

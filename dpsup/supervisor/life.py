@@ -58,7 +58,13 @@ class Life:
     def judge(self) -> None:
         """After a change of any worker: is every group as large as it should be?"""
         model = self._model
-        whole = all(g.ready == g.desired for g in model.groups)
+        for worker in model.workers():
+            worker.growing &= worker.state in ("stopped", "starting")
+        # Between two sizes a group lacks nobody: those that it grows by are on their way.
+        whole = all(
+            g.ready + sum(w.growing and w.wanted for w in g.workers) >= g.desired
+            for g in model.groups
+        )
         if model.state == "starting" and (model.plan.generation > 1 or model.adopted):
             # A start that follows, or goes on, opens with the workers that there are; the rest is
             # held, and said.

@@ -40,6 +40,11 @@ class Machine:
     since_ns: int = 0  # CLOCK_MONOTONIC, of the last change of state
     timer: asyncio.TimerHandle | None = None
 
+    @property
+    def was_asked(self) -> bool:
+        """Is its end one that dpsup asked for?"""
+        return False
+
     def met(self) -> None:
         """The deadline was met."""
         if self.timer is not None:
@@ -78,6 +83,7 @@ class Worker(Machine):
     core: int
     wanted: bool = False
     fed: bool = False  # owns buckets
+    growing: bool = False  # started by a change of the group's size
     left: bool = False  # died, and its lanes hold packets that no other worker has taken over
     unfed: bool = False  # the primary refused to feed it: the monitor tries again
     sitter: Sitter | None = None
@@ -92,6 +98,11 @@ class Worker(Machine):
     history: History = field(default_factory=History)
     failed_ns: int = 0  # the death whose successor has not handled a packet yet
     due_at: float = 0.0
+    retry_at: float = 0.0  # held: when it is tried once more, 0: never
+
+    @property
+    def was_asked(self) -> bool:
+        return self.sitter is not None and self.sitter.asked
 
     @property
     def pid(self) -> int | None:
@@ -117,6 +128,7 @@ class Group:
     spare_history: History = field(default_factory=History)
     spare_due_at: float = 0.0
     spares_held: str = ""  # why no spare is forked any more
+    spares_retry_at: float = 0.0  # held: when one is tried once more, 0: never
     map: steering.Map = steering.EMPTY
     home: steering.Map = steering.EMPTY  # the map of when none of its workers was down
     when_empty: str = "hold"  # what the io cores were told with it
@@ -162,6 +174,7 @@ def policy_of(plan: GroupPlan) -> Policy:
         plan.backoff_max,
         plan.backoff_jitter,
         plan.strategy,
+        plan.held_retry,
     )
 
 

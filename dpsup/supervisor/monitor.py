@@ -71,6 +71,11 @@ class Monitor:
             except Exception as e:
                 self._core.fault(name, e)
         for group in model.groups:
+            if group.spares_held and self._is_due(group.spares_retry_at):
+                self._core.events.add(
+                    type="retry", name=f"spare of {group.plan.name}", message="tried once more"
+                )
+                self._spares.forgive(group)
             self._spares.refill(group)
             if group.unsettled:
                 group.unsettled = False
@@ -79,12 +84,18 @@ class Monitor:
             if worker.unfed and worker.state == "running":
                 worker.unfed = False
                 self._core.spawn(self._buckets.feed(worker))
+            if worker.state == "held" and worker.wanted and self._is_due(worker.retry_at):
+                self._workers.try_again(worker)
             slot = counters["slots"][worker.slot]
             if slot["lanes_corrupt"] and worker.state == "running":
                 self._core.events.add(type="corrupt", name=worker.name, message="lane isolated")
                 self._workers.kill(worker)
             await self._try(self._buckets.grant(worker))
         self._note_idle(counters)
+
+    @staticmethod
+    def _is_due(at: float) -> bool:
+        return 0.0 < at <= time.monotonic()
 
     async def _read(self) -> Counters | None:
         """The counters; None where the primary did not answer."""

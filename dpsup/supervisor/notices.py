@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from dpsup import _abi
 from dpsup.documents.counters import Counters
-from dpsup.documents.requests import Notice
+from dpsup.documents.requests import BadVerdict, Notice
 
 QUIET_S = 600.0  # between two events about the same thing
 LOOKS = 3  # in a row that lanes were full: one burst is none of a person's business
@@ -50,3 +51,56 @@ class Notices:
 
 def _grown(before: Counters, now: Counters, slots: range, key: Literal["lane_full", "sent"]) -> int:
     return sum(max(0, int(now["slots"][i][key]) - int(before["slots"][i][key])) for i in slots)
+
+
+def meaning(word: int, length: int, ports: int, groups: int) -> str:
+    """Why a verdict's word is none, for a person."""
+    kind, argument = word & _abi.DPS_V_KIND, word & _abi.DPS_V_ARG
+    if not word >> _abi.DPS_W_DONE & 1:
+        return "no verdict was written"
+    if kind == _abi.DPS_V_OUT and argument >= ports:
+        return f"out of port {argument}, of ports 0 to {ports - 1}"
+    if kind == _abi.DPS_V_GROUP and argument >= groups:
+        return f"on to group {argument}, of groups 0 to {groups - 1}"
+    if word >> _abi.DPS_W_CHANGED & 1 and kind in (_abi.DPS_V_OUT, _abi.DPS_V_GROUP):
+        new = word >> _abi.DPS_W_NEWLEN & 0xFFFF
+        shift = word >> _abi.DPS_W_SHIFT & 0xFFFF
+        shift -= (shift & 0x8000) << 1
+        return (
+            f"{length} bytes become {new} and begin {shift} bytes later: the buffer does not have"
+            " them, or the packet has several segments"
+        )
+    return f"a verdict of kind {kind >> 12}, which dpsup does not know"
+
+
+class BadVerdicts:
+    """Packets that dpsup drops because a worker's verdict has no meaning."""
+
+    def __init__(self, workers: list[str], ports: int, groups: int) -> None:
+        """Workers by slot."""
+        self._workers, self._ports, self._groups = workers, ports, groups
+        self._before: Counters | None = None
+        self._told: dict[tuple[int, int], float] = {}  # by slot and version
+
+    def look(self, counters: Counters, now: float) -> list[tuple[int, BadVerdict]]:
+        """After each reading, at `now` seconds: by slot, events of type "verdict"."""
+        before, self._before = self._before, counters
+        if before is not None and before["generation"] != counters["generation"]:
+            before = None
+        found: list[tuple[int, BadVerdict]] = []
+        for i, slot in enumerate(counters["slots"]):
+            was = before["slots"][i]["bad_verdict"] if before else 0
+            # Another version's are another matter.
+            key = i, slot["bad_version"]
+            if slot["bad_verdict"] <= was or now - self._told.get(key, -QUIET_S) < QUIET_S:
+                continue
+            self._told[key] = now
+            word, length = slot["bad_word"], slot["bad_len"]
+            found.append((i, {
+                "name": self._workers[i],
+                "message": meaning(word, length, self._ports, self._groups),
+                "verdict": f"{word:#x}",
+                "length": length,
+                "packets": slot["bad_verdict"] - was,
+            }))  # fmt: skip
+        return found

@@ -51,6 +51,7 @@ class Policy:
     most: float = 10.0
     jitter: float = 0.0  # of a delay, at most so much is left out
     strategy: str = "one-for-one"  # one-for-one | rest-for-chain | all
+    retry: float = 0.0  # of a worker that was given up: one try every so often, 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Decision:
     history: History
     delay: float = 0.0
     reason: str = ""
+    retry: float = 0.0  # given up: seconds until one more try, 0: none
 
 
 def decide(
@@ -96,7 +98,8 @@ def decide(
     if ending.asked:
         return Decision(Verdict.AGAIN, history, reason="asked")
     if ending.permanent:
-        return Decision(Verdict.GIVE_UP, history, reason="it would end the same way again")
+        why = "it would end the same way again"
+        return Decision(Verdict.GIVE_UP, history, reason=why, retry=_retry_of(policy))
     if policy.policy == "never" or (policy.policy == "on-failure" and not ending.failed):
         return Decision(Verdict.GIVE_UP, history, reason=f"restart policy is {policy.policy}")
     level = history.leaked(policy, now)
@@ -105,6 +108,7 @@ def decide(
             Verdict.GIVE_UP,
             replace(history, level=level, at=now),
             reason=f"more than {policy.intensity:g} restarts in {policy.period:g} s",
+            retry=_retry_of(policy),
         )
     delay = policy.most
     # A large level would overflow the power long after the cap is reached.
@@ -113,6 +117,15 @@ def decide(
     delay *= 1 - policy.jitter * chance
     verdict = Verdict.RETRY if delay > 0 else Verdict.AGAIN
     return Decision(verdict, History(level + 1, now), delay)
+
+
+def _retry_of(policy: Policy) -> float:
+    return 0.0 if policy.policy == "never" else policy.retry
+
+
+def last_credit(policy: Policy, now: float) -> History:
+    """Of a worker that is tried once more: the next failure gives it up again."""
+    return History(policy.intensity, now)
 
 
 def allowance(policy: Policy, history: History, now: float) -> int:

@@ -209,6 +209,7 @@ class Rejoin:
             decision = decide(policy, worker.history, ending, wanted=True, now=now)
             worker.history = decision.history
             worker.due_at = now + decision.delay
+            worker.retry_at = now + decision.retry if decision.retry else 0.0
             if decision.verdict is Verdict.GIVE_UP:
                 self._core.events.add(type="held", name=worker.name, message=decision.reason)
                 self._core.fire(worker, "hold")

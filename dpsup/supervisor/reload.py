@@ -82,9 +82,13 @@ class Reload:
         self._core, self._model, self._buckets = core, model, buckets
         self._spares, self._scaler, self._rollouts = spares, scaler, rollouts
 
-    async def reload(self, file: str, *, dry_run: bool, partial: bool) -> Document:
+    async def reload(
+        self, file: str, *, dry_run: bool, partial: bool, options: Options | None = None
+    ) -> Document:
         """Raises: TopologyError of the file. With something that needs a restart nothing is done,
-        unless `partial`."""
+        unless `partial`. `options`: how rolling changes go about it."""
+        options = options or Options()
+        options.check()
         must_run(self._model)
         if self._model.topologies is None:
             raise DpsupError(
@@ -113,7 +117,7 @@ class Reload:
         await self._live(plan, changes)
         for change, told in zip(changes, doc["changes"], strict=True):
             told["done"] = change.kind is Class.LIVE
-        doc["failed"] = await self._rolling(plan, changes, doc)
+        doc["failed"] = await self._rolling(plan, changes, doc, options)
         if not doc["failed"]:
             self._model.topologies = (started, new)
         doc["done"] = not doc["failed"]
@@ -154,14 +158,16 @@ class Reload:
         )
         self._rollouts.write()
 
-    async def _rolling(self, plan: Plan, changes: list[Change], doc: Document) -> str:
+    async def _rolling(
+        self, plan: Plan, changes: list[Change], doc: Document, options: Options
+    ) -> str:
         """Change one group after the other. Returns the reason of a failure, or ""."""
         names = {c.group for c in changes if c.kind is Class.ROLLING}
         for group, new in self._pairs(plan):
             if group.plan.name not in names:
                 continue
             args = dict(new.args)
-            one = self._rollouts.begin(group, new.plugin, args, Options(), exact=True)
+            one = self._rollouts.begin(group, new.plugin, args, options, exact=True)
             if one is not None:
                 await ended(one)
                 if one.failed:

@@ -101,6 +101,12 @@ class Ledger:
     def current(self) -> Revision:
         return next(r for r in reversed(self.revisions) if r.state == "current")
 
+    def plugin_of(self, version: int) -> str:
+        """The plugin of a version that workers run."""
+        number = self.slots[version] if 0 <= version < len(self.slots) else 0
+        found = next((r for r in self.revisions if r.number == number), self.current)
+        return found.plugin
+
     def add(self, revision: Revision) -> None:
         self.revisions.append(revision)
         while len(self.revisions) > KEPT:

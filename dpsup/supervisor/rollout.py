@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
 from dpsup import _abi
+from dpsup.documents.counters import Counters
 from dpsup.documents.state import Options as OptionsRecord
 from dpsup.documents.state import Rollout as RolloutRecord
 from dpsup.errors import DpsupError, UsageError
@@ -37,7 +38,7 @@ from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
 from dpsup.supervisor.policy import History
 from dpsup.supervisor.revisions import Ledger, Revision
-from dpsup.supervisor.rollout_judge import Margins, Sample, judge, sample
+from dpsup.supervisor.rollout_judge import Margins, Sample, hard_sign, judge, sample
 from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.workers import Workers
@@ -52,6 +53,7 @@ SETTLE_S = 30.0  # for workers on their way up, or in backoff
 TRIES = 5  # of one slot
 AGAIN_S = 0.3  # before the next one
 ROUND_S = 0.02
+HARD_S = 0.05  # between two looks for what ends a rollout at once
 MEASURE_MOST_S = 3600.0
 
 
@@ -208,6 +210,7 @@ class Rollout:
             # There is no worker to take over from: those that are held start with it.
             await self._flip(self.new)
             self._hands.workers.reset_failed([w for w in wanted if w.state == "held"], [])
+        self._core.spawn(self._watch(), feature="rollout")
         first = [w for w in wanted if w.state == "running"][: options.canary]
         if first:
             self._enter("canary")
@@ -437,6 +440,28 @@ class Rollout:
         )
         if against:
             raise Failed(against)
+
+    async def _watch(self) -> None:
+        """While slots change over and are judged: a version that harms every packet is not left
+        to do so until the judging time is over."""
+        seated: dict[int, Counters] = {}  # by slot, when the new version was first seen there
+        before = sum(self.baseline.values(), Sample()) if self.options.judge else None
+        while not self.done.is_set() and not self.failed:
+            if self.phase in ("closing", "undoing"):
+                return
+            await asyncio.sleep(HARD_S)
+            try:
+                now = await self._core.ask("counters")
+            except DpsupError:
+                continue
+            for worker in self.group.workers:
+                if now["slots"][worker.slot]["version"] == self.new:
+                    seated.setdefault(worker.slot, now)
+                else:
+                    seated.pop(worker.slot, None)
+            new = sum((sample(was, now, [slot]) for slot, was in seated.items()), Sample())
+            if against := hard_sign(before, new, self.options.margins):
+                self.blame(against)
 
     def _retire(self, version: int) -> None:
         """End the spares of a version that is done with, and surplus ones of the other."""

@@ -16,6 +16,8 @@ from dpsup.documents.counters import Counters, SlotCounters
 Key = Literal["collected", "requeued", "bad_verdict", "quarantined", "lane_full", "busy"]
 
 FEW = 20  # packets, below which nothing is said of a version
+ALL = 100  # packets, of which not one was forwarded: chance is no excuse
+NEARLY_ALL = 0.9  # where the old version drops so many, a run without one forwarded is chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Sample:
     dropped: int = 0  # by the plugin, by verdicts that cannot be, into quarantine
     lane_full: int = 0
     cycles: int = 0  # TSC, in bursts
+    bad: int = 0  # of the dropped: by verdicts that cannot be
 
     @property
     def drops(self) -> float:
@@ -54,6 +57,7 @@ class Sample:
             self.dropped + other.dropped,
             self.lane_full + other.lane_full,
             self.cycles + other.cycles,
+            self.bad + other.bad,
         )
 
 
@@ -72,8 +76,29 @@ def sample(before: Counters, after: Counters, slots: list[int]) -> Sample:
             max(0, dropped) + grown("bad_verdict") + grown("quarantined"),
             grown("lane_full"),
             grown("busy"),
+            grown("bad_verdict"),
         )
     return total
+
+
+def hard_sign(old: Sample | None, new: Sample, margins: Margins) -> str:
+    """What ends a rollout at once, before the judging time is over; "" if nothing does. `old` is
+    None where the old version was not measured."""
+    bad_before = old.bad / max(1, old.packets) if old else 0.0
+    if new.bad >= FEW and new.bad / max(1, new.packets) > 2 * bad_before:
+        return f"{new.bad} of its {new.packets} verdicts have no meaning"
+    if (
+        old is not None
+        and new.packets >= ALL
+        and new.dropped >= new.packets
+        and new.drops > old.drops + margins.drops
+        and old.drops < NEARLY_ALL
+    ):
+        return (
+            f"it drops all of its {new.packets} packets, the old version {old.drops:.1%}: more "
+            f"than {margins.drops:.1%} more"
+        )
+    return ""
 
 
 def judge(old: Sample, new: Sample, margins: Margins) -> str:

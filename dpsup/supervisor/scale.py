@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from dpsup import limits
 from dpsup.documents.counters import Counters
 from dpsup.documents.printed import Changes, Rebalance, Scale
 from dpsup.errors import DpsupError, TimedOut, UsageError
@@ -47,10 +48,20 @@ def size_of(group: Group, spec: str, file: str) -> int:
         raise UsageError(
             f"group {group.plan.name} can have 0 to {group.plan.max} workers, not {n}",
             code="E0704",
-            why="rings, slots and memory are reserved for `max` at the start",
-            help=f"set max = {max(n, 1)} in [[workers]] of {file}, then restart",
+            why="rings, slots and memory are reserved for `max` at the start"
+            if n > 0
+            else f"it has {plural(group.desired, 'worker')}",
+            help=_help_for(group, n, file),
         )
     return n
+
+
+def _help_for(group: Group, n: int, file: str) -> str:
+    if n < 0:
+        return f"`dpsup scale {group.plan.name} 0` ends all of them"
+    if n > limits.SLOTS:
+        return f"all groups together can have {limits.SLOTS} workers"
+    return f"set max = {n} in [[workers]] of {file}, then restart"
 
 
 def changes(group: Group, n: int) -> Changes:
@@ -89,6 +100,7 @@ class Scaler:
         if dry_run:
             return {
                 **changes(group, size_of(group, spec, self._model.plan.topology_file)),
+                "held": {},
                 "dry_run": True,
             }
         async with group.scaling:
@@ -99,12 +111,15 @@ class Scaler:
             self.resize(group, n, "asked")
             if wait:
                 await self.settled(group)
-            return {**told, "ready": group.ready, "dry_run": False}
+            held = {w.name: w.held_for for w in group.workers if w.wanted and w.state == "held"}
+            return {**told, "ready": group.ready, "held": held, "dry_run": False}
 
     def resize(self, group: Group, n: int, why: str) -> None:
         before, group.desired = group.desired, n
         for worker in group.workers:
             worker.wanted = worker.member < n
+            worker.growing = worker.wanted and worker.state == "stopped"
+        for worker in group.workers:
             if worker.wanted:
                 self._core.fire(worker, "start")
             elif worker.state != "stopped":

@@ -98,6 +98,7 @@ def note(model: Model, seq: dict[str, int]) -> Memory:
                 "last_exit": w.last_exit,
                 "history": _pair(w.history),
                 "due_at": w.due_at,
+                "retry_at": w.retry_at,
                 "held_for": w.held_for,
                 "failed_ns": w.failed_ns,
             }
@@ -136,6 +137,7 @@ def recall(model: Model, doc: Memory) -> Past:
             worker.held_for = str(noted.get("held_for", ""))
             worker.history = _history(noted.get("history"))
             worker.due_at = float(noted.get("due_at", 0.0))
+            worker.retry_at = float(noted.get("retry_at", 0.0))
             worker.failed_ns = int(noted.get("failed_ns", 0))
         model.failovers.resume(doc.get("failovers", {}))
     return past

@@ -96,10 +96,13 @@ class Spares:
         self.refill(group)
 
     def _hold(self, group: Group, name: str, why: str) -> None:
-        """A plugin that refuses will refuse the next spare too: until a person says otherwise, no
-        further one is forked. The workers that run have nothing to do with it."""
+        """A plugin that refuses will refuse the next spare too: until a person says otherwise, or
+        `retry` has passed, no further one is forked. The workers that run have nothing to do with
+        it."""
         if not group.spares_held:
+            retry = group.policy.retry
             group.spares_held = why
+            group.spares_retry_at = time.monotonic() + retry if retry else 0.0
             self._core.events.add(type="held", name=name, message=why)
             self._model.progress(
                 f"{name}s are held: {why}: "

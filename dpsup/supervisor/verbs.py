@@ -48,6 +48,7 @@ from dpsup.supervisor.view import view
 T = TypeVar("T")
 
 REPLY_BYTES = 1 << 20
+ALL = "all"  # names every worker
 ONLY_GROUP = "workers"  # names the only group where no group has that name
 
 
@@ -201,20 +202,24 @@ async def _rebalance(sup: Supervisor, args: Args) -> Rebalance:
     return await sup.scaler.rebalance(group, seconds, dry_run=dry_run)
 
 
-async def _rollout(sup: Supervisor, args: Args) -> Rolled:
-    group = find_group(sup, want(args, "group", str))
-    plugin, given = want(args, "plugin", str, None), want(args, "args", dict, None)
-    if given is not None and not all(isinstance(v, str) for v in given.values()):
-        raise ProtocolError("args.args: a table of texts is wanted")
+def _options(args: Args) -> Options:
+    """How a rollout goes about it."""
     number, usual = (int, float), Margins()
     drops = float(want(args, "more_drops", number, usual.drops))
-    options = Options(
+    return Options(
         canary=want(args, "canary", int, 1),
         max_unavailable=want(args, "max_unavailable", int, 1),
         judge=float(want(args, "judge", number, 2.0)),
         margins=Margins(drops, drops, float(want(args, "slower", number, usual.cycles))),
     )
-    one = sup.rollouts.begin(group, plugin, given, options)
+
+
+async def _rollout(sup: Supervisor, args: Args) -> Rolled:
+    group = find_group(sup, want(args, "group", str))
+    plugin, given = want(args, "plugin", str, None), want(args, "args", dict, None)
+    if given is not None and not all(isinstance(v, str) for v in given.values()):
+        raise ProtocolError("args.args: a table of texts is wanted")
+    one = sup.rollouts.begin(group, plugin, given, _options(args))
     if one is not None and want(args, "wait", bool, False):
         await ended(one)
     return sup.rollouts.outcome(one, group)
@@ -237,17 +242,26 @@ async def _rollout_history(sup: Supervisor, args: Args) -> Revisions:
 
 async def _reload(sup: Supervisor, args: Args) -> Reload:
     dry_run, partial = want(args, "dry_run", bool, False), want(args, "partial", bool, False)
-    return await sup.reload.reload(want(args, "file", str, ""), dry_run=dry_run, partial=partial)
+    return await sup.reload.reload(
+        want(args, "file", str, ""), dry_run=dry_run, partial=partial, options=_options(args)
+    )
 
 
 def _is_settled(worker: Worker) -> bool:
     return worker.state in ("running", "backoff", "held") or not worker.wanted
 
 
+def _target(sup: Supervisor, args: Args) -> str:
+    """A worker, a group, or "" for all; "all" is a group's only if one has that name."""
+    target = want(args, "target", str, "")
+    is_word = target == ALL and ALL not in [g.plan.name for g in sup.model.groups]
+    return "" if is_word else target
+
+
 async def _restart(sup: Supervisor, args: Args) -> Restarted:
     """Rolling: each one is back before the next one goes."""
     must_run(sup.model)
-    target = want(args, "target", str, "")
+    target = _target(sup, args)
     if "/" in target:
         workers = [find_worker(sup, target)]
     elif target:
@@ -283,7 +297,7 @@ async def _restart(sup: Supervisor, args: Args) -> Restarted:
 
 async def _reset_failed(sup: Supervisor, args: Args) -> Reset:
     """Forget past deaths of a worker, a group or all, and start those that are held."""
-    target = want(args, "target", str, "")
+    target = _target(sup, args)
     if "/" in target:
         workers, groups = [find_worker(sup, target)], []
     else:

@@ -32,6 +32,7 @@ def view(model: Model) -> View:
         ],
         "recovery": {
             "deaths": model.deaths,
+            "primary_deaths": model.primary_deaths,
             "lost": model.lost,
             "last_failover_us": model.last_failover_us,
             "histograms": model.failovers.document(),
@@ -48,6 +49,12 @@ def _child(one: Child) -> Process:
     return {"pid": one.identity.pid if one.identity else None, "state": one.state}
 
 
+def _retry_in(worker: Worker, now: float) -> float | None:
+    if worker.state == "backoff":
+        return max(0.0, worker.due_at - now)
+    return max(0.0, worker.retry_at - now) if worker.state == "held" and worker.retry_at else None
+
+
 def _worker(worker: Worker, group: Group, now: float) -> WorkerView:
     return {
         "pid": worker.pid,
@@ -57,6 +64,6 @@ def _worker(worker: Worker, group: Group, now: float) -> WorkerView:
         "health": worker.health,
         "since_ns": worker.since_ns,
         "held_for": worker.held_for if worker.state == "held" else "",
-        "retry_in_s": max(0.0, worker.due_at - now) if worker.state == "backoff" else None,
+        "retry_in_s": _retry_in(worker, now),
         "hidden": worker.state == "stopped" and worker.member >= group.desired,
     }

@@ -16,7 +16,15 @@ from dpsup.supervisor.children import refusal
 from dpsup.supervisor.core import AGAIN_S, HALT_S, LOOK_S, WORKER_READY_S, Core
 from dpsup.supervisor.engine import Actions
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
-from dpsup.supervisor.policy import PERMANENT, Ending, History, Verdict, decide, others
+from dpsup.supervisor.policy import (
+    PERMANENT,
+    Ending,
+    History,
+    Verdict,
+    decide,
+    last_credit,
+    others,
+)
 from dpsup.supervisor.sitters import SEATED, Sitters
 from dpsup.supervisor.spares import Spares
 
@@ -191,6 +199,7 @@ class Workers:
         decision = decide(group.policy, worker.history, ending, worker.wanted, now, chance)
         worker.history = decision.history
         worker.due_at = now + decision.delay
+        worker.retry_at = now + decision.retry if decision.retry else 0.0
         worker.held_for = decision.reason if decision.verdict is Verdict.GIVE_UP else ""
         if decision.verdict is Verdict.GIVE_UP:
             self._core.events.add(type="held", name=worker.name, message=decision.reason)
@@ -237,6 +246,14 @@ class Workers:
             f"{worker.name} is held after {how}{reason}: "
             f"`dpsup -n {self._model.name} reset-failed {worker.name}` tries again"
         )
+
+    def try_again(self, worker: Worker) -> None:
+        """One that was given up a while ago: what it lacked may be there by now."""
+        now = time.monotonic()
+        worker.history = last_credit(self._model.group_of(worker).policy, now)
+        worker.held_for, worker.retry_at = "", 0.0
+        self._core.events.add(type="retry", name=worker.name, message="it is tried once more")
+        self._core.fire(worker, "restart")
 
     def reset_failed(self, workers: list[Worker], groups: list[Group]) -> list[Worker]:
         """Forget how often they died, and start those that are held; which these are."""

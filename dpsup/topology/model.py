@@ -152,6 +152,9 @@ class Restart(Model):
     )
     intensity: float = _key(5.0, "the restarts within `period` that are put up with", "5", ge=0)
     period: SomeTime = _key(60.0, "the time in which restarts are counted", '"60s"')
+    retry: Duration = _key(
+        300.0, "the wait until a worker that is held is tried once more, 0s: never", '"5m"'
+    )
     backoff: Backoff = _key(Backoff(), "the waits between restarts", '{ max = "10s" }')
 
 

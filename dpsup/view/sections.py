@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dpsup.text import listing, plural
+from dpsup.text import listing, microseconds, plural
 from dpsup.view.tables import Cell, Column, Line, ago, counts, percent, si, table, wrap
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
@@ -356,12 +356,14 @@ def traffic(picture: Picture) -> Line:
 def recovery(picture: Picture) -> Line:
     found = picture["recovery"]
     spares = ", ".join(f"{g['name']} {g['spares_ready']}" for g in picture["groups"])
-    took = found["last_failover_us"]
+    took, of_primary = found["last_failover_us"], found.get("primary_deaths", 0)
     line: Line = [
-        (f"recovery: {plural(found['deaths'], 'death')}, ", ""),
+        (f"recovery: {plural(found['deaths'], 'death')}", ""),
+        (f" of workers, {of_primary} of the primary" if of_primary else "", "warn"),
+        (", ", ""),
         (f"{found['lost']} packets lost", "bad" if found["lost"] else ""),
         (f", {found['quarantined']} quarantined", "warn" if found["quarantined"] else ""),
-        ("" if took is None else f", last failover {si(took)} us", ""),
+        ("" if took is None else f", last failover {microseconds(took)}", ""),
         (f"  spares ready: {spares}" if spares else "", ""),
     ]
     return line
@@ -438,6 +440,12 @@ def _hints(picture: Picture) -> Iterator[str]:
                 f"port {p['name']} misses {si(p['missed_pps'])} packets per second, its io core "
                 f"does not keep up: `{do} cores`, then more cores in [[io]] or descriptors.rx"
             )
+        if p["drops_new"].get("oversize"):
+            yield (
+                f"port {p['name']} drops frames that are longer than its MTU (oversize): raise mtu,"
+                f" or switch off gro, tso and gso of its interface: "
+                f"`dpsup doctor {picture['topology_file']}` has the ethtool line"
+            )
         if p["drops_new"].get("tx_full"):
             yield f"port {p['name']} drops packets, its tx queue is full: `{do} ports -o wide`"
     for pool in picture["mempools"]:
@@ -451,10 +459,17 @@ def _hints(picture: Picture) -> Iterator[str]:
 
 
 def _worker_hints(picture: Picture, do: str) -> Iterator[str]:
+    headless = picture["supervisor"]["pid"] is None
     for w in picture["workers"]:
         id, health = w["id"], w.get("health", "ok")
-        if w["state"] in ("held", "backoff") and w["last_exit"]:
+        if w["state"] == "held" and headless:
+            # What a supervisor would be asked for, the next one does by itself.
+            why = w.get("held_for") or "no process has its slot"
+            yield f"{id} is held, {why}: `{do} logs {id}`"
+        elif w["state"] in ("held", "backoff") and w["last_exit"]:
             reason = w["last_exit"]["reason"] or w.get("held_for", "")
+            if w["state"] == "held" and w.get("retry_in_s"):
+                reason = f"{reason}, tried again in {ago(w['retry_in_s'])}".removeprefix(", ")
             again = "reset-failed" if w["state"] == "held" else "restart"
             yield (
                 f"{id} is {'held' if w['state'] == 'held' else 'in backoff'} after "
@@ -465,7 +480,12 @@ def _worker_hints(picture: Picture, do: str) -> Iterator[str]:
         elif w["state"] == "held":
             why = w.get("held_for") or "no process has its slot"
             yield f"{id} is held, {why}: `{do} logs {id}`, `{do} reset-failed {id}`"
-        elif health == "stopped":
+        if w["drops_new"].get("bad_verdict"):
+            yield (
+                f"{id} returns verdicts that have no meaning, and dpsup drops these packets "
+                f"(bad_verdict): `{do} events --type verdict` shows the last one"
+            )
+        if health == "stopped":
             yield f"{id} is stopped, by a signal or a debugger: `{do} kill {id} -s CONT`"
         elif health == "stuck":
             yield f"{id} is stuck with a packet and is being ended: `{do} events --type death`"
@@ -481,14 +501,14 @@ def _overload(picture: Picture, group: GroupRates, do: str) -> Iterator[str]:
         for w in mine
         if w["state"] == "running"
         and (w["fill"] or 0) >= FULL
-        and w["drop_pps"]
+        and w["drops_new"].get("lane_full")
         and w.get("health", "ok") == "ok"
     ]
     if full:
         names = (
             f"{listing([w['id'] for w in full])} {'does' if len(full) == 1 else 'do'} not keep up"
         )
-        lost = sum(w["drop_pps"] or 0 for w in full)
+        lost = sum(w["drops_new"]["lane_full"] for w in full) / (picture["window_s"] or 1)
         yield f"{names}, {si(lost)} packets per second find the lanes full: " + _relief(
             picture, group, full, [w for w in mine if w not in full], do
         )
@@ -497,13 +517,13 @@ def _overload(picture: Picture, group: GroupRates, do: str) -> Iterator[str]:
 def _relief(
     picture: Picture, group: GroupRates, full: list[WorkerRates], others: list[WorkerRates], do: str
 ) -> str:
-    if all((w["busy"] or 0) < IDLE for w in full):
+    if all((w["busy"] or 0) < FULL for w in full):
         busy = [one["id"] for one in picture["io"] if (one["busy"] or 0) >= FULL]
         if busy:
             return f"the bottleneck is {listing(busy)}: `{do} advise`"
         loaded = {c["core"] for c in picture["cores"] if (c["load"] or 0) >= FULL}
         if all(w["core"] in loaded for w in full):
-            return f"other threads use more than half of their CPU: `{do} cores`"
+            return f"other threads use the rest of their CPU: `{do} cores`"
     well = [w for w in others if w["state"] == "running" and w.get("health", "ok") == "ok"]
     if any((w["busy"] or 0) < IDLE for w in well):
         return f"other workers are idle, `{do} rebalance {group['name']}` may spread the load"
@@ -512,7 +532,18 @@ def _relief(
     return f"raise max of {group['name']} in {picture['topology_file']}, and restart the instance"
 
 
+def _is_well(picture: Picture, group: GroupRates) -> bool:
+    """Do all its workers run? Then what waits is on its way: with `on_full = "hold"` some packets
+    always do, while inputs that are faster than the workers are left alone."""
+    mine = [w for w in picture["workers"] if w["group"] == group["name"]]
+    return 0 < group["desired"] <= group["ready"] and all(
+        w.get("health", "ok") == "ok" for w in mine if w["state"] == "running"
+    )
+
+
 def _group_hints(picture: Picture, do: str) -> Iterator[str]:
+    if picture["supervisor"]["pid"] is None:
+        return  # each of these needs one, and that is said
     for g in picture["groups"]:
         yield from _overload(picture, g, do)
         if g["spares_held"]:
@@ -531,7 +562,7 @@ def _group_hints(picture: Picture, do: str) -> Iterator[str]:
             )
         if g["desired"] == 0:
             yield f"{g['name']} has no workers: `{do} scale {g['name']} 1`"
-        if g["held"]:
+        if g["held"] and not _is_well(picture, g):
             yield f"{g['held']} packets wait for {g['name']}: `{do} workers {g['name']}`"
 
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
 
 HISTORY = 120  # values of a sparkline in memory
 SPARK = 12  # values shown
-KEYS = "q quit  arrows select  sort pbcdn  s scale  k kill  r drain, restart"
 SORTS = {
     "p": ("pps", "pps"),
     "b": ("busy", "busy"),
@@ -38,6 +37,8 @@ SORTS = {
     "d": ("drop_pps", "drops"),
     "n": ("", "name"),
 }
+KEYS = "q quit  arrows select  s scale  k kill  r drain, restart"
+SORT_KEYS = "sort by " + ", ".join(f"{key} {title}" for key, (_, title) in SORTS.items())
 SAID_S = 5.0  # how long a message stays on the screen
 
 
@@ -213,7 +214,8 @@ class Top:
             made.append([(text, "warn")])
         else:
             made += sections.hint_lines(self.picture, screen)[:2]
-        made.append([(f"{KEYS}  by {SORTS[self.sort][1]}"[: screen.width], "dim")])
+        by = f"{SORT_KEYS}; now by {SORTS[self.sort][1]}"
+        made += [[(line[: screen.width], "dim")] for line in (by, KEYS)]
         return made
 
 

@@ -474,6 +474,11 @@ add_lane(struct dps_lane_stats *out, const struct lane *lane)
 		out->dropped[r] += s->dropped[r];
 	out->outstanding += ahead(&lane->sent, &lane->collected);
 	out->lanes_corrupt += s->lanes_corrupt;
+	if (s->bad_word != 0) {
+		out->bad_word = s->bad_word;
+		out->bad_len = s->bad_len;
+		out->bad_version = s->bad_version;
+	}
 }
 
 int

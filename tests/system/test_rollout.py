@@ -113,6 +113,8 @@ WORSE = {
     "hang": ("if (seen > 200) for (;;) ;", "was stuck with it"),
     "leave": ("if (seen > 200) exit(3);", "left with exit code 3"),
     "drop": ("if (seen % 10 == 0) return dps_drop(0);", "of its packets, the old version 0.0%"),
+    "drop all": ("return dps_drop(0);", "it drops all of its"),
+    "bad verdict": ("return dps_out(13);", "verdicts have no meaning"),
     "slow": ("until += 8 * CYCLES;", "cycles a packet, the old version"),
     "refuse": ("", "no licence"),
     "crash at start": ("", "end before they are ready"),
@@ -131,6 +133,8 @@ INIT = {
         "hang",
         pytest.param("leave", marks=pytest.mark.long),
         "drop",
+        pytest.param("drop all", marks=pytest.mark.long),
+        "bad verdict",
         pytest.param("slow", marks=pytest.mark.long),
         "refuse",
         pytest.param("crash at start", marks=pytest.mark.long),
@@ -159,11 +163,17 @@ def test_a_worse_version_is_undone_by_itself(instance: Run, tmp_path: Path, how:
     # It is not held against the group: what comes next is of the old version.
     job.instance.kill("fw/0")
     wait_for(lambda: versions(job) == [1, 1])
-    account = ended(job, packets, instance, dropped=how == "drop")
+    if how == "bad verdict":
+        told = wait_for(lambda: [e for e in job.events() if e["type"] == "verdict"])
+        assert told[0]["plugin"] == v2 and told[0]["verdict"].endswith("100d"), told
+        assert "out of port 13, of ports 0 to" in told[0]["message"]
+    dropped = how in ("drop", "drop all", "bad verdict")
+    account = ended(job, packets, instance, dropped=dropped)
     # One that was killed, and the canary. Who hangs may be found out only with a second one there.
     died = {"crash": {2}, "abort": {2}, "hang": {2, 3}, "leave": {2}}
     assert account["deaths"] in died.get(how, {1})
-    met = how not in INIT
+    # A version that forwards nothing leaves no mark.
+    met = how not in (*INIT, "drop all", "bad verdict")
     assert {*orders(instance).values()} <= ({"1", "121"} if met else {"1"})
     assert ("121" in orders(instance).values()) == met
 

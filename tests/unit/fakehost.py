@@ -11,6 +11,8 @@ from typing import Any
 
 from dpsup.host.machine import Host, Hugetlbfs, Pages, PciDevice
 from dpsup.host.neighbours import Neighbour
+from dpsup.host.offloads import Offloads
+from dpsup.host.plugin_file import PluginFile
 from dpsup.packets.pcap import Capture, scan
 
 MIB = 1 << 20
@@ -107,7 +109,18 @@ class FakeHost(Host):
     same: Mapping[str, str] = field(default_factory=dict)  # path: another one of the same file
     kinds: Mapping[str, str] = field(default_factory=dict)  # of files that are not regular
     others: tuple[Neighbour, ...] = ()
+    plugins: Mapping[str, PluginFile | Exception] = field(default_factory=dict)
+    features: Mapping[str, Offloads] = field(default_factory=dict)
     writable: frozenset[str] = frozenset({"/"})
+
+    def read_plugin(self, path: str) -> PluginFile | None:
+        found = self.plugins.get(path)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def offloads(self, interface: str) -> Offloads | None:
+        return self.features.get(interface)
 
     def is_file(self, path: str) -> bool:
         return path in self.files

@@ -156,6 +156,7 @@ def _view(t: float) -> Doc:
         "groups": [group(2, [worker(1), worker(2), worker(0, hidden=True)]), group(1, [worker(3)])],
         "recovery": {
             "deaths": 6,
+            "primary_deaths": 0,
             "lost": 0,
             "last_failover_us": 200.0,
             "histograms": failovers.document(),

@@ -21,6 +21,7 @@ from dpsup.plan.place import make_plan
 from dpsup.primary.process import plan_document
 from dpsup.supervisor.notices import Notices
 from dpsup.topology.load import load
+from dpsup.view import sections
 from dpsup.view.sections import Screen
 from dpsup.view.tables import plain
 
@@ -283,7 +284,8 @@ def test_what_others_take_of_a_cpu_is_no_cost_of_packets() -> None:
 
 
 def test_full_lanes_of_workers_with_time_are_made_longer() -> None:
-    piece = only(advise(work({0: (0.3, 1000), 1: (0.3, 1000)})), "lane-ring")
+    calm = loads({3: 0.3, 4: 0.3})
+    piece = only(advise(work({0: (0.3, 1000), 1: (0.3, 1000)}), calm), "lane-ring")
     assert change(piece)["path"] == ["workers", "fw", "ring"]
     assert change(piece)["value"] == 2048
     assert piece.effect.then == 0
@@ -293,6 +295,47 @@ def test_full_lanes_of_workers_with_time_are_made_longer() -> None:
     assert piece.effect.metric == ("groups", "fw", "lane_full_pps")
     assert piece.effect.then < piece.effect.now
     assert change(piece)["value"] == "1,2,7"
+
+
+def drowning(look: Doc, t: float) -> None:
+    """fw/0 shares its CPU, which has no time left: half busy by its own account, its lane full."""
+    work({0: (0.5, 700)})(look, t)
+    loads({3: 1.0})(look, t)
+    look["plan"]["supervisor_cores"] = [3]
+    for lane in look["lanes"]:
+        if lane["slot"] == 0:
+            lane["outstanding"] = 980
+
+
+def test_a_worker_that_drowns_on_a_shared_cpu_does_not_keep_up() -> None:
+    """Neither says that it has time: a longer lane is full a moment later."""
+
+    def no_cpu(look: Doc, _: float) -> None:
+        for cpu in (0, *range(7, 10)):
+            del look["cpus"][cpu]
+
+    made = window(drowning, no_cpu)
+    doc = report.document(made)
+    assert doc["advice"] == [], doc["advice"]
+    said = plain(report.lines(doc, Screen(None)))
+    assert "fw/0 shares CPU 3 with supervisor" in said and "keep up" not in said
+    made.picture["workers"][0]["fill"] = 1.0
+    (hint,) = (h for h in sections.hints(made.picture) if "keep up" in h)
+    assert "other threads use the rest of their CPU" in hint
+    piece = only(report.pieces(window(drowning)), "crowded")
+    assert change(piece)["path"] == ["workers", "fw", "cores"]
+    assert change(piece)["value"].startswith("7,4")
+    assert piece.effect.then < piece.effect.now
+
+
+def test_what_changes_cost_is_said() -> None:
+    calm = loads({3: 0.3, 4: 0.3})
+    (doc,) = report.document(window(work({0: (0.3, 1000), 1: (0.3, 1000)}), calm))["advice"]
+    assert doc["memory_bytes"] == 1024 * 40 * 2 * 3 + 16384 * (2176 + 192)
+    made = report.document(window(pool_of(low_water=700)))
+    (pool,) = made["advice"]
+    assert "37 MiB more of hugepages" in plain(report.lines(made, Screen(None)))
+    assert pool["memory_bytes"] == 16384 * (2176 + 192)
 
 
 def test_workers_that_are_busy_all_the_time_get_help_where_a_cpu_has_room() -> None:

@@ -171,14 +171,30 @@ PLAN = {
 }
 
 
+def test_a_capture_of_a_group_names_each_worker() -> None:
+    workers = {0: "nat/0", 1: "fw/0", 2: "fw/1"}
+    names = Names("fw", ["wan", "lan"], ["nat", "fw"], [{}, {"0": ["runt"]}], 1, workers)
+    assert not names.is_port and Names("wan", ["wan"], ["fw"], []).is_port
+    assert Names("fw", ["fw"], ["fw"], []).is_port, "find_target looks for ports first"
+    lines = Lines(io.BytesIO(), names, CLOCK)
+    assert " fw/1 io/0 #0 before, from wan: " in lines.line(seen(LENT, slot=2))
+    assert " fw/0 io/0 #0 after, drop runt: " in lines.line(seen(BACK, slot=1))
+    out = io.BytesIO()
+    made = Pcapng(out, names, CLOCK, 65536, "")
+    assert b"fw before" in out.getvalue() and b"fw after" in out.getvalue()
+    assert b"fw/1: drop runt" in made.block(seen(BACK, slot=2))
+
+
 def test_targets() -> None:
     ports = {"wan": 0, "lan": 1}
     assert find_target(PLAN, ports, "lan").ports == [1]
     worker = find_target(PLAN, ports, "nat/0")
     assert (worker.slots, worker.ios) == ([2], [0, 1])
+    group = find_target(PLAN, ports, "fw")
+    assert (group.slots, group.ports, group.ios) == ([0, 1], [], [0, 1])
     lane = find_target(PLAN, ports, "io/1:fw/1")
     assert (lane.slots, lane.ios) == ([1], [1])
-    for wrong in ("fw", "fw/2", "io/2:fw/0", "fw/0:io/0", ""):
+    for wrong in ("fv", "fw/2", "io/2:fw/0", "fw/0:io/0", ""):
         with pytest.raises(NoSuchObject):
             find_target(PLAN, ports, wrong)
     with pytest.raises(NoSuchObject) as e:

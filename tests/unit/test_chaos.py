@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dpsup.chaos.command import ONLY_OWN, faults_of
 from dpsup.chaos.own import PREFIX, Own
 from dpsup.chaos.report import Found, Injected, document, percentiles, phases_of, text, thinned
 from dpsup.chaos.schedule import KINDS, USUAL, parse_faults, parse_rate, schedule
@@ -59,6 +60,15 @@ def test_what_is_rationed_keeps_its_distance(kind: str, budget: str, distance: f
 def test_only_what_may_be_drawn_is_drawn() -> None:
     assert {f.kind for f in schedule(1, ("segv",), 10.0, 10.0)} == {"segv"}
     assert len(schedule(1, ("primary",), 100.0, 30.0)) <= 2
+
+
+def test_the_usual_faults_are_those_that_the_topology_allows() -> None:
+    assert faults_of(None, own_traffic=True) == USUAL
+    others = faults_of(None, own_traffic=False)
+    assert others and not set(others) & set(ONLY_OWN)
+    assert faults_of("hang", own_traffic=True) == ("hang",)
+    with pytest.raises(UsageError, match="hang"):
+        faults_of("kill,hang", own_traffic=False)
 
 
 def test_words_that_are_none() -> None:

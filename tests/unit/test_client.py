@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from unit.test_bus import responding
 
+from dpsup import _abi
 from dpsup.bus.messages import Request
 from dpsup.errors import DpsupError, NotPermitted, NotRunning, UsageError
 from dpsup.host import process
@@ -103,19 +104,36 @@ def test_a_headless_instance_answers_for_its_data_plane_alone(
     dead, alive = 2**22 + 1, process.own().pid
 
     def handle(request: Request) -> Any:
+        if request.verb == "stories":
+            assert request.args == {"since": 7}
+            death = {"kind": _abi.DPS_STORY_DEATH, "pid": 1, "handover": 0, "successor": 0}
+            return [
+                {**death, "slot": 0, "successor": 9}, {**death, "slot": 0},
+                {**death, "slot": 1, "handover": 1}, {**death, "slot": 1, "pid": 5},
+                {**death, "slot": 77}, {**death, "kind": _abi.DPS_STORY_LENT, "slot": 1},
+            ]  # fmt: skip
+        if request.verb == "sitters":
+            parked = {"hand": _abi.DPS_HAND_PARKED, "group": 1}
+            seated = {**parked, "pid": alive, "hand": _abi.DPS_HAND_SEATED}
+            return {"sitters": [{**parked, "pid": alive}, {**parked, "pid": dead}, seated]}
         assert request.verb == "counters"
         return {"slots": [{"pid": dead}, {"pid": alive}]}
 
     where = instance(root, "edge", headless=True)
-    where.write("plan.json", json.dumps({"name": "edge"}))
+    where.write("plan.json", json.dumps({"name": "edge", "n_slots": 2}))
+    memory: Any = {"told": 7, "asked": [5], "deaths": 40}
+    where.write_state(State("edge", 3, "p", "/h", "f", primary=process.own(), memory=memory))
     monkeypatch.setattr(
-        client.status, "status", lambda plan, counters, view, _: (plan, counters, view)
+        client.status, "status", lambda plan, counters, view, left: (plan, counters, view, left)
     )
     with responding(root / "edge" / "primary.sock", handle), Instance(where) as edge:
         assert edge.headless
         found: Any = edge.status()
         assert found[0]["primary_pid"] == alive and found[2] is None
         assert found[1]["slots"] == [{"pid": 0}, {"pid": alive}]
+        assert found[3] == {
+            "memory": memory, "deaths": {0: 2}, "takeovers": {0: 1}, "spares": {1: 1},
+        }  # fmt: skip
         for order in (edge.stats, edge.stop, lambda: edge.scale("fw", 1), edge.events):
             with pytest.raises(DpsupError) as caught:
                 order()

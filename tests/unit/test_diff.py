@@ -115,6 +115,7 @@ WRITE = {
     ),
     "workers.restart.backoff.factor": ('name = "fw"', "restart = { backoff = { factor = 3 } }"),
     "workers.restart.backoff.max": ('name = "fw"', 'restart = { backoff = { max = "9s" } }'),
+    "workers.restart.retry": ('name = "fw"', 'restart = { retry = "1m" }'),
     "workers.restart.backoff.jitter": (
         'name = "fw"', "restart = { backoff = { jitter = 0.5 } }"
     ),

@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from unit.hosttree import CPU, FLAGS, HUGE, LIMITS, MLX, NIC, PMDS, TOPOLOGY, Tree, sound
 
-from dpsup.doctor import CHECKS, report
+from dpsup.doctor import CHECKS, cpus, report
 from dpsup.doctor.finding import Finding, Level
 from dpsup.errors import Exit, TopologyError
 from dpsup.host.tree import Machine
@@ -379,8 +380,8 @@ def test_every_check_that_can_find_has_a_fault_planted() -> None:
     planted = {fault[1][:3] for fault in FAULTS} | {
         one[:3] for _, found, _ in TOPOLOGIES for one in found
     }
-    # D15 and D20 cannot apply; D17 and D21 have tests of their own.
-    assert set(CHECKS) - planted == {"D15", "D17", "D20", "D21"}
+    # D15 and D20 cannot apply; D17, D21 and D29 (test_offloads) have tests of their own.
+    assert set(CHECKS) - planted == {"D15", "D17", "D20", "D21", "D29"}
 
 
 def test_an_empty_tree_is_no_traceback(tmp_path: Path, file: Path) -> None:
@@ -446,3 +447,48 @@ def test_this_machine(file: Path) -> None:
     """Whatever it is: every check has an answer, and none is a traceback."""
     findings = report.examine(None, Machine())
     assert {f.id for f in findings} == set(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("data", "supervisor", "want"),
+    [
+        ({0, 1}, {0}, "isolcpus=1 nohz_full=1 rcu_nocbs=1"),
+        ({0, 1}, {1}, "isolcpus=0 nohz_full=0"),
+        ({1}, {0}, "isolcpus=1 nohz_full=1"),
+        ({0}, {0}, "isolcpus=0"),
+    ],
+)
+def test_a_cpu_is_left_to_the_kernel(
+    tree: Tree, data: set[int], supervisor: set[int], want: str
+) -> None:
+    tree.put(f"{CPU}/online", "0-1\n")
+    tree.put(f"{CPU}/isolated", "\n")
+    needs = SimpleNamespace(data=frozenset(data), supervisor=frozenset(supervisor))
+    (found,) = cpus.isolation(tree.machine(), needs)  # type: ignore[arg-type]
+    assert want in found.manual, found
+    assert ("is left to the kernel" in found.manual) == (data == {0, 1})
+
+
+def test_one_cpu_cannot_be_isolated(tree: Tree) -> None:
+    tree.put(f"{CPU}/online", "0\n")
+    tree.put(f"{CPU}/isolated", "\n")
+    needs = SimpleNamespace(data=frozenset({0}), supervisor=frozenset({0}))
+    (found,) = cpus.isolation(tree.machine(), needs)  # type: ignore[arg-type]
+    assert "isolcpus" not in found.manual
+
+
+def test_the_sum_of_the_text_is_the_number_of_checks(tree: Tree, file: Path) -> None:
+    """A check with two findings counts once, as its worst."""
+    tree.put("proc/sys/kernel/numa_balancing", "1\n")
+    tree.put("sys/kernel/mm/ksm/run", "1\n")
+    findings = report.examine(str(file), tree.machine())
+    assert len(findings) > len(CHECKS), "a check has two findings"
+    (line,) = (one for one in report.text(findings).splitlines() if " checks: " in one)
+    total, *counts = map(int, re.findall(r"\d+", line))
+    assert total == sum(counts) == len(CHECKS), line
+
+
+def test_the_script_names_its_command(tree: Tree, file: Path) -> None:
+    assert f"`dpsup doctor {file} --fix-script`" in report.script(
+        report.examine(str(file), tree.machine()), str(file)
+    )

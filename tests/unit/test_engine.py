@@ -18,6 +18,7 @@ from dpsup.errors import DpsupError, ShimError, TimedOut
 from dpsup.host.process import Identity
 from dpsup.supervisor import engine, silence
 from dpsup.supervisor.engine import Engine
+from dpsup.supervisor.model import Sitter, Worker
 
 
 class Numbers:
@@ -61,6 +62,15 @@ def test_an_event_runs_the_actions_of_the_table_in_their_order(core: Engine) -> 
     (event,) = events(core, "state")
     assert (event["old"], event["new"], event["why"]) == ("recovering", "backoff", "retry")
     assert worker.since_ns > 0
+
+
+def test_an_end_that_was_asked_for_is_no_death(core: Engine) -> None:
+    core.actions["worker", "repair"] = lambda _: None
+    for asked, why in ((False, "died"), (True, "ended")):
+        worker = Worker(name="fw/0", group=0, member=0, slot=0, core=1, state="draining")
+        worker.sitter = Sitter("fw/0", 0, 500, -1, asked=asked)
+        core.fire(worker, "died")
+        assert events(core, "state")[-1]["why"] == why
 
 
 def test_an_event_that_changes_nothing_says_nothing(core: Engine) -> None:

@@ -68,6 +68,40 @@ def test_whole_is_as_many_ready_as_desired(home: Home) -> None:
     assert home.judged() == "short"
 
 
+def test_between_two_sizes_nothing_is_degraded(home: Home) -> None:
+    """A group that grows or shrinks as it was asked to lacks nobody."""
+    home.core.steps = False
+    home.model.state = "running"
+    home.seat(0, 500)
+    home.seat(1, 501)
+    scaler = home.scaler
+    events: list[str] = []
+
+    def judging(who: Any, event: str) -> None:
+        if who is home.model:
+            events.append(event)
+            return
+        who.state = fsm.step("worker", who.state, event).state
+        home.life.judge()
+
+    home.core.fire = judging  # type: ignore[method-assign]
+    scaler.resize(home.group, 4, "asked")
+    scaler.resize(home.group, 1, "asked")
+    assert set(events) == {"whole"}
+    home.group.workers[0].state = "recovering"
+    home.life.judge()
+    assert events[-1] == "short"
+    # One that it was to grow by and that does not come up is missing.
+    home.group.workers[0].state = "running"
+    for worker in home.group.workers[1:]:
+        worker.state = "stopped"
+    scaler.resize(home.group, 2, "asked")
+    assert events[-1] == "whole"
+    home.group.workers[1].state = "recovering"
+    home.life.judge()
+    assert events[-1] == "short"
+
+
 def test_a_port_that_is_not_there_leaves_it_short(home: Home) -> None:
     home.seat(0, 500)
     home.seat(1, 501)

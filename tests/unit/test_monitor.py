@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,26 @@ def test_an_instance_does_not(post: Post) -> None:
     for _ in range(3):
         post.look()
     assert not post.stopped
+
+
+def test_who_is_held_is_tried_once_more_when_it_is_time(post: Post) -> None:
+    worker, group = post.worker, post.group
+    worker.wanted, worker.state, worker.held_for = True, "held", "it would end the same way again"
+    group.spares_held = "no licence"
+    post.look()
+    assert not post.core.fired and group.spares_held, "not before, and never without a time"
+    worker.retry_at = group.spares_retry_at = time.monotonic() + 1e6
+    post.look()
+    assert not post.core.fired and group.spares_held
+    worker.retry_at = group.spares_retry_at = time.monotonic() - 0.01
+    post.look()
+    assert post.core.fired == [(worker.name, "restart")]
+    assert worker.history.level == group.policy.intensity and worker.held_for == ""
+    assert group.spares_held == ""
+    told = [e["name"] for e in post.core.events.of("retry")]
+    assert sorted(told) == [worker.name, f"spare of {group.plan.name}"]
+    # Meanwhile it was scaled away: nothing is tried.
+    worker.state, worker.wanted, worker.retry_at = "held", False, time.monotonic() - 0.01
+    post.core.fired.clear()
+    post.look()
+    assert not post.core.fired

@@ -13,6 +13,7 @@ from dpsup.supervisor.policy import (
     Verdict,
     allowance,
     decide,
+    last_credit,
     others,
 )
 
@@ -157,3 +158,21 @@ def test_a_storm_always_ends(gaps: list[float]) -> None:
         restarts.append(now)
         # Whatever the pattern: the leaky bucket lets through what it holds and what leaked.
         assert len(restarts) <= policy.intensity + now * policy.intensity / policy.period + 1e-6
+
+
+def test_a_worker_that_was_given_up_is_tried_once_more_unless_told_not_to() -> None:
+    policy = Policy(intensity=5, period=60, retry=300.0)
+    found = deaths(policy, [0.0] * 6)[-1]
+    assert (found.verdict, found.retry) == (Verdict.GIVE_UP, 300.0)
+    permanent = decide(policy, History(), Ending(permanent=True), True, 0.0)
+    assert (permanent.verdict, permanent.retry) == (Verdict.GIVE_UP, 300.0)
+    # It fails again at once: given up again, not restarted five times more.
+    again = decide(policy, last_credit(policy, 300.0), CRASH, True, 301.0)
+    assert (again.verdict, again.retry) == (Verdict.GIVE_UP, 300.0)
+    # It ran for a while: it has its credit back.
+    assert decide(policy, last_credit(policy, 300.0), CRASH, True, 400.0).verdict is Verdict.RETRY
+    for told_not_to in (Policy(intensity=5), Policy("never", retry=300.0)):
+        decision = decide(told_not_to, History(9.0, 0.0), CRASH, True, 0.0)
+        assert (decision.verdict, decision.retry) == (Verdict.GIVE_UP, 0.0)
+    ended_well = decide(Policy("on-failure", retry=300.0), History(), Ending(failed=False), True, 0)
+    assert (ended_well.verdict, ended_well.retry) == (Verdict.GIVE_UP, 0.0)

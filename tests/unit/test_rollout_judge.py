@@ -8,7 +8,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsup.supervisor.rollout_judge import FEW, Margins, Sample, judge, sample
+from dpsup.supervisor.rollout_judge import (
+    ALL,
+    FEW,
+    Margins,
+    Sample,
+    hard_sign,
+    judge,
+    sample,
+)
 
 OLD = Sample(packets=10_000, dropped=100, lane_full=0, cycles=1_000_000)
 MARGINS = Margins(drops=0.01, lane_full=0.01, cycles=0.5)
@@ -31,6 +39,24 @@ def test_each_margin_counts_by_itself() -> None:
 def test_a_version_without_a_past_has_no_cost_to_be_compared_with() -> None:
     assert judge(Sample(), Sample(1000, 0, 0, 10**9), MARGINS) == ""
     assert "drops" in judge(Sample(), Sample(1000, 1000, 0, 0), MARGINS)
+
+
+def test_bad_verdicts_and_a_version_that_forwards_nothing_are_hard_signs() -> None:
+    all_dropped = Sample(ALL, ALL)
+    assert "drops all of its 100" in hard_sign(OLD, all_dropped, MARGINS)
+    assert hard_sign(OLD, Sample(ALL, ALL - 1), MARGINS) == ""  # the judge's business
+    assert hard_sign(OLD, Sample(ALL - 1, ALL - 1), MARGINS) == ""
+    # A policy that is meant to drop, an old version that drops nearly all, one not measured.
+    assert hard_sign(OLD, all_dropped, Margins(drops=1.0)) == ""
+    assert hard_sign(Sample(1000, 950), all_dropped, MARGINS) == ""
+    assert hard_sign(None, all_dropped, MARGINS) == ""
+    bad = Sample(10_000, FEW, bad=FEW)
+    for margins in (MARGINS, Margins(drops=1.0)):
+        for old in (OLD, None, Sample()):
+            assert "20 of its 10000 verdicts have no meaning" in hard_sign(old, bad, margins)
+    assert hard_sign(OLD, Sample(10_000, FEW - 1, bad=FEW - 1), MARGINS) == ""
+    # Bad before, and no worse: a fault of the old version may be mended by a next one.
+    assert hard_sign(Sample(10_000, FEW, bad=FEW), bad, MARGINS) == ""
 
 
 @given(
@@ -59,5 +85,5 @@ def test_a_sample_is_what_grew() -> None:
             slot(collected=6, lane_full=2, quarantined=1),
         ]
     }
-    assert sample(before, after, [0]) == Sample(90, 4, 0, 700)
-    assert sample(before, after, [0, 1]) == Sample(91, 5, 2, 700)
+    assert sample(before, after, [0]) == Sample(90, 4, 0, 700, bad=1)
+    assert sample(before, after, [0, 1]) == Sample(91, 5, 2, 700, bad=1)

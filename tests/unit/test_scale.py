@@ -38,6 +38,20 @@ def test_sizes_that_cannot_be(parts: Parts, spec: str) -> None:
         size_of(parts.group, spec, "f")
 
 
+def test_a_number_below_zero_is_not_advised_as_a_size(parts: Parts) -> None:
+    with pytest.raises(UsageError) as caught:
+        size_of(parts.group, "-5", "edge.toml")
+    assert "max" not in caught.value.help and "scale fw 0" in caught.value.help
+    with pytest.raises(UsageError) as caught:
+        size_of(parts.group, "5000", "edge.toml")
+    assert "max = " not in caught.value.help
+
+
+def test_workers_that_refuse_are_named(parts: Parts) -> None:
+    parts.group.workers[2].state, parts.group.workers[2].held_for = "held", "no licence"
+    assert scaled(parts, "3")["held"] == {"fw/2": "no licence"}
+
+
 def scaled(parts: Parts, spec: str, **options: bool) -> dict[str, Any]:
     parts.core.fired.clear()
     found: dict[str, Any] = run(parts.scaler.scale(parts.group, spec, **options))

@@ -163,7 +163,12 @@ def restarting(sup: Sup, state: str = "running") -> None:
 
 def test_a_restart_is_one_after_the_other(sup: Sup) -> None:
     restarting(sup)
-    for target, names in (("", ["fw/0", "fw/1"]), ("fw", ["fw/0", "fw/1"]), ("fw/1", ["fw/1"])):
+    for target, names in (
+        ("", ["fw/0", "fw/1"]),
+        ("all", ["fw/0", "fw/1"]),
+        ("fw", ["fw/0", "fw/1"]),
+        ("fw/1", ["fw/1"]),
+    ):
         sup.core.fired.clear()
         assert sup.ask("restart", target=target) == {"restarted": names}
         assert sup.core.fired == [(name, "restart") for name in names]
@@ -207,6 +212,7 @@ def test_a_reset_starts_who_is_held(sup: Sup) -> None:
     assert sup.core.events.of("reset")[0]["name"] == "edge"
     sup.core.drop()
     assert sup.ask("reset_failed", target="fw/1")["started"] == {}
+    assert sup.ask("reset_failed", target="all")["reset"] == ["fw/0", "fw/1"]
 
 
 # --- what was said --------------------------------------------------------------------------------
@@ -237,8 +243,10 @@ def test_a_stop_answers_first(sup: Sup) -> None:
 
 
 def test_a_reload_is_handed_on(sup: Sup) -> None:
-    assert sup.ask("reload", file="f", partial=True) == "reloaded"
-    assert sup.reloads == [("f", {"dry_run": False, "partial": True})]
+    assert sup.ask("reload", file="f", partial=True, more_drops=1) == "reloaded"
+    ((file, asked),) = sup.reloads
+    assert (file, asked["dry_run"], asked["partial"]) == ("f", False, True)
+    assert asked["options"].margins.drops == 1 and asked["options"].judge == 2
 
 
 def test_state_is_named_by_worker_and_bucket(sup: Sup) -> None:

@@ -123,6 +123,46 @@ def _overloaded(max_: int) -> dict[str, Any]:
     return made
 
 
+def test_only_full_lanes_say_that_a_worker_does_not_keep_up() -> None:
+    """Not what its plugin drops by policy, nor what dpsup drops for its verdicts."""
+    for reason in ("runt", "bad_verdict", "quarantine"):
+        made = _overloaded(3)
+        made["workers"][0]["drops_new"] = {reason: 500}
+        assert not any("keep up" in hint for hint in sections.hints(made)), reason
+    both = _overloaded(3)
+    both["workers"][0]["drops_new"] = {"runt": 400, "lane_full": 100}
+    (hint,) = (h for h in sections.hints(both) if "keep up" in h)
+    assert "does not keep up, 100 packets per second find the lanes full" in hint
+
+
+def test_frames_that_an_offload_joined_are_said() -> None:
+    made = picture(looks.edge(3.0), looks.edge(4.0))
+    made["ports"][0]["drops_new"] = {"oversize": 4}
+    (hint,) = (h for h in sections.hints(made) if "oversize" in h)
+    assert "`dpsup doctor /etc/dpsup/edge.toml`" in hint and "gro" in hint
+
+
+def test_bad_verdicts_are_said() -> None:
+    made = picture(looks.edge(3.0), looks.edge(4.0))
+    made["workers"][1]["drops_new"] = {"bad_verdict": 9}
+    (hint,) = (h for h in sections.hints(made) if "bad_verdict" in h)
+    assert hint.startswith("fw/1 returns verdicts") and "events --type verdict" in hint
+
+
+@pytest.mark.parametrize("how", ["ready", "held", "starved", "none"])
+def test_packets_that_wait_are_a_problem_only_where_a_worker_is_missing(how: str) -> None:
+    made = picture(looks.edge(3.0), looks.edge(4.0))
+    made["groups"][0]["held"] = 513
+    if how == "held":
+        made["groups"][0]["ready"] = 1
+    elif how == "starved":
+        made["workers"][1]["health"] = "starved"
+    elif how == "none":
+        made["groups"][0] |= {"desired": 0, "ready": 0}
+    said = any("513 packets wait for fw" in hint for hint in sections.hints(made))
+    assert said == (how != "ready")
+
+
 def test_advice_on_overload_goes_by_what_can_be_done() -> None:
     assert any("scale fw +1" in hint for hint in sections.hints(_overloaded(3)))
     assert any("raise max of fw" in hint for hint in sections.hints(_overloaded(2)))
@@ -146,7 +186,7 @@ def test_a_worker_that_has_time_is_not_helped_by_more_of_them() -> None:
     (core,) = (c for c in shared["cores"] if c["core"] == shared["workers"][0]["core"])
     core["load"] = 1.0
     assert any(
-        "half of their CPU: `dpsup -n edge cores`" in hint for hint in sections.hints(shared)
+        "rest of their CPU: `dpsup -n edge cores`" in hint for hint in sections.hints(shared)
     )
     shared["io"][0]["busy"] = 1.0
     assert any("the bottleneck is io/0" in hint for hint in sections.hints(shared))
@@ -279,7 +319,9 @@ def test_top_fits_24_lines_and_keeps_its_keys(name: str) -> None:
         assert len(lines) <= height
         assert all(len(line) <= 80 for line in text(lines).splitlines())
         if height == 24:
-            assert text(lines).splitlines()[-1].startswith(KEYS[:20])
+            *_, sort, keys = text(lines).splitlines()
+            assert keys == KEYS
+            assert sort == "sort by p pps, b busy, c cycles, d drops, n name; now by name"
 
 
 def test_top_sorts_chooses_and_acts() -> None:

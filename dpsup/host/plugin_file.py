@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a plugin's file says before anybody loads it: an ELF file's exported `dps_plugin`.
+
+Only numbers are read: pointers in a file are not what they are once it is loaded.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpsup import _abi
+
+_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR = struct.Struct("<IIQQQQQQ")
+_SHDR = struct.Struct("<IIQQQQIIQQ")
+_SYM = struct.Struct("<IBBHQQ")
+_SHARED, _LOADED, _DYNSYM = 3, 1, 11  # ET_DYN, PT_LOAD, SHT_DYNSYM
+_MACHINES = {62: "x86_64", 183: "aarch64"}
+_HEAD = struct.Struct("<II")  # struct dps_plugin: abi, size
+_STATE = struct.Struct("<II")  # state_size, bucket_state_size
+STATE_AT, SIZE = 64, 88
+NAME = b"dps_plugin"
+
+
+class NoPlugin(Exception):
+    """Why a file is none that a worker can load."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginFile:
+    state: int = 0  # bytes for each worker
+    bucket_state: int = 0
+
+
+def read(path: str) -> PluginFile | None:
+    """None: the file does not tell (its section table was removed). Raises: NoPlugin, OSError."""
+    with Path(path).open("rb") as file:
+        if os.fstat(file.fileno()).st_size < _EHDR.size:
+            raise NoPlugin("it is no shared object")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                return _facts(data)
+            except struct.error:
+                raise NoPlugin("it is a damaged shared object: it ends too early") from None
+
+
+def _facts(data: mmap.mmap) -> PluginFile | None:
+    ident, kind, machine, _, _, phoff, shoff, *_, phsize, phnum, shsize, shnum, _ = (
+        _EHDR.unpack_from(data, 0)
+    )
+    if ident[:4] != b"\x7fELF":
+        raise NoPlugin("it is no shared object")
+    if ident[4:6] != b"\x02\x01" or _MACHINES.get(machine) != platform.machine():
+        what = _MACHINES.get(machine, f"machine {machine}")
+        raise NoPlugin(f"it is built for another kind of machine ({what})")
+    if kind != _SHARED:
+        raise NoPlugin("it is an object file or a program, not a shared object: cc -shared -fPIC")
+    if not shoff or not shnum:
+        return None
+    loaded = [
+        (vaddr, offset, filesz)
+        for type_, _, offset, vaddr, _, filesz, _, _ in (
+            _PHDR.unpack_from(data, phoff + i * phsize) for i in range(phnum)
+        )
+        if type_ == _LOADED
+    ]
+    sections = [_SHDR.unpack_from(data, shoff + i * shsize) for i in range(shnum)]
+    for section, value in _exported(data, sections):
+        if section == 0:
+            continue  # wanted, not there
+        for vaddr, offset, filesz in loaded:
+            if vaddr <= value < vaddr + filesz:
+                return _plugin(data, offset + value - vaddr)
+        return None
+    raise NoPlugin("it exports no symbol dps_plugin: is it a dpsup plugin?")
+
+
+def _exported(data: mmap.mmap, sections: list[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
+    """The symbols of that name: section and address."""
+    for section in sections:
+        if section[1] != _DYNSYM:
+            continue
+        offset, size, names = section[4], section[5], sections[section[6]]
+        for at in range(offset, offset + size, _SYM.size):
+            name, _, _, index, value, _ = _SYM.unpack_from(data, at)
+            start = names[4] + name
+            if data[start : start + len(NAME) + 1] == NAME + b"\0":
+                yield index, value
+
+
+def _plugin(data: mmap.mmap, at: int) -> PluginFile:
+    abi, size = _HEAD.unpack_from(data, at)
+    if (abi, size) != (_abi.DPS_PLUGIN_ABI, SIZE):
+        raise NoPlugin(
+            f"it is built against plugin ABI {abi} ({size} bytes), this dpsup has"
+            f" {_abi.DPS_PLUGIN_ABI} ({SIZE}): build it again with this dpsup_plugin.h"
+        )
+    return PluginFile(*_STATE.unpack_from(data, at + STATE_AT))
