@@ -49,7 +49,8 @@ find(struct dps_sitter *me, const struct dps_version *conf, const struct dps_plu
 	*plugin = dlsym(object, "dps_plugin");
 	if (*plugin == NULL)
 		return refuse(me, DPS_EXIT_PLUGIN,
-			      "%s exports no symbol dps_plugin: is it a dpsup plugin?",
+			      "%s exports no symbol dps_plugin: is it a dpsup plugin, built with "
+			      "this dpsup_plugin.h?",
 			      conf->plugin);
 	return 0;
 }
