@@ -624,13 +624,8 @@ CODES: dict[str, Entry] = {
     ),
     "E0717": Entry(
         "nothing to go back to",
-        "The group ran no other version before, or that version's file has changed since.",
+        "The group ran no other version before.",
         "`dpsup rollout history GROUP`; roll out the file that you want.",
-    ),
-    "E0718": Entry(
-        "the running version's file has changed",
-        "A worker that is started again, and an undo, would load the new contents.",
-        "Give each version a file of its own: fw-2.so.",
     ),
     "E0719": Entry(
         "invalid options of a rollout",

@@ -132,7 +132,13 @@ class Instance:
             # Without a supervisor, no process clears the slots of the dead.
             if slot["pid"] and not process.start_ticks(slot["pid"]):
                 slot["pid"] = 0
-        return status.status(plan, counters, None)
+        from dpsup.instance import plugins
+
+        doc = status.status(plan, counters, None)
+        for group, known in zip(doc["groups"], plan.get("groups", []), strict=True):
+            copy = known["plugin_copy"]
+            group["plugin_on_disk"] = plugins.on_disk(known["plugin_path"], copy)
+        return doc
 
     def look(self) -> Look:
         """The data of tables, graphs and metrics."""

@@ -191,6 +191,7 @@ def groups(plan: Plan, counters: Counters, view: View | None) -> list[StatusGrou
             {
                 "name": group["name"],
                 "plugin": group["plugin"],
+                "plugin_on_disk": seen["plugin_on_disk"] if seen else "",
                 "desired": seen["desired"] if seen else group["count"],
                 "ready": ready,
                 "spares_ready": seen["spares_ready"] if seen else 0,

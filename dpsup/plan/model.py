@@ -99,6 +99,7 @@ class GroupPlan:
     strategy: str = "one-for-one"  # "one-for-one" | "rest-for-chain" | "all"
     backoff_jitter: float = 0.0  # of a wait, at most so much is left out
     lend_after: float = LEND_AFTER  # seconds without an answer, 0: never
+    plugin_copy: str = ""  # what the workers load of plugin_path: instance.plugins
 
 
 @dataclass(frozen=True, slots=True)

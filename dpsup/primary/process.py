@@ -234,6 +234,7 @@ class Primary:
             {
                 "plugin": want(args, "plugin", str),
                 "plugin_path": want(args, "plugin_path", str),
+                "plugin_copy": want(args, "plugin_copy", str, ""),
                 "args": want(args, "args", list),
             }
         )

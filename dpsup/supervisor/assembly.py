@@ -30,6 +30,7 @@ from dpsup.supervisor.life import Life
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.monitor import Monitor
 from dpsup.supervisor.notices import Notices
+from dpsup.supervisor.plugin_files import PluginFiles
 from dpsup.supervisor.primary import Generation
 from dpsup.supervisor.rejoin import Rejoin
 from dpsup.supervisor.reload import Reload
@@ -168,6 +169,7 @@ class Supervisor:
         server = Server(model.runtime.file(CONTROL), partial(self._handle, self))
         serving = asyncio.create_task(server.serve())
         core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches
+        core.spawn(PluginFiles(core, model).run(), feature="plugin files")
         if model.plan.metrics_listen:
             core.spawn(metrics_process.keep(core, model, self.children), feature="metrics")
         try:

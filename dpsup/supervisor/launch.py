@@ -26,7 +26,7 @@ from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
 from dpsup.host import process
 from dpsup.host.machine import Host, read_host
-from dpsup.instance import runtime_dir
+from dpsup.instance import plugins, runtime_dir
 from dpsup.instance.client import connect, find, running
 from dpsup.instance.runtime_dir import Runtime, State
 from dpsup.plan.model import Plan
@@ -231,7 +231,10 @@ def _run(
         found = _take_over(where, plan)
         going_on = found if isinstance(found, adopt.Found) else None
         stays = going_on is not None
-        plan = make_plan(topology, host, found) if isinstance(found, int) else found.plan
+        if isinstance(found, adopt.Found):
+            plan = found.plan
+        else:
+            plan = plugins.copied(where.path, make_plan(topology, host, found))
         _say(f"check      {file}: ok, {_shape(plan)}")
         # Everything else of ours is imported only now: a bad file is told of sooner.
         from dpsup.supervisor import verbs

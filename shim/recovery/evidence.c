@@ -5,7 +5,8 @@
 //
 // To blame is the packet that the worker had begun, if the worker died of what it did itself: of a
 // fault, of a fatal signal that it sent to itself as abort() does, or stuck with that very packet.
-// Never for a signal of somebody else's, whichever it is: an operator, the OOM killer. And never for
+// Never for a signal of somebody else's, whichever it is: an operator, the OOM killer. Never for a
+// SIGBUS whose memory is gone: a file that changed under its mapping, a full file system. And never for
 // a death between two bursts: `hand` says where the burst in hand ends, and the first packet without
 // a verdict counts only before that.
 //
@@ -73,9 +74,10 @@ died_of_itself(const struct dps_story *death)
 	// Sent, not raised by the CPU.
 	if (death->code <= 0)
 		return death->sender == death->pid;
-	// Memory that is broken is nobody's fault.
+	// No packet breaks memory, or cuts short the file that was mapped there.
 	return death->signal != SIGBUS ||
-	       (death->code != BUS_MCEERR_AR && death->code != BUS_MCEERR_AO);
+	       (death->code != BUS_MCEERR_AR && death->code != BUS_MCEERR_AO &&
+		death->code != BUS_ADRERR);
 }
 
 // One that was stuck may have come off that packet before its end came.

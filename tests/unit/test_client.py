@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from unit.test_bus import responding
@@ -109,11 +109,13 @@ def test_a_headless_instance_answers_for_its_data_plane_alone(
     where = instance(root, "edge", headless=True)
     where.write("plan.json", json.dumps({"name": "edge"}))
     monkeypatch.setattr(
-        client.status, "status", lambda plan, counters, view: (plan, counters, view)
+        client.status,
+        "status",
+        lambda plan, counters, view: {"groups": [], "of": (plan, counters, view)},
     )
     with responding(root / "edge" / "primary.sock", handle), Instance(where) as edge:
         assert edge.headless
-        found: Any = edge.status()
+        found: Any = cast(Any, edge.status())["of"]
         assert found[0]["primary_pid"] == alive and found[2] is None
         assert found[1]["slots"] == [{"pid": 0}, {"pid": alive}]
         for order in (edge.stats, edge.stop, lambda: edge.scale("fw", 1), edge.events):
