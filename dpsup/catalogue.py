@@ -777,6 +777,11 @@ CODES: dict[str, Entry] = {
         "It ended while the command was asking.",
         "`dpsup start FILE` starts it.",
     ),
+    "E0907": Entry(
+        "the connection is closed",
+        "close() was called, or the `with` block that opened it has ended.",
+        "Call dpsup.connect() again.",
+    ),
     # --- tools ------------------------------------------------------------------------------------
     "E1001": Entry(
         "the file exists already",
