@@ -680,13 +680,8 @@ CODES: dict[str, Entry] = {
     ),
     "E0717": Entry(
         "nothing to go back to",
-        "The group ran no other version before, or that version's file has changed since.",
+        "The group ran no other version before.",
         "`dpsup rollout history GROUP`; roll out the file that you want.",
-    ),
-    "E0718": Entry(
-        "the running version's file has changed",
-        "A worker that is started again, and an undo, would load the new contents.",
-        "Give each version a file of its own: fw-2.so.",
     ),
     "E0719": Entry(
         "invalid options of a rollout",
@@ -850,6 +845,11 @@ CODES: dict[str, Entry] = {
         "the instance has ended",
         "It ended while the command was asking.",
         "`dpsup start FILE` starts it.",
+    ),
+    "E0907": Entry(
+        "the connection is closed",
+        "close() was called, or the `with` block that opened it has ended.",
+        "Call dpsup.connect() again.",
     ),
     # --- tools ------------------------------------------------------------------------------------
     "E1001": Entry(

@@ -127,19 +127,27 @@ open_more(const struct dps_meta *meta, struct dps_packet *p)
 		p->tsc = meta->tsc;
 }
 
+// What was not asked for is 0, whatever the packet before had: from hash to origin in two stores. Port
+// and headroom, which lie between, are written after.
+typedef uint64_t clear_words __attribute__((vector_size(16), aligned(8), may_alias));
+_Static_assert(offsetof(struct dps_packet, bucket_state) - offsetof(struct dps_packet, hash) ==
+		       2 * sizeof(clear_words),
+	       "clear_words");
+
 static inline void
 open_packet(const struct loop *l, const struct loop_lane *lane, uint32_t index, uint64_t word,
 	    struct dps_packet *p)
 {
+	clear_words *clear = (clear_words *)&p->hash;
+
 	p->data = data_of(l, word);
 	p->len = DPS_FIELD(word, DPS_W_LEN, DPS_W_PORT - DPS_W_LEN);
 	p->total = p->len;
-	p->hash = 0;
+	clear[0] = (clear_words){ 0 };
+	clear[1] = (clear_words){ 0 };
 	p->port = DPS_FIELD(word, DPS_W_PORT, DPS_W_HEADROOM - DPS_W_PORT);
 	p->headroom = DPS_FIELD(word, DPS_W_HEADROOM, DPS_W_META - DPS_W_HEADROOM) *
 		      DPS_HEADROOM_UNIT;
-	p->has_vlan = 0;
-	p->origin = NULL;
 	if (unlikely(word & DPS_BIT(DPS_W_META)))
 		open_more(&lane->meta[index & l->mask], p);
 }
@@ -174,7 +182,9 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, enu
 {
 	uint64_t *words = lane->word;
 	uint32_t base = lane->done;
+	struct dps_packet p;
 
+	p.bucket_state = NULL;
 	dps_prefetch_write(&lane->shared->done);
 	for (uint32_t i = 0; i < n; i += DPS_LINE_WORDS)
 		dps_prefetch_write(&words[dps_word_at(scatter, l->mask, base + i)]);
@@ -183,7 +193,6 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, enu
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t *word = &words[dps_word_at(scatter, l->mask, base + i)];
 		uint64_t descriptor = *word;
-		struct dps_packet p;
 		uint16_t verdict;
 		uint64_t back;
 		uint8_t *data;

@@ -2,9 +2,16 @@
 //
 // Load a plugin into this worker: a built-in one, or a shared object behind dpsup_plugin.h.
 
+#define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "worker.h"
 
@@ -30,6 +37,52 @@ refuse(struct dps_sitter *me, int code, const char *format, ...)
 	return code;
 }
 
+// Code cannot be mapped from a file system that is mounted noexec, as /run is on some systems. The
+// copy of the plugin that lies there becomes sealed memory of this process. A descriptor, or -errno.
+static int
+memory_of(const char *path)
+{
+	int from = open(path, O_RDONLY | O_CLOEXEC);
+	int to = memfd_create("plugin", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	char bytes[16384];
+	ssize_t n = -1;
+
+	if (from >= 0 && to >= 0)
+		while ((n = read(from, bytes, sizeof(bytes))) > 0 && write(to, bytes, n) == n)
+			;
+	if (n == 0)
+		n = fcntl(to, F_ADD_SEALS,
+			  F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
+	else
+		n = n > 0 ? -ENOSPC : -errno;
+	if (from >= 0)
+		close(from);
+	if (n == 0)
+		return to;
+	if (to >= 0)
+		close(to);
+	return n;
+}
+
+static void *
+open_object(const char *path)
+{
+	char name[32];
+	struct statvfs fs;
+	void *object;
+	int fd;
+
+	if (statvfs(path, &fs) != 0 || !(fs.f_flag & ST_NOEXEC))
+		return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	fd = memory_of(path);
+	if (fd < 0)
+		return dlopen(path, RTLD_NOW | RTLD_LOCAL);     // whose error says why not
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+	object = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+	close(fd);
+	return object;
+}
+
 static int
 find(struct dps_sitter *me, const struct dps_version *conf, const struct dps_plugin **plugin)
 {
@@ -43,13 +96,14 @@ find(struct dps_sitter *me, const struct dps_version *conf, const struct dps_plu
 			}
 		return refuse(me, DPS_EXIT_PLUGIN, "no built-in plugin \"%s\"", conf->plugin);
 	}
-	object = dlopen(conf->plugin, RTLD_NOW | RTLD_LOCAL);
+	object = open_object(conf->plugin);
 	if (object == NULL)
 		return refuse(me, DPS_EXIT_PLUGIN, "cannot load: %s", dlerror());
 	*plugin = dlsym(object, "dps_plugin");
 	if (*plugin == NULL)
 		return refuse(me, DPS_EXIT_PLUGIN,
-			      "%s exports no symbol dps_plugin: is it a dpsup plugin?",
+			      "%s exports no symbol dps_plugin: is it a dpsup plugin, built with "
+			      "this dpsup_plugin.h?",
 			      conf->plugin);
 	return 0;
 }

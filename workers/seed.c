@@ -609,6 +609,19 @@ keep_arguments(int argc, char **argv)
 	seed.shared.name = strdup(seed.shared.name);
 }
 
+// As dpsup.host.process of the supervisor's: no signal that nobody means ends the seed.
+static void
+ignore_accidents(void)
+{
+	static const int accidents[] = { SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO,
+					 SIGPWR, SIGSTKFLT, SIGXCPU, SIGXFSZ, SIGTTIN, SIGTTOU };
+
+	for (size_t i = 0; i < sizeof(accidents) / sizeof(accidents[0]); i++)
+		signal(accidents[i], SIG_IGN);
+	for (int number = SIGRTMIN; number <= SIGRTMAX; number++)
+		signal(number, SIG_IGN);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -639,6 +652,7 @@ main(int argc, char **argv)
 	listen_at(seed.socket_path);
 	if (watch_start(&seed.shared, NULL) != 0)
 		refuse(DPS_EXIT_TEMPORARY, "no thread");
+	ignore_accidents();
 	dprintf(seed.notify, "READY\n");
 	close(seed.notify);
 	serve();

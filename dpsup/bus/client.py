@@ -8,6 +8,7 @@ request.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,34 +18,80 @@ import zmq
 
 from dpsup.bus import messages
 from dpsup.bus.messages import ProtocolError, Publication, Request
-from dpsup.errors import NotRunning, TimedOut
+from dpsup.errors import DpsupError, NotRunning, TimedOut, UsageError
+
+
+def _ended() -> DpsupError:
+    return NotRunning("the instance has ended", code="E0906")
 
 
 class Client:
-    """Ask a control socket, synchronously. `alive` says whether the server can still answer."""
+    """Ask a control socket, synchronously. `alive` says whether the server can still answer,
+    `ended` what it means where it cannot.
 
-    def __init__(self, path: str, alive: Callable[[], bool] = lambda: True) -> None:
+    Threads may share it: one asks, the others wait for their turn, no longer than their timeouts.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        alive: Callable[[], bool] = lambda: True,
+        ended: Callable[[], DpsupError] = _ended,
+    ) -> None:
         self._alive = alive
+        self._ended = ended
+        self._turn = threading.Lock()
+        self._closed = False
         self._socket: Any = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(f"ipc://{path}")
 
     def ask(self, verb: str, timeout: float = 10.0, **args: Any) -> Any:
-        request = Request(verb, uuid.uuid4().hex, args)
-        self._socket.send_multipart([b"", messages.encode_request(request)])
         deadline = time.monotonic() + timeout
+        if self._turn.acquire(timeout=max(0.0, timeout)):
+            try:
+                return self._ask(verb, deadline, args)
+            finally:
+                self._turn.release()
+        raise self._late(verb, timeout)
+
+    def _ask(self, verb: str, deadline: float, args: dict[str, Any]) -> Any:
+        timeout = deadline - time.monotonic()
+        self.demand_open()
+        request = Request(verb, uuid.uuid4().hex, args)
+        raw = messages.encode_request(request)
+        try:
+            self._socket.send_multipart([b"", raw], zmq.NOBLOCK)
+        except zmq.Again:  # a thousand requests wait: nobody reads them
+            raise self._late(verb, timeout) from None
         while (left := deadline - time.monotonic()) > 0:
             if not self._socket.poll(min(200, int(left * 1000) + 1)):
+                self.demand_open()
                 if not self._alive():
-                    raise NotRunning("the instance has ended", code="E0906")
+                    raise self._ended()
                 continue
             reply = messages.decode_reply(self._socket.recv_multipart()[-1])
             if reply.id in (request.id, ""):
                 return reply.value()
-        raise TimedOut(f"no answer to `{verb}` within {timeout:g} s", code="E0904")
+        raise self._late(verb, timeout)
+
+    @staticmethod
+    def _late(verb: str, timeout: float) -> DpsupError:
+        return TimedOut(f"no answer to `{verb}` within {max(0.0, timeout):g} s", code="E0904")
+
+    def demand_open(self) -> None:
+        if self._closed:
+            raise UsageError(
+                "this connection to the instance is closed",
+                code="E0907",
+                help="dpsup.connect() opens another one",
+            )
 
     def close(self) -> None:
-        self._socket.close()
+        """A request in progress, of another thread, ends with an error."""
+        self._closed = True
+        with self._turn:
+            self._socket.close()
 
 
 class Subscriber:

@@ -88,6 +88,7 @@ class Group(TypedDict):
     lend_after: Annotated[
         float, "seconds until the primary gives an empty slot's buckets away, 0: never"
     ]
+    plugin_copy: Annotated[str, "the private copy of the plugin's file that workers load"]
 
 
 class Version(TypedDict):
@@ -96,6 +97,7 @@ class Version(TypedDict):
     plugin: str
     plugin_path: str
     args: list[list[str]]
+    plugin_copy: str
 
 
 class Health(TypedDict):

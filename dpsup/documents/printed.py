@@ -201,6 +201,7 @@ class Revision(TypedDict):
     at: Annotated[float, "when the rollout was asked for"]
     state: Annotated[str, "current, or what became of it"]
     why: Annotated[str, "why it was undone"]
+    plugin_copy: Annotated[str, "the private copy of the file that workers load"]
 
 
 class Revisions(TypedDict):

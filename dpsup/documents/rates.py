@@ -31,6 +31,7 @@ class Measured(Named):
 class WorkerRates(Worker):
     group: Annotated[str, "its group"]
     plugin: Annotated[str, "its plugin"]
+    plugin_on_disk: Annotated[str, "the plugin's file, beside the copy that runs: as in Status"]
     drops: Annotated[int, "all its drops"]
     since_s: Annotated[float | None, "seconds in this state"]
     fill: Annotated[float | None, "share of its lanes' room that is in use"]

@@ -123,6 +123,11 @@ class MovePause(TypedDict):
 class Group(TypedDict):
     name: Annotated[str, "the group"]
     plugin: Annotated[str, "its plugin"]
+    plugin_on_disk: Annotated[
+        str,
+        "the plugin's file, beside the copy that runs: `same`, `changed`, `missing`, `in place` (it"
+        " is loaded from there), empty: built in, or not looked at yet",
+    ]
     desired: Annotated[int, "workers wanted"]
     ready: Annotated[int, "workers that run"]
     spares_ready: Annotated[int, "spares that wait"]
@@ -229,6 +234,7 @@ class GroupView(TypedDict):
     desired: int
     spares_ready: int
     spares_held: str
+    plugin_on_disk: str
     rollout: Rollout
     workers: list[WorkerView]
 

@@ -115,6 +115,33 @@ def has_words(pid: int, *words: str) -> bool:
     return any(word.encode() in line for word in words)
 
 
+# What a person or systemd sends on purpose: SIGHUP reloads, the others end in order.
+ORDERS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+# Their default ends or stops a process, and none is meant for one of dpsup's.
+_ACCIDENTS = (
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF,
+    signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT, signal.SIGXCPU, signal.SIGXFSZ,
+    signal.SIGPIPE, signal.SIGTTIN, signal.SIGTTOU,
+)  # fmt: skip
+
+
+def ignore_accidents() -> None:
+    """Of this process and what it starts: no signal that nobody means ends it. Those that are left
+    are orders, faults (SIGSEGV, SIGABRT …), and job control (SIGTSTP, SIGCONT)."""
+    real_time = range(signal.SIGRTMIN, signal.SIGRTMAX + 1)
+    for number in (*_ACCIDENTS, *real_time):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def has_terminal() -> bool:
+    """Is there a controlling terminal that still works?"""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def die_with_parent(*, yes: bool) -> None:
     """Have the kernel end this process when the thread that started it ends, or no longer."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if yes else 0)

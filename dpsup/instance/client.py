@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dpsup import _abi
 from dpsup.bus.client import Client, Subscriber
 from dpsup.bus.messages import Publication
-from dpsup.errors import DpsupError, NotRunning, UsageError
+from dpsup.errors import DpsupError, NotRunning, TimedOut, UsageError
 from dpsup.host import process
 from dpsup.instance import runtime_dir, status
 from dpsup.instance.runtime_dir import CONTROL, EVENTS, PLAN, PRIMARY, Runtime
@@ -81,22 +82,50 @@ def find(name: str | None) -> Runtime:
     return next(iter(found.values()))
 
 
+DEFAULT_S = 10.0  # for an answer
+SUCCESSOR_S = 10.0  # for a supervisor that follows a dead one
+FOLLOW_S = 0.5  # between two looks at whether the instance is there
+
+
 class Instance:
     """A running instance. `dpsup.connect` returns one; close it, or use it in a `with`.
 
-    Every call returns the document of its verb, or raises DpsupError with the instance's own
-    message. A headless instance (its supervisor is dead) only answers `status` and `audit`.
+    Every call returns the document of its verb (dpsup.documents), or raises DpsupError with the
+    instance's own message. `timeout` is in seconds; each call has one of its own.
+
+    A headless instance forwards without its supervisor, which died: it only answers `status` and
+    `audit`, other calls raise DpsupError E0607. Once another supervisor has adopted it, all calls
+    answer again, of this same object. NotRunning E0906 says that the instance has ended.
+
+    Threads may share an Instance. Its calls take turns, so a thread that waits in `reload` delays
+    the others: `connect` once more for each thread that must not wait. `follow` is independent.
+    After a fork the child connects anew.
     """
 
     def __init__(self, where: Runtime) -> None:
         self.runtime = where
         self.name = where.name
         where.demand_access()
-        self.headless = runtime_dir.is_headless(where)
-        if self.headless:
-            self._client = Client(where.file(PRIMARY))
-        else:
-            self._client = Client(where.file(CONTROL), where.is_supervised)
+        self._control = Client(where.file(CONTROL), where.is_supervised, self._ended)
+        self._primary = Client(where.file(PRIMARY), self._has_primary, self._ended)
+
+    @property
+    def headless(self) -> bool:
+        """Is there a data plane without a supervisor?"""
+        return runtime_dir.is_headless(self.runtime)
+
+    def _has_primary(self) -> bool:
+        return runtime_dir.has_primary(self.runtime)
+
+    def _ended(self) -> DpsupError:
+        """Why no answer comes."""
+        if self._has_primary():
+            return DpsupError(
+                f'instance "{self.name}" has no supervisor: it forwards, but cannot be changed',
+                code="E0607",
+                help="`dpsup start FILE` supervises it again, `dpsup stop` ends it",
+            )
+        return NotRunning(f'instance "{self.name}" has ended', code="E0906")
 
     def __enter__(self) -> Instance:
         return self
@@ -110,40 +139,45 @@ class Instance:
         self.close()
 
     def close(self) -> None:
-        self._client.close()
+        """Later calls raise UsageError E0907, as does one that another thread waits in."""
+        self._control.close()
+        self._primary.close()
 
-    def _ask(self, verb: str, timeout: float = 10.0, **args: Any) -> Any:
+    def _ask(self, verb: str, timeout: float = DEFAULT_S, **args: Any) -> Any:
         if self.headless:
-            raise DpsupError(
-                f'instance "{self.name}" has no supervisor: it forwards, but cannot be changed',
-                code="E0607",
-                help="`dpsup start FILE` supervises it again, `dpsup stop` ends it",
-            )
-        return self._client.ask(verb, timeout, **args)
+            self._control.demand_open()
+            raise self._ended()
+        return self._control.ask(verb, timeout, **args)
 
-    def status(self) -> Status:
+    def status(self, *, timeout: float = DEFAULT_S) -> Status:
         """The Status document, its counters read after this call began."""
         if self.headless:
-            return self._headless_status()
-        return cast("Status", self._ask("status"))
+            return self._headless_status(timeout)
+        return cast("Status", self._ask("status", timeout))
 
-    def _headless_status(self) -> Status:
+    def _headless_status(self, timeout: float) -> Status:
         plan: Running = json.loads((self.runtime.path / PLAN).read_text())
         state = self.runtime.read_state()
         plan["primary_pid"] = state.primary.pid if state and state.primary else None
-        counters: Reading = self._client.ask("counters")
+        counters: Reading = self._primary.ask("counters", timeout)
         for slot in counters["slots"]:
             # Without a supervisor, no process clears the slots of the dead.
             if slot["pid"] and not process.start_ticks(slot["pid"]):
                 slot["pid"] = 0
-        return status.status(plan, counters, None, self._left(plan, state))
+        from dpsup.instance import plugins
+
+        doc = status.status(plan, counters, None, self._left(plan, state))
+        for group, known in zip(doc["groups"], plan.get("groups", []), strict=True):
+            copy = known["plugin_copy"]
+            group["plugin_on_disk"] = plugins.on_disk(known["plugin_path"], copy)
+        return doc
 
     def _left(self, plan: Running, state: Noted | None) -> Left:
         """What the dead supervisor noted, and what the primary says that happened since."""
         memory: Memory = state.memory if state else {}
         left: Left = {"memory": memory, "deaths": {}, "takeovers": {}, "spares": {}}
         asked = set(memory.get("asked", []))
-        stories: list[Story] = self._client.ask("stories", since=int(memory.get("told", 0)))
+        stories: list[Story] = self._primary.ask("stories", since=int(memory.get("told", 0)))
         mine = range(plan["n_slots"])
         for story in stories:
             if story["kind"] != _abi.DPS_STORY_DEATH or story["pid"] in asked or story["handover"]:
@@ -152,7 +186,7 @@ class Instance:
             if slot in mine:
                 left["deaths"][slot] = left["deaths"].get(slot, 0) + 1
                 left["takeovers"][slot] = left["takeovers"].get(slot, 0) + bool(story["successor"])
-        sitters: list[Sitter] = self._client.ask("sitters")["sitters"]
+        sitters: list[Sitter] = self._primary.ask("sitters")["sitters"]
         for one in sitters:
             if one["hand"] == _abi.DPS_HAND_PARKED and process.start_ticks(one["pid"]):
                 left["spares"][one["group"]] = left["spares"].get(one["group"], 0) + 1
@@ -175,9 +209,9 @@ class Instance:
         with contextlib.suppress(OSError, ValueError):
             found["plan"] = json.loads((self.runtime.path / PLAN).read_text())
         if self.headless:
-            hello = self._client.ask("hello")
-            found["counters"] = self._client.ask("counters")
-            found["lanes"] = self._client.ask("lanes")
+            hello = self._primary.ask("hello")
+            found["counters"] = self._primary.ask("counters")
+            found["lanes"] = self._primary.ask("lanes")
             found["tsc_hz"], found["port_info"] = hello["tsc_hz"], hello["ports"]
         elif found["status"]["ports"]:  # else no primary runs
             with contextlib.suppress(DpsupError):
@@ -187,16 +221,17 @@ class Instance:
                 found["port_info"], found["processes"] = stats["port_info"], stats["processes"]
         return found
 
-    def audit(self) -> Audit:
+    def audit(self, *, timeout: float = DEFAULT_S) -> Audit:
         """The Audit document: every mbuf of every pool."""
         if self.headless:
-            return status.audit(self.name, self._client.ask("audit"))
-        return cast("Audit", self._ask("audit"))
+            return status.audit(self.name, self._primary.ask("audit", timeout))
+        return cast("Audit", self._ask("audit", timeout))
 
-    def stats(self) -> Stats:
-        return cast("Stats", self._ask("stats"))
+    def stats(self, *, timeout: float = DEFAULT_S) -> Stats:
+        """The Stats document: all counters, by slot, port, io core and pool."""
+        return cast("Stats", self._ask("stats", timeout))
 
-    def state(self, group: str) -> State:
+    def state(self, group: str, *, timeout: float = DEFAULT_S) -> State:
         """The State document: the state of a group's plugin per worker and bucket, read while they
         run. `hex` is the block's bytes, of a worker's block the first 8 KiB."""
         doc: State = {
@@ -209,29 +244,43 @@ class Instance:
         }
         first: int | None = 0
         while first is not None:
-            part: StatePart = self._ask("state", group=group, first=first)
+            part: StatePart = self._ask("state", timeout, group=group, first=first)
             doc["group"] = part["group"]
             doc["workers"] += part["workers"]
             doc["buckets"] += part["buckets"]
             first = part["next"]
         return doc
 
-    def scale(self, group: str, n: int | str, *, wait: bool = True, dry_run: bool = False) -> Scale:
+    def scale(
+        self,
+        group: str,
+        n: int | str,
+        *,
+        wait: bool = True,
+        dry_run: bool = False,
+        timeout: float = 90.0,
+    ) -> Scale:
         """Set the number of workers in a group to `n`, or change it by "+1" or "-1"; returns once
         they are ready, if `wait`. `dry_run`: only return what would change."""
         args = {"group": group, "n": str(n), "wait": wait, "dry_run": dry_run}
-        return cast("Scale", self._ask("scale", 90.0, **args))
+        return cast("Scale", self._ask("scale", timeout, **args))
 
     def rebalance(
-        self, group: str = "workers", seconds: float = 1.0, *, dry_run: bool = False
+        self,
+        group: str = "workers",
+        seconds: float = 1.0,
+        *,
+        dry_run: bool = False,
+        timeout: float | None = None,
     ) -> Rebalance:
-        """Move buckets by their measured load; measures for `seconds` before and after."""
+        """Move buckets by their measured load; measures for `seconds` before and after. `timeout`:
+        by default 30 s more than that."""
         args = {"group": group, "seconds": float(seconds), "dry_run": dry_run}
-        return cast("Rebalance", self._ask("rebalance", 2 * seconds + 30.0, **args))
+        return cast("Rebalance", self._ask("rebalance", _or(timeout, 2 * seconds + 30.0), **args))
 
-    def restart(self, target: str = "") -> Restarted:
+    def restart(self, target: str = "", *, timeout: float = 600.0) -> Restarted:
         """Restart a worker ("fw/0"), a group, or all, one after the other."""
-        return cast("Restarted", self._ask("restart", 600.0, target=target))
+        return cast("Restarted", self._ask("restart", timeout, target=target))
 
     def rollout(
         self,
@@ -240,62 +289,112 @@ class Instance:
         args: dict[str, str] | None = None,
         *,
         wait: bool = True,
+        timeout: float | None = None,
         **options: float,
     ) -> Rolled:
         """Change a group's plugin, or some of its arguments, slot by slot. `options`: canary,
         max_unavailable, judge (seconds), more_drops, slower (shares)."""
-        timeout = 4 * float(options.get("judge", 2.0)) + 310.0
+        most = _or(timeout, 4 * float(options.get("judge", 2.0)) + 310.0)
         asked = {"group": group, "plugin": plugin, "args": args, "wait": wait, **options}
-        return cast("Rolled", self._ask("rollout", timeout, **asked))
+        return cast("Rolled", self._ask("rollout", most, **asked))
 
-    def rollout_undo(self, group: str = "workers", *, wait: bool = True) -> Rolled:
+    def rollout_undo(
+        self, group: str = "workers", *, wait: bool = True, timeout: float = 310.0
+    ) -> Rolled:
         """End a rollout and return to the old version; without a rollout, to the previous one."""
-        return cast("Rolled", self._ask("rollout_undo", 310.0, group=group, wait=wait))
+        return cast("Rolled", self._ask("rollout_undo", timeout, group=group, wait=wait))
 
-    def rollout_status(self, group: str = "") -> Rollouts:
-        return cast("Rollouts", self._ask("rollout_status", group=group))
+    def rollout_status(self, group: str = "", *, timeout: float = DEFAULT_S) -> Rollouts:
+        return cast("Rollouts", self._ask("rollout_status", timeout, group=group))
 
-    def rollout_history(self, group: str = "workers") -> Revisions:
-        return cast("Revisions", self._ask("rollout_history", group=group))
+    def rollout_history(self, group: str = "workers", *, timeout: float = DEFAULT_S) -> Revisions:
+        return cast("Revisions", self._ask("rollout_history", timeout, group=group))
 
     def reload(
-        self, file: str = "", *, dry_run: bool = False, partial: bool = False, **options: float
+        self,
+        file: str = "",
+        *,
+        dry_run: bool = False,
+        partial: bool = False,
+        timeout: float = 1200.0,
+        **options: float,
     ) -> Reload:
         """Apply the changed file; `file`: by default the one that the instance was started with.
         `options`, as those of `rollout`: of the changes that are made worker by worker."""
         args = {"file": file, "dry_run": dry_run, "partial": partial, **options}
-        return cast("Reload", self._ask("reload", 1200.0, **args))
+        return cast("Reload", self._ask("reload", timeout, **args))
 
-    def reset_failed(self, target: str = "") -> Reset:
+    def reset_failed(self, target: str = "", *, timeout: float = 60.0) -> Reset:
         """Forget past deaths of a worker, a group, or all, and start the held workers."""
-        return cast("Reset", self._ask("reset_failed", 60.0, target=target))
+        return cast("Reset", self._ask("reset_failed", timeout, target=target))
 
-    def kill(self, worker: str, signal: int = 9) -> Killed:
-        return cast("Killed", self._ask("kill", worker=worker, signal=int(signal)))
+    def kill(self, worker: str, signal: int = 9, *, timeout: float = DEFAULT_S) -> Killed:
+        """Send a signal to a worker."""
+        args = {"worker": worker, "signal": int(signal)}
+        return cast("Killed", self._ask("kill", timeout, **args))
 
-    def stop(self, drain: float | None = None) -> Stopping:
+    def stop(self, drain: float | None = None, *, timeout: float = DEFAULT_S) -> Stopping:
         """Request a stop; packets in flight get `drain` seconds (default 5) to leave."""
         args = {} if drain is None else {"drain": float(drain)}
-        return cast("Stopping", self._ask("stop", **args))
+        return cast("Stopping", self._ask("stop", timeout, **args))
 
-    def events(self, since: int = 0, most: int = 1000) -> list[Event]:
-        return cast("list[Event]", self._ask("events", since=since, most=most)["events"])
+    def events(
+        self, since: int | None = None, most: int = 1000, *, timeout: float = DEFAULT_S
+    ) -> list[Event]:
+        """The last `most` events. With `since`: the first `most` of those numbered above it, so the
+        last one's `seq` is where the next page begins; an empty page is the end."""
+        args = {"most": most} if since is None else {"since": since, "most": most}
+        return cast("list[Event]", self._ask("events", timeout, **args)["events"])
 
-    def logs(self, name: str = "", since: int = 0, most: int = 1000) -> list[LogLine]:
-        """Log lines of all processes, or of one ("fw/0", "primary", "seed")."""
-        return cast("list[LogLine]", self._ask("logs", name=name, since=since, most=most)["lines"])
+    def logs(
+        self,
+        name: str = "",
+        since: int | None = None,
+        most: int = 1000,
+        *,
+        timeout: float = DEFAULT_S,
+    ) -> list[LogLine]:
+        """Log lines of all processes, or of one ("fw/0", "primary", "seed"); pages as `events`."""
+        args: dict[str, Any] = {"name": name, "most": most}
+        if since is not None:
+            args["since"] = since
+        return cast("list[LogLine]", self._ask("logs", timeout, **args)["lines"])
 
-    def follow(self, *topics: str) -> Iterator[Publication]:
+    def follow(self, *topics: str, timeout: float | None = None) -> Iterator[Publication]:
         """Publications ("event", "log", "stat") until the instance ends.
 
         Each carries its topic's sequence number: a gap tells how many were missed, and
-        `events(since)` or `logs(since)` has them.
+        `events(since)` or `logs(since)` has them. Where the supervisor dies and the data plane
+        forwards, its successor's publications follow; if none comes within 10 s, DpsupError E0607.
+        `timeout`: seconds without any publication, then TimedOut.
         """
         subscriber = Subscriber(self.runtime.file(EVENTS), topics or ("event",))
+        heard = alive_at = time.monotonic()
+
+        def goes_on() -> bool:
+            nonlocal alive_at
+            now = time.monotonic()
+            if timeout is not None and now - heard > timeout:
+                raise TimedOut(f"nothing was published for {timeout:g} s", code="E0904")
+            if self.runtime.is_supervised():
+                alive_at = now
+            elif not self._has_primary():
+                return False
+            elif now - alive_at > SUCCESSOR_S:
+                raise self._ended()
+            return True
+
+        step = FOLLOW_S if timeout is None else max(0.01, min(FOLLOW_S, timeout / 4))
         try:
-            yield from subscriber.follow(self.runtime.is_supervised)
+            for publication in subscriber.follow(goes_on, step):
+                yield publication
+                heard = time.monotonic()
         finally:
             subscriber.close()
+
+
+def _or(timeout: float | None, otherwise: float) -> float:
+    return otherwise if timeout is None else timeout
 
 
 def connect(name: str | None = None) -> Instance:

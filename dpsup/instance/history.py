@@ -68,8 +68,14 @@ def recorded(name: str | None) -> Runtime | None:
 
 
 def _live(instance: Instance, topic: str, since: int) -> list[Entry]:
-    found = instance.events(since=since) if topic == "event" else instance.logs(since=since)
-    return cast(list[Entry], found)
+    """All that the instance remembers after that number, page by page."""
+    found: list[Entry] = []
+    while True:
+        page = instance.events(since) if topic == "event" else instance.logs(since=since)
+        if not page:
+            return found
+        found += cast(list[Entry], page)
+        since = page[-1]["seq"]
 
 
 def _join(record: list[Entry], live: list[Entry]) -> list[Entry]:

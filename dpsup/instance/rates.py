@@ -174,6 +174,7 @@ class _Maker:
                     **kept,
                     "group": group["name"],
                     "plugin": group["plugin"],
+                    "plugin_on_disk": group["plugin_on_disk"],
                     "drops": drops,
                     "since_s": _since(self.status, w.get("since_ns")),
                     "fill": _share(w["outstanding"], room) if room > 0 else None,

@@ -36,12 +36,13 @@ LOCK = "lock"
 STATE = "state.json"
 PLAN = "plan.json"
 ROLLOUT = "rollout.json"
+PLUGINS = "plugins"
 # Everything that may be in a runtime directory, in the order of removal; "dpdk" is EAL's, if
-# RUNTIME_DIRECTORY names this directory.
+# RUNTIME_DIRECTORY names this directory; the private copies of plugins: instance.plugins.
 OURS = (
     CONTROL, EVENTS, PRIMARY, SEED, PLAN, f"{PLAN}.new", STATE, f"{STATE}.new", ROLLOUT,
     f"{ROLLOUT}.new",
-    *RECORDS, "dpdk", LOCK,
+    *RECORDS, PLUGINS, "dpdk", LOCK,
 )  # fmt: skip
 
 ACQUIRE_S = 0.3  # for processes that only test the lock to release it
@@ -208,6 +209,9 @@ class Runtime:
         link = self._link()
         if link is not None and link.is_symlink() and link.resolve() == self.path.resolve():
             link.unlink()
+        for copy in _children(self.path / PLUGINS):
+            with contextlib.suppress(OSError):
+                copy.unlink()
         for name in OURS:
             with contextlib.suppress(OSError):
                 one = self.path / name

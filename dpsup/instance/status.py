@@ -229,6 +229,7 @@ def groups(
             {
                 "name": group["name"],
                 "plugin": group["plugin"],
+                "plugin_on_disk": seen["plugin_on_disk"] if seen else "",
                 "desired": seen["desired"] if seen else _desired(group, left),
                 "ready": ready,
                 "spares_ready": seen["spares_ready"] if seen else left["spares"].get(g, 0),

@@ -79,7 +79,7 @@ LIVE_FIELDS = (
     "at_zero",
     "scale",
 )
-ROLLING_FIELDS = ("plugin", "plugin_path", "args")
+ROLLING_FIELDS = ("plugin", "plugin_path", "args", "plugin_copy")
 
 _NAMED = ("ports", "workers", "chains")  # lists of tables that have names
 

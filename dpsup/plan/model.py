@@ -100,6 +100,7 @@ class GroupPlan:
     backoff_jitter: float = 0.0  # of a wait, at most so much is left out
     held_retry: float = 0.0  # seconds until a held worker is tried once more, 0: never
     lend_after: float = LEND_AFTER  # seconds without an answer, 0: never
+    plugin_copy: str = ""  # what the workers load of plugin_path: instance.plugins
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def _or_default(setting: int | None) -> int:
 def version_of(group: Version) -> Any:
     """A plugin with its arguments, as the ABI has them."""
     conf = ffi.new("struct dps_version *")
-    conf.plugin = (group["plugin_path"] or group["plugin"]).encode()
+    conf.plugin = (group["plugin_copy"] or group["plugin_path"] or group["plugin"]).encode()
     conf.builtin = not group["plugin_path"]
     conf.n_args = len(group["args"])
     conf.args = flat_args(group["args"]).ljust(lib.DPS_ARGS, b"\0")

@@ -236,6 +236,7 @@ class Primary:
             {
                 "plugin": want(args, "plugin", str),
                 "plugin_path": want(args, "plugin_path", str),
+                "plugin_copy": want(args, "plugin_copy", str, ""),
                 "args": want(args, "args", list),
             }
         )
@@ -424,7 +425,9 @@ def main(argv: list[str]) -> int:
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_w, False)
     asked_to_end: list[int] = []
-    for sig in (signal.SIGTERM, signal.SIGINT):
+    process.ignore_accidents()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(sig, lambda s, _: asked_to_end.append(s))
     signal.set_wakeup_fd(wake_w)
 

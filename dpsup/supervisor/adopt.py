@@ -35,7 +35,9 @@ from dpsup.supervisor.silence import forwards_now
 HELLO_S = 5.0  # for the primary to answer; milliseconds, unless it hangs
 
 # Keys of a plan that differ from start to start although the topology is the same.
-_VOLATILE = {"generation", "file_prefix", "topology_file", "memory", "supervisor_cores"}
+_VOLATILE = {
+    "generation", "file_prefix", "topology_file", "memory", "supervisor_cores", "plugin_copy",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def _flat(plan: Plan) -> Iterator[tuple[str, Any]]:
             for i, one in enumerate(value):
                 path = {"groups": "workers", "pools": "mempools"}.get(key, key)
                 name = one.get("name", i)
-                yield from ((f"{path}.{name}.{k}", v) for k, v in one.items())
+                yield from ((f"{path}.{name}.{k}", v) for k, v in one.items() if k not in _VOLATILE)
         else:
             yield key, value
 

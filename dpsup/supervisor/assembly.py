@@ -13,7 +13,7 @@ from typing import Any
 from dpsup.bus.messages import Request
 from dpsup.bus.sockets import Publisher, Server
 from dpsup.documents.counters import Counters
-from dpsup.errors import Exit
+from dpsup.errors import DpsupError, Exit
 from dpsup.host import process
 from dpsup.instance import status
 from dpsup.instance.quarantine import Folder
@@ -31,6 +31,7 @@ from dpsup.supervisor.model import Model
 from dpsup.supervisor.monitor import Monitor
 from dpsup.supervisor.notices import BadVerdicts, Notices
 from dpsup.supervisor.outputs import Outputs
+from dpsup.supervisor.plugin_files import PluginFiles
 from dpsup.supervisor.primary import Generation
 from dpsup.supervisor.rejoin import Rejoin
 from dpsup.supervisor.reload import Reload
@@ -43,7 +44,7 @@ from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.stall import Stall
 from dpsup.supervisor.workers import Workers
 
-ENDING = (signal.SIGINT, signal.SIGTERM)  # a person, or systemd, wants the end
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)  # a person, or systemd, wants the end
 
 Handle = Callable[["Supervisor", Request], Coroutine[Any, Any, Any]]
 
@@ -192,10 +193,12 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, core.guard, self.children.reap)
         for sig in ENDING:
             loop.add_signal_handler(sig, core.guard, self._interrupted)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        loop.add_signal_handler(signal.SIGHUP, core.guard, self._hung_up, process.has_terminal())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ORDERS)
         server = Server(model.runtime.file(CONTROL), partial(self._handle, self))
         serving = asyncio.create_task(server.serve())
         core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches
+        core.spawn(PluginFiles(core, model).run(), feature="plugin files")
         if model.plan.metrics_listen:
             core.spawn(metrics_process.keep(core, model, self.children), feature="metrics")
         try:
@@ -206,7 +209,7 @@ class Supervisor:
             if self.leaves_alone:
                 # An order that comes now is the next supervisor's, in this same process: exec(2)
                 # keeps what is blocked and pending, and `run` takes it up.
-                signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+                signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)
             else:
                 self.children.kill_all()
             core.close()
@@ -239,3 +242,29 @@ class Supervisor:
         again = self.model.state == "stopping"
         self.model.progress("stopping at once" if again else "stopping")
         self.stop()
+
+    def _hung_up(self, had_terminal: bool) -> None:
+        """SIGHUP: reload, as other services do; but a terminal that was closed asks for nothing."""
+        if had_terminal and not process.has_terminal():
+            self.core.events.add(
+                type="warning",
+                name=self.model.name,
+                message="the terminal was closed: the instance goes on, `dpsup stop` ends it",
+            )
+            return
+        self.core.spawn(self._reload(), feature="reload")
+
+    async def _reload(self) -> None:
+        """Its outcome is an event: no one waits for an answer."""
+        try:
+            doc = await self.reload.reload("", dry_run=False, partial=False)
+        except DpsupError as e:
+            self.core.events.add(type="error", message=f"SIGHUP: {e.message}")
+            return
+        if doc["restart_needed"]:
+            self.core.events.add(
+                type="warning",
+                name=self.model.name,
+                message="SIGHUP: nothing was applied, as some changes need a restart: "
+                f"`dpsup -n {self.model.name} reload --dry-run` lists them",
+            )

@@ -9,30 +9,34 @@ import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from dpsup.documents.story import Evidence
 from dpsup.instance.quarantine import Folder, describe
 from dpsup.plan.model import Plan
 
+T = TypeVar("T")
 
-async def _aside(work: Callable[[], int]) -> int:
+
+async def aside(work: Callable[[], T]) -> T:
     """Run it on a thread that the exit does not wait for: a disk may hang forever."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[int] = loop.create_future()
+    done: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: int, error: OSError | None) -> None:
+    def give(result: T) -> None:
         if not done.cancelled():
-            done.set_exception(error) if error else done.set_result(result)
+            done.set_result(result)
+
+    def fail(error: OSError) -> None:
+        if not done.cancelled():
+            done.set_exception(error)
 
     def run() -> None:
-        result, error = 0, None
-        try:
-            result = work()
-        except OSError as e:
-            error = e
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, result, error)
+            try:
+                loop.call_soon_threadsafe(give, work())
+            except OSError as e:
+                loop.call_soon_threadsafe(fail, e)
 
     threading.Thread(target=run, daemon=True).start()
     return await done
@@ -63,7 +67,7 @@ class Keeper:
         frame = bytes.fromhex(packet["bytes"])
         event = {k: story[k] for k in ("why", "port", "length", "flow_hash")}
         try:
-            number = await _aside(lambda: self.directory.keep(frame, story))
+            number = await aside(lambda: self.directory.keep(frame, story))
         except OSError as e:
             lost = f"not written down: {e}"
             self._say(type="quarantine", name=story["worker"], **event, number=None, message=lost)

@@ -50,6 +50,10 @@ class Journal(Generic[Entry]):
         """The last `most` entries numbered above `seq`."""
         return [e for e in self._entries if e["seq"] > seq][-most:] if most > 0 else []
 
+    def after(self, seq: int, most: int = KEPT) -> list[Entry]:
+        """The first `most` entries numbered above `seq`: the next page."""
+        return [e for e in self._entries if e["seq"] > seq][: max(most, 0)]
+
 
 class Throttle:
     """Lets a number of lines a second through. A worker that prints for each packet must not take

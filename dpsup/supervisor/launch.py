@@ -26,7 +26,7 @@ from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
 from dpsup.host import process
 from dpsup.host.machine import Host, read_host
-from dpsup.instance import runtime_dir
+from dpsup.instance import plugins, runtime_dir
 from dpsup.instance.client import connect, find, running
 from dpsup.instance.runtime_dir import Runtime, State
 from dpsup.plan.model import Plan
@@ -60,7 +60,7 @@ class _Voice:
 
     def _run(self) -> None:
         # They are for the main thread, which may have blocked them: see assembly.py's `run`.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)
         while (text := self._lines.get()) is not None:
             _say(text)
 
@@ -160,7 +160,11 @@ def foreground(
     again = _Again()
     ready = _Ready(None if again.told else ready_fd)
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        process.ignore_accidents()
+        for sig in (signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(sig, signal.default_int_handler)
+        # A handler, as SIG_IGN would forget one that waits for the supervisor to take it up.
+        signal.signal(signal.SIGHUP, lambda *_: None)
         return _run(file, name, idle_limit, verbose, ready, again)
     except KeyboardInterrupt:
         _say("stopped before it ran")
@@ -231,7 +235,10 @@ def _run(
         found = _take_over(where, plan)
         going_on = found if isinstance(found, adopt.Found) else None
         stays = going_on is not None
-        plan = make_plan(topology, host, found) if isinstance(found, int) else found.plan
+        if isinstance(found, adopt.Found):
+            plan = found.plan
+        else:
+            plan = plugins.copied(where.path, make_plan(topology, host, found))
         _say(f"check      {file}: ok, {_shape(plan)}")
         # Everything else of ours is imported only now: a bad file is told of sooner.
         from dpsup.supervisor import verbs
@@ -286,7 +293,7 @@ def _run(
         voice.close()
         if not stays:
             # What is being put in order is not to be interrupted.
-            for sig in (signal.SIGINT, signal.SIGTERM):
+            for sig in process.ORDERS:
                 signal.signal(sig, signal.SIG_IGN)
             state = where.read_state()
             if state is not None:

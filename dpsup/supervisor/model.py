@@ -134,6 +134,7 @@ class Group:
     when_empty: str = "hold"  # what the io cores were told with it
     loads: steering.Loads = steering.EVEN  # by bucket, as last measured on request
     unsettled: bool = False  # the primary refused its map: the monitor tries again
+    on_disk: str = ""  # is the plugin's file what runs: instance.plugins.on_disk
     scaling: asyncio.Lock = field(default_factory=asyncio.Lock)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 

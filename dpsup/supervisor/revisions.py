@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from dpsup.documents.state import Rollout as RolloutRecord
 from dpsup.documents.status import Rollout
-from dpsup.errors import DpsupError
+from dpsup.instance.plugins import digest_in
 from dpsup.plan.model import GroupPlan
 
 KEPT = 20  # revisions
@@ -31,6 +28,7 @@ class Revision:
     at: float  # time, seconds
     state: str  # "current" | "replaced" | "rolling" | "undone"
     why: str = ""
+    plugin_copy: str = ""  # the file to load: instance.plugins
 
     def is_same(self, other: Revision) -> bool:
         return (self.plugin, self.plugin_path, self.args, self.digest) == (
@@ -58,26 +56,6 @@ class UnderWay(Protocol):
         """What rollout.json says of it."""
 
 
-def digest_of(path: str) -> str:
-    if not path:
-        return ""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-    except OSError as e:
-        raise DpsupError(
-            f"cannot read plugin {path}: {e.strerror or e}",
-            code="E0501",
-            why="the workers load it",
-            help="build it, or correct the path",
-        ) from None
-
-
-def _quiet_digest(path: str) -> str:
-    with contextlib.suppress(DpsupError):
-        return digest_of(path)
-    return ""
-
-
 @dataclass(slots=True, eq=False)
 class Ledger:
     """The versions of one group."""
@@ -92,7 +70,8 @@ class Ledger:
             [
                 Revision(
                     1, plan.plugin, plan.plugin_path, plan.args,
-                    _quiet_digest(plan.plugin_path), time.time(), "current",
+                    digest_in(plan.plugin_copy), time.time(), "current",
+                    plugin_copy=plan.plugin_copy,
                 )
             ]
         )  # fmt: skip
@@ -111,6 +90,12 @@ class Ledger:
         self.revisions.append(revision)
         while len(self.revisions) > KEPT:
             self.revisions.remove(next(r for r in self.revisions if r.state != "current"))
+
+    def copies(self) -> list[str]:
+        """The plugin files that may be loaded again: what runs, what is under way, what an undo
+        goes back to."""
+        wanted = (self.current, self.previous(), self.running and self.running.target)
+        return [one.plugin_copy for one in wanted if one]
 
     def previous(self) -> Revision | None:
         """What ran before the current one."""

@@ -101,6 +101,7 @@ def adopt_plan(model: Model, group: Group, revision: Revision) -> None:
         plugin=revision.plugin,
         plugin_path=revision.plugin_path,
         args=revision.args,
+        plugin_copy=revision.plugin_copy,
     )
     groups = list(model.plan.groups)
     groups[group.index] = group.plan
@@ -291,6 +292,7 @@ class Rollout:
         plugin = {
             "plugin": self.target.plugin,
             "plugin_path": self.target.plugin_path,
+            "plugin_copy": self.target.plugin_copy,
             "args": [list(pair) for pair in self.target.args],
         }
         deadline = time.monotonic() + FREE_S

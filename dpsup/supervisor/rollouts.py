@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 from dpsup import _abi
@@ -18,12 +19,13 @@ from dpsup.documents.printed import Revisions, Rolled
 from dpsup.documents.state import Rollouts as Records
 from dpsup.documents.story import Story
 from dpsup.errors import DpsupError, TimedOut, UsageError
+from dpsup.instance import plugins
 from dpsup.instance.runtime_dir import PLAN, ROLLOUT
 from dpsup.limits import ARGS, PLUGIN_PATH
 from dpsup.supervisor import view
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
-from dpsup.supervisor.revisions import Ledger, Revision, UnderWay, digest_of
+from dpsup.supervisor.revisions import Ledger, Revision, UnderWay
 from dpsup.supervisor.rollout import Hands, Options, Rollout, adopt_plan
 from dpsup.supervisor.rollout_judge import Margins
 from dpsup.supervisor.scale import must_run
@@ -156,13 +158,17 @@ class Rollouts:
         options: Options,
         *,
         exact: bool = False,
+        again: Revision | None = None,
     ) -> UnderWay | None:
         """Start it; the one under way if it leads to the same; None: the group runs that already.
-        With `exact`, `args` are all arguments, else those that change."""
+        With `exact`, `args` are all arguments, else those that change. `again`: the revision that
+        ran before, whose copy of the plugin is loaded, whatever its file is by now."""
         must_run(self._model)
         options.check()
         ledger = self._model.ledgers[group.index]
-        target = _target(group, ledger, plugin, args)
+        directory = self._model.runtime.path
+        plugins.prune(directory, [c for one in self._model.ledgers for c in one.copies()])
+        target = _target(directory, ledger, plugin, args, again)
         if exact:
             target.args = tuple((args or {}).items())
         now = ledger.running
@@ -207,15 +213,10 @@ class Rollouts:
                     code="E0717",
                     help=f"`dpsup rollout history {group.plan.name}` shows what it ran",
                 )
-            if before.plugin_path and digest_of(before.plugin_path) != before.digest:
-                raise DpsupError(
-                    f"{before.plugin_path} has changed since revision {before.number} ran",
-                    code="E0717",
-                    help="roll out the file that you want: `dpsup rollout GROUP --plugin FILE`",
-                )
             # What is known to work needs no judge.
             options = Options(canary=0, judge=0.0)
-            one = self.begin(group, before.plugin, dict(before.args), options, exact=True)
+            args = dict(before.args)
+            one = self.begin(group, before.plugin, args, options, exact=True, again=before)
         if one is not None and wait:
             await ended(one)
         return self.outcome(one, group)
@@ -235,7 +236,11 @@ def _revision(one: Revision) -> RevisionDocument:
 
 
 def _target(
-    group: Group, ledger: Ledger, plugin: str | None, args: dict[str, str] | None
+    directory: Path,
+    ledger: Ledger,
+    plugin: str | None,
+    args: dict[str, str] | None,
+    again: Revision | None,
 ) -> Revision:
     current = ledger.current
     path = current.plugin_path
@@ -256,16 +261,14 @@ def _target(
         raise UsageError(
             f"shared memory has room for {ARGS} bytes of arguments in each group", code="E0719"
         )
-    digest = digest_of(path)
-    if path and path == current.plugin_path and digest != current.digest:
-        raise DpsupError(
-            f"{path} is the file of the version that runs, and has changed",
-            code="E0718",
-            why="a worker that is started again, and an undo, would load the new contents",
-            help="give each version a file of its own: fw-2.so",
-        )
+    # Other arguments alone mean the plugin that runs, whatever its file is by now.
+    known = again or (current if plugin is None else None)
+    if known is not None:
+        path, digest, copy = known.plugin_path, known.digest, known.plugin_copy
+    else:
+        digest, copy = plugins.take(directory, path)
     number = max(r.number for r in ledger.revisions) + 1
-    return Revision(number, name, path, merged, digest, time.time(), "rolling")
+    return Revision(number, name, path, merged, digest, time.time(), "rolling", plugin_copy=copy)
 
 
 async def ended(one: UnderWay) -> None:

@@ -328,17 +328,21 @@ async def _kill(sup: Supervisor, args: Args) -> Killed:
 
 
 async def _events(sup: Supervisor, args: Args) -> Events:
-    since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
-    return {"events": _fitting(sup.core.events.since(since, most))}
+    since, most = want(args, "since", int, None), want(args, "most", int, 1000)
+    if since is None:
+        return {"events": _fitting(sup.core.events.since(0, most))}
+    return {"events": _page(sup.core.events.after(since, most))}
 
 
 async def _logs(sup: Supervisor, args: Args) -> Lines:
     name = want(args, "name", str, "")
-    since, most = want(args, "since", int, 0), want(args, "most", int, 1000)
-    entries = [e for e in sup.core.log.since(since) if not name or e["name"] == name]
+    since, most = want(args, "since", int, None), max(1, want(args, "most", int, 1000))
+    entries = [e for e in sup.core.log.since(since or 0) if not name or e["name"] == name]
     if name and not entries and name not in ("primary", "seed"):
         find_worker(sup, name)
-    return {"lines": _fitting(entries[-max(most, 1) :])}
+    if since is None:
+        return {"lines": _fitting(entries[-most:])}
+    return {"lines": _page(entries[:most])}
 
 
 def _fitting(entries: list[T]) -> list[T]:
@@ -348,6 +352,16 @@ def _fitting(entries: list[T]) -> list[T]:
         left -= len(json.dumps(entries[i]))
         if left < 0:
             return entries[i + 1 :]
+    return entries
+
+
+def _page(entries: list[T]) -> list[T]:
+    """The first entries that fit in a reply: what is left comes with the next page."""
+    left = REPLY_BYTES
+    for i, entry in enumerate(entries):
+        left -= len(json.dumps(entry))
+        if left < 0 and i > 0:
+            return entries[:i]
     return entries
 
 

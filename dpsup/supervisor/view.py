@@ -26,6 +26,7 @@ def view(model: Model) -> View:
                 "spares_ready": sum(s.ready for s in g.spares if s.version == g.version),
                 "rollout": rollout(model, g),
                 "spares_held": g.spares_held,
+                "plugin_on_disk": g.on_disk,
                 "workers": [_worker(w, g, now) for w in g.workers],
             }
             for g in model.groups

@@ -117,12 +117,18 @@ def workers(picture: Picture, screen: Screen, of: str = "") -> list[Line]:
                 si(w["drop_pps"]),
                 str(w["rx_packets"]),
                 str(w["tx_packets"]),
-                w["plugin"],
+                _plugin(w),
                 last["how"] if last else "-",
                 counts(w["dropped"]),
             ]
         )
     return screen.table(columns, rows)
+
+
+def _plugin(w: WorkerRates) -> Cell:
+    newer = {"changed": " (newer on disk)", "missing": " (gone from disk)"}
+    note = newer.get(w["plugin_on_disk"], "")
+    return (w["plugin"] + note, "warn") if note else w["plugin"]
 
 
 def ports(picture: Picture, screen: Screen) -> list[Line]:
@@ -546,6 +552,13 @@ def _group_hints(picture: Picture, do: str) -> Iterator[str]:
         return  # each of these needs one, and that is said
     for g in picture["groups"]:
         yield from _overload(picture, g, do)
+        if g["plugin_on_disk"] == "changed":
+            yield (
+                f"{g['plugin']} has changed on disk, {g['name']} runs the copy of before: "
+                f"`{do} rollout {g['name']} --plugin {g['plugin']}` starts the new one"
+            )
+        elif g["plugin_on_disk"] == "missing":
+            yield f"{g['plugin']} is gone from the disk, {g['name']} runs its copy"
         if g["spares_held"]:
             yield (
                 f"no spare of {g['name']} is forked ({g['spares_held']}): "

@@ -256,13 +256,18 @@ hash_ipv6(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 		return false;
 	memcpy(tuple, p + 8, 32);
 	proto = p[6];
-	// Extension headers, bounded; a fragment header ends the search without ports.
+	// Extension headers, bounded; the header of a fragment ends the search without ports, but not
+	// that of an atomic one, which is a whole packet (RFC 6946).
 	for (int i = 0; i < 8 && len >= at + 8; i++) {
-		if (proto != IPPROTO_HOPOPTS && proto != IPPROTO_ROUTING &&
-		    proto != IPPROTO_DSTOPTS)
+		uint32_t size = (p[at + 1] + 1) * 8u;
+
+		if (proto == IPPROTO_FRAGMENT && ((p[at + 2] << 8 | p[at + 3]) & 0xfff9) == 0)
+			size = 8;
+		else if (proto != IPPROTO_HOPOPTS && proto != IPPROTO_ROUTING &&
+			 proto != IPPROTO_DSTOPTS)
 			break;
 		proto = p[at];
-		at += (p[at + 1] + 1) * 8u;
+		at += size;
 	}
 	if (unlikely(fields & DPS_RSS_INNER) && len > at &&
 	    hash_inner(proto, p + at, len - at, depth, hash))

@@ -6,6 +6,7 @@
 // The packet that the worker had begun is to blame if the worker caused its own death: by a fault, by
 // a fatal signal that it sent to itself as abort() does, or by being stuck with that very packet.
 // It is never to blame for a signal that another process sent: an operator, the OOM killer. Nor for a
+// SIGBUS whose memory is gone: a file that changed under its mapping, a full file system. Nor for a
 // death between two bursts: `hand` says where the burst in hand ends, and the first packet without a
 // verdict counts only before that.
 //
@@ -73,9 +74,10 @@ died_of_itself(const struct dps_story *death)
 	// Sent, not raised by the CPU.
 	if (death->code <= 0)
 		return death->sender == death->pid;
-	// No packet is to blame for broken memory.
+	// No packet breaks memory, or cuts short the file that was mapped there.
 	return death->signal != SIGBUS ||
-	       (death->code != BUS_MCEERR_AR && death->code != BUS_MCEERR_AO);
+	       (death->code != BUS_MCEERR_AR && death->code != BUS_MCEERR_AO &&
+		death->code != BUS_ADRERR);
 }
 
 // A stuck worker may have finished that packet before it was killed.

@@ -151,6 +151,23 @@ def test_ports_behind_ipv6_extension_headers_are_found() -> None:
     assert hash_of(data[:54] + fragment + data[54:]) == without
 
 
+def test_an_atomic_fragment_stays_with_its_flow() -> None:
+    """RFC 6946: offset 0 and no more fragments is a whole packet, whatever its identification."""
+    data = bytearray(packet("2001:db8::1", 1000, "2001:db8::2", 2000))
+    whole = hash_of(bytes(data))
+    data[20] = 44
+    rest = bytes(data[54:])
+    for identification in (b"\0\0\0\1", b"\xff\xee\xdd\xcc"):
+        atomic = bytes([6, 0, 0, 0]) + identification
+        assert hash_of(bytes(data[:54]) + atomic + rest) == whole
+        # The second byte is reserved: it is no length; so are two bits of the fourth.
+        reserved = bytes([6, 3, 0, 6]) + identification
+        assert hash_of(bytes(data[:54]) + reserved + rest) == whole
+        for bits in (b"\0\1", b"\0\x08", b"\x10\0"):
+            part = bytes([6, 0]) + bits + identification
+            assert hash_of(bytes(data[:54]) + part + rest) != whole
+
+
 def test_other_packets_hash_by_mac_and_type() -> None:
     arp = bytes(range(12)) + b"\x08\x06" + bytes(28)
     same = bytes(range(12)) + b"\x08\x06" + bytes(range(28))

@@ -432,17 +432,6 @@ def test_the_command_line(instance: Run, tmp_path: Path) -> None:
     assert instance.do("audit").returncode == 0
 
 
-def test_the_running_versions_file_must_not_change(instance: Run, tmp_path: Path) -> None:
-    v1 = plugin(tmp_path, 1)
-    instance.start(NULL.replace('"macswap"', f'"{v1}"'))
-    Path(v1).unlink()
-    (tmp_path / "v1").joinpath("evil.c").unlink()
-    (tmp_path / "v1").rmdir()
-    assert plugin(tmp_path, 1, "mark = 7;") == v1
-    done = instance.do("rollout", "fw", "--plugin", v1, check=False)
-    assert done.returncode == 1 and "a file of its own" in done.stderr
-
-
 # --- reload ---------------------------------------------------------------------------------------
 
 

@@ -140,7 +140,7 @@ def _view(t: float) -> Doc:
     def group(desired: int, workers: list[Doc]) -> Doc:
         return {
             "desired": desired, "spares_ready": 1, "spares_held": "", "rollout": None,
-            "workers": workers,
+            "plugin_on_disk": "", "workers": workers,
         }  # fmt: skip
 
     failovers = Failovers()

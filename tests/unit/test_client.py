@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from unit.test_bus import responding
@@ -124,11 +124,13 @@ def test_a_headless_instance_answers_for_its_data_plane_alone(
     memory: Any = {"told": 7, "asked": [5], "deaths": 40}
     where.write_state(State("edge", 3, "p", "/h", "f", primary=process.own(), memory=memory))
     monkeypatch.setattr(
-        client.status, "status", lambda plan, counters, view, left: (plan, counters, view, left)
+        client.status,
+        "status",
+        lambda plan, counters, view, left: {"groups": [], "of": (plan, counters, view, left)},
     )
     with responding(root / "edge" / "primary.sock", handle), Instance(where) as edge:
         assert edge.headless
-        found: Any = edge.status()
+        found: Any = cast(Any, edge.status())["of"]
         assert found[0]["primary_pid"] == alive and found[2] is None
         assert found[1]["slots"] == [{"pid": 0}, {"pid": alive}]
         assert found[3] == {

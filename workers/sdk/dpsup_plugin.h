@@ -21,6 +21,7 @@
  *   - start no threads, do not fork, make no DPDK call; a slow packet function is slow forwarding.
  *
  * Build:  cc -shared -fPIC -O2 $(dpsup version --cflags) count.c -o count.so
+ *         c++ -std=c++20 -shared -fPIC -O2 $(dpsup version --cflags) count.cpp -o count.so
  */
 
 #include <stdint.h>
@@ -52,7 +53,8 @@ extern "C" {
 #define DPS_PLUGIN_TOUCHES_MOST 4u      /* calls of dps_touch for one packet */
 #define DPS_PLUGIN_TOUCH_BYTES 64u      /* bytes of each */
 
-/* One packet, lent for the time of the call. */
+/* One packet, lent for the time of the call. Fields that the plugin did not ask for are 0. (While a
+ * rollout is under way they may hold what the group's other version asked for.) */
 struct dps_packet {
 	uint8_t *data;          /* first byte; a plugin that prepends may move it */
 	uint32_t len;           /* bytes at data (of the first segment); may be changed with it */
@@ -121,6 +123,11 @@ struct dps_plugin {
 	uint32_t pad;
 	void (*seated)(void *state, const struct dps_env *env); /* it has its place; may be NULL */
 };
+
+/* In C++ a constant is the file's own, under a name of C++'s, unless it was declared like this. */
+#ifdef __cplusplus
+extern const struct dps_plugin dps_plugin __attribute__((visibility("default")));
+#endif
 
 /* Verdicts. */
 static inline uint16_t

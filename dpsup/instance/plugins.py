@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Private copies of plugin files. Workers load these: the file that the topology names may then be
+overwritten, truncated or deleted at any time, and no process that runs, or is started, sees it.
+
+A copy is named after its contents and lies in the runtime directory. A plugin that has `$ORIGIN` in
+it finds its libraries by its own place, so it is loaded from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpsup.errors import DpsupError
+from dpsup.instance.runtime_dir import PLUGINS
+
+if TYPE_CHECKING:
+    from dpsup.plan.model import Plan
+
+NAME_MOST = 100  # bytes of the file's own name
+SAME, CHANGED, MISSING, IN_PLACE = "same", "changed", "missing", "in place"
+
+
+def _read(path: str) -> tuple[bytes, os.stat_result]:
+    """Raises: OSError, also where it is no regular file."""
+    # A FIFO is opened without waiting for its writer.
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as f:  # noqa: PTH123
+        found = os.fstat(f.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("it is no regular file")
+        return f.read(), found
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def take(directory: Path, path: str) -> tuple[str, str]:
+    """Copy a plugin file. Returns the digest of its contents and the file to load. "" for a
+    built-in plugin. Raises: DpsupError."""
+    if not path:
+        return "", ""
+    try:
+        data, found = _read(path)
+    except OSError as e:
+        raise DpsupError(
+            f"cannot read plugin {path}: {e.strerror or e}",
+            code="E0501",
+            why="the workers load it",
+            help="build it, or correct the path",
+        ) from None
+    digest = _digest(data)
+    if b"$ORIGIN" in data:
+        return digest, path
+    copy = directory / PLUGINS / f"{digest}-{Path(path).name[-NAME_MOST:]}"
+    try:
+        _write(copy, data, found.st_mtime_ns)
+    except OSError as e:
+        raise DpsupError(
+            f"cannot copy plugin {path} to {copy}: {e.strerror or e}",
+            code="E0501",
+            why="the workers load a private copy, so that the file may change",
+            help="make room there, or set [host] runtime_dir",
+        ) from None
+    return digest, str(copy)
+
+
+def _write(copy: Path, data: bytes, mtime_ns: int) -> None:
+    copy.parent.mkdir(mode=0o700, exist_ok=True)
+    new = copy.with_name(f"{copy.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        new.unlink()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(new, flags, 0o500), "wb") as f:  # noqa: PTH123
+        f.write(data)
+        f.flush()
+        # By which a look at the file sees at once that it is the same.
+        os.utime(f.fileno(), ns=(mtime_ns, mtime_ns))
+    new.replace(copy)
+
+
+def copied(directory: Path, plan: Plan) -> Plan:
+    """The plan with a private copy of each plugin file. Raises: DpsupError."""
+    taken = {path: take(directory, path)[1] for path in {g.plugin_path for g in plan.groups}}
+    groups = (dataclasses.replace(g, plugin_copy=taken[g.plugin_path]) for g in plan.groups)
+    return dataclasses.replace(plan, groups=tuple(groups))
+
+
+def digest_in(copy: str) -> str:
+    """The digest that a copy's name has."""
+    return Path(copy).name[:16]
+
+
+def prune(directory: Path, used: Iterable[str]) -> None:
+    """Remove the copies that no version needs any more."""
+    kept = set(used)
+    with contextlib.suppress(OSError):
+        for one in (directory / PLUGINS).iterdir():
+            if str(one) not in kept:
+                one.unlink()
+
+
+def on_disk(path: str, copy: str) -> str:
+    """Is the file that the topology names what runs? "" for a built-in plugin."""
+    if not path or not copy:
+        return ""
+    if path == copy:
+        return IN_PLACE
+    try:
+        there, here = os.stat(path), os.stat(copy)  # noqa: PTH116
+        if (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns):
+            return SAME
+        return SAME if _digest(_read(path)[0]) == digest_in(copy) else CHANGED
+    except FileNotFoundError:
+        return MISSING
+    except OSError:
+        return CHANGED

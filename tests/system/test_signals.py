@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Each signal that can be caught, to supervisor, primary and seed; a closed terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import termios
+
+import pytest
+from harness import DPSUP, NULL, Run, lives, supervisor, wait_for
+
+pytestmark = pytest.mark.system
+
+# Orders, faults and job control have a meaning of their own.
+MEANT = {
+    signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGCONT, signal.SIGHUP, signal.SIGINT,
+    signal.SIGTERM, signal.SIGQUIT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE,
+    signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS,
+}  # fmt: skip
+REST = sorted({int(s) for s in signal.valid_signals()} - {int(s) for s in MEANT})
+
+
+def test_no_signal_makes_an_instance_headless_by_accident(instance: Run) -> None:
+    instance.start(NULL)
+    before = instance.status()
+    pids = [before[name]["pid"] for name in ("supervisor", "primary", "seed")]
+    for number in REST:
+        for pid in pids:
+            os.kill(pid, number)
+    for pid in pids[1:]:
+        os.kill(pid, signal.SIGHUP)
+    # A reload, which is an event, comes after all of them.
+    text = instance.file.read_text()
+    instance.file.write_text(text.replace("count = 2", "count = 3"))
+    os.kill(pids[0], signal.SIGHUP)
+    after = instance.until(lambda s: s["groups"][0]["ready"] == 3 and s)
+    assert [after[name]["pid"] for name in ("supervisor", "primary", "seed")] == pids
+    assert after["generation"] == before["generation"]
+    assert after["recovery"]["deaths"] == 0
+    # A file that cannot be loaded, and one that needs a restart, are told of and change nothing.
+    instance.file.write_text("nonsense")
+    os.kill(pids[0], signal.SIGHUP)
+    wait_for(lambda: [e for e in instance.events() if "SIGHUP" in e.get("message", "")])
+    instance.file.write_text(text.replace("max = 4", "max = 5"))
+    os.kill(pids[0], signal.SIGHUP)
+    wait_for(lambda: [e for e in instance.events() if "need a restart" in e.get("message", "")])
+    assert supervisor(instance) == pids[0]
+    os.kill(pids[0], signal.SIGQUIT)
+    wait_for(lambda: not any(map(lives, pids)))
+    assert not instance.file.parent.joinpath("core").exists()
+
+
+def test_a_closed_terminal_ends_nothing(instance: Run) -> None:
+    file = instance.write(NULL)
+    ours, theirs = pty.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    child = subprocess.Popen(
+        [*DPSUP, "start", str(file)],
+        stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal,  # noqa: PLW1509
+    )  # fmt: skip
+    os.close(theirs)
+    instance.process = child
+    instance.until_running()
+    os.close(ours)  # the terminal hangs up: SIGHUP to its session
+    wait_for(lambda: [e for e in instance.events() if "terminal" in e.get("message", "")])
+    assert instance.status()["supervisor"]["pid"] == child.pid
+    instance.do("stop")
+    child.wait(60)  # 1: its account could not be printed, as there is no terminal

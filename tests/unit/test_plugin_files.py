@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Private copies of plugin files: taken, kept, pruned, compared with what is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from unit.fakecore import TWO, Parts, model
+
+from dpsup.errors import DpsupError
+from dpsup.instance import plugins
+from dpsup.instance.runtime_dir import OURS, Runtime
+from dpsup.supervisor.plugin_files import PluginFiles
+from dpsup.supervisor.rollout import Options, adopt_plan
+
+
+@pytest.fixture
+def so(tmp_path: Path) -> Path:
+    file = tmp_path / "fw.so"
+    file.write_bytes(b"\x7fELF one")
+    return file
+
+
+def test_a_copy_outlives_its_file_in_every_way(tmp_path: Path, so: Path) -> None:
+    digest, copy = plugins.take(tmp_path, str(so))
+    assert copy == str(tmp_path / "plugins" / f"{digest}-fw.so")
+    assert plugins.digest_in(copy) == digest
+    assert plugins.on_disk(str(so), copy) == "same"
+    so.write_bytes(b"\x7fELF two, in place")
+    assert Path(copy).read_bytes() == b"\x7fELF one"
+    assert plugins.on_disk(str(so), copy) == "changed"
+    os.truncate(so, 0)
+    assert plugins.on_disk(str(so), copy) == "changed"
+    so.unlink()
+    assert plugins.on_disk(str(so), copy) == "missing"
+    so.mkdir()
+    assert plugins.on_disk(str(so), copy) == "changed"
+    so.rmdir()
+    # The same contents again, at another time: nothing is newer.
+    so.write_bytes(b"\x7fELF one")
+    assert plugins.on_disk(str(so), copy) == "same"
+    assert plugins.take(tmp_path, str(so)) == (digest, copy)
+
+
+def test_same_size_and_time_are_the_same_and_same_size_alone_is_not(
+    tmp_path: Path, so: Path
+) -> None:
+    _, copy = plugins.take(tmp_path, str(so))
+    so.write_bytes(b"\x7fELF six")
+    os.utime(so, (1, 1))
+    assert plugins.on_disk(str(so), copy) == "changed"
+
+
+def test_a_copy_is_private(tmp_path: Path, so: Path) -> None:
+    _, copy = plugins.take(tmp_path, str(so))
+    assert (tmp_path / "plugins").stat().st_mode & 0o077 == 0
+    assert Path(copy).stat().st_mode & 0o277 == 0
+    # A link in the place of the new copy is not followed.
+    target = tmp_path / "else"
+    target.write_text("untouched")
+    so.write_bytes(b"\x7fELF two")
+    digest, other = plugins.take(tmp_path, str(so))
+    Path(other).unlink()
+    Path(f"{other}.new").symlink_to(target)
+    assert plugins.take(tmp_path, str(so)) == (digest, other)
+    assert target.read_text() == "untouched" and not Path(other).is_symlink()
+
+
+def test_what_looks_beside_itself_is_loaded_in_place(tmp_path: Path, so: Path) -> None:
+    so.write_bytes(b"\x7fELF $ORIGIN/lib")
+    _, copy = plugins.take(tmp_path, str(so))
+    assert copy == str(so) and plugins.on_disk(str(so), copy) == "in place"
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "fifo", "device"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.so"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = Path("/dev/zero")
+    with pytest.raises(DpsupError) as caught:
+        plugins.take(tmp_path, str(path))
+    assert caught.value.code == "E0501" and "cannot read plugin" in caught.value.message
+
+
+def test_no_room_for_a_copy_names_the_place(tmp_path: Path, so: Path) -> None:
+    (tmp_path / "plugins").write_text("in the way")
+    with pytest.raises(DpsupError) as caught:
+        plugins.take(tmp_path, str(so))
+    assert "cannot copy plugin" in caught.value.message and "runtime_dir" in caught.value.help
+
+
+def test_a_built_in_plugin_has_no_copy(tmp_path: Path) -> None:
+    assert plugins.take(tmp_path, "") == ("", "") and plugins.on_disk("", "") == ""
+    plan = model(tmp_path).plan
+    assert plugins.copied(tmp_path, plan) == plan
+
+
+def test_the_copies_go_with_the_runtime_directory(tmp_path: Path, so: Path) -> None:
+    where = Runtime(str(tmp_path / "edge"), "edge")
+    where.acquire()
+    plugins.take(where.path, str(so))
+    assert "plugins" in OURS
+    where.release()
+    assert not where.path.exists()
+
+
+def parts(folder: Path, so: Path) -> Parts:
+    one = Parts(folder, TWO)
+    one.core.events.entries.clear()
+    _target(one, str(so))
+    return one
+
+
+def _target(one: Parts, path: str) -> None:
+    """The group runs that file."""
+    group, ledger = one.model.groups[0], one.model.ledgers[0]
+    digest, copy = plugins.take(one.model.runtime.path, path)
+    ledger.current.plugin = ledger.current.plugin_path = path
+    ledger.current.digest, ledger.current.plugin_copy = digest, copy
+    adopt_plan(one.model, group, ledger.current)
+
+
+def test_a_change_on_disk_is_told_once(tmp_path: Path, so: Path) -> None:
+    one = parts(tmp_path, so)
+    files = PluginFiles(one.core, one.model)
+    group = one.model.groups[0]
+
+    def looks() -> list[str]:
+        asyncio.run(files.look(group))
+        return [e["message"] for e in one.core.events.of("advice")]
+
+    assert looks() == [] and group.on_disk == "same"
+    so.write_bytes(b"\x7fELF two")
+    (said,) = looks()
+    assert "has changed on disk" in said and f"--plugin {so}" in said
+    assert looks() == [said] and group.on_disk == "changed"
+    so.unlink()
+    assert "is gone" in looks()[1]
+
+
+def test_the_same_path_rolls_out_what_it_has_become_and_back(tmp_path: Path, so: Path) -> None:
+    one = parts(tmp_path, so)
+    group, ledger = one.model.groups[0], one.model.ledgers[0]
+    rollouts, first = one.rollouts, ledger.current
+    assert rollouts.begin(group, str(so), None, Options()) is None  # it runs that
+    so.write_bytes(b"\x7fELF two")
+    # Arguments alone mean the plugin that runs.
+    changed = rollouts.begin(group, None, {"x": "y"}, Options())
+    assert changed is not None and changed.target.plugin_copy == first.plugin_copy
+    ledger.running = None
+    ledger.revisions.remove(changed.target)
+    new = rollouts.begin(group, str(so), None, Options())
+    assert new is not None and new.target.digest != first.digest
+    assert Path(new.target.plugin_copy).read_bytes() == b"\x7fELF two"
+    ledger.running = None
+    first.state, new.target.state = "replaced", "current"
+    so.unlink()
+    back = asyncio.run(rollouts.undo(group, wait=False))
+    assert back["changed"] and ledger.running is not None
+    assert ledger.running.target.plugin_copy == first.plugin_copy
+    assert Path(first.plugin_copy).read_bytes() == b"\x7fELF one"
+    one.core.drop()
+
+
+def test_copies_that_no_version_needs_are_removed(tmp_path: Path, so: Path) -> None:
+    copies = []
+    for n in range(4):
+        so.write_bytes(b"\x7fELF %d" % n)
+        copies.append(plugins.take(tmp_path, str(so))[1])
+    plugins.prune(tmp_path, copies[2:])
+    assert sorted((tmp_path / "plugins").iterdir()) == sorted(map(Path, copies[2:]))
