@@ -96,7 +96,7 @@ def _series(window: Window) -> Doc:
 def _plan(name: str) -> Doc:
     where = runtime_dir.instances().get(name)
     try:
-        return json.loads((where.path / PLAN).read_text()) if where else {}
+        return json.loads(where.read(PLAN)) if where else {}
     except (OSError, ValueError):
         return {}
 
