@@ -570,6 +570,12 @@ CODES: dict[str, Entry] = {
         "If its supervisor still runs, send it SIGTERM; otherwise `kill -9` the primary that the"
         " message names; then start it again.",
     ),
+    "E0617": Entry(
+        "a socket cannot be created",
+        "The disk of the runtime directory is full, or something that is no socket stands in its"
+        " place.",
+        "Free some space, and remove what stands there.",
+    ),
     # --- orders -----------------------------------------------------------------------------------
     "E0701": Entry(
         "no such group", "The topology defines no group of that name.", "`dpsup status` lists them."

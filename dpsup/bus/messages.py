@@ -197,6 +197,11 @@ def want(args: Args, key: str, kind: type | tuple[type, ...], default: object = 
         raise ProtocolError(f"args.{key} is missing")
     if value is default:
         return value
+    if kind is float and type(value) is int:  # JSON writes 5.0 as 5
+        try:
+            return float(value)
+        except OverflowError:
+            raise ProtocolError(f"args.{key}: the number is too large") from None
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise ProtocolError(f"args.{key}: {kinds[-1].__name__} is required")
