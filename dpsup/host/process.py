@@ -70,6 +70,17 @@ def own() -> Identity:
 _IO_THREAD = re.compile(r"(rte|dpdk|lcore|eal)-?worker")  # as DPDK's releases name them
 
 
+def waits_for_disk(pid: int) -> bool:
+    """Does one of a primary's io threads wait for a disk (state D)?"""
+    for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if _IO_THREAD.match((task / "comm").read_text()):
+                after = (task / "stat").read_text().rpartition(")")[2]
+                if after.split()[0] == "D":
+                    return True
+    return False
+
+
 def pulse(pid: int) -> dict[int, str]:
     """Of a primary's io threads, by thread: what the kernel counted of their running so far. Equal
     at two looks: none has run in between. Empty where there are none, or they cannot be read."""

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from dpsup.topology.model import Topology
 
 _PAGE = re.compile(r"(.*-g\d+map_)\d+")  # a file in hugetlbfs, as EAL names it
-STOP_S = 60.0  # beyond the drain: for everything to end
+LOOK_S = 0.1
+STOP_S = 90.0  # beyond the drain: above the sum of all deadlines of an end (test_deadlines.py)
 
 
 class _Voice:
@@ -170,6 +171,7 @@ def foreground(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         return _run(file, name, idle_limit, verbose, ready, again)
     except KeyboardInterrupt:
+        _end_headless(file)
         _say("stopped before it ran")
         return Exit.OK, None
     except _Crashed:
@@ -177,6 +179,19 @@ def foreground(
     except DpsupError as e:
         ready.tell({"ok": False, "error": as_error(e)})
         raise
+
+
+def _end_headless(file: str) -> None:
+    """An order to stop that came before the data plane could be adopted: it is for that, too."""
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, signal.SIG_IGN)
+    left = _headless(file, read_host())
+    if left is None:
+        return
+    left.acquire()
+    if left.end_processes(left.read_state()):
+        left.sweep()
+        left.release()
 
 
 def _demand_name(wanted: str | None, name: str, file: str) -> None:
@@ -462,17 +477,27 @@ def stop(name: str | None, drain: float | None) -> None:
         return
     with connect(where.name) as instance:
         pid = instance.stop(drain)["pid"]
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            if not select.select([pidfd], [], [], (drain or 5.0) + STOP_S)[0]:
-                raise TimedOut(f"supervisor {pid} is still stopping", code="E0610")
-        finally:
-            os.close(pidfd)
+    _await_end(where, pid, (drain or 5.0) + STOP_S)
     # The supervisor may be gone before its directory is (a slow disk): a moment, no more.
     deadline = time.monotonic() + 1
     while where.path.exists() and where.is_supervised() and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def _await_end(where: Runtime, pid: int, timeout: float) -> None:
+    """Until the supervisor is gone, or has given back its directory, its last act: a thread of it
+    may still wait for a disk that hangs, and the process with it. Raises: TimedOut."""
+    deadline = time.monotonic() + timeout
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            while not select.select([pidfd], [], [], LOOK_S)[0]:
+                if not where.is_supervised():
+                    return
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"supervisor {pid} is still stopping", code="E0610")
+        finally:
+            os.close(pidfd)
 
 
 def _removed(paths: list[str]) -> list[str]:
