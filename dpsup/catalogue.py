@@ -551,7 +551,7 @@ CODES: dict[str, Entry] = {
     "E0603": Entry(
         "not permitted to create the runtime directory",
         "Sockets, the lock and the state live there.",
-        "Run as root, or set [host] runtime_dir to a directory of your own.",
+        "Run as root, or set [host] runtime_dir to a directory below one that is yours alone.",
     ),
     "E0604": Entry(
         "the runtime directory holds other files",
@@ -598,6 +598,39 @@ CODES: dict[str, Entry] = {
         "The supervisor is dead, and the primary's Python does not answer, while its io cores still"
         " forward. Adopting it is not possible now; ending it would end forwarding.",
         "Try again. `dpsup -n NAME stop` ends the instance.",
+    ),
+    "E0613": Entry(
+        "a file of the runtime directory is not what it should be",
+        "A symbolic link, a directory, or a file of another user stands in place of one of dpsup's"
+        " files. dpsup neither writes through it nor removes it.",
+        "Look at it, then remove it.",
+    ),
+    "E0614": Entry(
+        "the runtime directory is not safe",
+        "Another user owns it, can write to it, or can replace it: a user that controls its files"
+        " controls the instance. It must belong to the user that runs dpsup, be closed to others,"
+        " be no symbolic link, and lie below directories of the same user or of root.",
+        "`chmod 700` it if it is yours; otherwise set [host] runtime_dir to a directory below one"
+        " that only you can write to.",
+    ),
+    "E0615": Entry(
+        "the data plane runs in another PID namespace",
+        "A primary holds its lock in the runtime directory, and is not visible here: it runs in a"
+        " container, or this command does. Nothing of it was changed.",
+        "Run the command where the supervisor ran.",
+    ),
+    "E0616": Entry(
+        "a data plane forwards, and its files are gone",
+        "Its runtime directory, or a file in it, was removed while it ran. Without them it cannot"
+        " be adopted; ending it would end forwarding.",
+        "If its supervisor still runs, send it SIGTERM; otherwise `kill -9` the primary that the"
+        " message names; then start it again.",
+    ),
+    "E0617": Entry(
+        "a socket cannot be created",
+        "The disk of the runtime directory is full, or something that is no socket stands in its"
+        " place.",
+        "Free some space, and remove what stands there.",
     ),
     # --- orders -----------------------------------------------------------------------------------
     "E0701": Entry(

@@ -198,6 +198,11 @@ def want(args: Args, key: str, kind: type | tuple[type, ...], default: object = 
         raise ProtocolError(f"args.{key} is missing")
     if value is default:
         return value
+    if kind is float and type(value) is int:  # JSON writes 5.0 as 5
+        try:
+            return float(value)
+        except OverflowError:
+            raise ProtocolError(f"args.{key}: the number is too large") from None
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         # JSON has one kind of number: 5 and 5.0 are the same.

@@ -13,6 +13,7 @@ import contextlib
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ from dpsup.errors import DpsupError, TimedOut
 
 HIGH_WATER = 1000  # messages queued for a slow peer, then dropped
 LINGER_MS = 500
+IN_PROGRESS_MOST = 32  # requests of one peer at a time
+TAKEN_MOST = 16  # messages, before the event loop has its turn
+FRAMES_MOST = 3  # of a request: its peer, an empty one, the request
 
 
 class Gone(DpsupError):
@@ -41,12 +45,25 @@ def _bind(socket: Any, path: str, limit: int) -> None:
     mask = os.umask(0o077)
     try:
         socket.bind(f"ipc://{path}")
+    except zmq.ZMQError as e:
+        socket.close()
+        raise DpsupError(
+            f"cannot create the socket {path}: {e.strerror}",
+            code="E0617",
+            why="commands and dpsup's own processes talk over it",
+            help="free some space in its directory, and remove what stands in its place",
+        ) from e
     finally:
         os.umask(mask)
 
 
 def _refusal(request_id: str, error: DpsupError) -> bytes:
     return messages.encode_reply(Reply(request_id, error=messages.as_error(error)))
+
+
+_TOO_MANY = _refusal(
+    "", ProtocolError("too many requests", code="E0902", help="send fewer requests")
+)
 
 
 class _Door:
@@ -57,14 +74,15 @@ class _Door:
         self.answered = Answered()
         self.refused = 0
 
-    def open(self, peer: bytes, raw: bytes) -> Request | bytes:
-        if not self.limiter.allows(peer, time.monotonic()):
+    def open(self, frames: list[bytes]) -> Request | bytes:
+        """The request of a message, or the answer to it."""
+        if not self.limiter.allows(frames[0], time.monotonic()):
             self.refused += 1
-            return _refusal(
-                "", ProtocolError("too many requests", code="E0902", help="send fewer requests")
-            )
+            return _TOO_MANY
         try:
-            request = messages.decode_request(raw)
+            if len(frames) > FRAMES_MOST:
+                raise ProtocolError(f"a request has one frame, not {len(frames) - 1}")
+            request = messages.decode_request(frames[-1])
         except ProtocolError as e:
             self.refused += 1
             return _refusal("", e)
@@ -81,26 +99,55 @@ class Server:
         self._handle = handle
         self._door = _Door()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._running: dict[tuple[bytes, str], asyncio.Task[None]] = {}
+        self._running: dict[str, list[bytes]] = {}  # by request: the peers that wait for it
+        self._busy: Counter[bytes] = Counter()  # requests in progress, by the peer that came first
 
     @property
     def refused(self) -> int:
         return self._door.refused
 
     async def serve(self) -> None:
+        """While messages wait, no `await` of pyzmq's gives the loop a turn: without one of our own
+        a peer that floods would keep deaths from being heard of."""
+        taken = 0
         while True:
             frames = await self._socket.recv_multipart()
-            peer, raw = frames[0], frames[-1]
-            opened = self._door.open(peer, raw)
-            if isinstance(opened, bytes):
-                await self._socket.send_multipart([peer, opened])
-            elif (peer, opened.id) not in self._running:
-                task = asyncio.create_task(self._answer(peer, opened))
-                self._running[peer, opened.id] = task
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            answer = self._open(frames)
+            if answer is not None:
+                await self._socket.send_multipart([frames[0], answer])
+            taken += 1
+            if taken % TAKEN_MOST == 0:
+                await asyncio.sleep(0)
 
-    async def _answer(self, peer: bytes, request: Request) -> None:
+    def _open(self, frames: list[bytes]) -> bytes | None:
+        """Begin to carry out a request; the answer, where there is one already."""
+        peer, opened = frames[0], self._door.open(frames)
+        if isinstance(opened, bytes):
+            return opened
+        peers = self._running.get(opened.id)
+        if peers is not None:  # repeated, over another connection perhaps: it is carried out once
+            if peer not in peers:
+                peers.append(peer)
+            return None
+        if self._busy[peer] >= IN_PROGRESS_MOST:
+            self._door.refused += 1
+            return _refusal(
+                opened.id,
+                ProtocolError(
+                    f"{IN_PROGRESS_MOST} requests of this connection are in progress",
+                    code="E0902",
+                    help="wait for their answers",
+                ),
+            )
+        self._busy[peer] += 1
+        self._running[opened.id] = [peer]
+        task = asyncio.create_task(self._answer(opened))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return None
+
+    async def _answer(self, request: Request) -> None:
+        peers = self._running[request.id]
         try:
             reply = messages.encode_reply(Reply(request.id, result=await self._handle(request)))
         except DpsupError as e:
@@ -109,9 +156,14 @@ class Server:
             raise
         except Exception as e:  # a bug must not end the supervisor
             reply = _refusal(request.id, DpsupError(f"internal error: {e!r}", code="E0001"))
+        finally:
+            del self._running[request.id]
+            self._busy[peers[0]] -= 1
+            if not self._busy[peers[0]]:
+                del self._busy[peers[0]]
         self._door.answered.put(request.id, reply)
-        self._running.pop((peer, request.id), None)
-        await self._socket.send_multipart([peer, reply])
+        for peer in peers:
+            await self._socket.send_multipart([peer, reply])
 
     async def close(self) -> None:
         """Wait up to 1 s for the requests in progress, then close."""
@@ -166,8 +218,7 @@ class Responder:
 
     def _answer(self) -> None:
         frames = self._socket.recv_multipart()
-        peer, raw = frames[0], frames[-1]
-        opened = self._door.open(peer, raw)
+        peer, opened = frames[0], self._door.open(frames)
         if isinstance(opened, Request):
             try:
                 reply = messages.encode_reply(Reply(opened.id, result=self._handle(opened)))

@@ -365,7 +365,7 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
             f"not permitted to create the runtime directory {directory}",
             code="E0603",
             why="sockets and state live there",
-            help='run as root, or set runtime_dir = "/tmp/NAME"'
+            help="run as root, or set runtime_dir to a directory below one that is yours alone"
             if not host.is_root
             else "mount its file system read-write, or set another runtime_dir",
             exit_code=Exit.HOST if host.is_root else Exit.NOT_PERMITTED,

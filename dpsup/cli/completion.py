@@ -30,7 +30,7 @@ def _chosen(name: str | None) -> list[Runtime]:
 
 def _read(where: Runtime, file: str) -> dict[str, Any]:
     try:
-        found = json.loads((where.path / file).read_text())
+        found = json.loads(where.read(file))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

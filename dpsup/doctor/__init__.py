@@ -127,8 +127,10 @@ CHECKS: dict[str, Entry] = {
     ),
     "D20": Entry(
         "real-time throttling",
-        "A SCHED_FIFO process that polls is stopped for 5 % of each second. dpsup's processes are"
-        " not SCHED_FIFO, unless an administrator changes them with chrt.",
+        "A SCHED_FIFO thread that polls is stopped for 5 % of each second. Of dpsup's threads only"
+        " the wardens are SCHED_FIFO (priority 1), where that is permitted: they sleep, but for"
+        " microseconds at a death. Nothing that polls is, unless an administrator changes it with"
+        " chrt.",
         "Do not change scheduling classes; otherwise sysctl -w kernel.sched_rt_runtime_us=-1",
     ),
     "D21": Entry(

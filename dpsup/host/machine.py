@@ -7,6 +7,7 @@ another machine's tree; paths that a topology names are always looked up as this
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import json
@@ -38,6 +39,8 @@ ENVIRONMENT = (
     "HOME",
 )
 _PMD_INFO = re.compile(rb"PMD_INFO_STRING= (\{[^\0]*\})")
+
+TEXT_MOST = 4 << 20  # bytes of a topology file: /dev/zero has no end
 
 
 class Pages(NamedTuple):
@@ -154,7 +157,11 @@ class Host:
 
     def read_text(self, path: str) -> str:
         """A file as UTF-8. Raises: OSError, UnicodeDecodeError."""
-        return Path(path).read_bytes().decode()
+        with Path(path).open("rb") as file:
+            found = file.read(TEXT_MOST + 1)
+        if len(found) > TEXT_MOST:
+            raise OSError(errno.EFBIG, f"it has more than {TEXT_MOST >> 20} MiB")
+        return found.decode()
 
 
 @functools.lru_cache(maxsize=64)  # `check` and the job that follows ask the same

@@ -18,6 +18,7 @@ import re
 import select
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,11 +47,16 @@ class Identity:
 
 def start_ticks(pid: int) -> int:
     """Start time of a live process in clock ticks since boot; 0 where there is none."""
+    state, start = _state_and_start(pid)
+    return 0 if state in ("Z", "X") else start
+
+
+def _state_and_start(pid: int) -> tuple[str, int]:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0
-    return 0 if fields[0] in ("Z", "X") else int(fields[19])
+        return "X", 0
+    return fields[0], int(fields[19])
 
 
 def identify(pid: int) -> Identity:
@@ -62,6 +68,17 @@ def own() -> Identity:
 
 
 _IO_THREAD = re.compile(r"(rte|dpdk|lcore|eal)-?worker")  # as DPDK's releases name them
+
+
+def waits_for_disk(pid: int) -> bool:
+    """Does one of a primary's io threads wait for a disk (state D)?"""
+    for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if _IO_THREAD.match((task / "comm").read_text()):
+                after = (task / "stat").read_text().rpartition(")")[2]
+                if after.split()[0] == "D":
+                    return True
+    return False
 
 
 def pulse(pid: int) -> dict[int, str]:
@@ -140,6 +157,16 @@ def has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+def user_of(pid: int) -> int:
+    """The effective user of a process; -1 where there is none. Not the owner of /proc/PID: that is
+    root where a process gave its core file up."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("Uid:"):
+                return int(line.split()[2])
+    return -1
 
 
 def die_with_parent(*, yes: bool) -> None:
@@ -243,19 +270,24 @@ def end_group(leader: int) -> None:
 
 
 def wait_gone(identities: list[Identity], timeout: float) -> bool:
-    """Wait until all have ended, children or not; False if some have not in time."""
-    fds = []
-    for one in identities:
-        with contextlib.suppress(ProcessLookupError):
-            if one.alive:
-                fds.append(os.pidfd_open(one.pid))
+    """Wait until all have ended, children or not; False if some have not in time. A
+    process has ended when all of its threads have, and their files and locks are given back."""
+    deadline = time.monotonic() + timeout
+    fds: list[int] = []
     try:
+        for one in identities:
+            with contextlib.suppress(ProcessLookupError):
+                fds.append(os.pidfd_open(one.pid))
+                # Also of a zombie: it may have threads that are about to end.
+                if _state_and_start(one.pid)[1] != one.start:
+                    os.close(fds.pop())
         poller = select.poll()
         for fd in fds:
             poller.register(fd, select.POLLIN)
         left = set(fds)
         while left:
-            ready = poller.poll(timeout * 1000)
+            # At each end the time that is left, and one look more where none is.
+            ready = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
             if not ready:
                 return False
             for fd, _ in ready:

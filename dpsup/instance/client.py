@@ -156,7 +156,7 @@ class Instance:
         return cast("Status", self._ask("status", timeout))
 
     def _headless_status(self, timeout: float) -> Status:
-        plan: Running = json.loads((self.runtime.path / PLAN).read_text())
+        plan: Running = json.loads(self.runtime.read(PLAN))
         state = self.runtime.read_state()
         plan["primary_pid"] = state.primary.pid if state and state.primary else None
         counters: Reading = self._primary.ask("counters", timeout)
@@ -207,7 +207,7 @@ class Instance:
             "cpus": machine.cpu_times(),
         }
         with contextlib.suppress(OSError, ValueError):
-            found["plan"] = json.loads((self.runtime.path / PLAN).read_text())
+            found["plan"] = json.loads(self.runtime.read(PLAN))
         if self.headless:
             hello = self._primary.ask("hello")
             found["counters"] = self._primary.ask("counters")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from dpsup.errors import NoSuchObject, NotPermitted, NotRunning, UsageError
+from dpsup.host import private
 from dpsup.instance import client, runtime_dir
 from dpsup.instance.runtime_dir import PLAN, Runtime
 from dpsup.instance.status import API
@@ -74,7 +75,7 @@ class Folder:
 
     def keep(self, frame: bytes, story: Story) -> int:
         """Write one down; its number. Raises: OSError."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(private.create_directory(self.path))
         if self._kept is None:
             self._kept = self._look()
         kept = self._kept
@@ -211,7 +212,7 @@ def describe(plan: Plan, packet: Evidence, at: float, at_ns: int) -> Story:
 def _planned(where: Runtime) -> str | None:
     """Where an instance that has a runtime directory keeps them."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        return str(json.loads((where.path / PLAN).read_text())["quarantine_dir"])
+        return str(json.loads(where.read(PLAN))["quarantine_dir"])
     return None
 
 

@@ -4,24 +4,33 @@
 The process that holds the lock is the supervisor. `state.json` names the processes of the running
 generation, so that the next supervisor, or `dpsup stop`, finds them after a crash. Only files that
 carry the instance's own name and belong to no live process are ever removed.
+
+What the directory says is believed only where no other user can write to it (host/private.py). A
+process that it names is signalled only if it is one of this instance's, of the same user. A lock
+that the primary holds says that it lives, also to a process that cannot see it: one in another PID
+namespace.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
 import shutil
+import stat
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpsup.errors import DpsupError, Exit, NotPermitted
-from dpsup.host import eal, process
+from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut
+from dpsup.host import eal, private, process
 from dpsup.host.mounts import hugetlbfs
+from dpsup.host.private import Unsafe
 from dpsup.host.process import Identity
 from dpsup.instance.record import NAMES as RECORDS
 
@@ -33,6 +42,7 @@ EVENTS = "events.sock"
 PRIMARY = "primary.sock"
 SEED = "seed.sock"
 LOCK = "lock"
+PRIMARY_LOCK = "primary.lock"
 STATE = "state.json"
 PLAN = "plan.json"
 ROLLOUT = "rollout.json"
@@ -42,8 +52,11 @@ PLUGINS = "plugins"
 OURS = (
     CONTROL, EVENTS, PRIMARY, SEED, PLAN, f"{PLAN}.new", STATE, f"{STATE}.new", ROLLOUT,
     f"{ROLLOUT}.new",
-    *RECORDS, PLUGINS, "dpdk", LOCK,
+    *RECORDS, PLUGINS, "dpdk", PRIMARY_LOCK, LOCK,
 )  # fmt: skip
+
+DIRECTORIES = (PLUGINS, "dpdk")
+SOCKETS = (CONTROL, EVENTS, PRIMARY, SEED)
 
 ACQUIRE_S = 0.3  # for processes that only test the lock to release it
 
@@ -72,16 +85,22 @@ class State:
 
 
 def _state_of(text: str) -> State | None:
+    def known(value: dict[str, int]) -> Identity:
+        one = Identity(**value)
+        if type(one.pid) is not int or type(one.start) is not int or one.pid <= 0:
+            raise ValueError(value)
+        return one
+
     def identity(value: dict[str, int] | None) -> Identity | None:
-        return None if value is None else Identity(**value)
+        return None if value is None else known(value)
 
     try:
         data = json.loads(text)
         for key in ("supervisor", "primary", "seed"):
             data[key] = identity(data[key])
-        data["workers"] = {k: Identity(**v) for k, v in data["workers"].items()}
+        data["workers"] = {k: known(v) for k, v in data["workers"].items()}
         return State(**data)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
@@ -89,65 +108,139 @@ class Runtime:
     """The runtime directory at `path`, of the instance `name`."""
 
     def __init__(self, path: str, name: str) -> None:
-        self.path = Path(path)
+        given = Path(path)
+        # One name for one directory: processes are found by it. What stands last is no link.
+        self.path = Path(os.path.realpath(given.parent)) / given.name
         self.name = name
         self._lock: int | None = None
+        self._dir: int | None = None  # while the lock is held
 
     def file(self, name: str) -> str:
         return str(self.path / name)
 
+    @contextlib.contextmanager
+    def at(self) -> Iterator[int]:
+        """A descriptor of the directory. Root may look into another user's, who must be the only
+        one to write there. Raises: OSError, Unsafe."""
+        if self._dir is not None:
+            yield self._dir
+            return
+        fd = private.open_directory(self.path, any_owner=os.geteuid() == 0)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def owner(self) -> int:
+        """The user that it belongs to. Raises: OSError, Unsafe."""
+        with self.at() as directory:
+            return os.fstat(directory).st_uid
+
+    def read(self, name: str) -> str:
+        """A file of it. Raises: OSError, Unsafe, UnicodeDecodeError (a ValueError)."""
+        with self.at() as directory:
+            return private.read(directory, name, {0, os.fstat(directory).st_uid}).decode()
+
+    def has(self, name: str) -> bool:
+        return os.path.lexists(self.file(name))
+
     # --- lock ------------------------------------------------------------------------------------
 
-    def acquire(self) -> None:
-        """Become the supervisor of this instance. Raises: DpsupError naming the present one."""
+    def acquire(self, *, start: bool = True) -> None:
+        """Become the supervisor of this instance; to `start` it, or to end what is left of it.
+        Raises: DpsupError, which names the present supervisor or what is wrong with the files."""
         deadline = time.monotonic() + ACQUIRE_S
-        while True:
-            self._make()
-            try:
-                lock = os.open(self.file(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:
-                continue  # the last owner has just removed the directory
-            except OSError as e:
-                raise self._not_permitted() from e
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
-                # A process that only tests the lock holds it for a moment.
-                if time.monotonic() < deadline:
-                    time.sleep(0.01)
-                    continue
-                raise self._already_running(self) from None
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(lock).st_ino == os.stat(self.file(LOCK)).st_ino:  # noqa: PTH116
-                    self._lock = lock
-                    break
-            os.close(lock)
-        other = instances().get(self.name)
-        elsewhere = other is not None and other.path.resolve() != self.path.resolve()
-        if other is not None and elsewhere and (other.is_supervised() or is_headless(other)):
-            self.release()
-            raise self._already_running(other)
+        while not self._try_lock(start=start):
+            # A process that only tests the lock holds it for a moment, and the last owner removes
+            # the directory only once.
+            if time.monotonic() > deadline:
+                if self.is_supervised():
+                    raise self._already_running(self)
+                raise TimedOut(
+                    f"the runtime directory {self.path} is removed again and again", code="E0603"
+                )
+            time.sleep(0.01)
+        try:
+            self._demand_sound_files()
+            other = instances().get(self.name)
+            elsewhere = other is not None and other.path.resolve() != self.path.resolve()
+            if other is not None and elsewhere and (other.is_supervised() or is_headless(other)):
+                raise self._already_running(other)
+        except DpsupError:
+            with contextlib.suppress(OSError), self.at() as directory:
+                if stat.S_ISREG(os.lstat(self.file(LOCK)).st_mode):
+                    os.unlink(LOCK, dir_fd=directory)
+                self.path.rmdir()  # if nothing else is in it
+            self.unlock()
+            raise
         self._advertise()
 
-    def _make(self) -> None:
-        """Create the directory if it is missing; refuse one that holds other files."""
+    def _try_lock(self, *, start: bool) -> bool:
+        directory = lock = -1
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory = self._open(start=start)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            lock = os.open(LOCK, flags, 0o600, dir_fd=directory)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(lock), os.lstat(self.file(LOCK))):
+                raise FileNotFoundError(LOCK)  # the last owner has just removed it
+        except (FileNotFoundError, BlockingIOError):
+            for fd in (lock, directory):
+                if fd >= 0:
+                    os.close(fd)
+            return False
         except OSError as e:
-            raise self._not_permitted() from e
-        strange = [one.name for one in _children(self.path) if one.name not in OURS]
-        if strange:
-            error = DpsupError(
-                f"runtime directory {self.path} holds files that are not dpsup's: {strange[0]}",
-                code="E0604",
-                why="an instance removes its runtime directory when it ends",
-                help="set [host] runtime_dir to a directory of its own",
-            )
-            error.exit_code = Exit.BAD_TOPOLOGY
-            raise error
+            for fd in (lock, directory):
+                if fd >= 0:
+                    os.close(fd)
+            raise self._not_permitted(e) from e
+        self._dir, self._lock = directory, lock
+        return True
 
-    def _not_permitted(self) -> NotPermitted:
+    def _open(self, *, start: bool) -> int:
+        """The directory, created where one is started. Raises: OSError, Unsafe."""
+        if start:
+            return private.create_directory(self.path)
+        return private.open_directory(self.path, any_owner=os.geteuid() == 0)
+
+    def _demand_sound_files(self) -> None:
+        """Raises: DpsupError where a file is not ours, or not what it should be."""
+        assert self._dir is not None
+        for name, found in private.entries(self._dir):
+            if name not in OURS:
+                error = DpsupError(
+                    f"runtime directory {self.path} holds files that are not dpsup's: {name}",
+                    code="E0604",
+                    why="an instance removes its runtime directory when it ends",
+                    help="set [host] runtime_dir to a directory of its own",
+                )
+                error.exit_code = Exit.BAD_TOPOLOGY
+                raise error
+            wrong = _misfit(name, found, os.fstat(self._dir).st_uid)
+            if wrong:
+                raise NotPermitted(
+                    f"{self.path / name} {wrong}",
+                    code="E0613",
+                    why="dpsup did not create it, and would overwrite it or believe what it says",
+                    help="look at it, then remove it",
+                )
+
+    def _not_permitted(self, error: OSError) -> DpsupError:
+        if isinstance(error, Unsafe):
+            return NotPermitted(
+                f"the runtime directory {self.path} is not safe: {error.reason}",
+                code="E0614",
+                why="a user that can change its files controls the instance",
+                help="remove it, or set [host] runtime_dir to a directory of your own, below one "
+                "that no other user can write to",
+            )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return DpsupError(
+                f"cannot create the runtime directory {self.path}: {error.strerror}",
+                code="E0603",
+                why="sockets and state live there",
+                help="free some space, or set [host] runtime_dir to a directory elsewhere",
+            )
         return NotPermitted(
             f"not permitted to create the runtime directory {self.path}",
             code="E0603",
@@ -166,7 +259,14 @@ class Runtime:
         )
 
     def demand_access(self) -> None:
-        """Raises: NotPermitted if the directory belongs to another user."""
+        """Raises: NotPermitted if the directory belongs to another user, or is open to others."""
+        with contextlib.suppress(OSError):
+            try:
+                with self.at():
+                    pass
+            except Unsafe as e:
+                if os.access(self.path, os.W_OK):
+                    raise self._not_permitted(e) from e
         if not os.access(self.path, os.W_OK):
             raise NotPermitted(
                 f'not permitted to control instance "{self.name}"',
@@ -176,8 +276,19 @@ class Runtime:
 
     def is_supervised(self) -> bool:
         """Does a process hold the lock?"""
+        return self._is_locked(LOCK)
+
+    def is_held(self) -> bool:
+        """Does a primary live, in whatever PID namespace?"""
+        return self._is_locked(PRIMARY_LOCK)
+
+    def _is_locked(self, name: str) -> bool:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            lock = os.open(self.file(LOCK), os.O_RDWR | os.O_CLOEXEC)
+            with self.at() as directory:
+                lock = os.open(name, flags, dir_fd=directory)
+        except Unsafe:
+            return self.has(name)
         except PermissionError:
             return True  # another user's, and it exists
         except OSError:
@@ -192,7 +303,7 @@ class Runtime:
         return False
 
     def _link(self) -> Path | None:
-        usual = roots()[0] / self.name
+        usual = Path(os.path.realpath(roots()[0])) / self.name
         return None if usual == self.path else usual
 
     def _advertise(self) -> None:
@@ -209,45 +320,90 @@ class Runtime:
         link = self._link()
         if link is not None and link.is_symlink() and link.resolve() == self.path.resolve():
             link.unlink()
-        for copy in _children(self.path / PLUGINS):
+        with contextlib.suppress(OSError), self.at() as directory:
             with contextlib.suppress(OSError):
-                copy.unlink()
-        for name in OURS:
-            with contextlib.suppress(OSError):
-                one = self.path / name
-                one.rmdir() if one.is_dir() else one.unlink()
-        for directory in (self.path, self.path.parent, roots()[0]):
-            if directory == self.path or directory.name == "dpsup":
+                _empty(PLUGINS, directory)
+            for name in OURS:
                 with contextlib.suppress(OSError):
-                    directory.rmdir()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+                    remove = os.rmdir if name in DIRECTORIES else os.unlink
+                    remove(name, dir_fd=directory)
+            # A directory of that name that another process has created since stays.
+            if os.path.samestat(os.fstat(directory), os.lstat(self.path)):
+                for place in (self.path, self.path.parent, roots()[0]):
+                    if place == self.path or place in roots():
+                        with contextlib.suppress(OSError):
+                            place.rmdir()
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Give the lock back, and leave everything as it is."""
+        for fd in (self._lock, self._dir):
+            if fd is not None:
+                os.close(fd)
+        self._lock = self._dir = None
 
     # --- state -----------------------------------------------------------------------------------
 
     def write(self, name: str, text: str) -> None:
         """Replace a file as a whole: a reader sees the old text or the new one. Raises: OSError."""
-        new = self.path / f"{name}.new"
-        new.write_text(text)
-        new.replace(self.path / name)
+        with self.at() as directory:
+            private.replace(directory, name, text.encode())
 
     def write_state(self, state: State) -> None:
         self.write(STATE, json.dumps(asdict(state)))
 
     def read_state(self) -> State | None:
         try:
-            return _state_of((self.path / STATE).read_text())
-        except OSError:
+            return _state_of(self.read(STATE))
+        except (OSError, ValueError):
             return None
 
-    # --- sweeping --------------------------------------------------------------------------------
+    # --- processes -------------------------------------------------------------------------------
 
-    def end_processes(self, state: State, timeout: float = 5.0) -> bool:
+    def primary(self) -> Identity | None:
+        """The primary that lives: the one that the last supervisor noted, else (its disk was full)
+        the one that holds the primary's lock."""
+        state = self.read_state()
+        if state is not None and state.primary is not None and state.primary.alive:
+            return state.primary
+        return next(iter(self.primaries()), None) if self.is_held() else None
+
+    def primaries(self) -> list[Identity]:
+        """The primaries of this directory, whatever `state.json` says."""
+        return self._mine(process.with_words("dpsup.primary", self.file(PLAN)))
+
+    def strays(self) -> list[Identity]:
+        """Primaries and seeds of this directory, even if `state.json` does not name them yet."""
+        return [
+            *self.primaries(),
+            *self._mine(process.with_words("--socket", self.file(SEED))),
+        ]
+
+    def _mine(self, found: list[Identity]) -> list[Identity]:
+        """Without those of other users: everybody may name a process as he likes."""
+        try:
+            owner = self.owner()
+        except OSError:
+            return []
+        return [one for one in found if process.user_of(one.pid) == owner]
+
+    def is_ours(self, one: Identity) -> bool:
+        """Is it a process of this instance, of the directory's user? `state.json` alone is not
+        believed about whom to end: it may be old, a pid may be another's by now."""
+        words = (
+            f"dpsup.primary\0{self.file(PLAN)}\0",
+            f"--socket\0{self.file(SEED)}\0",
+            f"dpsup-worker: {self.name} ",
+        )
+        return one.alive and process.has_words(one.pid, *words) and self._mine([one]) == [one]
+
+    def end_processes(self, state: State | None, timeout: float = 5.0) -> bool:
         """End the processes of a dead supervisor: the primary, and with it all others."""
+        noted = [p for p in state.processes() if self.is_ours(p)] if state is not None else []
+        first = [p for p in noted if state is not None and p == state.primary]
         strays = self.strays()
-        alive = [p for p in (*state.processes(), *strays) if p.alive]
-        for one in strays if state.primary is None else (state.primary, *strays):
+        alive = [p for p in dict.fromkeys((*noted, *strays)) if p.alive]
+        for one in (*first, *strays):
             process.kill(one)
         if not process.wait_gone(alive, timeout):
             for one in alive:
@@ -255,22 +411,18 @@ class Runtime:
             return process.wait_gone(alive, timeout)
         return True
 
-    def strays(self) -> list[Identity]:
-        """Primaries and seeds of this directory, even if `state.json` does not name them yet."""
-        return [
-            *process.with_words("dpsup.primary", self.file(PLAN)),
-            *process.with_words("--socket", self.file(SEED)),
-        ]
+    # --- sweeping --------------------------------------------------------------------------------
 
     def sweep(self) -> list[str]:
         """Remove the files of past generations: sockets, EAL's directories, hugepage files. The
-        caller holds the lock and has ended the processes; its own sockets stay. Returns what was
-        removed."""
+        caller holds the lock and has ended the processes; its own sockets stay. What a process
+        still uses stays, too: it may run in another PID namespace. Returns what was removed."""
         removed = []
         mine = re.compile(rf"dpsup-{re.escape(self.name)}-g\d+")
+        owner = self.owner()
         for directory in (*map(Path, eal.runtime_dirs(os.environ)), self.path / "dpdk"):
             for one in _children(directory):
-                if mine.fullmatch(one.name):
+                if mine.fullmatch(one.name) and _is_dead(one, owner, one / "config", fcntl.lockf):
                     shutil.rmtree(one, ignore_errors=True)
                     removed.append(str(one))
             with contextlib.suppress(OSError):
@@ -278,12 +430,70 @@ class Runtime:
                     directory.rmdir()
         for mount in hugetlbfs():
             for one in _children(mount):
-                if re.fullmatch(mine.pattern + r"map_\d+", one.name):
+                page = re.fullmatch(mine.pattern + r"map_\d+", one.name)
+                if page and _is_dead(one, owner, one, fcntl.flock):
                     one.unlink(missing_ok=True)
                     removed.append(str(one))
-        for name in (PRIMARY, SEED, PLAN, ROLLOUT):
-            (self.path / name).unlink(missing_ok=True)
+        with self.at() as here:
+            for name in (PRIMARY, SEED, PLAN, ROLLOUT, PRIMARY_LOCK):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=here)
         return removed
+
+
+def hold(directory: Path) -> int:
+    """The primary's lock, for as long as the process lives, or keeps the descriptor. Raises:
+    OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(directory / PRIMARY_LOCK, flags, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)  # a process that tests it holds it for a moment
+    return fd
+
+
+def _misfit(name: str, found: os.stat_result, owner: int) -> str:
+    """What is wrong with a file of ours; "" if nothing is."""
+    mode = found.st_mode
+    if stat.S_ISLNK(mode):
+        return "is a symbolic link"
+    if found.st_uid not in (owner, 0):
+        return f"belongs to user {found.st_uid}"
+    if name in DIRECTORIES:
+        return "" if stat.S_ISDIR(mode) else "is not a directory"
+    if stat.S_ISDIR(mode):
+        return "is a directory"
+    if name in SOCKETS:
+        return "" if stat.S_ISSOCK(mode) else "is not a socket"
+    return "" if stat.S_ISREG(mode) else "is not a regular file"
+
+
+def _is_dead(one: Path, owner: int, file: Path, lock: Callable[[int, int], object]) -> bool:
+    """Is it the owner's, and does no process hold EAL's lock on its file? EAL's processes hold
+    theirs as long as they live, in whatever PID namespace."""
+    try:
+        if os.lstat(one).st_uid != owner:
+            return False
+        fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True  # EAL died before it created it
+    except OSError:
+        return False
+    try:
+        lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _empty(name: str, place: int) -> None:
+    """Remove the files of a directory of ours. Raises: OSError."""
+    directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+    try:
+        for one in os.listdir(directory):  # noqa: PTH208
+            os.unlink(one, dir_fd=directory)
+    finally:
+        os.close(directory)
 
 
 def _children(directory: Path) -> list[Path]:
@@ -294,14 +504,16 @@ def _children(directory: Path) -> list[Path]:
 
 
 def roots() -> list[Path]:
-    """Where runtime directories are, the usual place first."""
-    mine = os.environ.get("XDG_RUNTIME_DIR")
+    """Where runtime directories are, the usual place first: plan/paths.py. An instance may have
+    been started with another environment than this process has."""
+    uid = os.geteuid()
     found = [Path("/run/dpsup")]
-    if mine:
-        found.append(Path(mine) / "dpsup")
-    if os.geteuid() != 0 and mine:
-        found.reverse()
-    return found
+    given = os.environ.get("XDG_RUNTIME_DIR")
+    if uid == 0:
+        return [*found, Path(given) / "dpsup"] if given else found
+    mine = [Path(given) / "dpsup"] if given else []
+    mine += [Path(f"/tmp/dpsup-{uid}"), Path(f"/run/user/{uid}/dpsup")]
+    return list(dict.fromkeys([*mine, *found]))
 
 
 def instances() -> dict[str, Runtime]:
@@ -309,9 +521,18 @@ def instances() -> dict[str, Runtime]:
     return {
         one.name: Runtime(str(one.resolve()), one.name)
         for root in reversed(roots())
+        if _is_trusted(root)
         for one in _children(root)
         if one.is_dir()
     }
+
+
+def _is_trusted(root: Path) -> bool:
+    """Another user's directory of instances is none: `sudo` may keep its caller's environment."""
+    with contextlib.suppress(OSError):
+        found = root.lstat()
+        return found.st_uid in (0, os.geteuid()) and not found.st_mode & stat.S_IWOTH
+    return False
 
 
 def is_headless(runtime: Runtime) -> bool:
@@ -320,6 +541,5 @@ def is_headless(runtime: Runtime) -> bool:
 
 
 def has_primary(runtime: Runtime) -> bool:
-    """Does a primary live that the last supervisor noted?"""
-    state = runtime.read_state()
-    return state is not None and state.primary is not None and state.primary.alive
+    """Does a primary live?"""
+    return runtime.primary() is not None

@@ -38,6 +38,7 @@ from dpsup.documents.story import (
 )
 from dpsup.errors import DpsupError, Exit, ShimError
 from dpsup.host import process
+from dpsup.instance.runtime_dir import hold
 from dpsup.primary.audit import Audit
 from dpsup.primary.capture import Capture
 from dpsup.primary.counters import Counters
@@ -422,6 +423,8 @@ def main(argv: list[str]) -> int:
     if not process.is_read(notify):
         return int(Exit.FAILED)
     process.pin(tuple(plan["supervisor_cores"]))
+    with contextlib.suppress(OSError):  # a full disk; its pid says the same in most cases
+        hold(Path(plan_file).parent)  # until the end of this process
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_w, False)
     asked_to_end: list[int] = []

@@ -97,7 +97,7 @@ def _series(window: Window) -> dict[str, list[tuple[float, float]]]:
 def _plan(name: str) -> Plan | None:
     where = runtime_dir.instances().get(name)
     try:
-        return cast("Plan", json.loads((where.path / PLAN).read_text())) if where else None
+        return cast("Plan", json.loads(where.read(PLAN))) if where else None
     except (OSError, ValueError):
         return None
 

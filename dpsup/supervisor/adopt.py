@@ -77,7 +77,7 @@ def plan_of(doc: dict[str, Any]) -> Plan:
 def recorded_plan(where: Runtime) -> Plan | None:
     """The plan that the running primary was started with."""
     try:
-        return plan_of(json.loads((where.path / PLAN).read_text()))
+        return plan_of(json.loads(where.read(PLAN)))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -119,16 +119,23 @@ def next_generation(plan: Plan, generation: int) -> Plan:
     )
 
 
-def examine(where: Runtime, state: State | None, now: Plan) -> Found | str:
-    """The holder of the lock asks: can what runs be adopted? If not, why; "" if nothing runs."""
-    if state is None or state.primary is None or not state.primary.alive:
+def examine(where: Runtime, state: State | None, now: Plan | None) -> Found | str:
+    """The holder of the lock asks: can what runs be adopted? If not, why; "" if nothing runs.
+    `now`: the plan of the topology file, None where the file is not sound. Raises: DpsupError where
+    it cannot be adopted, and to end it would end forwarding."""
+    primary = where.primary() or next(iter(where.primaries()), None)
+    if primary is None:
+        _demand_no_other_namespace(where)
         return ""
-    primary: Identity = state.primary
     recorded = recorded_plan(where)
-    if recorded is None:
-        return f"{PLAN} does not say what it runs"
-    if not (where.path / PRIMARY).exists():
-        return "its primary was never ready"
+    for missing, what in (
+        (recorded is None, f"{PLAN} does not say what it runs"),
+        (not where.has(PRIMARY), "its primary was never ready"),
+    ):
+        if missing:
+            _demand_no_forwarding(where, primary)
+            return what
+    assert recorded is not None
     client = Client(where.file(PRIMARY), lambda: primary.alive)
     try:
         hello: Hello = client.ask("hello", HELLO_S)
@@ -153,4 +160,35 @@ def examine(where: Runtime, state: State | None, now: Plan) -> Found | str:
     ):
         if hello.get(key) != wanted:
             return f"its primary has {key} {hello.get(key)}, and {wanted} is needed"
-    return Found(recorded, state, hello, differences(recorded, now))
+    if state is None or state.primary != primary or state.generation != recorded.generation:
+        # The disk was full when this generation began: what is remembered is of the one before.
+        state = State(
+            where.name,
+            recorded.generation,
+            recorded.file_prefix,
+            recorded.hugepage_dir,
+            recorded.topology_file,
+            primary=primary,
+            memory={**state.memory, "told": 0, "asked": []} if state is not None else {},
+        )
+    return Found(recorded, state, hello, differences(recorded, now) if now else [])
+
+
+def _demand_no_other_namespace(where: Runtime) -> None:
+    if where.is_held():
+        raise DpsupError(
+            f'instance "{where.name}" forwards, and its processes are not visible here',
+            code="E0615",
+            why="they run in another PID namespace, of a container for example",
+            help="run the command where its supervisor ran",
+        )
+
+
+def _demand_no_forwarding(where: Runtime, primary: Identity) -> None:
+    if forwards_now(primary.pid):
+        raise DpsupError(
+            f'instance "{where.name}" forwards, but its files in {where.path} are gone',
+            code="E0616",
+            why="it cannot be adopted without them, and to end it would end forwarding",
+            help=f"`kill -9 {primary.pid}` ends it (that is its primary), then start it again",
+        )

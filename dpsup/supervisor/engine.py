@@ -30,6 +30,12 @@ from dpsup.supervisor.core import AGAIN_S
 from dpsup.supervisor.journal import Journal
 from dpsup.supervisor.model import Machine, Model
 
+SLOW_S = 3.0  # after which a start is said to be slow
+SLOW = {  # what it mostly waits for
+    "primary": "it zeroes hugepages, or opens a port: a FIFO waits for its other end",
+    "seed": "it attaches to the primary",
+    "worker": "the plugin's init runs",
+}
 FAULT_QUIET_S = 60.0  # between two events about the same fault of a feature
 
 Actions = Mapping[str, Callable[[Any], None]]
@@ -111,6 +117,16 @@ class Engine:
         machine.met()
         loop = asyncio.get_running_loop()
         machine.timer = loop.call_later(seconds, self.guard, self.fire, machine, event)
+        if machine.kind in SLOW and seconds > SLOW_S:
+            loop.call_later(SLOW_S, self.guard, self._say_slow, machine, machine.timer, seconds)
+
+    def _say_slow(self, machine: Machine, timer: asyncio.TimerHandle, most: float) -> None:
+        """A start that takes long is not silent: a person waits for it."""
+        if machine.timer is timer and machine.state in ("starting", "attaching"):
+            self.model.progress(
+                f"{machine.name} is not ready after {SLOW_S:g} s ({SLOW[machine.kind]}); it has "
+                f"{most:g} s"
+            )
 
     def later(self, seconds: float, call: Callable[..., object], *args: Any) -> None:
         asyncio.get_running_loop().call_later(seconds, self.guard, call, *args)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import queue
 import re
@@ -23,12 +24,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dpsup.bus.messages import as_error
 from dpsup.check.devices import promised
 from dpsup.check.topology import prepare
-from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut, UsageError
+from dpsup.errors import DpsupError, Exit, TimedOut, UsageError
 from dpsup.host import process
 from dpsup.host.machine import Host, read_host
 from dpsup.instance import plugins, runtime_dir
 from dpsup.instance.client import connect, find, running
-from dpsup.instance.runtime_dir import Runtime, State
+from dpsup.instance.runtime_dir import Runtime
 from dpsup.plan.model import Plan
 from dpsup.plan.place import make_plan
 from dpsup.supervisor import adopt
@@ -40,9 +41,11 @@ if TYPE_CHECKING:
     from dpsup.documents.printed import LogLine
     from dpsup.documents.status import Summary
     from dpsup.supervisor.model import Model
+    from dpsup.topology.model import Topology
 
 _PAGE = re.compile(r"(.*-g\d+map_)\d+")  # a file in hugetlbfs, as EAL names it
-STOP_S = 60.0  # beyond the drain: for everything to end
+LOOK_S = 0.1
+STOP_S = 90.0  # beyond the drain: above the sum of all deadlines of an end (test_deadlines.py)
 
 
 class _Voice:
@@ -87,9 +90,10 @@ def notify_systemd(word: str) -> None:
         s.sendto(word.encode(), address)
 
 
-def _take_over(where: Runtime, plan: Plan) -> adopt.Found | int:
+def _take_over(where: Runtime, plan: Plan | None) -> adopt.Found | int:
     """Holding the lock: the data plane to go on with, or the generation to start, once what a dead
-    supervisor left is ended and swept."""
+    supervisor left is ended and swept. Without a plan nothing can be started, and nothing is
+    ended."""
     state = where.read_state()
     found = adopt.examine(where, state, plan)
     if isinstance(found, adopt.Found):
@@ -101,11 +105,13 @@ def _take_over(where: Runtime, plan: Plan) -> adopt.Found | int:
                 f"  help: `dpsup -n {where.name} stop`, then start it, applies them"
             )
         return found
-    if found:
+    if found and plan is not None:
         _say(f'instance "{where.name}" runs without supervisor, and is ended: {found}')
     recorded = adopt.recorded_plan(where)
     known = [g.generation for g in (state, recorded) if g is not None]
-    if not where.end_processes(state or State(where.name, 0, "", "", "")):
+    if plan is None:
+        return 0
+    if not where.end_processes(state):
         raise DpsupError(f'processes of a dead "{where.name}" do not end', code="E0609")
     where.sweep()
     return max(known, default=0) + 1
@@ -129,7 +135,9 @@ class _Again:
         self._cpus = os.sched_getaffinity(0)  # before it is pinned to its own
         try:
             level, at, told = os.environ.pop(self.NAME, "").split()
-            self.history, self.told = History(float(level), float(at)), told == "1"
+            history = History(float(level), float(at))
+            if history.level >= 0 and math.isfinite(history.level) and math.isfinite(history.at):
+                self.history, self.told = history, told == "1"
         except ValueError:
             return
 
@@ -167,6 +175,7 @@ def foreground(
         signal.signal(signal.SIGHUP, lambda *_: None)
         return _run(file, name, idle_limit, verbose, ready, again)
     except KeyboardInterrupt:
+        _end_headless(file)
         _say("stopped before it ran")
         return Exit.OK, None
     except _Crashed:
@@ -174,6 +183,28 @@ def foreground(
     except DpsupError as e:
         ready.tell({"ok": False, "error": as_error(e)})
         raise
+
+
+def _end_headless(file: str) -> None:
+    """An order to stop that came before the data plane could be adopted: it is for that, too."""
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, signal.SIG_IGN)
+    left = _headless(file, read_host())
+    if left is None:
+        return
+    left.acquire()
+    if left.end_processes(left.read_state()):
+        left.sweep()
+        left.release()
+
+
+def _demand_name(wanted: str | None, name: str, file: str) -> None:
+    if wanted is not None and wanted != name:
+        raise UsageError(
+            f'-n {wanted}, but {file} is of instance "{name}"',
+            code="E0608",
+            help=f'leave -n out, or write name = "{wanted}" in the file',
+        )
 
 
 class _Ready:
@@ -193,15 +224,28 @@ class _Ready:
                 os.close(fd)
 
 
-def _host_for(file: str) -> Host:
-    """This machine as the instance of that file finds it: memory that its own data plane has, which
-    lost its supervisor, counts as free."""
-    host = read_host()
+def _headless(file: str, host: Host) -> Runtime | None:
+    """The instance of this file, if it has lost its supervisor: the one that a sound file names,
+    else the one that was started with the file."""
+    headless = {n: w for n, w in runtime_dir.instances().items() if runtime_dir.is_headless(w)}
+    if not headless:
+        return None
     reading = read(file, host)
-    if reading.topology is None or not reading.sound:
-        return host
-    where = Runtime(make_plan(reading.topology, host).runtime_dir, reading.topology.name)
-    recorded = adopt.recorded_plan(where) if runtime_dir.is_headless(where) else None
+    if reading.topology is not None and reading.sound:
+        return headless.get(reading.topology.name)
+    for where in headless.values():
+        recorded = adopt.recorded_plan(where)
+        if recorded is not None and os.path.realpath(recorded.topology_file) == os.path.realpath(
+            file
+        ):
+            return where
+    return None
+
+
+def _host_for(left: Runtime | None, host: Host) -> Host:
+    """This machine as an instance finds it: memory that its own data plane has, which lost its
+    supervisor, counts as free."""
+    recorded = adopt.recorded_plan(left) if left is not None else None
     if recorded is None:
         return host
     memory = recorded.memory
@@ -216,44 +260,62 @@ def _run(
     caller: _Ready,
     again: _Again,
 ) -> tuple[int, Summary | None]:
-    host = _host_for(file)
-    topology, plan, problems = prepare(file, host)
-    if name is not None and name != plan.name:
-        raise UsageError(
-            f'-n {name}, but {file} is of instance "{plan.name}"',
-            code="E0608",
-            help=f'leave -n out, or write name = "{name}" in the file',
-        )
-    for problem in problems:
-        _say(problem.in_one_line)
-    where = Runtime(plan.runtime_dir, plan.name)
+    host = read_host()
+    left = _headless(file, host)
+    host = _host_for(left, host)
+    topology: Topology | None = None
+    now: Plan | None = None
+    unsound: DpsupError | None = None
+    try:
+        topology, now, problems = prepare(file, host)
+    except DpsupError as e:
+        # What forwards goes on by what is recorded of it, whatever became of the file.
+        if left is None:
+            raise
+        unsound = e
+        where = left
+        _demand_name(name, left.name, file)
+    else:
+        _demand_name(name, now.name, file)
+        for problem in problems:
+            _say(problem.in_one_line)
+        # The file may name another directory by now.
+        where = left or Runtime(now.runtime_dir, now.name)
     where.acquire()
     voice = _Voice()
     stays = False  # the data plane, when this supervisor leaves
     try:
-        stays = runtime_dir.has_primary(where)
-        found = _take_over(where, plan)
+        stays = bool(where.primaries()) or where.is_held()
+        found = _take_over(where, now)
         going_on = found if isinstance(found, adopt.Found) else None
+        if unsound is not None:
+            if going_on is None:
+                raise unsound
+            _say(f"{unsound}\n")
+            _say(f"warning: {file} cannot be started; what it was when it was started runs on")
         stays = going_on is not None
         if isinstance(found, adopt.Found):
             plan = found.plan
         else:
+            assert topology is not None
             plan = plugins.copied(where.path, make_plan(topology, host, found))
-        _say(f"check      {file}: ok, {_shape(plan)}")
+        if unsound is None:
+            _say(f"check      {file}: ok, {_shape(plan)}")
         # Everything else of ours is imported only now: a bad file is told of sooner.
         from dpsup.supervisor import verbs
         from dpsup.supervisor.assembly import Supervisor
         from dpsup.supervisor.model import Model
 
         def replan(generation: int) -> Plan:
-            if going_on and going_on.differs:
-                return adopt.next_generation(going_on.plan, generation)
+            if topology is None or (going_on and going_on.differs):
+                return adopt.next_generation(plan, generation)
             return make_plan(topology, read_host(), generation)
 
         async def life() -> tuple[int, Supervisor]:
             model = Model(plan, where, replan, voice.say, idle_limit)
-            model.topologies = (topology, topology)
-            model.promised = promised(topology, host) if idle_limit is not None else {}
+            model.topologies = (topology, topology) if topology else None
+            if idle_limit is not None and topology is not None:
+                model.promised = promised(topology, host)
             sup = Supervisor(model, verbs.handle)
             sup.core.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
 
@@ -295,9 +357,7 @@ def _run(
             # What is being put in order is not to be interrupted.
             for sig in process.ORDERS:
                 signal.signal(sig, signal.SIG_IGN)
-            state = where.read_state()
-            if state is not None:
-                where.end_processes(state)
+            where.end_processes(where.read_state())
             where.sweep()
             where.release()
     model = sup.model
@@ -386,26 +446,35 @@ def stop(name: str | None, drain: float | None) -> None:
     where = find(name)
     where.demand_access()
     if runtime_dir.is_headless(where):
-        where.acquire()
-        state = where.read_state()
-        if state is not None and not where.end_processes(state):
+        where.acquire(start=False)
+        if not where.end_processes(where.read_state()):
             raise TimedOut("the data plane does not end", code="E0610")
         where.sweep()
         where.release()
         return
     with connect(where.name) as instance:
         pid = instance.stop(drain)["pid"]
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            if not select.select([pidfd], [], [], (drain or 5.0) + STOP_S)[0]:
-                raise TimedOut(f"supervisor {pid} is still stopping", code="E0610")
-        finally:
-            os.close(pidfd)
+    _await_end(where, pid, (drain or 5.0) + STOP_S)
     # The supervisor may be gone before its directory is (a slow disk): a moment, no more.
     deadline = time.monotonic() + 1
     while where.path.exists() and where.is_supervised() and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def _await_end(where: Runtime, pid: int, timeout: float) -> None:
+    """Until the supervisor is gone, or has given back its directory, its last act: a thread of it
+    may still wait for a disk that hangs, and the process with it. Raises: TimedOut."""
+    deadline = time.monotonic() + timeout
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            while not select.select([pidfd], [], [], LOOK_S)[0]:
+                if not where.is_supervised():
+                    return
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"supervisor {pid} is still stopping", code="E0610")
+        finally:
+            os.close(pidfd)
 
 
 def _removed(paths: list[str]) -> list[str]:
@@ -424,13 +493,15 @@ def clean(name: str | None) -> list[str]:
             continue
         try:
             where.demand_access()
-        except NotPermitted as e:
+            where.acquire(start=False)
+        except DpsupError as e:
             done.append(e.message)
             continue
-        where.acquire()
-        state = where.read_state()
-        if state is not None:
-            where.end_processes(state)
+        if where.primary() is None and where.is_held():
+            done.append(f'instance "{one}" forwards in another PID namespace: it is left alone')
+            where.unlock()
+            continue
+        where.end_processes(where.read_state())
         done += _removed(where.sweep())
         where.release()
         done.append(f"removed {where.path}")

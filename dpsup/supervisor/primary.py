@@ -26,6 +26,7 @@ from dpsup.supervisor.policy import Ending, Policy, Verdict, decide
 from dpsup.supervisor.sitters import Sitters
 
 READY_S = 120.0  # zeroing hugepages: 7 s for 32 GB
+SPAWN_AGAIN_S = 2.0  # after a full disk, or no process, at the start of a later generation
 LAST_WORDS = 6  # lines of a primary that did not start
 POLICY = Policy(intensity=5, period=60, initial=0.1, factor=2, most=5)
 
@@ -53,9 +54,19 @@ class Generation:
             self._children.spawn(primary, argv, READY_S)
         except OSError as e:  # a full disk, no process, no descriptor
             self._core.events.add(type="error", message=f"no primary: {e}")
+            if self._model.primary_deaths:
+                # It ran before, so nothing of the topology is wrong: until there is room again.
+                self._core.later(SPAWN_AGAIN_S, self._spawn_again, primary)
+                return
             error = DpsupError(f"the primary could not be started: {e}", code="E0801")
             primary.refused = json.dumps(as_error(error))
             self._core.later(0, self._core.fire, primary, "died")
+
+    def _spawn_again(self, primary: Child) -> None:
+        if primary.state == "starting":
+            self.spawn(primary)
+        elif primary.state == "stopping":  # there is none that could die of it
+            self._core.fire(primary, "died")
 
     async def _meet(self) -> None:
         model = self._model

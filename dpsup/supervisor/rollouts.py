@@ -86,7 +86,7 @@ class Rollouts:
         for sitter, version in zip(sitters, versions, strict=True):
             sitter.version = version
         try:
-            found = json.loads((self._model.runtime.path / ROLLOUT).read_text())
+            found = json.loads(self._model.runtime.read(ROLLOUT))
             left = self._restore(found)
         except FileNotFoundError:
             return

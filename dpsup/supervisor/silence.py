@@ -18,21 +18,38 @@ ANSWER_S = 2.5  # for the monitor's questions; milliseconds, unless the primary 
 SILENCES = 2  # of the monitor's questions in a row; one alone may be our own, after a SIGCONT
 INSIST = 3  # silences, or refusals, of a request that must be carried out
 PULSE_S = 1.0  # in which an io core that lives runs, if only to look and nap
+DISK_S = 10.0  # but one that waits for a disk: as long as watchdog.c grants it (DISK_MS)
 
 
 async def forwards(pid: int) -> bool:
     """Do the io cores of this primary run?"""
-    before = process.pulse(pid)
-    await asyncio.sleep(PULSE_S)
-    return _ran(before, pid)
+    look = _Look(pid)
+    while look.verdict() is None:
+        await asyncio.sleep(PULSE_S)
+    return look.verdict() is True
 
 
 def forwards_now(pid: int) -> bool:
     """The same, without an event loop."""
-    before = process.pulse(pid)
-    time.sleep(PULSE_S)
-    return _ran(before, pid)
+    look = _Look(pid)
+    while look.verdict() is None:
+        time.sleep(PULSE_S)
+    return look.verdict() is True
 
 
-def _ran(before: dict[int, str], pid: int) -> bool:
-    return bool(before) and process.pulse(pid) != before
+class _Look:
+    def __init__(self, pid: int) -> None:
+        self._pid, self._before = pid, process.pulse(pid)
+        self._since = time.monotonic()
+
+    def verdict(self) -> bool | None:
+        """None: it is too early to say."""
+        if not self._before:
+            return False
+        now = process.pulse(self._pid)
+        if now and now != self._before:
+            return True
+        past = time.monotonic() - self._since
+        if past < PULSE_S or (past < DISK_S and process.waits_for_disk(self._pid)):
+            return None
+        return False

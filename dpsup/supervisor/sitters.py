@@ -25,6 +25,8 @@ from dpsup.supervisor.journal import Lines
 from dpsup.supervisor.model import Model, Sitter, Worker
 from dpsup.supervisor.seed_socket import Seed, SeedError
 
+ENDINGS_MOST = 512  # above all processes of an instance
+ENDING_S = 30.0  # between a process's end and the word of who it was; milliseconds
 FATE_S = 0.002  # between two looks at whether a warden is done
 STARTING, SEATED = _abi.DPS_HAND_STARTING, _abi.DPS_HAND_SEATED
 
@@ -37,7 +39,7 @@ class Sitters:
         self._core, self._model = core, model
         self._seed: Seed | None = None
         self._unheard: dict[int, Sitter] = {}  # by pid, until it is known how they ended
-        self._endings: dict[int, int] = {}  # of pids that are not known yet
+        self._endings: dict[int, tuple[int, float]] = {}  # of pids that are not known yet; when
         self.on_death: Callable[[Sitter], None] = lambda _: None
         self.read_stories: Callable[[], Awaitable[None]] | None = None
         self.on_orders: Callable[[], None] = lambda: None
@@ -84,7 +86,16 @@ class Sitters:
         if sitter is not None:
             sitter.hear(ended)
         else:
-            self._endings[pid] = ended
+            self._endings[pid] = ended, time.monotonic()
+            while len(self._endings) > ENDINGS_MOST:
+                del self._endings[next(iter(self._endings))]
+
+    def _hear_early(self, sitter: Sitter) -> None:
+        """Its end was told before it was known. What was told long ago is the end of another
+        process, which had this pid before."""
+        ended, at = self._endings.pop(sitter.pid, (0, -ENDING_S))
+        if time.monotonic() - at < ENDING_S:
+            self.says(sitter.pid, ended)
 
     # --- from order to process -------------------------------------------------------------------
 
@@ -171,8 +182,7 @@ class Sitters:
         """Watch a process from now on."""
         sitter.start = process.start_ticks(sitter.pid)
         self._model.sitters[sitter.pid] = self._unheard[sitter.pid] = sitter
-        if sitter.pid in self._endings:
-            self.says(sitter.pid, self._endings.pop(sitter.pid))
+        self._hear_early(sitter)
         asyncio.get_running_loop().add_reader(sitter.pidfd, self._core.guard, self._ended, sitter)
         self._core.wake()
         return sitter
@@ -193,8 +203,7 @@ class Sitters:
     def mourn(self, sitter: Sitter) -> Sitter:
         """One that had ended before it could be watched: its end is accounted for all the same."""
         self._model.sitters[sitter.pid] = self._unheard[sitter.pid] = sitter
-        if sitter.pid in self._endings:
-            self.says(sitter.pid, self._endings.pop(sitter.pid))
+        self._hear_early(sitter)
         self.on_death(sitter)
         return sitter
 

@@ -294,6 +294,29 @@ def test_a_deadline_fires_unless_it_is_met(core: Engine) -> None:
     run(work(met=True))
 
 
+def test_a_start_that_takes_long_is_said(core: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin whose init loops: nothing was said for 30 s."""
+    monkeypatch.setattr(engine, "SLOW_S", 0.01)
+    said: list[str] = []
+    core.model.progress = said.append
+    worker = core.model.workers()[0]
+
+    async def work(state: str, *, met: bool) -> None:
+        worker.state = state
+        core.deadline(worker, 60, "late")
+        if met:
+            worker.met()
+        await asyncio.sleep(0.05)
+        worker.met()
+
+    run(work("starting", met=True))
+    run(work("draining", met=False))
+    assert said == []
+    run(work("starting", met=False))
+    (line,) = said
+    assert worker.name in line and "init" in line and "60 s" in line
+
+
 def test_what_comes_later_is_guarded(core: Engine) -> None:
     async def work() -> None:
         core.later(0, broken)

@@ -176,3 +176,9 @@ def test_what_can_be_made(here: Host, tmp_path: Path) -> None:
 )
 def test_parse_cpulist(text: str, cpus: set[int]) -> None:
     assert parse_cpulist(text) == cpus
+
+
+def test_a_file_without_an_end_is_not_read_for_ever() -> None:
+    host = read_host()
+    with pytest.raises(OSError, match="more than 4 MiB"):
+        host.read_text("/dev/zero")

@@ -226,3 +226,63 @@ def test_a_job_that_lost_something_has_failed(key: str) -> None:
     assert not launch._has_loss(summary)
     summary[key] = [{"unexplained": 1}] if key == "audit" else 1
     assert launch._has_loss(summary)
+
+
+def test_a_stop_does_not_wait_for_a_thread_that_a_disk_holds() -> None:
+    """The supervisor has given back its directory, its last act; a thread of its cannot end."""
+
+    class Where:
+        looks = 0
+
+        def is_supervised(self) -> bool:
+            self.looks += 1
+            return self.looks < 3
+
+    where: Any = Where()
+    launch._await_end(where, os.getpid(), timeout=60)
+    assert where.looks == 3
+    Where.is_supervised = lambda _: True  # type: ignore[method-assign]
+    with pytest.raises(DpsupError, match="still stopping"):
+        launch._await_end(where, os.getpid(), timeout=0)
+
+
+@pytest.mark.parametrize(
+    "words", ["nan 0 0", "0 nan 0", "inf 0 1", "-inf 0 0", "0 -inf 0", "-1 0 0"]
+)
+def test_numbers_that_are_none_count_no_crash(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    monkeypatch.setenv(_Again.NAME, words)
+    again = _Again()
+    assert again.history.level == 0 and not again.told
+    delays = [again.decide() for _ in range(_Again.POLICY.intensity + 1)]
+    assert delays[-1] is None, "there is an end to it"
+
+
+def test_an_order_to_stop_before_the_adoption_ends_what_was_to_be_adopted(
+    front: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+
+    class Left:
+        def acquire(self) -> None:
+            did.append("acquire")
+
+        def read_state(self) -> None:
+            return None
+
+        def end_processes(self, _: Any) -> bool:
+            did.append("end")
+            return True
+
+        def sweep(self) -> None:
+            did.append("sweep")
+
+        def release(self) -> None:
+            did.append("release")
+
+    monkeypatch.setattr(launch, "_headless", lambda *_: Left())
+
+    def run(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    (outcome,) = front(run)
+    assert outcome == (0, None) and did == ["acquire", "end", "sweep", "release"]

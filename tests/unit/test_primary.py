@@ -55,6 +55,27 @@ def test_a_primary_that_cannot_be_had_has_refused(parts: Parts, tmp_path: Path) 
     assert "could not be started" in error.message and error.code == "E0801"
 
 
+def test_a_later_generation_waits_for_room(parts: Parts, tmp_path: Path) -> None:
+    """The disk was full when the primary died: the instance ended."""
+    (tmp_path / "plan.json").mkdir()
+    one, parts.model.primary_deaths = parts.model.primary, 1
+    one.state = "starting"
+    for _ in range(3):
+        parts.generation.spawn(one)
+        assert not parts.core.fired and not parts.core.failed and not one.refused
+        ((after, again, args),) = parts.core.timers
+        assert after == primary.SPAWN_AGAIN_S
+        parts.core.timers.clear()
+    started: list[Any] = []
+    parts.children.spawn = lambda *a: started.append(a)  # type: ignore
+    (tmp_path / "plan.json").rmdir()
+    again(*args)
+    assert len(started) == 1
+    one.state = "stopping"  # meanwhile: there is no process whose death would end it
+    again(*args)
+    assert parts.core.fired[-1] == ("primary", "died") and len(started) == 1
+
+
 def test_a_primary_that_is_ready_is_met_and_the_seed_follows(parts: Parts) -> None:
     said: list[str] = []
     parts.model.progress = said.append

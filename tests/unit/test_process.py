@@ -187,3 +187,36 @@ def test_how_a_process_ended(status: int, how: str) -> None:
 def test_the_usage_of_none_is_nothing() -> None:
     assert process.usage(2**22 + 1) == {"cpu_seconds": 0.0, "rss_bytes": 0}
     assert process.usage(os.getpid())["rss_bytes"] > 0
+
+
+def test_a_wait_has_one_deadline_whatever_ends_meanwhile() -> None:
+    """Each end of one of many began the time anew."""
+    naps = [subprocess.Popen(["sleep", f"{n / 10}"]) for n in range(1, 10)]
+    with subprocess.Popen(["sleep", "60"]) as lasting:
+        began = time.monotonic()
+        assert not process.wait_gone([process.identify(p.pid) for p in (lasting, *naps)], 0.3)
+        left = [p for p in naps if p.poll() is None]
+        # The time began anew with each of them: none of those would be left.
+        assert left or time.monotonic() - began > 2
+        lasting.kill()
+    for one in naps:
+        one.wait()
+
+
+def test_a_process_whose_first_thread_is_gone_has_not_ended() -> None:
+    """Its leader is a zombie: its files and locks are given back by the last thread."""
+    code = (
+        "import ctypes, threading, time;"
+        "threading.Thread(target=time.sleep, args=(60,)).start(); print(flush=True);"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as one:
+        assert one.stdout is not None
+        one.stdout.readline()
+        identity = Identity(one.pid, process._state_and_start(one.pid)[1])
+        deadline = time.monotonic() + 60
+        while identity.alive:
+            assert time.monotonic() < deadline
+        assert not process.wait_gone([identity], 0)
+        one.kill()
+        assert process.wait_gone([identity], 60)

@@ -258,3 +258,15 @@ def test_what_an_outsider_left_is_said_once(parts: Parts) -> None:
         run(parts.attach.look())
     messages = [e["message"] for e in parts.core.events.of("locks")]
     assert len(messages) == 3 and "given back: memory" in messages[-1]
+
+
+def test_a_seed_that_was_ready_during_the_stop_is_ended_at_once(
+    parts: Parts, killed: list[int]
+) -> None:
+    """Nobody connected to it, so it hears of no end: the stop waited ten seconds for it."""
+    parts.model.state = "stopping"
+    opens(parts)
+    parts.attach.fill(parts.model.seed)
+    parts.model.seed.state = "stopping"
+    parts.attach.quit(parts.model.seed)
+    assert killed == [41]

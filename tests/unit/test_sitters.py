@@ -320,3 +320,17 @@ def test_a_spare_that_is_late_is_ended() -> None:
         end_if_late(one)
         assert child.wait() == -9
         os.close(one.pidfd)
+
+
+def test_an_end_of_long_ago_is_that_of_another_process(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pid that was used before, and the bound of what is kept (r3.21)."""
+    for pid in range(2, sitters.ENDINGS_MOST + 10):
+        parts.sitters.says(pid, 9)
+    assert len(parts.sitters._endings) == sitters.ENDINGS_MOST
+    parts.sitters.says(7, 9)
+    now = sitters.time.monotonic()
+    monkeypatch.setattr(sitters.time, "monotonic", lambda: now + sitters.ENDING_S + 1)
+    parts.sitters.on_death = lambda _: None
+    assert parts.sitters.mourn(sitter(7, 7)).status is None

@@ -74,7 +74,7 @@ WRONG = [
     ("restart", {"target": 1}), ("reset_failed", {"target": None}),
     ("kill", {}), ("kill", {"worker": 1}), ("kill", {"worker": "fw/0", "signal": "9"}),
     ("events", {"since": "0"}), ("events", {"most": 1.0}), ("logs", {"name": 1}),
-    ("logs", {"since": "1"}), ("stop", {"drain": True}), ("stop", {"drain": "1"}),
+    ("logs", {"since": "1"}), ("stop", {"drain": "1"}),
 ]  # fmt: skip
 
 

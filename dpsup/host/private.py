@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Directories that only their owner can write to: opened once and checked, then worked in by
+descriptor, so that nothing can be exchanged between the check and the use. No symbolic link is
+followed inside them, nor in place of them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_OVERFLOW_UID = 65534  # of owners outside of this user namespace
+
+
+class Unsafe(PermissionError):
+    """A directory or a file that another user can change."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EPERM, reason)
+        self.reason = reason
+
+
+def open_directory(path: Path, *, any_owner: bool = False) -> int:
+    """A descriptor of a directory that belongs to this user, or to root, and that no other can
+    write to; `any_owner`: it may belong to any user. Raises: OSError, Unsafe."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as e:
+        if path.is_symlink():
+            raise Unsafe(f"{path} is a symbolic link") from None
+        if e.errno == errno.ENOTDIR:
+            raise Unsafe(f"{path} is not a directory") from None
+        raise
+    try:
+        _judge(path, os.fstat(fd), any_owner=any_owner)
+    except Unsafe:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _judge(path: Path, found: os.stat_result, *, any_owner: bool) -> None:
+    if found.st_uid not in (0, os.geteuid()) and not any_owner:
+        raise Unsafe(f"{path} belongs to user {found.st_uid}, not to user {os.geteuid()}")
+    if found.st_mode & _OTHERS:
+        mode = stat.S_IMODE(found.st_mode)
+        raise Unsafe(f"{path} has mode {mode:04o}: other users can write to it")
+
+
+def create_directory(path: Path) -> int:
+    """The same, created where it is missing, and closed to other users. Raises: OSError, Unsafe."""
+    _create(path)
+    demand_safe_parents(path)
+    fd = open_directory(path)
+    try:
+        if stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
+            os.fchmod(fd, 0o700)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _create(path: Path) -> None:
+    if not path.parent.exists():
+        _create(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        if os.geteuid() == 0 and path.name == "dpsup":
+            path.chmod(0o755)  # the directory of all instances: their names are no secret
+
+
+def demand_safe_parents(path: Path) -> None:
+    """Raises: Unsafe where another user could put a directory of theirs in place of that one."""
+    trusted = {0, os.geteuid()}
+    if _has_foreign_ids():
+        trusted.add(_OVERFLOW_UID)
+    for one in Path(os.path.realpath(path.parent)), *Path(os.path.realpath(path.parent)).parents:
+        found = one.stat()
+        if found.st_uid not in trusted:
+            raise Unsafe(f"{one} belongs to user {found.st_uid}, who can replace what is in it")
+        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            raise Unsafe(f"{one} is open to every user, who can replace what is in it")
+
+
+def _has_foreign_ids() -> bool:
+    """In a user namespace that does not know all users, theirs appear as one."""
+    with contextlib.suppress(OSError, ValueError):
+        first, _, size = Path("/proc/self/uid_map").read_text().split()
+        return (first, size) != ("0", "4294967295")
+    return True
+
+
+def read(directory: int, name: str, owners: Collection[int] = ()) -> bytes:
+    """A regular file, of one of these users if any are named. Raises: OSError, Unsafe."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise Unsafe(f"{name} is not a regular file")
+        if owners and found.st_uid not in owners:
+            raise Unsafe(f"{name} belongs to user {found.st_uid}")
+        return file.read()
+
+
+def replace(directory: int, name: str, content: bytes) -> None:
+    """Replace a file as a whole: a reader sees the old content or the new one. Raises: OSError."""
+    new = f"{name}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new, dir_fd=directory)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(new, flags, 0o600, dir_fd=directory)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:  # a full disk: what was written takes room, too
+        with contextlib.suppress(OSError):
+            os.unlink(new, dir_fd=directory)
+        raise
+
+
+def entries(directory: int) -> Iterator[tuple[str, os.stat_result]]:
+    """What is in it, links not followed."""
+    for name in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):
+            yield name, os.stat(name, dir_fd=directory, follow_symlinks=False)
