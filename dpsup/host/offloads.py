@@ -58,13 +58,13 @@ def features(interface: str) -> tuple[str, ...]:
 
 
 def read(interface: str) -> Offloads:
-    folder = Path("/sys/class/net", interface)
+    device = Path("/sys/class/net", interface)
     try:
-        own, link = ((folder / name).read_text().strip() for name in ("ifindex", "iflink"))
+        own, link = ((device / name).read_text().strip() for name in ("ifindex", "iflink"))
     except OSError:
         return Offloads(features(interface))
     # A VLAN or macvlan has a link too, but a device below it; a veth's link has it as its own.
-    if own == link or any(folder.glob("lower_*")):
+    if own == link or any(device.glob("lower_*")):
         return Offloads(features(interface))
     peer = next((n for i, n in socket.if_nameindex() if str(i) == link), "")
     try:

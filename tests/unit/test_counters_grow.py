@@ -17,6 +17,10 @@ from dpsup.supervisor.view import view
 PLAN: Any = {**LOOKED_AT, "primary_pid": 200}
 
 
+def left(memory: Any) -> Any:
+    return {"memory": memory, "deaths": {}, "takeovers": {}, "spares": {}}
+
+
 def recovery(doc: Any) -> dict[str, Any]:
     return {k: v for k, v in doc["recovery"].items() if k not in ("duplicated", "quarantined")}
 
@@ -35,7 +39,7 @@ def test_what_the_supervisor_counted_outlives_it(tmp_path: Path) -> None:
 
     noted = view(first)["recovery"]
     noted["deaths"] += first.unreported
-    headless = status.status(PLAN, counters, None, memory)
+    headless = status.status(PLAN, counters, None, left(memory))
     assert recovery(headless) == noted
     assert headless["groups"][0]["workers"][0]["restarts"] == 2
 
@@ -58,6 +62,6 @@ def test_what_nobody_counts_is_no_metric() -> None:
 def test_what_was_given_up_as_corrupt_is_dropped_and_not_lost() -> None:
     counters: Any = edge()["counters"]
     counters["slots"][0]["corrupt"] = 9
-    doc = status.status(PLAN, counters, None, {"lost": 4})
+    doc = status.status(PLAN, counters, None, left({"lost": 4}))
     assert doc["recovery"]["lost"] == 4
     assert doc["groups"][0]["workers"][0]["dropped"]["corrupt"] == 9

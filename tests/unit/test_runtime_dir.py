@@ -30,7 +30,7 @@ from dpsup.topology.load import load
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(runtime_dir, "roots", lambda: [tmp_path])
     monkeypatch.setattr(runtime_dir, "hugetlbfs", lambda: [tmp_path / "huge"])
-    monkeypatch.setattr(runtime_dir, "eal_folders", lambda _: [tmp_path / "eal"])
+    monkeypatch.setattr(runtime_dir.eal, "runtime_dirs", lambda _: [str(tmp_path / "eal")])
     return tmp_path
 
 
@@ -82,7 +82,7 @@ def test_a_link_in_place_of_the_directory_is_refused(root: Path) -> None:
     assert not list((root / "other").iterdir())
 
 
-@pytest.mark.parametrize("name", [n for n in OURS if n != "dpdk"])
+@pytest.mark.parametrize("name", [n for n in OURS if n not in DIRECTORIES])
 @pytest.mark.parametrize("kind", ["link", "directory", "fifo"])
 def test_what_stands_in_place_of_a_file_is_refused(root: Path, name: str, kind: str) -> None:
     (root / "edge").mkdir(mode=0o700)
