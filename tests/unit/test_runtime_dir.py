@@ -20,7 +20,7 @@ from dpsup.errors import DpsupError, NotPermitted
 from dpsup.host import process
 from dpsup.host.process import Identity
 from dpsup.instance import runtime_dir
-from dpsup.instance.runtime_dir import LOCK, OURS, PLAN, SEED, STATE, Runtime, State
+from dpsup.instance.runtime_dir import DIRECTORIES, LOCK, OURS, PLAN, SEED, STATE, Runtime, State
 from dpsup.plan import paths
 from dpsup.supervisor import adopt, launch
 from dpsup.topology.load import load
