@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from dpsup.check.devices import devices
+from dpsup.check.drivers import drivers, kept
 from dpsup.check.memory import hugepages, pools
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.plan.model import Plan
@@ -321,5 +322,5 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
 
 
 # A single value's faults, and what needs all values to be right.
-SINGLE: tuple[Check, ...] = (_cores_exist, _numa, devices, _plugins, _maps)
-RELATED: tuple[Check, ...] = (_cores_shared, _fed, pools, hugepages, _runtime)
+SINGLE: tuple[Check, ...] = (_cores_exist, _numa, devices, drivers, _plugins, _maps)
+RELATED: tuple[Check, ...] = (_cores_shared, _fed, pools, kept, hugepages, _runtime)

@@ -92,6 +92,15 @@ class Host:
     def is_dir(self, path: str) -> bool:
         return Path(path).is_dir()
 
+    def exists(self, path: str) -> bool:
+        return Path(path).exists()
+
+    def is_fifo(self, path: str) -> bool:
+        return Path(path).is_fifo()
+
+    def is_socket(self, path: str) -> bool:
+        return Path(path).is_socket()
+
     def scan_capture(self, path: str, longest: int) -> Capture | None:
         """What a capture file holds (see pcapfile). Raises: OSError."""
         with Path(path).open("rb") as file:

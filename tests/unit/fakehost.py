@@ -103,6 +103,8 @@ class FakeHost(Host):
     files: Mapping[str, str] = field(default_factory=dict)
     captures: Mapping[str, bytes] = field(default_factory=dict)  # those that are not just sound
     folders: frozenset[str] = frozenset()
+    fifos: frozenset[str] = frozenset()
+    sockets: frozenset[str] = frozenset()
     writable: frozenset[str] = frozenset({"/"})
 
     def is_file(self, path: str) -> bool:
@@ -110,6 +112,15 @@ class FakeHost(Host):
 
     def is_dir(self, path: str) -> bool:
         return path in self.folders
+
+    def exists(self, path: str) -> bool:
+        return path in {*self.files, *self.folders, *self.fifos, *self.sockets}
+
+    def is_fifo(self, path: str) -> bool:
+        return path in self.fifos
+
+    def is_socket(self, path: str) -> bool:
+        return path in self.sockets
 
     def scan_capture(self, path: str, longest: int) -> Capture | None:
         return scan(self.captures[path], longest) if path in self.captures else Capture()
