@@ -16,7 +16,7 @@ from dpsup.plan.place import driver_of
 from dpsup.text import plural
 from dpsup.topology.model import HEADROOM, Port, Topology
 from dpsup.topology.schema import Path
-from dpsup.topology.values import parse_vdev
+from dpsup.topology.values import memif_of, parse_vdev
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
@@ -27,7 +27,6 @@ _FILES_MOST = 16  # of one net_pcap in one direction
 _QUEUES_MOST = 64  # of net_af_packet's, that io cores poll: shim/setup/port.c
 _FRAME = 2048  # net_af_packet's framesz, if the file does not say
 _FRAME_HEAD = 32  # of the kernel's in each of those frames
-MEMIF_SOCKET = "/run/memif.sock"  # where the file does not say
 _MEMIF_PATH = 107  # bytes
 
 
@@ -167,13 +166,12 @@ def kept(topology: Topology, host: Host) -> Iterator[Problem]:
             )
 
 
-def _memif(topology: Topology, host: Host, i: int, devargs: Devargs) -> Iterator[Problem]:
-    arguments = dict(devargs)
-    socket = arguments.get("socket", MEMIF_SOCKET)
-    path: Path = ("ports", i, "vdev")
-    if arguments.get("socket-abstract", "yes") == "yes":
+def _memif(topology: Topology, host: Host, i: int, _: Devargs) -> Iterator[Problem]:
+    port, path = topology.ports[i], ("ports", i, "vdev")
+    memif = memif_of(port.vdev or "")
+    if memif is None or memif.abstract:
         return
-    port = topology.ports[i]
+    socket = memif.socket
     folder = socket.rpartition("/")[0] or "/"
     over = len(socket.encode()) - _MEMIF_PATH
     if over > 0:
@@ -201,7 +199,7 @@ def _memif(topology: Topology, host: Host, i: int, devargs: Devargs) -> Iterator
             help=f"mkdir -p {folder}, or correct socket=",
             severity=Severity.ERROR if port.required else Severity.WARNING,
         )
-    elif arguments.get("role", "client") in ("client", "slave") and not host.exists(socket):
+    elif not memif.server and not host.exists(socket):
         yield topology.source.problem(
             path,
             f"nobody listens at {socket}",

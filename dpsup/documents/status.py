@@ -41,7 +41,8 @@ class Port(TypedDict):
     dropped: Annotated[dict[str, int], "other packets dropped by io cores, by reason"]
     link_up: Annotated[bool, "whether the link is up"]
     link_mbps: Annotated[int, "its speed, 0: unknown"]
-    absent: Annotated[bool, "the device is missing, which the topology allows (`required = false`)"]
+    absent: Annotated[bool, "it has no device now; it is opened once it has one"]
+    trouble: Annotated[str, "why it does not forward, in words; empty: it does"]
 
 
 class Pool(TypedDict):
