@@ -17,7 +17,7 @@ class Ports:
 
     def __init__(self, core: Engine, model: Model, judge: Callable[[], None]) -> None:
         self._core, self._model, self._judge = core, model, judge
-        self._reopened: dict[str, int] = {}
+        self._reopened: dict[str, int] | None = None  # not known yet
 
     def look(self, counters: Counters) -> None:
         model = self._model
@@ -30,7 +30,7 @@ class Ports:
                 self._core.events.add(type="port", name=name, message=message)
         reopened = {p["name"]: p["reopened"] for p in counters["ports"]}
         for name in reopened.keys() - before.keys() - model.troubles.keys():
-            if reopened[name] > self._reopened.get(name, 0):
+            if self._reopened is not None and reopened[name] > self._reopened.get(name, 0):
                 message = "its device was gone, and is opened again"
                 self._core.events.add(type="port", name=name, message=message)
         self._reopened = reopened

@@ -154,7 +154,7 @@ class Generation:
     def _note_blocked(self) -> None:
         """Did the primary end for a driver that put an io core to sleep?"""
         lines = [e["line"] for e in self._core.log.since(0) if e["name"] == "primary"]
-        port = blocked.port_in(lines[-LAST_WORDS:])
+        port = blocked.port_in(lines[-2:])
         if not port:
             return
         self._blocked[port] += 1
