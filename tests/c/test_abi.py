@@ -73,7 +73,11 @@ def test_every_value_of_an_enumeration_has_a_name() -> None:
 @pytest.mark.parametrize(
     ("struct", "document", "more"),
     [
-        ("dps_port_stats", counters.PortCounters, {"name", "drops", "link_up", "link_mbps"}),
+        (
+            "dps_port_stats",
+            counters.PortCounters,
+            {"name", "drops", "link_up", "link_mbps", "absent", "trouble", "reopened"},
+        ),
         ("dps_port_info", counters.PortInfo, {"name", "driver", "mac", "note", "reta"}),
         ("dps_pool_stats", counters.PoolCounters, {"name"}),
         ("dps_io_stats", counters.Io, {"core", "stage_cycles"}),
