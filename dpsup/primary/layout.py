@@ -10,7 +10,7 @@ from typing import Any
 from dpsup import _abi
 from dpsup.documents.plan import Group, Health, Plan, Pool, Port, Version
 from dpsup.errors import ShimError
-from dpsup.host.interfaces import remove_dead_socket
+from dpsup.host.interfaces import remove_dead_socket, takes_connection
 from dpsup.primary.eal_locks import Attachments
 from dpsup.primary.shim import check, ffi, lib, text
 from dpsup.topology.values import memif_of
@@ -86,6 +86,12 @@ def refusal(ret: int, said: str) -> str:
     if ret == -errno.EPERM:
         return f"{said or 'its driver refused'}; the driver's own lines in the log say why"
     return f"{said}: {text(lib.dps_strerror(-ret))}" if said else text(lib.dps_strerror(-ret))
+
+
+def is_alone(port: Port) -> bool:
+    """Is it a client of net_memif without its server?"""
+    memif = memif_of(port["vdev"])
+    return memif is not None and not memif.server and not takes_connection(memif.address)
 
 
 def clear_socket(port: Port) -> None:
@@ -210,7 +216,9 @@ class Layout:
         else:
             why = ffi.new("char[]", lib.DPS_TEXT)
             clear_socket(port)
-            index = lib.dps_port_create(conf, len(self.plan["io"]), why)
+            index = -errno.ECONNREFUSED
+            if not is_alone(port):
+                index = lib.dps_port_create(conf, len(self.plan["io"]), why)
             if index < 0:
                 self._without(port, index, text(why))
         if index < 0:

@@ -10,7 +10,6 @@ attempts.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from dpsup.documents.plan import Port
@@ -176,6 +175,4 @@ class Ports:
         if memif is None or memif.server:
             return True
         one.trouble = no_server(memif.socket)
-        if memif.abstract:
-            return interfaces.listens(memif.socket)
-        return Path(memif.socket).exists()
+        return interfaces.takes_connection(memif.address)

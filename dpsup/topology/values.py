@@ -216,6 +216,10 @@ class Memif(NamedTuple):
     socket: str
     abstract: bool  # no file
 
+    @property
+    def address(self) -> str:
+        return f"\0{self.socket}" if self.abstract else self.socket
+
 
 def memif_of(spec: str) -> Memif | None:
     """The two ends of net_memif meet at a socket. None: it is no such device."""

@@ -64,15 +64,17 @@ def test_a_socket_goes_only_if_its_listener_is_dead(tmp_path: Path) -> None:
         assert not remove_dead_socket(str(path))
 
 
-def test_who_listens_at_an_abstract_address() -> None:
-    name = f"dpsup-test-{os.getpid()}"
-    assert not interfaces.listens(name)
+def test_a_server_takes_a_connection_or_not() -> None:
+    address = f"\0dpsup-test-{os.getpid()}"
+    assert not interfaces.takes_connection(address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-        server.bind(f"\0{name}")
-        assert not interfaces.listens(name)
+        server.bind(address)
+        assert not interfaces.takes_connection(address)
         server.listen(1)
-        assert interfaces.listens(name)
-    assert not interfaces.listens(name)
+        assert interfaces.takes_connection(address)
+        # One that accepts nobody is full after some, and nobody waits for it.
+        assert not all(interfaces.takes_connection(address) for _ in range(8))
+    assert not interfaces.takes_connection(address)
 
 
 def test_what_a_device_works_with() -> None:
