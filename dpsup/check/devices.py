@@ -15,18 +15,11 @@ from dpsup.plan.place import driver_of
 from dpsup.text import plural, show, suggest
 from dpsup.topology.model import Port, Topology
 from dpsup.topology.schema import Path
-from dpsup.topology.values import parse_vdev
+from dpsup.topology.values import interfaces_of, parse_vdev
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
 
-# Arguments that name an interface of the kernel's.
-_INTERFACES = {
-    "net_af_packet": ("iface",),
-    "net_af_xdp": ("iface",),
-    "net_pcap": ("iface", "rx_iface", "rx_iface_in", "tx_iface"),
-    "net_tap": ("remote",),
-}
 _DRIVERS_OF_PCI = ("vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core", "mana", "")
 
 
@@ -111,8 +104,8 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
                 help=f"did you mean `{close}`?" if close else "leave it out",
                 severity=Severity.WARNING,
             )
-    for key, value in devargs:
-        if key in _INTERFACES.get(driver, ()) and value not in host.interfaces:
+    for value in interfaces_of(driver, port.vdev or ""):
+        if value not in host.interfaces:
             close = suggest(value, host.interfaces)
             yield problem(
                 path,

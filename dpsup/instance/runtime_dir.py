@@ -277,9 +277,24 @@ class Runtime:
                 if re.fullmatch(mine.pattern + r"map_\d+", one.name):
                     one.unlink(missing_ok=True)
                     removed.append(str(one))
+        removed += self._dead_sockets()
         for name in (PRIMARY, SEED, PLAN, ROLLOUT):
             (self.path / name).unlink(missing_ok=True)
         return removed
+
+    def _dead_sockets(self) -> list[str]:
+        """Remove what the plan's net_memif servers left: nobody could listen there again."""
+        from dpsup.topology.values import memif_of
+
+        try:
+            ports = json.loads((self.path / PLAN).read_text())["ports"]
+            found = [memif_of(str(port["vdev"])) for port in ports]
+        except (OSError, ValueError, TypeError, KeyError):
+            return []
+        from dpsup.host.interfaces import remove_dead_socket
+
+        paths = [m.socket for m in found if m is not None and m.server and not m.abstract]
+        return [path for path in paths if remove_dead_socket(path)]
 
 
 def _children(directory: Path) -> list[Path]:

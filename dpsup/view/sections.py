@@ -426,8 +426,12 @@ def _hints(picture: Picture) -> Iterator[str]:
     yield from _worker_hints(picture, do)
     yield from _group_hints(picture, do)
     for p in picture["ports"]:
-        if p["absent"]:
-            yield f"port {p['name']} is absent: `{do} events --type warning` shows why"
+        if p["trouble"]:
+            what = "is absent" if p["absent"] else "is down"
+            yield (
+                f"port {p['name']} {what}: {p['trouble']}; it is used again once that is over:"
+                f" `{do} events --type port`"
+            )
         elif not p["link_up"]:
             yield f"port {p['name']} has no link: check cable and peer, then `{do} ports -w`"
         if p["unwritten_bytes"]:
