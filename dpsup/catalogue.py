@@ -461,6 +461,54 @@ CODES: dict[str, Entry] = {
         "Reading ends at the damage. A warning.",
         "Leave the damaged end out: tcpdump -r OLD -w NEW.",
     ),
+    "E0430": Entry(
+        "more queues than the driver or the io cores can serve",
+        "net_pcap has room for 16 files in each direction. The kernel spreads the packets of a"
+        " net_af_packet port over all its queues; those that no io core polls would lose theirs.",
+        "Write one queue for each io core, or divide the files among several ports.",
+    ),
+    "E0431": Entry(
+        "frames larger than the mempool's data room",
+        "The driver copies each frame of its ring into one mbuf, and refuses to start where a frame"
+        " may not fit.",
+        "Write a larger data_room for the port's mempool, or a smaller framesz.",
+    ),
+    "E0432": Entry(
+        "a mempool too small for the captures that it keeps",
+        "With infinite_rx, net_pcap keeps the whole capture in mbufs of the port's mempool, a"
+        " packet in each, and refuses to start if there are too few.",
+        "Write more mbufs, or a shorter capture.",
+    ),
+    "E0433": Entry(
+        "an empty capture, repeated forever",
+        "With infinite_rx and no packet, net_pcap takes mbufs at each poll and gives none back:"
+        " the pool is empty after some milliseconds, for all other ports too.",
+        "Name a capture that has packets, or leave infinite_rx out.",
+    ),
+    "E0434": Entry(
+        "a repeated packet that is longer than an mbuf",
+        "With infinite_rx, net_pcap takes packets of a single mbuf only, and refuses to start.",
+        "Write a larger data_room for the port's mempool.",
+    ),
+    "E0435": Entry(
+        "a port that would sleep in its driver",
+        "net_pcap writes to a FIFO as to a file: if its reader stops, the io core sleeps in the"
+        " driver, and no port is served. An io core waits for no process, so FIFOs are refused.",
+        "Write a file, or read the packets live with `dpsup capture`.",
+    ),
+    "E0436": Entry(
+        "no place for the socket of net_memif",
+        "Both sides of a net_memif link meet at a Unix socket. It needs an existing directory and a"
+        " path of at most 107 bytes, and nothing else may lie there. A socket that a dead process"
+        " left is removed; other files are not.",
+        "Correct socket=, or create its directory.",
+    ),
+    "E0437": Entry(
+        "no server of net_memif yet",
+        "The port is a client, and no process listens at its socket. The instance starts"
+        " degraded, and opens the port once the server is there. A warning.",
+        "Start the other side, or write role=server.",
+    ),
     "E0440": Entry(
         "an output that would overwrite a file in use",
         "A port empties the file that it writes to. This one is read by a port, is the topology"
@@ -477,7 +525,7 @@ CODES: dict[str, Entry] = {
         "an output that is no file",
         "A terminal, a disk or a device such as /dev/full takes packets, and nobody could tell what"
         " became of them; /dev/stdout is another file in each process.",
-        "Name a file, a FIFO that a process reads, or /dev/null.",
+        "Name a file, or /dev/null.",
     ),
     "E0443": Entry(
         "net_af_packet's frames are too short for the port's mtu",
@@ -837,8 +885,8 @@ CODES: dict[str, Entry] = {
     ),
     "E0808": Entry(
         "an output file lacks packets that were sent to it",
-        "The file system is full, a limit was reached, or the process that read the FIFO left: the"
-        " driver goes on as if nothing had happened. What is missing is counted as tx_failed.",
+        "The file system is full, or a limit was reached: the driver goes on as if nothing had"
+        " happened. What is missing is counted as tx_failed.",
         "Make room, and run the job again.",
     ),
     "E0809": Entry(

@@ -82,17 +82,32 @@ struct io_group {
 	uint64_t bypassed;
 };
 
+enum {
+	TX_OTHERS = -1,         // another io core owns the port's tx queue
+	TX_SHUT = -2            // no io core sends there: the device is gone, or its interface down
+};
+
 struct tx_port {
 	struct rte_mbuf *wait[TX_WAIT];
 	uint32_t head;
 	uint32_t tail;
-	int32_t queue;                  // -1: another io core owns the port's tx queue
-	uint32_t owner;                 // io core that does
+	int32_t queue;                  // or TX_*
+	uint32_t owner;                 // io core that owns it
 };
 
 struct rx_queue {
 	uint16_t port;                  // dpsup's index
 	uint16_t queue;
+};
+
+// What an io core serves. Ports come and go: filled by the thread that asks, taken over by the io core.
+struct queues {
+	uint32_t n_rxq;
+	struct rx_queue rxq[RXQ_MOST];
+	uint32_t n_fds;                 // of all rx queues, or none: sleep.c
+	int fd[RXQ_MOST];
+	int32_t tx_queue[DPS_MAX_PORTS];        // or TX_*
+	uint32_t tx_owner[DPS_MAX_PORTS];
 };
 
 // A packet in quarantine.
@@ -104,6 +119,7 @@ struct cell {
 enum io_op {
 	OP_NONE,
 	OP_RX,
+	OP_QUEUES,                      // those that it serves from now on: arg_queues
 	OP_MAP,
 	OP_LANE,
 	OP_RESET,
@@ -129,10 +145,6 @@ struct io {
 	uint32_t burst;
 	bool adaptive;
 	bool created;
-	uint32_t n_rxq;
-	struct rx_queue rxq[RXQ_MOST];
-	uint32_t n_fds;                         // of all rx queues, or none: sleep.c
-	int fd[RXQ_MOST];
 	struct rte_ring *xfer[DPS_MAX_IO];      // from io core i to this one
 
 	// written by the asking thread, under asking_lock
@@ -142,6 +154,7 @@ struct io {
 	enum dps_when_empty arg_when_empty;
 	uint8_t arg_map[DPS_BUCKETS];
 	uint32_t arg_move;
+	const struct queues *arg_queues;
 
 	// written by the io core
 	uint32_t answered __rte_cache_aligned;
@@ -170,6 +183,10 @@ struct io {
 	struct lane lane[DPS_MAX_SLOTS];
 	struct io_group group[DPS_MAX_GROUPS];
 	struct tx_port tx[DPS_MAX_PORTS];
+	uint32_t n_rxq;                 // these four: struct queues
+	struct rx_queue rxq[RXQ_MOST];
+	uint32_t n_fds;
+	int fd[RXQ_MOST];
 	uint32_t cell_head;
 	uint32_t cell_tail;             // moved only when the control thread asks
 	struct cell cell[CELLS];
@@ -189,7 +206,8 @@ struct port {
 	uint32_t pool;
 	int32_t group;
 	bool hold;
-	bool absent;                    // not required, and not there: what is sent to it is dropped
+	bool absent;                    // there is no device
+	bool shut;                      // io cores leave it alone: absent, or its interface is down
 	bool copies_tx;
 	uint32_t frame_most;            // bytes of the longest frame
 	uint32_t rx_queues;
@@ -199,8 +217,11 @@ struct port {
 	bool rss;                       // the driver spreads over queues
 	bool hw_rss;                    // and gives each packet the hash
 	bool started;
+	bool virtual;
+	uint64_t held;                  // mbufs that its driver took at the start
 	struct driver_count said[DRIVER_COUNTS];        // by the control thread alone
 	uint64_t failed;                // DPS_DROP_TX_FAILED
+	char vdev[DPS_VDEV];            // with its arguments
 	struct dps_port_info info;
 };
 
@@ -269,8 +290,15 @@ pool_shared(const struct rte_mempool *mp)
 
 // sleep.c
 bool sleep_wants_interrupts(const char *driver);
-void sleep_init(struct io *io);
+void sleep_find(struct queues *queues);
 bool sleep_on_queues(struct io *io, const struct timespec *most);
+
+// packet_socket.c
+uint32_t packet_sockets(uint32_t if_index, int *found, uint32_t most);
+bool packet_sockets_never_block(uint32_t if_index);     // false: sending may sleep
+
+// port_counters.c
+void port_ask_driver(struct port *port);
 
 // The NIC's own hash of a packet, where it gives the one that was asked for (port.hw_rss).
 static inline bool
@@ -364,6 +392,7 @@ void *own_zalloc(size_t len);
 // requests.c: they take asking_lock; 0 or -ETIMEDOUT.
 int io_ask(struct io *io, enum io_op op, uint32_t arg);
 int io_ask_all(enum io_op op, uint32_t arg);
+int io_ports_changed(void);
 
 // audit.c, between two turns; but for the last
 void io_audit(struct io *io);

@@ -24,7 +24,8 @@ enum {
 	DPS_DROP_CORRUPT = 10,      // lent to a slot whose shared memory was found corrupt
 	DPS_DROP_STOPPED = 11,      // still under way when the io core stopped
 	DPS_DROP_TX_FAILED = 12,    // taken by the port's driver, which says that it did not send it
-	DPS_N_DROPS = 13
+	DPS_DROP_PORT_DOWN = 13,    // the port's device is gone, or its interface down
+	DPS_N_DROPS = 14
 };
 
 struct dps_pool_conf {
@@ -94,6 +95,7 @@ struct dps_port_info {
 	uint32_t reta_size;         // 0: no indirection table
 	uint32_t key_size;          // bytes, 0: none
 	uint32_t copies_tx;         // 1: the driver keeps no mbuf after tx
+	uint32_t if_index;          // of the kernel's interface, 0: none
 	int32_t numa;
 	uint64_t rss_offloads;      // RTE_ETH_RSS_* that the driver can do
 	uint64_t rx_offloads;       // RTE_ETH_RX_OFFLOAD_* likewise
@@ -361,8 +363,14 @@ int dps_pool_stats_get(uint32_t pool, struct dps_pool_stats *out);
 // port.c
 int dps_port_create(const struct dps_port_conf *conf, uint32_t n_io,
 		    char *why);         // [DPS_TEXT]; returns the port's index
-int dps_port_absent(void);              // a port that is not there; returns its index
+int dps_port_absent(const struct dps_port_conf *conf);  // one that is not there; returns its index
 int dps_port_start(uint32_t port);      // if it fails, the port is absent from now on
+int dps_port_shut(uint32_t port, uint32_t shut);        // 1: io cores leave it alone, and drop what is
+					// sent to it; 0: they serve it again
+int dps_port_close(uint32_t port);      // a virtual device, shut: absent from now on
+int dps_port_open(uint32_t port, const struct dps_port_conf *conf, uint32_t n_io,
+		  char *why);           // [DPS_TEXT]; one that is absent, again: started, and still shut
+int dps_port_fd(uint32_t port);         // readable when it has packets, of net_tap; -1: none
 int dps_port_info_get(uint32_t port, struct dps_port_info *out);
 int dps_port_stats_get(uint32_t port, struct dps_port_stats *out);
 int dps_port_reta_get(uint32_t port, uint16_t *queues, uint32_t n);     // returns entries written

@@ -121,6 +121,10 @@ copy_names(char to[][DPS_NAME], uint32_t most, const char *const *from)
 static int
 check(struct dps_sitter *me, const struct dps_plugin *p)
 {
+	if (p->abi == 0 && p->size == 0)
+		return refuse(me, DPS_EXIT_PLUGIN_ABI,
+			      "its dps_plugin says nothing of itself: it is no struct dps_plugin, or "
+			      "begins without DPS_PLUGIN_HEAD");
 	if (p->abi != DPS_PLUGIN_ABI || p->size != sizeof(*p))
 		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "built against plugin ABI %u (%u bytes), this dpsup has %u (%zu): "

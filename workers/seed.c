@@ -153,7 +153,7 @@ attach(void)
 	}
 	if (rte_eal_init(argc, argv) < 0)
 		refuse(DPS_EXIT_ATTACH, "EAL would not attach to \"%s\": %s", seed.file_prefix,
-		       rte_strerror(rte_errno));
+		       rte_errno != 0 ? rte_strerror(rte_errno) : "EAL's lines in the log say why");
 }
 
 static void

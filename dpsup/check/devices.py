@@ -15,19 +15,12 @@ from dpsup.plan.place import driver_of
 from dpsup.text import plural, show, suggest
 from dpsup.topology.model import Port, Topology
 from dpsup.topology.schema import Path
-from dpsup.topology.values import parse_vdev
+from dpsup.topology.values import interfaces_of, parse_vdev
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
 
-# Arguments that name an interface of the kernel's.
-_INTERFACES = {
-    "net_af_packet": ("iface",),
-    "net_af_xdp": ("iface",),
-    "net_pcap": ("iface", "rx_iface", "rx_iface_in", "tx_iface"),
-    "net_tap": ("remote",),
-}
-# Of those, the ones that see frames as the kernel passes them on.
+# Drivers that see frames as the kernel passes them on.
 OFFLOADED = ("net_af_packet", "net_pcap", "net_tap")
 PEER = "the same on its other end, in that network namespace"
 _DRIVERS_OF_PCI = ("vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core", "mana", "")
@@ -41,13 +34,11 @@ def devices(topology: Topology, host: Host) -> Iterator[Problem]:
             yield from _vdev(topology, host, i, port)
 
 
-def interfaces_of(port: Port) -> list[str]:
+def offloaded(port: Port) -> tuple[str, ...]:
     """The kernel's interfaces that a port sees frames of as the kernel passes them on."""
-    if not port.vdev:
-        return []
-    name, devargs = parse_vdev(port.vdev)
-    driver = next((d for d in OFFLOADED if name.startswith(d)), "")
-    return list(dict.fromkeys(v for k, v in devargs if k in _INTERFACES.get(driver, ())))
+    spec = port.vdev or ""
+    driver = next((d for d in OFFLOADED if spec.startswith(d)), "")
+    return interfaces_of(driver, spec) if driver else ()
 
 
 def _missing_device(port: Port) -> Severity:
@@ -123,8 +114,8 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
                 help=f"did you mean `{close}`?" if close else "leave it out",
                 severity=Severity.WARNING,
             )
-    for key, value in devargs:
-        if key in _INTERFACES.get(driver, ()) and value not in host.interfaces:
+    for value in interfaces_of(driver, port.vdev or ""):
+        if value not in host.interfaces:
             close = suggest(value, host.interfaces)
             yield problem(
                 path,
@@ -135,7 +126,7 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
                 severity=_missing_device(port),
                 exit_code=Exit.HOST,
             )
-        elif key in _INTERFACES.get(driver, ()) and driver in OFFLOADED:
+        elif driver in OFFLOADED:
             yield from _offloads(topology, host, i, value)
     if driver == "net_pcap":
         yield from _pcap_files(topology, host, i, port, devargs)

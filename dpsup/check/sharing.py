@@ -93,15 +93,15 @@ def _output(
     others: _Others,
 ) -> Iterator[Problem]:
     kind = host.kind_of(file)
-    if kind == "null":
+    if kind in ("null", "fifo"):  # FIFOs are refused in drivers.py
         return
-    if kind == "other":
+    if kind not in ("file", "absent"):
         yield topology.source.problem(
             path,
             f"{show(file)[1:-1]} is no file that packets can be written to",
             code="E0442",
             why="a device takes anything and keeps nothing, so that nobody could tell what arrived",
-            help="name a file, a FIFO that a process reads, or /dev/null",
+            help="name a file, or /dev/null",
         )
         return
     one = host.file_id(file)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dpsup.check.buffers import buffers
 from dpsup.check.devices import devices
+from dpsup.check.drivers import drivers, kept
 from dpsup.check.memory import hugepages, pools
 from dpsup.check.sharing import sharing
 from dpsup.errors import Exit, Problem, Severity, TopologyError
@@ -373,7 +374,7 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
 
 
 # A single value's faults, and what needs all values to be right.
-SINGLE: tuple[Check, ...] = (_cores_exist, _numa, devices, _plugins, _maps)
+SINGLE: tuple[Check, ...] = (_cores_exist, _numa, devices, drivers, _plugins, _maps)
 RELATED: tuple[Check, ...] = (
-    _cores_shared, _fed, pools, hugepages, _runtime, sharing, buffers, _log,
+    _cores_shared, _fed, pools, kept, hugepages, _runtime, sharing, buffers, _log,
 )  # fmt: skip

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from dpsup.check.devices import PEER, interfaces_of
+from dpsup.check.devices import PEER, offloaded
 from dpsup.doctor.facts import Needs
 from dpsup.doctor.finding import NO_FILE, Check, Finding, checked, error, info, ok, skip, warn
 from dpsup.host.tree import Machine
@@ -208,7 +208,7 @@ def offloads(m: Machine, n: Needs | None) -> Iterator[Finding]:
     good: list[str] = []
     found = []
     for port in n.topology.ports:
-        for interface in interfaces_of(port):
+        for interface in offloaded(port):
             one = m.host.offloads(interface) if interface in m.host.interfaces else None
             hidden = PEER if one and one.is_veth and not one.peer else ""
             if one is None:

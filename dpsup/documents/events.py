@@ -33,6 +33,7 @@ TYPES = {
     "quarantine": "a packet was put in quarantine",
     "verdict": "a worker returns verdicts that have no meaning: its packets are dropped",
     "advice": "packets are lost for lack of a resource: `dpsup advise` suggests changes",
+    "port": "a port does not forward, or forwards again: interface, link, device",
     "warning": "a setting could not be applied",
     "error": "an operation failed and is tried again",
     "fault": "an internal error: its traceback is in the log, and the instance runs on",

@@ -42,6 +42,7 @@ class Port(TypedDict):
     rss_fields: Annotated[list[str], "the headers that are hashed, and the tunnels looked into"]
     rss_key: Annotated[str, "`symmetric`, `default`, or hex digits"]
     group: Annotated[int, "index of the group that it feeds, -1: none"]
+    left_out: Annotated[str, "why no generation opens it any more; empty: it is opened"]
 
 
 class Scale(TypedDict):

@@ -42,7 +42,8 @@ class Port(TypedDict):
     unwritten_bytes: Annotated[int, "sent to a file (`tx_pcap`) and not in it"]
     link_up: Annotated[bool, "whether the link is up"]
     link_mbps: Annotated[int, "its speed, 0: unknown"]
-    absent: Annotated[bool, "the device is missing, which the topology allows (`required = false`)"]
+    absent: Annotated[bool, "it has no device now; it is opened once it has one"]
+    trouble: Annotated[str, "why it does not forward, in words; empty: it does"]
 
 
 class Pool(TypedDict):
@@ -197,7 +198,7 @@ class Unwritten(TypedDict):
     port: Annotated[str, "the port"]
     files: Annotated[list[str], "its files"]
     sent: Annotated[int, "packets sent to them"]
-    written: Annotated[int | None, "packets in them, null: a FIFO whose reader left"]
+    written: Annotated[int | None, "packets in them, null: one cannot be read again"]
 
 
 class Unread(TypedDict):

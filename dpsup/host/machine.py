@@ -125,8 +125,8 @@ class Host:
         return found.st_dev, found.st_ino
 
     def kind_of(self, path: str) -> str:
-        """ "file", "fifo", "null" for /dev/null, "absent", or "other": a device, a directory, a
-        socket, or a name that each process resolves to something else."""
+        """ "file", "fifo", "socket", "null" for /dev/null, "absent", or "other": a device, a
+        directory, or a name that each process resolves to something else."""
         if path.startswith(("/proc/", "/dev/fd/", "/dev/std")):
             return "other"
         try:
@@ -137,6 +137,8 @@ class Host:
             return "null"
         if stat.S_ISFIFO(mode.st_mode):
             return "fifo"
+        if stat.S_ISSOCK(mode.st_mode):
+            return "socket"
         return "file" if stat.S_ISREG(mode.st_mode) else "other"
 
     def neighbours(self) -> tuple[Neighbour, ...]:

@@ -434,11 +434,26 @@ class Runtime:
                 if page and _is_dead(one, owner, one, fcntl.flock):
                     one.unlink(missing_ok=True)
                     removed.append(str(one))
+        removed += self._dead_sockets()
         with self.at() as here:
             for name in (PRIMARY, SEED, PLAN, ROLLOUT, PRIMARY_LOCK):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=here)
         return removed
+
+    def _dead_sockets(self) -> list[str]:
+        """Remove what the plan's net_memif servers left: nobody could listen there again."""
+        from dpsup.topology.values import memif_of
+
+        try:
+            ports = json.loads(self.read(PLAN))["ports"]
+            found = [memif_of(str(port["vdev"])) for port in ports]
+        except (OSError, ValueError, TypeError, KeyError):
+            return []
+        from dpsup.host.interfaces import remove_dead_socket
+
+        paths = [m.socket for m in found if m is not None and m.server and not m.abstract]
+        return [path for path in paths if remove_dead_socket(path)]
 
 
 def hold(directory: Path) -> int:

@@ -29,14 +29,11 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
 API = "dpsup/v1"
 
 _GROUP_COUNTS = ("no_worker", "hold_full", "held", "bypassed", "pause_ns")
-_PORT_COUNTS = ("rx_packets", "tx_packets", "rx_missed", "tx_dropped", "rx_bytes", "tx_bytes",
-                "rx_errors", "tx_errors", "rx_nombuf", "unwritten_bytes")  # fmt: skip
 
 
-def ports(plan: Plan, counters: Counters, view: View | None) -> list[Port]:
-    """The ports that exist, then the absent ones that may be absent (`required = false`)."""
-    there = {p["name"] for p in counters["ports"]}
-    absent = view["absent"] if view else [p["name"] for p in plan["ports"] if there]
+def ports(plan: Plan, counters: Counters) -> list[Port]:
+    """The ports that have a device, then those that have none now."""
+    known = {p["name"] for p in plan["ports"]}
     found: list[Port] = [
         {
             "name": p["name"],
@@ -50,30 +47,17 @@ def ports(plan: Plan, counters: Counters, view: View | None) -> list[Port]:
             "tx_errors": p["tx_errors"],
             "rx_nombuf": p["rx_nombuf"],
             "dropped": {k: v for k, v in p["drops"].items() if k != "tx_full"},
-            # a primary of an older dpsup does not count them
-            "unwritten_bytes": p.get("unwritten_bytes", 0),
             "link_up": p["link_up"],
             "link_mbps": p["link_mbps"],
-            "absent": False,
+            # a primary of an older dpsup does not have these three
+            "unwritten_bytes": p.get("unwritten_bytes", 0),
+            "absent": p.get("absent", False),
+            "trouble": p.get("trouble", ""),
         }
         for p in counters["ports"]
+        if p["name"] in known
     ]
-    nothing = dict.fromkeys(_PORT_COUNTS, 0)
-    return found + [
-        cast(
-            "Port",
-            {
-                "name": name,
-                **nothing,
-                "dropped": {},
-                "link_up": False,
-                "link_mbps": 0,
-                "absent": True,
-            },
-        )
-        for name in absent
-        if name not in there
-    ]
+    return sorted(found, key=lambda p: p["absent"])
 
 
 def mempools(plan: Plan, counters: Counters) -> list[Pool]:
@@ -266,7 +250,7 @@ def status(
         "seed": view["seed"] if view else None,
         "topology_file": plan["topology_file"],
         "started_ns": view["started_ns"] if view else None,
-        "ports": ports(plan, counters, view),
+        "ports": ports(plan, counters),
         "mempools": mempools(plan, counters),
         "groups": groups(plan, counters, view, left),
         "io": counters["io"],

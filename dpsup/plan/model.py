@@ -53,6 +53,7 @@ class PortPlan:
     rss_fields: tuple[str, ...]  # with the tunnels that are looked into
     rss_key: str  # "symmetric" | "default" | hex digits
     group: int
+    left_out: str = ""  # why no generation opens it any more
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ type, and tests/c/test_abi.py holds the two together.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from dpsup import _abi
 from dpsup.documents import counters as documents
 from dpsup.documents.plan import Io
 from dpsup.primary.layout import Layout
+from dpsup.primary.ports import State
 from dpsup.primary.shim import check, ffi, fields, lib, reasons_of, text
 
 DROPS = tuple(_abi.DPS_DROP_NAMES.values())
@@ -42,8 +44,9 @@ class Drops:
 
 
 class Counters:
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, states: Callable[[], dict[str, State]]) -> None:
         self._layout, self._plan = layout, layout.plan
+        self._states = states
         self._drops: dict[int, Drops] = {}  # by slot
         self.reasons: dict[int, dict[int, list[str]]] = {}  # by group and version
 
@@ -51,13 +54,21 @@ class Counters:
         """Everything that is counted, read after the request came; `at_ns` is when."""
         at = time.monotonic_ns()
         ports: list[documents.PortCounters] = []
+        states = self._states()
         for name, i in self._layout.port_index.items():
             stats = ffi.new("struct dps_port_stats *")
             check("port_stats_get", lib.dps_port_stats_get(i, stats))
+            state = states[name]
             info = ffi.new("struct dps_port_info *")
-            check("port_info_get", lib.dps_port_info_get(i, info))
+            if not state.absent:
+                check("port_info_get", lib.dps_port_info_get(i, info))
             drops = {DROPS[d]: int(n) for d, n in enumerate(stats.drops) if n}
-            link = {"link_up": bool(info.link_up), "link_mbps": int(info.link_mbps)}
+            link = {
+                # Most virtual drivers say "up" whatever their interface does.
+                "link_up": bool(info.link_up) and not state.trouble,
+                "link_mbps": int(info.link_mbps),
+                **state._asdict(),
+            }
             output = self._layout.outputs.get(name)
             unwritten = output.unwritten(stats.tx_packets, stats.tx_bytes) if output else 0
             ports.append(

@@ -9,9 +9,12 @@ from typing import Any
 
 from dpsup import _abi, limits
 from dpsup.documents.plan import Group, Health, Plan, Pool, Port, Version
+from dpsup.errors import DpsupError, ShimError
+from dpsup.host.interfaces import remove_dead_socket, takes_connection
 from dpsup.primary.eal_locks import Attachments
 from dpsup.primary.outputs import Output, output_of
 from dpsup.primary.shim import check, ffi, lib, text
+from dpsup.topology.values import memif_of
 
 # Microsoft's example key ("Verifying the RSS hash calculation"), the default of most NICs.
 MICROSOFT_KEY = bytes.fromhex(
@@ -76,6 +79,30 @@ def set_health(index: int, group: Health) -> None:
     check("group_health", lib.dps_group_health(index, stall_ns, kill))
 
 
+def no_server(socket: str) -> str:
+    return f"no server of net_memif at {socket}"
+
+
+def refusal(ret: int, said: str) -> str:
+    """Why a port did not open. Many drivers say no more than -1."""
+    if ret == -errno.EPERM:
+        return f"{said or 'its driver refused'}; the driver's own lines in the log say why"
+    return f"{said}: {text(lib.dps_strerror(-ret))}" if said else text(lib.dps_strerror(-ret))
+
+
+def is_alone(port: Port) -> bool:
+    """Is it a client of net_memif without its server?"""
+    memif = memif_of(port["vdev"])
+    return memif is not None and not memif.server and not takes_connection(memif.address)
+
+
+def clear_socket(port: Port) -> None:
+    """The socket that a killed primary left of its net_memif server: no process can bind it."""
+    memif = memif_of(port["vdev"])
+    if memif is not None and memif.server and not memif.abstract:
+        remove_dead_socket(memif.socket)
+
+
 def fits_one_mbuf(plan: Plan) -> bool:
     """Does the longest frame of any port fit one mbuf, whichever port it came from?"""
     longest = max(port["mtu"] for port in plan["ports"]) + limits.FRAME_MORE
@@ -88,7 +115,7 @@ class Layout:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.notes: list[str] = []
-        self.absent: list[str] = []  # ports that were not required and are not there
+        self.absent: dict[str, str] = {}  # ports that did not open, and why
         self.port_index: dict[str, int] = {}
         self.outputs: dict[str, Output] = {}  # by port
         self.attachments: Attachments | None = None
@@ -168,7 +195,7 @@ class Layout:
             help='more [host] hugepages, or fewer mbufs; "auto" computes what is needed',
         )
 
-    def _port(self, port: Port) -> None:
+    def _conf(self, port: Port) -> Any:
         conf = ffi.new("struct dps_port_conf *")
         key = rss_key(port["rss_key"])
         conf.name = port["name"].encode()
@@ -189,41 +216,77 @@ class Layout:
         conf.group = port["group"]
         group = self.plan["groups"][port["group"]] if port["group"] >= 0 else None
         conf.hold = group is not None and group["on_full"] == "hold"
-        why = ffi.new("char[]", lib.DPS_TEXT)
-        ret = lib.dps_port_create(conf, len(self.plan["io"]), why)
-        if ret < 0 and not port["required"]:
-            self._absent(port["name"], text(why))
-            index = check("port_absent", lib.dps_port_absent())
-            check("ctl_port", lib.dps_ctl_port(index, port["name"].encode()))
+        return conf
+
+    def _port(self, port: Port) -> None:
+        conf = self._conf(port)
+        if port["left_out"]:
+            self.absent[port["name"]] = port["left_out"]
+            index = -1
+        else:
+            why = ffi.new("char[]", lib.DPS_TEXT)
+            clear_socket(port)
+            index = -errno.ECONNREFUSED
+            if not is_alone(port):
+                index = lib.dps_port_create(conf, len(self.plan["io"]), why)
+            if index < 0:
+                self._without(port, index, text(why))
+        if index < 0:
+            index = check("port_absent", lib.dps_port_absent(conf))
+        else:
+            self._follow(port)
+        self.port_index[port["name"]] = index
+        check("ctl_port", lib.dps_ctl_port(index, port["name"].encode()))
+
+    def _without(self, port: Port, ret: int, said: str) -> None:
+        """A port that does not open. The first start fails without one that is required; later it
+        is no reason to end everything else, and it is tried again."""
+        memif = memif_of(port["vdev"])
+        waits = memif is not None and not memif.server
+        why = no_server(memif.socket) if memif is not None and waits else refusal(ret, said)
+        if waits or not port["required"] or self.plan["generation"] > 1:
+            self.absent[port["name"]] = why
+            self.notes.append(f'port "{port["name"]}" is not there: {why}')
             return
-        said = text(why)
-        check(
+        raise ShimError(
             "port_create",
-            ret,
-            f'port "{port["name"]}" ({port["device"]})' + (f": {said}" if said else ""),
+            -ret,
+            f'port "{port["name"]}" ({port["device"]}): {why}',
             help="required = false starts without it",
         )
-        self.port_index[port["name"]] = ret
-        if port["driver"] == "net_pcap" and (output := output_of(port["vdev"], port["mtu"])):
-            self.outputs[port["name"]] = output
-        check("ctl_port", lib.dps_ctl_port(ret, port["name"].encode()))
 
-    def _absent(self, name: str, why: str) -> None:
-        self.absent.append(name)
-        self.notes.append(f'port "{name}" is not there: {why}')
+    def open(self, index: int) -> tuple[int, str]:
+        """Try once more to open a port that is not there: 0, or why not."""
+        port = self.plan["ports"][index]
+        why = ffi.new("char[]", lib.DPS_TEXT)
+        clear_socket(port)
+        output = self.outputs.get(port["name"])
+        if output is not None:
+            output.close()  # its lock must not hold up the device, which opens the file anew
+        ret = lib.dps_port_open(index, self._conf(port), len(self.plan["io"]), why)
+        if ret < 0:
+            return ret, refusal(ret, text(why))
+        try:
+            self._follow(port)
+        except DpsupError as e:
+            check("port_close", lib.dps_port_close(index))
+            return -errno.EBUSY, str(e)
+        return 0, ""
+
+    def _follow(self, port: Port) -> None:
+        """A port that writes files has opened them, perhaps not for the first time."""
+        if port["name"] in self.outputs:
+            self.outputs[port["name"]].open()
+        elif port["driver"] == "net_pcap" and (output := output_of(port["vdev"], port["mtu"])):
+            self.outputs[port["name"]] = output
 
     def _start_ports(self) -> None:
         """Runs before the io cores are created: they learn only of ports that exist."""
         for port in self.plan["ports"]:
-            name = port["name"]
-            if name not in self.port_index:
-                continue
-            ret = lib.dps_port_start(self.port_index[name])
-            if ret < 0 and not port["required"]:
-                del self.port_index[name]
-                self._absent(name, "it does not start")
-            else:
-                check("port_start", ret, f'port "{name}" does not start')
+            if port["name"] not in self.absent:
+                ret = lib.dps_port_start(self.port_index[port["name"]])
+                if ret < 0:
+                    self._without(port, ret, "it does not start")
 
     def _hash(self) -> None:
         """Software hashing, for what drivers do not hash: one key and field set for all ports."""

@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
 import stat
-import struct
-import termios
 
 from dpsup.errors import DpsupError
 
@@ -26,30 +23,39 @@ class Output:
     they were written: the files are never behind them."""
 
     def __init__(self, paths: list[str]) -> None:
-        self._files = [fd for path in paths if (fd := _writer_of(path)) is not None]
+        self._paths = paths
+        self._files: list[int] = []
+        self._whole = False
+        self._missing = 0  # bytes, when it was last looked
+        self.open()
+
+    def open(self) -> None:
+        """Once its device is. A driver that opens a file anew has emptied it: what it had is
+        missing from then on. Raises: DpsupError."""
+        self.close()
+        self._files = [fd for path in self._paths if (fd := _writer_of(path)) is not None]
         modes = [os.fstat(fd).st_mode for fd in self._files]
-        for path, fd, mode in zip(paths, self._files, modes, strict=False):
+        for path, fd, mode in zip(self._paths, self._files, modes, strict=False):
             if stat.S_ISREG(mode):
                 _claim(path, fd)
-        self._fifos = [fd for fd, m in zip(self._files, modes, strict=True) if stat.S_ISFIFO(m)]
         # What goes to which of them is not known: devices, such as /dev/null, take anything.
         regular = all(stat.S_ISREG(m) for m in modes)
-        self._whole = bool(paths) and len(modes) == len(paths) and regular
-        self._read = 0  # bytes that the readers of FIFOs had, when they were last there
+        self._whole = bool(self._paths) and len(modes) == len(self._paths) and regular
+
+    def close(self) -> None:
+        """Gives the files back, for their device to open them again."""
+        for fd in self._files:
+            os.close(fd)
+        self._files, self._whole = [], False
 
     def unwritten(self, packets: int, sent: int) -> int:
-        """Bytes that are missing; of a FIFO, those sent since its reader was last seen."""
-        sent += packets * _RECORD_HEAD
-        if self._fifos:
-            if any(_is_deserted(fd) for fd in self._fifos):
-                return max(0, sent - self._read)
-            self._read = max(self._read, sent - sum(_unread(fd) for fd in self._fifos))
-        if not self._whole:
-            return 0
-        sizes = [os.fstat(fd).st_size for fd in self._files]
-        # A file's head is written together with its first packets.
-        begun = sum(size > 0 for size in sizes)
-        return max(0, sent + _FILE_HEAD * begun - sum(sizes))
+        """Bytes that are missing."""
+        if self._whole:
+            sizes = [os.fstat(fd).st_size for fd in self._files]
+            # A file's head is written together with its first packets.
+            heads = _FILE_HEAD * sum(size > 0 for size in sizes)
+            self._missing = max(0, sent + packets * _RECORD_HEAD + heads - sum(sizes))
+        return self._missing
 
 
 def output_of(vdev: str, mtu: int) -> Output | None:
@@ -88,13 +94,3 @@ def _claim(path: str, fd: int) -> None:
         ) from None
     except OSError:
         pass  # a file system without locks
-
-
-def _is_deserted(fifo: int) -> bool:
-    poll = select.poll()
-    poll.register(fifo, 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))
-
-
-def _unread(fifo: int) -> int:
-    return int(struct.unpack("i", fcntl.ioctl(fifo, termios.FIONREAD, bytes(4)))[0])

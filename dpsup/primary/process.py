@@ -44,6 +44,7 @@ from dpsup.primary.capture import Capture
 from dpsup.primary.counters import Counters
 from dpsup.primary.layout import Layout, set_health, version_of
 from dpsup.primary.perf import Perf
+from dpsup.primary.ports import Ports
 from dpsup.primary.shim import check, ffi, fields, lib, reasons_of, text
 
 WHEN_EMPTY = tuple(_abi.DPS_EMPTY_NAMES.values())
@@ -75,7 +76,8 @@ class Primary:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.layout = Layout(plan)
-        self.counters = Counters(self.layout)
+        self.ports = Ports(self.layout)
+        self.counters = Counters(self.layout, self.ports.states)
         self.audit = Audit(self.layout)
         self.capture = Capture(plan)
         self.perf = Perf(plan)
@@ -101,8 +103,12 @@ class Primary:
             "dpdk": text(lib.dps_eal_version()),
             "tsc_hz": int(lib.dps_tsc_hz()),
             "notes": self.layout.notes,
-            "absent": self.layout.absent,
-            "ports": [self._port_info(name, i) for name, i in self.layout.port_index.items()],
+            "absent": [name for name, state in self.ports.states().items() if state.absent],
+            "ports": [
+                self._port_info(name, i)
+                for name, i in self.layout.port_index.items()
+                if not self.ports.states()[name].absent
+            ],
         }
 
     def _port_info(self, name: str, index: int) -> PortInfo:
@@ -392,8 +398,9 @@ class Primary:
     def do_perf_end(self, args: Args) -> None:
         self.perf.end(args, time.monotonic())
 
-    def look(self) -> None:
-        """Turn off what no client asks for any more."""
+    def look(self, ready: set[int]) -> None:
+        """See how the ports are, and turn off what no client asks for any more."""
+        self.ports.look(time.monotonic(), news=self.ports.fd in ready)
         for one in (self.capture, self.perf):
             with contextlib.suppress(ShimError):  # tried again at the next look
                 one.look(time.monotonic())
@@ -437,21 +444,25 @@ def main(argv: list[str]) -> int:
     primary = Primary(plan)
     try:
         primary.layout.create()
+        primary.ports.begin(time.monotonic())
         responder = Responder(f"{plan['runtime_dir']}/primary.sock", primary.handle)
     except DpsupError as e:
         _say(notify, "REFUSED " + json.dumps(as_error(e)))
         return int(Exit.FAILED)
     responder.watch(wake_r)
+    if primary.ports.fd >= 0:
+        responder.watch(primary.ports.fd)
     process.die_with_parent(yes=False)
     try:
         _say(notify, "READY")
     except BrokenPipeError:
         primary.stopping = True
     while not primary.stopping and not asked_to_end:
-        # The bound lets signal handlers run: at the latest between two polls.
-        if wake_r in responder.poll(1.0):
+        # Handlers of signals run between two polls at the latest; the bound is for nothing else.
+        ready = responder.poll(1.0)
+        if wake_r in ready:
             os.read(wake_r, 64)
-        primary.look()
+        primary.look(ready)
     primary.stop()
     responder.close()
     return 0

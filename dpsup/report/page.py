@@ -14,7 +14,8 @@ from dpsup.report import charts
 from dpsup.report.html import Html, cell, join, table, tag, trusted
 from dpsup.report.style import STYLE
 from dpsup.text import plural
-from dpsup.view.sections import BUSY, FULL, account, hints
+from dpsup.view.hints import FULL, hints
+from dpsup.view.sections import BUSY, account
 from dpsup.view.tables import ago, counts, percent, si
 
 if TYPE_CHECKING:

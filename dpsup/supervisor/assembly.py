@@ -32,6 +32,7 @@ from dpsup.supervisor.monitor import Monitor
 from dpsup.supervisor.notices import BadVerdicts, Notices
 from dpsup.supervisor.outputs import Outputs
 from dpsup.supervisor.plugin_files import PluginFiles
+from dpsup.supervisor.ports import Ports
 from dpsup.supervisor.primary import Generation
 from dpsup.supervisor.rejoin import Rejoin
 from dpsup.supervisor.reload import Reload
@@ -109,6 +110,7 @@ class Supervisor:
         watchers["failover"] = model.note_first_packets
         watchers["statistics"] = self._publish
         watchers["outputs"] = Outputs(self.core, model, self.life.judge).look
+        watchers["ports"] = Ports(self.core, model, self.life.judge).look
         for group in model.groups:
             follower = Follower(self.core, model, self.scaler, group)
             watchers[f"autoscale of {group.plan.name}"] = follower.look

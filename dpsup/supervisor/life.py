@@ -70,7 +70,7 @@ class Life:
             # held, and said.
             whole = all(w.state in ("running", "held") for w in model.workers() if w.wanted)
         elif model.state != "starting":
-            whole = whole and not model.absent and not model.short
+            whole = whole and not (model.absent or model.short or model.troubles)
         if model.state in ("starting", "running", "degraded"):
             self._core.fire(model, "whole" if whole else "short")
 
@@ -83,7 +83,8 @@ class Life:
             model.progress(f"{model.name} is running, all workers ready")
         else:
             short = [f"{g.plan.name} {g.ready}/{g.desired} ready" for g in model.groups]
-            short += [f"port {name} is not there" for name in model.absent]
+            wrong = {**dict.fromkeys(model.absent, "it is not there"), **model.troubles}
+            short += [f"port {name}: {why}" for name, why in wrong.items()]
             short += [f"the output of port {name} lacks bytes" for name in model.short]
             model.progress(f"{model.name} is degraded: {', '.join(short)}")
 

@@ -220,6 +220,7 @@ class Model(Machine):
         self.ledgers = [Ledger.begin(g) for g in plan.groups]
         self.sitters: dict[int, Sitter] = {}  # by pid, until their end is accounted for
         self.hello = cast(Hello, {})  # what the primary said of itself
+        self.troubles: dict[str, str] = {}  # ports that do not forward, and why
         self.adopted = False  # the data plane is older than this supervisor
         self.rx_on = False
         self.short: list[str] = []  # ports whose output files lack bytes
@@ -264,7 +265,7 @@ class Model(Machine):
 
     @property
     def absent(self) -> list[str]:
-        """Ports that the instance started without."""
+        """Ports that have no device now."""
         return list(self.hello.get("absent", []))
 
     def note_first_packets(self, counters: Counters) -> None:

@@ -88,7 +88,7 @@ def complaints(short: list[Unwritten], not_read: list[Unread]) -> list[DpsupErro
     for one in short:
         files = " and ".join(one["files"])
         if one["written"] is None:
-            what = f"the reader of {files} left before the end: what it has is not known"
+            what = f"what was written to {files} is not known: it cannot be read again"
         else:
             has = "has" if len(one["files"]) == 1 else "have"
             what = f"{files} {has} {one['written']} of {plural(one['sent'], 'packet')}"
@@ -97,7 +97,7 @@ def complaints(short: list[Unwritten], not_read: list[Unread]) -> list[DpsupErro
                 what,
                 code="E0808",
                 why=f"port `{one['port']}` sent them, and they did not arrive",
-                help="make room on the file system, or keep the reader alive, and run it again",
+                help="make room on the file system, and run it again",
             )
         )
     told += [

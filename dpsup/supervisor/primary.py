@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import time
+from collections import Counter
 
 from dpsup.bus.messages import as_error, as_exception
 from dpsup.errors import DpsupError
@@ -18,6 +19,8 @@ from dpsup.host.process import Identity
 from dpsup.instance import status
 from dpsup.instance.runtime_dir import PLAN
 from dpsup.plan.diff import keep
+from dpsup.plan.model import PortPlan
+from dpsup.supervisor import blocked
 from dpsup.supervisor.children import Children
 from dpsup.supervisor.core import AGAIN_S, QUIT_S
 from dpsup.supervisor.engine import Actions, Engine
@@ -35,6 +38,7 @@ class Generation:
     def __init__(self, core: Engine, model: Model, children: Children, sitters: Sitters) -> None:
         self._core, self._model = core, model
         self._children, self._sitters = children, sitters
+        self._blocked: Counter[str] = Counter()  # generations that a port ended
 
     def actions(self) -> Actions:
         return {
@@ -155,7 +159,28 @@ class Generation:
             self._core.fail(error)
             self._core.fire(model, "gone")
         else:
+            self._note_blocked()
             self._core.fire(model, "primary_lost")
+
+    def _note_blocked(self) -> None:
+        """Did the primary end for a driver that put an io core to sleep?"""
+        lines = [e["line"] for e in self._core.log.since(0) if e["name"] == "primary"]
+        port = blocked.port_in(lines[-2:])
+        if not port:
+            return
+        self._blocked[port] += 1
+        message = "its driver put an io core to sleep, and so ended the primary"
+        if self._blocked[port] >= blocked.TWICE:
+            message += " again: it is left out from now on"
+        self._core.events.add(type="port", name=port, message=message)
+
+    def _without_blocked(self, ports: tuple[PortPlan, ...]) -> tuple[PortPlan, ...]:
+        return tuple(
+            dataclasses.replace(p, left_out=blocked.WHY)
+            if self._blocked[p.name] >= blocked.TWICE
+            else p
+            for p in ports
+        )
 
     # --- the next one ----------------------------------------------------------------------------
 
@@ -176,7 +201,8 @@ class Generation:
         if model.state != "starting":
             return
         # What was changed since the start stays so.
-        model.plan = keep(model.replan(model.plan.generation + 1), [g.plan for g in model.groups])
+        plan = keep(model.replan(model.plan.generation + 1), [g.plan for g in model.groups])
+        model.plan = dataclasses.replace(plan, ports=self._without_blocked(plan.ports))
         for group, ledger in zip(model.groups, model.ledgers, strict=True):
             group.version = 0
             ledger.slots[0] = ledger.current.number

@@ -68,10 +68,7 @@ async def handle(sup: Supervisor, request: Request) -> Any:
 
 
 def _plan(sup: Supervisor) -> Running:
-    present = set(p["name"] for p in sup.model.hello.get("ports", []))
-    plan = dataclasses.asdict(sup.model.plan)
-    plan["ports"] = [p for p in plan["ports"] if not present or p["name"] in present]
-    return cast(Running, plan)
+    return cast(Running, dataclasses.asdict(sup.model.plan))
 
 
 def _suggest(word: str, known: list[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from dpsup import limits
 from dpsup.text import DURATION, duration, show
@@ -193,6 +193,45 @@ def parse_vdev(spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     name, *rest = spec.split(",")
     pairs = (part.partition("=") for part in rest)
     return name.strip(), tuple((key.strip(), value) for key, _, value in pairs)
+
+
+# Arguments of drivers that name an interface of the kernel's.
+_INTERFACES = {
+    "net_af_packet": ("iface",),
+    "net_af_xdp": ("iface",),
+    "net_pcap": ("iface", "rx_iface", "rx_iface_in", "tx_iface"),
+    "net_tap": ("remote",),
+}
+MEMIF_SOCKET = "/run/memif.sock"  # where the file does not say
+
+
+def interfaces_of(driver: str, spec: str) -> tuple[str, ...]:
+    """The interfaces of the kernel's that a virtual device works with."""
+    keys = _INTERFACES.get(driver, ())
+    return tuple(dict.fromkeys(value for key, value in parse_vdev(spec)[1] if key in keys))
+
+
+class Memif(NamedTuple):
+    server: bool
+    socket: str
+    abstract: bool  # no file
+
+    @property
+    def address(self) -> str:
+        return f"\0{self.socket}" if self.abstract else self.socket
+
+
+def memif_of(spec: str) -> Memif | None:
+    """The two ends of net_memif meet at a socket. None: it is no such device."""
+    name, devargs = parse_vdev(spec)
+    if not name.startswith("net_memif"):
+        return None
+    given = dict(devargs)
+    return Memif(
+        given.get("role", "client") in ("server", "master"),
+        given.get("socket", MEMIF_SOCKET),
+        given.get("socket-abstract", "yes") != "no",
+    )
 
 
 def _array(value: object) -> object:

@@ -55,6 +55,26 @@ op_map(struct io *io, struct io_group *g)
 	find_shortcuts(io, g);
 }
 
+// Ports have come or gone. What waits for one that is gone is dropped by name; what other io cores
+// still hand over for it, as it comes.
+static void
+op_queues(struct io *io, const struct queues *queues)
+{
+	io->n_rxq = queues->n_rxq;
+	memcpy(io->rxq, queues->rxq, sizeof(io->rxq));
+	io->n_fds = queues->n_fds;
+	memcpy(io->fd, queues->fd, sizeof(io->fd));
+	for (uint32_t i = 0; i < the_primary.n_ports; i++) {
+		struct tx_port *tx = &io->tx[i];
+
+		tx->queue = queues->tx_queue[i];
+		tx->owner = queues->tx_owner[i];
+		for (; tx->queue < 0 && tx->tail != tx->head; tx->tail++)
+			free_counted(&io->port[i].drops[DPS_DROP_PORT_DOWN],
+				     tx->wait[tx->tail & (TX_WAIT - 1)]);
+	}
+}
+
 // Indices wrap around: forget a change of version that all packets have passed.
 static void
 settle_turn(struct lane *lane)
@@ -166,6 +186,9 @@ io_answer(struct io *io, uint32_t asked)
 		break;
 	case OP_RX:
 		io->rx_on = io->arg;
+		break;
+	case OP_QUEUES:
+		op_queues(io, io->arg_queues);
 		break;
 	case OP_MAP:
 		op_map(io, &io->group[io->arg]);

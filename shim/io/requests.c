@@ -179,25 +179,58 @@ group_init(struct io *io, uint32_t group)
 // Queue q of a port belongs to io core q mod n; where a port has fewer tx queues than there are io
 // cores, the others hand their packets to the owner of queue 0.
 static int
-queues_assign(struct io *io)
+queues_assign(uint32_t io, struct queues *queues)
 {
 	struct primary *p = &the_primary;
 
+	queues->n_rxq = 0;
 	for (uint32_t i = 0; i < p->n_ports; i++) {
 		struct port *port = &p->port[i];
 
-		io->tx[i].queue = -1;
-		if (port->absent)
+		queues->tx_queue[i] = TX_SHUT;
+		queues->tx_owner[i] = io;
+		if (port->shut)
 			continue;
-		for (uint32_t q = io->index; q < port->rx_queues; q += p->n_io) {
-			if (io->n_rxq == RXQ_MOST)
+		for (uint32_t q = io; q < port->rx_queues; q += p->n_io) {
+			if (queues->n_rxq == RXQ_MOST)
 				return -ENOSPC;
-			io->rxq[io->n_rxq++] = (struct rx_queue){ i, q };
+			queues->rxq[queues->n_rxq++] = (struct rx_queue){ i, q };
 		}
-		io->tx[i].queue = io->index < port->tx_queues ? (int32_t)io->index : -1;
-		io->tx[i].owner = io->index % port->tx_queues;
+		queues->tx_queue[i] = io < port->tx_queues ? (int32_t)io : TX_OTHERS;
+		queues->tx_owner[i] = io % port->tx_queues;
 	}
+	sleep_find(queues);
 	return 0;
+}
+
+static int
+queues_hand_out(struct io *io)
+{
+	static struct queues queues;    // under asking_lock
+	int ret = 0;
+
+	// One that is late with its answer may read the last ones at this moment.
+	if (the_primary.io_running)
+		ret = await_answer(io);
+	if (ret == 0)
+		ret = queues_assign(io->index, &queues);
+	if (ret != 0)
+		return ret;
+	io->arg_queues = &queues;
+	return io_ask(io, OP_QUEUES, 0);
+}
+
+// The ports that are open now, and no others, to all io cores. 0: none of them touches any other.
+int
+io_ports_changed(void)
+{
+	int ret = 0;
+
+	asking_lock();
+	for (uint32_t i = 0; i < the_primary.n_io && ret == 0; i++)
+		ret = queues_hand_out(the_primary.io[i]);
+	asking_unlock();
+	return ret;
 }
 
 int
@@ -236,10 +269,9 @@ dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
 		if (ret != 0)
 			return ret;
 	}
-	ret = queues_assign(io);
+	ret = queues_hand_out(io);
 	if (ret != 0)
 		return ret;
-	sleep_init(io);
 	for (uint32_t i = 0; i < p->n_pools; i++)
 		io->low_water[i] = p->pool[i]->size;
 	io->created = true;

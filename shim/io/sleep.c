@@ -6,11 +6,8 @@
 // tells what is there, not what has come: a packet between the last look and the sleep ends it at once.
 
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
-#include <linux/if_packet.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -22,45 +19,6 @@ bool
 sleep_wants_interrupts(const char *driver)
 {
 	return strcmp(driver, "net_tap") == 0;
-}
-
-static bool
-is_packet_socket(int fd, uint32_t if_index)
-{
-	struct sockaddr_ll at;
-	socklen_t len = sizeof(at);
-
-	return getsockname(fd, (struct sockaddr *)&at, &len) == 0 && at.sll_family == AF_PACKET &&
-	       at.sll_ifindex == (int)if_index;
-}
-
-static int
-by_number(const void *a, const void *b)
-{
-	return *(const int *)a - *(const int *)b;
-}
-
-// The packet sockets of an interface, lowest first: the driver opens them queue by queue, and gets the
-// lowest numbers that are free. Were one of them another queue's, io cores would be woken for each
-// other's packets, and nap as without. How many there are, `most` at most.
-static uint32_t
-packet_sockets(uint32_t if_index, int *found, uint32_t most)
-{
-	struct dirent *entry;
-	uint32_t n = 0;
-	DIR *open_files = opendir("/proc/self/fd");
-
-	if (open_files == NULL)
-		return 0;
-	while (n < most && (entry = readdir(open_files)) != NULL) {
-		int fd = atoi(entry->d_name);
-
-		if (entry->d_name[0] != '.' && is_packet_socket(fd, if_index))
-			found[n++] = fd;
-	}
-	closedir(open_files);
-	qsort(found, n, sizeof(*found), by_number);
-	return n;
 }
 
 // The descriptor that is readable when a queue has packets; -1: there is none.
@@ -81,19 +39,19 @@ queue_fd(const struct rx_queue *rxq)
 	return -1;
 }
 
-// Before the io core runs, once its ports are started.
+// Once the ports are started. All queues, or none: an io core that sleeps on some hears of no other.
 void
-sleep_init(struct io *io)
+sleep_find(struct queues *queues)
 {
-	io->n_fds = 0;
-	for (uint32_t i = 0; i < io->n_rxq; i++) {
-		int fd = queue_fd(&io->rxq[i]);
+	queues->n_fds = 0;
+	for (uint32_t i = 0; i < queues->n_rxq; i++) {
+		int fd = queue_fd(&queues->rxq[i]);
 
 		if (fd < 0) {
-			io->n_fds = 0;
+			queues->n_fds = 0;
 			return;
 		}
-		io->fd[io->n_fds++] = fd;
+		queues->fd[queues->n_fds++] = fd;
 	}
 }
 

@@ -54,13 +54,13 @@ tx_put(struct io *io, uint32_t index, struct rte_mbuf *m)
 	struct tx_port *tx = &io->tx[index];
 
 	if (unlikely(tx->queue < 0)) {
-		// Another io core owns this port's queue: hand the packet over.
 		struct io *owner = the_primary.io[tx->owner];
 
-		if (the_primary.port[index].absent) {
-			free_counted(&io->port[index].drops[DPS_DROP_TX_FULL], m);
+		if (tx->queue == TX_SHUT) {
+			free_counted(&io->port[index].drops[DPS_DROP_PORT_DOWN], m);
 			return;
 		}
+		// Another io core owns this port's queue: hand the packet over.
 		m->port = index;
 		if (rte_ring_sp_enqueue(owner->xfer[io->index], m) != 0)
 			free_counted(&io->port[index].drops[DPS_DROP_TX_FULL], m);
@@ -128,7 +128,7 @@ has_room(const struct io *io, uint32_t index)
 {
 	const struct tx_port *tx = &io->tx[index];
 
-	if (the_primary.port[index].absent)
+	if (tx->queue == TX_SHUT)
 		return true;
 	if (tx->queue < 0)
 		return !rte_ring_full(the_primary.io[tx->owner]->xfer[io->index]);

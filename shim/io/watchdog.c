@@ -10,9 +10,13 @@
 // long it takes: that is an event, and no more.
 
 #define _GNU_SOURCE
+#include <linux/if_packet.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -76,6 +80,83 @@ cpu_ns(pthread_t thread)
 	return pthread_getcpuclockid(thread, &clock) == 0 ? dps_clock_ns(clock) : 0;
 }
 
+// The descriptor that a thread sleeps on, as the kernel has the system call that it is in; -1: none.
+static int
+fd_asleep(int32_t tid)
+{
+	unsigned long call, arg;
+	char path[64];
+	int fd = -1;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", tid);
+	file = fopen(path, "re");
+	if (file == NULL)
+		return -1;
+	if (fscanf(file, "%lu %lx", &call, &arg) == 2) {
+		switch (call) {
+#ifdef SYS_poll
+		case SYS_poll:
+#endif
+		case SYS_ppoll:
+			fd = arg != 0 ? ((const struct pollfd *)arg)->fd : -1;
+			break;
+		case SYS_read:
+		case SYS_readv:
+		case SYS_write:
+		case SYS_writev:
+		case SYS_sendto:
+		case SYS_sendmsg:
+		case SYS_recvfrom:
+		case SYS_recvmsg:
+		case SYS_ioctl:
+		case SYS_fsync:
+			fd = arg;
+			break;
+		}
+	}
+	fclose(file);
+	return fd;
+}
+
+static int
+port_of_fd(int fd)
+{
+	struct sockaddr_ll at = { 0 };
+	socklen_t len = sizeof(at);
+	char path[64], target[DPS_VDEV];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = readlink(path, target, sizeof(target) - 1);
+	target[n > 0 ? n : 0] = '\0';
+	if (getsockname(fd, (struct sockaddr *)&at, &len) != 0)
+		at.sll_family = 0;
+	for (uint32_t i = 0; i < the_primary.n_ports; i++) {
+		const struct port *port = &the_primary.port[i];
+
+		if (at.sll_family == AF_PACKET ? at.sll_ifindex == (int)port->info.if_index :
+		    target[0] == '/' && strstr(port->vdev, target) != NULL)
+			return i;
+	}
+	return -1;
+}
+
+// " in the driver of port wan", where that can be found out: a driver that sleeps is its port's trouble.
+// The supervisor reads it (supervisor/blocked.py).
+static const char *
+where_asleep(int32_t tid)
+{
+	static char text[64 + DPS_NAME];
+	int fd = fd_asleep(tid);
+	int port = fd >= 0 ? port_of_fd(fd) : -1;
+
+	if (port < 0)
+		return "";
+	snprintf(text, sizeof(text), " in the driver of port %s", the_primary.ctl->port[port]);
+	return text;
+}
+
 static void
 look(const struct io *io, struct dps_watchdog *p)
 {
@@ -99,8 +180,9 @@ look(const struct io *io, struct dps_watchdog *p)
 	story_tell(&story);
 	if (story.kind == DPS_STORY_IO_STUCK) {
 		dprintf(STDERR_FILENO,
-			"primary: io core %u is stuck: no turn ended in %u ms of CPU and %u ms asleep\n",
-			io->index, (unsigned int)((p->last_cpu - p->since_cpu) / 1000000),
+			"primary: io core %u is stuck%s: no turn ended in %u ms of CPU and %u ms asleep\n",
+			io->index, where_asleep(tid),
+			(unsigned int)((p->last_cpu - p->since_cpu) / 1000000),
 			(unsigned int)((p->blocked_ns + p->disk_ns) / 1000000));
 		_exit(DPS_EXIT_IO_STUCK);
 	}

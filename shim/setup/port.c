@@ -6,9 +6,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <rte_bus_vdev.h>
 #include <rte_ethdev.h>
+#include <rte_lcore.h>
 
 #include "primary.h"
 
@@ -123,6 +125,24 @@ rss_setup(const struct dps_port_conf *conf, const struct rte_eth_dev_info *dev, 
 	}
 }
 
+// Why a driver takes no rx queue it does not say; frames that do not fit are the usual reason.
+static void
+rx_refused(const struct port *port, const struct rte_eth_dev_info *dev, uint32_t q, char *why)
+{
+	uint32_t room = rte_pktmbuf_data_room_size(the_primary.pool[port->pool]) -
+			RTE_PKTMBUF_HEADROOM;
+
+	if (room < dev->min_rx_bufsize)
+		say(why, "the driver wants mbufs of %u bytes, the mempool's have %u: raise data_room",
+		    dev->min_rx_bufsize, room);
+	else if (port->frame_most > room && !(dev->rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER))
+		say(why, "frames have up to %u bytes, the mempool's mbufs %u, and the driver spreads "
+		    "no frame over several: raise data_room or lower mtu", port->frame_most, room);
+	else
+		say(why, "the driver refused rx queue %u with %u descriptors and mbufs of %u bytes",
+		    q, port->rx_desc, room);
+}
+
 static int
 queues_setup(const struct dps_port_conf *conf, struct port *port, struct rte_eth_dev_info *dev,
 	     const struct rte_eth_conf *eth, char *why)
@@ -144,7 +164,7 @@ queues_setup(const struct dps_port_conf *conf, struct port *port, struct rte_eth
 		ret = rte_eth_rx_queue_setup(port->id, q, port->rx_desc, socket, &rx,
 					     the_primary.pool[port->pool]);
 		if (ret < 0) {
-			say(why, "rx queue %u with %u descriptors was refused", q, port->rx_desc);
+			rx_refused(port, dev, q, why);
 			return ret;
 		}
 	}
@@ -202,11 +222,35 @@ configure(const struct dps_port_conf *conf, struct port *port, struct rte_eth_de
 	return ret;
 }
 
-int
-dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
+static uint64_t
+taken(uint32_t pool)
+{
+	return the_primary.pool[pool]->size - rte_mempool_avail_count(the_primary.pool[pool]);
+}
+
+// What the control thread took and gave back while io cores run: its cache is no place that the audit
+// knows.
+static void
+keep_nothing_back(uint32_t pool)
+{
+	struct rte_mempool *mp = the_primary.pool[pool];
+	struct rte_mempool_cache *cache = rte_mempool_default_cache(mp, rte_get_main_lcore());
+
+	if (cache != NULL)
+		rte_mempool_cache_flush(cache, mp);
+}
+
+static void
+unplug(const char *device)
+{
+	if (rte_vdev_uninit(device) != 0)
+		dprintf(STDERR_FILENO, "primary: DPDK does not let go of %s\n", device);
+}
+
+static int
+device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, char *why)
 {
 	struct primary *p = &the_primary;
-	struct port *port = &p->port[p->n_ports];
 	struct rte_eth_dev_info dev;
 	struct rte_eth_conf eth;
 	struct rte_ether_addr mac;
@@ -218,9 +262,8 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 	int ret;
 
 	why[0] = '\0';
-	if (p->n_ports == DPS_MAX_PORTS || conf->pool >= p->n_pools)
+	if (conf->pool >= p->n_pools)
 		return -EINVAL;
-	memset(port, 0, sizeof(*port));
 	memset(&eth, 0, sizeof(eth));
 	memcpy(key, conf->key, sizeof(key));
 	if (conf->vdev[0] != '\0') {
@@ -247,6 +290,8 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 	port->pool = conf->pool;
 	port->group = conf->group;
 	port->hold = conf->hold;
+	port->virtual = conf->vdev[0] != '\0';
+	memcpy(port->vdev, conf->vdev, sizeof(port->vdev));
 	port->copies_tx = driver_copies_tx(dev.driver_name);
 	port->frame_most = conf->mtu + ETHER_MOST;
 	if (dev.max_rx_queues == 0 || dev.max_tx_queues == 0) {
@@ -306,22 +351,45 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 	port->info.reta_size = dev.reta_size;
 	port->info.key_size = dev.hash_key_size;
 	port->info.copies_tx = port->copies_tx;
+	port->info.if_index = dev.if_index;
+	if (strcmp(dev.driver_name, "net_af_packet") == 0 && !packet_sockets_never_block(dev.if_index))
+		say(note, "no right to raise the limit of its sockets (CAP_NET_ADMIN): behind a slow "
+		    "qdisc its driver may sleep. ");
 	port->info.numa = rte_eth_dev_socket_id(port->id);
 	port->info.rss_offloads = dev.flow_type_rss_offloads;
 	port->info.rx_offloads = dev.rx_offload_capa;
 	port->info.tx_offloads = dev.tx_offload_capa;
-	return p->n_ports++;
+	return 0;
 
 unplug:
 	if (conf->vdev[0] != '\0')
-		rte_vdev_uninit(conf->device);
+		unplug(conf->device);
 	return ret;
 }
 
-// A port that is not required and not there keeps its name and index: plugins may send to it, and
-// what they send is counted.
 int
-dps_port_absent(void)
+dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
+{
+	struct primary *p = &the_primary;
+	struct port *port = &p->port[p->n_ports];
+	uint64_t before;
+	int ret;
+
+	if (p->n_ports == DPS_MAX_PORTS || conf->pool >= p->n_pools)
+		return -EINVAL;
+	before = taken(conf->pool);
+	memset(port, 0, sizeof(*port));
+	ret = device_open(conf, n_io, port, why);
+	if (ret != 0)
+		return ret;
+	port->held = taken(conf->pool) - before;
+	return p->n_ports++;
+}
+
+// A port that is not there keeps its name and index: plugins may send to it, and what they send is
+// counted.
+int
+dps_port_absent(const struct dps_port_conf *conf)
 {
 	struct primary *p = &the_primary;
 	struct port *port = &p->port[p->n_ports];
@@ -329,30 +397,129 @@ dps_port_absent(void)
 	if (p->n_ports == DPS_MAX_PORTS)
 		return -ENOSPC;
 	memset(port, 0, sizeof(*port));
-	port->group = -1;
+	port->pool = conf->pool;
+	port->group = conf->group;
 	port->absent = true;
+	port->shut = true;
 	return p->n_ports++;
 }
 
-int
-dps_port_start(uint32_t index)
+static int
+device_start(struct port *port)
 {
-	struct port *port = &the_primary.port[index];
+	char device[RTE_ETH_NAME_MAX_LEN];
 	struct rte_eth_dev_info dev;
-	int ret;
+	int ret = rte_eth_dev_start(port->id);
 
-	if (index >= the_primary.n_ports || port->absent)
-		return -EINVAL;
-	ret = rte_eth_dev_start(port->id);
 	if (ret < 0) {
-		rte_eth_dev_close(port->id);
-		port->absent = true;
+		if (port->virtual && rte_eth_dev_get_name_by_port(port->id, device) == 0)
+			unplug(device);
+		else
+			rte_eth_dev_close(port->id);
 		return ret;
 	}
 	port->started = true;
 	if (rte_eth_dev_info_get(port->id, &dev) == 0)
 		reta_setup(port, &dev, port->info.note);
 	return 0;
+}
+
+int
+dps_port_start(uint32_t index)
+{
+	struct port *port = &the_primary.port[index];
+	uint64_t before;
+	int ret;
+
+	if (index >= the_primary.n_ports || port->absent)
+		return -EINVAL;
+	before = taken(port->pool);
+	ret = device_start(port);
+	if (ret < 0) {
+		port->absent = true;
+		port->shut = true;
+	} else {
+		port->held += taken(port->pool) - before;
+	}
+	return ret;
+}
+
+int
+dps_port_shut(uint32_t index, uint32_t shut)
+{
+	struct port *port = &the_primary.port[index];
+
+	if (index >= the_primary.n_ports || port->absent)
+		return -EINVAL;
+	port->shut = shut;
+	return io_ports_changed();
+}
+
+// The device goes, the port stays: its index, its counters, and what io cores drop for it.
+int
+dps_port_close(uint32_t index)
+{
+	struct port *port = &the_primary.port[index];
+	char device[RTE_ETH_NAME_MAX_LEN];
+	int ret;
+
+	if (index >= the_primary.n_ports || port->absent || !port->virtual)
+		return -EINVAL;
+	// Whatever happens from here on, no io core may be in its driver.
+	ret = dps_port_shut(index, 1);
+	if (ret != 0)
+		return ret;
+	if (rte_eth_dev_get_name_by_port(port->id, device) != 0)
+		return -ENODEV;
+	port_ask_driver(port);
+	the_primary.rx_held[port->pool] -= RTE_MIN(port->held, the_primary.rx_held[port->pool]);
+	if (port->started)
+		rte_eth_dev_stop(port->id);
+	port->started = false;
+	port->absent = true;
+	unplug(device);
+	keep_nothing_back(port->pool);
+	return 0;
+}
+
+// A port whose device went, or was never there, gets one again. Io cores have it once it is no longer
+// shut.
+int
+dps_port_open(uint32_t index, const struct dps_port_conf *conf, uint32_t n_io, char *why)
+{
+	struct port *port = &the_primary.port[index];
+	struct port fresh = { .shut = true };
+	int ret;
+
+	if (index >= the_primary.n_ports || !port->absent)
+		return -EINVAL;
+	ret = device_open(conf, n_io, &fresh, why);
+	if (ret == 0) {
+		ret = device_start(&fresh);
+		if (ret != 0)
+			say(why, "it does not start");
+	}
+	keep_nothing_back(conf->pool);
+	if (ret != 0)
+		return ret;
+	for (int which = 0; which < DRIVER_COUNTS; which++)
+		fresh.said[which].sum = port->said[which].sum;
+	fresh.failed = port->failed;
+	fresh.held = port->held;
+	the_primary.rx_held[fresh.pool] += fresh.held;
+	*port = fresh;
+	return 0;
+}
+
+int
+dps_port_fd(uint32_t index)
+{
+	struct port *port = &the_primary.port[index];
+
+	if (index >= the_primary.n_ports || port->absent ||
+	    !sleep_wants_interrupts(port->info.driver))
+		return -1;
+	return rte_eth_dev_rx_intr_ctl_q_get_fd(port->id, 0);
 }
 
 int
@@ -371,63 +538,6 @@ dps_port_info_get(uint32_t index, struct dps_port_info *out)
 	return 0;
 }
 
-static void
-driver_says(struct port *port, int which, uint64_t now)
-{
-	struct driver_count *c = &port->said[which];
-
-	c->sum += now >= c->seen ? now - c->seen : now;
-	c->seen = now;
-}
-
-// Packets that the driver took and did not send. Its errors alone do not say so: net_tap counts each
-// refusal, although the packet is sent later. Nor does what it did not send: a NIC's queue has some.
-static void
-count_failed(struct port *port, struct dps_port_stats *out, uint64_t sent)
-{
-	uint64_t failed = RTE_MIN(out->tx_errors, out->tx_packets - RTE_MIN(sent, out->tx_packets));
-
-	port->failed = RTE_MAX(port->failed, failed);
-	out->drops[DPS_DROP_TX_FAILED] = port->failed;
-	out->tx_packets -= RTE_MIN(port->failed, out->tx_packets);
-}
-
-int
-dps_port_stats_get(uint32_t index, struct dps_port_stats *out)
-{
-	struct primary *p = &the_primary;
-	struct port *port = &p->port[index];
-	struct rte_eth_stats eth;
-
-	if (index >= p->n_ports || p->port[index].absent)
-		return -EINVAL;
-	memset(out, 0, sizeof(*out));
-	for (uint32_t i = 0; i < p->n_io; i++) {
-		const struct dps_port_stats *s = &p->io[i]->port[index];
-
-		out->rx_packets += s->rx_packets;
-		out->rx_bytes += s->rx_bytes;
-		out->tx_packets += s->tx_packets;
-		out->tx_bytes += s->tx_bytes;
-		for (int d = 0; d < DPS_N_DROPS; d++)
-			out->drops[d] += s->drops[d];
-	}
-	// After the io cores' counts: what the driver sent meanwhile has not failed.
-	if (rte_eth_stats_get(port->id, &eth) == 0) {
-		driver_says(port, DRIVER_MISSED, eth.imissed);
-		driver_says(port, DRIVER_RX_ERRORS, eth.ierrors);
-		driver_says(port, DRIVER_NOMBUF, eth.rx_nombuf);
-		driver_says(port, DRIVER_TX_ERRORS, eth.oerrors);
-		driver_says(port, DRIVER_SENT, eth.opackets);
-	}
-	out->rx_missed = port->said[DRIVER_MISSED].sum;
-	out->rx_errors = port->said[DRIVER_RX_ERRORS].sum;
-	out->rx_nombuf = port->said[DRIVER_NOMBUF].sum;
-	out->tx_errors = port->said[DRIVER_TX_ERRORS].sum;
-	count_failed(port, out, port->said[DRIVER_SENT].sum);
-	return 0;
-}
-
 int
 dps_port_reta_get(uint32_t index, uint16_t *queues, uint32_t n)
 {
@@ -436,7 +546,7 @@ dps_port_reta_get(uint32_t index, uint16_t *queues, uint32_t n)
 	uint32_t size = port->info.reta_size;
 	int ret;
 
-	if (index >= the_primary.n_ports)
+	if (index >= the_primary.n_ports || port->absent)
 		return -EINVAL;
 	if (size == 0 || size > RTE_ETH_RSS_RETA_SIZE_512 || size > n)
 		return -ENOTSUP;

@@ -60,7 +60,7 @@ dps_ctl_create(uint64_t generation, uint32_t n_io)
 	mz = rte_memzone_reserve(DPS_MZ_CTL, sizeof(*ctl), SOCKET_ID_ANY, 0);
 	if (mz == NULL) {
 		free(ctl);
-		return -rte_errno;
+		return rte_errno != 0 ? -rte_errno : -ENOMEM;
 	}
 	memset(mz->addr, 0, sizeof(*ctl));
 	ctl->abi_version = DPS_ABI_VERSION;
@@ -200,7 +200,7 @@ slots_reserve(struct primary *p)
 		       buckets_len(&p->own->group[g]);
 	mz = rte_memzone_reserve_aligned("dpsup_slots", len, SOCKET_ID_ANY, 0, SLOT_PAGE);
 	if (mz == NULL)
-		return -rte_errno;
+		return rte_errno != 0 ? -rte_errno : -ENOMEM;
 	p->slots = mz->addr;
 	p->slots_end = p->slots + len;
 	for (uint32_t g = 0; g < p->n_groups; g++) {

@@ -77,7 +77,16 @@ def test_every_value_of_an_enumeration_has_a_name() -> None:
         (
             "dps_port_stats",
             counters.PortCounters,
-            {"name", "drops", "unwritten_bytes", "link_up", "link_mbps"},
+            {
+                "name",
+                "drops",
+                "unwritten_bytes",
+                "link_up",
+                "link_mbps",
+                "absent",
+                "trouble",
+                "reopened",
+            },
         ),
         ("dps_port_info", counters.PortInfo, {"name", "driver", "mac", "note", "reta"}),
         ("dps_pool_stats", counters.PoolCounters, {"name"}),

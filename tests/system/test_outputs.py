@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Run, run, wait_for
+from harness import Run, run
 from jobs import IO, group
 from traffic import write_pcap
 
@@ -97,24 +97,3 @@ vdev = "net_af_packet0,iface={device}"
     # What the kernel itself sends there comes in at "lan", and feeds no group.
     assert doc["sent"] == 8
     assert doc["lost"] == doc["in_flight"] == 0
-
-
-def test_a_fifo_whose_reader_left(job: Run) -> None:
-    fifo = job.folder / "fifo"
-    os.mkfifo(fifo)
-    process = job.foreground(
-        PORT.format(out=fifo, more="") + IO + group("forward", 1), "--exit-when-idle", "500ms"
-    )
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    wait_for(lambda: _some(reader))
-    os.close(reader)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1, said
-    assert "the reader of" in said
-
-
-def _some(reader: int) -> bytes:
-    try:
-        return os.read(reader, 4096)
-    except BlockingIOError:
-        return b""

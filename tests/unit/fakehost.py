@@ -132,6 +132,8 @@ class FakeHost(Host):
         return (self.same.get(path, path),)
 
     def kind_of(self, path: str) -> str:
+        if path in self.folders:
+            return "other"
         return self.kinds.get(path, "file" if path in self.files else "absent")
 
     def neighbours(self) -> tuple[Neighbour, ...]:

@@ -53,6 +53,9 @@ def _counters(t: float) -> Doc:
             "tx_errors": 2,
             "drops": {"tx_full": int(30 * t)},
             "link_up": True,
+            "absent": False,
+            "trouble": "",
+            "reopened": 0,
             "link_mbps": 10000,
         }
 
@@ -228,6 +231,9 @@ def starting() -> Doc:
     }
 
 
+_COUNTED = ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_missed")
+
+
 def broken(t: float = 0.0) -> Doc:
     """Degraded in every way at once."""
     look = edge(t)
@@ -241,8 +247,11 @@ def broken(t: float = 0.0) -> Doc:
     doc["groups"][1]["workers"][0].update(state="backoff", pid=None, last_exit=how, retry_in_s=4.0)
     doc["groups"][1].update(ready=0)
     doc["ports"][1]["link_up"] = False
-    view = {**_view(t), "absent": ["dmz"]}
-    doc["ports"].append(status.ports(PLAN, look["counters"], view)[-1])
+    gone = {"absent": True, "trouble": "interface eth7 is gone", "link_up": False}
+    dmz = {**look["counters"]["ports"][0], **dict.fromkeys(_COUNTED, 0), "drops": {}}
+    look["counters"]["ports"].append({**dmz, "name": "dmz", **gone})
+    plan = {**PLAN, "ports": [*PLAN["ports"], {**PLAN["ports"][0], "name": "dmz"}]}
+    doc["ports"].append(status.ports(plan, look["counters"])[-1])
     doc["ports"][0]["rx_missed"] = look["counters"]["ports"][0]["rx_missed"] = int(1000 * t)
     doc["mempools"][0].update(low_water=0, alloc_failures=7)
     doc["recovery"]["quarantined"] = 2

@@ -111,6 +111,15 @@ def test_a_port_that_is_not_there_leaves_it_short(home: Home) -> None:
     assert home.judged() == "whole", "it may start so"
 
 
+def test_a_port_in_trouble_leaves_it_short(home: Home) -> None:
+    home.seat(0, 500)
+    home.seat(1, 501)
+    home.model.troubles = {"wan": "interface eth0 is down"}
+    assert home.judged() == "short"
+    home.model.troubles = {}
+    assert home.judged() == "whole"
+
+
 def test_a_first_start_waits_for_all_and_a_later_one_does_not(home: Home) -> None:
     home.model.state = "starting"
     home.seat(0, 500)

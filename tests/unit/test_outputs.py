@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,38 +54,6 @@ def test_several_files_are_counted_together(tmp_path: Path) -> None:
     assert output.unwritten(5, BYTES + 120) == 76
     for file in files:
         file.close()
-
-
-def test_a_fifo_lacks_what_nobody_read(tmp_path: Path) -> None:
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    writer = os.open(path, os.O_WRONLY)
-    output = output_of(vdev(path), 1500)
-    assert output is not None
-    data = pcap.to_bytes(FRAMES)[24:]
-    os.write(writer, data)
-    assert output.unwritten(3, BYTES) == 0
-    assert os.read(reader, 1 << 16) == data
-    assert output.unwritten(3, BYTES) == 0
-    os.close(reader)
-    assert output.unwritten(3, BYTES) == 0, "it had all that was sent"
-    assert output.unwritten(5, BYTES + 120) == 152
-    os.close(writer)
-
-
-def test_a_fifo_whose_reader_left_packets_unread(tmp_path: Path) -> None:
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    writer = os.open(path, os.O_WRONLY)
-    output = output_of(vdev(path), 1500)
-    assert output is not None
-    os.write(writer, bytes(152))
-    assert output.unwritten(2, 120) == 0
-    os.close(reader)
-    assert output.unwritten(2, 120) == 152
-    os.close(writer)
 
 
 def test_nothing_was_sent_so_nothing_is_missing(tmp_path: Path) -> None:

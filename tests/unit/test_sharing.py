@@ -95,7 +95,6 @@ def test_nor_a_file_of_another_instance(vdev: str) -> None:
         ("net_pcap0,rx_pcap=in.pcap", "net_pcap1,rx_pcap=in.pcap", {}),
         ("net_pcap0,tx_pcap=/dev/null", "net_pcap1,tx_pcap=/dev/null",
          {"kinds": {"/dev/null": "null"}, "folders": frozenset({"/dev", "/etc/dpsup"})}),
-        ("net_pcap0,tx_pcap=out.pcap", PCI, {"kinds": {OUT: "fifo"}}),
         # itself, which runs
         ("net_pcap0,tx_pcap=out.pcap", PCI,
          {"others": (Neighbour("edge", "/run/dpsup/edge", "", (f"net_pcap0,tx_pcap={OUT}",)),)}),
@@ -110,7 +109,7 @@ def test_what_may_be_shared(lan: str, wan: str, changes: dict[str, Any]) -> None
     assert found(lan, wan, **changes) == []
 
 
-@pytest.mark.parametrize("kind", ["other"])
+@pytest.mark.parametrize("kind", ["other", "socket"])
 def test_an_output_is_a_file(kind: str) -> None:
     problem = the_one("net_pcap0,tx_pcap=out.pcap", kinds={OUT: kind})
     assert problem.code == "E0442"

@@ -100,7 +100,7 @@ def test_every_hint_names_commands_that_exist() -> None:
         ("broken", "2 packets are in quarantine"),
         ("broken", "no spare of fw is forked (plugin refused)"),
         ("broken", "12 packets wait for fw"),
-        ("broken", "port dmz is absent: `dpsup -n edge events --type warning`"),
+        ("broken", "port dmz is absent: interface eth7 is gone; it is used again"),
     ],
 )
 def test_what_is_wrong_is_said(name: str, words: str) -> None:

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Watches the ports while they run: interfaces that go down, vanish and come back, and
+net_memif servers that do. All of it works without a supervisor, and outside of the io cores' loops.
+
+A port whose interface is down is shut: io cores leave it alone, and what is sent to it is dropped
+by name. One whose device is gone is closed too, and opened again, with a growing pause between
+attempts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from dpsup.documents.plan import Port
+from dpsup.errors import ShimError
+from dpsup.host import interfaces
+from dpsup.host.interfaces import Interfaces
+from dpsup.primary.layout import Layout, no_server
+from dpsup.primary.shim import check, ffi, lib
+from dpsup.topology.values import interfaces_of, memif_of
+
+LOOK_S = 1.0  # without news
+GREETING_S = 1.0  # after an opening, in which a link may still come up
+RETRY_S, RETRY_MOST_S = 0.5, 30.0  # between attempts to open; again from the first once it holds
+
+
+class State(NamedTuple):
+    absent: bool
+    trouble: str
+    reopened: int
+
+
+@dataclass
+class Watched:
+    port: Port
+    index: int
+    trouble: str = ""  # why it does not forward, in words
+    absent: bool = False
+    reopened: int = 0
+    shut: bool = False
+    was_up: bool = False
+    indexes: dict[str, int] = field(default_factory=dict)  # of its interfaces, as it was opened
+    opened_at: float = 0.0
+    retry_at: float = 0.0
+    pause: float = RETRY_S
+
+
+class Ports:
+    def __init__(self, layout: Layout, kernel: Interfaces | None = None) -> None:
+        self._layout = layout
+        self._kernel = kernel or Interfaces()
+        self._looked_at = 0.0
+        self._watched: list[Watched] = []
+
+    @property
+    def fd(self) -> int:
+        return self._kernel.fd
+
+    def begin(self, now: float) -> None:
+        """Once the ports are laid out."""
+        for index, port in enumerate(self._layout.plan["ports"]):
+            one = Watched(port, index)
+            self._watched.append(one)
+            why = self._layout.absent.get(port["name"])
+            if why is None:
+                self._opened(one, now)
+            else:
+                one.absent, one.trouble, one.retry_at = True, why, now + RETRY_S
+
+    def states(self) -> dict[str, State]:
+        """By port."""
+        return {
+            one.port["name"]: State(one.absent, one.trouble, one.reopened) for one in self._watched
+        }
+
+    def look(self, now: float, *, news: bool = False) -> None:
+        if not news and now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
+        deleted = self._kernel.deleted()
+        for one in self._watched:
+            try:
+                if not one.absent:
+                    self._watch(one, deleted, now)
+                if one.absent:
+                    self._reopen(one, now)
+            except ShimError as e:  # an io core that does not answer: tried again at the next look
+                one.trouble = str(e)
+
+    # --- one that is open ------------------------------------------------------------------------
+
+    def _opened(self, one: Watched, now: float) -> None:
+        one.absent, one.trouble, one.was_up, one.opened_at = False, "", False, now
+        info = ffi.new("struct dps_port_info *")
+        check("port_info_get", lib.dps_port_info_get(one.index, info))
+        names = interfaces_of(one.port["driver"], one.port["vdev"])
+        if one.port["driver"] == "net_tap":
+            names = (*names, interfaces.name_of(int(info.if_index)))
+        found = {name: self._kernel.find(name) for name in names if name}
+        one.indexes = {name: at.number for name, at in found.items() if at is not None}
+
+    def _watch(self, one: Watched, deleted: set[int], now: float) -> None:
+        gone, down = self._trouble(one, deleted, now)
+        if gone:
+            check("port_close", lib.dps_port_close(one.index))
+            one.absent = one.shut = True
+            one.trouble = gone
+            if now - one.opened_at >= RETRY_MOST_S:
+                one.pause = RETRY_S
+            one.retry_at = now if one.pause == RETRY_S else now + one.pause
+            return
+        one.trouble = down
+        if bool(down) != one.shut and one.indexes:
+            one.shut = bool(down)
+            check("port_shut", lib.dps_port_shut(one.index, one.shut))
+
+    def _trouble(self, one: Watched, deleted: set[int], now: float) -> tuple[str, str]:
+        """Why its device is gone, and why it is down."""
+        is_tap = one.port["driver"] == "net_tap"
+        if is_tap and interfaces.tap_is_gone(lib.dps_port_fd(one.index)):
+            return "its interface was deleted", ""
+        down = ""
+        for name, index in one.indexes.items():
+            found = self._kernel.find(name)
+            if found is None or found.number != index or index in deleted:
+                # A TAP may be moved to another namespace, and goes on there.
+                if not is_tap:
+                    return f"interface {name} is gone", ""
+            else:
+                down = down or found.trouble
+        if down or one.indexes:
+            return "", down
+        info = ffi.new("struct dps_port_info *")
+        check("port_info_get", lib.dps_port_info_get(one.index, info))
+        if info.link_up:
+            one.was_up = True
+            return "", ""
+        memif = memif_of(one.port["vdev"])
+        if memif is not None and not memif.server:
+            late = one.was_up or now - one.opened_at > GREETING_S
+            return (no_server(memif.socket) if late else ""), ""
+        return "", "its link is down" if one.was_up else ""
+
+    # --- one that is not -------------------------------------------------------------------------
+
+    def _reopen(self, one: Watched, now: float) -> None:
+        if not one.port["vdev"] or one.port["left_out"]:
+            return
+        if now < one.retry_at or not self._is_there(one):
+            return
+        ret, why = self._layout.open(one.index)
+        if ret < 0:
+            one.trouble = why
+            one.retry_at = now + one.pause
+            one.pause = min(one.pause * 2, RETRY_MOST_S)
+            return
+        one.pause = min(one.pause * 2, RETRY_MOST_S)
+        one.reopened += 1
+        one.shut = True
+        self._opened(one, now)
+        _, down = self._trouble(one, set(), now)
+        one.trouble = down
+        if not (down and one.indexes):
+            check("port_shut", lib.dps_port_shut(one.index, 0))
+            one.shut = False
+
+    def _is_there(self, one: Watched) -> bool:
+        """What the driver would look for; without it there is no use in an attempt."""
+        for name in interfaces_of(one.port["driver"], one.port["vdev"]):
+            if self._kernel.find(name) is None:
+                one.trouble = f"interface {name} is gone"
+                return False
+        memif = memif_of(one.port["vdev"])
+        if memif is None or memif.server:
+            return True
+        one.trouble = no_server(memif.socket)
+        return interfaces.takes_connection(memif.address)
