@@ -20,7 +20,8 @@ SPOILT = {
     ),
     "no second boundary": ("n < left", "left == 0", "waits for more than its lane had"),
     "what waited comes last": (
-        "\t// At once: what comes now must not overtake what waited.\n\twaiting_stir(g);\n",
+        "\t// At once: packets that come now must not overtake those that waited.\n"
+        "\twaiting_stir(g);\n",
         "\tg->stirred = true;\n", "out of order",
     ),
     "what came back comes last": (
