@@ -42,7 +42,7 @@ def _hints(picture: Picture) -> Iterator[str]:
             yield f"port {p['name']} has no link: check cable and peer, then `{do} ports -w`"
         if p["unwritten_bytes"]:
             short = si(p["unwritten_bytes"])
-            yield f"port {p['name']}: its output lacks {short} bytes: disk full, no reader?"
+            yield f"port {p['name']}: its output lacks {short} bytes: disk full, port opened again?"
         if p["missed_pps"]:
             yield (
                 f"port {p['name']} misses {si(p['missed_pps'])} packets per second, its io core "

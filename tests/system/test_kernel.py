@@ -258,10 +258,10 @@ def test_mtu_beyond_the_driver_is_refused_with_what_it_takes(
     instance: Run, hosts: tuple[Host, Host]
 ) -> None:
     text = TOPOLOGY.format(wan=hosts[0].port, lan=hosts[1].port)
-    instance.write(text.replace('name = "wan"', 'name = "wan"\nmtu = 9000'))
+    instance.write(text.replace('name = "wan"', 'name = "wan"\nmtu = 1800'))
     done = run("start", str(instance.file))
     assert done.returncode != 0
-    assert "mtu 9000 is more than the driver takes" in done.stderr
+    assert "mtu 1800 is more than the driver takes" in done.stderr
 
 
 def test_missing_interface_is_refused_by_name(instance: Run, hosts: tuple[Host, Host]) -> None:

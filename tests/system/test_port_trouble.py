@@ -101,6 +101,25 @@ def test_an_interface_goes_down_is_deleted_and_comes_back(instance: Run, interfa
         forwards(instance)
 
 
+def test_an_output_that_is_opened_again_lacks_what_it_had(instance: Run, interface: str) -> None:
+    out = instance.folder / "out.pcap"
+    text = topology(f"net_pcap0,rx_iface={interface},tx_pcap={out}")
+    with veth(interface):
+        instance.start(text.replace("net_null0", "net_pcap1,rx_iface=lo,tx_pcap=/dev/null"))
+        sh("ping", "-c", "5", "-i", "0.01", "127.0.0.1")
+        instance.until(lambda _: lan(instance)["tx_packets"] >= 10)
+        assert lan(instance)["unwritten_bytes"] == 0
+    wait_for(lambda: lan(instance)["absent"])
+    before = lan(instance)
+    with veth(interface):
+        wait_for(lambda: not lan(instance)["absent"])
+        after = lan(instance)
+        # What the driver counts goes on with its next device.
+        assert all(after[key] >= before[key] for key in before if key.startswith(("rx_", "tx_")))
+        assert after["unwritten_bytes"] >= 10 * (16 + 98)
+        wait_for(lambda: exit_code(instance) == 5)
+
+
 def test_a_memif_server_outlives_its_primary_and_a_client_its_server(instance: Run) -> None:
     socket = instance.folder / "memif.sock"
     at = MEMIF.format(socket=socket)

@@ -56,6 +56,23 @@ def test_several_files_are_counted_together(tmp_path: Path) -> None:
         file.close()
 
 
+def test_a_file_that_is_opened_again_lacks_what_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "out.pcap"
+    with path.open("wb", buffering=0) as file:
+        output = output_of(vdev(path), 1500)
+        assert output is not None
+        file.write(pcap.to_bytes(FRAMES))
+        assert output.unwritten(len(FRAMES), BYTES) == 0
+    output.close()
+    assert output.unwritten(len(FRAMES), BYTES) == 0, "not known while no device has it"
+    with path.open("wb", buffering=0) as file:
+        output.open()  # its own lock is not in its way
+        assert output.unwritten(len(FRAMES), BYTES) == BYTES + 16 * len(FRAMES)
+        file.write(pcap.to_bytes(FRAMES[:1]))
+        assert output.unwritten(len(FRAMES) + 1, BYTES + 60) == BYTES + 16 * len(FRAMES)
+    output.close()
+
+
 def test_nothing_was_sent_so_nothing_is_missing(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in "ab"]
     with paths[0].open("wb", buffering=0) as first, paths[1].open("wb"):
