@@ -60,6 +60,12 @@ class NotRunning(DpsupError):
     code = "E0003"
 
 
+class Unsupervised(DpsupError):
+    """The instance forwards, but has no supervisor that could be asked."""
+
+    code = "E0607"
+
+
 class NoSuchObject(DpsupError):
     exit_code = Exit.NO_SUCH_OBJECT
     code = "E0004"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dpsup import _abi
 from dpsup.bus.client import Client, Subscriber
 from dpsup.bus.messages import Publication
-from dpsup.errors import DpsupError, NotRunning, TimedOut, UsageError
+from dpsup.errors import DpsupError, NotRunning, TimedOut, Unsupervised, UsageError
 from dpsup.host import process
 from dpsup.instance import runtime_dir, status
 from dpsup.instance.runtime_dir import CONTROL, EVENTS, PLAN, PRIMARY, Runtime
@@ -120,9 +120,8 @@ class Instance:
     def _ended(self) -> DpsupError:
         """Why no answer comes."""
         if self._has_primary():
-            return DpsupError(
+            return Unsupervised(
                 f'instance "{self.name}" has no supervisor: it forwards, but cannot be changed',
-                code="E0607",
                 help="`dpsup start FILE` supervises it again, `dpsup stop` ends it",
             )
         return NotRunning(f'instance "{self.name}" has ended', code="E0906")
@@ -151,9 +150,10 @@ class Instance:
 
     def status(self, *, timeout: float = DEFAULT_S) -> Status:
         """The Status document, its counters read after this call began."""
-        if self.headless:
-            return self._headless_status(timeout)
-        return cast("Status", self._ask("status", timeout))
+        # The supervisor may die while it is asked.
+        with contextlib.suppress(Unsupervised):
+            return cast("Status", self._ask("status", timeout))
+        return self._headless_status(timeout)
 
     def _headless_status(self, timeout: float) -> Status:
         plan: Running = json.loads(self.runtime.read(PLAN))
@@ -223,9 +223,9 @@ class Instance:
 
     def audit(self, *, timeout: float = DEFAULT_S) -> Audit:
         """The Audit document: every mbuf of every pool."""
-        if self.headless:
-            return status.audit(self.name, self._primary.ask("audit", timeout))
-        return cast("Audit", self._ask("audit", timeout))
+        with contextlib.suppress(Unsupervised):
+            return cast("Audit", self._ask("audit", timeout))
+        return status.audit(self.name, self._primary.ask("audit", timeout))
 
     def stats(self, *, timeout: float = DEFAULT_S) -> Stats:
         """The Stats document: all counters, by slot, port, io core and pool."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from dpsup.documents.events import TYPES
-from dpsup.errors import NoSuchObject, NotRunning, UsageError
+from dpsup.errors import NoSuchObject, NotRunning, Unsupervised, UsageError
 from dpsup.instance import record, runtime_dir
 from dpsup.instance.client import Instance, find
 from dpsup.instance.runtime_dir import Runtime
@@ -113,10 +113,11 @@ def past(name: str | None, topic: str, wanted: Wanted) -> tuple[list[Entry], str
         return wanted.some(record.read(dead.path, topic), now), word
     with Instance(where) as instance:
         entries = record.read(where.path, topic)
-        if instance.headless:
+        try:
+            entries = _join(entries, _live(instance, topic, 0))
+        except Unsupervised:
             word = f'instance "{where.name}" has no supervisor: this is the record up to its end'
             return wanted.some(entries, now), word
-        entries = _join(entries, _live(instance, topic, 0))
         found = wanted.some(entries, now)
         if wanted.names and not found:
             _demand_names(instance, wanted.names, {str(e.get("name")) for e in entries})
