@@ -169,10 +169,12 @@ class Life:
         counters = await self._core.ask("counters")
         account = status.account(counters)
         unwritten = await outputs.settle(self._model, counters, account)
+        # A person may end a job before it has read everything.
+        promised = self._model.promised if self._model.is_done else {}
         self._model.summary = {
             **account,
             "unwritten": unwritten,
-            "unread": outputs.unread(self._model.promised, counters),
+            "unread": outputs.unread(promised, counters),
             "deaths": self._model.deaths,
             "audit": await self._core.ask("audit"),
         }

@@ -224,6 +224,7 @@ class Model(Machine):
         self.adopted = False  # the data plane is older than this supervisor
         self.rx_on = False
         self.short: list[str] = []  # ports whose output files lack bytes
+        self.is_done = False  # a job's input is idle: it ends by itself, not by a person's order
         self.promised: dict[str, int] = {}  # by port, the packets that a job's captures hold
         self.failure: DpsupError | None = None
         self.interrupted = False

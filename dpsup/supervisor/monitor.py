@@ -135,4 +135,5 @@ class Monitor:
             self._quiet_since = now
         elif model.idle_limit is not None and now - self._quiet_since >= model.idle_limit:
             model.progress(f"no packet for {model.idle_limit:g} s: done")
+            model.is_done = True
             self._stop()
