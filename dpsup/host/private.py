@@ -9,10 +9,11 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
+DIRECTORY = "dpsup"  # of all instances, or of what they leave
 _OVERFLOW_UID = 65534  # of owners outside of this user namespace
 
 
@@ -27,20 +28,24 @@ class Unsafe(PermissionError):
 def open_directory(path: Path, *, any_owner: bool = False) -> int:
     """A descriptor of a directory that belongs to this user, or to root, and that no other can
     write to; `any_owner`: it may belong to any user. Raises: OSError, Unsafe."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as e:
-        if path.is_symlink():
-            raise Unsafe(f"{path} is a symbolic link") from None
-        if e.errno == errno.ENOTDIR:
-            raise Unsafe(f"{path} is not a directory") from None
-        raise
+    fd = _open(path)
     try:
         _judge(path, os.fstat(fd), any_owner=any_owner)
     except Unsafe:
         os.close(fd)
         raise
     return fd
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as e:
+        if path.is_symlink():
+            raise Unsafe(f"{path} is a symbolic link") from None
+        if e.errno == errno.ENOTDIR:
+            raise Unsafe(f"{path} is not a directory") from None
+        raise
 
 
 def _judge(path: Path, found: os.stat_result, *, any_owner: bool) -> None:
@@ -51,18 +56,47 @@ def _judge(path: Path, found: os.stat_result, *, any_owner: bool) -> None:
         raise Unsafe(f"{path} has mode {mode:04o}: other users can write to it")
 
 
-def create_directory(path: Path) -> int:
-    """The same, created where it is missing, and closed to other users. Raises: OSError, Unsafe."""
+def create_directory(path: Path, is_ours: Callable[[str, os.stat_result], bool]) -> int:
+    """The same, created where it is missing. A volume of a container and a directory of systemd may
+    come open to other users: such a one is closed to their writes if it is this user's and all that
+    is in it `is_ours`, so never one that others use, /run for example. Raises: OSError, Unsafe."""
     _create(path)
+    _shut_parents(path)
     demand_safe_parents(path)
-    fd = open_directory(path)
+    fd = _open(path)
     try:
-        if stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
-            os.fchmod(fd, 0o700)
+        if all(is_ours(name, found) for name, found in _if_open(fd)):
+            _shut(fd)
+        _judge(path, os.fstat(fd), any_owner=False)
     except OSError:
         os.close(fd)
         raise
     return fd
+
+
+def _if_open(fd: int) -> Iterator[tuple[str, os.stat_result]]:
+    return entries(fd) if os.fstat(fd).st_mode & _OTHERS else iter(())
+
+
+def _shut(fd: int) -> None:
+    """Take away what lets others write. A sticky directory is meant to be shared."""
+    found = os.fstat(fd)
+    if (
+        found.st_uid == os.geteuid()
+        and found.st_mode & _OTHERS
+        and not found.st_mode & stat.S_ISVTX
+    ):
+        with contextlib.suppress(OSError):  # it is judged by its mode, whatever came of this
+            os.fchmod(fd, stat.S_IMODE(found.st_mode) & ~_OTHERS)
+
+
+def _shut_parents(path: Path) -> None:
+    """The directory of all instances may be a volume, which is open to every user."""
+    for one in _above(path):
+        if one.name == DIRECTORY and why_replaceable(one, one.stat()):
+            fd = _open(one)
+            _shut(fd)
+            os.close(fd)
 
 
 def _create(path: Path) -> None:
@@ -70,21 +104,31 @@ def _create(path: Path) -> None:
         _create(path.parent)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
-        if os.geteuid() == 0 and path.name == "dpsup":
+        if os.geteuid() == 0 and path.name == DIRECTORY:
             path.chmod(0o755)  # the directory of all instances: their names are no secret
+
+
+def _above(path: Path) -> tuple[Path, ...]:
+    parent = Path(os.path.realpath(path.parent))
+    return parent, *parent.parents
 
 
 def demand_safe_parents(path: Path) -> None:
     """Raises: Unsafe where another user could put a directory of theirs in place of that one."""
-    trusted = {0, os.geteuid()}
-    if _has_foreign_ids():
-        trusted.add(_OVERFLOW_UID)
-    for one in Path(os.path.realpath(path.parent)), *Path(os.path.realpath(path.parent)).parents:
-        found = one.stat()
-        if found.st_uid not in trusted:
-            raise Unsafe(f"{one} belongs to user {found.st_uid}, who can replace what is in it")
-        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-            raise Unsafe(f"{one} is open to every user, who can replace what is in it")
+    for one in _above(path):
+        why = why_replaceable(one, one.stat())
+        if why:
+            raise Unsafe(why)
+
+
+def why_replaceable(one: Path, found: os.stat_result) -> str:
+    """Why another user can replace what is in that directory; "" if none can."""
+    known = found.st_uid in (0, os.geteuid())
+    if not known and not (found.st_uid == _OVERFLOW_UID and _has_foreign_ids()):
+        return f"{one} belongs to user {found.st_uid}, who can replace what is in it"
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        return f"{one} is open to every user, who can replace what is in it"
+    return ""
 
 
 def _has_foreign_ids() -> bool:

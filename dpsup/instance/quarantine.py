@@ -13,6 +13,7 @@ import json
 import os
 import re
 import signal
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -75,7 +76,7 @@ class Folder:
 
     def keep(self, frame: bytes, story: Story) -> int:
         """Write one down; its number. Raises: OSError."""
-        os.close(private.create_directory(self.path))
+        os.close(private.create_directory(self.path, _is_ours))
         if self._kept is None:
             self._kept = self._look()
         kept = self._kept
@@ -129,6 +130,14 @@ class Folder:
 
     def pcap(self, number: int) -> str:
         return str(self._files(number)[0])
+
+
+def _is_ours(name: str, found: os.stat_result) -> bool:
+    """Is it a file of a quarantine, or what every new file system has?"""
+    if name == "lost+found":
+        return stat.S_ISDIR(found.st_mode) and found.st_uid in (0, os.geteuid())
+    own = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+    return own and _FILE.fullmatch(name) is not None
 
 
 def _write(path: Path, content: bytes) -> None:

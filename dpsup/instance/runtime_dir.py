@@ -166,6 +166,8 @@ class Runtime:
             elsewhere = other is not None and other.path.resolve() != self.path.resolve()
             if other is not None and elsewhere and (other.is_supervised() or is_headless(other)):
                 raise self._already_running(other)
+            if start:
+                self._close_to_others()
         except DpsupError:
             with contextlib.suppress(OSError), self.at() as directory:
                 if stat.S_ISREG(os.lstat(self.file(LOCK)).st_mode):
@@ -200,7 +202,7 @@ class Runtime:
     def _open(self, *, start: bool) -> int:
         """The directory, created where one is started. Raises: OSError, Unsafe."""
         if start:
-            return private.create_directory(self.path)
+            return private.create_directory(self.path, _is_sound)
         return private.open_directory(self.path, any_owner=os.geteuid() == 0)
 
     def _demand_sound_files(self) -> None:
@@ -224,6 +226,15 @@ class Runtime:
                     why="dpsup did not create it, and would overwrite it or believe what it says",
                     help="look at it, then remove it",
                 )
+
+    def _close_to_others(self) -> None:
+        """Once it is known that only dpsup uses it. Raises: DpsupError."""
+        assert self._dir is not None
+        try:
+            if os.fstat(self._dir).st_mode & 0o077:
+                os.fchmod(self._dir, 0o700)
+        except OSError as e:
+            raise self._not_permitted(e) from e
 
     def _not_permitted(self, error: OSError) -> DpsupError:
         if isinstance(error, Unsafe):
@@ -465,6 +476,10 @@ def hold(directory: Path) -> int:
     return fd
 
 
+def _is_sound(name: str, found: os.stat_result) -> bool:
+    return name in OURS and not _misfit(name, found, os.geteuid())
+
+
 def _misfit(name: str, found: os.stat_result, owner: int) -> str:
     """What is wrong with a file of ours; "" if nothing is."""
     mode = found.st_mode
@@ -537,7 +552,7 @@ def instances() -> dict[str, Runtime]:
         one.name: Runtime(str(one.resolve()), one.name)
         for root in reversed(roots())
         if _is_trusted(root)
-        for one in _children(root)
+        for one in _children_of(root)
         if one.is_dir()
     }
 
@@ -545,9 +560,18 @@ def instances() -> dict[str, Runtime]:
 def _is_trusted(root: Path) -> bool:
     """Another user's directory of instances is none: `sudo` may keep its caller's environment."""
     with contextlib.suppress(OSError):
-        found = root.lstat()
-        return found.st_uid in (0, os.geteuid()) and not found.st_mode & stat.S_IWOTH
+        return not private.why_replaceable(root, root.lstat())
     return False
+
+
+def _children_of(root: Path) -> list[Path]:
+    """What is in a directory of instances; of one where every user may create some (a tmpfs of a
+    container, sticky as /tmp is), only root's and one's own."""
+    with contextlib.suppress(OSError):
+        if root.lstat().st_mode & stat.S_IWOTH:
+            trusted = (0, os.geteuid())
+            return [one for one in _children(root) if one.lstat().st_uid in trusted]
+    return _children(root)
 
 
 def is_headless(runtime: Runtime) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -15,28 +16,68 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another
 OTHER = 12345
 
 
+def create(path: Path) -> int:
+    return private.create_directory(path, lambda name, _: name == "own")
+
+
 def test_a_missing_directory_is_created_for_its_owner_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        os.close(private.create_directory(tmp_path / "a" / "b"))
+        os.close(create(tmp_path / "a" / "b"))
     finally:
         os.umask(before)
     assert [(tmp_path / one).stat().st_mode & 0o777 for one in ("a", "a/b")] == [0o700, 0o700]
 
 
-def test_one_that_others_may_only_read_is_closed(tmp_path: Path) -> None:
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_one_that_others_may_only_read_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(mode=0o755)
-    os.close(private.create_directory(tmp_path / "a"))
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
+    os.close(create(tmp_path / "a"))
+    assert mode_of(tmp_path / "a") == 0o755
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o1777])
 def test_one_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a").chmod(mode)
-    for use in (private.create_directory, private.open_directory):
+    (tmp_path / "a" / "foreign").touch()
+    for use in (create, private.open_directory):
         with pytest.raises(Unsafe, match="other users can write to it"):
             use(tmp_path / "a")
+    assert mode_of(tmp_path / "a") == mode
+
+
+@pytest.mark.parametrize(("mode", "left"), [(0o777, 0o755), (0o2777, 0o2755), (0o775, 0o755)])
+def test_a_volume_that_holds_nothing_foreign_is_closed(
+    tmp_path: Path, mode: int, left: int
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "own").touch()
+    (tmp_path / "a").chmod(mode)
+    os.close(create(tmp_path / "a"))
+    assert mode_of(tmp_path / "a") == left
+
+
+def test_an_empty_sticky_directory_is_shared_and_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a").chmod(0o1777)
+    with pytest.raises(Unsafe, match="other users can write to it"):
+        create(tmp_path / "a")
+    assert mode_of(tmp_path / "a") == 0o1777
+
+
+@pytest.mark.parametrize(("mode", "left"), [(0o2777, 0o2755), (0o1777, 0o1777), (0o775, 0o775)])
+def test_the_directory_of_all_instances_may_be_a_volume(
+    tmp_path: Path, mode: int, left: int
+) -> None:
+    (tmp_path / "dpsup").mkdir()
+    (tmp_path / "dpsup" / "foreign").touch()
+    (tmp_path / "dpsup").chmod(mode)
+    os.close(create(tmp_path / "dpsup" / "fw"))
+    assert mode_of(tmp_path / "dpsup") == left
 
 
 def test_a_link_or_a_file_in_place_of_it_is_refused(tmp_path: Path) -> None:
@@ -46,7 +87,7 @@ def test_a_link_or_a_file_in_place_of_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for name, reason in (("link", "link"), ("dangling", "link"), ("file", "not a directory")):
         with pytest.raises(Unsafe, match=reason):
-            private.create_directory(tmp_path / name)
+            create(tmp_path / name)
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -55,7 +96,7 @@ def test_one_of_another_user_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(mode=0o700)
     os.chown(tmp_path / "a", OTHER, OTHER)
     with pytest.raises(Unsafe, match=f"belongs to user {OTHER}"):
-        private.create_directory(tmp_path / "a")
+        create(tmp_path / "a")
     os.close(private.open_directory(tmp_path / "a", any_owner=True))
 
 
@@ -66,18 +107,18 @@ def test_a_parent_that_others_control_is_refused(tmp_path: Path, mode: int, owne
     (tmp_path / "shared").chmod(mode)
     os.chown(tmp_path / "shared", owner, owner)
     with pytest.raises(Unsafe, match="can replace what is in it"):
-        private.create_directory(tmp_path / "shared" / "a")
+        create(tmp_path / "shared" / "a")
 
 
 def test_a_sticky_parent_is_none_of_these(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o1777)
-    os.close(private.create_directory(tmp_path / "shared" / "a"))
+    os.close(create(tmp_path / "shared" / "a"))
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> int:
-    return private.create_directory(tmp_path / "own")
+    return create(tmp_path / "own")
 
 
 def test_a_file_is_replaced_whole_and_is_private(directory: int, tmp_path: Path) -> None:

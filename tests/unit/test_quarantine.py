@@ -46,6 +46,19 @@ def test_nothing_is_made_before_there_is_something_to_keep(tmp_path: Path) -> No
     assert folder.path.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_volume_is_closed_to_others_and_nothing_else_is(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    for mode, left in ((0o2777, 0o2755), (0o755, 0o755), (0o775, 0o755)):
+        tmp_path.chmod(mode)
+        Folder(tmp_path).keep(b"x", story())
+        assert tmp_path.stat().st_mode & 0o7777 == left
+    (tmp_path / "syslog").touch()
+    tmp_path.chmod(0o775)
+    with pytest.raises(PermissionError):
+        Folder(tmp_path).keep(b"x", story())
+    assert tmp_path.stat().st_mode & 0o777 == 0o775
+
+
 def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     assert [folder.keep(b"x", story()) for _ in range(3)] == [1, 2, 3]

@@ -59,11 +59,46 @@ def test_a_directory_of_another_user_is_not_started_in(root: Path, start: bool) 
     assert not list((root / "edge").iterdir())
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o770, 0o777, 0o2777])
+def test_a_directory_that_only_dpsup_uses_is_closed(root: Path, mode: int) -> None:
+    """A volume, RuntimeDirectoryMode= of systemd, and what an instance left in them."""
+    (root / "edge").mkdir()
+    (root / "edge").chmod(mode)
+    for _ in range(2):
+        where = acquired(root)
+        assert (root / "edge").stat().st_mode & 0o777 == 0o700
+        where.unlock()
+        (root / "edge").chmod(mode)
+
+
+@pytest.mark.parametrize(("mode", "code"), [(0o755, "E0604"), (0o777, "E0614")])
+def test_a_directory_that_others_use_keeps_its_mode(root: Path, mode: int, code: str) -> None:
+    (root / "edge").mkdir()
+    (root / "edge" / "cron.pid").touch()
+    (root / "edge").chmod(mode)
+    with pytest.raises(DpsupError) as caught:
+        acquired(root)
+    assert caught.value.code == code
+    assert (root / "edge").stat().st_mode & 0o777 == mode
+
+
+@root_only
+def test_in_a_shared_directory_of_instances_only_one_s_own_are_seen(root: Path) -> None:
+    root.chmod(0o1777)
+    acquired(root).unlock()
+    (root / "planted").mkdir()
+    os.chown(root / "planted", OTHER, OTHER)
+    assert list(runtime_dir.instances()) == ["edge"]
+    root.chmod(0o777)
+    assert not runtime_dir.instances()
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
 def test_an_open_directory_is_neither_used_nor_believed(root: Path, mode: int) -> None:
     where = acquired(root)
     where.write_state(State("edge", 1, "p", "/h", "f", primary=process.own()))
     where.unlock()
+    (root / "edge" / "foreign").touch()
     (root / "edge").chmod(mode)
     with pytest.raises(NotPermitted, match="other users can write") as caught:
         where.acquire()
