@@ -167,7 +167,9 @@ class Reload:
             if group.plan.name not in names:
                 continue
             args = dict(new.args)
-            one = self._rollouts.begin(group, new.plugin, args, options, exact=True)
+            # The same plugin with other arguments is what runs, not what its file is by now.
+            plugin = None if new.plugin == group.plan.plugin else new.plugin
+            one = self._rollouts.begin(group, plugin, args, options, exact=True)
             if one is not None:
                 await ended(one)
                 if one.failed:

@@ -27,7 +27,7 @@ class Office(Parts):
         self.seat(0, 500)
         self.seat(1, 501)
         self.file: str | Exception = TWO
-        self.begun: list[tuple[str, str]] = []
+        self.begun: list[tuple[str, str | None]] = []
         self.fails = ""
         core: Any = self.core
         rollouts: Any = SimpleNamespace(begin=self._begin, write=lambda: None)
@@ -44,7 +44,7 @@ class Office(Parts):
         assert topology is not None, problems
         return topology, make_plan(topology, machine(self.file), 3)
 
-    def _begin(self, group: Any, plugin: str, *_: Any, exact: bool) -> Any:
+    def _begin(self, group: Any, plugin: str | None, *_: Any, exact: bool) -> Any:
         assert exact
         self.begun.append((group.plan.name, plugin))
         done = asyncio.Event()
@@ -115,6 +115,11 @@ def test_a_plugin_is_rolled_out(office: Office) -> None:
     found = office.load(ROLLING)
     assert office.begun == [("fw", "sink")] and found["done"]
     assert office.core.events.of("reload")[0]["message"] == ""
+
+
+def test_other_arguments_alone_bring_in_no_other_file(office: Office) -> None:
+    office.load(f'{TWO}args = {{ a = "b" }}\n')
+    assert office.begun == [("fw", None)]
 
 
 def test_a_rollout_that_goes_back_is_not_done(office: Office) -> None:
