@@ -60,10 +60,11 @@ def scale(ctx: click.Context, group: str, n: str, wait: bool, dry_run: bool, out
         click.echo(
             f"{doc['group']}: {doc['old']} -> {doc['desired']} workers, {doc['ready']} ready"
         )
-    if not dry_run and doc["held"]:
+    held = doc.get("held")  # an older supervisor tells none
+    if not dry_run and held:
         from dpsup.cli.options import say
 
-        for worker, why in doc["held"].items():
+        for worker, why in held.items():
             say(f"{worker} is held, {why}: `dpsup logs {worker}`, `dpsup reset-failed {worker}`")
         ctx.exit(Exit.FAILED)
 

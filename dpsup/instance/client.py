@@ -168,7 +168,7 @@ class Instance:
 
         doc = status.status(plan, counters, None, self._left(plan, state))
         for group, known in zip(doc["groups"], plan.get("groups", []), strict=True):
-            copy = known["plugin_copy"]
+            copy = known.get("plugin_copy", "")  # an older dpsup notes none
             group["plugin_on_disk"] = plugins.on_disk(known["plugin_path"], copy)
         return doc
 

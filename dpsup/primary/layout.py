@@ -66,7 +66,8 @@ def _or_default(setting: int | None) -> int:
 def version_of(group: Version) -> Any:
     """A plugin with its arguments, as the ABI has them."""
     conf = ffi.new("struct dps_version *")
-    conf.plugin = (group["plugin_copy"] or group["plugin_path"] or group["plugin"]).encode()
+    # A plan of an older dpsup has no copy.
+    conf.plugin = (group.get("plugin_copy", "") or group["plugin_path"] or group["plugin"]).encode()
     conf.builtin = not group["plugin_path"]
     conf.n_args = len(group["args"])
     conf.args = flat_args(group["args"]).ljust(lib.DPS_ARGS, b"\0")
@@ -220,7 +221,7 @@ class Layout:
 
     def _port(self, port: Port) -> None:
         conf = self._conf(port)
-        if port["left_out"]:
+        if port.get("left_out", ""):
             self.absent[port["name"]] = port["left_out"]
             index = -1
         else:

@@ -145,7 +145,7 @@ class Ports:
     # --- one that is not -------------------------------------------------------------------------
 
     def _reopen(self, one: Watched, now: float) -> None:
-        if not one.port["vdev"] or one.port["left_out"]:
+        if not one.port["vdev"] or one.port.get("left_out", ""):
             return
         if now < one.retry_at or not self._is_there(one):
             return

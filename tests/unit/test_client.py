@@ -120,17 +120,21 @@ def test_a_headless_instance_answers_for_its_data_plane_alone(
         return {"slots": [{"pid": dead}, {"pid": alive}]}
 
     where = instance(root, "edge", headless=True)
-    where.write("plan.json", json.dumps({"name": "edge", "n_slots": 2}))
+    # As a dpsup without copies of plugins wrote it.
+    left = {"name": "edge", "n_slots": 2, "groups": [{"plugin_path": "/x/fw.so"}]}
+    where.write("plan.json", json.dumps(left))
     memory: Any = {"told": 7, "asked": [5], "deaths": 40}
     where.write_state(State("edge", 3, "p", "/h", "f", primary=process.own(), memory=memory))
     monkeypatch.setattr(
         client.status,
         "status",
-        lambda plan, counters, view, left: {"groups": [], "of": (plan, counters, view, left)},
+        lambda plan, counters, view, left: {"groups": [{}], "of": (plan, counters, view, left)},
     )
     with responding(root / "edge" / "primary.sock", handle), Instance(where) as edge:
         assert edge.headless
-        found: Any = cast(Any, edge.status())["of"]
+        doc = cast(Any, edge.status())
+        assert doc["groups"] == [{"plugin_on_disk": ""}]
+        found: Any = doc["of"]
         assert found[0]["primary_pid"] == alive and found[2] is None
         assert found[1]["slots"] == [{"pid": 0}, {"pid": alive}]
         assert found[3] == {
