@@ -111,6 +111,7 @@ class Runtime:
         given = Path(path)
         # One name for one directory: processes are found by it. What stands last is no link.
         self.path = Path(os.path.realpath(given.parent)) / given.name
+        self._names = list(dict.fromkeys(p for p in (self.path, given) if p.is_absolute()))
         self.name = name
         self._lock: int | None = None
         self._dir: int | None = None  # while the lock is held
@@ -381,14 +382,18 @@ class Runtime:
 
     def primaries(self) -> list[Identity]:
         """The primaries of this directory, whatever `state.json` says."""
-        return self._mine(process.with_words("dpsup.primary", self.file(PLAN)))
+        return self._mine(self._with_words("dpsup.primary", PLAN))
 
     def strays(self) -> list[Identity]:
         """Primaries and seeds of this directory, even if `state.json` does not name them yet."""
         return [
             *self.primaries(),
-            *self._mine(process.with_words("--socket", self.file(SEED))),
+            *self._mine(self._with_words("--socket", SEED)),
         ]
+
+    def _with_words(self, word: str, file: str) -> list[Identity]:
+        """By every name of the directory: a process has the one that it was started with."""
+        return [p for name in self._names for p in process.with_words(word, str(name / file))]
 
     def _mine(self, found: list[Identity]) -> list[Identity]:
         """Without those of other users: everybody may name a process as he likes."""
@@ -401,15 +406,14 @@ class Runtime:
     def is_ours(self, one: Identity) -> bool:
         """Is it a process of this instance, of the directory's user? `state.json` alone is not
         believed about whom to end: it may be old, a pid may be another's by now."""
-        words = (
-            f"dpsup.primary\0{self.file(PLAN)}\0",
-            f"--socket\0{self.file(SEED)}\0",
-            f"dpsup-worker: {self.name} ",
-        )
+        words = [f"dpsup-worker: {self.name} "]
+        for name in self._names:
+            words += [f"dpsup.primary\0{name / PLAN}\0", f"--socket\0{name / SEED}\0"]
         return one.alive and process.has_words(one.pid, *words) and self._mine([one]) == [one]
 
     def end_processes(self, state: State | None, timeout: float = 5.0) -> bool:
-        """End the processes of a dead supervisor: the primary, and with it all others."""
+        """End the processes of a dead supervisor: the primary, and with it all others. False: some
+        live on, perhaps a primary that cannot be told to be this directory's, by another path."""
         noted = [p for p in state.processes() if self.is_ours(p)] if state is not None else []
         first = [p for p in noted if state is not None and p == state.primary]
         strays = self.strays()
@@ -419,8 +423,14 @@ class Runtime:
         if not process.wait_gone(alive, timeout):
             for one in alive:
                 process.kill(one)
-            return process.wait_gone(alive, timeout)
-        return True
+            if not process.wait_gone(alive, timeout):
+                return False
+        primary = state.primary if state is not None else None
+        return primary is None or not (
+            primary.alive
+            and self._mine([primary]) == [primary]
+            and process.has_words(primary.pid, "dpsup.primary\0")
+        )
 
     # --- sweeping --------------------------------------------------------------------------------
 

@@ -501,7 +501,10 @@ def clean(name: str | None) -> list[str]:
             done.append(f'instance "{one}" forwards in another PID namespace: it is left alone')
             where.unlock()
             continue
-        where.end_processes(where.read_state())
+        if not where.end_processes(where.read_state()):
+            done.append(f'processes of instance "{one}" do not end: it is left alone')
+            where.unlock()
+            continue
         done += _removed(where.sweep())
         where.release()
         done.append(f"removed {where.path}")

@@ -269,6 +269,25 @@ def test_processes_of_the_instance_are_ended(root: Path, start: Start) -> None:
     where.release()
 
 
+def test_a_primary_by_a_linked_path_is_ended_or_told(root: Path, start: Start) -> None:
+    (root / "real").mkdir()
+    (root / "link").symlink_to("real")
+    given = str(root / "link" / "edge")
+    where = Runtime(given, "edge")
+    where.acquire()
+    primary = start("dpsup.primary", f"{given}/{PLAN}", "--notify", "5")
+    where.write_state(State("edge", 1, "p", "/h", "f", primary=primary))
+    where.unlock()
+    other = Runtime(str(root / "real" / "edge"), "edge")  # that does not know the link
+    assert not other.end_processes(other.read_state(), timeout=0.1)
+    assert primary.alive
+    assert launch.clean("edge") == [
+        'processes of instance "edge" do not end: it is left alone'
+    ] and where.has(STATE)
+    assert where.end_processes(where.read_state())
+    assert not primary.alive
+
+
 @root_only
 def test_a_process_of_another_user_is_none_of_ours(root: Path, start: Start) -> None:
     where = acquired(root)
