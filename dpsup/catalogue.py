@@ -761,8 +761,15 @@ CODES: dict[str, Entry] = {
     ),
     "E0717": Entry(
         "nothing to go back to",
-        "The group ran no other version before.",
+        "The group ran no other version before, or that version was loaded in place and its file"
+        " has changed since.",
         "`dpsup rollout history GROUP`; roll out the file that you want.",
+    ),
+    "E0718": Entry(
+        "the running version's file has changed",
+        "A plugin with `$ORIGIN` in it is loaded in place: a worker that is started again, and an"
+        " undo, would load the new contents.",
+        "Give each version a file of its own: fw-2.so.",
     ),
     "E0719": Entry(
         "invalid options of a rollout",

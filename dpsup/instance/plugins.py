@@ -97,6 +97,16 @@ def digest_in(copy: str) -> str:
     return Path(copy).name[:16]
 
 
+def digest_of(path: str, copy: str) -> str:
+    """The digest of what is loaded of a plugin file; "" where that cannot be read."""
+    if not path or path != copy:
+        return digest_in(copy)
+    try:
+        return _digest(_read(path)[0])
+    except OSError:
+        return ""
+
+
 def prune(directory: Path, used: Iterable[str]) -> None:
     """Remove the copies that no version needs any more."""
     kept = set(used)

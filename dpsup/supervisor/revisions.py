@@ -10,7 +10,7 @@ from typing import Protocol
 
 from dpsup.documents.state import Rollout as RolloutRecord
 from dpsup.documents.status import Rollout
-from dpsup.instance.plugins import digest_in
+from dpsup.instance.plugins import digest_of
 from dpsup.plan.model import GroupPlan
 
 KEPT = 20  # revisions
@@ -70,7 +70,7 @@ class Ledger:
             [
                 Revision(
                     1, plan.plugin, plan.plugin_path, plan.args,
-                    digest_in(plan.plugin_copy), time.time(), "current",
+                    digest_of(plan.plugin_path, plan.plugin_copy), time.time(), "current",
                     plugin_copy=plan.plugin_copy,
                 )
             ]

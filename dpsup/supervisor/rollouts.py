@@ -213,6 +213,14 @@ class Rollouts:
                     code="E0717",
                     help=f"`dpsup rollout history {group.plan.name}` shows what it ran",
                 )
+            path, copy = before.plugin_path, before.plugin_copy
+            if path and path == copy and plugins.digest_of(path, copy) != before.digest:
+                raise DpsupError(
+                    f"{path}, which group {group.plan.name} ran before, has changed since",
+                    code="E0717",
+                    why="a plugin with $ORIGIN in it is loaded in place, and has no private copy",
+                    help=f"`dpsup rollout {group.plan.name} --plugin FILE` starts another one",
+                )
             # What is known to work needs no judge.
             options = Options(canary=0, judge=0.0)
             args = dict(before.args)
@@ -267,6 +275,13 @@ def _target(
         path, digest, copy = known.plugin_path, known.digest, known.plugin_copy
     else:
         digest, copy = plugins.take(directory, path)
+        if path and path == current.plugin_copy and digest != current.digest:
+            raise DpsupError(
+                f"{path} is the file that the running version loads, and has changed",
+                code="E0718",
+                why="a worker that is started again, and an undo, would load the new contents",
+                help="give each version a file of its own: fw-2.so",
+            )
     number = max(r.number for r in ledger.revisions) + 1
     return Revision(number, name, path, merged, digest, time.time(), "rolling", plugin_copy=copy)
 

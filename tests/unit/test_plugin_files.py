@@ -14,6 +14,7 @@ from dpsup.errors import DpsupError
 from dpsup.instance import plugins
 from dpsup.instance.runtime_dir import OURS, Runtime
 from dpsup.supervisor.plugin_files import PluginFiles
+from dpsup.supervisor.revisions import Ledger
 from dpsup.supervisor.rollout import Options, adopt_plan
 
 
@@ -166,6 +167,32 @@ def test_the_same_path_rolls_out_what_it_has_become_and_back(tmp_path: Path, so:
     assert back["changed"] and ledger.running is not None
     assert ledger.running.target.plugin_copy == first.plugin_copy
     assert Path(first.plugin_copy).read_bytes() == b"\x7fELF one"
+    one.core.drop()
+
+
+def test_what_is_loaded_in_place_needs_a_file_for_each_version(tmp_path: Path, so: Path) -> None:
+    so.write_bytes(b"\x7fELF $ORIGIN one")
+    one = parts(tmp_path, so)
+    group, ledger, rollouts = one.model.groups[0], one.model.ledgers[0], one.rollouts
+    first = ledger.current
+    assert Ledger.begin(group.plan).current.digest == first.digest, "it is that of the contents"
+    assert rollouts.begin(group, str(so), None, Options()) is None
+    for text in (b"\x7fELF $ORIGIN two", b"\x7fELF two"):
+        so.write_bytes(text)
+        with pytest.raises(DpsupError) as caught:
+            rollouts.begin(group, str(so), None, Options())
+        assert caught.value.code == "E0718" and len(ledger.revisions) == 1
+    other = so.with_name("fw-2.so")
+    other.write_bytes(b"\x7fELF $ORIGIN two")
+    new = rollouts.begin(group, str(other), None, Options())
+    assert new is not None
+    ledger.running = None
+    first.state, new.target.state = "replaced", "current"
+    with pytest.raises(DpsupError) as caught:
+        asyncio.run(rollouts.undo(group, wait=False))
+    assert caught.value.code == "E0717" and "has changed since" in caught.value.message
+    so.write_bytes(b"\x7fELF $ORIGIN one")
+    assert asyncio.run(rollouts.undo(group, wait=False))["changed"]
     one.core.drop()
 
 
