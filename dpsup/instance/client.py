@@ -83,6 +83,7 @@ def find(name: str | None) -> Runtime:
 
 
 DEFAULT_S = 10.0  # for an answer
+RELOAD_S = 1200.0
 SUCCESSOR_S = 10.0  # for a supervisor that follows a dead one
 FOLLOW_S = 0.5  # between two looks at whether the instance is there
 
@@ -294,7 +295,7 @@ class Instance:
     ) -> Rolled:
         """Change a group's plugin, or some of its arguments, slot by slot. `options`: canary,
         max_unavailable, judge (seconds), more_drops, slower (shares)."""
-        most = _or(timeout, 4 * float(options.get("judge", 2.0)) + 310.0)
+        most = _or(timeout, _rollout_s(options.get("judge", 2.0)))
         asked = {"group": group, "plugin": plugin, "args": args, "wait": wait, **options}
         return cast("Rolled", self._ask("rollout", most, **asked))
 
@@ -316,13 +317,17 @@ class Instance:
         *,
         dry_run: bool = False,
         partial: bool = False,
-        timeout: float = 1200.0,
+        timeout: float | None = None,
         **options: float,
     ) -> Reload:
         """Apply the changed file; `file`: by default the one that the instance was started with.
-        `options`, as those of `rollout`: of the changes that are made worker by worker."""
+        `options`, as those of `rollout`: of the changes that are made worker by worker.
+        `timeout`: by default 20 minutes, and with `judge` what all groups may take."""
         args = {"file": file, "dry_run": dry_run, "partial": partial, **options}
-        return cast("Reload", self._ask("reload", timeout, **args))
+        judge = options.get("judge")
+        # Of as many groups as there may be, one after the other.
+        usual = RELOAD_S if judge is None else RELOAD_S + _abi.DPS_MAX_GROUPS * _rollout_s(judge)
+        return cast("Reload", self._ask("reload", _or(timeout, usual), **args))
 
     def reset_failed(self, target: str = "", *, timeout: float = 60.0) -> Reset:
         """Forget past deaths of a worker, a group, or all, and start the held workers."""
@@ -391,6 +396,11 @@ class Instance:
                 heard = time.monotonic()
         finally:
             subscriber.close()
+
+
+def _rollout_s(judge: float) -> float:
+    """How long one rollout may take."""
+    return 4 * float(judge) + 310.0
 
 
 def _or(timeout: float | None, otherwise: float) -> float:

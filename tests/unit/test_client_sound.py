@@ -71,6 +71,19 @@ def test_an_instance_that_ended_is_said_to_have(root: Path) -> None:
         assert caught.value.code == "E0906"
 
 
+def test_a_reload_waits_for_what_its_rollouts_may_take(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, given = instance(root, "edge"), []
+    with Instance(where) as edge:
+        monkeypatch.setattr(edge, "_ask", lambda _, timeout, **__: given.append(timeout))
+        edge.reload()
+        edge.reload(judge=600)
+        edge.reload(judge=600, timeout=5.0)
+    assert given == [1200.0, 1200.0 + 16 * (4 * 600 + 310), 5.0]
+    where.release()
+
+
 def test_every_call_has_a_timeout(root: Path) -> None:
     where = instance(root, "edge")
     with Instance(where) as edge:
