@@ -37,6 +37,7 @@ HELLO_S = 5.0  # for the primary to answer; milliseconds, unless it hangs
 # Keys of a plan that differ from start to start although the topology is the same.
 _VOLATILE = {
     "generation", "file_prefix", "topology_file", "memory", "supervisor_cores", "plugin_copy",
+    "left_out",
 }  # fmt: skip
 
 

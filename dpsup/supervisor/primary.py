@@ -38,7 +38,8 @@ class Generation:
     def __init__(self, core: Engine, model: Model, children: Children, sitters: Sitters) -> None:
         self._core, self._model = core, model
         self._children, self._sitters = children, sitters
-        self._blocked: Counter[str] = Counter()  # generations that a port ended
+        # Generations that a port ended. One that an adopted plan leaves out stays so.
+        self._blocked = Counter({p.name: blocked.TWICE for p in model.plan.ports if p.left_out})
 
     def actions(self) -> Actions:
         return {

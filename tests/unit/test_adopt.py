@@ -49,6 +49,13 @@ def test_what_was_changed_is_named() -> None:
     assert not any("generation" in key or "prefix" in key for key in found)
 
 
+def test_a_port_that_is_left_out_is_no_change_of_the_file() -> None:
+    one = plan()
+    port = dataclasses.replace(one.ports[0], left_out="it is stuck")
+    left = dataclasses.replace(one, ports=(port, *one.ports[1:]))
+    assert adopt.differences(left, one) == []
+
+
 class Fake(SimpleNamespace):
     def workers(self) -> list[Any]:
         return self.all_workers

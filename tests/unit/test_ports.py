@@ -11,6 +11,7 @@ from unit.fakecore import Parts, run
 
 from dpsup.supervisor import blocked
 from dpsup.supervisor.ports import Ports
+from dpsup.supervisor.primary import Generation
 
 
 @pytest.fixture
@@ -66,6 +67,11 @@ def test_a_port_that_ends_two_generations_is_left_out_of_the_third(parts: Parts)
         parts.generation._next()
         left_out.append(model.plan.ports[0].left_out)
     assert left_out == ["", blocked.WHY]
+    # A supervisor that adopts, and then has to start a generation from the file.
+    core: Any = parts.core
+    after = Generation(core, model, parts.children, parts.sitters)
+    after._next()
+    assert model.plan.ports[0].left_out == blocked.WHY
     said = [e["message"] for e in parts.core.events.of("port")]
     assert len(said) == 2
     assert "left out" in said[1]
