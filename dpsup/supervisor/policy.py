@@ -23,6 +23,7 @@ from typing import ClassVar
 
 from dpsup import _abi
 
+_RULE = "restart policy is"
 _UNASKED_MOST = 1000
 
 # Exit codes of the worker program that trying again does not change. A dead primary is none of
@@ -99,16 +100,16 @@ def decide(
         return Decision(Verdict.AGAIN, history, reason="asked")
     if ending.permanent:
         why = "it would end the same way again"
-        return Decision(Verdict.GIVE_UP, history, reason=why, retry=_retry_of(policy))
+        return Decision(Verdict.GIVE_UP, history, reason=why, retry=retry_of(policy))
     if policy.policy == "never" or (policy.policy == "on-failure" and not ending.failed):
-        return Decision(Verdict.GIVE_UP, history, reason=f"restart policy is {policy.policy}")
+        return Decision(Verdict.GIVE_UP, history, reason=f"{_RULE} {policy.policy}")
     level = history.leaked(policy, now)
     if level + 1 > policy.intensity:
         return Decision(
             Verdict.GIVE_UP,
             replace(history, level=level, at=now),
             reason=f"more than {policy.intensity:g} restarts in {policy.period:g} s",
-            retry=_retry_of(policy),
+            retry=retry_of(policy),
         )
     delay = policy.most
     # A large level would overflow the power long after the cap is reached.
@@ -119,8 +120,9 @@ def decide(
     return Decision(verdict, History(level + 1, now), delay)
 
 
-def _retry_of(policy: Policy) -> float:
-    return 0.0 if policy.policy == "never" else policy.retry
+def retry_of(policy: Policy, reason: str = "") -> float:
+    """Seconds until one more try of a worker that was given up for that reason, 0: none."""
+    return 0.0 if policy.policy == "never" or reason.startswith(_RULE) else policy.retry
 
 
 def last_credit(policy: Policy, now: float) -> History:

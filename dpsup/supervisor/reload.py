@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from dpsup.plan.diff import LIVE_FIELDS, Change, Class, pending
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Group, Model, policy_of
+from dpsup.supervisor.policy import retry_of
 from dpsup.supervisor.rollout import Options
 from dpsup.supervisor.rollouts import Rollouts, ended
 from dpsup.supervisor.scale import Scaler, must_run
@@ -143,6 +145,8 @@ class Reload:
                 values["scale"] = old.scale
             group.plan = replace(old, **values)
             group.policy = policy_of(group.plan)
+            if old.held_retry != group.plan.held_retry:
+                _set_retry(group)
             if (old.stall_after, old.on_stopped) != (new.stall_after, new.on_stopped):
                 health = {"stall_after": float(new.stall_after), "on_stopped": new.on_stopped}
                 await self._core.insist("health", group=group.index, **health)
@@ -177,3 +181,14 @@ class Reload:
             for change, told in zip(changes, doc["changes"], strict=True):
                 told["done"] |= change.kind is Class.ROLLING and change.group == group.plan.name
         return ""
+
+
+def _set_retry(group: Group) -> None:
+    """`retry` has changed: it counts from now for all that is held."""
+    now = time.monotonic()
+    for worker in group.workers:
+        if worker.state == "held":
+            retry = retry_of(group.policy, worker.held_for)
+            worker.retry_at = now + retry if retry else 0.0
+    if group.spares_held:
+        group.spares_retry_at = now + group.policy.retry if group.policy.retry else 0.0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,6 +116,18 @@ def test_a_plugin_is_rolled_out(office: Office) -> None:
     found = office.load(ROLLING)
     assert office.begun == [("fw", "sink")] and found["done"]
     assert office.core.events.of("reload")[0]["message"] == ""
+
+
+def test_a_new_retry_counts_for_who_is_held(office: Office) -> None:
+    one, two = office.group.workers[:2]
+    one.state = two.state = "held"
+    one.held_for, two.held_for = "more than 5 restarts in 60 s", "restart policy is on-failure"
+    text = f'{TWO}restart = {{ policy = "on-failure", retry = "%s" }}\n'
+    before = time.monotonic()
+    office.load(text % "20s")
+    assert before + 20 <= one.retry_at <= time.monotonic() + 20 and two.retry_at == 0
+    office.load(text % "0s")
+    assert one.retry_at == 0
 
 
 def test_other_arguments_alone_bring_in_no_other_file(office: Office) -> None:
