@@ -8,7 +8,6 @@ that a subscriber knows how many it missed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -204,10 +203,6 @@ def want(args: Args, key: str, kind: type | tuple[type, ...], default: object = 
         except OverflowError:
             raise ProtocolError(f"args.{key}: the number is too large") from None
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        # JSON has one kind of number: 5 and 5.0 are the same.
-        with contextlib.suppress(OverflowError):
-            return float(value)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise ProtocolError(f"args.{key}: {kinds[-1].__name__} is required")
     return value
