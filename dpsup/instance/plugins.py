@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import stat
@@ -116,6 +117,13 @@ def prune(directory: Path, used: Iterable[str]) -> None:
                 one.unlink()
 
 
+@functools.lru_cache(maxsize=64)
+def _digest_at(path: str, _: tuple[int, ...]) -> str:
+    """Remembered, since the supervisor looks each second and a file may be large. Raises: OSError,
+    which is not remembered."""
+    return _digest(_read(path)[0])
+
+
 def on_disk(path: str, copy: str) -> str:
     """Is the file that the topology names what runs? "" for a built-in plugin."""
     if not path or not copy:
@@ -126,7 +134,8 @@ def on_disk(path: str, copy: str) -> str:
         there, here = os.stat(path), os.stat(copy)  # noqa: PTH116
         if (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns):
             return SAME
-        return SAME if _digest(_read(path)[0]) == digest_in(copy) else CHANGED
+        stamp = (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns)
+        return SAME if _digest_at(path, stamp) == digest_in(copy) else CHANGED
     except FileNotFoundError:
         return MISSING
     except OSError:

@@ -55,6 +55,20 @@ def test_same_size_and_time_are_the_same_and_same_size_alone_is_not(
     assert plugins.on_disk(str(so), copy) == "changed"
 
 
+def test_a_changed_file_is_read_once(
+    tmp_path: Path, so: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, copy = plugins.take(tmp_path, str(so))
+    reads: list[str] = []
+    read = plugins._read
+    monkeypatch.setattr(plugins, "_read", lambda path: (reads.append(path), read(path))[1])
+    for text in (b"\x7fELF two", b"\x7fELF three"):
+        so.write_bytes(text)
+        for _ in range(3):
+            assert plugins.on_disk(str(so), copy) == "changed"
+    assert len(reads) == 2
+
+
 def test_a_copy_is_private(tmp_path: Path, so: Path) -> None:
     _, copy = plugins.take(tmp_path, str(so))
     assert (tmp_path / "plugins").stat().st_mode & 0o077 == 0
