@@ -206,17 +206,19 @@ queues_assign(uint32_t io, struct queues *queues)
 static int
 queues_hand_out(struct io *io)
 {
-	static struct queues queues;    // under asking_lock
+	// One each, under asking_lock: a late io core still takes its own, not those of the next one.
+	static struct queues all[DPS_MAX_IO];
+	struct queues *queues = &all[io->index];
 	int ret = 0;
 
 	// One that is late with its answer may read the last ones at this moment.
 	if (the_primary.io_running)
 		ret = await_answer(io);
 	if (ret == 0)
-		ret = queues_assign(io->index, &queues);
+		ret = queues_assign(io->index, queues);
 	if (ret != 0)
 		return ret;
-	io->arg_queues = &queues;
+	io->arg_queues = queues;
 	return io_ask(io, OP_QUEUES, 0);
 }
 
