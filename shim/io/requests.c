@@ -222,17 +222,22 @@ queues_hand_out(struct io *io)
 	return io_ask(io, OP_QUEUES, 0);
 }
 
-// The ports that are open now, and no others, to all io cores. 0: none of them touches any other.
+// The ports that are open now, and no others, to all io cores. 0: none of them touches any other. One
+// that does not answer keeps it from no other: the first error.
 int
 io_ports_changed(void)
 {
-	int ret = 0;
+	int first = 0;
 
 	asking_lock();
-	for (uint32_t i = 0; i < the_primary.n_io && ret == 0; i++)
-		ret = queues_hand_out(the_primary.io[i]);
+	for (uint32_t i = 0; i < the_primary.n_io; i++) {
+		int ret = queues_hand_out(the_primary.io[i]);
+
+		if (first == 0)
+			first = ret;
+	}
 	asking_unlock();
-	return ret;
+	return first;
 }
 
 int
