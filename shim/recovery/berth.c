@@ -194,7 +194,7 @@ dps_sitter_pid(uint32_t sitter, uint32_t ticket)
 	if (sitter >= DPS_MAX_SITTERS)
 		return -EINVAL;
 	if (w->ticket != ticket)
-		return 0;
+		return -ESTALE;
 	switch (dps_load32(&w->state)) {
 	case AWAITED:
 		return (uint32_t)dps_load64(&sitter_of(w)->berth) & INT32_MAX;
