@@ -50,7 +50,7 @@ enum {
 	CHILDREN = 2 * DPS_MAX_SITTERS, // a berth is free again before its last one is reaped
 	WORDS = 2 * CHILDREN,           // that wait for room in the supervisor's socket
 	WORDS_BUSY = WORDS - CHILDREN,  // from here on no order is taken: each child may still end
-	PAUSE_MS = 10                   // after a connection that could not be had
+	PAUSE_MS = 10                   // after a connection or a word that there was no memory for
 };
 
 struct seed {
@@ -71,6 +71,7 @@ struct seed {
 	int signals;
 	uint32_t n_words;
 	uint32_t first_word;
+	bool is_short;                          // of memory for a word, not of room in the socket
 	struct {
 		char text[ORDER_MOST];
 		int fd;                         // goes with it, -1: none
@@ -281,14 +282,16 @@ send_word(const char *text, int fd)
 		c->cmsg_len = CMSG_LEN(sizeof(int));
 		memcpy(CMSG_DATA(c), &fd, sizeof(int));
 	}
-	return sendmsg(seed.orders, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0 ||
-	       (errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM && errno != ETOOMANYREFS &&
-		errno != EINTR);
+	if (sendmsg(seed.orders, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
+		return true;
+	seed.is_short = errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS;
+	return !seed.is_short && errno != EAGAIN && errno != EINTR;
 }
 
 static void
 send_words(void)
 {
+	seed.is_short = false;
 	while (seed.n_words > 0) {
 		uint32_t at = seed.first_word;
 
@@ -527,8 +530,10 @@ static void __attribute__((noreturn))
 serve(void)
 {
 	for (;;) {
+		// There is room in the socket all the time: do not ask for it, or this loop is busy.
+		bool pause = seed.n_words > 0 && seed.is_short;
 		short orders = (seed.n_words < WORDS_BUSY ? POLLIN : 0) |
-			       (seed.n_words > 0 ? POLLOUT : 0);
+			       (seed.n_words > 0 && !pause ? POLLOUT : 0);
 		struct pollfd p[] = {
 			{ .fd = seed.shared.primary_pidfd, .events = POLLIN },
 			{ .fd = seed.signals, .events = POLLIN },
@@ -537,13 +542,13 @@ serve(void)
 			{ .fd = seed.caller, .events = POLLIN },
 		};
 
-		if (poll(p, 5, -1) < 0)
+		if (poll(p, 5, pause ? PAUSE_MS : -1) < 0)
 			continue;
 		if (p[0].revents != 0)
 			_exit(DPS_EXIT_PRIMARY_GONE);
 		if (p[1].revents != 0)
 			reap();
-		if (p[3].revents & POLLOUT)
+		if (pause || (p[3].revents & POLLOUT))
 			send_words();
 		if (p[3].revents & ~POLLOUT)
 			take_order(&seed.orders);

@@ -265,6 +265,9 @@ class Layout:
         if output is not None:
             output.close()  # its lock must not hold up the device, which opens the file anew
         ret = lib.dps_port_open(index, self._conf(port), len(self.plan["io"]), why)
+        if ret == -errno.EINVAL:
+            # Perhaps it is open: its last closing failed, as an io core did not answer.
+            lib.dps_port_close(index)
         if ret < 0:
             return ret, refusal(ret, text(why))
         try:

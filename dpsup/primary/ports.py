@@ -38,7 +38,7 @@ class Watched:
     trouble: str = ""  # why it does not forward, in words
     absent: bool = False
     reopened: int = 0
-    shut: bool = False
+    shut: bool | None = False  # to the io cores; None: not all of them answered
     was_up: bool = False
     indexes: dict[str, int] = field(default_factory=dict)  # of its interfaces, as it was opened
     opened_at: float = 0.0
@@ -103,6 +103,7 @@ class Ports:
     def _watch(self, one: Watched, deleted: set[int], now: float) -> None:
         gone, down = self._trouble(one, deleted, now)
         if gone:
+            one.shut = None  # the first thing that closing does
             check("port_close", lib.dps_port_close(one.index))
             one.absent = one.shut = True
             one.trouble = gone
@@ -111,9 +112,15 @@ class Ports:
             one.retry_at = now if one.pause == RETRY_S else now + one.pause
             return
         one.trouble = down
-        if bool(down) != one.shut and one.indexes:
-            one.shut = bool(down)
-            check("port_shut", lib.dps_port_shut(one.index, one.shut))
+        want = bool(down and one.indexes)
+        if want != one.shut:
+            self._shut(one, want)
+
+    def _shut(self, one: Watched, want: bool) -> None:
+        """Tried again at the next look where it fails: some io cores may have heard of it."""
+        one.shut = None
+        check("port_shut", lib.dps_port_shut(one.index, want))
+        one.shut = want
 
     def _trouble(self, one: Watched, deleted: set[int], now: float) -> tuple[str, str]:
         """Why its device is gone, and why it is down."""
@@ -162,8 +169,7 @@ class Ports:
         _, down = self._trouble(one, set(), now)
         one.trouble = down
         if not (down and one.indexes):
-            check("port_shut", lib.dps_port_shut(one.index, 0))
-            one.shut = False
+            self._shut(one, False)
 
     def _is_there(self, one: Watched) -> bool:
         """What the driver would look for; without it there is no use in an attempt."""

@@ -152,7 +152,10 @@ class Primary:
         """Close a berth whose order failed, unless a process took it with that ticket: its pid; 0:
         none did, nor will; -1: one still may. Without a ticket: any process that may come."""
         berth, ticket = want(args, "berth", int), want(args, "ticket", int, -1)
-        pid = 0 if ticket < 0 else check("sitter_pid", lib.dps_sitter_pid(berth, ticket))
+        ret = 0 if ticket < 0 else lib.dps_sitter_pid(berth, ticket)
+        if ret == -errno.ESTALE:
+            return 0  # called off before; the berth may be of another order's by now
+        pid = check("sitter_pid", ret)
         if pid == 0 and lib.dps_sitter_fate(berth, 0) != 0:
             return -1
         return pid

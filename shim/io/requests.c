@@ -206,31 +206,38 @@ queues_assign(uint32_t io, struct queues *queues)
 static int
 queues_hand_out(struct io *io)
 {
-	static struct queues queues;    // under asking_lock
+	// One each, under asking_lock: a late io core still takes its own, not those of the next one.
+	static struct queues all[DPS_MAX_IO];
+	struct queues *queues = &all[io->index];
 	int ret = 0;
 
 	// One that is late with its answer may read the last ones at this moment.
 	if (the_primary.io_running)
 		ret = await_answer(io);
 	if (ret == 0)
-		ret = queues_assign(io->index, &queues);
+		ret = queues_assign(io->index, queues);
 	if (ret != 0)
 		return ret;
-	io->arg_queues = &queues;
+	io->arg_queues = queues;
 	return io_ask(io, OP_QUEUES, 0);
 }
 
-// The ports that are open now, and no others, to all io cores. 0: none of them touches any other.
+// The ports that are open now, and no others, to all io cores. 0: none of them touches any other. One
+// that does not answer keeps it from no other: the first error.
 int
 io_ports_changed(void)
 {
-	int ret = 0;
+	int first = 0;
 
 	asking_lock();
-	for (uint32_t i = 0; i < the_primary.n_io && ret == 0; i++)
-		ret = queues_hand_out(the_primary.io[i]);
+	for (uint32_t i = 0; i < the_primary.n_io; i++) {
+		int ret = queues_hand_out(the_primary.io[i]);
+
+		if (first == 0)
+			first = ret;
+	}
 	asking_unlock();
-	return ret;
+	return first;
 }
 
 int

@@ -153,7 +153,7 @@ where_asleep(int32_t tid)
 
 	if (port < 0)
 		return "";
-	snprintf(text, sizeof(text), " in the driver of port %s", the_primary.ctl->port[port]);
+	snprintf(text, sizeof(text), " in the driver of port %s", the_primary.own->port[port]);
 	return text;
 }
 

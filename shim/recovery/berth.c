@@ -31,11 +31,13 @@ call_off(struct warden *w)
 	struct dps_sitter *s = sitter_of(w);
 	uint64_t berth = dps_load64(&s->berth);
 	uint32_t pid = (uint32_t)berth;
+	enum dps_lease_state lease = dps_lease_look(s->lease, pid);
 	uint32_t awaited = AWAITED;
 	uint32_t slot = w->slot;
 
-	if (pid != 0 &&
-	    (dps_lease_look(s->lease, pid) != DPS_LEASE_NEW || is_alive((int32_t)pid)))
+	// It cannot take a lease that a stray write hit: it leaves, and the warden waits on.
+	if (pid != 0 && ((lease != DPS_LEASE_NEW && lease != DPS_LEASE_STRANGE) ||
+			 is_alive((int32_t)pid)))
 		return -EBUSY;
 	if (!dps_seat_change(&s->berth, berth, dps_seat(w->ticket + 1, 0)))
 		return -EBUSY;
@@ -105,6 +107,8 @@ berth_open(uint32_t group, uint32_t version, uint32_t *ticket)
 		s->in_order = 0;
 		s->error[0] = '\0';
 		memset(s->counter, 0, sizeof(s->counter));
+		// A stray write may have hit it while the berth was free: the process could not take it.
+		dps_lease_init(s->lease);
 		*ticket = w->ticket = (w->ticket + 1) & INT32_MAX;
 		dps_store64(&s->berth, dps_seat(*ticket, 0));
 		dps_store32(&w->state, AWAITED);
@@ -190,7 +194,7 @@ dps_sitter_pid(uint32_t sitter, uint32_t ticket)
 	if (sitter >= DPS_MAX_SITTERS)
 		return -EINVAL;
 	if (w->ticket != ticket)
-		return 0;
+		return -ESTALE;
 	switch (dps_load32(&w->state)) {
 	case AWAITED:
 		return (uint32_t)dps_load64(&sitter_of(w)->berth) & INT32_MAX;

@@ -482,6 +482,16 @@ dps_port_close(uint32_t index)
 	return 0;
 }
 
+// The mbufs in a driver's rx queues, of a port that was absent at the start: while io cores run,
+// they cannot be counted. Of the drivers that wait for a device, net_tap keeps some.
+static uint64_t
+held_by_driver(const struct port *port)
+{
+	if (strcmp(port->info.driver, "net_tap") != 0)
+		return 0;
+	return (uint64_t)port->rx_queues * RTE_MIN(port->rx_desc, (uint32_t)sysconf(_SC_IOV_MAX) - 1);
+}
+
 // A port whose device went, or was never there, gets one again. Io cores have it once it is no longer
 // shut.
 int
@@ -505,7 +515,7 @@ dps_port_open(uint32_t index, const struct dps_port_conf *conf, uint32_t n_io, c
 	for (int which = 0; which < DRIVER_COUNTS; which++)
 		fresh.said[which].sum = port->said[which].sum;
 	fresh.failed = port->failed;
-	fresh.held = port->held;
+	fresh.held = port->held != 0 ? port->held : held_by_driver(&fresh);
 	the_primary.rx_held[fresh.pool] += fresh.held;
 	*port = fresh;
 	return 0;
