@@ -641,6 +641,7 @@ main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	seed.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+	seed.shared.primary_pid = seed.primary_pid;
 	seed.shared.primary_pidfd = syscall(SYS_pidfd_open, seed.primary_pid, 0);
 
 	if (seed.abi != DPS_ABI_VERSION)

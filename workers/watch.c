@@ -9,6 +9,7 @@
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <execinfo.h>
 #include <poll.h>
 #include <pthread.h>
@@ -121,6 +122,15 @@ on_crash(int number)
 	_exit(128 + number);
 }
 
+// By its pidfd, or, where a plugin has put something else in that descriptor's place, by its pid.
+static bool
+primary_is_gone(int ms)
+{
+	struct pollfd p = { .fd = of->primary_pidfd, .events = POLLIN };
+
+	return poll(&p, 1, ms) > 0 || (kill(of->primary_pid, 0) != 0 && errno == ESRCH);
+}
+
 static void *
 watch(void *arg)
 {
@@ -140,11 +150,10 @@ watch(void *arg)
 	(void)arg;
 	for (;;) {
 		// Any process may have written what the word says now, that the primary is dead too: the
-		// pidfd has the last word, which comes at once where the lease was right.
+		// kernel has the last word, which comes at once where the lease was right.
 		bool is_held = dps_lease_look(ctl->lease, owner) == DPS_LEASE_HELD;
-		struct pollfd p = { .fd = of->primary_pidfd, .events = POLLIN };
 
-		if (poll(&p, 1, is_held ? 0 : ROUND_MS) > 0)
+		if (primary_is_gone(is_held ? 0 : ROUND_MS))
 			_exit(DPS_EXIT_PRIMARY_GONE);
 		if (is_held)
 			dps_lease_wait(ctl->lease, owner, ROUND_MS);

@@ -19,6 +19,7 @@ _Static_assert(DPS_PLUGIN_REWRITES == DPS_UNDO, "same");
 struct shared {
 	struct dps_ctl *ctl;
 	struct dps_slot *slot[DPS_MAX_SLOTS];
+	int32_t primary_pid;
 	int primary_pidfd;
 	uint32_t n_ranges;
 	struct {
