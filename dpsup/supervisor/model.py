@@ -112,6 +112,12 @@ class Worker(Machine):
     def pidfd(self) -> int:
         return self.sitter.pidfd if self.sitter else -1
 
+    @property
+    def awaits_buckets(self) -> bool:
+        """It runs, and is about to be fed."""
+        given = self.fed or self.unfed or self.health == "stopped"
+        return self.state == "running" and not given
+
 
 @dataclass(slots=True)
 class Group:

@@ -137,7 +137,8 @@ class Scaler:
                 if worker.wanted and worker.state == "stopped":
                     self._core.fire(worker, "start")
             return all(
-                w.state in states and (w.state != "stopped") == w.wanted for w in group.workers
+                w.state in states and (w.state != "stopped") == w.wanted and not w.awaits_buckets
+                for w in group.workers
             )
 
         if not await self._core.until(done, SCALE_S):
@@ -145,6 +146,8 @@ class Scaler:
                 f"{group.plan.name} has {group.ready} of {group.desired} workers ready",
                 code="E0707",
             )
+        # Each has its share when the caller hears that it is done.
+        await self._buckets.steer(group)
 
     async def measure(self, group: Group, seconds: float) -> steering.Loads:
         """Packets of each bucket over that many seconds."""

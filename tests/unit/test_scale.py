@@ -81,7 +81,11 @@ def test_a_scale_waits_until_all_are_there(parts: Parts) -> None:
     with pytest.raises(TimedOut, match="2 of 3"):
         scaled(parts, "3")
     parts.group.workers[2].state = "running"
+    with pytest.raises(TimedOut, match="3 of 3"):
+        scaled(parts, "3")  # it has no buckets yet
+    parts.group.workers[2].fed = True
     assert scaled(parts, "3")["ready"] == 3
+    assert parts.core.events.of("steer"), "they are dealt out before the caller hears of it"
 
 
 def test_who_is_wanted_again_comes_back_once_it_has_ended(parts: Parts) -> None:
