@@ -123,6 +123,14 @@ def with_words(*words: str) -> list[Identity]:
     return [identify(pid) for pid, parent in found.items() if parent not in found]
 
 
+def has_command_line(pid: int) -> bool:
+    """A process that is ending has none: its memory is gone before its files are closed."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 def has_words(pid: int, *words: str) -> bool:
     """Is one of these in the command line of that process?"""
     try:

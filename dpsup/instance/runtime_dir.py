@@ -414,9 +414,12 @@ class Runtime:
     def end_processes(self, state: State | None, timeout: float = 5.0) -> bool:
         """End the processes of a dead supervisor: the primary, and with it all others. False: some
         live on, perhaps a primary that cannot be told to be this directory's, by another path."""
-        noted = [p for p in state.processes() if self.is_ours(p)] if state is not None else []
+        known = state.processes() if state is not None else []
+        noted = [p for p in known if self.is_ours(p)]
         first = [p for p in noted if state is not None and p == state.primary]
         strays = self.strays()
+        # One that is about to end has no command line any more, but its files and locks.
+        leaving = [p for p in known if not process.has_command_line(p.pid)]
         alive = [p for p in dict.fromkeys((*noted, *strays)) if p.alive]
         for one in (*first, *strays):
             process.kill(one)
@@ -425,6 +428,7 @@ class Runtime:
                 process.kill(one)
             if not process.wait_gone(alive, timeout):
                 return False
+        process.wait_gone(leaving, timeout)
         primary = state.primary if state is not None else None
         return primary is None or not (
             primary.alive
