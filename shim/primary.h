@@ -354,7 +354,6 @@ int watchdog_start(void);
 
 // warden.c
 int wardens_start(void);
-bool wardens_rest(void);                        // no process holds a berth, or may come for one
 void lease_restore(void);                       // the primary's, if a stray write hit it
 int thread_start(pthread_t *thread, void *(*run)(void *), void *arg);   // takes no signal
 

@@ -379,12 +379,3 @@ lease_restore(void)
 			seen);
 	times++;
 }
-
-bool
-wardens_rest(void)
-{
-	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++)
-		if (dps_load32(&wardens[i].state) != OFF)
-			return false;
-	return true;
-}

@@ -48,9 +48,10 @@ dps_eal_stop(void)
 			rte_eth_dev_close(port->id);
 	}
 	the_primary.n_ports = 0;
-	// A warden whose process lives would be left with its memory unmapped. The process is about to
-	// end: the kernel unmaps then, and says so to the workers.
-	return wardens_rest() ? rte_eal_cleanup() : 0;
+	// No rte_eal_cleanup: wardens, the caretaker and the keeper of the lease still use the memory
+	// that it would unmap. The process is about to end: the kernel unmaps it then, and says so to
+	// the workers; the supervisor removes the files.
+	return 0;
 }
 
 const char *
