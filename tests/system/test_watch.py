@@ -322,7 +322,9 @@ def test_metrics_are_served_and_agree_with_status(instance: Run) -> None:
     received = value(text, 'dpsup_port_receive_packets_total{port="wan"}')
     assert received is not None
     assert before["ports"][0]["rx_packets"] <= received <= after["ports"][0]["rx_packets"]
-    instance.do("kill", "fw/0")
+    # net_null's packets are one flow: only its worker's successor has a first packet.
+    busy = max(after["groups"][0]["workers"], key=lambda w: w["rx_packets"])
+    instance.do("kill", busy["id"])
     wait_for(lambda: serves(port, "dpsup_worker_deaths_total", 1))
     wait_for(lambda: serves(port, "dpsup_failover_seconds_count", 1))
     assert scrape(port, "application/openmetrics-text").endswith("# EOF\n")
