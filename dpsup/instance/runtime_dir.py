@@ -162,7 +162,6 @@ class Runtime:
                 )
             time.sleep(0.01)
         try:
-            self._demand_sound_files()
             other = instances().get(self.name)
             elsewhere = other is not None and other.path.resolve() != self.path.resolve()
             if other is not None and elsewhere and (other.is_supervised() or is_headless(other)):
@@ -182,6 +181,8 @@ class Runtime:
         directory = lock = -1
         try:
             directory = self._open(start=start)
+            # First: a file named `lock` in a directory of others' is neither opened nor removed.
+            self._demand_sound_files(directory)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(LOCK, flags, 0o600, dir_fd=directory)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,10 +193,12 @@ class Runtime:
                 if fd >= 0:
                     os.close(fd)
             return False
-        except OSError as e:
+        except (OSError, DpsupError) as e:
             for fd in (lock, directory):
                 if fd >= 0:
                     os.close(fd)
+            if isinstance(e, DpsupError):
+                raise
             raise self._not_permitted(e) from e
         self._dir, self._lock = directory, lock
         return True
@@ -206,10 +209,9 @@ class Runtime:
             return private.create_directory(self.path, _is_sound)
         return private.open_directory(self.path, any_owner=os.geteuid() == 0)
 
-    def _demand_sound_files(self) -> None:
+    def _demand_sound_files(self, directory: int) -> None:
         """Raises: DpsupError where a file is not ours, or not what it should be."""
-        assert self._dir is not None
-        for name, found in private.entries(self._dir):
+        for name, found in private.entries(directory):
             if name not in OURS:
                 error = DpsupError(
                     f"runtime directory {self.path} holds files that are not dpsup's: {name}",
@@ -219,7 +221,7 @@ class Runtime:
                 )
                 error.exit_code = Exit.BAD_TOPOLOGY
                 raise error
-            wrong = _misfit(name, found, os.fstat(self._dir).st_uid)
+            wrong = _misfit(name, found, os.fstat(directory).st_uid)
             if wrong:
                 raise NotPermitted(
                     f"{self.path / name} {wrong}",

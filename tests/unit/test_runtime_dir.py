@@ -375,3 +375,17 @@ def test_of_a_stale_state_the_lock_says_who_lives(root: Path, start: Start) -> N
     assert where.primary() == primary
     os.close(held)
     where.release()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_lock_of_another_program_stays(root: Path, kind: str) -> None:
+    """As in /run, or in a directory of a service."""
+    lock = root / "edge" / LOCK
+    (root / "edge").mkdir(mode=0o700)
+    (root / "edge" / "cron.pid").touch()
+    lock.write_text("7") if kind == "file" else lock.mkdir()
+    before = lock.stat()
+    with pytest.raises(DpsupError) as caught:
+        acquired(root)
+    assert caught.value.code in ("E0604", "E0613")
+    assert lock.stat() == before
