@@ -82,7 +82,7 @@ def settled(instance: Run, client: dpsup.Instance) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("restarts", [150, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("restarts", [300, pytest.param(10_000, marks=pytest.mark.long)])
 def test_many_restarts_leave_everything_as_it_was(instance: Run, restarts: int) -> None:
     text = NULL.replace('"10ms"', '"0ms"').replace("intensity = 100", "intensity = 1000000")
     # Few packets: this is about processes.
