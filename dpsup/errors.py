@@ -29,7 +29,7 @@ class Exit(enum.IntEnum):
 
 class DpsupError(Exception):
     """An error for users: `message` says what, `why` the consequence, `help` what to do; `code` is
-    its entry in `catalogue.CODES`, each class having a general one."""
+    its entry in `error_codes.CODES`, each class having a general one."""
 
     exit_code = Exit.FAILED
     code = "E0005"

@@ -23,7 +23,7 @@ from typing import Any, get_args, get_origin
 import click
 from pydantic_core import PydanticUndefined
 
-from dpsup import catalogue
+from dpsup import error_codes
 from dpsup.cli import manpage
 from dpsup.cli.root import cli
 from dpsup.doctor import CHECKS
@@ -468,7 +468,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/sdk.md": sdk_page,
     "reference/exits.md": exits_page,
     "reference/python.md": python_page,
-    "errors.md": lambda: catalogue.page(CHECKS),
+    "errors.md": lambda: error_codes.page(CHECKS),
 }
 
 

@@ -72,8 +72,8 @@ def captured(name: str | None) -> list[str]:
 
 
 def codes() -> list[str]:
-    from dpsup.catalogue import CODES
     from dpsup.doctor import CHECKS
+    from dpsup.error_codes import CODES
 
     return [*CODES, *CHECKS]
 

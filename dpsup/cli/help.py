@@ -20,13 +20,13 @@ def explain(code: str, markdown: bool, output: str) -> None:
       dpsup explain E0203
       dpsup explain D05         a check of `dpsup doctor`
     """
-    from dpsup import catalogue
+    from dpsup import error_codes
     from dpsup.doctor import CHECKS
 
     if markdown:
-        click.echo(catalogue.page(CHECKS), nl=False)
+        click.echo(error_codes.page(CHECKS), nl=False)
         return
-    table = {**catalogue.CODES, **CHECKS}
+    table = {**error_codes.CODES, **CHECKS}
     if not code:
         if output == "json":
             print_json({name: entry._asdict() for name, entry in table.items()})
@@ -34,9 +34,9 @@ def explain(code: str, markdown: bool, output: str) -> None:
             for name, entry in table.items():
                 click.echo(f"{name:6} {entry.title}")
         return
-    found = catalogue.find(code, CHECKS)
+    found = error_codes.find(code, CHECKS)
     if found is None:
-        close = catalogue.nearest(code, CHECKS)
+        close = error_codes.nearest(code, CHECKS)
         raise NoSuchObject(
             f"no code `{code}`",
             code="E1002",
@@ -47,7 +47,7 @@ def explain(code: str, markdown: bool, output: str) -> None:
             {"apiVersion": "dpsup/v1", "kind": "Explain", "code": found[0], **found[1]._asdict()}
         )
     else:
-        say(catalogue.text(*found), err=False)
+        say(error_codes.text(*found), err=False)
 
 
 @click.command()

@@ -8,7 +8,7 @@ result. Nothing here changes the machine.
 
 from __future__ import annotations
 
-from dpsup.catalogue import Entry
+from dpsup.error_codes import Entry
 
 CHECKS: dict[str, Entry] = {
     "D01": Entry(

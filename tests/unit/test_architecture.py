@@ -40,7 +40,7 @@ HOMES = {
 # A rule for a directory: all modules in it, and all that they import, are free of effects.
 PURE = {
     "topology", "plan", "view", "documents",
-    "errors", "text", "catalogue", "limits",
+    "errors", "text", "error_codes", "limits",
     "bus/messages", "instance/status", "instance/rates",
     "packets/decode", "packets/pcapng", "inspect/perf_report",
     "supervisor/fsm", "supervisor/policy", "supervisor/steering", "supervisor/autoscale",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from unit.fakehost import FILE, FULL, machine
 
-from dpsup import catalogue, errors
+from dpsup import error_codes, errors
 from dpsup.bus import messages
 from dpsup.check.topology import check
 from dpsup.doctor import CHECKS
@@ -41,13 +41,13 @@ def code_of(node: ast.Call) -> ast.expr | None:
 def literals() -> set[str]:
     found = set()
     for path in sorted((ROOT / "dpsup").rglob("*.py")):
-        if path.name != "catalogue.py":
+        if path.name != "error_codes.py":
             found |= set(re.findall(r"\bE\d{4}\b", path.read_text()))
     return found
 
 
 def test_every_code_in_the_source_is_in_the_table_and_the_other_way_round() -> None:
-    assert literals() == set(catalogue.CODES)
+    assert literals() == set(error_codes.CODES)
 
 
 def test_every_place_that_reports_says_which_error_it_is() -> None:
@@ -57,28 +57,28 @@ def test_every_place_that_reports_says_which_error_it_is() -> None:
         raised = name in RAISED | {"DpsupError"} and not GENERAL & set(path.parts)
         if (problem or raised) and code_of(node) is None:
             without.append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    assert not without, f"give these a code of dpsup/catalogue.py: {', '.join(without)}"
+    assert not without, f"give these a code of dpsup/error_codes.py: {', '.join(without)}"
 
 
-@pytest.mark.parametrize("code", [*catalogue.CODES, *CHECKS])
+@pytest.mark.parametrize("code", [*error_codes.CODES, *CHECKS])
 def test_every_entry_says_what_why_and_what_to_do(code: str) -> None:
-    entry = {**catalogue.CODES, **CHECKS}[code]
+    entry = {**error_codes.CODES, **CHECKS}[code]
     assert entry.title
     assert not entry.title.endswith(".")
     assert len(entry.why) > 20
     assert entry.why.endswith(".")
     assert len(entry.fix) > 10
     assert bool(entry.wrong) == bool(entry.right)
-    assert code[0] == "D" or code[:3] in catalogue.AREAS
+    assert code[0] == "D" or code[:3] in error_codes.AREAS
 
 
 def test_the_page_is_fresh() -> None:
     page = (ROOT / "docs/errors.md").read_text()
-    assert page == catalogue.page(CHECKS), "dpsup explain --markdown > docs/errors.md"
-    assert all(f"### {code}: " in page for code in (*catalogue.CODES, *CHECKS))
+    assert page == error_codes.page(CHECKS), "dpsup explain --markdown > docs/errors.md"
+    assert all(f"### {code}: " in page for code in (*error_codes.CODES, *CHECKS))
 
 
-EXAMPLES = [code for code, entry in catalogue.CODES.items() if entry.wrong]
+EXAMPLES = [code for code, entry in error_codes.CODES.items() if entry.wrong]
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
@@ -114,14 +114,14 @@ def test_wrong_examples_have_their_error_and_right_ones_have_not(code: str) -> N
         new, n = re.subn(rf"(?m)^{key} = .*$", lambda _: line, after, count=1)
         return before + (new if n else after.replace(inside, f"{inside}{line}\n", 1))
 
-    entry = catalogue.CODES[code]
+    entry = error_codes.CODES[code]
     assert code in found(entry.wrong)
     assert code not in found(entry.right)
 
 
 @pytest.mark.parametrize("word", ["E0203", "e0203", "error[E0203]", "error[E0203]:", "203", "E203"])
 def test_codes_as_people_type_them(word: str) -> None:
-    found = catalogue.find(word, CHECKS)
+    found = error_codes.find(word, CHECKS)
     if word == "203":
         assert found is None
         return
@@ -130,10 +130,10 @@ def test_codes_as_people_type_them(word: str) -> None:
 
 
 def test_near_misses() -> None:
-    assert catalogue.find("E9999", CHECKS) is None
-    assert catalogue.nearest("E0230", CHECKS) in catalogue.CODES
-    assert catalogue.nearest("unknown key", CHECKS) == "E0102"
-    assert catalogue.find("d5", CHECKS) == ("D05", CHECKS["D05"])
+    assert error_codes.find("E9999", CHECKS) is None
+    assert error_codes.nearest("E0230", CHECKS) in error_codes.CODES
+    assert error_codes.nearest("unknown key", CHECKS) == "E0102"
+    assert error_codes.find("d5", CHECKS) == ("D05", CHECKS["D05"])
 
 
 def test_a_problem_prints_its_code_and_a_topology_error_has_its_first() -> None:
@@ -150,4 +150,4 @@ def test_the_bus_carries_the_code_beside_the_exit_code() -> None:
         assert sent["code"] == int(kind.exit_code)
         assert messages.as_exception(sent).code == "E0701"
         assert messages.as_exception({k: v for k, v in sent.items() if k != "id"}).code == "E0005"
-    assert Problem("x").code in catalogue.CODES
+    assert Problem("x").code in error_codes.CODES

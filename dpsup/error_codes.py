@@ -1010,7 +1010,7 @@ def page(more: dict[str, Entry]) -> str:
         "# Errors",
         "",
         "Made by `dpsup explain --markdown > docs/errors.md`; its source is"
-        " `dpsup/catalogue.py`, and `dpsup/doctor`",
+        " `dpsup/error_codes.py`, and `dpsup/doctor`",
         "for the checks. Each error begins with `error[CODE]:`, each warning with"
         " `warning[CODE]:`;",
         "`dpsup explain CODE` prints what stands here. A code never changes its meaning. The"
