@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
@@ -169,6 +169,17 @@ def as_error(exception: DpsupError) -> dict[str, Any]:
         "why": exception.why,
         "help": exception.help,
     }
+
+
+def answer(request_id: str, work: Callable[[], Any]) -> bytes:
+    """The reply with what `work` returns or raises: a bug in it must not end the process."""
+    try:
+        return encode_reply(Reply(request_id, result=work()))
+    except DpsupError as e:
+        error = e
+    except Exception as e:
+        error = DpsupError(f"internal error: {e!r}", code="E0001")
+    return encode_reply(Reply(request_id, error=as_error(error)))
 
 
 def as_exception(error: dict[str, Any]) -> DpsupError:

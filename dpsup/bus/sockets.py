@@ -15,12 +15,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import zmq
 import zmq.asyncio
 
 from dpsup.bus import messages
+from dpsup.bus.aside import Aside
 from dpsup.bus.messages import Answered, Limiter, ProtocolError, Publication, Reply, Request
 from dpsup.errors import DpsupError, TimedOut
 
@@ -194,17 +196,22 @@ class Publisher:
 
 
 class Responder:
-    """A control socket in a plain loop: `poll` waits for requests and file descriptors."""
+    """A control socket in a plain loop: `poll` waits for requests and file descriptors. The verbs
+    in `long` only read; a thread carries them out, so that they delay no other request."""
 
-    def __init__(self, path: str, handle: Callable[[Request], Any]) -> None:
+    def __init__(
+        self, path: str, handle: Callable[[Request], Any], long: frozenset[str] = frozenset()
+    ) -> None:
         self._socket: Any = zmq.Context.instance().socket(zmq.ROUTER)
         _bind(self._socket, path, messages.MAX_REQUEST)
-        self._handle = handle
+        self._handle, self._long = handle, long
+        self._aside = Aside(handle)
         self._door = _Door()
         # The one peer is this instance's supervisor, whose requests are not limited.
         self._door.limiter = Limiter(rate=1e6, burst=1e6)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
+        self.watch(self._aside.fd)
 
     def watch(self, fd: int) -> None:
         self._poller.register(fd, zmq.POLLIN)
@@ -214,23 +221,31 @@ class Responder:
         ready = dict(self._poller.poll(int(timeout_s * 1000)))
         if self._socket in ready:
             self._answer()
+        if self._aside.fd in ready:
+            for to, reply in self._aside.taken():
+                self._door.answered.put(to.id, reply)
+                self._send(to.peer, reply)
         return {fd for fd in ready if isinstance(fd, int)}
 
     def _answer(self) -> None:
         frames = self._socket.recv_multipart()
         peer, opened = frames[0], self._door.open(frames)
-        if isinstance(opened, Request):
-            try:
-                reply = messages.encode_reply(Reply(opened.id, result=self._handle(opened)))
-            except DpsupError as e:
-                reply = _refusal(opened.id, e)
-            except Exception as e:  # a bug must not stop the ports
-                reply = _refusal(opened.id, DpsupError(f"internal error: {e!r}", code="E0001"))
-            self._door.answered.put(opened.id, reply)
+        if isinstance(opened, bytes):
+            self._send(peer, opened)
+        elif opened.verb in self._long:
+            self._aside.put(peer, opened)
         else:
-            reply = opened
+            reply = messages.answer(opened.id, partial(self._handle, opened))
+            self._door.answered.put(opened.id, reply)
+            self._send(peer, reply)
+
+    def _send(self, peer: bytes, reply: bytes) -> None:
         with contextlib.suppress(zmq.ZMQError):
             self._socket.send_multipart([peer, reply], zmq.NOBLOCK)
+
+    def finish(self) -> None:
+        """Returns once no long request is being carried out; no other one is begun."""
+        self._aside.close()
 
     def close(self) -> None:
         self._socket.close()

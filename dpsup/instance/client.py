@@ -83,6 +83,7 @@ def find(name: str | None) -> Runtime:
 
 
 DEFAULT_S = 10.0  # for an answer
+AUDIT_S = 60.0
 RELOAD_S = 1200.0
 SUCCESSOR_S = 10.0  # for a supervisor that follows a dead one
 FOLLOW_S = 0.5  # between two looks at whether the instance is there
@@ -222,7 +223,7 @@ class Instance:
                 found["port_info"], found["processes"] = stats["port_info"], stats["processes"]
         return found
 
-    def audit(self, *, timeout: float = DEFAULT_S) -> Audit:
+    def audit(self, *, timeout: float = AUDIT_S) -> Audit:
         """The Audit document: every mbuf of every pool."""
         with contextlib.suppress(Unsupervised):
             return cast("Audit", self._ask("audit", timeout))

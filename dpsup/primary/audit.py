@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where every mbuf is: counted by place, and searched one by one where the counts do not add up."""
+"""Where every mbuf is: counted by place, and searched one by one where the counts do not add up.
+
+It runs in a thread of its own, one audit at a time: to search a pool of a million mbufs takes long.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any, cast
 
 from dpsup import _abi
@@ -13,11 +18,28 @@ from dpsup.primary.shim import check, ffi, fields, lib
 PLACES = {**_abi.DPS_PLACE_NAMES, _abi.DPS_PLACE_BACK: "handed_back"}
 
 
+AGAIN = 5  # audits, where a port was opened or closed meanwhile
+AGAIN_S = 0.05
+
+
 class Audit:
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    """`turns` counts the beginnings and the ends of what opens or closes a port."""
+
+    def __init__(self, layout: Layout, turns: Callable[[], int]) -> None:
+        self._layout, self._turns = layout, turns
 
     def take(self) -> list[AuditPool]:
+        again = AGAIN
+        while True:
+            before = self._turns()
+            pools = self._take()
+            still = before % 2 == 0 and before == self._turns()
+            if still or not again or not any(pool["unexplained"] for pool in pools):
+                return pools
+            again -= 1
+            time.sleep(AGAIN_S)
+
+    def _take(self) -> list[AuditPool]:
         pools: list[AuditPool] = []
         for i, pool in enumerate(self._layout.plan["pools"]):
             out = ffi.new("struct dps_audit *")

@@ -9,6 +9,8 @@ attempts.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -52,6 +54,7 @@ class Ports:
         self._kernel = kernel or Interfaces()
         self._looked_at = 0.0
         self._watched: list[Watched] = []
+        self.turns = 0  # odd while a driver takes mbufs for a port, or gives them back
 
     @property
     def fd(self) -> int:
@@ -67,6 +70,15 @@ class Ports:
                 self._opened(one, now)
             else:
                 one.absent, one.trouble, one.retry_at = True, why, now + RETRY_S
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The audit reads beside this, and what drivers hold is not sure now."""
+        self.turns += 1
+        try:
+            yield
+        finally:
+            self.turns += 1
 
     def states(self) -> dict[str, State]:
         """By port."""
@@ -104,7 +116,8 @@ class Ports:
         gone, down = self._trouble(one, deleted, now)
         if gone:
             one.shut = None  # the first thing that closing does
-            check("port_close", lib.dps_port_close(one.index))
+            with self._turn():
+                check("port_close", lib.dps_port_close(one.index))
             one.absent = one.shut = True
             one.trouble = gone
             if now - one.opened_at >= RETRY_MOST_S:
@@ -156,7 +169,8 @@ class Ports:
             return
         if now < one.retry_at or not self._is_there(one):
             return
-        ret, why = self._layout.open(one.index)
+        with self._turn():
+            ret, why = self._layout.open(one.index)
         if ret < 0:
             one.trouble = why
             one.retry_at = now + one.pause

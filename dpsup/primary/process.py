@@ -52,6 +52,7 @@ PACKET_MOST = 1 << 16  # bytes
 EVIDENCE_BYTES = 1 << 20  # of packets, in one reply
 STATE_SHOWN = 8 << 10  # bytes of a slot's state in a reply
 STATE_REPLY = 256 << 10  # and of all buckets'
+LONG = frozenset({"audit"})  # verbs that take up to seconds; they only read
 
 
 def _story(story: Any) -> Story:
@@ -78,7 +79,7 @@ class Primary:
         self.layout = Layout(plan)
         self.ports = Ports(self.layout)
         self.counters = Counters(self.layout, self.ports.states)
-        self.audit = Audit(self.layout)
+        self.audit = Audit(self.layout, lambda: self.ports.turns)
         self.capture = Capture(plan)
         self.perf = Perf(plan)
         self.stopping = False
@@ -448,7 +449,7 @@ def main(argv: list[str]) -> int:
     try:
         primary.layout.create()
         primary.ports.begin(time.monotonic())
-        responder = Responder(f"{plan['runtime_dir']}/primary.sock", primary.handle)
+        responder = Responder(f"{plan['runtime_dir']}/primary.sock", primary.handle, LONG)
     except DpsupError as e:
         _say(notify, "REFUSED " + json.dumps(as_error(e)))
         return int(Exit.FAILED)
@@ -466,6 +467,7 @@ def main(argv: list[str]) -> int:
         if wake_r in ready:
             os.read(wake_r, 64)
         primary.look(ready)
+    responder.finish()  # before the memory goes that it reads
     primary.stop()
     responder.close()
     return 0

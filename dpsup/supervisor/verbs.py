@@ -48,6 +48,7 @@ from dpsup.supervisor.view import view
 T = TypeVar("T")
 
 REPLY_BYTES = 1 << 20
+AUDIT_S = 60.0  # each mbuf of millions may have to be looked for, beside all other requests
 ALL = "all"  # names every worker
 ONLY_GROUP = "workers"  # names the only group where no group has that name
 
@@ -161,7 +162,7 @@ async def _stats(sup: Supervisor, _: Args) -> Stats:
 
 
 async def _audit(sup: Supervisor, _: Args) -> Audit:
-    return status.audit(sup.model.plan.name, await sup.core.ask("audit"))
+    return status.audit(sup.model.plan.name, await sup.core.ask("audit", AUDIT_S))
 
 
 async def _state(sup: Supervisor, args: Args) -> StatePart:
