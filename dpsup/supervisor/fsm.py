@@ -44,14 +44,15 @@ TABLES = {
     backoff     -              -               -             -          stopped:handback  starting:fork    -                  -             -              -                  -                -              -                  -              -              -                 starting:fork  stopped:forget
     held        -              -               -             -          stopped:handback  starting:fork    -                  -             -              -                  -                -              -                  -              -              -                 -              stopped:forget
     """,
-    # whole: every group has as many ready as desired, and no port is absent; short: not so.
+    # whole: every group has as many ready as desired, and no port is absent; short: not so. opened:
+    # packets are let in.
     "topology": """
-    state     start           adopt            whole             short              stop                fail                primary_lost       gone
-    stopped   starting:begin  starting:rejoin  -                 -                  -                   -                   -                  -
-    starting  -               -                running:announce  -                  stopping:wind_down  stopping:wind_down  starting:again     -
-    running   -               -                -                 degraded:announce  stopping:wind_down  stopping:wind_down  starting:again     -
-    degraded  -               -                running:announce  -                  stopping:wind_down  stopping:wind_down  starting:again     -
-    stopping  -               -                -                 -                  -                   -                   -                  stopped:finish
+    state     start           adopt            whole             short              opened          stop                fail                primary_lost       gone
+    stopped   starting:begin  starting:rejoin  -                 -                  -               -                   -                   -                  -
+    starting  -               -                starting:open     -                  running:opened  stopping:wind_down  stopping:wind_down  starting:again     -
+    running   -               -                -                 degraded:announce  -               stopping:wind_down  stopping:wind_down  starting:again     -
+    degraded  -               -                running:announce  -                  -               stopping:wind_down  stopping:wind_down  starting:again     -
+    stopping  -               -                -                 -                  -               -                   -                   -                  stopped:finish
     """,
 }
 

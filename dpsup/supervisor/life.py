@@ -9,11 +9,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from dpsup.bus.sockets import Gone
 from dpsup.errors import DpsupError
 from dpsup.instance import status
 from dpsup.supervisor import outputs
 from dpsup.supervisor.buckets import Buckets
-from dpsup.supervisor.core import HALT_S, QUIT_S, WORKER_READY_S, Core
+from dpsup.supervisor.core import AGAIN_S, HALT_S, QUIT_S, WORKER_READY_S, Core
 from dpsup.supervisor.engine import Actions
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.primary import Generation
@@ -49,6 +50,8 @@ class Life:
         return {
             "begin": lambda _: self._core.fire(self._model.primary, "start"),
             "rejoin": lambda _: self.rejoin(),
+            "open": self.open,
+            "opened": self.opened,
             "announce": self.announce,
             "wind_down": self.wind_down,
             "again": self.again,
@@ -71,15 +74,14 @@ class Life:
             whole = all(w.state in ("running", "held") for w in model.workers() if w.wanted)
         elif model.state != "starting":
             whole = whole and not (model.absent or model.short or model.troubles)
+        if model.state == "starting" and model.primary.state != "running":
+            whole = False  # a group of no workers lacks none, but nothing can be opened
         if model.state in ("starting", "running", "degraded"):
             self._core.fire(model, "whole" if whole else "short")
 
     def announce(self, _: Any) -> None:
         model = self._model
-        if model.state == "running" and not self._opening:
-            self._opening = True
-            self._core.spawn(self._open())
-        elif model.state == "running":
+        if model.state == "running":
             model.progress(f"{model.name} is running, all workers ready")
         else:
             short = [f"{g.plan.name} {g.ready}/{g.desired} ready" for g in model.groups]
@@ -88,26 +90,54 @@ class Life:
             short += [f"the output of port {name} lacks bytes" for name in model.short]
             model.progress(f"{model.name} is degraded: {', '.join(short)}")
 
-    async def _open(self) -> None:
+    def open(self, _: Any) -> None:
+        if not self._opening:
+            self._opening = True
+            self._core.spawn(self._open(self._model.plan.generation))
+
+    async def _open(self, generation: int) -> None:
         """Input begins once every worker that is ready has its buckets."""
         model = self._model
-        await self._core.until(
-            lambda: all(w.fed == (w.state == "running") for w in model.workers()), HALT_S
-        )
-        for group in model.groups:
-            await self._buckets.steer(group)
-        if not model.is_open:
+
+        def is_due() -> bool:
+            return model.state == "starting" and model.plan.generation == generation
+
+        try:
+            await self._core.until(
+                lambda: (
+                    not is_due() or all(w.fed == (w.state == "running") for w in model.workers())
+                ),
+                HALT_S,
+            )
+            for group in model.groups:
+                if is_due():
+                    await self._buckets.steer(group)
+            if not is_due():
+                return
+            await self._core.insist("rx", on=True)
+        except Gone:
+            raise
+        except DpsupError as e:  # an io core that did not answer: nobody else opens the input
+            self._core.events.add(type="error", message=str(e))
+            self._core.later(AGAIN_S, self._open_again, generation)
             return
-        await self._core.insist("rx", on=True)
         model.rx_on = True
+        self._core.fire(model, "opened")
+        # A later generation opens with the workers that there are; it may be degraded.
+        self.judge()
+
+    def _open_again(self, generation: int) -> None:
+        if self._model.plan.generation == generation:
+            self._opening = False
+            self.judge()
+
+    def opened(self, _: Any) -> None:
+        model = self._model
         if model.primary_deaths:
             model.progress(f"{model.name} is running again, generation {model.plan.generation}")
         self.on_running()
-        self._core.wake()
         for group in model.groups:
             self._spares.refill(group)
-        # A later generation opens with the workers that there are; it may be degraded.
-        self.judge()
 
     def again(self, _: Any) -> None:
         self._model.rx_on = self._opening = False

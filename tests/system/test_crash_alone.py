@@ -55,6 +55,7 @@ ACTIONS: list[Case] = [
     (sweeping.seed_dies, raising("action seed.spawn")),
     (sweeping.seed_dies, raising("action seed.fill")),
     (sweeping.spare_dies, adopting(["action topology.rejoin"])),
+    (sweeping.spare_dies, adopting(["action topology.opened"])),
     (sweeping.spare_dies, adopting(["action worker.await"])),
 ]
 # Half a minute: a seed that does not attach is given time.
@@ -87,7 +88,7 @@ ENDS = [
     ("action primary.spawn", "action seed.quit"),
     ("action primary.announce", "action seed.report"),
     ("action worker.fork", "action primary.quit"),
-    ("action topology.announce", "action topology.finish"),
+    ("action topology.open", "action topology.finish"),
 ]
 AT_START = "action primary.kill"
 

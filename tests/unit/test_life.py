@@ -145,19 +145,37 @@ def test_the_end_is_not_judged(home: Home, state: str) -> None:
 
 
 def opened(home: Home) -> None:
-    home.life.announce(home.model)
+    home.model.state = "starting"
+    home.life.open(home.model)
     run(home.core.settle())
 
 
-def test_input_begins_behind_the_buckets_and_once(home: Home) -> None:
+def fired(home: Home) -> list[str]:
+    return [event for who, event in home.core.fired if who == home.model.name]
+
+
+def test_it_runs_once_packets_are_let_in_behind_the_buckets(home: Home) -> None:
     home.seat(0, 500)
     opened(home)
-    assert home.core.asked[0][0] == "map"
+    assert home.core.trace[:3] == ["map", "rx", "edge opened"]
     assert home.core.asked[1] == ("rx", {"on": True})
-    assert home.model.rx_on and home.did == ["running"]
+    assert home.model.rx_on
     home.core.asked.clear()
     opened(home)
-    assert not home.core.asked and home.did == ["running"]
+    assert not home.core.asked and fired(home).count("opened") == 1
+
+
+def test_until_then_a_worker_that_dies_makes_it_no_less_starting() -> None:
+    for event in ("whole", "short"):
+        assert fsm.step("topology", "starting", event).state == "starting"
+
+
+def test_opened_is_said_and_spares_follow(home: Home) -> None:
+    home.model.state = "running"
+    home.life.opened(home.model)
+    assert home.did == ["running"] and home.group.filling
+    for task in home.core.tasks:
+        task.close()
 
 
 def test_input_does_not_begin_where_the_end_came_first(home: Home) -> None:
@@ -167,7 +185,41 @@ def test_input_does_not_begin_where_the_end_came_first(home: Home) -> None:
     home.core.answers["map"] = stop
     home.seat(0, 500)
     opened(home)
-    assert not home.model.rx_on and not home.did
+    assert not home.model.rx_on and "opened" not in fired(home)
+
+
+def test_input_of_another_generation_is_not_this_ones(home: Home) -> None:
+    def died(**_: Any) -> None:
+        plan = home.model.plan
+        home.model.plan = dataclasses.replace(plan, generation=plan.generation + 1)
+
+    home.core.answers["map"] = died
+    home.seat(0, 500)
+    opened(home)
+    assert not home.model.rx_on and "opened" not in fired(home)
+
+
+@pytest.mark.parametrize("verb", ["map", "rx"])
+def test_an_input_that_did_not_open_is_opened_later(home: Home, verb: str) -> None:
+    home.core.answers[verb] = ShimError(verb, 110, "no answer")
+    home.seat(0, 500)
+    opened(home)
+    assert not home.model.rx_on and home.core.events.of("error")
+    del home.core.answers[verb]
+    ((_, again, args),) = home.core.timers
+    again(*args)
+    assert fired(home)[-1] in ("whole", "short")
+    opened(home)
+    assert home.model.rx_on and fired(home).count("opened") == 1
+
+
+def test_nothing_opens_without_a_primary(home: Home) -> None:
+    home.model.state = "starting"
+    for worker in home.group.workers:
+        worker.wanted = False
+    assert home.judged() == "whole"
+    home.model.primary.state = "lost"
+    assert home.judged() == "short"
 
 
 def test_a_degraded_instance_says_what_it_lacks(home: Home) -> None:
@@ -183,9 +235,8 @@ def test_the_next_generation_opens_anew(home: Home) -> None:
     home.model.state = "starting"
     home.life.again(home.model)
     assert not home.model.rx_on and len(home.core.timers) == 1
-    home.model.state = "running"
     opened(home)
-    assert home.did == ["running"] * 2
+    assert fired(home).count("opened") == 2
 
 
 # --- the end --------------------------------------------------------------------------------------
