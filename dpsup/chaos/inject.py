@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Inflicts one fault on a running instance. It reads the processes from the runtime directory,
-and asks none."""
+and asks none. A worker that would be held after one more death is left alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from dpsup.chaos.budget import Budget
 from dpsup.chaos.report import Injected
 from dpsup.chaos.schedule import Fault
 from dpsup.chaos.target import Target
@@ -19,6 +20,10 @@ ATTACH_S = 0.06  # an attach takes 20 to 60 ms
 NEXT_SEED_S = 20.0  # above the supervisor's deadline for an attach
 LOOK_S = 0.1
 HANG = signal.SIGUSR1  # what the delay plugin hangs on
+
+
+class _HeldBack(Exception):
+    """Each worker that lives would be held."""
 
 
 class Injector:
@@ -37,6 +42,7 @@ class Injector:
         self.before_primary = before_primary
         self.restart = restart
         self.hung: list[Identity] = []
+        self._budget = Budget()
         self._stopped: set[int] = set()
         self._spent: set[int] = set()  # pids that are dead, or will be
 
@@ -44,23 +50,29 @@ class Injector:
         """False: no process is there that could suffer it."""
         method = getattr(self, "_" + fault.kind.replace("-", "_"))
         t = self.target.clock()
-        victim: tuple[int, int] | None = method(fault.pick)
+        try:
+            victim: tuple[int, int] | None = method(fault.pick)
+        except _HeldBack:
+            self.target.found.held_back[fault.kind] += 1
+            return True
         if victim is not None:
             self.target.found.injected.append(Injected(t, fault.kind, *victim))
         return victim is not None
 
-    def _sitters(self, spares: bool) -> list[Identity]:
+    def _sitters(self, spares: bool) -> dict[str, Identity]:
+        """By name."""
         state = self.target.state()
         found = state.workers.items() if state else ()
-        return [
-            one
+        return {
+            name: one
             for name, one in sorted(found)
             if name.split()[0].endswith("/spare") == spares and one.pid not in self._spent
-        ]
+        }
 
-    def _running(self) -> list[Identity]:
+    def _running(self) -> dict[str, Identity]:
         """Workers that take a signal now: all but SIGKILL waits while they are stopped."""
-        return [one for one in self._sitters(False) if one.pid not in self._stopped]
+        workers = self._sitters(False).items()
+        return {name: one for name, one in workers if one.pid not in self._stopped}
 
     def _signal(self, victims: list[Identity], pick: float, number: int) -> tuple[int, int] | None:
         """Signal the first living process from the pick on. Returns the time and its pid."""
@@ -74,24 +86,42 @@ class Injector:
                 return now, one.pid
         return None
 
+    def _end(
+        self, workers: dict[str, Identity], pick: float, number: int
+    ) -> tuple[int, int] | None:
+        """Signal a worker that is started again then. Raises: _HeldBack."""
+        self._budget.learn(*self.target.policies())
+        now = time.monotonic()
+        names = {
+            one.pid: name.split()[0]
+            for name, one in workers.items()
+            if self._budget.allows(name.split()[0], now)
+        }
+        done = self._signal([one for one in workers.values() if one.pid in names], pick, number)
+        if done is not None:
+            self._budget.spend(names[done[1]], now)
+        elif any(one.alive for one in workers.values()):
+            raise _HeldBack
+        return done
+
     def _kill(self, pick: float) -> tuple[int, int] | None:
-        return self._signal(self._sitters(False), pick, signal.SIGKILL)
+        return self._end(self._sitters(False), pick, signal.SIGKILL)
 
     def _segv(self, pick: float) -> tuple[int, int] | None:
-        return self._signal(self._running(), pick, signal.SIGSEGV)
+        return self._end(self._running(), pick, signal.SIGSEGV)
 
     def _hang(self, pick: float) -> tuple[int, int] | None:
-        victims = self._running()
-        done = self._signal(victims, pick, HANG)
+        workers = self._running()
+        done = self._end(workers, pick, HANG)
         if done is not None:
-            self.hung += [v for v in victims if v.pid == done[1]]
+            self.hung += [one for one in workers.values() if one.pid == done[1]]
         return done
 
     def _spare_kill(self, pick: float) -> tuple[int, int] | None:
-        return self._signal(self._sitters(True), pick, signal.SIGKILL)
+        return self._signal(list(self._sitters(True).values()), pick, signal.SIGKILL)
 
     def _stop(self, pick: float) -> tuple[int, int] | None:
-        victims = self._running()
+        victims = list(self._running().values())
         done = self._signal(victims, pick, signal.SIGSTOP)
         if done is not None:
             one = next(v for v in victims if v.pid == done[1])

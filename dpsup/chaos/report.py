@@ -38,6 +38,7 @@ class Found:
     own_traffic: bool
     injected: list[Injected] = field(default_factory=list)
     no_victim: Counter[str] = field(default_factory=Counter)
+    held_back: Counter[str] = field(default_factory=Counter)  # for the restart policy's sake
     deaths: list[Story] = field(default_factory=list)  # the wardens' stories
     outages_us: dict[str, list[float]] = field(
         default_factory=dict
@@ -147,6 +148,7 @@ def document(found: Found, asked: Asked, host: Host) -> Chaos:
         "generations": found.generations,
         "injected": dict(sorted(Counter(i.kind for i in found.injected).items())),
         "no_victim": dict(found.no_victim),
+        "held_back": dict(found.held_back),
         "deaths": len(found.deaths),
         "left_to_supervisor": sum(
             not s["successor"] for s in found.deaths if s["slot"] != DPS_NO_SLOT
@@ -213,6 +215,11 @@ def text(doc: Chaos) -> str:
         f"mbufs leaked {doc['audit']['leaked']}, in {doc['audit']['times']} audits; worker deaths "
         f"{doc['deaths']}, of which the supervisor filled {doc['left_to_supervisor']}"
     )
+    if spared := sum(doc["held_back"].values()):
+        lines.append(
+            f"{spared} faults were held back: `restart.intensity` allows no more deaths, and the "
+            "worker would be held; raise it, or lower --rate, for more"
+        )
     lines += [f"problem: {p}" for p in doc["problems"]]
     lines.append("all is accounted for" if doc["ok"] else "NOT all is accounted for")
     return "\n".join(lines)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dpsup._abi import DPS_NO_SLOT, DPS_STORY_DEATH
@@ -15,10 +16,12 @@ from dpsup.errors import DpsupError, TimedOut
 from dpsup.host.process import Identity
 from dpsup.instance import runtime_dir, status
 from dpsup.instance.client import Instance
-from dpsup.instance.runtime_dir import PRIMARY, Runtime, State
+from dpsup.instance.runtime_dir import PLAN, PRIMARY, Runtime, State
 
 if TYPE_CHECKING:
     from dpsup.documents.counters import Counters
+    from dpsup.documents.plan import Group, Running
+    from dpsup.documents.state import WorkerMemory
     from dpsup.documents.story import Story
 
 ASK_S = 2.0
@@ -58,6 +61,16 @@ class Target:
 
     def connect(self) -> Instance:
         return Instance(self.where)
+
+    def policies(self) -> tuple[Sequence[Group], Mapping[str, WorkerMemory]]:
+        """The groups as they are planned now, and what the supervisor noted of each worker."""
+        state = self.state()
+        memory = state.memory.get("workers", {}) if state else {}
+        try:
+            plan: Running = json.loads(self.where.read(PLAN))
+            return plan["groups"], memory
+        except (DpsupError, OSError, ValueError):
+            return [], memory
 
     # --- what the primary reports ----------------------------------------------------------------
 

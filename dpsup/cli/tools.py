@@ -206,7 +206,8 @@ def chaos(
     Without -n and FILE, creates a topology with numbered traffic and checks each packet: lost,
     duplicated, reordered or damaged; and that no mbuf leaked. With -n NAME, or with a topology FILE
     that it starts and stops, checks the counters and the audit. Exit code 0 only if every packet
-    is accounted for. The schedule depends only on seed, faults, rate and duration.
+    is accounted for. The schedule depends only on seed, faults, rate and duration. A fault is held
+    back, and counted so, where the group's `restart` would not start the worker again.
 
     \b
       kill, segv, stop     a worker; stop: SIGSTOP, then SIGCONT

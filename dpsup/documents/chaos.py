@@ -57,6 +57,7 @@ class Chaos(Named):
     generations: int
     injected: dict[str, int]
     no_victim: dict[str, int]
+    held_back: dict[str, int]
     deaths: int
     left_to_supervisor: int
     recovery_us: dict[str, dict[str, Percentiles]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,17 @@ def test_what_cannot_be_done_is_said_first(options: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error[")
     assert not done.stdout
+
+
+def test_an_instance_as_people_have_it_is_hurt_and_never_held(instance: Run) -> None:
+    """The usual faults, far more than its restart policy puts up with."""
+    instance.start(re.sub(r"restart = .*", "spares = 1", NULL))
+    done = run(
+        "chaos", "-n", instance.name, "--rate", "40/s", "--seed", "1", "--for", "2s", "-o", "json",
+        timeout=300,
+    )  # fmt: skip
+    doc = json.loads(done.stdout)
+    assert done.returncode == 0 and doc["ok"], doc["problems"]
+    assert doc["injected"]["kill"] >= 2 and sum(doc["held_back"].values()) > 10
+    assert instance.status()["state"] == "running"
+    assert not [e for e in instance.events() if e["type"] == "held"]
