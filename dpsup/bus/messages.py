@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from dpsup.errors import DpsupError, Exit, ShimError
 
@@ -36,11 +36,27 @@ class ProtocolError(DpsupError):
     code = "E0901"
 
 
+class Peer(NamedTuple):
+    """The process that connected, as the kernel knew it then. pid 0: of another pid namespace."""
+
+    uid: int
+    pid: int
+
+
+def peer_of(address: str) -> Peer | None:
+    """Of ZeroMQ's "Peer-Address" of an ipc connection: "localhost:UID:GID:PID"."""
+    found = re.fullmatch(r".*:(\d{1,10}):\d{1,10}:(\d{1,10})", address, re.DOTALL | re.ASCII)
+    return Peer(int(found[1]), int(found[2])) if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
+    """`peer` is the receiver's knowledge and no part of the message; None: it is not known."""
+
     verb: str
     id: str
     args: Args = field(default_factory=dict)
+    peer: Peer | None = None
 
 
 @dataclass(frozen=True, slots=True)

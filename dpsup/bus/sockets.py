@@ -15,6 +15,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,15 @@ import zmq.asyncio
 
 from dpsup.bus import messages
 from dpsup.bus.aside import Aside
-from dpsup.bus.messages import Answered, Limiter, ProtocolError, Publication, Reply, Request
+from dpsup.bus.messages import (
+    Answered,
+    Limiter,
+    Peer,
+    ProtocolError,
+    Publication,
+    Reply,
+    Request,
+)
 from dpsup.errors import DpsupError, TimedOut
 
 HIGH_WATER = 1000  # messages queued for a slow peer, then dropped
@@ -57,6 +66,14 @@ def _bind(socket: Any, path: str, limit: int) -> None:
         ) from e
     finally:
         os.umask(mask)
+
+
+def _peer(frame: Any) -> Peer | None:
+    """The process that this frame came from."""
+    try:
+        return messages.peer_of(frame.get("Peer-Address"))
+    except (zmq.ZMQError, AttributeError):  # a libzmq without it
+        return None
 
 
 def _refusal(request_id: str, error: DpsupError) -> bytes:
@@ -113,15 +130,20 @@ class Server:
         a peer that floods would keep deaths from being heard of."""
         taken = 0
         while True:
-            frames = await self._socket.recv_multipart()
-            answer = self._open(frames)
+            received = await self._socket.recv_multipart(copy=False)
+            # Of more frames only the number matters.
+            frames = [frame.bytes for frame in received[:FRAMES_MOST]] + [
+                b"" for _ in received[FRAMES_MOST:]
+            ]
+            answer = self._open(frames, _peer(received[-1]))
+            del received
             if answer is not None:
                 await self._socket.send_multipart([frames[0], answer])
             taken += 1
             if taken % TAKEN_MOST == 0:
                 await asyncio.sleep(0)
 
-    def _open(self, frames: list[bytes]) -> bytes | None:
+    def _open(self, frames: list[bytes], who: Peer | None) -> bytes | None:
         """Begin to carry out a request; the answer, where there is one already."""
         peer, opened = frames[0], self._door.open(frames)
         if isinstance(opened, bytes):
@@ -143,7 +165,7 @@ class Server:
             )
         self._busy[peer] += 1
         self._running[opened.id] = [peer]
-        task = asyncio.create_task(self._answer(opened))
+        task = asyncio.create_task(self._answer(replace(opened, peer=who)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return None

@@ -29,6 +29,7 @@ TYPES = {
     "judged": "the new version was compared with the old one",
     "handover": "a worker handed its slot to a worker of another version",
     "reload": "a changed topology file was applied or refused",
+    "command": "a command that changes the instance was received: from which user and process",
     "reset": "past deaths were forgotten on request",
     "quarantine": "a packet was put in quarantine",
     "verdict": "a worker returns verdicts that have no meaning: its packets are dropped",
@@ -83,7 +84,7 @@ class Fields(TypedDict, total=False):
     old: Annotated[Any, "state or number before"]
     packets: Annotated[int, "packets counted"]
     phase: Annotated[str, "the rollout's phase"]
-    pid: Annotated[int, "the process"]
+    pid: Annotated[int, "the process; of a command 0: it is of another pid namespace"]
     plugin: Annotated[str, "the plugin that the worker runs"]
     port: Annotated[str, "the packet's input port"]
     predicted: Annotated[float, "the imbalance that was foreseen"]
@@ -104,6 +105,8 @@ class Fields(TypedDict, total=False):
         "times of its phases: died, noticed, repaired, claimed, seated, first packet, gone",
     ]
     tried: Annotated[int, "spares that did not take the slot in time"]
+    uid: Annotated[int | None, "the user that the process of a command ran as, null: not known"]
+    verb: Annotated[str, "the command: `scale`, `stop`"]
     verdict: Annotated[str, "the verdict's word, as the worker wrote it"]
     why: Annotated[str, "the cause, or the state machine's event"]
     workers: Annotated[list[str], "the workers that are judged"]

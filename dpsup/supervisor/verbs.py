@@ -49,6 +49,7 @@ T = TypeVar("T")
 
 REPLY_BYTES = 1 << 20
 AUDIT_S = 60.0  # each mbuf of millions may have to be looked for, beside all other requests
+NAME_MOST, ARGS_MOST = 64, 300  # characters, of what an event repeats of a command
 ALL = "all"  # names every worker
 ONLY_GROUP = "workers"  # names the only group where no group has that name
 
@@ -59,6 +60,8 @@ async def handle(sup: Supervisor, request: Request) -> Any:
         raise ProtocolError(
             f"no such verb: {request.verb}", code="E0903", help=f"one of {', '.join(VERBS)}"
         )
+    if request.verb in CHANGING:
+        _note_command(sup, request)
     try:
         return await verb(sup, request.args)
     except DpsupError:
@@ -66,6 +69,24 @@ async def handle(sup: Supervisor, request: Request) -> Any:
     except Exception as e:
         sup.core.fault(f"request {request.verb}", e)
         raise
+
+
+def _note_command(sup: Supervisor, request: Request) -> None:
+    """Before it is carried out, whatever comes of it."""
+    args = request.args
+    if args.get("dry_run"):
+        return
+    target = next((args[k] for k in ("worker", "group", "target") if args.get(k)), "")
+    told = json.dumps({k: v for k, v in args.items() if v not in (None, "")})
+    peer = request.peer
+    sup.core.events.add(
+        type="command",
+        name=str(target)[:NAME_MOST] or sup.model.plan.name,
+        verb=request.verb,
+        message=told if len(told) <= ARGS_MOST else f"{told[:ARGS_MOST]} ...",
+        uid=peer.uid if peer else None,
+        pid=peer.pid if peer else 0,
+    )
 
 
 def _plan(sup: Supervisor) -> Running:
@@ -394,3 +415,11 @@ VERBS = {
     "logs": _logs,
     "stop": _stop,
 }
+
+# Of these an event says which user and process ordered them.
+CHANGING = frozenset(
+    {
+        "scale", "rebalance", "restart", "rollout", "rollout_undo", "reload", "reset_failed",
+        "kill", "stop",
+    }
+)  # fmt: skip

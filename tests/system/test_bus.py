@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from typing import Any
 
@@ -81,6 +82,10 @@ def test_the_same_request_is_carried_out_once(instance: Run) -> None:
     instance.until(lambda s: s["recovery"]["deaths"] == 1 and s["state"] == "running")
     assert raw.say(request) == first
     assert instance.status()["recovery"]["deaths"] == 1
+    # Who did it is written down, once.
+    (event,) = [e for e in instance.events() if e["type"] == "command"]
+    assert (event["name"], event["verb"], event["uid"]) == ("fw/0", "kill", os.geteuid())
+    assert event["pid"] == os.getpid()
 
 
 def test_events_are_numbered_and_a_snapshot_fills_gaps(instance: Run) -> None:

@@ -49,7 +49,9 @@ def test_an_action_that_raises_ends_the_supervisor_also_under_a_request(tmp_path
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(verbs.VERBS, "scale", scale)
             with pytest.raises(ZeroDivisionError):
-                await verbs.handle(SimpleNamespace(core=core), Request("scale", "1", {}))  # type: ignore[arg-type]
+                await verbs.handle(
+                    SimpleNamespace(core=core), Request("scale", "1", {"group": "fw"})
+                )  # type: ignore[arg-type]
         return core
 
     core = asyncio.run(go())
