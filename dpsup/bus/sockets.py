@@ -294,8 +294,9 @@ class AsyncClient:
             if future is not None and not future.done():
                 future.set_result(reply)
 
-    async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:
-        request = Request(verb, uuid.uuid4().hex, args)
+    async def ask(self, verb: str, timeout: float = 5.0, again: str = "", **args: Any) -> Any:
+        """`again`: the id of a request that was sent before, whose answer was late or lost."""
+        request = Request(verb, again or uuid.uuid4().hex, args)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         raw = messages.encode_request(request)
         self._waiting[request.id] = future

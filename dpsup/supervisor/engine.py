@@ -16,6 +16,7 @@ import contextlib
 import signal
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -215,18 +216,20 @@ class Engine:
             asks.close()
         return asks is not None
 
-    async def ask(self, verb: str, timeout: float = 5.0, **args: Any) -> Any:
+    async def ask(self, verb: str, timeout: float = 5.0, again: str = "", **args: Any) -> Any:
+        """`again`: the id of a request that may have been received; it is carried out once."""
         if self._asks is None:
             raise Gone(
                 "no primary is running", code="E0807", help="`dpsup status` shows what is going on"
             )
-        return await self._asks.ask(verb, timeout, **args)
+        return await self._asks.ask(verb, timeout, again, **args)
 
     async def insist(self, verb: str, **args: Any) -> Any:
         refusals = silences = 0
+        request = uuid.uuid4().hex
         while True:
             try:
-                return await self.ask(verb, **args)
+                return await self.ask(verb, again=request, **args)
             except Gone:
                 raise
             except TimedOut as e:
@@ -239,6 +242,7 @@ class Engine:
                 refusals += 1
                 if refusals >= silence.INSIST:
                     raise
+                request = uuid.uuid4().hex
                 self.events.add(type="error", message=str(e))
             await asyncio.sleep(AGAIN_S)
 

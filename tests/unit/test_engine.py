@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from unit.fakecore import model, run
 
-from dpsup.bus.sockets import Gone
+from dpsup.bus.messages import Request
+from dpsup.bus.sockets import Gone, Responder
 from dpsup.errors import DpsupError, ShimError, TimedOut
 from dpsup.host.process import Identity
+from dpsup.instance.runtime_dir import PRIMARY
 from dpsup.supervisor import engine, silence
 from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.model import Sitter, Worker
@@ -236,6 +240,54 @@ def test_refusals_do_not_count_as_silences(core: Engine, monkeypatch: pytest.Mon
     says = [TimedOut("late"), DpsupError("no"), TimedOut("late"), DpsupError("no"), None]
     primary = Primary(core, monkeypatch, *says)
     assert run(core.insist("map")) == "done" and primary.ended == 0
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_request_whose_answer_is_lost_is_carried_out_once(
+    core: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refuses: bool
+) -> None:
+    """Each berth that was opened and not heard of would be lost: there are 160."""
+    opened, lost = 0, 3 if refuses else 2
+
+    class Lossy(Responder):
+        def _send(self, peer: bytes, reply: bytes) -> None:
+            nonlocal lost
+            lost -= 1
+            if lost < 0:
+                super()._send(peer, reply)
+
+    def handle(_: Request) -> int:
+        nonlocal opened
+        opened += 1
+        if refuses and opened == 1:
+            raise ShimError("spare", 28, "no room")
+        return opened
+
+    async def go() -> Any:
+        responder = Lossy(core.model.runtime.file(PRIMARY), handle)
+        over = threading.Event()
+        serving = threading.Thread(
+            target=lambda: [responder.poll(0.01) for _ in iter(over.is_set, True)]
+        )
+        serving.start()
+        core.open_asks()
+        monkeypatch.setattr(core, "ask", partial(core.ask, timeout=0.2))
+        monkeypatch.setattr(core, "end_if_dead", alive)
+        try:
+            async with asyncio.timeout(60):
+                return await core.insist("spare", group=0)
+        finally:
+            core.close_asks()
+            over.set()
+            serving.join()
+            responder.finish()
+            responder.close()
+
+    async def alive(_: str) -> bool:
+        return False
+
+    # A refusal is an answer; what is asked after it is another request.
+    assert run(go()) == opened == 1 + refuses
 
 
 def test_a_primary_that_ended_is_asked_once(core: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
