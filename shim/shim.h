@@ -417,6 +417,7 @@ int dps_group_heir(uint32_t group, uint32_t version);   // that is started, and 
 int dps_slot_sitter(uint32_t slot);                     // pid, 0: none
 int dps_sitter_pid(uint32_t sitter, uint32_t ticket);   // that came to a berth, 0: none; -ESTALE:
 							// the berth is of another order by now
+int dps_process_dumps(int32_t pid);                  // does it write its core file?
 int dps_slot_takeovers(uint32_t slot, uint32_t n,       // that wardens may do unasked from now on;
 		       uint32_t failures);              // 1: not for one that left in order
 int dps_slot_read(uint32_t slot, struct dps_slot *out);

@@ -44,6 +44,7 @@ class Monitor:
         self._workers, self._deaths, self._stop = workers, deaths, stop
         self.watchers: dict[str, Callable[[Counters], None]] = {}
         self._silences = 0
+        self._granting = False
         self._told_silent = False
         self._quiet_since = time.monotonic()
         self._received = -1
@@ -90,8 +91,19 @@ class Monitor:
             if slot["lanes_corrupt"] and worker.state == "running":
                 self._core.events.add(type="corrupt", name=worker.name, message="lane isolated")
                 self._workers.kill(worker)
-            await self._try(self._buckets.grant(worker))
+        if not self._granting:
+            self._granting = True
+            self._core.spawn(self._grant(), feature="monitor")
         self._note_idle(counters)
+
+    async def _grant(self) -> None:
+        """Beside the looks: a grant that the primary is slow to take delays none of them."""
+        try:
+            for worker in self._model.workers():
+                if self._model.is_open:
+                    await self._try(self._buckets.grant(worker))
+        finally:
+            self._granting = False
 
     @staticmethod
     def _is_due(at: float) -> bool:

@@ -101,6 +101,26 @@ thread_leaves(int32_t pid, int32_t tid)
 	return flags & PF_EXITING || state == 'Z' || state == 'X';
 }
 
+// Does it write its core file?
+int
+dps_process_dumps(int32_t pid)
+{
+	char path[64], text[4096];
+	ssize_t len;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	len = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (len <= 0)
+		return 0;
+	text[len] = '\0';
+	return strstr(text, "\nCoreDumping:\t1\n") != NULL;
+}
+
 bool
 health_waits(int32_t pid, uint64_t cpu)
 {

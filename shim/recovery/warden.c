@@ -25,6 +25,7 @@ enum {
 	ROUND_MS = 20,          // between two looks at what the lease does not tell
 	SPARE_ROUND_MS = 50,    // of a process that has no slot yet
 	GRACE_MS = 1000,        // for a process that crashed to end by itself
+	CORE_MS = 60000,        // the same, while it writes its core file
 	ABORT_MS = 20,          // for one that is stuck to leave its backtrace
 	ABORT_MOST_MS = 250,    // the same, while it waits for its CPU
 	ABORTING_MS = 5,        // a round meanwhile
@@ -264,10 +265,10 @@ bury(struct warden *w, uint32_t notice)
 		seq = story_tell(&story);
 	dps_store32(&w->told, 1);
 	if (w->pidfd >= 0) {
-		if (story.signal != 0 && !is_gone(w->pidfd, GRACE_MS))
-			end(w);
-		while (!is_gone(w->pidfd, GRACE_MS))
-			end(w);
+		// Its slot has a successor: a core file costs its berth and memory, for so long.
+		for (uint32_t i = 0; !is_gone(w->pidfd, GRACE_MS); i++)
+			if (i * GRACE_MS >= CORE_MS || !dps_process_dumps(w->pid))
+				end(w);
 		close(w->pidfd);
 	}
 	story_gone(seq);

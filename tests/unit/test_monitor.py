@@ -92,12 +92,10 @@ def goes_on(post: Post, looks: int = 3) -> int:
     return begun
 
 
-@pytest.mark.parametrize("where", ["grant", "ask", "look at locks", "refill", "counters"])
+@pytest.mark.parametrize("where", ["ask", "look at locks", "refill", "counters"])
 def test_an_unforeseen_exception_costs_one_look(post: Post, where: str) -> None:
     post.seat(0, 500)
-    if where == "grant":
-        post.buckets.grant = broken  # type: ignore[method-assign]
-    elif where == "ask":
+    if where == "ask":
         post.core.answers["counters"] = ZeroDivisionError("unforeseen")
     elif where == "look at locks":
         post.model.seed.state = "running"
@@ -108,6 +106,28 @@ def test_an_unforeseen_exception_costs_one_look(post: Post, where: str) -> None:
         post.core.answers["counters"] = {"slots": []}
     assert goes_on(post) == 3
     assert [name for name, _ in post.core.faults] == ["monitor"] * 3
+
+
+def test_a_slow_grant_delays_no_look(post: Post) -> None:
+    """The primary is slow to take it: the looks go on, and grants do not pile up."""
+    post.seat(0, 500)
+    post.spares.refill = lambda _: None  # type: ignore[method-assign]
+
+    async def looks() -> None:
+        await post.monitor.look()
+        assert len(post.core.tasks) == 1, "its turn has not come"
+        await post.monitor.look()
+        await post.monitor.look()
+        assert len(post.core.tasks) == 1
+        assert post.core.verbs().count("counters") == 3
+        assert "takeovers" not in post.core.verbs()
+        await post.core.settle()
+        assert "takeovers" in post.core.verbs()
+        await post.monitor.look()
+        assert len(post.core.tasks) == 1, "and the next one"
+        post.core.drop()
+
+    run(looks())
 
 
 def test_what_the_primary_refuses_has_a_next_look(post: Post) -> None:
