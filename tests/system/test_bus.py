@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import uuid
 from typing import Any
 
@@ -68,6 +71,41 @@ def test_a_flood_is_refused_and_others_are_served(shared: Run) -> None:
     assert refused > 100
     with dpsup.connect(shared.name) as client:
         assert client.status()["state"] == "running"
+
+
+# As fast as its CPU lets it, until it is ended; what is answered it never reads.
+FLOODER = """
+import sys, zmq
+one = zmq.Context().socket(zmq.DEALER)
+one.setsockopt(zmq.SNDHWM, 10_000)
+one.connect(f"ipc://{sys.argv[1]}")
+print("begins", flush=True)
+while True:
+    one.send_multipart([b"", sys.argv[2].encode()])
+"""
+
+
+def test_a_worker_comes_back_and_commands_are_answered_during_a_flood(instance: Run) -> None:
+    """None of it waits for the flood's end: it has none."""
+    instance.start(NULL)
+    request = messages.encode_request(messages.Request("status", "same")).decode()
+    path = f"/run/dpsup/{instance.name}/control.sock"
+    flooder = subprocess.Popen(
+        [sys.executable, "-c", FLOODER, path, request], stdout=subprocess.PIPE
+    )
+    try:
+        assert flooder.stdout is not None and flooder.stdout.readline()
+        before = instance.worker("fw/0")["pid"]
+        os.kill(before, signal.SIGKILL)
+        after = wait_for(lambda: instance.worker("fw/0")["pid"] not in (0, None, before))
+        assert after and flooder.poll() is None
+        assert instance.until(lambda s: s["state"] == "running")
+        assert flooder.poll() is None
+    finally:
+        flooder.kill()
+        flooder.wait()
+        flooder.stdout.close()
+    assert instance.status()["recovery"]["deaths"] == 1
 
 
 def test_the_same_request_is_carried_out_once(instance: Run) -> None:
