@@ -66,7 +66,7 @@ def create_directory(path: Path, is_ours: Callable[[str, os.stat_result], bool])
     fd = _open(path)
     try:
         if all(is_ours(name, found) for name, found in _if_open(fd)):
-            _shut(fd)
+            _shut(fd, sticky=_is_volume(path))
         _judge(path, os.fstat(fd), any_owner=False)
     except OSError:
         os.close(fd)
@@ -78,25 +78,37 @@ def _if_open(fd: int) -> Iterator[tuple[str, os.stat_result]]:
     return entries(fd) if os.fstat(fd).st_mode & _OTHERS else iter(())
 
 
-def _shut(fd: int) -> None:
-    """Take away what lets others write. A sticky directory is meant to be shared."""
+def _is_volume(path: Path) -> bool:
+    """Is it mounted for dpsup alone? Its path says so: DIRECTORY, or something below one."""
+    return DIRECTORY in path.parts and os.path.ismount(path)
+
+
+def _shut(fd: int, *, sticky: bool = False) -> None:
+    """Take away what lets others write. A `sticky` directory is meant to be shared, unless it is
+    the volume of an engine that mounts all of them so."""
     found = os.fstat(fd)
     if (
         found.st_uid == os.geteuid()
         and found.st_mode & _OTHERS
-        and not found.st_mode & stat.S_ISVTX
+        and (sticky or not found.st_mode & stat.S_ISVTX)
     ):
         with contextlib.suppress(OSError):  # it is judged by its mode, whatever came of this
-            os.fchmod(fd, stat.S_IMODE(found.st_mode) & ~_OTHERS)
+            os.fchmod(fd, stat.S_IMODE(found.st_mode) & ~(_OTHERS | stat.S_ISVTX))
 
 
 def _shut_parents(path: Path) -> None:
-    """The directory of all instances may be a volume, which is open to every user."""
+    """The directory of all instances may be a volume, which is open to every user; so may be one
+    that holds nothing but what is on the way to this one."""
+    below = path.name
     for one in _above(path):
-        if one.name == DIRECTORY and why_replaceable(one, one.stat()):
+        if why_replaceable(one, one.stat()) and (one.name == DIRECTORY or _is_volume(one)):
             fd = _open(one)
-            _shut(fd)
-            os.close(fd)
+            try:
+                if one.name == DIRECTORY or {name for name, _ in entries(fd)} <= {below}:
+                    _shut(fd)
+            finally:
+                os.close(fd)
+        below = one.name
 
 
 def _create(path: Path) -> None:
