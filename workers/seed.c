@@ -47,6 +47,7 @@
 
 enum {
 	ORDER_MOST = 128,
+	LEAVE_MS = 500,         // for workers to leave; the supervisor ends all after 1 s
 	CHILDREN = 2 * DPS_MAX_SITTERS, // a berth is free again before its last one is reaped
 	WORDS = 2 * CHILDREN,           // that wait for room in the supervisor's socket
 	WORDS_BUSY = WORDS - CHILDREN,  // from here on no order is taken: each child may still end
@@ -526,6 +527,26 @@ take_call(void)
 	seed.caller = fd;
 }
 
+// The primary is dead, and the workers leave. What their plugins forked comes to the seed as they do:
+// after it, no process would know of it.
+static void __attribute__((noreturn))
+leave(void)
+{
+	bool some = true;
+
+	for (uint32_t ms = 0; some && ms < LEAVE_MS; ms++) {
+		struct pollfd p = { .fd = seed.signals, .events = POLLIN };
+
+		if (poll(&p, 1, 1) > 0)
+			reap();
+		some = false;
+		for (uint32_t i = 0; i < CHILDREN; i++)
+			some |= seed.child[i].pid != 0;
+	}
+	end_orphans();
+	_exit(DPS_EXIT_PRIMARY_GONE);
+}
+
 static void __attribute__((noreturn))
 serve(void)
 {
@@ -545,7 +566,7 @@ serve(void)
 		if (poll(p, 5, pause ? PAUSE_MS : -1) < 0)
 			continue;
 		if (p[0].revents != 0)
-			_exit(DPS_EXIT_PRIMARY_GONE);
+			leave();
 		if (p[1].revents != 0)
 			reap();
 		if (pause || (p[3].revents & POLLOUT))

@@ -134,6 +134,8 @@ primary_is_gone(int ms)
 static void *
 watch(void *arg)
 {
+	// For the seed's other thread to leave, after its workers.
+	const struct timespec grace = { .tv_nsec = 700000000 };
 	struct dps_ctl *ctl = of->ctl;
 	uint32_t owner = ctl->lease_tid;
 
@@ -153,8 +155,11 @@ watch(void *arg)
 		// kernel has the last word, which comes at once where the lease was right.
 		bool is_held = dps_lease_look(ctl->lease, owner) == DPS_LEASE_HELD;
 
-		if (primary_is_gone(is_held ? 0 : ROUND_MS))
+		if (primary_is_gone(is_held ? 0 : ROUND_MS)) {
+			if (me == NULL)
+				nanosleep(&grace, NULL);
 			_exit(DPS_EXIT_PRIMARY_GONE);
+		}
 		if (is_held)
 			dps_lease_wait(ctl->lease, owner, ROUND_MS);
 	}

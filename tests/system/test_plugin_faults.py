@@ -111,8 +111,18 @@ def test_what_a_plugin_forks_has_no_packet_memory_and_ends_with_its_worker(insta
     os.kill(workers[0], signal.SIGKILL)
     wait_for(lambda: not any(lives(child) for child in born[workers[0]]))
     assert all(lives(child) for child in born[workers[1]])
+    # Nor do they outlive the primary, whose death ends the seed too.
+    instance.until(lambda s: s["state"] == "running")
+    doc = instance.status()
+    born = {w["pid"]: children(w["pid"]) for w in doc["groups"][0]["workers"] if w["pid"]}
+    assert all(len(one) == 2 for one in born.values()), born
+    os.kill(doc["primary"]["pid"], signal.SIGKILL)
+    wait_for(lambda: not any(lives(child) for one in born.values() for child in one))
+    instance.until(lambda s: s["state"] == "running" and s["recovery"]["primary_deaths"] == 1)
+    doc = instance.status()
+    born = {w["pid"]: children(w["pid"]) for w in doc["groups"][0]["workers"] if w["pid"]}
     instance.stop()
-    wait_for(lambda: not any(lives(child) for child in born[workers[1]]))
+    wait_for(lambda: not any(lives(child) for one in born.values() for child in one))
 
 
 @pytest.mark.parametrize("says", [b"", b"quit now", b"hello"])
