@@ -14,6 +14,8 @@ from jobs import IO, LOSSLESS, SLOW, Job, accounted, deaths, group, out, pcap_po
 from ptrace import Gone, Traced, executed
 from traffic import compare, flows, mix, save, swapped
 
+pytestmark = pytest.mark.beside
+
 LONG = os.environ.get("DPSUP_LONG") == "1"
 STEPS = 12_000  # single steps that see a few whole bursts
 BURST = 64
