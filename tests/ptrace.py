@@ -89,14 +89,16 @@ class Traced:
 
     def _stopped_within(self, seconds: float) -> bool:
         used = self._used_ns() + seconds * 1e9
-        deadline = time.monotonic() + 20 * seconds  # asleep it uses none
+        soon = time.monotonic() + seconds
+        late = soon + 60 * seconds  # asleep it uses none
         while True:
             pid, status = os.waitpid(self.pid, _WALL | os.WNOHANG)
             if pid:
                 if not os.WIFSTOPPED(status):
                     raise Gone(f"status {status}")
                 return True
-            if self._used_ns() > used or time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > soon and (now > late or self._used_ns() > used):
                 self._call(_INTERRUPT)
                 self._wait()
                 return False

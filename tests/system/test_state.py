@@ -175,7 +175,7 @@ def test_a_kill_before_any_instruction_counts_each_packet_once(instance: Run) ->
     for address in aimed:
         traced = Traced(victim())
         with contextlib.suppress(Gone):
-            hit += traced.run_to(address, rng.choice([1, 1, rng.randint(2, 64)]), 0.5)
+            hit += traced.run_to(address, rng.choice([1, 1, rng.randint(2, 64)]), 0.1)
         traced.kill()
         if len(dead) % 20 == 0:
             job.events()
