@@ -6,14 +6,18 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How long an example takes says how busy the machine is, not whether the code is right.
-settings.register_profile("dpsup", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LONG = os.environ.get("DPSUP_LONG") == "1"
+# How long an example takes says how busy the machine is, not whether the code is right. Each run
+# sees the same examples; --long looks for new ones.
+settings.register_profile(
+    "dpsup", deadline=None, derandomize=not LONG, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("dpsup")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test marked `long` has a shorter sibling that shows the same; only --long runs it."""
-    if os.environ.get("DPSUP_LONG") == "1":
+    if LONG:
         return
     for item in items:
         if item.get_closest_marker("long"):

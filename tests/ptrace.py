@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import time
+from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -67,7 +68,7 @@ class Traced:
 
     def run_to(self, address: int, times: int, seconds: float) -> bool:
         """Run until the instruction at `address` is about to run for the n-th time; False if that
-        takes longer. The process stays stopped."""
+        takes more of the thread's CPU time. The process stays stopped."""
         word = self._call(_PEEKTEXT, address)
         trap = (word & ~0xFF) | _INT3
         self._call(_POKETEXT, address, ctypes.c_void_p(trap & (1 << 64) - 1))
@@ -87,18 +88,26 @@ class Traced:
         return True
 
     def _stopped_within(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
+        used = self._used_ns() + seconds * 1e9
+        soon = time.monotonic() + seconds
+        late = soon + 60 * seconds  # asleep it uses none
         while True:
             pid, status = os.waitpid(self.pid, _WALL | os.WNOHANG)
             if pid:
                 if not os.WIFSTOPPED(status):
                     raise Gone(f"status {status}")
                 return True
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > soon and (now > late or self._used_ns() > used):
                 self._call(_INTERRUPT)
                 self._wait()
                 return False
             time.sleep(0.0001)
+
+    def _used_ns(self) -> int:
+        with contextlib.suppress(OSError):
+            return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0])
+        return 0
 
     def spin(self) -> None:
         """Let it go, to do nothing but that for ever."""

@@ -152,7 +152,7 @@ def wrap_waits(points: Points) -> None:
         async def asked(self: Any, verb: str, *args: Any, inner: Any = inner, **kwargs: Any) -> Any:
             how = points.reach(f"{inner.__name__} {verb}")
             if how == "refuse":
-                verb = "unheard-of"  # which the primary refuses
+                verb = "unheard_of"  # which the primary refuses
             return await inner(self, verb, *args, **kwargs)
 
         setattr(Engine, name, asked)

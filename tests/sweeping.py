@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import HEAD, Run, wait_for
+from harness import HEAD, PATIENCE, Run, wait_for
 from jobs import spare_pids
 
 import dpsup
@@ -24,7 +24,7 @@ from dpsup.packets.pcap import read_pcap, write_pcap
 from dpsup.packets.traffic import Traffic, check, frame
 
 RAISING = str(Path(__file__).with_name("raising.py"))
-SETTLE_S = 40.0
+SETTLE_S = 60.0
 GAP_S = 30.0  # without a packet; the most of a whole sweep: 1 s alone, 5 s beside 18 busy processes
 ODD = 4  # packets of the second port, which has no other traffic
 
@@ -271,7 +271,7 @@ class Sweep:
     def faulted(self) -> list[dict[str, Any]]:
         return [e for e in self.instance.events() if e["type"] == "fault"]
 
-    def until(self, what: Callable[[], Any], timeout: float = 10.0) -> bool:
+    def until(self, what: Callable[[], Any], timeout: float = PATIENCE) -> bool:
         """Whether it came to that in time."""
         deadline = time.monotonic() + timeout
         while not what():
@@ -432,7 +432,7 @@ def running(s: Sweep) -> Iterator[Sweep]:
         s._over.set()
 
 
-def one_fault(s: Sweep, stimulus: Stimulus, faults: list[Fault], tries: int = 3) -> float:
+def one_fault(s: Sweep, stimulus: Stimulus, faults: list[Fault], tries: int = 20) -> float:
     """Arm, do what leads there, and have it whole again; seconds that it took."""
     begin, at, before = time.monotonic(), time.time(), s.started()
     name = f"{stimulus.__name__}: {', '.join(f['point'] for f in faults)}"

@@ -103,8 +103,14 @@ def unmarked(frame: bytes) -> bytes:
     return frame[:MARK] + b"\0" + frame[MARK + 1 :]
 
 
-def start(instance: Run, packets: list[Packet], first: str, count: int = 3, more: str = "") -> Job:
+def start(
+    instance: Run,
+    packets: list[Packet],
+    first: str,
+    count: int = 3,
+    args: str = "",
+    more: str = "",
+) -> Job:
     save(instance.folder / "wan.in.pcap", packets)
-    return Job(
-        instance, pcap_port() + IO + group(first, count, most=count + 1, more=LOSSLESS + more)
-    )
+    workers = group(first, count, args, most=count + 1, more=LOSSLESS + more)
+    return Job(instance, pcap_port() + IO + workers)

@@ -25,9 +25,9 @@ from traffic import Packet, compare, flows, mix, save, swapped
 
 import dpsup
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.beside]
 
-ARGS = f"cycles = {10 * SLOW}, rewrite = true"  # a run of 16 s
+ARGS = f"cycles = {20 * SLOW}, rewrite = true"  # 16 s of two CPUs
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_adoption_loses_nothing(instance: Run, packets: list[Packet]) -> None:
     job = Job(instance, text)
     rounds = 4 if LONG else 2
     for i in range(rounds):
-        job.until_sent(len(packets) * (i + 1) // (rounds + 4))
+        job.until_sent(500 * (i + 1))
         wait_for(lambda j=job: j.instance.status()["groups"][0]["spares_ready"] == 1)
         before, spares = job.instance.status(), spare_pids(instance)
         kill_supervisor(before)
@@ -106,7 +106,7 @@ def test_adoption_loses_nothing(instance: Run, packets: list[Packet]) -> None:
         kill_busy(job)
         wait_for(lambda j=job, n=i: j.instance.status()["recovery"]["deaths"] == n + 1)
     assert job.sent() < len(packets), "the run was too short to prove anything"
-    doc, received = job.cut(packets)
+    doc, received = job.cut(packets, 1000)
     accounted(doc, len(received))
     assert doc["deaths"] == rounds
     compare(received, out(instance), swapped)
@@ -326,7 +326,6 @@ def test_killed_in_the_middle_of_anything(instance: Run) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
     instance.start(NULL + "spares = 1\n")
-    adopted = 0
     ops = OPS if LONG else dict(rng.sample(sorted(OPS.items()), 3))
     for op, words in ops.items():
         for _ in range(MOMENTS):
@@ -345,12 +344,12 @@ def test_killed_in_the_middle_of_anything(instance: Run) -> None:
             wait_for(lambda pid=before["supervisor"]["pid"]: not lives(pid))
             instance.start()
             after = declared(instance)
-            adopted += after["generation"] == before["generation"]
+            # A stop ends the data plane, or not yet.
+            assert after["generation"] == before["generation"] or op == "stop"
             wanted = {"scale": {2, 4}, "shrink": {1, before["groups"][0]["desired"]}}
             assert after["groups"][0]["desired"] in wanted.get(op, {1, 2, 4})
             assert [p["unexplained"] for p in instance.audit()["pools"]] == [0]
         instance.do("scale", "fw", "2")
-    assert adopted >= len(ops) * MOMENTS / 2
     instance.stop()
     assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from eal import Config, attach_arguments, eal_folder, kill_seeds, next_seed, run_to
-from harness import NULL, Run, at_rest, wait_for
+from harness import NULL, PATIENCE, Run, at_rest, wait_for
 from jobs import spare_pids
 from ptrace import Traced
 
@@ -27,7 +27,19 @@ import dpsup
 from dpsup.primary.eal_locks import takes_connections
 from dpsup.supervisor.policy import Pace
 
+pytestmark = pytest.mark.beside
+
 SLOW_NULL = NULL.replace("net_null0", "net_null0,size=64") + "spares = 1\n"
+
+
+def attaches(seed: int) -> bool:
+    """It has not said READY: then it closes what it says that on."""
+    words = Path(f"/proc/{seed}/cmdline").read_text().split("\0")
+    return Path(f"/proc/{seed}/fd", words[words.index("--notify") + 1]).exists()
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def pids(status: dict[str, Any]) -> list[int]:
@@ -54,7 +66,7 @@ def left_behind(instance: Run, client: dpsup.Instance) -> dict[str, Any]:
 
 def settled(what: Callable[[], dict[str, Any]], expected: dict[str, Any]) -> dict[str, Any]:
     """What it comes to, in a while: a thread or a file of the last second goes yet."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while (found := what()) != expected and time.monotonic() < deadline:
         time.sleep(0.1)
     return found
@@ -281,9 +293,17 @@ def test_a_stuck_attach_is_ended_by_its_deadline(instance: Run) -> None:
     with dpsup.connect(instance.name) as client:
         before = client.status()
         seed = before["seed"]["pid"]
-        os.kill(seed, signal.SIGKILL)
-        stuck = next_seed(before["supervisor"]["pid"], seed)
-        os.kill(stuck, signal.SIGSTOP)
+
+        def stops() -> int:
+            """The pid of a new seed that stands still in its attach, 0 if it was through before."""
+            nonlocal seed
+            os.kill(seed, signal.SIGKILL)
+            seed = next_seed(before["supervisor"]["pid"], seed)
+            os.kill(seed, signal.SIGSTOP)
+            wait_for(lambda: is_stopped(seed), step=0.001)
+            return seed if attaches(seed) else 0
+
+        stuck = wait_for(stops)
         (late,) = wait_for(lambda: said(client, "attach not done"))
         assert late["pid"] == stuck
         # Measured from those that came through, not the first one's patience.
@@ -300,12 +320,10 @@ def test_a_seed_may_die_right_after_it_said_ready(instance: Run) -> None:
         parent, seed = before["supervisor"]["pid"], before["seed"]["pid"]
         os.kill(seed, signal.SIGKILL)
         seed = next_seed(parent, seed)
-        words = Path(f"/proc/{seed}/cmdline").read_text().split("\0")
-        notify = words[words.index("--notify") + 1]  # closed once it has said READY
         # Its word is there, and read when it is dead.
         os.kill(parent, signal.SIGSTOP)
         try:
-            wait_for(lambda: not Path(f"/proc/{seed}/fd/{notify}").exists(), step=0.001)
+            wait_for(lambda: not attaches(seed), step=0.001)
             os.kill(seed, signal.SIGKILL)
             time.sleep(0.1)
         finally:

@@ -82,9 +82,11 @@ def test_each_mbuf_of_a_loaded_instance_has_a_place(instance: Run) -> None:
 
 def test_a_worker_that_is_stopped_holds_what_it_has(instance: Run) -> None:
     instance.start(SLOW)
-    workers = [instance.worker(f"fw/{i}") for i in range(2)]
-    # All packets are of one flow.
-    busy = max(workers, key=lambda w: w["rx_packets"])
+
+    def with_packets(status: dict[str, Any]) -> list[dict[str, Any]]:
+        return [w for w in status["groups"][0]["workers"] if w["rx_packets"]]
+
+    (busy,) = instance.until(with_packets)  # all are of one flow
     pid = busy["pid"]
     os.kill(pid, signal.SIGSTOP)
 

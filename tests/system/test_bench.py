@@ -17,6 +17,8 @@ from harness import DPSUP, PATIENCE, here, leftovers, run, wait_for
 
 import dpsup
 
+pytestmark = pytest.mark.beside
+
 SHORT = ["--seconds", "0.3", "--runs", "1"]
 
 

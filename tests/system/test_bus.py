@@ -63,12 +63,18 @@ def test_an_oversized_message_costs_only_its_sender(shared: Run) -> None:
 def test_a_flood_is_refused_and_others_are_served(shared: Run) -> None:
     raw = Raw(shared)
     request = messages.encode_request(messages.Request("ping", "same"))
-    for _ in range(5000):
-        raw.socket.send_multipart([b"", request])
     refused = 0
-    while raw.socket.poll(1000):
-        refused += b"too many requests" in raw.socket.recv_multipart()[-1]
-    assert refused > 100
+
+    def flooded() -> bool:
+        """On a busy machine a peer may not be fast enough the first time."""
+        nonlocal refused
+        for _ in range(5000):
+            raw.socket.send_multipart([b"", request])
+        while raw.socket.poll(500):
+            refused += b"too many requests" in raw.socket.recv_multipart()[-1]
+        return refused > 100
+
+    wait_for(flooded)
     with dpsup.connect(shared.name) as client:
         assert client.status()["state"] == "running"
 

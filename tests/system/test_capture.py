@@ -11,6 +11,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from traffic import write_pcap
 
 import dpsup
 from dpsup.primary.lease import LEASE_S
+
+pytestmark = pytest.mark.beside
 
 SLEEP_NS = 50_000  # of a packet, so that nothing has to be missed, and others have some CPU
 FRAMES = 512
@@ -202,11 +205,11 @@ def is_off(instance: Run) -> bool:
 def test_a_worker_before_and_after_with_its_verdicts(instance: Run, choosy: Path) -> None:
     slow(instance, choosy)
     file = instance.folder / "o.pcapng"
-    done = instance.do("capture", "fw/0", "-w", str(file), "--for", "500ms", "--snaplen", "44")
+    done = instance.do("capture", "fw/0", "-w", str(file), "-c", "6000", "--snaplen", "44")
     captured, missed = counted(done.stderr)
     packets = tshark(file)
-    assert len(packets) == captured > 1000
-    assert missed == 0
+    assert len(packets) == captured == 6000
+    assert missed == 0  # what is read late waits: seconds of it
     assert rise(packets)
     assert {p["cap_len"] for p in packets} == {"44"}
     before = {p["packet_id"]: p for p in packets if p["interface_name"] == "fw/0 before"}
@@ -215,15 +218,16 @@ def test_a_worker_before_and_after_with_its_verdicts(instance: Run, choosy: Path
     assert {p["dst"] for p in before.values()} == {"02:00:00:00:00:01"}
     assert {p["dst"] for p in after} == {"06:00:00:00:00:01"}
     known = {"1": "drop odd one", "2": "to nat"}
-    pairs = 0
+    pairs = []
     for p in after:
         number = int(p["src"].rpartition(".")[2]) % 4
         assert p["comment"] == known.get(str(number), "out lan")
-        if p["packet_id"] in before:
-            pairs += 1
+        pairs.append(p["packet_id"] in before)
+        if pairs[-1]:
             assert before[p["packet_id"]]["src"] == p["src"]
     # All but those that were with the worker when it began.
-    assert pairs > len(after) * 0.8
+    assert any(pairs)
+    assert pairs == sorted(pairs)
     assert {p["comment"] for p in after} == {"drop odd one", "to nat", "out lan"}
     # A lane is the same, of one io core; a port knows directions.
     lines = instance.do("capture", "io/0:fw/0", "-c", "20").stdout.splitlines()
@@ -243,25 +247,24 @@ def test_a_worker_before_and_after_with_its_verdicts(instance: Run, choosy: Path
 def test_a_filter_finds_what_is_rare_at_full_speed(instance: Run) -> None:
     fast(instance)
     file = instance.folder / "o.pcapng"
-    words = ("-w", str(file), "--for", "300ms", "--filter")
-    with dpsup.connect(instance.name) as one:
-        started, begin = one.stats()["ports"][0]["rx_packets"], time.monotonic()
-        done = instance.do("capture", "wan", *words, "tcp port 80")
-        passed = one.stats()["ports"][0]["rx_packets"] - started
-        meanwhile = passed * 0.3 / (time.monotonic() - begin)
-    captured, missed = counted(done.stderr)
+    words = ("-w", str(file), "-c", "500", "--filter", "tcp port 80")
+    captured, missed = counted(instance.do("capture", "wan", *words).stderr)
     packets = tshark(file)
-    assert len(packets) == captured
+    assert len(packets) == captured == 500
     assert {p["dstport"] for p in packets} == {"80"}
-    # One in so many, whatever the speed: none was missed but those that were said to be.
-    assert passed > 20 * RARE
-    assert captured + missed > meanwhile / RARE / 2
-    assert missed <= captured / 10
+    # They come in turns: none was missed but those that were said to be.
+    turns = [p["src"] for p in packets]
+    assert set(turns) == {f"10.1.{i // 256}.{i % 256}" for i in range(0, FRAMES, RARE)}
+    assert sum(a == b for a, b in pairwise(turns)) <= missed
     assert rise(packets)
+
     # Without it there are more than anybody would copy: said, and not waited for.
-    captured, missed = counted(instance.do("capture", "wan", "-c", "1000").stderr)
-    assert captured == 1000
-    assert missed > 0
+    def misses() -> int:
+        captured, missed = counted(instance.do("capture", "wan", "-c", "1000").stderr)
+        assert captured == 1000
+        return missed
+
+    assert wait_for(misses) > 0
 
 
 def test_nothing_stays_on_when_its_client_is_killed(
@@ -289,7 +292,7 @@ def test_nothing_stays_on_when_its_client_is_killed(
         kill(one.process.pid)
         one.process.communicate()
     for one in (capture, perf):
-        wait_for(lambda one=one: more(one).returncode == 0, 15)
+        wait_for(lambda one=one: more(one).returncode == 0)
     assert is_off(instance)
     # SIGINT and SIGTERM end in order.
     file = instance.folder / "o.pcapng"
@@ -332,6 +335,8 @@ def test_captures_go_on_while_workers_and_the_supervisor_die(
         killed = time.time()
         kill(one.status()["supervisor"]["pid"])
     assert "E0731" in instance.do("capture", "wan", "-c", "1", check=False).stderr
+    passed = instance.worker("fw/0")["rx_packets"]
+    wait_for(lambda: instance.worker("fw/0")["rx_packets"] > passed)
     for client in clients:
         client.process.send_signal(signal.SIGINT)
     code, _, said = capture.end()
@@ -358,23 +363,37 @@ def test_captures_go_on_while_workers_and_the_supervisor_die(
 def test_perf_says_what_a_worker_takes(instance: Run, choosy: Path) -> None:
     slow(instance, choosy)
     with dpsup.connect(instance.name) as one:
-        before = one.stats()["slots"][0]["collected"]
-        doc = json.loads(instance.do("perf", "fw/0", "--for", "1s", "-o", "json").stdout)
-        passed = one.stats()["slots"][0]["collected"] - before
+
+        def collected() -> int:
+            return int(one.stats()["slots"][0]["collected"])
+
+        def measured() -> dict[str, Any] | None:
+            """Of some bursts; where others use the CPU, a second may be too short for them."""
+            nonlocal passed, took
+            before, begin = collected(), time.monotonic()
+            found: dict[str, Any] = json.loads(
+                instance.do("perf", "fw/0", "--for", "1s", "-o", "json").stdout
+            )
+            passed, took = collected() - before, time.monotonic() - begin
+            enough = found["bursts"] >= 8 and found["lane_delay"]["packets"] > 0
+            return found if enough else None
+
+        passed, took = 0, 0.0
+        doc: dict[str, Any] = wait_for(measured)
     cycles = doc["cycles_per_packet"]
-    # The plugin sleeps at least so long, and hardly a hundred times that.
+    # The plugin sleeps at least so long; half of them did not take more than all of the time.
     least = SLEEP_NS * doc["tsc_hz"] / 1e9
-    assert least <= cycles["p50"] < 100 * least
+    assert least <= cycles["p50"] <= 2 * took * doc["tsc_hz"] / doc["packets"]
     assert cycles["p50"] <= cycles["p90"] <= cycles["p99"] <= cycles["max"]
     assert sum(c["count"] for c in cycles["histogram"]) == doc["packets"] <= passed
     assert sum(b["count"] for b in doc["batch"]["histogram"]) == doc["bursts"]
     sizes = sum(b["packets"] * b["count"] for b in doc["batch"]["histogram"])
-    assert sizes == doc["packets"] > 1000
+    assert sizes == doc["packets"] > 0
     assert doc["batch"]["max"] <= 64
     # A full lane is before each of them, as far as it goes.
     delay = doc["lane_delay"]
     assert delay["p50"] > cycles["p50"]
-    assert 0.5 * doc["packets"] < delay["packets"] <= passed
+    assert delay["packets"] <= passed
     slowest = doc["slowest"]
     assert len(slowest) == 8
     assert slowest == sorted(slowest, key=lambda s: -s["cycles"])
@@ -384,9 +403,11 @@ def test_perf_says_what_a_worker_takes(instance: Run, choosy: Path) -> None:
         assert {p["head"] for p in one["packets"]} <= sent
         assert all("10.2.0.1" in p["decoded"] for p in one["packets"])
     # Turned off, a worker measures nothing: the next one begins with nothing.
+    assert is_off(instance)
+    before = stats(instance)["slots"][0]["collected"]
     text = instance.do("perf", "fw/0", "--for", "300ms").stdout
     assert "slowest bursts" in text
-    assert int(text.split()[1]) < doc["packets"]
+    assert int(text.split()[1]) <= stats(instance)["slots"][0]["collected"] - before + 64
     assert is_off(instance)
     bad = instance.do("capture", "wan", "--filter", "tcp prt 80", check=False)
     assert bad.returncode == 2
@@ -416,7 +437,7 @@ idle = "adaptive"
 [[workers]]
 name = "fw"
 plugin = "delay"
-args = {{ map = {{ wan = "lan" }}, cycles = 2000000 }}
+args = {{ map = {{ wan = "lan" }}, cycles = 8000000 }}
 input = ["wan"]
 count = 1
 on_full = "hold"
@@ -439,10 +460,18 @@ def test_packets_of_all_io_cores_and_segments_are_captured_whole(
         sent.append(set(frames))
     instance.start(SPREAD.format(folder=instance.folder))
     file = instance.folder / "out.pcapng"
-    done = instance.do("capture", target, "-c", "300", "-w", str(file))
-    assert counted(done.stderr)[0] == 300
-    assert rise(tshark(file))
     plain = file.with_suffix(".pcap")
-    subprocess.run(["tshark", "-r", file, "-F", "pcap", "-w", plain], check=True)
-    with RawPcapReader(str(plain)) as packets:
-        assert {bytes(data) for data, _ in packets} == sent[0] | sent[1]
+    seen: set[bytes] = set()
+
+    def all_seen() -> bool:
+        """Where an io core waits for its CPU, the first packets may all be the other's."""
+        done = instance.do("capture", target, "-c", "300", "-w", str(file))
+        assert counted(done.stderr)[0] == 300
+        assert rise(tshark(file))
+        subprocess.run(["tshark", "-r", file, "-F", "pcap", "-w", plain], check=True)
+        with RawPcapReader(str(plain)) as packets:
+            seen.update(bytes(data) for data, _ in packets)
+        assert seen <= sent[0] | sent[1]
+        return seen == sent[0] | sent[1]
+
+    wait_for(all_seen)

@@ -37,7 +37,8 @@ def two_ways(instance: Run, packets: int = 6000) -> tuple[list[Packet], list[Pac
 def test_three_groups_both_ways_with_kills(instance: Run) -> None:
     """A packet is in one of three groups when a worker dies, and comes out once, in order."""
     there, back = two_ways(instance)
-    slow = f"cycles = {SLOW // 4}, rewrite = true"
+    # So dear that packets are left for all the kills on a fast machine too.
+    slow = f"cycles = {4 * SLOW}, rewrite = true"
     text = (
         pcap_port() + pcap_port("lan") + IO + member("fw", "forward", 2)
         + member("nat", "delay", 2, slow) + member("ids", "macswap", 1)
@@ -45,16 +46,14 @@ def test_three_groups_both_ways_with_kills(instance: Run) -> None:
     )  # fmt: skip
     job = Job(instance, text)
     rng = random.Random(3)
-    kills = 0
-    while kills < 30 and job.process.poll() is None:
+    while job.instance.status()["recovery"]["deaths"] < 20:
         with contextlib.suppress(DpsupError):
             job.instance.kill(rng.choice(("fw/0", "fw/1", "nat/0", "nat/1", "ids/0")))
-            kills += 1
         time.sleep(rng.random() * 0.02)
     job.events()
     doc = job.end(len(there) + len(back))
     accounted(doc, len(there) + len(back))
-    assert doc["deaths"] > 5
+    assert doc["deaths"] >= 20
     # Swapped by `nat`, and back by `ids`.
     compare(there, out(instance, "lan.out"))
     compare(back, out(instance, "wan.out"))
@@ -107,23 +106,33 @@ def test_packets_for_a_group_that_is_down_wait_until_it_is_back(instance: Run) -
 
 @pytest.mark.parametrize("rule", ["hold", "bypass", "drop"])
 def test_a_group_at_zero(instance: Run, rule: str) -> None:
-    packets = mix(flows(4), 6000, seed=5)
+    packets = mix(flows(4), 20_000, seed=5)
     save(instance.folder / "wan.in.pcap", packets)
     save(instance.folder / "lan.in.pcap", [])
     parked = LOSSLESS + f'at_zero = "{rule}"\n'
     text = (
-        pcap_port() + pcap_port("lan") + IO + member("fw", "delay", 1, f"cycles = {SLOW}")
+        pcap_port() + pcap_port("lan") + IO + member("fw", "delay", 1, f"cycles = {6 * SLOW}")
         + member("nat", "forward", 2, more=parked) + chain("wan", "fw", "nat", "lan")
     )  # fmt: skip
     job = Job(instance, text)
     job.until_sent(500)
     assert job.instance.scale("nat", 0)["at_zero"] == rule
-    time.sleep(0.1)
+    sent = job.sent()
+
+    def met() -> bool:
+        """Some packets met the rule."""
+        if rule == "hold":
+            return bool(job.instance.status()["groups"][1]["held"])
+        if rule == "drop":
+            return sum(job.instance.stats()["account"]["dropped"].values()) > 0
+        return job.sent() > sent + 500  # more than what `nat` had yet
+
+    wait_for(met)
     held = job.instance.status()["groups"][1]["held"]
     assert (held > 0) == (rule == "hold")
     job.instance.scale("nat", 2)
-    doc = job.end(len(packets))
+    doc, received = job.cut(packets, 500)
     dropped = sum(doc["dropped"].values())
     assert (dropped > 0) == (rule == "drop")
-    accounted(doc, len(packets), dropped)
-    compare(packets, out(instance, "lan.out"), missing=dropped)
+    accounted(doc, len(received), dropped)
+    compare(received, out(instance, "lan.out"), missing=dropped)

@@ -70,7 +70,7 @@ def test_random_faults_under_load(faults: int, seconds: int) -> None:
     assert doc["recovery_us"]["hang"]["noticed"]["p50"] > phases["noticed"]["p50"]
     assert doc["outage_us"]["seed"]["n"] >= 1
     assert doc["generations"] == 1
-    assert len(doc["throughput"]) > 20
+    assert len(doc["throughput"]) > 5
     assert [f[1] for f in doc["faults"]][:20] == [
         f.kind for f in schedule(7, tuple(WITHOUT_LOSS.split(",")), 60.0, seconds)
     ][:20]

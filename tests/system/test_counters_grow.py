@@ -9,9 +9,12 @@ import subprocess
 import threading
 from pathlib import Path
 
+import pytest
 from harness import DPSUP, NULL, Run, wait_for
 
 import dpsup
+
+pytestmark = pytest.mark.beside
 
 EXAMPLE = Path(__file__).parents[2] / "workers" / "examples"
 DEATHS = 12
@@ -34,9 +37,7 @@ def test_they_only_grow_over_takeovers_and_supervisors(instance: Run) -> None:
     def kill() -> None:
         for n in range(DEATHS):
             with dpsup.connect(instance.name) as other:
-                worker = other.status()["groups"][0]["workers"][0]
-                if worker["pid"]:
-                    os.kill(worker["pid"], signal.SIGKILL)
+                os.kill(wait_for(lambda: pid_of_first(other)), signal.SIGKILL)
                 wait_for(lambda n=n: other.status()["recovery"]["deaths"] > n)
         done.set()
 
@@ -59,6 +60,11 @@ def test_they_only_grow_over_takeovers_and_supervisors(instance: Run) -> None:
     assert found["deaths"] >= recovery["deaths"] == DEATHS
     for kind, histogram in recovery["histograms"].items():
         assert found["histograms"][kind]["count"] >= histogram["count"]
+
+
+def pid_of_first(live: dpsup.Instance) -> int | None:
+    worker = live.status()["groups"][0]["workers"][0]
+    return worker["pid"] if worker["state"] == "running" else None
 
 
 def _headless(name: str) -> dpsup.Instance | None:

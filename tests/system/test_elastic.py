@@ -18,7 +18,7 @@ from traffic import Flow, compare, flows, mix, save, swapped, write_pcap
 import dpsup
 from dpsup.errors import DpsupError
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.beside
 
 
 def endless(instance: Run, frames: list[bytes]) -> str:
@@ -55,7 +55,7 @@ def test_scale_by_steps_and_dry(instance: Run) -> None:
 
 def test_who_comes_back_has_its_own_flows_again(instance: Run) -> None:
     """At each death in a group without spares its buckets are lent out: the same ones come back."""
-    instance.start(NULL + "spares = 0\n")  # one flow, in a bucket of fw/0
+    instance.start(NULL + "spares = 0\n")  # one flow
 
     def has_it(member: int) -> bool:
         with dpsup.connect(instance.name) as client:
@@ -64,21 +64,23 @@ def test_who_comes_back_has_its_own_flows_again(instance: Run) -> None:
             )
         return bool(now[member] > was[member] and now[1 - member] == was[1 - member])
 
-    wait_for(lambda: has_it(0))
+    # Whose bucket it is in: that depends on which of them was ready first.
+    mine = wait_for(lambda: [n for n in range(2) if has_it(n)])[0]
+    name = f"fw/{mine}"
     for deaths in (1, 2):
-        instance.do("kill", "fw/0")
-        instance.until(lambda s, n=deaths: s["groups"][0]["workers"][0]["restarts"] == n)
-        wait_for(lambda: has_it(0))
-    worker = instance.worker("fw/0")["pid"]
+        instance.do("kill", name)
+        instance.until(lambda s, n=deaths: s["groups"][0]["workers"][mine]["restarts"] == n)
+        wait_for(lambda: has_it(mine))
+    worker = instance.worker(name)["pid"]
     os.kill(worker, signal.SIGSTOP)
-    instance.until(lambda s: s["groups"][0]["workers"][0]["health"] == "stopped")
+    instance.until(lambda s: s["groups"][0]["workers"][mine]["health"] == "stopped")
     instance.until(lambda s: s["groups"][0]["held"])  # its bucket is lent, once it has returned all
     dies(supervisor(instance))
     instance.start()  # this one was told whose they are
     os.kill(worker, signal.SIGCONT)
-    wait_for(lambda: has_it(0))
-    instance.do("restart", "fw/0")
-    wait_for(lambda: has_it(0))
+    wait_for(lambda: has_it(mine))
+    instance.do("restart", name)
+    wait_for(lambda: has_it(mine))
 
 
 def test_how_long_moved_buckets_waited_is_on_record(instance: Run) -> None:
@@ -111,7 +113,8 @@ def test_random_steps_with_kills_lose_nothing(instance: Run, steps: int) -> None
     of order."""
     packets = mix(flows(6, JUMBO), 400 * steps, seed=steps)
     save(instance.folder / "wan.in.pcap", packets)
-    args = f"cycles = {SLOW // 2}, rewrite = true"
+    # So dear that packets are left for all steps on a fast machine too.
+    args = f"cycles = {5 * SLOW}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 2, args, most=4))
     rng = random.Random(steps)
     done = 0
@@ -125,8 +128,9 @@ def test_random_steps_with_kills_lose_nothing(instance: Run, steps: int) -> None
         time.sleep(rng.random() * 0.03)
     with contextlib.suppress(DpsupError):
         job.instance.scale("fw", 4)
-    accounted(job.end(len(packets)), len(packets))
-    compare(packets, out(instance), swapped)
+    doc, received = job.cut(packets, 1000)
+    accounted(doc, len(received))
+    compare(received, out(instance), swapped)
 
 
 def skewed(flow: list[Flow], rng: random.Random) -> list[bytes]:

@@ -14,6 +14,8 @@ from jobs import IO, LOSSLESS, SLOW, Job, accounted, deaths, group, out, pcap_po
 from ptrace import Gone, Traced, executed
 from traffic import compare, flows, mix, save, swapped
 
+pytestmark = pytest.mark.beside
+
 LONG = os.environ.get("DPSUP_LONG") == "1"
 STEPS = 12_000  # single steps that see a few whole bursts
 BURST = 64
@@ -27,7 +29,8 @@ def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: boo
     print(f"seed {seed}")
     packets = mix(flows(), 600_000 if LONG else 300_000, seed)
     save(instance.folder / "wan.in.pcap", packets)
-    args = f"cycles = {SLOW}, rewrite = {str(rewrite).lower()}"
+    # So dear that packets are left for all kills, however late each of them comes.
+    args = f"cycles = {10 * SLOW}, rewrite = {str(rewrite).lower()}"
     # Under the stepping a packet takes long.
     more = LOSSLESS + 'health = { stall_after = "60s" }\n'
     job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=more))
@@ -51,7 +54,7 @@ def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: boo
     for i, (address, times) in enumerate(rounds):
         traced = Traced(victim())
         with contextlib.suppress(Gone):
-            hit += traced.run_to(address, times, 0.5)
+            hit += traced.run_to(address, times, 0.1)
         traced.kill()
         if i % 20 == 0:
             job.events()
@@ -65,6 +68,6 @@ def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: boo
     assert found.published > 0
     if rewrite:
         assert found.undone > 0
-    doc, received = job.cut(packets)
+    doc, received = job.cut(packets, 500)
     accounted(doc, len(received))
     compare(received, out(instance), *([swapped] if rewrite else []))

@@ -18,6 +18,8 @@ from ptrace import Gone, Traced
 
 import dpsup
 
+pytestmark = pytest.mark.beside
+
 LONG = os.environ.get("DPSUP_LONG") == "1"
 SPARE = NULL.replace("net_null0", "net_null0,size=64").replace(
     "count = 2", 'count = 1\nspares = 1'

@@ -19,7 +19,7 @@ from traffic import Packet, compare, flows, mix, save, swapped, write_pcap
 
 from dpsup import connect
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.beside]
 
 
 @pytest.fixture
@@ -91,8 +91,10 @@ def test_a_worker_that_hangs_is_replaced(
     found = death_events(job)
     assert len(found) >= 6
     for death in found:
-        assert (death["hung"], death["how"]) == (True, signal_)
-        assert ("backtrace" in death) == (signal_ == "SIGABRT")
+        # One that gets no CPU to tell where it is does not have for ever.
+        assert death["hung"] and death["how"] in (signal_, "SIGKILL")
+        assert ("backtrace" in death) == (death["how"] == "SIGABRT")
+    assert any(death["how"] == signal_ for death in found)
     assert set(said(job)) >= {"stuck"}
     assert any(w["last_exit"]["reason"] == "stuck with work" for w in
                job.instance.status()["groups"][0]["workers"] if w["last_exit"])  # fmt: skip
@@ -108,7 +110,7 @@ def test_slow_is_not_stuck(instance: Run) -> None:
     # 2.5 to 4 GHz: 50 to 100 ms.
     job = Job(instance, pcap_port() + IO + group("delay", 1, "cycles = 250000000", more=more))
     wait_for(lambda: job.sent() == len(sent))
-    assert said(job) == []
+    assert "stuck" not in said(job)  # on a busy machine it may be starved
     accounted(doc := job.end(len(sent)), len(sent))
     assert doc["deaths"] == 0
 
@@ -120,12 +122,15 @@ def test_a_stopped_worker_is_not_killed_and_goes_on(instance: Run, packets: list
     job = Job(instance, pcap_port() + IO + group("delay", 2, args, more=more))
     job.until_sent(1000)
     victim = worker(job)["pid"]
+    before = len(job.events())
     os.kill(victim, signal.SIGSTOP)
     wait_for(lambda: worker(job)["health"] == "stopped")
-    wait_for(lambda: any(e["type"] == "steer" for e in job.events()[-4:]))
+    wait_for(lambda: any(e["type"] == "steer" for e in job.events()[before:]))
     os.kill(victim, signal.SIGCONT)
     wait_for(lambda: worker(job)["health"] == "ok")
-    assert said(job, "fw/0") == ["stopped", "continued"]
+    # On a busy machine it may be starved besides.
+    told = [message for message in said(job, "fw/0") if message not in ("starved", "fed")]
+    assert told == ["stopped", "continued"]
     assert worker(job)["pid"] == victim
     doc, received = job.cut(packets, 2000)
     accounted(doc, len(received))
@@ -139,13 +144,16 @@ def test_an_idle_worker_that_is_stopped_lends_its_buckets(instance: Run) -> None
 
     def idle_one() -> dict[str, Any] | None:
         # One flow: one of the two has nothing to do.
-        workers = instance.status()["groups"][0]["workers"]
-        return next((w for w in workers if not w["rx_packets"]), None)
+        less, more = sorted(
+            instance.status()["groups"][0]["workers"], key=lambda w: w["rx_packets"]
+        )
+        return less if more["rx_packets"] and not less["rx_packets"] else None
 
     idle = wait_for(idle_one)
+    last = instance.events()[-1]["seq"]
     os.kill(idle["pid"], signal.SIGSTOP)
     wait_for(lambda: instance.worker(idle["id"])["health"] == "stopped")
-    assert [e["type"] for e in instance.events() if e["type"] != "advice"][-1] == "steer"
+    wait_for(lambda: [e for e in instance.events() if e["type"] == "steer" and e["seq"] > last])
     before = instance.status()["ports"][0]["rx_packets"]
     instance.until(lambda s: s["ports"][0]["rx_packets"] > before + 10_000)
     os.kill(idle["pid"], signal.SIGCONT)
@@ -243,7 +251,7 @@ def test_a_starved_worker_is_not_killed(instance: Run, packets: list[Packet]) ->
     enough.touch()
     os.sched_setscheduler(one["pid"], os.SCHED_OTHER, os.sched_param(0))
     wait_for(lambda: worker(job)["health"] == "ok")
-    assert said(job)[-1] == "fed"
+    assert said(job)[:2] == ["starved", "fed"]
     assert worker(job)["pid"] == one["pid"]
     accounted(doc := job.end(len(packets)), len(packets))
     assert doc["deaths"] == 0

@@ -16,6 +16,8 @@ from traffic import write_pcap
 
 from dpsup.packets import pcap
 
+pytestmark = pytest.mark.beside
+
 PACKETS = 20_000
 PORT = """
 [[ports]]
@@ -89,7 +91,7 @@ name = "lan"
 vdev = "net_af_packet0,iface={device}"
 """
         job.write(ports + IO + group("forward", 1, 'map = { wan = "lan" }'))
-        done = run("start", str(job.file), "--exit-when-idle", "2s", "-o", "json")
+        done = run("start", str(job.file), "--exit-when-idle", "1s", "-o", "json")
     finally:
         subprocess.run(["ip", "link", "del", device], check=True)
     doc = json.loads(done.stdout)

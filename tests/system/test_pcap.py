@@ -46,7 +46,8 @@ from traffic import (
     write_pcap,
 )
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine must not fail what is right but slow
+# A busy machine must not fail what is right but slow.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.beside]
 
 
 @pytest.fixture(scope="module")
@@ -392,11 +393,10 @@ def test_packets_that_go_in_circles_are_counted(instance: Run, packets: list[Pac
 
 def test_scaling_keeps_order(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
-    args = f"cycles = {2 * SLOW}, rewrite = true"
+    args = f"cycles = {4 * SLOW}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 1, args, most=3))
-    plans = [3, 2, 1, 3, 1, 2]
-    for i, n in enumerate(plans):
-        job.until_sent(len(packets) * (i + 1) // (2 * len(plans) + 4))
+    for i, n in enumerate((3, 2, 1, 3, 1, 2)):
+        job.until_sent(1500 * (i + 1))
         job.instance.scale("fw", n)
     assert job.sent() < len(packets), "the run was too short to prove anything"
     doc, received = job.cut(packets)
@@ -419,13 +419,12 @@ def test_rolling_restart_keeps_order(instance: Run, packets: list[Packet]) -> No
     compare(packets, out(instance), swapped)
 
 
-def kill_often(job: Job, kills: int, packets: int, seed: int) -> None:
-    """SIGKILL busy workers at random, spread over half of the run: where the supervisor has to wait
-    for its CPU, the last ones come later."""
+def kill_often(job: Job, kills: int, seed: int) -> None:
+    """SIGKILL busy workers at random, with some packets in between."""
     rng = random.Random(seed)
     dead: set[int] = set()
     for i in range(kills):
-        due = packets // 2 * i // kills
+        due = 50 * i
 
         def victims(due: int = due) -> list[int]:
             status = job.instance.status()
@@ -453,13 +452,14 @@ def test_kills_lose_nothing_and_change_nothing_twice(
     print(f"seed {seed}")
     packets = mix(some_flows, size, seed)
     queues = save_queues(instance, packets)
-    args = f"cycles = {SLOW}, rewrite = true"
+    # So dear that packets are left for all the kills on a fast machine with many CPUs too.
+    args = f"cycles = {5 * SLOW}, rewrite = true"
     text = pcap_port(inputs=2, outputs=1) + f'[[io]]\ncores = "{cores}"\n'
     job = Job(instance, text + group("delay", workers, args))
-    kill_often(job, kills, len(packets), seed)
+    kill_often(job, kills, seed)
     assert job.sent() < len(packets), "the run was too short to prove anything"
     everybody = job.instance.status()["groups"][0]["workers"]
-    assert all(w["tx_packets"] > kills for w in everybody), "some had nothing to do"
+    assert all(w["tx_packets"] > 0 for w in everybody), "some had nothing to do"
     audit = job.instance.audit()
     assert [p["unexplained"] for p in audit["pools"]] == [0]
     found = deaths(job.events())
@@ -468,7 +468,7 @@ def test_kills_lose_nothing_and_change_nothing_twice(
     assert found.in_hand > kills // 10
     assert found.published > 0
     assert found.undone > 0
-    doc, _ = job.cut(packets)
+    doc, _ = job.cut(packets, 500)
     received = read_of(queues, out(instance), swapped)
     accounted(doc, len(received))
     assert doc["deaths"] == kills
@@ -477,19 +477,24 @@ def test_kills_lose_nothing_and_change_nothing_twice(
 
 def test_all_workers_killed_at_once(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
-    args = f"cycles = {SLOW}, rewrite = true"
+    args = f"cycles = {5 * SLOW}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 3, args))
     rounds = 12
+
+    def all_run() -> list[int]:
+        workers = job.instance.status()["groups"][0]["workers"]
+        there = all(w["state"] == "running" for w in workers)
+        return [w["pid"] for w in workers] if there else []
+
     for i in range(rounds):
-        job.until_sent(len(packets) * (i + 1) // (2 * rounds + 5))
-        for worker in job.instance.status()["groups"][0]["workers"]:
-            if worker["pid"] is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker["pid"], signal.SIGKILL)
+        job.until_sent(500 * (i + 1))
+        for pid in wait_for(all_run, step=0.005):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] == 3 * (n + 1), step=0.005)
     assert job.sent() < len(packets), "the run was too short to prove anything"
-    doc, received = job.cut(packets)
+    doc, received = job.cut(packets, 1000)
     accounted(doc, len(received))
-    assert doc["deaths"] > rounds
+    assert doc["deaths"] == 3 * rounds
     compare(received, out(instance), swapped)
 
 
@@ -566,7 +571,7 @@ static uint16_t packet(void *state, struct dps_packet *p)
 	if (p->len < 14)
 		return dps_out(p->port);
 	memmove(p->data - 4, p->data, 12);
-	for (volatile int i = 0; i < 200000; i++)
+	for (uint64_t since = __builtin_ia32_rdtsc(); __builtin_ia32_rdtsc() - since < 500000;)
 		;
 	memcpy(p->data + 8, "\\x81\\x00\\x00\\x2a", 4);
 	p->data -= 4;
@@ -589,7 +594,7 @@ def test_kills_of_a_plugin_that_moves_the_start_of_packets(instance: Run) -> Non
     save(instance.folder / "wan.in.pcap", packets)
     plugin = build(instance.folder, "tag", TAG)
     job = Job(instance, pcap_port(mtu=1500) + IO + group(str(plugin), 2))
-    kill_often(job, 40, len(packets), seed=4)
+    kill_often(job, 40, seed=4)
     assert deaths(job.events()).undone > 0
     doc, received = job.cut(packets)
     accounted(doc, len(received))
@@ -658,12 +663,13 @@ def test_a_packet_that_always_crashes_its_worker_costs_its_own_group_only(
     """By an exit, which is no evidence against it: its worker is held, the others go on."""
     bad = mix(flows(1), 300, seed=5)
     poison = bytes(14) + b"this one is poison"
+    packets = packets[:20_000]
     save(instance.folder / "wan.in.pcap", packets)
     write_pcap(instance.folder / "lan.in.pcap", [p.frame for p in bad[:200]] + [poison] * 3)
     how = 'how = "exit", match = "is poison"'
     crash = group("crash", 1, how, more=ONCE.format(intensity=3))
     crash = crash.replace('"fw"', '"ids"').replace('["wan"]', '["lan"]')
-    text = pcap_port() + pcap_port("lan") + IO + group("delay", 2, f"cycles = {SLOW}") + crash
+    text = pcap_port() + pcap_port("lan") + IO + group("delay", 2, f"cycles = {3 * SLOW}") + crash
     instance.start(text)
     status = instance.until(
         lambda s: s["groups"][1]["workers"][0]["state"] == "held" and s, timeout=PATIENCE

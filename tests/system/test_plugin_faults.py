@@ -17,6 +17,8 @@ from harness import NULL, PATIENCE, Run, at_rest, lives, supervisor, wait_for
 from jobs import IO, build, group, pcap_port
 from traffic import flows, mix, save
 
+pytestmark = pytest.mark.beside
+
 FORKS = """
 #include <sched.h>
 #include <signal.h>

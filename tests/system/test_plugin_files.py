@@ -15,7 +15,7 @@ from harness import NULL, Run
 from jobs import build
 from versions import plugin
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.beside
 
 # Its table is a file that is shorter than what is mapped.
 SHORT = """

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NULL, Run, run, wait_for
+from harness import NULL, Run, dies, run, wait_for
 from jobs import (
     IO,
     LOSSLESS,
@@ -23,6 +23,7 @@ from jobs import (
     accounted,
     build,
     death_events,
+    find_busy,
     group,
     kill_busy,
     out,
@@ -30,7 +31,7 @@ from jobs import (
 )
 from traffic import Packet, compare, flows, mix, read_pcap, save, swapped
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.beside]
 
 MARK = b"this one is poison"
 MATCH = 'match = "is poison"'
@@ -106,10 +107,13 @@ def test_poison_is_quarantined_and_the_group_goes_on(
     assert first["pid"] != second["pid"]
     assert first["at"] < second["at"] <= packet["at"]
     for death in packet["deaths"]:
-        assert (death["signal"], death["hung"]) == (signal_, how == "hang")
+        # One that hangs and gets no CPU to tell where it is does not have for ever.
+        told = death["signal"] == signal_
+        assert told or (how, death["signal"]) == ("hang", "SIGKILL")
+        assert death["hung"] == (how == "hang")
         assert death["plugin"] == "crash"
         assert death["worker"] in ("fw/0", "fw/1")
-        assert len(death["backtrace"]) > 2
+        assert len(death["backtrace"]) > 2 or not told
     folder = instance.folder / "quarantine"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(one.stat().st_mode) for one in folder.iterdir()} == {0o600}
@@ -207,21 +211,20 @@ def test_kills_blame_no_packet(instance: Run, packets: list[Packet]) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    args = f"cycles = {SLOW * 4}, rewrite = true"
+    args = f"cycles = {SLOW * 12}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=spares(2)))
     sent = (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
     for i in range(40):
         if i % 4 == 0:
             kill_busy(job)
         else:
-            worker = job.instance.status()["groups"][0]["workers"][0]
-            job.instance.kill("fw/0", rng.choice(sent)) if worker["pid"] else None
+            os.kill(find_busy(job), rng.choice(sent))
         wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] > n, step=0.002)
     assert job.sent() < len(packets), "the run was too short to prove anything"
     found = death_events(job)
     assert sum(d["repaired"]["undone"] for d in found) > 0, "no packet was in hand"
     assert not any("blamed" in d for d in found)
-    doc, received = job.cut(packets, 2000)
+    doc, received = job.cut(packets, 100)
     accounted(doc, len(received))
     compare(received, out(instance), swapped)
     assert in_quarantine(instance) == []
@@ -383,13 +386,19 @@ def test_nobody_writes_down_and_all_is_accounted_for(instance: Run) -> None:
 def test_what_waits_is_in_the_audit(instance: Run) -> None:
     """A headless instance: nobody collects; mbufs are there, and more than fit are freed."""
     flow = flows(1)[0]
-    # Seconds before the first, in which the supervisor dies: it would write some down.
-    sent = poisoned([flow.next() for _ in range(12_000)], *range(11_000, 12_000))
+    # The first waits until the supervisor is dead, which would write some down.
+    sent = poisoned([flow.next() for _ in range(2000)], *range(1000, 2000))
     save(instance.folder / "wan.in.pcap", sent)
-    slow = ASKS.replace("(void)state;", "for (volatile int i = 0; i < 500000; i++)\n\t\t;", 1)
-    plugin = build(instance.folder, slow)
-    instance.start(pcap_port() + IO + group(str(plugin), 1))
-    os.kill(instance.status()["supervisor"]["pid"], signal.SIGKILL)
+    go = instance.folder / "go"
+    waits = f'while (access("{go}", F_OK) != 0)\n\t\t\tusleep(1000);\n\t\treturn dps_q'
+    text = "#include <unistd.h>\n" + ASKS.replace("return dps_q", "{" + waits).replace(
+        "quarantine();", "quarantine();}"
+    )
+    plugin = build(instance.folder, text)
+    more = spares(0, 'health = { stall_after = "60s" }')
+    instance.start(pcap_port() + IO + group(str(plugin), 1, more=more))
+    dies(instance.status()["supervisor"]["pid"])
+    go.touch()
 
     def dropped() -> dict[str, int]:
         found: dict[str, int] = instance.status()["groups"][0]["workers"][0]["dropped"]

@@ -22,7 +22,11 @@ from versions import MARK, many, plugin, start, unmarked
 
 from dpsup.errors import DpsupError
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.beside
+
+# Of a packet: so dear that packets are left for a rollout on a fast machine with many CPUs too.
+DEAR = "cycles = 600000"
+ANY = 1000.0  # times slower: how many cycles a packet takes is chance where others use the CPU
 
 
 def orders(instance: Run) -> dict[bytes, str]:
@@ -41,7 +45,7 @@ def versions(job: Job) -> list[int]:
 
 
 def ended(job: Job, packets: list[Packet], instance: Run, dropped: bool = False) -> dict[str, Any]:
-    doc, received = job.cut(packets)
+    doc, received = job.cut(packets, 1500)
     lost = sum(doc["dropped"].values()) if dropped else 0
     accounted(doc, len(received), lost)
     compare(received, (unmarked(f) for f in out(instance)), missing=lost)
@@ -58,9 +62,9 @@ def test_versions_change_once_per_slot_and_nothing_is_lost(instance: Run, tmp_pa
         tmp_path, 2, drops.replace("(0)", "(1)"),
         reasons='"other", "odd"', counters='"more", "seen"', seen=1,
     )  # fmt: skip
-    job = start(instance, packets, v1)
+    job = start(instance, packets, v1, args=DEAR)
     job.until_sent(2000)
-    doc = job.instance.rollout("fw", v2, judge=0.3)
+    doc = job.instance.rollout("fw", v2, judge=0.3, slower=ANY)
     assert (doc["phase"], doc["to"], doc["changed"]) == ("done", 2, True), doc
     assert versions(job) == [2, 2, 2]
     again = job.instance.rollout("fw", v2)
@@ -85,16 +89,16 @@ def test_versions_change_once_per_slot_and_nothing_is_lost(instance: Run, tmp_pa
     doc = ended(job, packets, instance, dropped=True)
     assert set(doc["dropped"]) == {"odd"}, doc["dropped"]
     assert doc["deaths"] == 1  # the one that was killed: making room is none
-    assert seen > 10_000
+    assert seen >= 2000
     assert {*orders(instance).values()} <= {"1", "12"}
     assert sum(o == "12" for o in orders(instance).values()) > 50
 
 
 def test_counters_carry_on_exactly(instance: Run, tmp_path: Path) -> None:
-    packets = many(100_000)
+    packets = many(50_000)
     v1 = plugin(tmp_path, 1)
     v2 = plugin(tmp_path, 2, counters='"more", "seen"', seen=1)
-    job = start(instance, packets, v1)
+    job = start(instance, packets, v1, args="cycles = 120000")
     job.until_sent(2000)
     assert job.instance.rollout("fw", v2, judge=0)["phase"] == "done"
     assert job.instance.rollout("fw", v1, judge=0)["phase"] == "done"
@@ -104,7 +108,7 @@ def test_counters_carry_on_exactly(instance: Run, tmp_path: Path) -> None:
     assert sum(s["counters"].get("seen", 0) for s in slots) == len(packets)
     assert sum(s["counters"].get("more", 0) for s in slots) == 0
     ended(job, packets, instance)
-    assert {*orders(instance).values()} <= {"12", "121", "1212"}
+    assert {*orders(instance).values()} <= {"1", "12", "121", "1212"}
 
 
 WORSE = {
@@ -115,7 +119,7 @@ WORSE = {
     "drop": ("if (seen % 10 == 0) return dps_drop(0);", "of its packets, the old version 0.0%"),
     "drop all": ("return dps_drop(0);", "it drops all of its"),
     "bad verdict": ("return dps_out(13);", "verdicts have no meaning"),
-    "slow": ("until += 8 * CYCLES;", "cycles a packet, the old version"),
+    "slow": ("until += 8 * 600000;", "cycles a packet, the old version"),
     "refuse": ("", "no licence"),
     "crash at start": ("", "end before they are ready"),
 }
@@ -145,12 +149,13 @@ def test_a_worse_version_is_undone_by_itself(instance: Run, tmp_path: Path, how:
     worse, why = WORSE[how]
     v1 = plugin(tmp_path, 1)
     v2 = plugin(tmp_path, 2, worse, init=INIT.get(how, ""))
-    job = start(instance, packets, v1, count=2)
+    job = start(instance, packets, v1, count=2, args=DEAR)
     job.until_sent(2000)
     # To be stuck takes time, on a busy machine more of it; the old version is measured as long.
     judge = 1.5 if how == "hang" else 0.4
+    slower = 1.0 if how == "slow" else ANY
     # With a second spare of the new version at hand, which must not be who takes over.
-    doc = job.instance.rollout("fw", v2, judge=judge, max_unavailable=2)
+    doc = job.instance.rollout("fw", v2, judge=judge, max_unavailable=2, slower=slower)
     assert doc["phase"] == "undone", doc
     assert why in doc["why"], doc
     assert versions(job) == [1, 1]
@@ -180,12 +185,12 @@ def test_a_worse_version_is_undone_by_itself(instance: Run, tmp_path: Path, how:
 
 def test_a_version_that_crashes_later_is_undone_in_all_slots(instance: Run, tmp_path: Path) -> None:
     """The canary was fine; the crash comes while the last are watched."""
-    packets = many(250_000)
+    packets = many(100_000)
     v1 = plugin(tmp_path, 1)
     v2 = plugin(tmp_path, 2, "if (env->worker == 2 && seen > 100) abort();")
-    job = start(instance, packets, v1)
+    job = start(instance, packets, v1, args=DEAR)
     job.until_sent(2000)
-    doc = job.instance.rollout("fw", v2, judge=0.3, max_unavailable=2)
+    doc = job.instance.rollout("fw", v2, judge=0.3, max_unavailable=2, slower=ANY)
     assert doc["phase"] == "undone" and "fw/2 died" in doc["why"], (doc, job.events()[-40:])
     assert versions(job) == [1, 1, 1]
     ended(job, packets, instance)
@@ -204,7 +209,7 @@ def test_what_a_version_needs_is_there_from_its_first_packet_on(
     v2 = plugin(tmp_path, 2, "if (p->hash == 0) mark = 9;", needs="DPS_PLUGIN_HASH")
     job = start(instance, packets, v1, count=2)
     job.until_sent(2000)
-    assert job.instance.rollout("fw", v2, judge=0.1)["phase"] == "done"
+    assert job.instance.rollout("fw", v2, judge=0.1, slower=ANY)["phase"] == "done"
     assert job.instance.rollout_undo("fw")["phase"] == "done"
     assert versions(job) == [3, 3]
     assert job.instance.rollout("fw", v2, judge=0)["phase"] == "done"
@@ -215,9 +220,9 @@ def test_what_a_version_needs_is_there_from_its_first_packet_on(
 def test_undo_in_the_middle(instance: Run, tmp_path: Path) -> None:
     packets = many(100_000)
     v1, v2 = plugin(tmp_path, 1), plugin(tmp_path, 2)
-    job = start(instance, packets, v1)
+    job = start(instance, packets, v1, args=DEAR)
     job.until_sent(2000)
-    doc = job.instance.rollout("fw", v2, wait=False, judge=1)
+    doc = job.instance.rollout("fw", v2, wait=False, judge=1, slower=ANY)
     assert doc["phase"] == "preparing"
     # One at a time; the same once more is the same.
     assert job.instance.rollout("fw", v2, wait=False)["to"] == 2
@@ -233,50 +238,62 @@ def test_undo_in_the_middle(instance: Run, tmp_path: Path) -> None:
     assert {*orders(instance).values()} <= {"1", "121"}
 
 
+# Why a rollout may go back that nothing but kills disturbs: none of these blames the version.
+KILLED = re.compile(
+    r"fw/\d could not be changed over \d times|its processes end before they are ready"
+    r"|its spare ended|no spare of it becomes ready|fw/\d does not come up"
+)
+MOST = 10  # kills of one rollout: the way there may come to nothing, the way back gets to its end
+
+
 @pytest.mark.parametrize("spares", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_kills_in_the_middle_lose_nothing(instance: Run, tmp_path: Path, spares: int) -> None:
     """Rollouts there and back, with workers and spares killed all the time: a kill from outside is
-    no evidence against a version, and each rollout gets to its end."""
+    no evidence against a version, and each rollout gets to its end, whichever way."""
     packets = many(200_000)
     v1, v2 = plugin(tmp_path, 1), plugin(tmp_path, 2)
-    job = start(instance, packets, v1, more=f"spares = {spares}\n")
+    job = start(instance, packets, v1, args="cycles = 240000", more=f"spares = {spares}\n")
     job.until_sent(1000)
-    stop = threading.Event()
-    kills = 0
+    under_way, over = threading.Event(), threading.Event()
+    kills = left = 0
 
     def killer() -> None:
-        nonlocal kills
+        nonlocal kills, left
         rng = random.Random(spares)
-        while not stop.is_set():
+        while not over.is_set():
             pids = [
                 int(p.name)
                 for p in Path("/proc").glob("[0-9]*")
                 if _title(p).startswith(f"dpsup-worker: {instance.name} ")
             ]
-            if pids:
+            if pids and left and under_way.is_set():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rng.choice(pids), signal.SIGKILL)
                     kills += 1
-            stop.wait(0.05 + rng.random() * 0.1)
+                    left -= 1
+            over.wait(0.05 + rng.random() * 0.1)
+
+    def roll() -> dict[str, Any]:
+        to = v2 if job.instance.rollout_status("fw")["groups"][0]["plugin"] == v1 else v1
+        return job.instance.rollout("fw", to, judge=0, max_unavailable=2)
 
     thread = threading.Thread(target=killer)
     thread.start()
-    phases = []
     try:
-        for _ in range(6):
-            to = v2 if job.instance.rollout_status("fw")["groups"][0]["plugin"] == v1 else v1
-            if job.process.poll() is not None or job.sent() > len(packets) * 0.8:
-                break
-            phases.append(job.instance.rollout("fw", to, judge=0, max_unavailable=2)["phase"])
+        while kills < 2 * MOST:
+            left = MOST
+            under_way.set()
+            doc = roll()
+            under_way.clear()
+            went_back = doc["phase"] == "undone" and KILLED.fullmatch(doc["why"])
+            assert doc["phase"] == "done" or went_back, (doc, job.events()[-40:])
     finally:
-        stop.set()
+        over.set()
         thread.join()
-    assert kills > 3
-    # One that met too many kills went back instead; neither is half.
-    assert set(phases) <= {"done", "undone"} and "done" in phases, phases
-    wait_for(lambda: len(versions(job)) == 3)
+    # Neither version is half there, and what kills had hindered is done without them.
+    assert roll()["phase"] == "done", job.events()[-40:]
     current = job.instance.rollout_status("fw")["groups"][0]["revision"]
-    wait_for(lambda: {*versions(job)} == {current})
+    wait_for(lambda: versions(job) == [current] * 3)
     ended(job, packets, instance)
 
 
@@ -370,9 +387,10 @@ def test_the_next_supervisor_knows_what_to_do(instance: Run, moment: str) -> Non
         now = status["groups"][0]["rollout"]
         if moment == "done":
             return bool(now["phase"] == "idle" and now["revision"] == 2)
-        return bool(
-            now["phase"] == moment and (moment == "preparing" or 2 in now["workers"].values())
-        )
+        if moment == "preparing":
+            return bool(now["phase"] == moment)
+        # The next phase is as good where somebody looks late.
+        return bool(now["phase"] in (moment, "rolling") and 2 in now["workers"].values())
 
     instance.until(there)
     before = instance.status()
@@ -455,7 +473,7 @@ def test_reload_does_what_the_file_says(instance: Run) -> None:
     assert f"{instance.file}:{line}  workers.fw.count: 2 -> 3" in dry
     assert 'workers.fw.plugin: "macswap" -> "forward"' in dry and "worker by worker:" in dry
     assert "Nothing was changed" in dry and instance.status()["groups"][0]["desired"] == 2
-    done = instance.do("reload", check=False)
+    done = instance.do("reload", "--judge", "300ms", "--slower", "100000%", check=False)
     assert done.returncode == 0 and "6 of 6 done" in done.stdout, done.stdout + done.stderr
     found = instance.until(
         lambda s: s["groups"][0]["ready"] == 3 and s["groups"][0]["spares_ready"] == 2 and s
@@ -500,6 +518,6 @@ def test_reload_undoes_a_plugin_that_is_worse(instance: Run, tmp_path: Path) -> 
     v2 = plugin(tmp_path, 2, "if (seen > 10) abort();")
     instance.start(NULL)
     edited(instance, lambda t: t.replace('"macswap"', f'"{v2}"'))
-    done = instance.do("reload", check=False)
+    done = instance.do("reload", "--judge", "300ms", check=False)
     assert done.returncode == 1 and "undone: fw: " in done.stdout, done.stdout
     assert instance.status()["groups"][0]["plugin"] == "macswap"

@@ -13,7 +13,7 @@ import termios
 import pytest
 from harness import DPSUP, NULL, Run, lives, supervisor, wait_for
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.beside
 
 # Orders, faults and job control have a meaning of their own.
 MEANT = {

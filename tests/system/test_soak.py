@@ -20,6 +20,8 @@ from versions import many, plugin, start, unmarked
 
 from dpsup.errors import DpsupError
 
+pytestmark = pytest.mark.beside
+
 MOST = 4  # workers, of start's 3
 
 
@@ -34,16 +36,18 @@ def reload(job: Job, instance: Run, rng: random.Random, versions: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("packets", "seed"), [(120_000, 5), pytest.param(4_000_000, 6, marks=pytest.mark.long)]
+    ("packets", "least", "seed"),
+    [(150_000, 40, 5), pytest.param(4_000_000, 2000, 6, marks=pytest.mark.long)],
 )
 @pytest.mark.timeout(7200)
 def test_scale_kill_rollout_and_reload(
-    instance: Run, tmp_path: Path, packets: int, seed: int
+    instance: Run, tmp_path: Path, packets: int, least: int, seed: int
 ) -> None:
     """Nothing is lost, twice, changed by half or out of order; no group stays half changed."""
     sent = many(packets, seed=seed)
     versions = [plugin(tmp_path, v) for v in (1, 2, 3)]
-    job = start(instance, sent, versions[0], more="spares = 1\n")
+    # So dear that packets are left for all of this on a fast machine too.
+    job = start(instance, sent, versions[0], args="cycles = 300000", more="spares = 1\n")
     rng = random.Random(seed)
     done: Counter[str] = Counter()
 
@@ -73,15 +77,15 @@ def test_scale_kill_rollout_and_reload(
         "rebalance": lambda: job.instance.rebalance("fw", 0.05),
     }
     weights = [4, 6, 1, 2, 3, 1, 2, 1]
-    while job.process.poll() is None and job.sent() < packets * 0.9:
+    wanted = {"scale", "kill", "rollout", "reload"}
+    while job.process.poll() is None and not (sum(done.values()) >= least and wanted <= {*done}):
         (step,) = rng.choices(list(steps), weights)
         # Refused while another is under way, or with nothing to go back to: as it should be.
         with contextlib.suppress(DpsupError):
             steps[step]()
             done[step] += 1
         time.sleep(rng.random() * 0.05)
-    print(dict(done))
-    assert {"scale", "kill", "rollout", "reload"} <= done.keys()
+    print(dict(done), job.sent())
     with contextlib.suppress(DpsupError):
         job.instance.scale("fw", MOST)
     for worker in job.instance.status()["groups"][0]["workers"]:
@@ -90,9 +94,9 @@ def test_scale_kill_rollout_and_reload(
     wait_for(lambda: job.instance.rollout_status("fw")["groups"][0]["phase"] == "idle")
     view = wait_for(lambda: settled(job))
     assert {*view["workers"].values()} == {view["revision"]}
-    doc = job.end(packets)
-    accounted(doc, packets)
-    compare(sent, (unmarked(f) for f in out(instance)))
+    doc, received = job.cut(sent, 1000)
+    accounted(doc, len(received))
+    compare(received, (unmarked(f) for f in out(instance)))
     assert doc["deaths"] >= 1
 
 

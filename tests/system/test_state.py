@@ -27,11 +27,10 @@ STEPS = 12_000  # single steps that see a few whole bursts
 STATE = '\nstate = 64\nbucket_state = "2KiB"\n'
 TWO_IO = '[[io]]\ncores = "0-1"\n'
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.beside]
 
-# The example as users copy it, and time for a kill between its changes and the verdict: so many TSC
-# cycles as the file "cycles" says at that time.
-SLOWLY = """
+# So many TSC cycles as the file "cycles" says at that time.
+TIME = """
 #include <fcntl.h>
 #include <stdint.h>
 #include <sys/mman.h>
@@ -42,7 +41,9 @@ __attribute__((constructor)) static void find_cycles(void)
 {
 	cycles = mmap(0, 8, PROT_READ, MAP_SHARED, open(FOLDER "/cycles", O_RDONLY), 0);
 }
-""" + EXAMPLE.read_text().replace(
+"""
+# The example as users copy it, and time for a kill between its changes and the verdict.
+SLOWLY = TIME + EXAMPLE.read_text().replace(
     "	return dps_out(p->port);",
     """	for (uint64_t since = __builtin_ia32_rdtsc(); __builtin_ia32_rdtsc() - since < *cycles;)
 		;
@@ -174,7 +175,7 @@ def test_a_kill_before_any_instruction_counts_each_packet_once(instance: Run) ->
     for address in aimed:
         traced = Traced(victim())
         with contextlib.suppress(Gone):
-            hit += traced.run_to(address, rng.choice([1, 1, rng.randint(2, 64)]), 0.5)
+            hit += traced.run_to(address, rng.choice([1, 1, rng.randint(2, 64)]), 0.2)
         traced.kill()
         if len(dead) % 20 == 0:
             job.events()
@@ -182,8 +183,8 @@ def test_a_kill_before_any_instruction_counts_each_packet_once(instance: Run) ->
     found = deaths(job.events())
     print(f"{len(aimed)} kills, {hit} where aimed, {found}")
     assert job.sent() < len(packets), "the run was too short to prove anything"
-    # A bucket is opened once: those instructions are soon not executed any more.
-    assert hit > len(aimed) * 8 // 10
+    # A bucket is opened once, a new flow comes now and then: those instructions are soon rare.
+    assert hit > len(aimed) // 3
     assert found.undone > 0
     slow_down(instance.folder, 0)
     state = job.until_idle(len(packets))
@@ -210,10 +211,12 @@ def test_counts_move_with_their_flows(instance: Run, io: str) -> None:
         save(instance.folder / "wan.in.pcap", packets)
     plugin = build(instance.folder, SLOWLY)
     inputs = pcap_port(inputs=1 + two)
+    # So dear that packets are left for all steps on a fast machine with many CPUs too.
+    slow_down(instance.folder, 5 * SLOW)
     job = Live(instance, inputs + io + group(str(plugin), 1, most=4) + STATE)
     kills = 0
     for step, n in enumerate((4, 2, 3, 1, 4, 2)):
-        job.until_sent(len(packets) * (step + 1) // 10)
+        job.until_sent(2000 * (step + 1))
         job.instance.scale("fw", n, wait=False)
         for _ in range(6):
             workers = job.instance.status()["groups"][0]["workers"]
@@ -225,6 +228,7 @@ def test_counts_move_with_their_flows(instance: Run, io: str) -> None:
             job.until_sent(job.sent() + 100)
         job.events()
     assert job.sent() < len(packets), "the run was too short to prove anything"
+    slow_down(instance.folder, 0)
     state = job.until_idle(len(packets))
     found = deaths(job.events())
     print(f"{kills} kills, {found}")
@@ -239,7 +243,9 @@ def test_counts_move_with_their_flows(instance: Run, io: str) -> None:
 # --- the move -------------------------------------------------------------------------------------
 
 # Who had the bucket last, and how often that changed. Without dps_touch: nobody is killed here.
-OWNERS = """
+OWNERS = (
+    TIME
+    + """
 #include <dpsup_plugin.h>
 
 struct bucket { uint64_t packets, owner, changes; };
@@ -254,7 +260,7 @@ static uint16_t packet(void *state, struct dps_packet *p)
 	uint64_t since = __builtin_ia32_rdtsc();
 
 	(void)state;
-	while (__builtin_ia32_rdtsc() - since < 50000)
+	while (__builtin_ia32_rdtsc() - since < *cycles)
 		;
 	b->packets = packets + 1;
 	b->changes += b->owner != env->worker + 1;
@@ -267,27 +273,30 @@ const struct dps_plugin dps_plugin = {
 	.bucket_state_size = sizeof(struct bucket),
 };
 """
+)
 
 
 def test_a_bucket_has_one_owner_at_a_time_over_all_io_cores(instance: Run) -> None:
     """All flows arrive at both io cores: as long as one of them has packets of a bucket out with
     its old worker, the other one must not lend to the new one."""
     # Few flows, and more packets between two moves than lanes hold: each move is seen.
-    packets = mix(flows()[:32], 120_000, seed=7)
+    packets = mix(flows()[:32], 100_000, seed=7)
     save(instance.folder / "wan.in.pcap", packets[::2])
     save(instance.folder / "wan.in1.pcap", packets[1::2])
     plugin = build(instance.folder, OWNERS)
-    more = group(str(plugin), 1, most=2) + "\nbucket_state = 24\n"
+    slow_down(instance.folder, 5 * SLOW)
+    more = group(str(plugin), 1, most=2) + "\nbucket_state = 24\nring = 256\n"
     job = Live(instance, pcap_port(inputs=2) + TWO_IO + more)
     steps = 0
-    while job.sent() < len(packets) * 7 // 10:
+    while steps < 10:
         job.instance.scale("fw", 1 + (steps + 1) % 2)
         steps += 1
-        job.until_sent(job.sent() + 6000)
+        job.until_sent(job.sent() + 1500)
+    assert job.sent() < len(packets), "the run was too short to prove anything"
+    slow_down(instance.folder, 0)
     state = job.until_idle(len(packets))
     blocks = [struct.unpack("=QQQ", bytes.fromhex(b["hex"])) for b in state["buckets"]]
     print(f"{steps} steps, at most {max(b[2] for b in blocks)} changes")
-    assert steps >= 6
     assert max(b[2] for b in blocks) > 2, "no bucket moved to and fro"
     assert max(b[2] for b in blocks) <= steps + 1
     assert sum(b[0] for b in blocks) == len(packets)

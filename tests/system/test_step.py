@@ -16,6 +16,8 @@ from traffic import flows, mix, save
 
 from dpsup import connect
 
+pytestmark = pytest.mark.beside
+
 LONG = os.environ.get("DPSUP_LONG") == "1"
 STEPS = 25_000  # some seven bursts; while they last the CPU has no time for much else
 ROUNDS = 80 if LONG else 1

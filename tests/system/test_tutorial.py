@@ -68,7 +68,7 @@ def test_the_tutorial_works_as_it_is_written(instance: Run) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout

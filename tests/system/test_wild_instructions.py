@@ -22,6 +22,8 @@ from traffic import flows, mix, save
 import dpsup
 from dpsup._shim import ffi
 
+pytestmark = pytest.mark.beside
+
 TOPOLOGY = """
 [[ports]]
 name = "wan"
@@ -173,7 +175,7 @@ class Rig:
 
     def passes(self, member: int) -> None:
         seen = self.worker(member)["rx_packets"]
-        wait_for(lambda: self.worker(member)["rx_packets"] > seen + 200, 20)
+        wait_for(lambda: self.worker(member)["rx_packets"] > seen + 200)
 
 
 def do(rig: Rig, name: str, then: int) -> list[dict[str, Any]]:
@@ -197,7 +199,7 @@ def do(rig: Rig, name: str, then: int) -> list[dict[str, Any]]:
         return any(e["type"] == "death" and e["pid"] == pid for e in events)
 
     if then:
-        wait_for(lambda: dead(me["pid"]), 20)
+        wait_for(lambda: dead(me["pid"]))
     rig.passes(0)
     rig.passes(1)
     events = rig.live.events(since=since)
@@ -207,7 +209,7 @@ def do(rig: Rig, name: str, then: int) -> list[dict[str, Any]]:
     for one in (me, other) if name.startswith("another's") else (me,):
         if not dead(one["pid"]):
             os.kill(one["pid"], signal.SIGKILL)
-            wait_for(lambda pid=one["pid"]: dead(pid), 20)
+            wait_for(lambda pid=one["pid"]: dead(pid))
     rig.settle()
     assert rig.live.audit()["pools"][0]["unexplained"] == 0
     assert rig.live.status()["generation"] == 1, "the primary suffered"

