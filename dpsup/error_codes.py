@@ -584,6 +584,31 @@ CODES: dict[str, Entry] = {
         "Build it again with this dpsup_plugin.h, or write the `state` or `bucket_state` that the"
         " message names.",
     ),
+    "E0521": Entry(
+        "a line of a table's file that cannot be read",
+        "Each line is a key, a space and a value, of the types that the table has; in a file of"
+        " operations one of add, replace, set, del and clear stands before them. A file is used"
+        " whole or not at all.",
+        "The message says what is wrong with the line and what to write; docs/tables.md has the"
+        " types.",
+    ),
+    "E0522": Entry(
+        "a key twice in a table's file",
+        "An entry has one value, and dpsup does not guess which of the two lines is meant.",
+        "Remove one of the lines that the message names.",
+    ),
+    "E0523": Entry(
+        "a table that is too small",
+        "Its memory is reserved at the start for `entries` entries. Nothing of the file or batch is"
+        " used.",
+        "Give the table more `entries` in the topology file, or the file fewer lines.",
+    ),
+    "E0524": Entry(
+        "an operation that does not fit the table",
+        "`add` is for a key that the table does not have, `replace` and `del` for one that it has."
+        " A batch is applied whole or not at all: the table is as it was.",
+        "Write `set`, which adds or replaces; remove a `del` of what is not there.",
+    ),
     # --- instances --------------------------------------------------------------------------------
     "E0601": Entry(
         "the runtime directory's path is too long",

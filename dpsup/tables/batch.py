@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Operations on a table: read from text, found as the difference of two states, and applied all or
+not at all."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from dpsup.errors import Problem
+from dpsup.tables.fields import NO_NAMES, Names
+from dpsup.tables.file import Findings, Line, Reader, lines
+from dpsup.tables.model import Entries, Key, Table, Value
+from dpsup.text import plural, show, suggest
+
+
+class Verb(enum.StrEnum):
+    ADD = "add"  # refused if the key is there
+    REPLACE = "replace"  # refused if it is not
+    SET = "set"  # either
+    DEL = "del"  # refused if it is not there
+    CLEAR = "clear"
+
+
+_WORDS = {Verb.ADD: 3, Verb.REPLACE: 3, Verb.SET: 3, Verb.DEL: 2, Verb.CLEAR: 1}
+
+
+class Operation(NamedTuple):
+    verb: Verb
+    key: Key | None = None
+    value: Value | None = None
+    line: int = 0  # of the file that it is from, or 0
+
+
+class Batch(NamedTuple):
+    operations: list[Operation]  # empty if there are problems
+    problems: list[Problem]
+
+
+class Outcome(NamedTuple):
+    entries: Entries  # as they were if there are problems
+    problems: list[Problem]
+
+
+def parse(text: str, table: Table, names: Names = NO_NAMES, file: str = "") -> Batch:
+    """Lines such as "add 10.0.0.0/8 7", "del 10.0.0.0/8", "clear"."""
+    found = Findings(file)
+    reader = Reader(table, names, found)
+    operations = []
+    for line in lines(text):
+        word = line.words[0]
+        if word not in set(Verb):
+            close = suggest(word, list(Verb))
+            found.add(
+                line,
+                f"there is no operation {show(word)}",
+                code="E0521",
+                why="a line begins with what to do",
+                help=f"did you mean {close}?" if close else f"write {', '.join(Verb)}",
+            )
+            continue
+        verb = Verb(word)
+        if len(line.words) != _WORDS[verb]:
+            found.add(
+                line,
+                f"`{verb}` has {plural(len(line.words) - 1, 'word')} behind it",
+                code="E0521",
+                why=f"{verb} takes {('nothing', 'a key', 'a key and a value')[_WORDS[verb] - 1]}",
+                help=f"write {verb} {' '.join(table.example.split()[: _WORDS[verb] - 1])}".rstrip(),
+            )
+            continue
+        key = reader.key(line, line.words[1]) if _WORDS[verb] > 1 else None
+        has_value = _WORDS[verb] > 2 and key is not None
+        value = reader.value(line, line.words[2]) if has_value else None
+        operations.append(Operation(verb, key, value, line.at))
+    problems = found.all()
+    return Batch([] if problems else operations, problems)
+
+
+def text(table: Table, operations: Iterable[Operation], names: Names = NO_NAMES) -> str:
+    """The lines that say these operations."""
+    out = []
+    for verb, key, value, _ in operations:
+        words: list[str] = [verb]
+        if key is not None:
+            words.append(table.show_key(key, names))
+        if value is not None:
+            words.append(table.show_value(value, names))
+        out.append(" ".join(words) + "\n")
+    return "".join(out)
+
+
+def diff(old: Entries, new: Entries) -> list[Operation]:
+    """What makes `new` of `old`: deletions first, so that a full table has room for what comes."""
+    gone = [Operation(Verb.DEL, key) for key in sorted(old.keys() - new.keys())]
+    if gone and not new:
+        return [Operation(Verb.CLEAR)]
+    other = [
+        Operation(Verb.REPLACE, key, new[key])
+        for key in sorted(old.keys() & new.keys())
+        if old[key] != new[key]
+    ]
+    fresh = [Operation(Verb.ADD, key, new[key]) for key in sorted(new.keys() - old.keys())]
+    return [*gone, *other, *fresh]
+
+
+def apply(
+    entries: Entries,
+    operations: Sequence[Operation],
+    table: Table,
+    names: Names = NO_NAMES,
+    file: str = "",
+) -> Outcome:
+    """The entries after all operations in order; or as they were, with what refuses the batch."""
+    found = Findings(file)
+    after = dict(entries)
+    for operation in operations:
+        verb, key, value, at = operation
+        if verb is Verb.CLEAR:
+            after.clear()
+            continue
+        assert key is not None, "only clear has no key"
+        if verb is Verb.DEL and key in after:
+            del after[key]
+        elif refusal := _refusal(verb, key in after, len(after) >= table.entries):
+            message, code, help = refusal
+            line = text(table, [operation], names).rstrip()
+            found.add(
+                Line(at, line, []),
+                f"{show(table.show_key(key, names))} {message}",
+                code=code,
+                why="a batch is applied whole or not at all: the table is as it was",
+                help=help,
+            )
+        else:
+            assert value is not None, "only clear and del have no value"
+            after[key] = value
+    problems = found.all()
+    return Outcome(entries if problems else after, problems)
+
+
+def _refusal(verb: Verb, is_there: bool, is_full: bool) -> tuple[str, str, str] | None:
+    if verb is Verb.ADD and is_there:
+        return "is there already", "E0524", "write replace, or set, which does either"
+    if verb in (Verb.REPLACE, Verb.DEL) and not is_there:
+        help = "remove the line" if verb is Verb.DEL else "write add, or set, which does either"
+        return "is not there", "E0524", help
+    if not is_there and is_full:
+        return "does not fit: the table is full", "E0523", "give the table more `entries`"
+    return None

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The parts of a table's keys and values: how each is written, and its bytes.
+
+A reader raises `Unreadable` with what is wrong with the word and what to write.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from dpsup.text import listing, show, suggest
+
+
+class Unreadable(ValueError):
+    def __init__(self, message: str, help: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.help = help
+
+
+class Names(NamedTuple):
+    """What names in a table stand for: a port's index is its place here, a group's too."""
+
+    ports: Sequence[str] = ()
+    groups: Sequence[str] = ()
+
+
+NO_NAMES = Names()
+
+
+class Field(NamedTuple):
+    name: str  # as a table's declaration says it
+    size: int
+    read: Callable[[str, Names], bytes]
+    write: Callable[[bytes, Names], str]
+    example: str
+
+
+_NUMBER = re.compile(r"0x[0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,19}")
+_MAC = re.compile(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2})(?:\1[0-9a-fA-F]{2}){4}")
+_V4 = re.compile(r"[0-9.]+")
+
+
+def number(word: str) -> int:
+    """A whole number that is not negative, decimal or 0x. Raises: Unreadable."""
+    if not _NUMBER.fullmatch(word):
+        raise Unreadable(f"{show(word)} is not a number", "write 0 or more, decimal or as 0x1f")
+    return int(word, 0)
+
+
+def mac(word: str) -> bytes:
+    if not _MAC.fullmatch(word):
+        raise Unreadable(f"{show(word)} is not a MAC address", "write 02:00:00:00:00:01")
+    return bytes.fromhex(word.replace(":", "").replace("-", ""))
+
+
+def ipv4(word: str) -> bytes:
+    """Four numbers without leading zeros: what 010 means differs between programs."""
+    try:
+        parts = [int(part) for part in word.split(".")] if _V4.fullmatch(word) else []
+        if len(parts) == 4 and ".".join(map(str, parts)) == word:
+            return bytes(parts)
+    except ValueError:
+        pass  # an empty part, or one above 255
+    if ":" in word:
+        raise Unreadable(f"{show(word)} is an IPv6 address", "an IPv4 address belongs here")
+    raise Unreadable(f"{show(word)} is not an IPv4 address", "write 192.0.2.1")
+
+
+def ipv6(word: str) -> bytes:
+    try:
+        if "%" not in word:
+            return ipaddress.IPv6Address(word).packed
+    except ValueError:
+        pass
+    if _V4.fullmatch(word):
+        raise Unreadable(f"{show(word)} is an IPv4 address", "an IPv6 address belongs here")
+    raise Unreadable(f"{show(word)} is not an IPv6 address", "write 2001:db8::1")
+
+
+def _show_ipv4(data: bytes) -> str:
+    return ".".join(map(str, data))
+
+
+def _show_ipv6(data: bytes) -> str:
+    return str(ipaddress.IPv6Address(data))
+
+
+def _named(what: str, known: Sequence[str], word: str) -> bytes:
+    if word in known:
+        return known.index(word).to_bytes(2, "little")
+    close = suggest(word, known)
+    if close:
+        help = f"did you mean {show(close)}?"
+    elif known:
+        help = f"the {what}s are {listing(list(known))}"
+    else:
+        help = f"the topology has no {what}s"
+    raise Unreadable(f"there is no {what} {show(word)}", help)
+
+
+def _name_of(known: Sequence[str], data: bytes) -> str:
+    index = int.from_bytes(data, "little")
+    return known[index] if index < len(known) else str(index)
+
+
+def _integer(name: str, size: int, network: bool) -> Field:
+    def read(word: str, _: Names) -> bytes:
+        value = number(word)
+        if value >> size * 8:
+            raise Unreadable(
+                f"{show(word)} does not fit {size * 8} bits", f"write 0 to {(1 << size * 8) - 1}"
+            )
+        return value.to_bytes(size, "big" if network else "little")
+
+    def write(data: bytes, _: Names) -> str:
+        return str(int.from_bytes(data, "big" if network else "little"))
+
+    return Field(name, size, read, write, "80")
+
+
+def _hex(size: int) -> Field:
+    def read(word: str, _: Names) -> bytes:
+        if not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", word) or len(word) != 2 * size:
+            raise Unreadable(
+                f"{show(word)} is not {size} bytes in hexadecimal", f"write {2 * size} digits"
+            )
+        return bytes.fromhex(word)
+
+    return Field(f"hex{size}", size, read, lambda data, _: data.hex(), "00" * size)
+
+
+FIELDS = {
+    field.name: field
+    for field in (
+        *(_integer(f"u{8 * n}", n, network=False) for n in (1, 2, 4, 8)),
+        *(_integer(f"be{8 * n}", n, network=True) for n in (2, 4, 8)),
+        Field("mac", 6, lambda w, _: mac(w), lambda d, _: d.hex(":"), "02:00:00:00:00:01"),
+        Field("ipv4", 4, lambda w, _: ipv4(w), lambda d, _: _show_ipv4(d), "192.0.2.1"),
+        Field("ipv6", 16, lambda w, _: ipv6(w), lambda d, _: _show_ipv6(d), "2001:db8::1"),
+        Field(
+            "port",
+            2,
+            lambda w, names: _named("port", names.ports, w),
+            lambda d, names: _name_of(names.ports, d),
+            "wan",
+        ),
+        Field(
+            "group",
+            2,
+            lambda w, names: _named("group", names.groups, w),
+            lambda d, names: _name_of(names.groups, d),
+            "fw",
+        ),
+    )
+}
+
+
+def field(name: str) -> Field:
+    """ "mac", "be16", "hex24": the field of that name. Raises: Unreadable."""
+    if name in FIELDS:
+        return FIELDS[name]
+    if (m := re.fullmatch(r"hex([1-9][0-9]{0,4})", name)) and int(m[1]) <= 65536:
+        return _hex(int(m[1]))
+    close = suggest(name, FIELDS)
+    raise Unreadable(
+        f"there is no type {show(name)}",
+        f"did you mean {close}?" if close else f"the types are {', '.join(FIELDS)} and hexN",
+    )
+
+
+def prefix(word: str, bits: int) -> tuple[bytes, int]:
+    """ "10.0.0.0/8", an address alone, or "default": its bytes and length. Raises: Unreadable."""
+    if word == "default":
+        return bytes(bits // 8), 0
+    address, slash, size = word.partition("/")
+    data = ipv4(address) if bits == 32 else ipv6(address)
+    if not slash:
+        return data, bits
+    if not re.fullmatch(r"0|[1-9][0-9]{0,2}", size) or int(size) > bits:
+        raise Unreadable(f"{show('/' + size)} is no prefix length", f"write /0 to /{bits}")
+    length = int(size)
+    whole = int.from_bytes(data, "big")
+    kept = whole >> (bits - length) << (bits - length)
+    if kept != whole:
+        network = kept.to_bytes(bits // 8, "big")
+        raise Unreadable(
+            f"{show(word)} has bits set behind its length", f"write {show_prefix(network, length)}"
+        )
+    return data, length
+
+
+def show_prefix(data: bytes, length: int) -> str:
+    return f"{_show_ipv4(data) if len(data) == 4 else _show_ipv6(data)}/{length}"
