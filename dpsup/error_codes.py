@@ -262,7 +262,8 @@ CODES: dict[str, Entry] = {
     "E0130": Entry(
         "chains that disagree about a group",
         "A group has one rule for when none of its workers is up.",
-        "Write the same on_down for all chains through the group.",
+        "Write the same on_down for all chains through the group, or one in the group itself, which"
+        " then holds for all.",
     ),
     "E0131": Entry(
         "a map that leads off the chain",
@@ -272,7 +273,7 @@ CODES: dict[str, Entry] = {
     "E0132": Entry(
         "a bypass that leads nowhere",
         "Packets that bypass a group go where its chain, or the map of its built-in plugin, leads.",
-        'Put the group on a chain, or write at_zero = "hold" or "drop".',
+        'Put the group on a chain, or write at_zero and on_down as "hold" or "drop".',
     ),
     "E0133": Entry(
         "limits of `scale` that cannot be kept",
@@ -859,6 +860,12 @@ CODES: dict[str, Entry] = {
         "There is one measurement at a time, so that its cost is bounded. A `dpsup perf` that was"
         " killed ends three seconds later.",
         "End the other one, or wait for it; the message says which process it is.",
+    ),
+    "E0738": Entry(
+        "no such reason of a drop",
+        "A capture of drops is of dpsup's own reasons or of those that a running plugin names. What"
+        " a driver took and failed to send is counted only: the packet is the driver's.",
+        "`dpsup status -o json` shows the reasons that have counted something; `any` is all.",
     ),
     "E0745": Entry(
         "a window that is too short or too long",

@@ -79,6 +79,7 @@ struct io_group {
 	struct waiting_queue ready;     // those that wait for room
 	uint64_t no_worker;
 	uint64_t hold_full;
+	uint64_t worker_held;
 	uint64_t bypassed;
 };
 
@@ -243,6 +244,7 @@ struct primary {
 	uint32_t n_slots;
 	uint32_t moves;                 // maps that io cores were asked to take over, of all groups
 	bool io_running;
+	bool given_up[DPS_MAX_GROUPS];          // by order: all workers are held
 	struct rte_mempool *pool[DPS_MAX_POOLS];
 	uint64_t rx_held[DPS_MAX_POOLS];        // mbufs that drivers took at start
 	struct port port[DPS_MAX_PORTS];
@@ -274,14 +276,6 @@ group_needs(uint32_t group)
 // Free mbufs are kept in a ring, whose count an io core may read at any time.
 #define POOL_OPS "ring_mp_mc"
 
-// A packet that goes nowhere is counted under a reason.
-static inline void
-free_counted(uint64_t *counter, struct rte_mbuf *m)
-{
-	dps_count(counter, 1);
-	rte_pktmbuf_free(m);
-}
-
 static inline uint64_t
 pool_shared(const struct rte_mempool *mp)
 {
@@ -310,6 +304,7 @@ is_hashed(const struct rte_mbuf *m, bool by_nic)
 // hash.c
 uint32_t hash_flow(const uint8_t *p, uint32_t len);
 void hash_burst(struct rte_mbuf **m, uint32_t n, bool by_nic);
+void hash_counts(uint64_t *fragments);  // of the calling thread
 
 // recover.c
 void slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out);
@@ -409,6 +404,9 @@ void capture_back(struct io *io, const struct lane *lane, uint32_t n);  // befor
 void capture_taken(struct io *io, const struct lane *lane, uint32_t taken);     // settles that
 void capture_settle(struct io *io, uint32_t taken);
 
+// why: DPS_DROP_*; at: of the port, group or slot that counts it.
+void capture_drop(struct io *io, uint32_t why, uint32_t at, bool is_of_group, struct rte_mbuf *m);
+
 // perf.c
 struct stopwatch *stopwatch_of(uint32_t io);
 void stopwatch_lent(struct io *io, const struct lane *lane);    // before it is published
@@ -417,9 +415,19 @@ void stopwatch_back(struct io *io, const struct lane *lane);    // after it was 
 // answers.c: do what is asked, and say so.
 void io_answer(struct io *io, uint32_t asked);
 
+// drop.c: a packet that goes nowhere is counted under a reason. Not inlined: the loop is faster without.
+void free_counted(uint64_t *counter, struct rte_mbuf *m);
+
+// On the io core; why: DPS_DROP_*.
+void drop_at_port(struct io *io, uint32_t port, uint32_t why, struct rte_mbuf *m);
+void drop_in_group(struct io *io, struct io_group *g, uint32_t why, struct rte_mbuf *m);
+void drop_lane_full(struct io *io, struct lane *lane, struct rte_mbuf *m);
+void drop_corrupt(struct io *io, struct lane *lane, struct rte_mbuf *m);
+
 // bucket_move.c, on the io core
-void waiting_add(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);
-void waiting_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket);   // back as REQUEUE
+void waiting_add(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket);
+void waiting_again(struct io *io, struct io_group *g, struct rte_mbuf *m,
+		   uint32_t bucket);                            // back as REQUEUE
 void waiting_done(struct io_group *g, const struct waiting *w);                 // it waits no more
 void waiting_moved(struct io *io, struct io_group *g, uint32_t bucket, uint32_t old);
 void waiting_sort(struct io_group *g);                                          // after such moves

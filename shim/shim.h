@@ -25,7 +25,8 @@ enum {
 	DPS_DROP_STOPPED = 11,      // still under way when the io core stopped
 	DPS_DROP_TX_FAILED = 12,    // taken by the port's driver, which says that it did not send it
 	DPS_DROP_PORT_DOWN = 13,    // the port's device is gone, or its interface down
-	DPS_N_DROPS = 14
+	DPS_DROP_WORKER_HELD = 14,  // the group's workers are all held: no process starts one soon
+	DPS_N_DROPS = 15
 };
 
 struct dps_pool_conf {
@@ -155,6 +156,7 @@ struct dps_io_stats {
 	uint64_t tx_waiting;
 	uint64_t requeued;
 	uint64_t rings;             // doorbells of parked workers
+	uint64_t fragments;         // steered by their addresses alone, as they are fragments
 	uint64_t quarantine;        // packets that wait to be written down
 	uint64_t watched;           // 1: a capture or a measurement is on
 	uint64_t stage[DPS_N_STAGES];   // TSC cycles in timed turns
@@ -167,6 +169,7 @@ enum { DPS_PAUSES = 40 };
 struct dps_group_stats {
 	uint64_t no_worker;
 	uint64_t hold_full;
+	uint64_t worker_held;
 	uint64_t bypassed;          // continued along their chains, as the group has no worker
 	uint64_t held;
 	uint64_t pause_ns;          // that buckets on the move waited for the slots they had, summed up
@@ -272,14 +275,15 @@ struct dps_stray {
 	uint8_t bytes[DPS_STRAY_BYTES];
 };
 
-// What is seen of a packet in a capture: one arrives or leaves by a port, is lent to a worker, or comes
-// back from it.
+// What is seen of a packet in a capture: one arrives or leaves by a port, is lent to a worker, comes
+// back from it, or is dropped by an io core.
 enum dps_capture_what {
 	DPS_CAPTURE_RX = 0,
 	DPS_CAPTURE_TX = 1,
 	DPS_CAPTURE_LENT = 2,
 	DPS_CAPTURE_BACK = 3,
-	DPS_N_CAPTURE = 4,
+	DPS_CAPTURE_DROP = 4,
+	DPS_N_CAPTURE = 5,
 	DPS_CAPTURE_SKIP = 255,     // no packet
 	DPS_CAPTURE_SNAP = 65536    // most bytes of a packet
 };
@@ -291,11 +295,11 @@ struct dps_captured {
 	uint32_t length;            // bytes over all segments
 	uint32_t captured;          // of those, that follow
 	uint32_t index;             // in its lane
-	uint16_t verdict;           // of one that comes back
+	uint16_t verdict;           // of one that comes back; of DROP, DPS_DROP_*
 	uint8_t what;               // DPS_CAPTURE_*
 	uint8_t io;
 	uint8_t port;               // that it came in by; of TX, that it leaves by
-	uint8_t slot;
+	uint8_t slot;               // of DROP, DPS_NO_SLOT: before a worker
 	uint8_t version;            // of the plugin: names its reasons
 	uint8_t bad;                // 1: a verdict that nothing can be done with
 };
@@ -303,7 +307,10 @@ struct dps_captured {
 struct dps_capture_conf {
 	uint64_t slots;             // bit s: what goes to slot s and comes back
 	uint32_t rx_ports;          // bit p
-	uint32_t tx_ports;          // or ports, never both
+	uint32_t tx_ports;          // or ports, never both; of drops, what either counts
+	uint32_t groups;            // bit g: of drops, those that group g counts
+	uint32_t drops;             // bit r: what is dropped for DPS_DROP_r, and nothing else
+	uint16_t reasons[DPS_MAX_GROUPS];       // bit r: and what a plugin drops for its reason r
 	uint32_t ios;               // io cores that take part
 	uint32_t snap;              // bytes of a packet
 	uint32_t n_filter;          // instructions, 0: every packet
@@ -379,6 +386,7 @@ int dps_port_reta_get(uint32_t port, uint16_t *queues, uint32_t n);     // retur
 int dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types);
 uint32_t dps_hash_bytes(const uint8_t *key, uint32_t key_len, const uint8_t *data, uint32_t len);
 uint32_t dps_hash_packet(const uint8_t *packet, uint32_t len);
+uint32_t dps_test_hash_fragments(const uint8_t *packet, uint32_t len);  // that hashing it counts
 // For tests: a burst of 32 at most. by_tables: 1: without what this CPU may have for it; by_nic: a bit for
 // each packet that comes hashed, in `hash`.
 void dps_test_hash_burst(const uint8_t *const *packet, const uint32_t *len, uint32_t n,
@@ -442,6 +450,7 @@ int dps_io_lane_also(uint32_t slot, uint32_t needs,     // from the next packet 
 		     uint32_t changes);         // and may be one that changes bytes
 int dps_io_map(uint32_t group, const uint8_t *member, uint32_t n,      // bucket -> member
 	       uint32_t when_empty);                                    // DPS_EMPTY_*
+int dps_group_given_up(uint32_t group, uint32_t on);    // what it drops from now on is WORKER_HELD
 int dps_io_loads(uint32_t group, uint64_t *packets, uint32_t n);        // received so far, by bucket
 int dps_io_map_get(uint32_t group, uint8_t *member, uint32_t n);        // as it was last ordered
 int dps_io_reset(uint32_t slot);        // after a corrupt slot's sitter died: empty lanes

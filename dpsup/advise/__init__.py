@@ -20,6 +20,7 @@ KINDS = {
     "workers": "workers do not keep up: add some",
     "crowded": "a worker shares its CPU with other threads and lacks time",
     "skew": "some workers have much more load than others: spread the buckets",
+    "tunnel": "a tunnel's packets all go to few workers: hash its inner headers",
     "numa": "packets cross from one NUMA node to another",
     "idle": "an io core's idle setting does not suit its CPU",
 }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dpsup import limits
+from dpsup.advise import contents
 from dpsup.advise.piece import FASTER, LOSING, Command, Effect, Key, Piece
 from dpsup.advise.queue import backlog, refused
 from dpsup.advise.window import HALF, SMALLEST_BUSY, Window, mersenne, pool_need
@@ -17,7 +18,7 @@ from dpsup.view.tables import percent, si
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.advice import GroupSeen
-    from dpsup.documents.plan import Group
+    from dpsup.documents.plan import Group, Port
 
 SPARE_TIME = 0.8  # of a worker or an io core: below this it keeps up on average
 FULL_TIME = 0.9  # of a worker: it does not keep up
@@ -25,6 +26,7 @@ LOSS = 1e-4  # of a group's packets: if fewer find a lane full, no change is sug
 UNEVEN = 1.25  # a worker's packets over the mean
 LOADED = 0.6  # of the busiest worker's time: above this its share matters
 MARGIN = 1.5  # times the worst burst measured
+FLOWS = 4  # inside of a tunnel: fewer are not spread
 USEFUL = 0.15  # of a CPU: another worker must get this much
 NOT_HIGHER = 0.9  # of the available room is promised
 
@@ -77,6 +79,70 @@ def skew(window: Window) -> Iterator[Piece]:
             ),
             numbers={**found, "spread": spread},
         )  # fmt: skip
+
+
+def elephant(window: Window, group: str) -> str:
+    """The worker whose load no move of buckets can take off; "": there is none."""
+    spread = window.spreads.get(group)
+    if spread is None or not spread["packets"]:
+        return ""
+    if spread["imbalance_predicted"] < UNEVEN:
+        return ""
+    return max(spread["before"], key=lambda worker: spread["before"][worker])
+
+
+def contents_of(window: Window) -> dict[str, str]:
+    """By worker that keeps more than its share: what most of its packets are, in words."""
+    found: dict[str, str] = {}
+    for group, frames in window.samples.items():
+        most, worker = contents.most(frames), elephant(window, group)
+        if most is None or not worker:
+            continue
+        share = f"{percent(most.share)} of its packets are {most.what}"
+        if most.key:
+            found[worker] = f'{share}: `rss.inner = ["{most.key}"]` spreads the flows inside'
+        elif most.what.startswith("one flow"):
+            found[worker] = f"{share}: a flow is not split"
+        else:
+            found[worker] = f"{share}: the software does not look inside, so they are few flows"
+    return found
+
+
+def tunnels(window: Window) -> Iterator[Piece]:
+    """Hash the inner headers of a tunnel whose packets all come to one worker."""
+    for name, frames in window.samples.items():
+        most, worker = contents.most(frames), elephant(window, name)
+        index = next(i for i, g in enumerate(window.plan["groups"]) if g["name"] == name)
+        fed = [p for p in window.plan["ports"] if p["group"] == index]
+        lacking = [p for p in fed if most and most.key not in p["rss_fields"]]
+        if most is None or not most.key or not worker or not lacking or len(most.spread) < FLOWS:
+            continue
+        found, spread = window.groups[name], window.spreads[name]
+        part = spread["before"][worker] * most.share
+        then = contents.imbalance(most.spread, part, len(spread["before"]))
+        if spread["imbalance"] - then < WORTHWHILE:
+            continue
+        yield Piece(
+            kind="tunnel",
+            level=LOSING if loses(found) else FASTER,
+            about=f"group {name}",
+            title=f"{worker} has the packets of a tunnel",
+            seen=f"{worker} gets {percent(spread['before'][worker])} of {spread['packets']} packets"
+            f"; of {most.packets} looked at, {percent(most.share)} are {most.what}, with"
+            f" {len(most.spread)} flows inside",
+            why="they are steered by their outer headers, which are few flows; the inner ones are"
+            " many",
+            changes=tuple(
+                Key(("ports", p["name"], "rss", "inner"), [*_inner(p), most.key], _inner(p))
+                for p in lacking
+            ),
+            effect=Effect(("groups", name, "imbalance"), "x the mean", spread["imbalance"], then),
+            numbers={**found, "spread": spread, "share": most.share, "flows": len(most.spread)},
+        )
+
+
+def _inner(port: Port) -> list[str]:
+    return [name for name in port["rss_fields"] if name in ("vxlan", "geneve", "gre", "gtpu")]
 
 
 def workers(window: Window) -> Iterator[Piece]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
 QUESTIONS: tuple[Callable[[Window], Iterator[Piece]], ...] = (
     pools.pools,
     lanes.skew,
+    lanes.tunnels,
     lanes.workers,
     lanes.crowded,
     lanes.rings,
@@ -75,6 +76,7 @@ def document(window: Window) -> Advice:
         "bottleneck": bottleneck(window) if window.measured else None,
         "lost_pps": _lost(window) if window.measured else None,
         "advice": [p.document(window.cost(p.changes)) for p in pieces(window)],
+        "contents": lanes.contents_of(window) if window.measured else {},
         "measured": window.document() if window.measured else None,
     }
 
@@ -97,6 +99,10 @@ def nothing(doc: Advice) -> str:
     crowd = _crowd(doc)
     if crowd:
         return f"{si(doc['lost_pps'])} packets/s are lost: {crowd}, and no CPU is free."
+    for worker, what in doc.get("contents", {}).items():
+        return (
+            f"{si(doc['lost_pps'])} packets/s are lost: {worker} has more than its share, {what}."
+        )
     found = doc["bottleneck"]
     full = f", and {found['who']} is full" if found and found["busy"] >= lanes.FULL_TIME else ""
     return (

@@ -64,6 +64,7 @@ class Window:
         looks: list[Look],
         audits: dict[str, AuditPool] | None = None,
         spreads: dict[str, Rebalance] | None = None,
+        samples: dict[str, list[bytes]] | None = None,
     ) -> None:
         self.first, self.last = looks[0], looks[-1]
         self.plan: Plan = self.last["plan"]
@@ -73,6 +74,7 @@ class Window:
         self.name: str = self.picture["name"]
         self.audits = audits or {}
         self.spreads = spreads or {}
+        self.samples = samples or {}  # by group: packets of its most loaded worker
         self.pools = self._pools(looks)
         self.ports = self._ports()
         self.io = self._io()
@@ -280,7 +282,8 @@ class Window:
             if not isinstance(change, Key):
                 continue
             table, name, key = change.where[0], change.where[1], change.where[-1]
-            grown = 0 if key in ("cores", "idle") else int(change.value) - int(change.old)
+            is_number = isinstance(change.value, int)
+            grown = int(change.value) - int(change.old) if is_number else 0
             if (table, key) == ("mempools", "mbufs"):
                 pool = next(p for p in self.plan["pools"] if p["name"] == name)
                 total += grown * (pool["data_room"] + MBUF_MORE)

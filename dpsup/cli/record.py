@@ -101,7 +101,13 @@ def _history(ctx: click.Context, topic: str, wanted: Wanted, follow: bool, outpu
 
 
 @click.command()
-@click.argument("target", shell_complete=live("captured"))
+@click.argument("target", required=False, default="", shell_complete=live("captured"))
+@click.option(
+    "--dropped",
+    metavar="REASON,...",
+    default="",
+    help="Only packets that are dropped for these reasons; any: for whichever.",
+)
 @click.option("-c", "--count", metavar="N", type=click.IntRange(1), help="End after N packets.")
 @click.option(
     "--filter", "filter_", default="", metavar="TEXT", help='A pcap-filter: "tcp port 80".'
@@ -116,17 +122,21 @@ def _history(ctx: click.Context, topic: str, wanted: Wanted, follow: bool, outpu
 def capture(
     ctx: click.Context,
     target: str,
+    dropped: str,
     count: int | None,
     filter_: str,
     file: str | None,
     seconds: float | None,
     snaplen: int,
 ) -> None:
-    """Show packets at a port, or before and after a worker with the worker's verdict.
+    """Show packets at a port, before and after a worker with the worker's verdict, or dropped ones.
 
     TARGET is a port (wan): its incoming and outgoing packets; a worker (fw/0): packets to it and
     from it, with its verdict; a group (fw): the same of all its workers; or a lane (io/0:fw/0): the
     same, of one io core.
+
+    With --dropped, shows packets that are dropped for a reason of `dpsup status` (oversize,
+    lane_full, bad_verdict) or of a plugin (runt): those of TARGET, or all without one.
 
     Prints a line for each packet; with -w, writes pcapng with the verdicts as comments. The io
     cores copy packets and never wait for the capture: missed packets are counted and reported at
@@ -136,15 +146,20 @@ def capture(
       dpsup capture wan -c 10
       dpsup capture fw/0 --filter "tcp port 80" -w out.pcapng --for 5s
       dpsup capture io/0:fw/0 -w - | tshark -r -
+      dpsup capture --dropped bad_verdict,oversize
+      dpsup capture fw --dropped any -c 20
     """
+    reasons = tuple(name.strip() for name in dropped.split(",") if name.strip())
+    if not target and not reasons:
+        raise click.UsageError("Missing argument 'TARGET', or --dropped.")
     from dpsup.inspect import capture
     from dpsup.packets import filter
 
     def begun() -> None:
         if sys.stderr.isatty():
-            click.echo(f"capturing at {target}, Ctrl-C ends it", err=True)
+            click.echo(f"capturing at {target or 'all places'}, Ctrl-C ends it", err=True)
 
-    options = capture.Options(target, count, filter_, file, seconds, snaplen)
+    options = capture.Options(target, count, filter_, file, seconds, snaplen, reasons)
     captured, missed = capture.run(ctx.obj["name"], options, filter.compile_filter(filter_), begun)
     click.echo(capture.summary(captured, missed), err=True)
 

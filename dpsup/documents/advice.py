@@ -119,4 +119,11 @@ class Advice(Measured):
         float | None, "packets a second that were missed or found a lane full, null: not measured"
     ]
     advice: list[Piece]  # the worst first
+    contents: NotRequired[
+        Annotated[
+            dict[str, str],
+            "by worker that has more than its share, where no move of buckets helps: what most of"
+            " its packets are",
+        ]
+    ]
     measured: Annotated[Seen | None, "what predictions are about, null: no running primary"]

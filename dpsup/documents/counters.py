@@ -76,6 +76,13 @@ class Io(TypedDict):
     tx_waiting: Annotated[int, "packets that wait for a tx queue"]
     requeued: Annotated[int, "packets steered again"]
     rings: Annotated[int, "times that it woke a worker"]
+    fragments: NotRequired[
+        Annotated[
+            int,
+            "fragments that it steered by their addresses alone, as they have no ports; those that"
+            " a NIC hashed, or that went to an only worker, are not among them",
+        ]
+    ]
     quarantine: Annotated[int, "packets that wait to be written to quarantine"]
     watched: Annotated[int, "1: a capture or a measurement is on"]
     stage_packets: Annotated[int, "packets received and sent in the turns that are timed"]
@@ -87,6 +94,9 @@ class Io(TypedDict):
 class GroupCounters(TypedDict):
     no_worker: Annotated[int, "packets dropped: no slot of the group takes packets"]
     hold_full: Annotated[int, "packets dropped: too many are held already"]
+    worker_held: NotRequired[
+        Annotated[int, "packets dropped: all workers of the group are held, none is started soon"]
+    ]
     bypassed: Annotated[int, "packets that went on past it"]
     held: Annotated[int, "packets that wait for a worker"]
     pause_ns: Annotated[int, "time that moving buckets waited for their previous worker, in total"]

@@ -135,7 +135,10 @@ class Group(TypedDict):
     spares_held: Annotated[str, "why spares are not started again"]
     rollout: Rollout | None
     max: Annotated[int, "slots reserved at the start"]
-    dropped: Annotated[dict[str, int], "dropped before it, by reason: `no_worker`, `hold_full`"]
+    dropped: Annotated[
+        dict[str, int],
+        "dropped before it, by reason: `no_worker`, `hold_full`, `worker_held`",
+    ]
     held: Annotated[int, "packets that wait for a worker"]
     bypassed: Annotated[int, "packets that went on past it"]
     move_pause: MovePause

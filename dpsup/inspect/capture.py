@@ -40,6 +40,10 @@ SIGN_S = 1.0  # between two keep-alives
 EVERY_S = 0.05  # between two reads that found nothing
 RX, TX = _abi.DPS_CAPTURE_RX, _abi.DPS_CAPTURE_TX
 LENT, BACK = _abi.DPS_CAPTURE_LENT, _abi.DPS_CAPTURE_BACK
+DROP = _abi.DPS_CAPTURE_DROP
+ANY = "any"
+_DROPS = tuple(_abi.DPS_DROP_NAMES.values())
+_OF_GROUPS = ("no_worker", "hold_full", "worker_held")
 _RECORD = struct.Struct("<QIIIIHBBBBBB")  # struct dps_captured
 
 Ask = Callable[..., Any]
@@ -111,6 +115,7 @@ class Names:
     reasons: list[dict[str, list[str]]]  # by group: its plugin's versions and their reasons
     group: int = 0  # the target's
     workers: dict[int, str] = field(default_factory=dict)  # by slot
+    dropped: tuple[str, ...] = ()  # the reasons that are asked for
 
     @property
     def is_port(self) -> bool:
@@ -120,6 +125,33 @@ class Names:
     def worker(self, one: Captured) -> str:
         """The worker that a packet went to, or came back from."""
         return self.workers.get(one.slot, self.target.rpartition(":")[2])
+
+    def group_of(self, one: Captured) -> int:
+        name = self.workers.get(one.slot, "").rpartition("/")[0]
+        return self.groups.index(name) if name in self.groups else self.group
+
+    def is_wanted(self, one: Captured) -> bool:
+        """Of drops: a rollout may bring other names for the same numbers."""
+        return not self.dropped or ANY in self.dropped or self.reason(one) in self.dropped
+
+    def reason(self, one: Captured) -> str:
+        """Why a packet was dropped; "": it was not."""
+        if one.what == DROP:
+            return _DROPS[one.verdict] if one.verdict < len(_DROPS) else f"reason {one.verdict}"
+        if one.bad:
+            return "bad_verdict"
+        if one.verdict & 0xF000 == _abi.DPS_V_QUARANTINE:
+            return "quarantine"
+        return self.verdict(one).removeprefix("drop ")
+
+    def place(self, one: Captured) -> str:
+        """Where a packet was dropped."""
+        reason = self.reason(one)
+        if one.what == BACK or one.slot != _abi.DPS_NO_SLOT:
+            return self.worker(one)
+        if reason in _OF_GROUPS and one.index < len(self.groups):
+            return self.groups[one.index]
+        return self.port(one.index)
 
     def port(self, index: int) -> str:
         return self.ports[index] if index < len(self.ports) else f"port {index}"
@@ -134,7 +166,8 @@ class Names:
         if kind == _abi.DPS_V_GROUP:
             return f"to {self.groups[arg]}" if arg < len(self.groups) else f"to group {arg}"
         if kind == _abi.DPS_V_DROP:
-            known = self.reasons[self.group] if self.group < len(self.reasons) else {}
+            group = self.group_of(one)
+            known = self.reasons[group] if group < len(self.reasons) else {}
             names = known.get(str(one.version), [])
             return f"drop {names[arg]}" if arg < len(names) else f"drop, reason {arg}"
         return {
@@ -171,7 +204,10 @@ class Lines:
         at = self._clock.ns(one.tsc)
         when = datetime.fromtimestamp(at // 1_000_000_000).strftime("%H:%M:%S")
         names = self._names
-        if one.what in (RX, TX):
+        if names.dropped:
+            place, port = names.place(one), names.port(one.port)
+            where = f"{place} io/{one.io} dropped, {names.reason(one)}, from {port}"
+        elif one.what in (RX, TX):
             where = f"{names.port(one.port)} {'rx' if one.what == RX else 'tx'}"
         else:
             worker = names.worker(one)
@@ -196,7 +232,11 @@ class Pcapng:
         self._last_ns = clock.ns(0)
         target = names.target
         out.write(pcapng.section(f"dpsup {VERSION}"))
-        if not names.is_port:
+        if names.dropped:
+            what = f"dropped, {', '.join(names.dropped)}"
+            out.write(pcapng.interface(target or "dropped", what, snap, filter))
+            self._interfaces = 1
+        elif not names.is_port:
             worker = target.rpartition(":")[2]
             out.write(pcapng.interface(f"{target} before", f"to {worker}", snap, filter))
             out.write(pcapng.interface(f"{target} after", f"back from {worker}", snap, filter))
@@ -214,6 +254,9 @@ class Pcapng:
 
     def block(self, one: Captured) -> bytes:
         at = self._clock.ns(one.tsc)
+        if self._names.dropped:
+            comment = f"{self._names.place(one)}: {self._names.reason(one)}"
+            return pcapng.packet(0, at, one.data, one.length, comment=comment)
         if one.what in (RX, TX):
             direction = pcapng.INBOUND if one.what == RX else pcapng.OUTBOUND
             return pcapng.packet(0, at, one.data, one.length, direction=direction)
@@ -272,6 +315,7 @@ class Options:
     file: str | None  # "-": stdout
     seconds: float | None
     snap: int
+    dropped: tuple[str, ...] = ()  # the reasons; (): what passes
 
 
 def _open(file: str | None) -> IO[bytes]:
@@ -295,7 +339,8 @@ def _names(options: Options, started: CaptureStart) -> Names:
     groups = started["groups"]
     at = groups.index(group) if group in groups else 0
     workers = {int(slot): name for slot, name in started.get("workers", {}).items()}
-    return Names(options.target, started["ports"], groups, [{} for _ in groups], at, workers)
+    return Names(options.target, started["ports"], groups, [{} for _ in groups], at, workers,
+                 options.dropped)  # fmt: skip
 
 
 class Signals:
@@ -333,6 +378,7 @@ def run(
                 filter=filter,
                 snap=options.snap,
                 pid=os.getpid(),
+                dropped=list(options.dropped),
             )
             begun()
             return _capture(primary.ask, where.file(PRIMARY), options, started, out, signals)
@@ -368,6 +414,7 @@ def _capture(
         with Sign(path, id):
             for packets, so_far in _packets(ask, id, names, options.seconds, signals):
                 missed = so_far
+                packets = [one for one in packets if names.is_wanted(one)]
                 some = packets if left is None else packets[:left]
                 sink.write(some)
                 written += len(some)
@@ -397,7 +444,8 @@ def _packets(
     while True:
         stop = stop or signals.came or (deadline is not None and time.monotonic() >= deadline)
         found = ask("capture_read", id=id, stop=stop)
-        names.reasons[names.group] = found["reasons"].get(str(names.group), {})
+        for group in range(len(names.groups)):
+            names.reasons[group] = found["reasons"].get(str(group), {})
         yield order.add(parse(base64.b64decode(found["records"])), found["before"]), found["missed"]
         if stop and not found["waiting"]:
             yield order.rest(), found["missed"]

@@ -229,7 +229,7 @@ def _groups(made: _Families, status: Status) -> None:
         )
         waited = "Seconds that moving buckets waited for their previous worker to drain."
         made.histogram("group_move_pause_seconds", waited, g["move_pause"], **group)
-        for reason in ("no_worker", "hold_full"):
+        for reason in ("no_worker", "hold_full", "worker_held"):
             n = g["dropped"].get(reason, 0)
             made.counter(
                 "group_dropped_packets",
@@ -316,6 +316,12 @@ def _io(made: _Families, counters: Reading, hz: float) -> None:
         )
         made.counter(
             "io_requeued_packets", "Number of packets steered again.", io["requeued"], **core
+        )
+        made.counter(
+            "io_fragments",
+            "Number of fragments that were steered by their addresses alone.",
+            io.get("fragments", 0),  # an older primary counts none
+            **core,
         )
         waiting = {
             "held": io["held"],

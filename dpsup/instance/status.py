@@ -94,7 +94,11 @@ def slot_dropped(slot: SlotCounters) -> dict[str, int]:
 
 
 def group_dropped(group: GroupCounters) -> dict[str, int]:
-    dropped = {"no_worker": group["no_worker"], "hold_full": group["hold_full"]}
+    dropped = {
+        "no_worker": group["no_worker"],
+        "hold_full": group["hold_full"],
+        "worker_held": group.get("worker_held", 0),  # an older primary counts none
+    }
     return {k: n for k, n in dropped.items() if n}
 
 

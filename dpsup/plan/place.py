@@ -149,7 +149,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 on_stopped=group.health.stopped,
                 next=table[index],
                 reach=reach[index],
-                on_down=chains.on_down(topology, group.name),
+                on_down=chains.on_down(topology, group),
                 at_zero=group.at_zero,
                 scale=ScalePlan(
                     scale.min,

@@ -60,7 +60,8 @@ def _paragraphs(plan: Plan) -> Iterator[tuple[str, str]]:
             f"CPU {ranges(sorted(set(group.cores)))}, "
             f"rings of {group.ring} ({plural(queues * group.max, 'lane')})"
             + (f", state of {plural(group.state, 'byte')} a worker" if group.state else "")
-            + (f", {plural(group.bucket_state, 'byte')} a bucket" if group.bucket_state else ""),
+            + (f", {plural(group.bucket_state, 'byte')} a bucket" if group.bucket_state else "")
+            + (f", down: {group.on_down}" if group.on_down != "hold" else ""),
         )
     for chain in plan.chains:
         yield "chain", f"{chain.name}: {' - '.join(chain.path)}, both ways; down: {chain.on_down}"

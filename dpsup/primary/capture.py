@@ -7,6 +7,7 @@ import base64
 import time
 from dataclasses import dataclass, field
 
+from dpsup import _abi
 from dpsup.bus.messages import Args, ProtocolError, want
 from dpsup.documents.inspect import CapturePart, CaptureStart
 from dpsup.documents.plan import Plan
@@ -15,8 +16,13 @@ from dpsup.primary.lease import Leased, workers_of
 from dpsup.primary.shim import check, ffi, lib
 from dpsup.text import listing, suggest
 
+_DROPS = tuple(_abi.DPS_DROP_NAMES.values())
 READ_BYTES = 1 << 20  # of records in one reply
 FILTER_MOST = 4096  # instructions
+ANY = "any"
+NOT_SEEN = "tx_failed"  # such a packet is the driver's by then
+
+Reasons = dict[int, dict[int, list[str]]]  # plugins' names, by group and version
 
 
 @dataclass
@@ -26,6 +32,7 @@ class Target:
     ports: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     ios: list[int] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)  # of drops
 
 
 def find_target(plan: Plan, ports: dict[str, int], name: str) -> Target:
@@ -36,10 +43,11 @@ def find_target(plan: Plan, ports: dict[str, int], name: str) -> Target:
         return Target(ports=[ports[name]], ios=ios)
     if name in workers:
         return Target(slots=[workers[name]], ios=ios)
-    for group in plan["groups"]:
+    for index, group in enumerate(plan["groups"]):
         if group["name"] == name:
             first = group["first_slot"]
-            return Target(slots=list(range(first, first + group["max"])), ios=ios)
+            slots = list(range(first, first + group["max"]))
+            return Target(slots=slots, ios=ios, groups=[index])
     io, _, worker = name.partition(":")
     if worker in workers and io in [f"io/{i}" for i in ios]:
         return Target(slots=[workers[worker]], ios=[int(io[3:])])
@@ -52,6 +60,40 @@ def find_target(plan: Plan, ports: dict[str, int], name: str) -> Target:
         code="E0730",
         help=f'did you mean "{close}"?' if close else f"there are: {listing(known)}, io/0:WORKER",
     )
+
+
+def everywhere(plan: Plan, ports: dict[str, int]) -> Target:
+    """All places that drop packets."""
+    ios, groups = list(range(len(plan["io"]))), list(range(len(plan["groups"])))
+    return Target([*ports.values()], [*workers_of(plan).values()], ios, groups)
+
+
+def find_reasons(names: list[str], plugins: Reasons) -> tuple[int, dict[int, int]]:
+    """The bits of dpsup's own reasons, and by group those of its plugins'. Raises: NoSuchObject,
+    ProtocolError."""
+    own, theirs = 0, dict.fromkeys(plugins, 0)
+    known = {name for versions in plugins.values() for some in versions.values() for name in some}
+    known |= {ANY, *_DROPS} - {NOT_SEEN}
+    for name in names:
+        if not isinstance(name, str):
+            raise ProtocolError("args.dropped: names of reasons are wanted")
+        if name not in known:
+            close = suggest(name, tuple(known))
+            raise NoSuchObject(
+                f'no packet is dropped for a reason "{name}"'
+                if name != NOT_SEEN
+                else "what a driver failed to send cannot be captured: the packet is the driver's",
+                code="E0738",
+                help=f'did you mean "{close}"?'
+                if close
+                else f"there are: {listing(sorted(known))}",
+            )
+        own |= sum(1 << bit for bit, one in enumerate(_DROPS) if name in (one, ANY))
+        for group, versions in plugins.items():
+            for some in versions.values():
+                theirs[group] |= sum(1 << bit for bit, one in enumerate(some) if one == name)
+            theirs[group] |= 0xFFFF if name == ANY else 0
+    return own, theirs
 
 
 class Capture(Leased):
@@ -67,6 +109,7 @@ class Capture(Leased):
         args: Args,
         ports: dict[str, int],
         now: float,
+        reasons: Reasons,
     ) -> CaptureStart:
         words = want(args, "filter", list, [])
         if len(words) > FILTER_MOST or not all(
@@ -75,18 +118,28 @@ class Capture(Leased):
             raise ProtocolError("args.filter: BPF instructions are wanted")
         snap = want(args, "snap", int)
         name = want(args, "target", str)
-        target = find_target(self._plan, ports, name)
+        dropped = want(args, "dropped", list, [])
+        if name or not dropped:
+            target = find_target(self._plan, ports, name)
+        else:
+            target = everywhere(self._plan, ports)
+        own, theirs = find_reasons(dropped, reasons)
         busy = DpsupError(
             "a capture is under way, and there is one at a time",
             code="E0731",
             help="end that one; it also ends by itself when its process does",
         )
-        id = self.lease.take(f"process {want(args, 'pid', int)}, of {name},", now, busy)
+        id = self.lease.take(f"process {want(args, 'pid', int)}, of {name or 'drops'},", now, busy)
         conf = ffi.new("struct dps_capture_conf *")
         conf.rx_ports = conf.tx_ports = sum(1 << p for p in target.ports)
         conf.slots = sum(1 << s for s in target.slots)
         conf.ios = sum(1 << i for i in target.ios)
         conf.snap = snap
+        if dropped:
+            conf.groups = sum(1 << g for g in target.groups)
+            conf.drops = own
+            for group, bits in theirs.items():
+                conf.reasons[group] = bits
         conf.n_filter = len(words)
         self._slots = target.slots
         try:

@@ -306,6 +306,11 @@ class Primary:
         group = want(args, "group", int)
         check("io_map", lib.dps_io_map(group, members, len(members), empty))
 
+    def do_given_up(self, args: Args) -> None:
+        """Are all workers of a group held? Then that is why its packets are dropped."""
+        group, on = want(args, "group", int), want(args, "on", bool)
+        check("group_given_up", lib.dps_group_given_up(group, on))
+
     def do_loads(self, args: Args) -> list[int]:
         """Packets steered so far, by bucket, modulo 2^32 in each io core."""
         loads = ffi.new("uint64_t[]", lib.DPS_BUCKETS)
@@ -379,7 +384,10 @@ class Primary:
     # What `dpsup capture` and `dpsup perf` ask for.
 
     def do_capture_start(self, args: Args) -> CaptureStart:
-        return self.capture.start(args, self.layout.port_index, time.monotonic())
+        for slot in range(self.plan["n_slots"]):
+            self.counters.fold(slot)
+        reasons = {g: self.counters.reasons.get(g, {}) for g in range(len(self.plan["groups"]))}
+        return self.capture.start(args, self.layout.port_index, time.monotonic(), reasons)
 
     def do_capture_read(self, args: Args) -> CaptureRead:
         found = self.capture.read(args, time.monotonic())

@@ -39,6 +39,11 @@ class Buckets:
         if members == wanted != set():
             group.home = new
         is_down = bool(wanted)
+        given_up = is_down and all(w.state == "held" for w in group.workers if w.wanted)
+        if given_up != group.given_up:
+            # First: what is dropped from now on has that as its reason.
+            await self._core.insist("given_up", group=group.index, on=given_up)
+            group.given_up = given_up
         rule = group.plan.on_down if is_down else group.plan.at_zero
         if not members and is_down and rule == "hold":
             return

@@ -138,6 +138,7 @@ class Group:
     map: steering.Map = steering.EMPTY
     home: steering.Map = steering.EMPTY  # the map of when none of its workers was down
     when_empty: str = "hold"  # what the io cores were told with it
+    given_up: bool | None = False  # what the primary was told: all are held; None: not known
     loads: steering.Loads = steering.EVEN  # by bucket, as last measured on request
     unsettled: bool = False  # the primary refused its map: the monitor tries again
     on_disk: str = ""  # is the plugin's file what runs: instance.plugins.on_disk

@@ -129,6 +129,7 @@ class Rejoin:
             if worker.sitter is not None and not worker.wanted:
                 self._core.fire(worker, "stop")
         for group in model.groups:
+            group.given_up = None
             await self._buckets.steer(group)
 
     # --- which process sits where ----------------------------------------------------------------

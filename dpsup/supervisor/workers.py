@@ -181,7 +181,8 @@ class Workers:
         worker.sitter = None
         worker.takeovers = 0
         worker.fed = worker.left = worker.unfed = False
-        self._model.group_of(worker).map = steering.EMPTY
+        group = self._model.group_of(worker)
+        group.map, group.given_up = steering.EMPTY, False
 
     # --- after a death ---------------------------------------------------------------------------
 

@@ -97,6 +97,7 @@ def reach(topology: Topology, table: tuple[tuple[Hop, ...], ...]) -> tuple[tuple
     return tuple(found)
 
 
-def on_down(topology: Topology, group: str) -> str:
+def on_down(topology: Topology, group: Group) -> str:
     """What becomes of a group's packets while none of its workers is up."""
-    return next((c.on_down for c in topology.chains if group in c.path[1:-1]), "hold")
+    passing = (c.on_down for c in topology.chains if group.name in c.path[1:-1])
+    return group.on_down or next(passing, "hold")

@@ -195,6 +195,11 @@ class Group(Model):
     at_zero: Literal["hold", "drop", "bypass"] = _key(
         "hold", "what happens to packets while it is scaled to 0", '"hold", "drop" or "bypass"'
     )
+    on_down: Literal["hold", "drop", "bypass"] | None = _key(
+        None,
+        "what happens to packets while none of its workers is up; unset: its chain's rule",
+        '"hold", "drop" or "bypass"',
+    )
     scale: Scale = _key(
         Scale(), "whether workers follow the load", "{ min = 1, max = 4, target_busy = 0.7 }"
     )

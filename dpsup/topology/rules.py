@@ -251,7 +251,11 @@ def _chains(view: _View) -> Iterator[Problem]:
                     why="packets would go round in a loop",
                     help="name each group once in a path",
                 )
-            elif name in passed and topology.chains[passed[name]].on_down != chain.on_down:
+            elif (
+                name in passed
+                and topology.chains[passed[name]].on_down != chain.on_down
+                and not view.topology.workers[groups.index(name)].on_down
+            ):
                 other = topology.chains[passed[name]]
                 yield view.problem(
                     ("chains", i, "on_down" if "on_down" in chain.model_fields_set else "path"),
@@ -259,7 +263,7 @@ def _chains(view: _View) -> Iterator[Problem]:
                     code="E0130",
                     why=f"chain `{other.name}` says {show(other.on_down)}, `{chain.name}` says"
                     f" {show(chain.on_down)}, and the group has one rule",
-                    help="write the same on_down for both chains",
+                    help="write the same on_down for both chains, or one in the group",
                 )
             passed.setdefault(name, i)
         for name in {first, last} & set(ports):
@@ -307,14 +311,16 @@ def _at_zero(view: _View) -> Iterator[Problem]:
     chained = {name for chain in view.topology.chains for name in chain.path[1:-1]}
     for i, group in enumerate(view.topology.workers):
         path: Path = ("workers", i)
-        if group.at_zero == "bypass" and group.name not in chained and not any(mapped(group)):
-            yield view.problem(
-                (*path, "at_zero"),
-                f"nothing says where packets go that bypass group `{group.name}`",
-                code="E0132",
-                why="it is on no chain and has no map of ports",
-                help='put it on a chain, or write at_zero = "hold" or "drop"',
-            )
+        for key in ("at_zero", "on_down"):
+            leads = group.name in chained or any(mapped(group))
+            if getattr(group, key) == "bypass" and not leads:
+                yield view.problem(
+                    (*path, key),
+                    f"nothing says where packets go that bypass group `{group.name}`",
+                    code="E0132",
+                    why="it is on no chain and has no map of ports",
+                    help=f'put it on a chain, or write {key} = "hold" or "drop"',
+                )
         scale = group.scale
         most = scale.max or group.max
         if not group.is_autoscaled or not view.sound((*path, "scale"), (*path, "max")):

@@ -313,6 +313,8 @@ def print_rebalance(doc: Rebalance) -> None:
         _say(
             f"bucket {one['bucket']} of {one['worker']} alone has {one['share']:.1%} of the packets"
         )
+    if doc["elephants"]:
+        _say("`dpsup advise` says what its packets are, and which key spreads a tunnel's")
     most, then = doc["imbalance"], doc["imbalance_predicted"]
     _say(
         f"busiest worker: {most:.2f} of an even share, {then:.2f} after "

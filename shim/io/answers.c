@@ -70,7 +70,7 @@ op_queues(struct io *io, const struct queues *queues)
 		tx->queue = queues->tx_queue[i];
 		tx->owner = queues->tx_owner[i];
 		for (; tx->queue < 0 && tx->tail != tx->head; tx->tail++)
-			free_counted(&io->port[i].drops[DPS_DROP_PORT_DOWN],
+			drop_at_port(io, i, DPS_DROP_PORT_DOWN,
 				     tx->wait[tx->tail & (TX_WAIT - 1)]);
 	}
 }
@@ -109,7 +109,7 @@ op_reset(struct io *io, uint32_t slot)
 	struct lane *lane = &io->lane[slot];
 
 	for (uint32_t i = lane->collected; i != lane->sent; i++)
-		free_counted(&lane->stats.corrupt, lane->shadow[i & lane->mask]);
+		drop_corrupt(io, lane, lane->shadow[i & lane->mask]);
 	lane->shared->sent = 0;
 	lane->shared->done = 0;
 	lane->sent = 0;
@@ -140,7 +140,7 @@ drop_waiting(struct io *io, struct waiting_queue *q)
 	for (; q->tail != q->head; q->tail++) {
 		struct rte_mbuf *m = q->entry[q->tail & q->mask].m;
 
-		free_counted(&io->port[port_of(m)].drops[DPS_DROP_STOPPED], m);
+		drop_at_port(io, port_of(m), DPS_DROP_STOPPED, m);
 	}
 }
 
@@ -154,7 +154,7 @@ op_stop(struct io *io)
 		if (tx->queue >= 0)
 			tx_flush(io, k);
 		for (; tx->tail != tx->head; tx->tail++)
-			free_counted(&io->port[k].drops[DPS_DROP_STOPPED],
+			drop_at_port(io, k, DPS_DROP_STOPPED,
 				     tx->wait[tx->tail & (TX_WAIT - 1)]);
 	}
 	for (uint32_t s = 0; s < the_primary.n_slots; s++) {
@@ -163,7 +163,7 @@ op_stop(struct io *io)
 		for (; lane->collected != lane->sent; lane->collected++) {
 			struct rte_mbuf *m = lane->shadow[lane->collected & lane->mask];
 
-			free_counted(&io->port[port_of(m)].drops[DPS_DROP_STOPPED], m);
+			drop_at_port(io, port_of(m), DPS_DROP_STOPPED, m);
 		}
 	}
 	for (uint32_t k = 0; k < the_primary.n_groups; k++) {

@@ -32,10 +32,10 @@ sort(const struct io_group *g, struct waiting_queue *q, struct waiting_queue *to
 }
 
 void
-waiting_add(struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
+waiting_add(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 {
 	if (g->n_waiting > g->waiting_most) {
-		free_counted(&g->hold_full, m);
+		drop_in_group(io, g, DPS_DROP_HOLD_FULL, m);
 		return;
 	}
 	g->waits[bucket] = 1;
@@ -47,10 +47,10 @@ waiting_add(struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 }
 
 void
-waiting_again(struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
+waiting_again(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 {
 	if (g->n_back > g->again.mask) {
-		free_counted(&g->hold_full, m);
+		drop_in_group(io, g, DPS_DROP_HOLD_FULL, m);
 		return;
 	}
 	g->waits[bucket] = 1;

@@ -36,7 +36,7 @@ steer_on(struct io *io, struct lane *lane, uint32_t group, struct rte_mbuf *m, u
 	struct dps_mark *mark = mark_of(m);
 
 	if (++mark->hops > HOP_LIMIT) {
-		free_counted(&io->port[port_of(m)].drops[DPS_DROP_HOP_LIMIT], m);
+		drop_at_port(io, port_of(m), DPS_DROP_HOP_LIMIT, m);
 		return;
 	}
 	dps_count(&lane->stats.on, 1);
@@ -101,7 +101,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 			break;
 		dps_count(&lane->stats.requeued, 1);
 		dps_count(&io->stats.requeued, 1);
-		waiting_again(&io->group[lane->group], m, bucket_of(m));
+		waiting_again(io, &io->group[lane->group], m, bucket_of(m));
 		return;
 	}
 	refuse_verdict(lane, m, index, word);

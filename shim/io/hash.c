@@ -34,6 +34,16 @@ static bool with_ports[256];   // by IP protocol, over IPv4
 static uint64_t windows[3];    // the key's 64 bits from each 32nd on, the first one lowest
 static bool has_clmul;
 
+// What the calling thread counts fragments in: an io core's own, and nobody's.
+static uint64_t not_counted;
+static __thread uint64_t *fragments = &not_counted;
+
+void
+hash_counts(uint64_t *counter)
+{
+	fragments = counter;
+}
+
 // The 32 bits of the key that start at a bit; past the key's end come zeros.
 static uint32_t
 key_window(const uint8_t *key, uint32_t len, uint32_t bit)
@@ -220,6 +230,15 @@ hash_inner(uint8_t proto, const uint8_t *p, uint32_t len, int depth, uint32_t *h
 	}
 }
 
+// By its addresses alone, as the others of its packet have no ports. Not inlined into the common path.
+static bool __rte_noinline
+hash_fragment(const uint8_t *addresses, uint32_t len, uint32_t *hash)
+{
+	dps_count(fragments, 1);
+	*hash = hash_tuple(addresses, len);
+	return true;
+}
+
 static __rte_always_inline bool
 hash_ipv4(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
@@ -239,6 +258,8 @@ hash_ipv4(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 	    (ip->fragment_offset & RTE_BE16(0x3fff)) == 0) {
 		memcpy(tuple + 8, p + header, 4);
 		n = 12;
+	} else if (unlikely((ip->fragment_offset & RTE_BE16(0x3fff)) != 0)) {
+		return hash_fragment(p + offsetof(struct rte_ipv4_hdr, src_addr), 8, hash);
 	}
 	*hash = hash_tuple(tuple, n);
 	return true;
@@ -261,11 +282,14 @@ hash_ipv6(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 	for (int i = 0; i < 8 && len >= at + 8; i++) {
 		uint32_t size = (p[at + 1] + 1) * 8u;
 
-		if (proto == IPPROTO_FRAGMENT && ((p[at + 2] << 8 | p[at + 3]) & 0xfff9) == 0)
+		if (proto == IPPROTO_FRAGMENT) {
+			if (((p[at + 2] << 8 | p[at + 3]) & 0xfff9) != 0)
+				return hash_fragment(p + 8, 32, hash);
 			size = 8;
-		else if (proto != IPPROTO_HOPOPTS && proto != IPPROTO_ROUTING &&
-			 proto != IPPROTO_DSTOPTS)
+		} else if (proto != IPPROTO_HOPOPTS && proto != IPPROTO_ROUTING &&
+			   proto != IPPROTO_DSTOPTS) {
 			break;
+		}
 		proto = p[at];
 		at += size;
 	}
@@ -427,4 +451,15 @@ uint32_t
 dps_hash_packet(const uint8_t *packet, uint32_t len)
 {
 	return hash_flow(packet, len);
+}
+
+uint32_t
+dps_test_hash_fragments(const uint8_t *packet, uint32_t len)
+{
+	uint64_t counted = 0;
+
+	hash_counts(&counted);
+	hash_flow(packet, len);
+	hash_counts(&not_counted);
+	return counted;
 }

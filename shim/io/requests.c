@@ -391,6 +391,16 @@ dps_io_map(uint32_t group, const uint8_t *member, uint32_t n, uint32_t when_empt
 	return ret;
 }
 
+// Read where a packet is dropped, and nowhere else: no io core needs to be asked.
+int
+dps_group_given_up(uint32_t group, uint32_t on)
+{
+	if (group >= the_primary.n_groups)
+		return -EINVAL;
+	__atomic_store_n(&the_primary.given_up[group], on != 0, __ATOMIC_RELAXED);
+	return 0;
+}
+
 int
 dps_io_map_get(uint32_t group, uint8_t *member, uint32_t n)
 {
@@ -484,6 +494,7 @@ dps_group_stats_get(uint32_t group, struct dps_group_stats *out)
 
 		out->no_worker += g->no_worker;
 		out->hold_full += g->hold_full;
+		out->worker_held += g->worker_held;
 		out->bypassed += g->bypassed;
 		out->held += waiting_in(g);
 		out->moving |= g->moving;

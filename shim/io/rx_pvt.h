@@ -30,26 +30,25 @@ static inline void
 receive(struct io *io, uint32_t index, struct io_group *g, struct rte_mbuf *m)
 {
 	struct port *port = &the_primary.port[index];
-	struct dps_port_stats *stats = &io->port[index];
 	uint32_t hash;
 
 	if (unlikely(m->nb_segs > 1 || m->pkt_len != m->data_len || m->pkt_len == 0)) {
 		if (m->pkt_len == 0 || !is_whole(m)) {
-			free_counted(&stats->drops[DPS_DROP_TRUNCATED], m);
+			drop_at_port(io, index, DPS_DROP_TRUNCATED, m);
 			return;
 		}
 	}
 	if (unlikely(m->pkt_len > port->frame_most)) {
-		free_counted(&stats->drops[DPS_DROP_OVERSIZE], m);
+		drop_at_port(io, index, DPS_DROP_OVERSIZE, m);
 		return;
 	}
 	// Put back a tag that the driver took off unasked: workers see packets as they arrived.
 	if (unlikely(m->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) && rte_vlan_insert(&m) != 0) {
-		free_counted(&stats->drops[DPS_DROP_TRUNCATED], m);
+		drop_at_port(io, index, DPS_DROP_TRUNCATED, m);
 		return;
 	}
 	if (unlikely(g == NULL)) {
-		free_counted(&stats->drops[DPS_DROP_NO_GROUP], m);
+		drop_at_port(io, index, DPS_DROP_NO_GROUP, m);
 		return;
 	}
 	m->port = index;

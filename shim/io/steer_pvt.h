@@ -135,7 +135,7 @@ place_nowhere(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bu
 	if (g->when_empty == DPS_EMPTY_HOLD)
 		return false;
 	if (g->when_empty == DPS_EMPTY_DROP || next == DPS_NOWHERE) {
-		free_counted(&g->no_worker, m);
+		drop_in_group(io, g, DPS_DROP_NO_WORKER, m);
 		return true;
 	}
 	if ((next & DPS_V_KIND) == DPS_V_OUT) {
@@ -146,7 +146,7 @@ place_nowhere(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bu
 		return true;
 	}
 	if (++mark_of(m)->hops > HOP_LIMIT) {
-		free_counted(&io->port[port_of(m)].drops[DPS_DROP_HOP_LIMIT], m);
+		drop_at_port(io, port_of(m), DPS_DROP_HOP_LIMIT, m);
 		return true;
 	}
 	dps_count(&g->bypassed, 1);
@@ -167,7 +167,7 @@ place(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 	if (unlikely(!lane_lend(io, lane, m))) {
 		if (g->hold)
 			return false;
-		free_counted(&lane->stats.lane_full, m);
+		drop_lane_full(io, lane, m);
 	}
 	return true;
 }
@@ -177,7 +177,7 @@ steer(struct io *io, struct io_group *g, struct rte_mbuf *m, uint32_t bucket)
 {
 	g->load[bucket]++;
 	if (unlikely(g->waits[bucket]) || unlikely(!place(io, g, m, bucket)))
-		waiting_add(g, m, bucket);
+		waiting_add(io, g, m, bucket);
 }
 
 static uint32_t

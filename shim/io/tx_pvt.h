@@ -57,19 +57,19 @@ tx_put(struct io *io, uint32_t index, struct rte_mbuf *m)
 		struct io *owner = the_primary.io[tx->owner];
 
 		if (tx->queue == TX_SHUT) {
-			free_counted(&io->port[index].drops[DPS_DROP_PORT_DOWN], m);
+			drop_at_port(io, index, DPS_DROP_PORT_DOWN, m);
 			return;
 		}
 		// Another io core owns this port's queue: hand the packet over.
 		m->port = index;
 		if (rte_ring_sp_enqueue(owner->xfer[io->index], m) != 0)
-			free_counted(&io->port[index].drops[DPS_DROP_TX_FULL], m);
+			drop_at_port(io, index, DPS_DROP_TX_FULL, m);
 		return;
 	}
 	if (unlikely(tx->head - tx->tail == TX_WAIT)) {
 		tx_flush(io, index);
 		if (tx->head - tx->tail == TX_WAIT) {
-			free_counted(&io->port[index].drops[DPS_DROP_TX_FULL], m);
+			drop_at_port(io, index, DPS_DROP_TX_FULL, m);
 			return;
 		}
 	}

@@ -5,7 +5,7 @@
 // no room, or exceed what a turn may copy, are counted. Workers do not see this memory, so the death
 // of a worker does not affect a capture.
 //
-// One capture at a time, of ports or of slots. Off, it costs a look at io.capture for each burst.
+// One capture at a time, of ports, of slots, or of what is dropped. Off, it costs a look at io.capture for each burst.
 
 #include <errno.h>
 #include <pcap.h>
@@ -30,6 +30,10 @@ struct capture {
 	uint32_t rx_ports;              // bit p: port p
 	uint32_t tx_ports;
 	uint64_t slots;
+	uint32_t groups;
+	uint32_t drops;                 // bit r: DPS_DROP_r
+	uint16_t reasons[DPS_MAX_GROUPS];       // of plugins
+	bool dropping;                  // drops alone
 	uint32_t snap;                  // bytes of a packet
 	bool filtered;
 	struct bpf_insn filter[FILTER_MOST];
@@ -49,6 +53,7 @@ struct capture {
 	} staged[TX_MOST];
 	uint32_t tip;                   // after what is staged
 	uint32_t head;                  // after what is published
+	uint32_t shown[DPS_MAX_SLOTS];  // of drops: the index after the last verdict looked at
 	uint64_t captured;
 	uint64_t missed;
 
@@ -116,7 +121,7 @@ shape_of(const struct rte_mbuf *m)
 static bool
 skips(struct capture *r, enum dps_capture_what what, uint32_t nth, uint32_t n)
 {
-	if (!r->spent[what] || r->filtered)
+	if (!r->spent[what] || r->filtered || r->dropping)
 		return false;
 	r->rest = nth;
 	r->rest_end = n;
@@ -198,7 +203,7 @@ capture_rx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
 	struct dps_captured about = { .what = DPS_CAPTURE_RX, .io = io->index, .port = port };
 	struct capture *r;
 
-	if (!(io->capture->rx_ports & 1u << port))
+	if (io->capture->dropping || !(io->capture->rx_ports & 1u << port))
 		return;
 	r = begin(io);
 	about.tsc = rte_rdtsc();
@@ -220,7 +225,7 @@ capture_tx(struct io *io, uint32_t port, struct rte_mbuf **m, uint32_t n)
 	struct dps_captured about = { .what = DPS_CAPTURE_TX, .io = io->index, .port = port };
 	struct capture *r;
 
-	if (!(io->capture->tx_ports & 1u << port))
+	if (io->capture->dropping || !(io->capture->tx_ports & 1u << port))
 		return false;
 	r = begin(io);
 	about.tsc = rte_rdtsc();
@@ -240,7 +245,7 @@ capture_lent(struct io *io, const struct lane *lane)
 	};
 	struct capture *r;
 
-	if (!(io->capture->slots & DPS_BIT(lane->slot)))
+	if (io->capture->dropping || !(io->capture->slots & DPS_BIT(lane->slot)))
 		return;
 	about.tsc = rte_rdtsc();
 	for (uint32_t from = lane->published; from != lane->sent;) {
@@ -298,6 +303,33 @@ is_good(const struct lane *lane, uint32_t index, uint64_t word, const struct rte
 	return true;
 }
 
+// Is that a verdict by which the packet goes nowhere, for a reason that is asked for?
+static bool
+drops(const struct capture *r, uint32_t group, uint64_t word, bool bad)
+{
+	if (bad)
+		return r->drops >> DPS_DROP_BAD_VERDICT & 1;
+	switch (word & DPS_V_KIND) {
+	case DPS_V_DROP:
+		return r->reasons[group] >> (word & DPS_V_ARG) % DPS_REASONS & 1;
+	case DPS_V_QUARANTINE:
+		return r->drops >> DPS_DROP_QUARANTINE & 1;
+	default:
+		return false;
+	}
+}
+
+// Of those that come back, the first that a capture of drops has not looked at: one that a lossless lane
+// cannot pass on yet is met again in the next turn.
+static uint32_t
+unseen(const struct capture *r, const struct lane *lane, uint32_t n)
+{
+	uint32_t seen = r->shown[lane->slot] - lane->collected;
+
+	// Further ahead than this lane has lent: it has begun anew, or nothing was looked at yet.
+	return seen > lane_out(lane) ? 0 : RTE_MIN(seen, n);
+}
+
 void
 capture_back(struct io *io, const struct lane *lane, uint32_t n)
 {
@@ -305,12 +337,14 @@ capture_back(struct io *io, const struct lane *lane, uint32_t n)
 		.what = DPS_CAPTURE_BACK, .io = io->index, .slot = lane->slot
 	};
 	struct capture *r;
+	uint32_t first;
 
 	if (!(io->capture->slots & DPS_BIT(lane->slot)))
 		return;
 	r = begin(io);
+	first = r->dropping ? unseen(r, lane, n) : 0;
 	about.tsc = rte_rdtsc();
-	for (uint32_t i = 0; i < n && !skips(r, about.what, i, n); i++) {
+	for (uint32_t i = first; i < n && !skips(r, about.what, i, n); i++) {
 		uint32_t index = lane->collected + i;
 		const struct rte_mbuf *m = lane->shadow[index & lane->mask];
 		uint64_t word = lane_get(lane, index);
@@ -321,14 +355,44 @@ capture_back(struct io *io, const struct lane *lane, uint32_t n)
 		about.index = index;
 		about.verdict = word;
 		about.version = lane_version(lane, index);
-		put(r, i, m, &s, &about);
+		if (!r->dropping || drops(r, lane->group, word, about.bad))
+			put(r, i, m, &s, &about);
 	}
+	if (r->dropping) {
+		r->shown[lane->slot] = lane->collected + n;
+		capture_settle(io, n);
+	}
+}
+
+void
+capture_drop(struct io *io, uint32_t why, uint32_t at, bool is_of_group, struct rte_mbuf *m)
+{
+	struct dps_captured about = {
+		.what = DPS_CAPTURE_DROP, .io = io->index, .port = port_of(m), .slot = DPS_NO_SLOT,
+		.verdict = why, .index = at
+	};
+	struct capture *r = io->capture;
+	struct shape s = shape_of(m);
+
+	if (!(r->drops >> why & 1))
+		return;
+	if (why == DPS_DROP_LANE_FULL || why == DPS_DROP_CORRUPT) {
+		if (!(r->slots & DPS_BIT(at)))
+			return;
+		about.slot = at;
+	} else if (!((is_of_group ? r->groups : r->rx_ports) >> at & 1)) {
+		return;
+	}
+	begin(io);
+	about.tsc = rte_rdtsc();
+	put(r, 0, m, &s, &about);
+	capture_settle(io, 1);
 }
 
 void
 capture_taken(struct io *io, const struct lane *lane, uint32_t taken)
 {
-	if (io->capture->slots & DPS_BIT(lane->slot))
+	if (!io->capture->dropping && io->capture->slots & DPS_BIT(lane->slot))
 		capture_settle(io, taken);
 }
 
@@ -356,8 +420,12 @@ dps_capture_start(const struct dps_capture_conf *conf, const uint64_t *filter)
 {
 	int ret = 0;
 
+	bool dropping = conf->drops != 0;
+
+	for (uint32_t g = 0; g < DPS_MAX_GROUPS; g++)
+		dropping |= conf->reasons[g] != 0;
 	if (conf->n_filter > FILTER_MOST || conf->snap == 0 ||
-	    (conf->slots != 0 && (conf->rx_ports | conf->tx_ports) != 0))
+	    (!dropping && conf->slots != 0 && (conf->rx_ports | conf->tx_ports) != 0))
 		return -EINVAL;
 	for (uint32_t i = 0; i < the_primary.n_io; i++)
 		if (captures[i] != NULL)
@@ -376,6 +444,10 @@ dps_capture_start(const struct dps_capture_conf *conf, const uint64_t *filter)
 		r->rx_ports = conf->rx_ports;
 		r->tx_ports = conf->tx_ports;
 		r->slots = conf->slots;
+		r->groups = conf->groups;
+		r->drops = conf->drops;
+		memcpy(r->reasons, conf->reasons, sizeof(r->reasons));
+		r->dropping = dropping;
 		r->snap = RTE_MIN(conf->snap, (uint32_t)DPS_CAPTURE_SNAP);
 		ret = filter_set(r, filter, conf->n_filter);
 	}

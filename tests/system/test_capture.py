@@ -108,8 +108,8 @@ def frames() -> list[bytes]:
     return found
 
 
-def slow(instance: Run, plugin: Path) -> Run:
-    write_pcap(instance.folder / "in.pcap", frames())
+def slow(instance: Run, plugin: Path, packets: list[bytes] | None = None) -> Run:
+    write_pcap(instance.folder / "in.pcap", packets or frames())
     args = f'ns = "{SLEEP_NS}"'
     return instance.start(TOPOLOGY.format(plugin=plugin, args=args, on_full="hold"))
 
@@ -242,6 +242,32 @@ def test_a_worker_before_and_after_with_its_verdicts(instance: Run, choosy: Path
             direction
         }
     assert instance.audit()["pools"][0]["unexplained"] == 0
+
+
+def test_what_is_dropped_is_shown_by_its_reason(instance: Run, choosy: Path) -> None:
+    slow(instance, choosy, [*frames(), frames()[3] + bytes(1600)])
+    file = instance.folder / "o.pcapng"
+
+    def lines(*words: str) -> list[str]:
+        return instance.do("capture", *words, "-c", "8").stdout.splitlines()
+
+    by_port = lines("--dropped", "oversize")
+    assert len(by_port) == 8
+    assert all(" wan io/0 dropped, oversize, from wan: 16" in line for line in by_port)
+    by_plugin = lines("fw", "--dropped", "odd one")
+    assert len(by_plugin) == 8
+    assert all(" fw/0 io/0 dropped, odd one, from wan: " in line for line in by_plugin)
+    done = instance.do("capture", "--dropped", "any", "--for", "500ms", "-w", str(file))
+    captured, missed = counted(done.stderr)
+    packets = tshark(file)
+    assert len(packets) == captured > 0 == missed
+    assert {p["comment"] for p in packets} == {"fw/0: odd one", "wan: oversize"}
+    # Only those: what passes is not among them.
+    odd = [p for p in packets if p["comment"] == "fw/0: odd one"]
+    assert {int(p["src"].rpartition(".")[2]) % 4 for p in odd} == {1}
+    wrong = instance.do("capture", "--dropped", "oversise", check=False)
+    assert wrong.returncode == 4 and 'did you mean "oversize"' in wrong.stderr
+    assert is_off(instance)
 
 
 def test_a_filter_finds_what_is_rare_at_full_speed(instance: Run) -> None:

@@ -85,7 +85,7 @@ def test_packets_for_a_group_that_is_down_are_dropped_by_name(instance: Run) -> 
     text, packets = down(instance, "drop")
     doc = instance.job(text)
     accounted(doc, len(packets), len(packets) - 499)
-    assert doc["dropped"].keys() == {"no_worker"}
+    assert doc["dropped"].keys() == {"worker_held"}
     compare(packets, out(instance, "lan.out"), swapped, missing=len(packets) - 499)
 
 

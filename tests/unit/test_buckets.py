@@ -86,6 +86,26 @@ def test_with_nobody_wanted_the_rule_at_zero_counts(parts: Parts) -> None:
     assert (parts.group.map, parts.group.when_empty) == (EMPTY, "drop")
 
 
+def test_what_all_held_workers_would_have_had_has_a_reason_of_its_own(parts: Parts) -> None:
+    rule(parts, on_down="hold")
+    both(parts)
+    none_fed(parts, wanted=True)
+    for worker in parts.group.workers[:2]:
+        worker.state = "held"
+    assert steer(parts) == ["given_up"] and parts.core.asked[0][1]["on"] is True
+    assert steer(parts) == [], "it is told once"
+    parts.worker.state, parts.worker.fed = "running", True
+    assert steer(parts)[0] == "given_up" and parts.core.asked[0][1]["on"] is False
+
+
+def test_one_that_is_about_to_be_restarted_is_waited_for(parts: Parts) -> None:
+    rule(parts, on_down="drop")
+    both(parts)
+    none_fed(parts, wanted=True)
+    parts.worker.state = "held"
+    assert "given_up" not in steer(parts)
+
+
 def test_a_refusal_is_kept_for_the_next_look(parts: Parts) -> None:
     parts.core.answers["map"] = ShimError("map", 22, "no")
     parts.seat(0, 500)

@@ -6,6 +6,7 @@ from unit.fakehost import FILE, machine
 
 from dpsup.errors import Problem, Severity
 from dpsup.plan.place import make_plan
+from dpsup.plan.text import format_plan
 from dpsup.topology.chains import hops, reach
 from dpsup.topology.load import load
 from dpsup.topology.model import Topology
@@ -121,3 +122,29 @@ def test_chains_that_share_a_group_agree_about_it() -> None:
     )
     (problem,) = errors(text)
     assert "disagree about `on_down`" in problem.message
+    assert not errors(text.replace('name = "fw"', 'name = "fw"\non_down = "hold"'))
+
+
+def test_a_group_without_a_chain_has_a_rule_of_its_own() -> None:
+    text = CHAIN.replace('plugin = "sink"', 'plugin = "sink"\non_down = "drop"')
+    plan = make_plan(read(text), machine(text))
+    assert [g.on_down for g in plan.groups] == ["bypass", "bypass", "drop"]
+    assert ", down: drop" in " ".join(format_plan(plan).split())
+
+
+def test_a_groups_rule_goes_before_its_chains() -> None:
+    text = CHAIN.replace('name = "fw"', 'name = "fw"\non_down = "hold"')
+    plan = make_plan(read(text), machine(text))
+    assert [g.on_down for g in plan.groups] == ["hold", "bypass", "hold"]
+
+
+@pytest.mark.parametrize("key", ["at_zero", "on_down"])
+def test_a_bypass_leads_somewhere(key: str) -> None:
+    text = CHAIN[: CHAIN.index("[[chains]]")].replace(
+        'plugin = "forward"',
+        f'plugin = "forward"\ninput = ["wan"]\n{key} = "bypass"\n'
+        'args = { map = { wan = "lan" } }',
+    )
+    assert not errors(text)
+    (problem,) = errors(text.replace('args = { map = { wan = "lan" } }', ""))
+    assert problem.code == "E0132" and f'{key} = "hold"' in problem.help

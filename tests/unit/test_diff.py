@@ -95,6 +95,7 @@ WRITE = {
     "workers.state": ('name = "fw"', 'state = 4096'),
     "workers.bucket_state": ('name = "fw"', 'bucket_state = 64'),
     "workers.at_zero": ('name = "fw"', 'at_zero = "drop"'),
+    "workers.on_down": ('name = "fw"', 'on_down = "drop"'),
     "workers.scale.min": ("{ min = 1, max = 4 }", "scale = { min = 2, max = 4 }"),
     "workers.scale.max": ("{ min = 1, max = 4 }", "scale = { min = 1, max = 5 }"),
     "workers.scale.target_busy": (
