@@ -10,7 +10,7 @@ import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpsup.errors import DpsupError, NotPermitted
+from dpsup.errors import DpsupError, NotPermitted, TimedOut
 from dpsup.host import private, process
 from dpsup.host.private import Unsafe
 from dpsup.instance import runtime_dir
@@ -133,7 +133,7 @@ def _asked(where: Runtime, made: Listed) -> None:
         if made["state"] == "silent":
             is_early = not where.has(runtime_dir.CONTROL)
             made["state"] = "starting" if is_early else "silent"
-            made["why"] = "" if is_early else f"its supervisor does not answer: {_text(e)}"
+            made["why"] = "" if is_early else f"its supervisor does not answer{_how(e)}"
         return
     pid = doc["supervisor"]["pid"]
     made["supervisor"], made["primary"] = pid, doc["primary"]["pid"]
@@ -148,5 +148,7 @@ def _asked(where: Runtime, made: Listed) -> None:
     made["workers_ready"] = sum(g["ready"] for g in doc["groups"])
 
 
-def _text(error: Exception) -> str:
-    return error.message if isinstance(error, DpsupError) else str(error)
+def _how(error: Exception) -> str:
+    if isinstance(error, TimedOut):
+        return f" within {ANSWER_S:g} s"
+    return f": {error.message if isinstance(error, DpsupError) else error}"

@@ -59,7 +59,7 @@ def where(
         arrivals[-1]["path"] = paths.of(plan["ports"].index(p))
         note = _doubt(one, flow, fields)
         notes += [note] if note else []
-    if maps is None:
+    if maps is None and any(g["count"] != 1 for g in plan["groups"]):
         notes.append(
             "a file does not tell which worker of several has a bucket: that depends on the order "
             "in which they get ready, and on what happens later"

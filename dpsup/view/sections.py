@@ -484,9 +484,10 @@ def since(picture: Picture, found: Since, screen: Screen) -> list[Line]:
     missed = f" (missed {of['missed']})" if of["missed"] else ""
     dropped = sum(of["dropped"].values())
     detail = f" ({counts(of['dropped'])})" if dropped else ""
+    then = f"{of['in_flight_before']} then and " if found["since"] == "mark" else ""
     line = (
         f"in {of['received']}{missed}, out {of['sent']}, dropped {dropped}{detail}, in flight "
-        f"{of['in_flight_before']} then and {of['in_flight']} now, lost {lost}"
+        f"{then}{of['in_flight']} now, lost {lost}"
     )
     return [*made, [], *wrap([(line, "")], screen.width)]
 

@@ -87,7 +87,7 @@ def test_supervisors_that_start_or_do_not_answer(
     assert (one["state"], one["supervisor"]) == ("starting", os.getpid())
     (where.path / runtime_dir.CONTROL).touch()
     one = only()
-    assert one["state"] == "silent" and "does not answer" in one["why"]
+    assert one["state"] == "silent" and "does not answer within 0.05 s" in one["why"]
 
 
 def test_one_that_answers(

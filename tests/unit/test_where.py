@@ -221,6 +221,9 @@ def test_a_file_does_not_tell_which_of_several_workers() -> None:
     fw, nat = doc["arrivals"][0]["path"]
     assert (fw["worker"], nat["worker"]) == (None, "nat/0")
     assert any("order" in note for note in doc["notes"])
+    single = plan()
+    single["groups"][0]["count"] = 1
+    assert not ask("1.2.3.4 > 5.6.7.8 icmp", single, maps=None, info=None)["notes"]
     # Two io cores, and no driver that could be asked how many queues it has.
     assert doc["arrivals"][0]["io"] is None
 
