@@ -885,6 +885,22 @@ CODES: dict[str, Entry] = {
         "The directory does not exist, or the user may not write there; no instance was queried.",
         "dpsup report -o /tmp/report.html, or -o - for stdout",
     ),
+    "E0760": Entry(
+        "no mark",
+        "`stats --since-mark` shows what was counted since a mark. None was set, or the instance"
+        " was stopped since, or what is in mark.json is none.",
+        "`dpsup mark`, then `dpsup stats --since-mark`.",
+    ),
+    "E0761": Entry(
+        "not a flow, or not enough of one",
+        "`dpsup where` takes source, destination and protocol as text. What is hashed must be in"
+        " it: ports of TCP and UDP as a rule, MAC addresses where the topology hashes no IP.",
+        '`dpsup where "10.0.0.1:1234 > 10.0.0.2:80 tcp"`; without ports: `dpsup where "10.0.0.1 >'
+        ' 10.0.0.2 icmp"`.',
+    ),
+    "E0762": Entry(
+        "no such port", "The topology defines no port of that name.", "`dpsup ports` lists them."
+    ),
     # --- processes --------------------------------------------------------------------------------
     "E0801": Entry(
         "the primary does not start",

@@ -290,6 +290,7 @@ bool sleep_on_queues(struct io *io, const struct timespec *most);
 // packet_socket.c
 uint32_t packet_sockets(uint32_t if_index, int *found, uint32_t most);
 bool packet_sockets_never_block(uint32_t if_index);     // false: sending may sleep
+uint64_t packet_sockets_dropped(uint32_t if_index);     // by the kernel, since last asked
 
 // port_counters.c
 void port_ask_driver(struct port *port);

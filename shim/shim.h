@@ -5,6 +5,7 @@
 
 enum {
 	DPS_TEXT = 256,
+	DPS_XSTAT_NAME = 64,
 	DPS_KEY = 64,
 	DPS_VDEV = 4096
 };
@@ -109,11 +110,17 @@ struct dps_port_stats {
 	uint64_t rx_bytes;
 	uint64_t tx_packets;        // taken by the driver, without those that it failed to send
 	uint64_t tx_bytes;          // of all that it took
-	uint64_t rx_missed;         // the driver's count: no descriptor
+	uint64_t rx_missed;         // the driver's count, or the kernel's for net_af_packet: no room in the ring
 	uint64_t rx_errors;
 	uint64_t rx_nombuf;         // mbuf allocation failures
 	uint64_t tx_errors;
 	uint64_t drops[DPS_N_DROPS];
+};
+
+// One of a driver's own counters, by its own name for it.
+struct dps_xstat {
+	char name[DPS_XSTAT_NAME];
+	uint64_t value;
 };
 
 struct dps_lane_stats {
@@ -380,6 +387,7 @@ int dps_port_open(uint32_t port, const struct dps_port_conf *conf, uint32_t n_io
 int dps_port_fd(uint32_t port);         // readable when it has packets, of net_tap; -1: none
 int dps_port_info_get(uint32_t port, struct dps_port_info *out);
 int dps_port_stats_get(uint32_t port, struct dps_port_stats *out);
+int dps_port_xstats_get(uint32_t port, struct dps_xstat *out, uint32_t room);   // returns how many it has
 int dps_port_reta_get(uint32_t port, uint16_t *queues, uint32_t n);     // returns entries written
 
 // hash.c

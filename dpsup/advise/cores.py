@@ -89,7 +89,8 @@ def rx_queues(window: Window) -> Iterator[Piece]:
         found = window.ports.get(port["name"])
         if not found or not found["missed_pps"] or busy >= SPARE_TIME:
             continue
-        if port["rx_desc"] >= DEEP:
+        # The kernel's ring, which net_af_packet reads, has its size from the driver's arguments.
+        if port["rx_desc"] >= DEEP or port.get("driver") == "net_af_packet":
             yield from _poll(window, port, found)
             continue
         want = port["rx_desc"] + found["missed_most"] / n_io

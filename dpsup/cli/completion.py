@@ -44,6 +44,14 @@ def groups(name: str | None) -> list[str]:
     return sorted(set(found))
 
 
+def ports(name: str | None) -> list[str]:
+    found: list[str] = []
+    for one in _chosen(name):
+        plan = _read(one, PLAN)
+        found += [str(p["name"]) for p in plan.get("ports", []) if isinstance(p, dict)]
+    return sorted(set(found))
+
+
 def workers(name: str | None) -> list[str]:
     """The workers that have a process."""
     found: set[str] = set()
@@ -64,11 +72,7 @@ def targets(name: str | None) -> list[str]:
 
 def captured(name: str | None) -> list[str]:
     """The names that `dpsup capture` takes: ports, groups, and workers that have a process."""
-    found = []
-    for one in _chosen(name):
-        plan = _read(one, PLAN)
-        found += [str(p["name"]) for p in plan.get("ports", []) if isinstance(p, dict)]
-    return sorted({*found, *groups(name), *workers(name)})
+    return sorted({*ports(name), *groups(name), *workers(name)})
 
 
 def codes() -> list[str]:

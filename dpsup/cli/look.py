@@ -16,9 +16,37 @@ from dpsup.cli.options import (
     name_option,
     output_option,
     print_json,
+    say,
     watch_options,
 )
 from dpsup.errors import Exit
+
+
+@click.command("list")
+@output_option
+@name_option
+@click.pass_context
+def list_(ctx: click.Context, output: str) -> None:
+    """List all instances: those that run, degraded and headless ones, and what dead ones left.
+
+    It reads the runtime directories that this user's commands look at, and asks each instance for
+    a second at most. What this user may not look at is listed as unknown, with the reason.
+
+    \b
+      dpsup list
+      dpsup list -o json | jq -r '.instances[] | select(.state != "running") | .name'
+    """
+    from dpsup.instance import everywhere
+
+    found = everywhere.look((ctx.obj or {}).get("name"))
+    if output == "json":
+        print_json(found)
+    else:
+        from dpsup.view.terminal import print_instances
+
+        print_instances(found)
+    for one in found["skipped"]:
+        say(f"warning: {one['directory']} was not looked at: {one['why']}")
 
 
 @click.command()
@@ -47,19 +75,53 @@ def status(ctx: click.Context, watch: bool, over: float, output: str) -> None:
 
 
 @click.command()
+@click.option("--since-mark", is_flag=True, help="Show what was counted since `dpsup mark`.")
 @look_options()
 @click.pass_context
-def stats(ctx: click.Context, watch: bool, over: float, output: str) -> None:
+def stats(ctx: click.Context, since_mark: bool, watch: bool, over: float, output: str) -> None:
     """Show every counter, and what became of every packet.
+
+    With --since-mark, each counter less what it was at the last `dpsup mark`, and mean rates. If
+    the primary was started again since, all counts are of its generation, and that is said.
 
     \b
       dpsup stats -o json | jq .account
+      dpsup mark; sleep 60; dpsup stats --since-mark
     """
-    if output == "json" and not watch:
+    if since_mark:
+        from dpsup.view import watch as watching
+
+        watching.since_mark(ctx.obj["name"], watch=watch, output=output)
+    elif output == "json" and not watch:
         with connect(ctx) as instance:
             print_json(instance.stats())
     else:
         _show(ctx, "stats", over, watch=watch, output=output)
+
+
+@click.command()
+@output_option
+@name_option
+@click.pass_context
+def mark(ctx: click.Context, output: str) -> None:
+    """Keep the counters as they are now, for `dpsup stats --since-mark`.
+
+    An instance has one mark, in its runtime directory; another one takes its place. It changes no
+    counter, and goes when the instance ends.
+
+    \b
+      dpsup mark && dpsup stats --since-mark -w
+    """
+    from dpsup.instance import mark as marks
+
+    with connect(ctx) as instance:
+        made = marks.put(instance)
+    status = made["look"]["status"]
+    if output == "json":
+        at = {"at": made["at"], "at_ns": status["at_ns"], "generation": status["generation"]}
+        print_json({"apiVersion": "dpsup/v1", "kind": "Mark", "name": status["name"], **at})
+    else:
+        click.echo(f"{status['name']}: marked; `dpsup stats --since-mark` shows what comes after")
 
 
 def _show(ctx: click.Context, section: str, over: float, **how: Any) -> None:
@@ -147,12 +209,71 @@ def _section(name: str, text: str) -> click.Command:
     return command
 
 
-ports = _section("ports", "Show each port: link, packet rates, packets missed or dropped, and why.")
+@click.command()
+@click.option("--xstats", is_flag=True, help="Show also what the drivers themselves count.")
+@look_options()
+@click.pass_context
+def ports(ctx: click.Context, xstats: bool, watch: bool, over: float, output: str) -> None:
+    """Show each port: link, packet rates, packets missed or dropped, and why.
+
+    With --xstats, also the extended statistics of each port's driver, by the driver's names: those
+    that are not 0, or all of them with -o wide, in a pipe and in JSON.
+
+    \b
+      dpsup ports -w
+      dpsup ports --xstats -o json | jq '.ports[0].xstats'
+    """
+    _show(ctx, "ports", over, watch=watch, output=output, xstats=xstats)
+
+
+groups = _section(
+    "groups", "Show each group: sums of its workers' packets, drops by reason, busy shares."
+)
 cores = _section("cores", "Show each CPU in use: its threads, busy share, and stolen time.")
 mempools = _section("mempools", "Show each mempool: use, fewest free mbufs, allocation failures.")
 lanes = _section(
     "lanes", "Show each lane, io core to worker: fill, packet rate, packets dropped when full."
 )
+
+
+@click.command()
+@click.argument("flow")
+@click.argument("file", required=False, type=click.Path(readable=False))
+@click.option(
+    "--port", default="", help="Only packets that arrive there.", shell_complete=live("ports")
+)
+@output_option
+@name_option
+@click.pass_context
+def where(ctx: click.Context, flow: str, file: str | None, port: str, output: str) -> None:
+    """Show which bucket, io core and workers have the packets of FLOW.
+
+    The hash is computed by the function of the io cores, with the key and fields of the topology;
+    buckets and workers are those of the running instance, or with FILE what a start would have.
+    What `dpsup capture` prints of a packet is a FLOW. VLAN tags do not count.
+
+    What a plugin decides about a packet is not asked: `dpsup capture WORKER --filter ...` shows
+    the verdicts of packets that pass.
+
+    \b
+      dpsup where "10.0.0.1:1234 > 10.0.0.2:80 tcp"
+      dpsup where "[2001:db8::1]:53 > [2001:db8::2]:53 udp" --port wan
+      dpsup where "10.0.0.1 > 10.0.0.2 icmp" topology.toml
+    """
+    from dpsup.inspect import where
+
+    if file is None:
+        found = where.running(ctx.obj["name"], flow, port)
+    else:
+        found, problems = where.of_file(flow, file, port)
+        for problem in problems:
+            say(problem.in_one_line)
+    if output == "json":
+        print_json(found)
+    else:
+        from dpsup.view.terminal import print_where
+
+        print_where(found)
 
 
 @click.command()

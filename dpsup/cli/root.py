@@ -8,6 +8,7 @@ and a command only imports what it needs. Only this directory imports click.
 
 from __future__ import annotations
 
+import builtins
 import errno
 import importlib
 import sys
@@ -36,15 +37,19 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
         "reload": "Apply a changed topology file.",
     }),
     "look": ("Look at a running instance", {
+        "list": "List all instances, also dead ones.",
         "status": "Show what runs, its rates, and what to do.",
         "stats": "Show every counter and the packet account.",
+        "mark": "Keep the counters, for `stats --since-mark`.",
         "audit": "Account for every mbuf.",
         "state": "Show the state that a group's plugin keeps.",
+        "groups": "Show each group: the sums of its workers.",
         "workers": "Show each worker.",
         "ports": "Show each port.",
         "cores": "Show each CPU in use.",
         "mempools": "Show each mempool.",
         "lanes": "Show each lane, io core to worker.",
+        "where": "Show which worker has a flow's packets.",
         "top": "Show workers live, with keys to act on them.",
         "graph": "Draw the paths of packets with their rates.",
     }),
@@ -88,7 +93,9 @@ class _Commands(MutableMapping[str, click.Command]):
     def __getitem__(self, name: str) -> click.Command:
         if name not in self._added:
             module = importlib.import_module(f"dpsup.cli.{_MODULES[name]}")
-            self._added[name] = getattr(module, name.replace("-", "_"))
+            # `list` is also a word of Python's
+            known = f"{name}_" if hasattr(builtins, name) else name.replace("-", "_")
+            self._added[name] = getattr(module, known)
         return self._added[name]
 
     def __contains__(self, name: object) -> bool:

@@ -19,7 +19,11 @@ class PortCounters(TypedDict):
     rx_bytes: Annotated[int, "bytes received"]
     tx_packets: Annotated[int, "taken by the driver, without those that it failed to send"]
     tx_bytes: Annotated[int, "bytes sent"]
-    rx_missed: Annotated[int, "lost in the NIC or driver: no descriptor"]
+    rx_missed: Annotated[
+        int,
+        "lost in the NIC or driver for want of a descriptor; of `net_af_packet`, dropped by the"
+        " kernel as the ring of the port's sockets was full",
+    ]
     rx_errors: Annotated[int, "errors, as the driver counts them"]
     rx_nombuf: Annotated[int, "lost by the driver: no mbuf"]
     tx_errors: Annotated[int, "errors, as the driver counts them"]

@@ -16,8 +16,12 @@ from dpsup.documents.counters import (
     PortInfo,
     SlotCounters,
 )
+from dpsup.documents.instances import Instances
 from dpsup.documents.quarantine import Packet
+from dpsup.documents.since import Mark as MarkAt
+from dpsup.documents.since import Since
 from dpsup.documents.status import Account, Head, Named, Rollout, Status, Usage
+from dpsup.documents.where import Where
 
 
 class StatsSlot(SlotCounters):
@@ -42,6 +46,10 @@ class Stats(Named):
         "CPU time (`cpu_seconds`) and resident memory (`rss_bytes`) of each process",
     ]
     lanes: list[Lane]
+
+
+class Mark(Named, MarkAt):
+    pass
 
 
 class Audit(Named):
@@ -253,19 +261,36 @@ class Printed(NamedTuple):
 
 
 DOCUMENTS = {
+    "Instances": Printed(
+        "dpsup list", "All instances that this user's commands look at.", Instances
+    ),
     "Status": Printed(
         "dpsup status",
         "Everything that is counted since the start, and the processes. Exit code 5 if degraded.",
         Status,
     ),
     "Workers": Printed("dpsup workers", "With measured rates.", rates.Workers),
-    "Ports": Printed("dpsup ports", "With measured rates.", rates.Ports),
+    "Groups": Printed(
+        "dpsup groups", "The sums over each group's workers, with measured rates.", rates.Groups
+    ),
+    "Ports": Printed("dpsup ports --xstats", "With measured rates.", rates.Ports),
     "Cores": Printed("dpsup cores", "", rates.Cores),
     "Mempools": Printed("dpsup mempools", "", rates.Mempools),
     "Lanes": Printed("dpsup lanes", "", rates.Lanes),
     "Picture": Printed("dpsup graph", "The source of all tables and pictures.", rates.Picture),
     "Stats": Printed(
         "dpsup stats", "Counters as the primary has them, in cycles and by slot.", Stats
+    ),
+    "Where": Printed(
+        "dpsup where '10.0.0.1:1234 > 10.0.0.2:80 tcp'",
+        "Which bucket, io core and workers have the packets of a flow.",
+        Where,
+    ),
+    "Mark": Printed("dpsup mark", "The counters that `stats --since-mark` begins with.", Mark),
+    "Since": Printed(
+        "dpsup stats --since-mark",
+        "Each counter less what it was at the mark; other numbers as they are now.",
+        Since,
     ),
     "Audit": Printed(
         "dpsup audit --detail",

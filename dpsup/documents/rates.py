@@ -52,6 +52,11 @@ class PortRates(Port):
     missed_pps: Annotated[float | None, "missed a second"]
     drop_pps: Annotated[float | None, "dropped a second"]
     drops_new: Annotated[dict[str, int], "dropped in the window, by reason"]
+    xstats: Annotated[
+        dict[str, int] | None,
+        "with `--xstats`: all that the driver counts since it opened the device, by its own names;"
+        " null: not asked for, or no device",
+    ]
 
 
 class PoolRates(Pool):
@@ -99,12 +104,20 @@ class IoRates(TypedDict):
 class GroupRates(Group):
     pps: Annotated[float | None, "packets a second"]
     busy: Annotated[float | None, "mean of its workers'"]
+    busy_sum: Annotated[float | None, "sum of its workers': 1.5 is one and a half cores"]
+    drops: Annotated[int, "all its drops: `totals.dropped`, added up"]
+    drop_pps: Annotated[float | None, "drops a second"]
+    drops_new: Annotated[dict[str, int], "dropped in the window, by reason"]
     inputs: Annotated[list[str], "ports that feed it"]
     next: Annotated[list[str], "where its packets go"]
 
 
 class Workers(Measured):
     workers: list[WorkerRates]
+
+
+class Groups(Measured):
+    groups: list[GroupRates]
 
 
 class Ports(Measured):
@@ -173,3 +186,4 @@ class Look(TypedDict):
     port_info: list[PortInfo]
     cpus: dict[int, CpuTimes]
     processes: dict[str, Usage]
+    xstats: NotRequired[dict[str, dict[str, int] | None]]  # by port, where asked for

@@ -31,7 +31,11 @@ class Port(TypedDict):
     name: Annotated[str, "the port"]
     rx_packets: Annotated[int, "received by io cores"]
     tx_packets: Annotated[int, "taken by the driver, without those that it failed to send"]
-    rx_missed: Annotated[int, "lost in the NIC or driver: no descriptor"]
+    rx_missed: Annotated[
+        int,
+        "lost in the NIC or driver for want of a descriptor; of `net_af_packet`, dropped by the"
+        " kernel as the ring of the port's sockets was full",
+    ]
     tx_dropped: Annotated[int, "dropped because the tx queue was full"]
     rx_bytes: Annotated[int, "bytes received"]
     tx_bytes: Annotated[int, "bytes sent"]
@@ -121,6 +125,18 @@ class MovePause(TypedDict):
     sum: Annotated[float, "seconds that they waited in total"]
 
 
+class Totals(TypedDict):
+    """What all slots of a group counted, those without a worker now included."""
+
+    rx_packets: Annotated[int, "packets handed to its workers"]
+    tx_packets: Annotated[int, "packets that they sent out of a port, or on to another group"]
+    dropped: Annotated[dict[str, int], "dropped by its workers, in their lanes, and before it"]
+    outstanding: Annotated[int, "packets lent to its workers now"]
+    requeued: Annotated[int, "packets taken back and steered again"]
+    restarts: Annotated[int, "times that a worker was replaced"]
+    counters: Annotated[dict[str, int], "the plugin's own counters, added up by name"]
+
+
 class Group(TypedDict):
     name: Annotated[str, "the group"]
     plugin: Annotated[str, "its plugin"]
@@ -142,6 +158,7 @@ class Group(TypedDict):
     held: Annotated[int, "packets that wait for a worker"]
     bypassed: Annotated[int, "packets that went on past it"]
     move_pause: MovePause
+    totals: Totals
 
 
 class StatusGroup(Group):

@@ -63,6 +63,12 @@ def identify(pid: int) -> Identity:
     return Identity(pid, start_ticks(pid))
 
 
+def age(one: Identity) -> float:
+    """Seconds since it was started."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - one.start / ticks)
+
+
 def own() -> Identity:
     return identify(os.getpid())
 

@@ -194,8 +194,8 @@ class Instance:
                 left["spares"][one["group"]] = left["spares"].get(one["group"], 0) + 1
         return left
 
-    def look(self) -> Look:
-        """The data of tables, graphs and metrics."""
+    def look(self, *, xstats: bool = False) -> Look:
+        """The data of tables, graphs and metrics; `xstats`: and all that the drivers count."""
         from dpsup.host import machine
 
         found: Look = {
@@ -221,7 +221,16 @@ class Instance:
                 found["counters"] = cast("Reading", stats)
                 found["lanes"], found["tsc_hz"] = stats["lanes"], stats["tsc_hz"]
                 found["port_info"], found["processes"] = stats["port_info"], stats["processes"]
+        if xstats:
+            found["xstats"] = self.xstats()
         return found
+
+    def xstats(self, *, timeout: float = DEFAULT_S) -> dict[str, dict[str, int] | None]:
+        """By port: all that its driver counts, by the driver's own names, since it opened the
+        device; None where the port has none. While no primary runs, no port is told."""
+        plan: Running = json.loads(self.runtime.read(PLAN))
+        ask = self._primary.ask if self.headless else self._ask
+        return {p["name"]: ask("xstats", timeout, port=p["name"]) for p in plan["ports"]}
 
     def audit(self, *, timeout: float = AUDIT_S) -> Audit:
         """The Audit document: every mbuf of every pool."""

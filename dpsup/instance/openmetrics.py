@@ -159,7 +159,7 @@ def _ports(made: _Families, status: Status) -> None:
         made.counter("port_transmit_bytes", "Number of bytes sent.", p["tx_bytes"], **port)
         made.counter(
             "port_receive_missed_packets",
-            "Number of packets that the NIC dropped for lack of a descriptor.",
+            "Number of packets that the NIC, or the kernel for net_af_packet, had no room for.",
             p["rx_missed"],
             **port,
         )

@@ -7,10 +7,11 @@ and `fill` are shares (0 to 1), both None if they could not be measured.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dpsup._abi import DPS_BURST
-from dpsup.instance.status import account, slot_dropped
+from dpsup.instance.status import account, group_dropped, slot_dropped, totals
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from collections.abc import Mapping
@@ -127,6 +128,7 @@ class _Maker:
         now = {p["name"]: p for p in self.counters["ports"]} if self.counters else {}
         groups = {p["name"]: p["group"] for p in self.plan.get("ports", [])}
         names = [g["name"] for g in self.plan.get("groups", [])]
+        xstats = self.after.get("xstats", {})
         found: list[PortRates] = []
         for p in self.status["ports"]:
             was, counted = old.get(p["name"]), now.get(p["name"])
@@ -144,6 +146,7 @@ class _Maker:
                     "missed_pps": _per(_delta(was, here, "rx_missed"), self.seconds),
                     "drop_pps": _per(sum(drops.values()) if was else None, self.seconds),
                     "drops_new": drops,
+                    "xstats": xstats.get(p["name"]),
                 }
             )
         return found
@@ -198,21 +201,37 @@ class _Maker:
     def groups(self, workers: list[WorkerRates]) -> list[GroupRates]:
         found: list[GroupRates] = []
         hops = self._hops()
-        for group in self.status["groups"]:
+        for index, group in enumerate(self.status["groups"]):
             mine = [w for w in workers if w["group"] == group["name"]]
             rates = [w["pps"] for w in mine if w["pps"] is not None]
             busy = [w["busy"] for w in mine if w["busy"] is not None and w["state"] == "running"]
-            kept = cast("Group", {k: v for k, v in group.items() if k != "workers"})
+            # a supervisor of an older dpsup does not add them up
+            known = {"totals": totals(group["workers"], group["dropped"]), **group}
+            kept = cast("Group", {k: v for k, v in known.items() if k != "workers"})
+            new = Counter(self._dropped_before(index))
+            for w in mine:
+                new.update(w["drops_new"])
             found.append(
                 {
                     **kept,
                     "pps": sum(rates) if rates else None,
                     "busy": sum(busy) / len(busy) if busy else None,
+                    "busy_sum": sum(busy) if busy else None,
+                    "drops": sum(kept["totals"]["dropped"].values()),
+                    "drop_pps": _per(sum(new.values()) if self.old else None, self.seconds),
+                    "drops_new": dict(new),
                     "inputs": [name for name, to in hops if to == group["name"]],
                     "next": [to for name, to in hops if name == group["name"]],
                 }
             )
         return found
+
+    def _dropped_before(self, group: int) -> dict[str, int]:
+        """In the window, for want of a worker or of room to wait for one."""
+        if self.old is None or self.counters is None:
+            return {}
+        old, now = (group_dropped(c["groups"][group]) for c in (self.old, self.counters))
+        return _grown(old, now)
 
     def _hops(self) -> list[tuple[str, str]]:
         """Paths of packets, by name: from ports to groups, from groups to groups and ports. A

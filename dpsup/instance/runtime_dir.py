@@ -45,13 +45,13 @@ LOCK = "lock"
 PRIMARY_LOCK = "primary.lock"
 STATE = "state.json"
 PLAN = "plan.json"
-ROLLOUT = "rollout.json"
+ROLLOUT, MARK = "rollout.json", "mark.json"
 PLUGINS = "plugins"
 # Everything that may be in a runtime directory, in the order of removal; "dpdk" is EAL's, if
 # RUNTIME_DIRECTORY names this directory; the private copies of plugins: instance.plugins.
 OURS = (
     CONTROL, EVENTS, PRIMARY, SEED, PLAN, f"{PLAN}.new", STATE, f"{STATE}.new", ROLLOUT,
-    f"{ROLLOUT}.new",
+    f"{ROLLOUT}.new", MARK, f"{MARK}.new",
     *RECORDS, PLUGINS, "dpdk", PRIMARY_LOCK, LOCK,
 )  # fmt: skip
 
@@ -568,7 +568,7 @@ def instances() -> dict[str, Runtime]:
         one.name: Runtime(str(one.resolve()), one.name)
         for root in reversed(roots())
         if _is_trusted(root)
-        for one in _children_of(root)
+        for one in children_of(root)
         if one.is_dir()
     }
 
@@ -580,7 +580,7 @@ def _is_trusted(root: Path) -> bool:
     return False
 
 
-def _children_of(root: Path) -> list[Path]:
+def children_of(root: Path) -> list[Path]:
     """What is in a directory of instances; of one where every user may create some (a tmpfs of a
     container, sticky as /tmp is), only root's and one's own."""
     with contextlib.suppress(OSError):

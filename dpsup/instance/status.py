@@ -8,6 +8,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
+    from collections.abc import Iterable
+
     from dpsup.documents.audit import AuditPool
     from dpsup.documents.counters import Counters, GroupCounters, SlotCounters
     from dpsup.documents.plan import Group, Plan, Running
@@ -23,7 +25,9 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
         Status,
         StatusGroup,
         StatusWorker,
+        Totals,
         View,
+        Worker,
     )
 
 API = "dpsup/v1"
@@ -100,6 +104,31 @@ def group_dropped(group: GroupCounters) -> dict[str, int]:
         "worker_held": group.get("worker_held", 0),  # an older primary counts none
     }
     return {k: n for k, n in dropped.items() if n}
+
+
+def totals(workers: Iterable[Worker], before: dict[str, int]) -> Totals:
+    """The sums of a group's workers; `before`: what was dropped before any of them. A slot that is
+    not in the Status document has counted nothing."""
+    dropped: Counter[str] = Counter(before)
+    counters: Counter[str] = Counter()
+    made: Totals = {
+        "rx_packets": 0,
+        "tx_packets": 0,
+        "dropped": dropped,
+        "outstanding": 0,
+        "requeued": 0,
+        "restarts": 0,
+        "counters": counters,
+    }
+    for w in workers:
+        dropped.update(w["dropped"])
+        counters.update(w["counters"])
+        made["rx_packets"] += w["rx_packets"]
+        made["tx_packets"] += w["tx_packets"]
+        made["outstanding"] += w["outstanding"]
+        made["requeued"] += w["requeued"]
+        made["restarts"] += w["restarts"]
+    return {**made, "dropped": dict(dropped), "counters": dict(counters)}
 
 
 def move_pause(group: GroupCounters) -> MovePause:
@@ -229,6 +258,7 @@ def groups(
                 "held": counters["groups"][g]["held"],
                 "bypassed": counters["groups"][g]["bypassed"],
                 "move_pause": move_pause(counters["groups"][g]),
+                "totals": totals(workers, group_dropped(counters["groups"][g])),
             }
         )
     return found

@@ -7,6 +7,7 @@ type, and tests/c/test_abi.py holds the two together.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -92,6 +93,18 @@ class Counters:
             "groups": [self._group_stats(i) for i in range(len(self._plan["groups"]))],
             "slots": [self._slot(i) for i in range(self._plan["n_slots"])],
         }
+
+    def xstats(self, port: str) -> dict[str, int] | None:
+        """All that the port's driver counts, by its own names; None where it has no device."""
+        index, room = self._layout.port_index[port], 0
+        while True:
+            found = ffi.new("struct dps_xstat[]", max(room, 1))
+            n = lib.dps_port_xstats_get(index, found, room)
+            if n == -errno.ENODEV:
+                return None
+            if check("port_xstats_get", n, f'extended statistics of port "{port}"') <= room:
+                return {text(found[i].name): int(found[i].value) for i in range(n)}
+            room = n
 
     def lanes(self) -> list[documents.Lane]:
         """Each lane that packets went through, io core by io core."""

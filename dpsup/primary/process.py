@@ -354,6 +354,12 @@ class Primary:
     def do_counters(self, _: Args) -> CountersDocument:
         return self.counters.read()
 
+    def do_xstats(self, args: Args) -> dict[str, int] | None:
+        port = want(args, "port", str)
+        if port not in self.layout.port_index:
+            raise ProtocolError(f"args.port: no port {port}")
+        return self.counters.xstats(port)
+
     def do_lanes(self, _: Args) -> list[Lane]:
         return self.counters.lanes()
 

@@ -182,6 +182,12 @@ async def _stats(sup: Supervisor, _: Args) -> Stats:
     }
 
 
+async def _xstats(sup: Supervisor, args: Args) -> dict[str, int] | None:
+    """What a port's driver counts; null: it has no device."""
+    found: dict[str, int] | None = await sup.core.ask("xstats", port=want(args, "port", str))
+    return found
+
+
 async def _audit(sup: Supervisor, _: Args) -> Audit:
     return status.audit(sup.model.plan.name, await sup.core.ask("audit", AUDIT_S))
 
@@ -399,6 +405,7 @@ VERBS = {
     "ping": _ping,
     "status": _status,
     "stats": _stats,
+    "xstats": _xstats,
     "audit": _audit,
     "state": _state,
     "scale": _scale,

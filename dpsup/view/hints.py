@@ -31,6 +31,7 @@ def _hints(picture: Picture) -> Iterator[str]:
         yield f"no primary yet ({picture['primary']['state']}): `{do} logs primary`, `{do} events`"
     yield from _worker_hints(picture, do)
     yield from _group_hints(picture, do)
+    drivers = {p["name"]: p["driver"] for p in picture["port_info"]}
     for p in picture["ports"]:
         if p["trouble"]:
             what = "is absent" if p["absent"] else "is down"
@@ -44,9 +45,11 @@ def _hints(picture: Picture) -> Iterator[str]:
             short = si(p["unwritten_bytes"])
             yield f"port {p['name']}: its output lacks {short} bytes: disk full, port opened again?"
         if p["missed_pps"]:
+            of_kernel = drivers.get(p["name"]) == "net_af_packet"
+            longer = "framecnt in its vdev" if of_kernel else "descriptors.rx"
             yield (
                 f"port {p['name']} misses {si(p['missed_pps'])} packets per second, its io core "
-                f"does not keep up: `{do} cores`, then more cores in [[io]] or descriptors.rx"
+                f"does not keep up: `{do} cores`, then more cores in [[io]] or {longer}"
             )
         if p["drops_new"].get("oversize"):
             yield (

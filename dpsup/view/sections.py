@@ -16,6 +16,7 @@ from dpsup.view.tables import Cell, Column, Line, ago, counts, percent, si, tabl
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import Picture, WorkerRates
+    from dpsup.documents.since import Since
     from dpsup.documents.status import Account
 
 BUSY = 0.95  # of a core: the bottleneck
@@ -26,6 +27,8 @@ _STATES = {
     "backoff": "warn",
     "recovering": "warn",
     "starting": "warn",
+    "stopping": "warn",
+    "headless": "warn",
 }
 
 
@@ -40,8 +43,8 @@ class Screen:
         return table(columns, rows, self.width, ascii_only=self.ascii_only)
 
 
-def state(name: str) -> Cell:
-    return (name, _STATES.get(name, ""))
+def state(name: str, otherwise: str = "") -> Cell:
+    return (name, _STATES.get(name, otherwise))
 
 
 def _mark(text: str, is_bad: bool, style: str = "warn") -> Cell:
@@ -130,6 +133,49 @@ def _plugin(w: WorkerRates) -> Cell:
     return (w["plugin"] + note, "warn") if note else w["plugin"]
 
 
+def groups(picture: Picture, screen: Screen) -> list[Line]:
+    columns = [
+        Column("GROUP", left=True),
+        Column("WORKERS"),
+        Column("SPARES", rank=4),
+        Column("BUSY"),
+        Column("CORES BUSY", rank=1),
+        Column("PPS"),
+        Column("DROPS"),
+        Column("DROP/S", rank=1),
+        Column("LENT", rank=3),
+        Column("HELD", rank=2),
+        Column("RESTARTS", rank=2),
+        Column("RX", rank=3),
+        Column("TX", rank=3),
+        Column("PLUGIN", rank=6, left=True),
+        Column("WHY DROPPED", rank=5, left=True, flexible=True),
+    ]
+    rows: list[list[Cell]] = []
+    for g in picture["groups"]:
+        all_ = g["totals"]
+        rows.append(
+            [
+                g["name"],
+                _mark(f"{g['ready']}/{g['desired']}", g["ready"] < g["desired"]),
+                str(g["spares_ready"]),
+                _busy(g["busy"]),
+                "-" if g["busy_sum"] is None else f"{g['busy_sum']:.2f}",
+                si(g["pps"]),
+                _drops(g["drops"], g["drop_pps"]),
+                si(g["drop_pps"]),
+                si(all_["outstanding"]),
+                _mark(si(g["held"]), g["held"] > 0),
+                _mark(str(all_["restarts"]), all_["restarts"] > 0),
+                si(all_["rx_packets"]),
+                si(all_["tx_packets"]),
+                g["plugin"],
+                counts(all_["dropped"]),
+            ]
+        )
+    return screen.table(columns, rows)
+
+
 def ports(picture: Picture, screen: Screen) -> list[Line]:
     columns = [
         Column("PORT", left=True),
@@ -170,6 +216,18 @@ def ports(picture: Picture, screen: Screen) -> list[Line]:
                 counts(why),
             ]
         )
+    return screen.table(columns, rows)
+
+
+def xstats(picture: Picture, screen: Screen) -> list[Line]:
+    """What the drivers themselves count, and is not 0; all of it where there is room."""
+    rows: list[list[Cell]] = [
+        [p["name"], name, str(n)]
+        for p in picture["ports"]
+        for name, n in (p["xstats"] or {}).items()
+        if n or screen.width is None
+    ]
+    columns = [Column("PORT", left=True), Column("DRIVER'S COUNTER", left=True), Column("VALUE")]
     return screen.table(columns, rows)
 
 
@@ -378,6 +436,8 @@ def status(picture: Picture, screen: Screen) -> list[Line]:
     made = heading(picture, screen)
     if picture["ports"]:
         made += [[], *ports(picture, screen)]
+    if any(g["desired"] > 1 for g in picture["groups"]):
+        made += [[], *groups(picture, screen)]
     made += [[], *workers(picture, screen), []]
     made += wrap(recovery(picture), screen.width)
     return made + hint_lines(picture, screen)
@@ -385,7 +445,7 @@ def status(picture: Picture, screen: Screen) -> list[Line]:
 
 def stats(picture: Picture, screen: Screen) -> list[Line]:
     made: list[Line] = heading(picture, screen)
-    shown = (ports, devices, io, workers, lanes, mempools, cores)
+    shown = (ports, devices, io, groups, workers, lanes, mempools, cores)
     for one in shown:
         made += [[], *one(picture, screen)]
     for p in picture["port_info"]:
@@ -393,9 +453,43 @@ def stats(picture: Picture, screen: Screen) -> list[Line]:
             made += wrap([(f"{p['name']}: {p['note']}", "")], screen.width)
     for w in picture["workers"]:
         made += [[(f"{w['id']} {name}: {n}", "")] for name, n in w["counters"].items()]
+    for g in picture["groups"]:
+        if g["desired"] > 1:
+            all_ = g["totals"]["counters"]
+            made += [[(f"{g['name']} {name}: {n}", "")] for name, n in all_.items()]
     if picture["account"]:
         made += [[], *wrap([(account(picture["account"]), "")], screen.width)]
     return made
+
+
+def since(picture: Picture, found: Since, screen: Screen) -> list[Line]:
+    """The tables of `stats`, with what was counted since a mark, and mean rates."""
+    set_at, now = found["mark"], found["generation"]
+    took = f", {ago(found['window_s'])} ago" if found["window_s"] is not None else ""
+    first: Line = [
+        (f"since the mark{took}: {plural(found['deaths'], 'death')} of workers", "bold"),
+        (f", {found['primary_deaths']} of the primary", "bold"),
+    ]
+    made = wrap(first, screen.width)
+    if found["since"] == "generation":
+        said = (
+            f"The primary was started again after the mark (generation {set_at['generation']} "
+            f"then, {now} now), and counts from 0: these are all counts of generation {now}. What "
+            "earlier ones counted after the mark is not known."
+        )
+        made += wrap([(said, "warn")], screen.width, 0)
+    made += stats({**picture, "account": None}, screen)
+    of = found["account"]
+    lost = "not known" if of["lost"] is None else of["lost"]
+    missed = f" (missed {of['missed']})" if of["missed"] else ""
+    dropped = sum(of["dropped"].values())
+    detail = f" ({counts(of['dropped'])})" if dropped else ""
+    then = f"{of['in_flight_before']} then and " if found["since"] == "mark" else ""
+    line = (
+        f"in {of['received']}{missed}, out {of['sent']}, dropped {dropped}{detail}, in flight "
+        f"{then}{of['in_flight']} now, lost {lost}"
+    )
+    return [*made, [], *wrap([(line, "")], screen.width)]
 
 
 def account(found: Account) -> str:
@@ -422,6 +516,7 @@ def hint_lines(picture: Picture, screen: Screen) -> list[Line]:
 View = Callable[["Picture", Screen], list[Line]]
 
 SECTIONS: dict[str, tuple[View, str]] = {
+    "groups": (groups, "Groups"),
     "workers": (workers, "Workers"),
     "ports": (ports, "Ports"),
     "cores": (cores, "Cores"),

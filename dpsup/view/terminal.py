@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from dpsup.supervisor.steering import BUCKETS
 from dpsup.text import fold
+from dpsup.view import answers
 from dpsup.view.sections import Screen, account
 from dpsup.view.tables import Column, Line
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.audit import Stray
+    from dpsup.documents.instances import Instances
     from dpsup.documents.printed import (
         Audit,
         Quarantine,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
     )
     from dpsup.documents.quarantine import Death, Packet
     from dpsup.documents.status import Account, Summary
+    from dpsup.documents.where import Where
 
 _STATE_WORDS = 6
 _SIZE = (80, 25)  # if a terminal does not report its size
@@ -162,6 +165,17 @@ def live() -> Iterator[Callable[[Sequence[Line]], None]]:
         yield draw
     finally:
         console.write(_LEAVE)
+
+
+def print_instances(doc: Instances) -> None:
+    if doc["instances"]:
+        print_lines(answers.instances(doc, screen()))
+    else:
+        _say("there is no instance: `dpsup start FILE` starts one")
+
+
+def print_where(doc: Where) -> None:
+    print_lines(answers.where(doc, screen()))
 
 
 def print_audit(doc: Audit, detail: bool = False) -> None:

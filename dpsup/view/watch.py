@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
 EVERY_S = 1.0  # from one picture of a watch to the next
 
 
-def pictures(name: str | None, over: float, every: float) -> Iterator[Picture]:
+def pictures(
+    name: str | None, over: float, every: float, *, xstats: bool = False
+) -> Iterator[Picture]:
     """Pictures of an instance, the first of `over` seconds, each later one of the time since the
     previous look. Raises: NotRunning once the instance has ended."""
     with connect(name) as instance:
@@ -31,12 +34,41 @@ def pictures(name: str | None, over: float, every: float) -> Iterator[Picture]:
     while True:
         time.sleep(max(0.0, due - time.monotonic()))
         with connect(name) as instance:  # again: its supervisor may have ended in between
-            after = instance.look()
+            after = instance.look(xstats=xstats)
         yield rates.picture(before, after)
         before, due = after, time.monotonic() + every
 
 
-def _view(section: str, of: str) -> sections.View:
+def since_mark(name: str | None, *, watch: bool, output: str) -> None:
+    """Print what was counted since the mark. A mark that is set meanwhile is the next one."""
+    from dpsup.instance import mark, since
+    from dpsup.view import terminal
+
+    def shown() -> list[Line]:
+        with connect(name) as instance:
+            marked, now = mark.get(instance.runtime), mark.look(instance)
+        doc = since.document(marked, now)
+        if output == "json":
+            print(json.dumps(doc, indent=None if watch else 2), flush=True)
+            return []
+        picture = rates.picture(*since.looks(marked, now))
+        return sections.since(picture, doc, terminal.screen(wide=output == "wide"))
+
+    if not watch or output == "json":
+        while True:
+            lines = shown()
+            if output != "json":
+                terminal.print_lines(lines)
+            if not watch:
+                return
+            time.sleep(EVERY_S)
+    with contextlib.suppress(KeyboardInterrupt), terminal.live() as draw:
+        while True:
+            draw(shown())
+            time.sleep(EVERY_S)
+
+
+def _view(section: str, of: str, *, xstats: bool) -> sections.View:
     if section == "status":
         return sections.status
     if section == "stats":
@@ -49,6 +81,8 @@ def _view(section: str, of: str) -> sections.View:
             lines = sections.workers(picture, screen, of)
         else:
             lines = sections.SECTIONS[section][0](picture, screen)
+        if xstats:
+            lines = [*lines, [], *sections.xstats(picture, screen)]
         return lines + sections.hint_lines(picture, screen)
 
     return shown
@@ -66,11 +100,19 @@ def _demand(picture: Picture, of: str) -> None:
 
 
 def show(
-    name: str | None, section: str, over: float, *, watch: bool, output: str, of: str = ""
+    name: str | None,
+    section: str,
+    over: float,
+    *,
+    watch: bool,
+    output: str,
+    of: str = "",
+    xstats: bool = False,
 ) -> str:
     """Print a section. Returns the last state of the instance."""
-    view = _view(section, of)
+    view = _view(section, of, xstats=xstats)
     state = ""
+    shown = pictures(name, over, EVERY_S, xstats=xstats)
 
     def as_json(picture: Picture) -> str:
         doc = (
@@ -79,7 +121,7 @@ def show(
         return json.dumps(doc) if watch else json.dumps(doc, indent=2)
 
     if output == "json":
-        for picture in pictures(name, over, EVERY_S):
+        for picture in shown:
             _demand(picture, of)
             state = picture["state"]
             print(as_json(picture), flush=True)
@@ -87,7 +129,7 @@ def show(
                 break
         return state
     if not watch:
-        picture = next(pictures(name, over, EVERY_S))
+        picture = next(shown)
         from dpsup.view import terminal
 
         _demand(picture, of)
@@ -97,7 +139,7 @@ def show(
 
     try:
         with terminal.live() as draw:
-            for picture in pictures(name, over, EVERY_S):
+            for picture in shown:
                 _demand(picture, of)
                 state = picture["state"]
                 draw(view(picture, terminal.screen(wide=output == "wide")))

@@ -3,6 +3,8 @@
 // What is counted at a port: the io cores' counts, and its drivers', which begin anew with each device.
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <rte_ethdev.h>
@@ -27,6 +29,8 @@ port_ask_driver(struct port *port)
 	if (port->absent || rte_eth_stats_get(port->id, &eth) != 0)
 		return;
 	driver_says(port, DRIVER_MISSED, eth.imissed);
+	if (strcmp(port->info.driver, "net_af_packet") == 0)
+		port->said[DRIVER_MISSED].sum += packet_sockets_dropped(port->info.if_index);
 	driver_says(port, DRIVER_RX_ERRORS, eth.ierrors);
 	driver_says(port, DRIVER_NOMBUF, eth.rx_nombuf);
 	driver_says(port, DRIVER_TX_ERRORS, eth.oerrors);
@@ -43,6 +47,41 @@ count_failed(struct port *port, struct dps_port_stats *out, uint64_t sent)
 	port->failed = RTE_MAX(port->failed, failed);
 	out->drops[DPS_DROP_TX_FAILED] = port->failed;
 	out->tx_packets -= RTE_MIN(port->failed, out->tx_packets);
+}
+
+// The names and values of all that the driver counts, as many as there is room for; returns how many
+// there are. The values are since the device was opened.
+int
+dps_port_xstats_get(uint32_t index, struct dps_xstat *out, uint32_t room)
+{
+	struct rte_eth_xstat_name *name = NULL;
+	struct rte_eth_xstat *value = NULL;
+	struct port *port = &the_primary.port[index];
+	int n;
+
+	if (index >= the_primary.n_ports)
+		return -EINVAL;
+	if (port->absent)
+		return -ENODEV;
+	n = rte_eth_xstats_get_names(port->id, NULL, 0);
+	if (n <= 0)
+		return n;
+	name = calloc(n, sizeof(*name));
+	value = calloc(n, sizeof(*value));
+	if (name == NULL || value == NULL)
+		n = -ENOMEM;
+	else if (rte_eth_xstats_get_names(port->id, name, n) != n ||
+		 rte_eth_xstats_get(port->id, value, n) != n)
+		n = -EAGAIN;    // queues came or went meanwhile
+	for (int i = 0; i < n && (uint32_t)i < room; i++) {
+		if (value[i].id >= (uint64_t)n)
+			continue;
+		snprintf(out[i].name, sizeof(out[i].name), "%s", name[value[i].id].name);
+		out[i].value = value[i].value;
+	}
+	free(name);
+	free(value);
+	return n;
 }
 
 int

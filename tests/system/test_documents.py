@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_documents_have_the_keys_that_the_reference_says(
     wrong = []
     for name, (command, _, of) in DOCUMENTS.items():
         said = keys_of(of)
-        done = dpsup(*command.split()[1:], "-o", "json")
+        done = dpsup(*shlex.split(command)[1:], "-o", "json")
         assert done.exit_code == 0, f"{command}: {done.output}"
         there = set(keys(json.loads(done.stdout)))
         known = {key.removeprefix("?") for key in said}

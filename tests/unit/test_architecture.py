@@ -41,8 +41,8 @@ HOMES = {
 PURE = {
     "topology", "plan", "view", "documents", "tables",
     "errors", "text", "error_codes", "limits",
-    "bus/messages", "instance/status", "instance/rates",
-    "packets/decode", "packets/pcapng", "inspect/perf_report",
+    "bus/messages", "instance/status", "instance/rates", "instance/since", "instance/where",
+    "packets/decode", "packets/flow", "packets/pcapng", "inspect/perf_report",
     "supervisor/fsm", "supervisor/policy", "supervisor/steering", "supervisor/autoscale",
     "supervisor/rollout_judge", "supervisor/notices", "supervisor/stall", "supervisor/histograms",
     "supervisor/stories",

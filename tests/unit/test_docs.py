@@ -195,7 +195,9 @@ def typed() -> Iterator[tuple[str, list[str]]]:
         blocks = "\n".join(re.findall(r"^```[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
         lines = re.findall(r"^dpsup [^#\n]*", blocks, re.MULTILINE)
         lines += [" ".join(one.split()) for one in re.findall(r"`(dpsup [^`]*)`", text)]
-        for line in lines:
+        for said in lines:
+            # A flow: no redirection.
+            line = re.sub(r'("[^"]*) > ([^"]*")', r"\1 to \2", said)
             command = re.split(r" {2,}| [|>&]|[;)]", line)[0]
             # An ellipsis, a choice: told, not to be typed.
             if not re.search(r"[\[|…]|\.\.\.", command):

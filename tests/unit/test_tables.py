@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsup.catalogue import CODES
+from dpsup.error_codes import CODES
 from dpsup.errors import Problem
 from dpsup.tables import batch, file
 from dpsup.tables.batch import Operation, Verb

@@ -373,3 +373,12 @@ def test_the_chosen_worker_stays_in_sight() -> None:
     for _ in range(45):
         screen.key("down")
     assert "fw/45 " in text(screen.lines(Screen(80), 24, 0))
+
+
+def test_a_full_ring_of_the_kernel_is_made_longer_in_the_vdev() -> None:
+    made = PICTURES["broken"]
+    (hint,) = (h for h in sections.hints(made) if "misses" in h)
+    assert hint.endswith("more cores in [[io]] or descriptors.rx")
+    of_kernel = [{**made["port_info"][0], "driver": "net_af_packet"}]
+    (hint,) = (h for h in sections.hints({**made, "port_info": of_kernel}) if "misses" in h)
+    assert hint.endswith("more cores in [[io]] or framecnt in its vdev")
