@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 11,
+	DPS_ABI_VERSION = 12,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -45,6 +45,7 @@ enum {
 	DPS_CLASSES = 256,          // of a histogram: eight to each power of two, dps_class
 	DPS_SLOW = 8,               // slowest bursts that are kept
 	DPS_HEAD = 64,              // bytes of a packet's head
+	DPS_HAND_LOOKS = 63,        // dps_slot.hand: this bit
 	DPS_NO_SLOT = 255,
 	DPS_NOWHERE = 0xffff        // dps_group_conf.next
 };
@@ -396,7 +397,8 @@ struct dps_slot {
 	uint32_t brief_of;          // (lane + 1) << 24 | index modulo 2^24 of the packet saved; 0: none
 	uint64_t undo;              // (lane + 1) << 32 | index of the packet saved; 0: none
 	uint64_t hand;              // (lane + 1) << 32 | index after the last of the burst in hand;
-	                            // 0: none yet
+	                            // 0: none yet. Bit DPS_HAND_LOOKS: the plugin looks at several
+	                            // packets of it, and has changed nothing since
 	uint16_t undo_head;         // bytes saved before the packet's start
 	uint16_t undo_len;          // bytes saved from the packet's start on
 	uint32_t pad6;

@@ -19,6 +19,11 @@ static const struct dps_plugin *const builtin[] = {
 	&plugin_forward, &plugin_macswap, &plugin_sink, &plugin_delay, &plugin_crash,
 };
 
+// What a source for ABI 3 has to change, and why its build does not fit.
+#define SINCE_3 \
+	" (in ABI 4 dps_packet and dps_plugin are larger: a plugin may look at a burst first. A " \
+	"source for ABI 3 needs no change: docs/plugins.md, \"From ABI 3 to 4\")"
+
 static struct dps_env env;
 static const char *arg_keys[DPS_ARGS / 3];
 static const char *arg_values[DPS_ARGS / 3];
@@ -128,8 +133,9 @@ check(struct dps_sitter *me, const struct dps_plugin *p)
 	if (p->abi != DPS_PLUGIN_ABI || p->size != sizeof(*p))
 		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "built against plugin ABI %u (%u bytes), this dpsup has %u (%zu): "
-			      "build it again with this dpsup_plugin.h",
-			      p->abi, p->size, DPS_PLUGIN_ABI, sizeof(*p));
+			      "build it again with this dpsup_plugin.h%s",
+			      p->abi, p->size, DPS_PLUGIN_ABI, sizeof(*p),
+			      p->abi == 3 ? SINCE_3 : "");
 	if (p->packet == NULL || p->name == NULL)
 		return refuse(me, DPS_EXIT_PLUGIN_ABI, "it has no name or no packet function");
 	if (p->state_size > DPS_PLUGIN_STATE || p->bucket_state_size > DPS_PLUGIN_BUCKET_STATE)

@@ -13,7 +13,7 @@ _Static_assert(DPS_PLUGIN_VLAN == DPS_NEED_VLAN && DPS_PLUGIN_TIMESTAMP == DPS_N
 		       DPS_PLUGIN_HASH == DPS_NEED_HASH,
 	       "same");
 _Static_assert(DPS_PLUGIN_REASONS == DPS_REASONS && DPS_PLUGIN_COUNTERS == DPS_COUNTERS, "same");
-_Static_assert(DPS_PLUGIN_REWRITES == DPS_UNDO, "same");
+_Static_assert(DPS_PLUGIN_REWRITES == DPS_UNDO && DPS_PLUGIN_BURST == DPS_BURST, "same");
 
 // What the seed knows once it is attached; its children inherit it.
 struct shared {

@@ -10,7 +10,7 @@
  *     const struct dps_plugin dps_plugin = { DPS_PLUGIN_HEAD, .name = "count", .packet = count };
  *
  * A worker process loads it, calls init once, then packet for every packet of its lanes, in order,
- * from one thread. What packet returns is the packet's verdict; each packet gets exactly one, and
+ * from one thread (and look, if there is one, before it: see below). What packet returns is the packet's verdict; each packet gets exactly one, and
  * dpsup carries it out. A worker may be killed between any two instructions: the packet in hand is
  * then given to the next worker once more, with its bytes as they were, provided that the plugin
  * says how many bytes it may change (rewrites, prepends). So:
@@ -32,7 +32,7 @@
 extern "C" {
 #endif
 
-#define DPS_PLUGIN_ABI 3u
+#define DPS_PLUGIN_ABI 4u
 
 /* First initializer of every plugin: how the worker knows what it was built against. */
 #define DPS_PLUGIN_HEAD .abi = DPS_PLUGIN_ABI, .size = sizeof(struct dps_plugin)
@@ -48,6 +48,7 @@ extern "C" {
 #define DPS_PLUGIN_REWRITES 256u /* most of prepends + rewrites */
 #define DPS_PLUGIN_REASONS 16u
 #define DPS_PLUGIN_COUNTERS 16u
+#define DPS_PLUGIN_BURST 64u            /* most packets of one call of look */
 #define DPS_PLUGIN_STATE (64u << 20)    /* most bytes of state_size */
 #define DPS_PLUGIN_BUCKET_STATE 32768u  /* most bytes of bucket_state_size */
 #define DPS_PLUGIN_TOUCHES_MOST 4u      /* calls of dps_touch for one packet */
@@ -68,7 +69,9 @@ struct dps_packet {
 	uint8_t pad;
 	uint64_t tsc;           /* TSC when the io core received it, where asked for */
 	const void *origin;     /* the worker's own */
-	void *bucket_state;     /* of the packet's bucket, where bucket_state_size asks for it */
+	void *bucket_state;     /* of the packet's bucket, where bucket_state_size asks for it; NULL in
+				 * look */
+	uint64_t found;         /* what look left here for packet, else 0 */
 };
 
 /*
@@ -122,6 +125,8 @@ struct dps_plugin {
 	uint32_t state_version;         /* of the layout of both */
 	uint32_t pad;
 	void (*seated)(void *state, const struct dps_env *env); /* it has its place; may be NULL */
+
+	void (*look)(void *state, struct dps_packet *packets, uint32_t n); /* see below; may be NULL */
 };
 
 /* In C++ a constant is the file's own, under a name of C++'s, unless it was declared like this. */
@@ -213,6 +218,28 @@ dps_group(const struct dps_env *env, const char *name)
  */
 uint32_t dps_next_segment(const struct dps_packet *packet, const void **segment,
 			  const uint8_t **bytes);
+
+/*
+ * look, optional: sees the n packets that packet will then be called for, one after the other. It
+ * looks up all of them together, so that the memory that one waits for is fetched while the next
+ * one is looked up, and leaves 8 bytes for each: packets[i].found is what packet finds in
+ * packet->found.
+ *
+ *     static void look(void *state, struct dps_packet *packets, uint32_t n)
+ *     {
+ *             for (uint32_t i = 0; i < n; i++)
+ *                     __builtin_prefetch(entry_of(packets[i].data));
+ *             for (uint32_t i = 0; i < n; i++)
+ *                     packets[i].found = *entry_of(packets[i].data);
+ *     }
+ *
+ * It only reads: it changes neither bytes, nor state, nor counters, nor another field of a packet,
+ * so a kill in it has changed nothing, and the next worker looks again. For the same reason it may
+ * run more than once for a packet, or for n packets of which packet sees fewer; what it found is as
+ * old as the burst, and packet calls before it may have changed what it read. n is at most
+ * DPS_PLUGIN_BURST; a process that has just got its place looks at its first packets one by one, so
+ * that the packet that kills it in look is known.
+ */
 
 /*
  * State that outlives the process: after a kill, a restart, a takeover by a spare, or a new version
