@@ -488,10 +488,11 @@ idle(struct loop *l, uint64_t us)
 
 void
 worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin *plugin,
-	    void *state, uint64_t *counters)
+	    void *state, uint64_t *counters, uint64_t *clock)
 {
 	bool adaptive = ctl->group[slot->group % DPS_MAX_GROUPS].adaptive;
 	uint64_t cycles_us = ctl->tsc_hz / 1000000;
+	uint64_t rate = clock_rate(ctl->tsc_hz);
 	uint64_t now = rte_rdtsc();
 	uint64_t idle_since = now;
 	struct loop l;
@@ -502,8 +503,10 @@ worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_p
 	dps_store32(&slot->parks, (slot->parks + 1) & ~1u);
 	while (dps_load32(&slot->command) != DPS_STOP) {
 		uint64_t start = now;
-		uint32_t work = loop_turn(&l);
+		uint32_t work;
 
+		*clock = clock_ns(rate, now);
+		work = loop_turn(&l);
 		now = rte_rdtsc();
 		if (work > 0) {
 			dps_count(&slot->busy, now - start);

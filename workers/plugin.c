@@ -13,6 +13,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <rte_cycles.h>
+
 #include "worker.h"
 
 static const struct dps_plugin *const builtin[] = {
@@ -151,9 +153,10 @@ check(struct dps_sitter *me, const struct dps_plugin *p)
 }
 
 static void
-fill_env(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_group_conf *conf,
+fill_env(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitter *me,
 	 const struct dps_version *version)
 {
+	const struct dps_group_conf *conf = &ctl->group[me->group];
 	const char *at = version->args;
 
 	for (uint32_t i = 0; i < version->n_args; i++) {
@@ -183,12 +186,26 @@ fill_env(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_grou
 		.error = me->error,
 		.error_len = sizeof(me->error),
 		.next = next,
+		.ports = (const struct dps_port_facts *)view->port,
+		.ports_version = &view->ports_version,
+		.groups = (const struct dps_group_facts *)view->group,
+		.group_index = me->group,
+		.hash_key_len = ctl->hash_key_len,
+		.hash_key = ctl->hash_key,
 	};
+	hash_init(ctl);
+	env.now = clock_ns(clock_rate(ctl->tsc_hz), rte_rdtsc());
+}
+
+uint64_t *
+plugin_clock(void)
+{
+	return &env.now;
 }
 
 int
-plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_plugin **plugin,
-	    void **state)
+plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitter *me,
+	    const struct dps_plugin **plugin, void **state)
 {
 	const struct dps_group_conf *conf = &ctl->group[me->group];
 	const struct dps_version *version = &conf->version[me->version % DPS_VERSIONS];
@@ -202,7 +219,7 @@ plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_p
 		return ret;
 	if (state_check(conf, p, me->error, sizeof(me->error)) != 0)
 		return DPS_EXIT_PLUGIN_INIT;
-	fill_env(ctl, me, conf, version);
+	fill_env(ctl, view, me, version);
 	if (dps_load32(&me->hand) == DPS_HAND_GO)
 		plugin_seated(me->slot - conf->first_slot);
 	*state = NULL;

@@ -69,7 +69,7 @@ def test_a_kill_in_look_has_changed_nothing(instance: Run) -> None:
 
 def test_the_stepping_sees_a_look_that_changes(instance: Run) -> None:
     pid = start(instance, plugin(instance.folder, "packets[i].data[12] ^= 0xff;"))
-    with pytest.raises(AssertionError, match="neither whole nor as they came|changed"):
+    with pytest.raises(AssertionError, match="neither whole nor as they came"):
         step(build_step(instance.folder / "step"), pid, 25_000, SWAP, OUT)
 
 

@@ -49,6 +49,8 @@ extern "C" {
 #define DPS_PLUGIN_REASONS 16u
 #define DPS_PLUGIN_COUNTERS 16u
 #define DPS_PLUGIN_BURST 64u            /* most packets of one call of look */
+#define DPS_PLUGIN_BUCKETS 512u         /* of each group's flows */
+#define DPS_PLUGIN_NOBODY 255u          /* dps_group_facts.owner: no worker has the bucket */
 #define DPS_PLUGIN_STATE (64u << 20)    /* most bytes of state_size */
 #define DPS_PLUGIN_BUCKET_STATE 32768u  /* most bytes of bucket_state_size */
 #define DPS_PLUGIN_TOUCHES_MOST 4u      /* calls of dps_touch for one packet */
@@ -85,6 +87,37 @@ struct dps_packet {
  */
 #define DPS_PLUGIN_SPARE 0xffffffffu
 
+/* A port, as it is now. Link and speed change while packets flow; the rest too, when the device of a
+ * port goes or comes back. */
+struct dps_port_facts {
+	uint8_t mac[8];         /* 6 bytes of address */
+	uint32_t up;            /* 1: the link is up */
+	uint32_t mbps;          /* of the link; 0: unknown */
+	uint32_t mtu;           /* 0: there is no device now */
+	int32_t numa;           /* node; -1: unknown */
+};
+
+/* A group: which worker has which bucket. A bucket that moves is its new owner's here as soon as that
+ * is decided; packets that the old one had in hand are finished first. */
+struct dps_group_facts {
+	uint64_t version;       /* another number after each change of the rest */
+	uint32_t workers;       /* that have a bucket */
+	uint32_t places;        /* that the group may have: `max` in the topology */
+	uint8_t owner[DPS_PLUGIN_BUCKETS]; /* index of the worker, or DPS_PLUGIN_NOBODY */
+};
+
+/* What dps_hash_of hashes: addresses and ports as they stand in packets, in network byte order. */
+struct dps_tuple {
+	uint8_t version;        /* 4 or 6 */
+	uint8_t protocol;       /* 6, 17, ... */
+	uint8_t fragment;       /* 1: part of a datagram, whose ports do not count */
+	uint8_t pad;
+	uint16_t from_port;
+	uint16_t to_port;
+	uint8_t from[16];       /* IPv4: the first 4 bytes */
+	uint8_t to[16];
+};
+
 struct dps_env {
 	const char *group;
 	uint32_t worker;                /* index in the group, or DPS_PLUGIN_SPARE */
@@ -104,6 +137,19 @@ struct dps_env {
 					 * both hold from seated() on */
 	void *state;                    /* [state_size], 16-byte aligned */
 	const uint16_t *next;           /* by input port: the verdict of dps_next */
+
+	/* The clock of all workers: nanoseconds that never go back, since some moment before the
+	 * instance. The worker reads it between bursts; here it is a plain variable. */
+	uint64_t now;
+
+	/* These change while packets flow; each field is one load. What a plugin derives from them it
+	 * derives anew when a version is another than the one that it looked at before. */
+	const struct dps_port_facts *ports;     /* [n_ports] */
+	const uint64_t *ports_version;          /* another number after each change of a port */
+	const struct dps_group_facts *groups;   /* [n_groups] */
+	uint32_t group_index;                   /* of this worker's group */
+	uint32_t hash_key_len;
+	const uint8_t *hash_key;                /* [hash_key_len], of the flows' Toeplitz hash */
 };
 
 struct dps_plugin {
@@ -210,6 +256,39 @@ dps_group(const struct dps_env *env, const char *name)
 			return (int)i;
 	return -1;
 }
+
+/* The bucket of a flow, by its hash. */
+static inline uint32_t
+dps_bucket(uint32_t hash)
+{
+	return hash % DPS_PLUGIN_BUCKETS;
+}
+
+/* 1: this worker has the bucket. */
+static inline int
+dps_owns(const struct dps_env *env, uint32_t bucket)
+{
+	return env->groups[env->group_index].owner[bucket % DPS_PLUGIN_BUCKETS] == env->worker;
+}
+
+/* The buckets that a worker of a group has, into buckets[DPS_PLUGIN_BUCKETS]; returns how many. */
+static inline uint32_t
+dps_buckets_of(const struct dps_env *env, uint32_t group, uint32_t worker, uint16_t *buckets)
+{
+	uint32_t n = 0;
+
+	for (uint32_t b = 0; b < DPS_PLUGIN_BUCKETS; b++)
+		if (env->groups[group].owner[b] == worker)
+			buckets[n++] = (uint16_t)b;
+	return n;
+}
+
+/*
+ * The hash of the packets with these headers, as an io core computes it: so dps_bucket of it says in
+ * which bucket they land, and dps_group_facts.owner at which worker. Where rss_fields leaves out IPv4
+ * or IPv6, whose packets then go by their MAC addresses, it is 0. The worker program provides it.
+ */
+uint32_t dps_hash_of(const struct dps_env *env, const struct dps_tuple *tuple);
 
 /*
  * Walk a packet's further segments, read-only, the slow path of jumbo frames: start with
