@@ -299,6 +299,154 @@ uint32_t dps_next_segment(const struct dps_packet *packet, const void **segment,
 			  const uint8_t **bytes);
 
 /*
+ * Checksums of the Internet, as they stand in packets. What a plugin changes it corrects in one of two
+ * ways, of which the first costs a few instructions, whatever the packet's length:
+ *
+ *   - Changed bytes: dps_sum_changed(checksum, was, is, len) is the checksum after len bytes (an even
+ *     number, at an even distance from the start of what is summed) became others (RFC 1624). So
+ *     for addresses in the IPv4 header's checksum, and again in that of TCP. That of UDP is
+ *     dps_sum_udp: 0 says that there is none, and stays.
+ *   - Anew: dps_ipv4_sum(header), and dps_l4_sum(packet, ip_at, &value) over all segments.
+ */
+
+/* Adds bytes to a sum that begins as 0; an odd number only at the end. */
+static inline uint64_t
+dps_sum(uint64_t sum, const void *bytes, uint32_t len)
+{
+	const uint8_t *p = (const uint8_t *)bytes;
+	uint16_t last = 0;
+	uint32_t four;
+
+	for (; len >= 4; p += 4, len -= 4) {
+		memcpy(&four, p, 4);
+		sum += four;
+	}
+	if (len >= 2) {
+		memcpy(&last, p, 2);
+		sum += last;
+		last = 0;
+	}
+	if (len % 2 != 0) {
+		memcpy(&last, p + len - 1, 1);
+		sum += last;
+	}
+	return sum;
+}
+
+/* The checksum of what was summed. */
+static inline uint16_t
+dps_sum_end(uint64_t sum)
+{
+	while (sum >> 16 != 0)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)~sum;
+}
+
+static inline uint16_t
+dps_sum_changed(uint16_t checksum, const void *was, const void *is, uint32_t len)
+{
+	uint64_t sum = (uint16_t)~checksum;
+	uint16_t before, after;
+
+	for (uint32_t i = 0; i + 1 < len; i += 2) {
+		memcpy(&before, (const uint8_t *)was + i, 2);
+		memcpy(&after, (const uint8_t *)is + i, 2);
+		sum += (uint64_t)(uint16_t)~before + after;
+	}
+	return dps_sum_end(sum);
+}
+
+static inline uint16_t
+dps_sum_udp(uint16_t checksum, const void *was, const void *is, uint32_t len)
+{
+	uint16_t now = checksum == 0 ? 0 : dps_sum_changed(checksum, was, is, len);
+
+	return checksum != 0 && now == 0 ? 0xffff : now;
+}
+
+/* What must stand in an IPv4 header's checksum. */
+static inline uint16_t
+dps_ipv4_sum(const void *header)
+{
+	const uint8_t *ip = (const uint8_t *)header;
+	uint32_t len = (ip[0] & 0xfu) * 4;
+
+	return dps_sum_end(dps_sum(dps_sum(0, ip, 10), ip + 12, len < 20 ? 8 : len - 12));
+}
+
+/*
+ * What must stand in the checksum of TCP, UDP, ICMP or ICMPv6, and returns where it stands, from
+ * data on. ip_at: where the IP header begins. -1: it is none of these, a fragment, or cut short.
+ */
+static inline int
+dps_l4_sum(const struct dps_packet *packet, uint32_t ip_at, uint16_t *value)
+{
+	const uint8_t *ip = packet->data + ip_at, *bytes;
+	const void *segment = NULL;
+	uint32_t room = packet->len > ip_at ? packet->len - ip_at : 0;
+	uint32_t at, len, left, field, odd = 0, n;
+	uint64_t sum, part;
+	uint8_t protocol, pseudo[4];
+
+	if (room >= 20 && ip[0] >> 4 == 4) {
+		at = (ip[0] & 0xfu) * 4;
+		len = (uint32_t)ip[2] << 8 | ip[3];
+		protocol = ip[9];
+		if (at < 20 || (ip[6] & 0x3f) != 0 || ip[7] != 0 || protocol == 58)
+			return -1;
+		sum = dps_sum(0, ip + 12, 8);
+	} else if (room >= 40 && ip[0] >> 4 == 6) {
+		at = 40;
+		len = 40 + ((uint32_t)ip[4] << 8 | ip[5]);
+		protocol = ip[6];
+		while ((protocol == 0 || protocol == 60) && room >= at + 8) {
+			protocol = ip[at];
+			at += (ip[at + 1] + 1u) * 8;
+		}
+		if (protocol == 1)
+			return -1;
+		sum = dps_sum(0, ip + 8, 32);
+	} else {
+		return -1;
+	}
+	field = protocol == 6 ? 16 : protocol == 17 ? 6 : 2;
+	if ((protocol != 6 && protocol != 17 && protocol != 1 && protocol != 58) ||
+	    len < at + field + 2 || room < at + field + 2)
+		return -1;
+	ip += at;
+	len -= at;
+	if (protocol == 17) {
+		n = (uint32_t)ip[4] << 8 | ip[5];
+		if (n < 8 || n > len)
+			return -1;
+		len = n;
+	}
+	pseudo[0] = 0;
+	pseudo[1] = protocol;
+	pseudo[2] = (uint8_t)(len >> 8);
+	pseudo[3] = (uint8_t)len;
+	sum = dps_sum(protocol == 1 ? 0 : dps_sum(sum, pseudo, 4), ip, field);
+	bytes = ip + field + 2;
+	n = room - at - field - 2;
+	for (left = len - field - 2;;) {
+		n = n < left ? n : left;
+		part = (uint16_t)~dps_sum_end(dps_sum(0, bytes, n));
+		sum += odd != 0 ? (part & 0xff) << 8 | part >> 8 : part;
+		odd ^= n & 1;
+		left -= n;
+		if (left == 0)
+			break;
+		n = dps_next_segment(packet, &segment, &bytes);
+		if (n == 0)
+			return -1;
+	}
+	*value = dps_sum_end(sum);
+	if (protocol == 17 && *value == 0)
+		*value = 0xffff;
+	return (int)(ip_at + at + field);
+}
+
+/*
  * look, optional: sees the n packets that packet will then be called for, one after the other. It
  * looks up all of them together, so that the memory that one waits for is fetched while the next
  * one is looked up, and leaves 8 bytes for each: packets[i].found is what packet finds in
