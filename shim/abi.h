@@ -212,7 +212,9 @@ struct dps_facts {
 	uint32_t prepends;          // bytes of headroom that it may take
 	uint32_t n_reasons;
 	uint32_t n_counters;
-	uint32_t pad[11];
+	uint32_t policy;            // bit r: what reason r drops is as the plugin was told to
+	uint32_t gauges;            // bit c: counter c is the process's own, and ends with it
+	uint32_t pad[9];
 	char reason[DPS_REASONS][DPS_NAME];
 	char counter_name[DPS_COUNTERS][DPS_NAME];
 };

@@ -233,6 +233,8 @@ plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_s
 	me->facts.prepends = p->prepends;
 	me->facts.n_reasons = copy_names(me->facts.reason, DPS_REASONS, p->reasons);
 	me->facts.n_counters = copy_names(me->facts.counter_name, DPS_COUNTERS, p->counters);
+	me->facts.policy = p->policy;
+	me->facts.gauges = p->gauges;
 	*plugin = p;
 	return 0;
 }

@@ -373,3 +373,21 @@ def test_the_chosen_worker_stays_in_sight() -> None:
     for _ in range(45):
         screen.key("down")
     assert "fw/45 " in text(screen.lines(Screen(80), 24, 0))
+
+
+def test_what_a_rule_drops_is_not_shown_as_trouble() -> None:
+    def styles(policy: int) -> list[str]:
+        before, after = looks.edge(3.0), looks.edge(4.0)
+        for look, drops in ((before, 0), (after, 900)):
+            slot = look["counters"]["slots"][1]
+            slot |= {"dropped": {"rule": drops}, "dropped_policy": drops * policy}
+            worker = look["status"]["groups"][0]["workers"][1]
+            worker |= {"dropped": {"rule": drops}, "dropped_policy": drops * policy}
+        (line,) = [
+            line
+            for line in sections.status(picture(before, after), Screen(120))
+            if "fw/1" in plain([line])
+        ]
+        return [style for cell, style in line if cell.strip() == "900"]
+
+    assert "bad" in styles(0) and "bad" not in styles(1)

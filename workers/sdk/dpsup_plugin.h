@@ -173,6 +173,13 @@ struct dps_plugin {
 	void (*seated)(void *state, const struct dps_env *env); /* it has its place; may be NULL */
 
 	void (*look)(void *state, struct dps_packet *packets, uint32_t n); /* see below; may be NULL */
+
+	/* Bit i: reason i drops what the plugin was told to drop, as an access rule does. A rollout
+	 * judges no version by it. */
+	uint32_t policy;
+	/* Bit i: counter i is a gauge: a number that goes up and down, as entries of a table. It is this
+	 * process's, is shown as a signed number, and ends with the process. */
+	uint32_t gauges;
 };
 
 /* In C++ a constant is the file's own, under a name of C++'s, unless it was declared like this. */
