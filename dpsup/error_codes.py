@@ -582,8 +582,8 @@ CODES: dict[str, Entry] = {
         "a plugin file that no worker can load",
         "It is no shared object of this machine, exports no `dps_plugin`, is built against another"
         " plugin ABI, or keeps more state than the topology reserves.",
-        "Build it again with this dpsup_plugin.h, or write the `state` or `bucket_state` that the"
-        " message names.",
+        "Build it again with this dpsup_plugin.h (docs/plugins.md says what changed), or write the"
+        " `state` or `bucket_state` that the message names.",
     ),
     "E0521": Entry(
         "a line of a table's file that cannot be read",

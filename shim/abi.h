@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 11,
+	DPS_ABI_VERSION = 12,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -45,6 +45,8 @@ enum {
 	DPS_CLASSES = 256,          // of a histogram: eight to each power of two, dps_class
 	DPS_SLOW = 8,               // slowest bursts that are kept
 	DPS_HEAD = 64,              // bytes of a packet's head
+	DPS_KEY = 64,               // most bytes of a hash key
+	DPS_HAND_LOOKS = 63,        // dps_slot.hand: this bit
 	DPS_NO_SLOT = 255,
 	DPS_NOWHERE = 0xffff        // dps_group_conf.next
 };
@@ -87,6 +89,21 @@ enum {
 	DPS_F_SEGMENTS = 2,         // more than one segment: mbuf and pkt_len hold
 	DPS_F_VLAN = 4,             // vlan is the outermost tag
 	DPS_F_TSC = 8               // tsc is when the io core received the burst
+};
+
+// What the flows' hash covers (dps_ctl.hash_fields)
+enum {
+	DPS_RSS_IPV4 = 1,
+	DPS_RSS_IPV6 = 2,
+	DPS_RSS_TCP = 4,
+	DPS_RSS_UDP = 8,
+	DPS_RSS_SCTP = 16,
+	// Inside of these tunnels, in software: the flow is that of the inner headers.
+	DPS_RSS_VXLAN = 32,
+	DPS_RSS_GENEVE = 64,
+	DPS_RSS_GRE = 128,
+	DPS_RSS_GTPU = 256,
+	DPS_RSS_INNER = 480
 };
 
 // What a plugin asks for beside bytes, length and port (dps_facts.needs).
@@ -195,7 +212,9 @@ struct dps_facts {
 	uint32_t prepends;          // bytes of headroom that it may take
 	uint32_t n_reasons;
 	uint32_t n_counters;
-	uint32_t pad[11];
+	uint32_t policy;            // bit r: what reason r drops is as the plugin was told to
+	uint32_t gauges;            // bit c: counter c is the process's own, and ends with it
+	uint32_t pad[9];
 	char reason[DPS_REASONS][DPS_NAME];
 	char counter_name[DPS_COUNTERS][DPS_NAME];
 };
@@ -315,8 +334,34 @@ struct dps_group_conf {
 	struct dps_version version[DPS_VERSIONS];
 };
 
+// What a plugin learns of a port.
+struct dps_port_view {
+	uint8_t mac[8];             // 6 used
+	uint32_t up;                // 1: its link is up
+	uint32_t mbps;              // of the link, 0: unknown
+	uint32_t mtu;               // 0: there is no device
+	int32_t numa;               // -1: unknown
+};
+
+// And of a group.
+struct dps_group_view {
+	uint64_t version;           // another number after each change of the rest; stored last
+	uint32_t workers;           // members that have a bucket
+	uint32_t places;            // members that it may have
+	uint8_t owner[DPS_BUCKETS]; // member that has it, DPS_NO_SLOT: none
+};
+
+// What plugins look at while packets flow. Written by the primary alone, while workers run, and read by
+// plugins alone.
+struct dps_view {
+	uint64_t ports_version;     // another number after each change of a port; stored last
+	uint64_t pad0[7];
+	struct dps_port_view port[DPS_MAX_PORTS];
+	struct dps_group_view group[DPS_MAX_GROUPS];
+};
+
 // The control block, memzone "dpsup". Written by the primary before the seed attaches, and read-only
-// afterwards, but for the leases and the sitters at its end. What lies before them the primary has a
+// afterwards, but for the view, the leases and the sitters at its end. What lies before them the primary has a
 // copy of in its own memory, works with that, and writes it anew here before a process is to read it.
 struct dps_ctl {
 	uint32_t magic;             // DPS_MAGIC, stored last
@@ -333,12 +378,16 @@ struct dps_ctl {
 	uint32_t n_groups;
 	uint64_t tsc_hz;
 	int32_t lease_tid;          // the thread that holds the primary's lease
-	uint32_t pad0;
-	uint64_t pad[4];
+	uint32_t hash_key_len;      // bytes
+	uint64_t hash_fields;       // DPS_RSS_*
+	uint64_t pad[3];
+	uint8_t hash_key[DPS_KEY];  // of the flows' hash
 
 	uint64_t slot[DPS_MAX_SLOTS];           // offset of each slot from base
 	char port[DPS_MAX_PORTS][DPS_NAME];
 	struct dps_group_conf group[DPS_MAX_GROUPS];
+
+	struct dps_view view;
 
 	// The primary's lease: all that it started wait on it.
 	uint64_t lease[8];
@@ -396,7 +445,8 @@ struct dps_slot {
 	uint32_t brief_of;          // (lane + 1) << 24 | index modulo 2^24 of the packet saved; 0: none
 	uint64_t undo;              // (lane + 1) << 32 | index of the packet saved; 0: none
 	uint64_t hand;              // (lane + 1) << 32 | index after the last of the burst in hand;
-	                            // 0: none yet
+	                            // 0: none yet. Bit DPS_HAND_LOOKS: the plugin looks at several
+	                            // packets of it, and has changed nothing since
 	uint16_t undo_head;         // bytes saved before the packet's start
 	uint16_t undo_len;          // bytes saved from the packet's start on
 	uint32_t pad6;

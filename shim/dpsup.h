@@ -15,8 +15,10 @@
 	_Static_assert(offsetof(struct type, field) % 64 == 0, #type "." #field " opens a line")
 
 DPS_LINE(dps_ctl, n_io);
+DPS_LINE(dps_ctl, hash_key);
 DPS_LINE(dps_ctl, slot);
 DPS_LINE(dps_ctl, port);
+DPS_LINE(dps_ctl, view);
 DPS_LINE(dps_ctl, lease);
 DPS_LINE(dps_ctl, sitter);
 DPS_LINE(dps_sitter, berth);

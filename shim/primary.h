@@ -374,6 +374,7 @@ void rebucket_stop(void);
 
 // requests.c: the io cores are asked by one thread at a time, and a map is changed by one.
 void asking_lock(void);
+void view_group(uint32_t group);
 void asking_unlock(void);
 
 // loop.c

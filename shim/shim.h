@@ -6,7 +6,6 @@
 enum {
 	DPS_TEXT = 256,
 	DPS_XSTAT_NAME = 64,
-	DPS_KEY = 64,
 	DPS_VDEV = 4096
 };
 
@@ -64,21 +63,6 @@ struct dps_port_conf {
 	int32_t group;              // index of the group that the port feeds, -1: none
 	uint32_t hold;              // the group's on_full is "hold"
 	uint32_t one_mbuf;          // no packet of any port needs several mbufs
-};
-
-// dps_port_conf.rss_types, dps_hash_conf
-enum {
-	DPS_RSS_IPV4 = 1,
-	DPS_RSS_IPV6 = 2,
-	DPS_RSS_TCP = 4,
-	DPS_RSS_UDP = 8,
-	DPS_RSS_SCTP = 16,
-	// Inside of these tunnels, in software: the flow is that of the inner headers.
-	DPS_RSS_VXLAN = 32,
-	DPS_RSS_GENEVE = 64,
-	DPS_RSS_GRE = 128,
-	DPS_RSS_GTPU = 256,
-	DPS_RSS_INNER = 480
 };
 
 struct dps_port_info {
@@ -408,6 +392,7 @@ int dps_group_version(uint32_t group, uint32_t version,  // -EBUSY: a process ha
 		      const struct dps_version *conf);
 int dps_ctl_publish(void);
 int dps_ctl_restore(void);              // where a process wrote to it; 1: one did. Before another reads it
+int dps_view_look(void);                // ports and groups as plugins see them: brought up to date
 int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
 int dps_slot_command(uint32_t slot, uint32_t command);
 

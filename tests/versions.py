@@ -50,7 +50,7 @@ static const char *const reasons[] = { REASONS, NULL };
 static const char *const counters[] = { COUNTERS, NULL };
 const struct dps_plugin dps_plugin = {
 	DPS_PLUGIN_HEAD, .name = "marks", .needs = NEEDS, .rewrites = 6, .init = init,
-	.packet = packet, .reasons = reasons, .counters = counters,
+	.packet = packet, .reasons = reasons, .counters = counters, .policy = POLICY,
 };
 """
 
@@ -65,13 +65,14 @@ def plugin(
     reasons: str = '"picky"',
     counters: str = '"seen"',
     seen: int = 0,
+    policy: int = 0,
 ) -> str:
     """Build a version; its path."""
     where = folder / f"v{version}"
     where.mkdir()
     names = {
         "VERSION": version, "CYCLES": CYCLES, "NEEDS": needs, "REASONS": reasons,
-        "COUNTERS": counters, "SEEN": seen,
+        "COUNTERS": counters, "SEEN": seen, "POLICY": policy,
     }  # fmt: skip
     text = "".join(f"#define {k} {v}\n" for k, v in names.items())
     return str(build(where, text + PLUGIN % {"worse": worse, "init": init}))

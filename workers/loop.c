@@ -11,6 +11,9 @@
 // The verdict is a packet's commit: one store, in place of its descriptor. A packet whose word is a
 // verdict is never run again, one whose word is a descriptor has its bytes put back and is run once
 // more. `done` only tells the io core. A plugin that changes nothing pays one store a packet.
+//
+// A plugin that looks sees all packets of the burst before the first of them is handled. That stores
+// nothing but, in dps_slot.hand, that it is so: a kill in there is a kill before the burst.
 
 #define _GNU_SOURCE
 #include <linux/futex.h>
@@ -176,6 +179,43 @@ bucket_of(const struct loop *l, uint32_t hash)
 	return bytes;
 }
 
+// Handle one packet, whose word becomes its verdict.
+static inline __attribute__((always_inline)) void
+handle(struct loop *l, uint32_t lane_index, uint32_t index, uint64_t *word, struct dps_packet *p,
+       enum loop_saves saves, bool touches)
+{
+	uint8_t *data = p->data;
+	uint32_t len = p->len;
+	uint16_t verdict;
+	uint64_t back;
+
+	if (saves == LOOP_SAVES_BRIEF && LOOP_CRASH_SAFE)
+		save_brief(l->slot, p, lane_index, index);
+	else if (saves && LOOP_CRASH_SAFE)
+		save(l->slot, l->plugin, p, lane_index, index);
+	if (touches) {
+		l->stamp = dps_undo_stamp(lane_index, index);
+		l->bucket = l->buckets.head != NULL ? bucket_of(l, p->hash) : NULL;
+		p->bucket_state = l->bucket;
+	}
+	verdict = l->plugin->packet(l->state, p);
+	back = dps_word_verdict(verdict);
+	if (unlikely(p->data != data || p->len != len))
+		// A length that no buffer has becomes 0, which the io core refuses.
+		back = dps_word_changed(verdict, p->data - data, p->len <= UINT16_MAX ? p->len : 0);
+	order();
+	__atomic_store_n(word, back, __ATOMIC_RELAXED);
+	order();
+}
+
+static inline void
+fetch_words(const struct loop *l, struct loop_lane *lane, uint32_t n)
+{
+	dps_prefetch_write(&lane->shared->done);
+	for (uint32_t i = 0; i < n; i += DPS_LINE_WORDS)
+		dps_prefetch_write(&lane->word[dps_word_at(scatter, l->mask, lane->done + i)]);
+}
+
 static inline __attribute__((always_inline)) void
 run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, enum loop_saves saves,
     bool fetches, bool touches)
@@ -185,42 +225,18 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, enu
 	struct dps_packet p;
 
 	p.bucket_state = NULL;
-	dps_prefetch_write(&lane->shared->done);
-	for (uint32_t i = 0; i < n; i += DPS_LINE_WORDS)
-		dps_prefetch_write(&words[dps_word_at(scatter, l->mask, base + i)]);
+	p.found = 0;
+	fetch_words(l, lane, n);
 	for (uint32_t i = 0; fetches && i < n && i < AHEAD; i++)
 		fetch(l, words[dps_word_at(scatter, l->mask, base + i)], saves);
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t *word = &words[dps_word_at(scatter, l->mask, base + i)];
 		uint64_t descriptor = *word;
-		uint16_t verdict;
-		uint64_t back;
-		uint8_t *data;
-		uint32_t len;
 
 		if (fetches && i + AHEAD < n)
 			fetch(l, words[dps_word_at(scatter, l->mask, base + i + AHEAD)], saves);
 		open_packet(l, lane, base + i, descriptor, &p);
-		data = p.data;
-		len = p.len;
-		if (saves == LOOP_SAVES_BRIEF && LOOP_CRASH_SAFE)
-			save_brief(l->slot, &p, lane_index, base + i);
-		else if (saves && LOOP_CRASH_SAFE)
-			save(l->slot, l->plugin, &p, lane_index, base + i);
-		if (touches) {
-			l->stamp = dps_undo_stamp(lane_index, base + i);
-			l->bucket = l->buckets.head != NULL ? bucket_of(l, p.hash) : NULL;
-			p.bucket_state = l->bucket;
-		}
-		verdict = l->plugin->packet(l->state, &p);
-		back = dps_word_verdict(verdict);
-		if (unlikely(p.data != data || p.len != len))
-			// A length that no buffer has becomes 0, which the io core refuses.
-			back = dps_word_changed(verdict, p.data - data,
-						p.len <= UINT16_MAX ? p.len : 0);
-		order();
-		__atomic_store_n(word, back, __ATOMIC_RELAXED);
-		order();
+		handle(l, lane_index, base + i, word, &p, saves, touches);
 	}
 }
 
@@ -232,10 +248,65 @@ run_touching(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32
 	touching = NULL;
 }
 
+// Open packets, and let the plugin look at them. The first packets of a process one by one: if one of
+// them ended its predecessor here, it is the first without a verdict, and to blame (evidence.c).
+static void
+open_and_look(struct loop *l, const struct loop_lane *lane, uint32_t at, uint32_t n,
+	      struct dps_packet *packets)
+{
+	uint64_t hand = l->slot->hand;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct dps_packet *p = &packets[i];
+		uint64_t word = lane->word[dps_word_at(scatter, l->mask, at + i)];
+
+		if (l->fetches)
+			fetch(l, word, l->saves);
+		open_packet(l, lane, at + i, word, p);
+		p->bucket_state = NULL;
+		p->found = 0;
+		if (l->buckets.head != NULL)
+			dps_prefetch_write(l->buckets.head + (uint64_t)(p->hash % DPS_BUCKETS) *
+								     l->buckets.stride);
+	}
+	if (n > 1)
+		__atomic_store_n(&l->slot->hand, hand | DPS_BIT(DPS_HAND_LOOKS), __ATOMIC_RELAXED);
+	order();
+	l->plugin->look(l->state, packets, n);
+	order();
+	if (n > 1)
+		__atomic_store_n(&l->slot->hand, hand, __ATOMIC_RELAXED);
+	order();
+}
+
+static void __attribute__((noinline))
+run_looking(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n)
+{
+	struct dps_packet packets[DPS_BURST];
+	uint32_t first = lane->done, some;
+
+	fetch_words(l, lane, n);
+	for (uint32_t at = 0; at < n; at += some) {
+		some = lane->alone > 0 ? 1 : n - at;
+		lane->alone -= lane->alone > 0;
+		open_and_look(l, lane, first + at, some, packets);
+		touching = l->touches ? l : NULL;
+		for (uint32_t i = 0; i < some; i++) {
+			uint32_t index = first + at + i;
+			uint64_t *word = &lane->word[dps_word_at(scatter, l->mask, index)];
+
+			handle(l, lane_index, index, word, &packets[i], l->saves, l->touches);
+		}
+		touching = NULL;
+	}
+}
+
 static inline __attribute__((always_inline)) void
 run_burst(struct loop *l, struct loop_lane *lane, uint32_t index, uint32_t n)
 {
-	if (unlikely(l->touches))
+	if (unlikely(l->looks))
+		run_looking(l, lane, index, n);
+	else if (unlikely(l->touches))
 		run_touching(l, lane, index, n);
 	else if (l->saves == LOOP_SAVES_BRIEF)
 		run(l, lane, index, n, LOOP_SAVES_BRIEF, true, false);
@@ -333,6 +404,7 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 		.fetches = !(plugin->needs & DPS_PLUGIN_NO_BYTES),
 		.touches = plugin->state_size + plugin->bucket_state_size > 0 ||
 			   plugin->needs & DPS_PLUGIN_TOUCHES,
+		.looks = plugin->look != NULL,
 		.perf = (struct dps_perf *)((char *)slot + slot->perf_at),
 	};
 	segment_base = base;
@@ -345,6 +417,7 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 		lane->meta = (const struct dps_meta *)((char *)slot + slot->meta[i]);
 		lane->done = lane->shared->done;
 		lane->sent = lane->done;
+		lane->alone = DPS_BURST;
 	}
 }
 
@@ -415,10 +488,11 @@ idle(struct loop *l, uint64_t us)
 
 void
 worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin *plugin,
-	    void *state, uint64_t *counters)
+	    void *state, uint64_t *counters, uint64_t *clock)
 {
 	bool adaptive = ctl->group[slot->group % DPS_MAX_GROUPS].adaptive;
 	uint64_t cycles_us = ctl->tsc_hz / 1000000;
+	uint64_t rate = clock_rate(ctl->tsc_hz);
 	uint64_t now = rte_rdtsc();
 	uint64_t idle_since = now;
 	struct loop l;
@@ -429,8 +503,10 @@ worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_p
 	dps_store32(&slot->parks, (slot->parks + 1) & ~1u);
 	while (dps_load32(&slot->command) != DPS_STOP) {
 		uint64_t start = now;
-		uint32_t work = loop_turn(&l);
+		uint32_t work;
 
+		*clock = clock_ns(rate, now);
+		work = loop_turn(&l);
 		now = rte_rdtsc();
 		if (work > 0) {
 			dps_count(&slot->busy, now - start);

@@ -15,6 +15,7 @@ struct loop_lane {
 	const struct dps_meta *meta;
 	uint32_t done;                  // as in shared memory; only this worker writes it
 	uint32_t sent;                  // as last read
+	uint32_t alone;                 // packets that are still to be looked at one by one
 };
 
 // Of each packet's bytes, before the plugin may change them.
@@ -35,6 +36,7 @@ struct loop {
 	enum loop_saves saves;
 	bool fetches;                   // the plugin looks at bytes
 	bool touches;                   // and changes state that outlives the process
+	bool looks;                     // and sees a burst before its packets
 	uint64_t stamp;                 // of the packet in hand, dps_undo_stamp
 	uint8_t *bucket;                // state of its bucket, NULL: none
 	uint32_t bucket_size;

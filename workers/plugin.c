@@ -13,11 +13,18 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <rte_cycles.h>
+
 #include "worker.h"
 
 static const struct dps_plugin *const builtin[] = {
 	&plugin_forward, &plugin_macswap, &plugin_sink, &plugin_delay, &plugin_crash,
 };
+
+// What a source for ABI 3 has to change, and why its build does not fit.
+#define SINCE_3 \
+	" (in ABI 4 dps_packet and dps_plugin are larger: a plugin may look at a burst first. A " \
+	"source for ABI 3 needs no change: docs/plugins.md, \"From ABI 3 to 4\")"
 
 static struct dps_env env;
 static const char *arg_keys[DPS_ARGS / 3];
@@ -128,8 +135,9 @@ check(struct dps_sitter *me, const struct dps_plugin *p)
 	if (p->abi != DPS_PLUGIN_ABI || p->size != sizeof(*p))
 		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "built against plugin ABI %u (%u bytes), this dpsup has %u (%zu): "
-			      "build it again with this dpsup_plugin.h",
-			      p->abi, p->size, DPS_PLUGIN_ABI, sizeof(*p));
+			      "build it again with this dpsup_plugin.h%s",
+			      p->abi, p->size, DPS_PLUGIN_ABI, sizeof(*p),
+			      p->abi == 3 ? SINCE_3 : "");
 	if (p->packet == NULL || p->name == NULL)
 		return refuse(me, DPS_EXIT_PLUGIN_ABI, "it has no name or no packet function");
 	if (p->state_size > DPS_PLUGIN_STATE || p->bucket_state_size > DPS_PLUGIN_BUCKET_STATE)
@@ -145,9 +153,10 @@ check(struct dps_sitter *me, const struct dps_plugin *p)
 }
 
 static void
-fill_env(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_group_conf *conf,
+fill_env(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitter *me,
 	 const struct dps_version *version)
 {
+	const struct dps_group_conf *conf = &ctl->group[me->group];
 	const char *at = version->args;
 
 	for (uint32_t i = 0; i < version->n_args; i++) {
@@ -177,12 +186,26 @@ fill_env(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_grou
 		.error = me->error,
 		.error_len = sizeof(me->error),
 		.next = next,
+		.ports = (const struct dps_port_facts *)view->port,
+		.ports_version = &view->ports_version,
+		.groups = (const struct dps_group_facts *)view->group,
+		.group_index = me->group,
+		.hash_key_len = ctl->hash_key_len,
+		.hash_key = ctl->hash_key,
 	};
+	hash_init(ctl);
+	env.now = clock_ns(clock_rate(ctl->tsc_hz), rte_rdtsc());
+}
+
+uint64_t *
+plugin_clock(void)
+{
+	return &env.now;
 }
 
 int
-plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_plugin **plugin,
-	    void **state)
+plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitter *me,
+	    const struct dps_plugin **plugin, void **state)
 {
 	const struct dps_group_conf *conf = &ctl->group[me->group];
 	const struct dps_version *version = &conf->version[me->version % DPS_VERSIONS];
@@ -196,7 +219,7 @@ plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_p
 		return ret;
 	if (state_check(conf, p, me->error, sizeof(me->error)) != 0)
 		return DPS_EXIT_PLUGIN_INIT;
-	fill_env(ctl, me, conf, version);
+	fill_env(ctl, view, me, version);
 	if (dps_load32(&me->hand) == DPS_HAND_GO)
 		plugin_seated(me->slot - conf->first_slot);
 	*state = NULL;
@@ -210,6 +233,8 @@ plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_p
 	me->facts.prepends = p->prepends;
 	me->facts.n_reasons = copy_names(me->facts.reason, DPS_REASONS, p->reasons);
 	me->facts.n_counters = copy_names(me->facts.counter_name, DPS_COUNTERS, p->counters);
+	me->facts.policy = p->policy;
+	me->facts.gauges = p->gauges;
 	*plugin = p;
 	return 0;
 }

@@ -195,7 +195,7 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	// What the plugin allocates lies near the core that it will run on.
 	if (!is_spare)
 		go_to_core(me, shared->slot[me->slot % DPS_MAX_SLOTS]->core, notify);
-	ret = plugin_load(ctl, me, &plugin, &state);
+	ret = plugin_load(ctl, &shared->ctl->view, me, &plugin, &state);
 	on_exit(on_leave, me);
 	if (ret != 0)
 		leave(me, notify, ret);
@@ -214,7 +214,7 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	close(notify);
 
 	plugin_takes(slot, plugin, state);
-	worker_loop(ctl, slot, plugin, state, me->counter);
+	worker_loop(ctl, slot, plugin, state, me->counter, plugin_clock());
 
 	if (plugin->fini != NULL)
 		plugin->fini(state);

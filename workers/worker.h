@@ -13,7 +13,23 @@ _Static_assert(DPS_PLUGIN_VLAN == DPS_NEED_VLAN && DPS_PLUGIN_TIMESTAMP == DPS_N
 		       DPS_PLUGIN_HASH == DPS_NEED_HASH,
 	       "same");
 _Static_assert(DPS_PLUGIN_REASONS == DPS_REASONS && DPS_PLUGIN_COUNTERS == DPS_COUNTERS, "same");
-_Static_assert(DPS_PLUGIN_REWRITES == DPS_UNDO, "same");
+_Static_assert(DPS_PLUGIN_REWRITES == DPS_UNDO && DPS_PLUGIN_BURST == DPS_BURST, "same");
+_Static_assert(DPS_PLUGIN_BUCKETS == DPS_BUCKETS && DPS_PLUGIN_NOBODY == DPS_NO_SLOT, "same");
+
+#define SAME(type, field, view) \
+	_Static_assert(offsetof(struct type, field) == offsetof(struct view, field), "same")
+SAME(dps_port_facts, mac, dps_port_view);
+SAME(dps_port_facts, up, dps_port_view);
+SAME(dps_port_facts, mbps, dps_port_view);
+SAME(dps_port_facts, mtu, dps_port_view);
+SAME(dps_port_facts, numa, dps_port_view);
+SAME(dps_group_facts, version, dps_group_view);
+SAME(dps_group_facts, workers, dps_group_view);
+SAME(dps_group_facts, places, dps_group_view);
+SAME(dps_group_facts, owner, dps_group_view);
+_Static_assert(sizeof(struct dps_port_facts) == sizeof(struct dps_port_view) &&
+		       sizeof(struct dps_group_facts) == sizeof(struct dps_group_view),
+	       "same");
 
 // What the seed knows once it is attached; its children inherit it.
 struct shared {
@@ -43,15 +59,34 @@ void worker_rename(const struct shared *shared, uint32_t group, uint32_t member)
 // `sitter` is NULL in the seed. 0 or -errno.
 int watch_start(const struct shared *shared, struct dps_sitter *sitter);
 
-// loop.c: until the slot is told to stop.
+// loop.c: until the slot is told to stop. `clock`: the plugin's.
 void worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin *plugin,
-		 void *state, uint64_t *counters);
+		 void *state, uint64_t *counters, uint64_t *clock);
 
-// plugin.c: 0, or the exit code; the reason is in me->error.
-int plugin_load(const struct dps_ctl *ctl, struct dps_sitter *me, const struct dps_plugin **plugin,
-		void **state);
+// plugin.c: 0, or the exit code; the reason is in me->error. `ctl` stays as it is, `view` is the shared
+// one.
+int plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitter *me,
+		const struct dps_plugin **plugin, void **state);
 void plugin_seated(uint32_t member);
+// Where it reads the time, which worker_loop keeps.
+uint64_t *plugin_clock(void);
+
+// Nanoseconds of a TSC, the same in all workers; `rate` is those of a cycle, times 2^32.
+static inline uint64_t
+clock_rate(uint64_t tsc_hz)
+{
+	return ((unsigned __int128)1000000000 << 32) / tsc_hz;
+}
+
+static inline uint64_t
+clock_ns(uint64_t rate, uint64_t tsc)
+{
+	return (unsigned __int128)tsc * rate >> 32;
+}
 void plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state);
+
+// hash.c: dps_hash_of's tables.
+void hash_init(const struct dps_ctl *ctl);
 
 // state.c: check that the group reserves what the plugin keeps, and open the slot's block. 0, or -1
 // with the reason in `why`.

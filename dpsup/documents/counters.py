@@ -144,6 +144,9 @@ class SlotCounters(LaneCounters):
     first_ns: Annotated[int, "when it took its first burst, 0: not yet"]
     dropped: Annotated[dict[str, int], "packets that the plugin dropped, by its own reasons"]
     counters: Annotated[dict[str, int], "the plugin's own counters"]
+    # The primary of an older dpsup knows neither.
+    gauges: NotRequired[Annotated[dict[str, int], "its gauges, of the process in the slot"]]
+    dropped_policy: NotRequired[Annotated[int, "of `dropped`, by reasons marked as policy"]]
 
 
 class Counters(TypedDict):

@@ -36,6 +36,7 @@ class WorkerRates(Worker):
     since_s: Annotated[float | None, "seconds in this state"]
     fill: Annotated[float | None, "share of its lanes' room that is in use"]
     drop_pps: Annotated[float | None, "drops a second"]
+    fault_pps: Annotated[float | None, "of these, but those that are the plugin's policy"]
     drops_new: Annotated[dict[str, int], "dropped in the window, by reason"]
     pps: Annotated[float | None, "packets a second"]
     busy: Annotated[float | None, "share of the time spent in bursts"]

@@ -85,6 +85,8 @@ class Worker(TypedDict):
     outstanding: Annotated[int, "packets lent to it now"]
     requeued: Annotated[int, "packets taken back and steered again"]
     counters: Annotated[dict[str, int], "the plugin's own counters"]
+    gauges: Annotated[dict[str, int], "its gauges, of the present process"]
+    dropped_policy: Annotated[int, "of `dropped`, by reasons that the plugin marks as policy"]
     # Without a supervisor, these are not known.
     health: NotRequired[Annotated[str, "ok, stuck, stopped, starved"]]
     retry_in_s: NotRequired[

@@ -24,7 +24,12 @@ _SHARED, _LOADED, _DYNSYM = 3, 1, 11  # ET_DYN, PT_LOAD, SHT_DYNSYM
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 _HEAD = struct.Struct("<II")  # struct dps_plugin: abi, size
 _STATE = struct.Struct("<II")  # state_size, bucket_state_size
-STATE_AT, SIZE = 64, 88
+STATE_AT, SIZE = 64, 104
+# As a worker says it (workers/plugin.c).
+SINCE_3 = (
+    " (in ABI 4 dps_packet and dps_plugin are larger: a plugin may look at a burst first. A source"
+    ' for ABI 3 needs no change: docs/plugins.md, "From ABI 3 to 4")'
+)
 NAME = b"dps_plugin"
 
 
@@ -100,5 +105,6 @@ def _plugin(data: mmap.mmap, at: int) -> PluginFile:
         raise NoPlugin(
             f"it is built against plugin ABI {abi} ({size} bytes), this dpsup has"
             f" {_abi.DPS_PLUGIN_ABI} ({SIZE}): build it again with this dpsup_plugin.h"
+            + (SINCE_3 if abi == 3 else "")
         )
     return PluginFile(*_STATE.unpack_from(data, at + STATE_AT))

@@ -295,6 +295,14 @@ def _worker(made: _Families, group: str, w: StatusWorker) -> None:
         )
     for name, n in w["counters"].items():
         made.counter("plugin_count", "Value of a counter of the plugin.", n, **labels, counter=name)
+    for name, n in w["gauges"].items():
+        made.gauge("plugin_gauge", "Value of a gauge of the plugin.", n, **labels, gauge=name)
+    made.counter(
+        "worker_policy_dropped_packets",
+        "Number of packets dropped at the worker for reasons that the plugin marks as policy.",
+        w["dropped_policy"],
+        **labels,
+    )
 
 
 def _io(made: _Families, counters: Reading, hz: float) -> None:

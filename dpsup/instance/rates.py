@@ -172,6 +172,9 @@ class _Maker:
                 room = lanes * (rings.get(group["name"], 0) - LANE_RESERVE)
                 drops = sum(w["dropped"].values())
                 dropped = drops - sum(slot_dropped(was).values()) if was else None
+                faults = dropped
+                if was and dropped is not None:
+                    faults = dropped - w["dropped_policy"] + was.get("dropped_policy", 0)
                 kept = cast("Worker", {k: v for k, v in w.items() if k != "since_ns"})
                 one: WorkerRates = {
                     **kept,
@@ -182,6 +185,7 @@ class _Maker:
                     "since_s": _since(self.status, w.get("since_ns")),
                     "fill": _share(w["outstanding"], room) if room > 0 else None,
                     "drop_pps": _per(dropped, self.seconds),
+                    "fault_pps": _per(faults, self.seconds),
                     "drops_new": _grown(slot_dropped(was), w["dropped"]) if was else {},
                     "pps": None,
                     "busy": None,

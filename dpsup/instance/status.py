@@ -232,6 +232,8 @@ def groups(
                 "outstanding": slot["outstanding"],
                 "requeued": slot["requeued"],
                 "counters": slot["counters"],
+                "gauges": slot.get("gauges", {}),
+                "dropped_policy": slot.get("dropped_policy", 0),
             }
             if known is not None:
                 one["health"] = known["health"]

@@ -18,7 +18,13 @@ from dpsup.documents import counters as documents
 from dpsup.documents.plan import Io
 from dpsup.primary.layout import Layout
 from dpsup.primary.ports import State
-from dpsup.primary.shim import check, ffi, fields, lib, reasons_of, text
+from dpsup.primary.shim import check, ffi, fields, gauges_of, lib, reasons_of, text
+
+
+def signed(n: int) -> int:
+    """A gauge's 64 bits as a number."""
+    return n - (1 << 64) if n >> 63 else n
+
 
 DROPS = tuple(_abi.DPS_DROP_NAMES.values())
 STAGES = tuple(_abi.DPS_STAGE_NAMES.values())
@@ -30,9 +36,12 @@ class Drops:
 
     counted: list[int] = field(default_factory=list)  # by version and number, so far
     by_name: dict[str, int] = field(default_factory=dict)
+    policy: int = 0  # of these, by reasons that their version marks as policy
 
-    def add(self, names: dict[int, list[str]], counts: list[int]) -> dict[str, int]:
-        """`counts` of all time; `names` of each version's reasons."""
+    def add(
+        self, names: dict[int, list[str]], counts: list[int], policy: dict[int, int] | None = None
+    ) -> dict[str, int]:
+        """`counts` of all time; `names` of each version's reasons, and those marked as policy."""
         each = len(counts) // int(lib.DPS_VERSIONS)
         before = self.counted or [0] * len(counts)
         for i, (old, new) in enumerate(zip(before, counts, strict=True)):
@@ -40,6 +49,8 @@ class Drops:
             if new > old:
                 name = known[r] if r < len(known) else f"reason_{r}"
                 self.by_name[name] = self.by_name.get(name, 0) + new - old
+                if (policy or {}).get(i // each, 0) >> r & 1:
+                    self.policy += new - old
         self.counted = counts
         return dict(self.by_name)
 
@@ -50,6 +61,7 @@ class Counters:
         self._states = states
         self._drops: dict[int, Drops] = {}  # by slot
         self.reasons: dict[int, dict[int, list[str]]] = {}  # by group and version
+        self._policy: dict[int, dict[int, int]] = {}  # likewise: a bit for each reason
 
     def read(self) -> documents.Counters:
         """Everything that is counted, read after the request came; `at_ns` is when."""
@@ -141,11 +153,13 @@ class Counters:
         check("slot_read", lib.dps_slot_read(index, slot))
         lane = ffi.new("struct dps_lane_stats *")
         check("lane_stats_get", lib.dps_lane_stats_get(index, lane))
-        counters = {
+        counted = {
             name: int(slot.counter[c])
             for c, chars in enumerate(slot.counter_name)
             if (name := text(chars))
         }
+        told = gauges_of(slot.facts) if slot.version < lib.DPS_VERSIONS else []
+        gauges = {name: signed(counted.pop(name, 0)) for name in told}
         one = {
             "pid": int(lib.dps_slot_sitter(index)),
             "version": int(lib.dps_slot_version(index)),
@@ -158,7 +172,9 @@ class Counters:
             "ready_ns": int(slot.ready_ns),
             "first_ns": int(slot.first_ns),
             "dropped": self.fold(index, slot, lane),
-            "counters": counters,
+            "dropped_policy": self._drops[index].policy,
+            "counters": counted,
+            "gauges": gauges,
             **fields(lane),
         }
         return cast(documents.SlotCounters, one)
@@ -174,5 +190,7 @@ class Counters:
         group = int(slot.group)
         if slot.version < lib.DPS_VERSIONS:
             self.reasons.setdefault(group, {})[int(slot.version)] = reasons_of(slot.facts)
+            self._policy.setdefault(group, {})[int(slot.version)] = int(slot.facts.policy)
         drops = self._drops.setdefault(index, Drops())
-        return drops.add(self.reasons.get(group, {}), [int(n) for n in lane.dropped])
+        counts = [int(n) for n in lane.dropped]
+        return drops.add(self.reasons.get(group, {}), counts, self._policy.get(group))

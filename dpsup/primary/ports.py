@@ -99,6 +99,7 @@ class Ports:
                     self._reopen(one, now)
             except ShimError as e:  # an io core that does not answer: tried again at the next look
                 one.trouble = str(e)
+        check("view_look", lib.dps_view_look())  # what plugins see of it
 
     # --- one that is open ------------------------------------------------------------------------
 

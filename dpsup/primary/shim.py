@@ -33,5 +33,10 @@ def fields(struct: Any) -> dict[str, int]:
     }
 
 
+def gauges_of(facts: Any) -> list[str]:
+    n = min(facts.n_counters, lib.DPS_COUNTERS)
+    return [text(facts.counter_name[c]) for c in range(n) if facts.gauges >> c & 1]
+
+
 def reasons_of(facts: Any) -> list[str]:
     return [text(facts.reason[r]) for r in range(min(facts.n_reasons, lib.DPS_REASONS))]

@@ -34,7 +34,7 @@ class Sample:
     """What some slots did over some time."""
 
     packets: int = 0  # handed back
-    dropped: int = 0  # by the plugin, by verdicts that cannot be, into quarantine
+    dropped: int = 0  # by the plugin but not as policy, by verdicts that cannot be, into quarantine
     lane_full: int = 0
     cycles: int = 0  # TSC, in bursts
     bad: int = 0  # of the dropped: by verdicts that cannot be
@@ -70,7 +70,9 @@ def sample(before: Counters, after: Counters, slots: list[int]) -> Sample:
         def grown(key: Key, old: SlotCounters = old, new: SlotCounters = new) -> int:
             return max(0, int(new[key]) - int(old[key]))
 
+        # What a rule drops is no fault of the version that has the rule.
         dropped = sum(new["dropped"].values()) - sum(old["dropped"].values())
+        dropped -= new.get("dropped_policy", 0) - old.get("dropped_policy", 0)
         total += Sample(
             grown("collected") - grown("requeued"),
             max(0, dropped) + grown("bad_verdict") + grown("quarantined"),

@@ -65,7 +65,7 @@ def _worker(w: WorkerRates, letters: dict[str, str], *, brief: bool) -> Line:
     if not brief:
         line.append((f" {percent(w['busy'])}", ""))
     if w["drop_pps"]:
-        line.append((f" {letters['drop']} {si(w['drop_pps'])}/s", "bad"))
+        line.append((f" {letters['drop']} {si(w['drop_pps'])}/s", "bad" if w["fault_pps"] else ""))
     health = w.get("health", "ok")
     if health != "ok":
         line.append((f" {health}", "warn"))

@@ -60,6 +60,7 @@ def _busy(share: float | None) -> Cell:
 
 
 def _drops(number: int, rate: float | None) -> Cell:
+    """`rate`: of those that are no policy."""
     return _mark(si(number), bool(rate), "bad")
 
 
@@ -113,7 +114,7 @@ def workers(picture: Picture, screen: Screen, of: str = "") -> list[Line]:
                 "-" if cycles is None else f"{cycles:.0f}",
                 "-" if batch is None else f"{batch:.1f}",
                 _full(w["fill"]),
-                _drops(w["drops"], w["drop_pps"]),
+                _drops(w["drops"], w["fault_pps"]),
                 _mark(str(w["restarts"]), w["restarts"] > 0),
                 ago(w["since_s"]),
                 si(w["drop_pps"]),
@@ -401,11 +402,12 @@ def _sum(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
 def traffic(picture: Picture) -> Line:
     ports = picture["ports"]
     dropped = (_sum(ports, "drop_pps") or 0) + (_sum(picture["workers"], "drop_pps") or 0)
+    faults = (_sum(ports, "drop_pps") or 0) + (_sum(picture["workers"], "fault_pps") or 0)
     missed = _sum(ports, "missed_pps") or 0
     line: Line = [
         (f"  rx {si(_sum(ports, 'rx_pps'))} pps", ""),
         (f"  tx {si(_sum(ports, 'tx_pps'))} pps", ""),
-        (f"  drops {si(dropped)}/s", "bad" if dropped else ""),
+        (f"  drops {si(dropped)}/s", "bad" if faults else ""),
     ]
     if missed:
         line.append((f"  missed {si(missed)}/s", "bad"))
@@ -452,7 +454,8 @@ def stats(picture: Picture, screen: Screen) -> list[Line]:
         if p["note"]:
             made += wrap([(f"{p['name']}: {p['note']}", "")], screen.width)
     for w in picture["workers"]:
-        made += [[(f"{w['id']} {name}: {n}", "")] for name, n in w["counters"].items()]
+        told = {**w["counters"], **w["gauges"]}
+        made += [[(f"{w['id']} {name}: {n}", "")] for name, n in told.items()]
     for g in picture["groups"]:
         if g["desired"] > 1:
             all_ = g["totals"]["counters"]

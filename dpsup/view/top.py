@@ -192,7 +192,7 @@ class Top:
                     "-" if cycles is None else f"{cycles:.0f}",
                     "-" if batch is None else f"{batch:.1f}",
                     percent(w["fill"]),
-                    (si(w["drop_pps"]), "bad" if w["drop_pps"] else ""),
+                    (si(w["drop_pps"]), "bad" if w["fault_pps"] else ""),
                     str(w["restarts"]),
                     ago(w["since_s"]),
                 ]

@@ -112,6 +112,11 @@ dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types)
 	// A possible tunnel takes the slow path.
 	if (fields & (DPS_RSS_INNER & ~DPS_RSS_GRE))
 		with_ports[IPPROTO_UDP] = false;
+	if (the_primary.own != NULL) {
+		memcpy(the_primary.own->hash_key, key, len);
+		the_primary.own->hash_key_len = len;
+		the_primary.own->hash_fields = types;
+	}
 	return 0;
 }
 

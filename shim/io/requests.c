@@ -386,6 +386,7 @@ dps_io_map(uint32_t group, const uint8_t *member, uint32_t n, uint32_t when_empt
 	}
 	if (ret == 0)
 		ret = io_ask_all(OP_MAP, group);
+	view_group(group);
 	asking_unlock();
 	rebucket_look();
 	return ret;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // A plugin's counters, by name. A worker counts in its own block; when it dies its counts are added
-// to the slot's, so that they go on under their names.
+// to the slot's, so that they go on under their names. Gauges are the process's alone, and end with it.
 
 #include <errno.h>
 #include <sched.h>
@@ -18,6 +18,12 @@ is_named(const struct dps_facts *facts, const char *name)
 		if (strncmp(facts->counter_name[i], name, DPS_NAME) == 0)
 			return true;
 	return false;
+}
+
+static bool
+is_gauge(const struct dps_facts *facts, uint32_t counter)
+{
+	return facts->gauges >> counter & 1;
 }
 
 // Where a slot sums up a plugin's counter. If there are more names than places, this replaces one that
@@ -53,7 +59,9 @@ keep_counters(uint32_t slot, struct dps_sitter *dead)
 	__atomic_store_n(keeping, *keeping + 1, __ATOMIC_SEQ_CST);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	for (uint32_t i = 0; i < n; i++)
-		dps_count(counter_at(the_primary.slot[slot], &dead->facts, i), dead->counter[i]);
+		if (!is_gauge(&dead->facts, i))
+			dps_count(counter_at(the_primary.slot[slot], &dead->facts, i),
+				  dead->counter[i]);
 	memset(dead->counter, 0, sizeof(dead->counter));
 	__atomic_store_n(keeping, *keeping + 1, __ATOMIC_SEQ_CST);
 }
@@ -76,7 +84,10 @@ read_slot(uint32_t slot, struct dps_slot *out)
 			out->version = wardens[sitter].version;
 		}
 		for (uint32_t i = 0; i < n; i++)
-			*counter_at(out, &s->facts, i) += s->counter[i];
+			if (is_gauge(&s->facts, i))
+				*counter_at(out, &s->facts, i) = s->counter[i];
+			else
+				*counter_at(out, &s->facts, i) += s->counter[i];
 	}
 }
 

@@ -8,7 +8,8 @@
 // It is never to blame for a signal that another process sent: an operator, the OOM killer. Nor for a
 // SIGBUS whose memory is gone: a file that changed under its mapping, a full file system. Nor for a
 // death between two bursts: `hand` says where the burst in hand ends, and the first packet without a
-// verdict counts only before that.
+// verdict counts only before that. Nor for a death while the plugin looked at several packets, any of
+// which may have caused it: the next process looks at them one by one.
 //
 // The deaths are noted in a table of the primary's own. The packet's mark names its line there, and
 // the line the packet, so that neither a stray write to the one (mbuf headers lie in memory that
@@ -45,6 +46,7 @@ slot_in_hand(uint32_t slot)
 	const struct lane *lane;
 	uint32_t done;
 
+	// No io core has that number while the plugin looks at several packets: DPS_HAND_LOOKS.
 	if (io >= p->n_io)
 		return 0;
 	lane = &p->io[io]->lane[slot];

@@ -4,9 +4,12 @@ through packets, and what the hash promises about flows."""
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import struct
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,6 +19,7 @@ from dpsup._shim import ffi, lib
 from dpsup.packets.traffic import frame
 from dpsup.primary.layout import MICROSOFT_KEY, SYMMETRIC_KEY, rss_types
 
+ROOT = Path(__file__).resolve().parents[2]
 ALL = ["ipv4", "ipv6", "tcp", "udp"]
 
 # source, its port, destination, its port, hash with ports, hash of the addresses alone
@@ -186,6 +190,88 @@ def test_no_packet_is_too_odd(data: bytes) -> None:
 
 def test_short_keys_are_refused() -> None:
     assert lib.dps_hash_conf(bytes(39), 39, 0) < 0
+
+
+# --- what plugins ask for -------------------------------------------------------------------------
+
+
+class Tuple(ctypes.Structure):
+    _fields_ = [
+        ("version", ctypes.c_uint8),
+        ("protocol", ctypes.c_uint8),
+        ("fragment", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
+        ("from_port", ctypes.c_uint8 * 2),
+        ("to_port", ctypes.c_uint8 * 2),
+        ("source", ctypes.c_uint8 * 16),
+        ("to", ctypes.c_uint8 * 16),
+    ]
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The worker's half: dps_hash_of."""
+    path = tmp_path_factory.mktemp("hash") / "hash.so"
+    include = [f"-I{ROOT / name}" for name in ("shim", "workers", "workers/sdk")]
+    source = str(ROOT / "workers" / "hash.c")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", *include, source, "-o", path], check=True)
+    return ctypes.CDLL(str(path))
+
+
+def tell(worker: ctypes.CDLL, key: bytes, fields: list[str]) -> None:
+    """As the primary tells it in the control block."""
+    ctl = ffi.new("struct dps_ctl *")
+    ffi.buffer(ctl.hash_key)[0 : len(key)] = key
+    ctl.hash_key_len, ctl.hash_fields = len(key), rss_types(fields)
+    worker.hash_init(ctypes.c_void_p(int(ffi.cast("uintptr_t", ctl))))
+
+
+def asked(worker: ctypes.CDLL, src: str, sport: int, dst: str, dport: int, *more: int) -> int:
+    a, b = (ipaddress.ip_address(one) for one in (src, dst))
+    one = Tuple(a.version, *more)
+    one.from_port[:], one.to_port[:] = sport.to_bytes(2, "big"), dport.to_bytes(2, "big")
+    one.source[: len(a.packed)], one.to[: len(b.packed)] = a.packed, b.packed
+    return int(worker.dps_hash_of(None, ctypes.byref(one))) & 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(("src", "sport", "dst", "dport", "with_ports", "without"), VECTORS)
+def test_a_plugin_computes_the_published_vectors(
+    worker: ctypes.CDLL, src: str, sport: int, dst: str, dport: int, with_ports: int, without: int
+) -> None:
+    tell(worker, MICROSOFT_KEY, ALL)
+    assert asked(worker, src, sport, dst, dport, 6) == with_ports
+    assert asked(worker, src, sport, dst, dport, 17) == with_ports
+    assert asked(worker, src, sport, dst, dport, 1) == without
+    assert asked(worker, src, sport, dst, dport, 6, 1) == without
+    tell(worker, MICROSOFT_KEY, ["ipv4", "ipv6"])
+    assert asked(worker, src, sport, dst, dport, 6) == without
+    tell(worker, MICROSOFT_KEY, [])
+    assert asked(worker, src, sport, dst, dport, 6) == 0
+
+
+@given(
+    st.binary(min_size=40, max_size=52),
+    st.sampled_from([4, 6]),
+    st.binary(min_size=36, max_size=36),
+    st.sampled_from([1, 6, 17, 132]),
+    st.sets(st.sampled_from([*ALL, "sctp"])).map(sorted),
+)
+def test_a_plugin_s_hash_is_the_io_core_s(
+    worker: ctypes.CDLL, key: bytes, version: int, flow: bytes, proto: int, fields: list[str]
+) -> None:
+    size = 4 if version == 4 else 16
+    src, dst = (
+        str(ipaddress.ip_address(flow[i : i + size] if size == 16 else flow[i : i + 4]))
+        for i in (0, 16)
+    )
+    sport, dport = struct.unpack(">HH", flow[32:])
+    if f"ipv{version}" not in fields:
+        fields = [*fields, f"ipv{version}"]
+    configure(key, fields)
+    tell(worker, key, fields)
+    frame_ = packet(src, sport, dst, dport, proto)
+    assert asked(worker, src, sport, dst, dport, proto) == hash_of(frame_)
+    configure(MICROSOFT_KEY, ALL)
 
 
 # --- tunnels --------------------------------------------------------------------------------------

@@ -76,7 +76,9 @@ def test_a_plugin_is_c_or_c_plus_plus(cc: str, suffix: str, std: str, tmp_path: 
     assert "dps_plugin" in symbols(out)
 
 
-def test_what_was_not_asked_for_is_zero(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["packet_fields.c", "look.c"])
+def test_through_the_worker_s_loop(tmp_path: Path, source: str) -> None:
+    """What was not asked for is zero; what a plugin that looks finds."""
     flags = subprocess.run(
         ["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True, check=True
     ).stdout.replace("-I", "-isystem ")
@@ -85,7 +87,7 @@ def test_what_was_not_asked_for_is_zero(tmp_path: Path) -> None:
         subprocess.run(
             ["cc", "-std=gnu11", level, "-w", "-DALLOW_EXPERIMENTAL_API", *flags.split(),
              f"-I{ROOT}/shim", f"-I{ROOT}/workers", f"-I{SDK}",
-             str(ROOT / "tests" / "c" / "packet_fields.c"), "-o", str(program), "-lrte_eal"],
+             str(ROOT / "tests" / "c" / source), "-o", str(program), "-lrte_eal"],
             check=True,
         )  # fmt: skip
         done = subprocess.run([program], capture_output=True, text=True, check=False)

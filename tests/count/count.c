@@ -246,7 +246,7 @@ seat_worker(uint32_t index, const struct count_group *group)
 	sitter->slot = index;
 	if (plugin != NULL) {
 		slot->facts.needs = plugin->needs;
-	} else if (plugin_load(the_primary.ctl, sitter, &plugin, &state) != 0) {
+	} else if (plugin_load(the_primary.ctl, &the_primary.ctl->view, sitter, &plugin, &state) != 0) {
 		fprintf(stderr, "%s: %s\n", group->builtin, sitter->error);
 		exit(1);
 	} else {

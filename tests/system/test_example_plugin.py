@@ -109,6 +109,28 @@ def test_the_example_builds_and_does_what_it_says(instance: Run) -> None:
     assert list(read_pcap(instance.folder / "wan.out.pcap")) == PASSED[:1]
 
 
+def test_the_example_that_looks_ahead(instance: Run) -> None:
+    shutil.copytree(EXAMPLE, instance.folder, dirs_exist_ok=True)
+    make(instance.folder, "steer_nets.so")
+    sent = [p if i % 3 else p[:32] + b"\x07" + p[33:] for i, p in enumerate(PASSED * 30)]
+    write_pcap(instance.folder / "wan.in.pcap", sent)
+    write_pcap(instance.folder / "lan.in.pcap", PASSED[-1:])
+    args = 'net = { "10.0.0" = "lan" }'
+    instance.start(PORTS.format(plugin="./steer_nets.so", args=args))
+    instance.until(
+        lambda s: sum(p["rx_packets"] for p in s["ports"]) > len(sent) and not s["in_flight"]
+    )
+    ipv4 = [p for p in sent if len(p) >= 34 and p[12:14] == b"\x08\0"]
+    right = [p for p in ipv4 if p[32] == 0]
+    worker = instance.worker("fw/0")
+    assert worker["dropped"] == {
+        "no_ipv4": len(sent) + 1 - len(ipv4),
+        "no_net": len(ipv4) - len(right),
+    }
+    instance.stop()
+    assert list(read_pcap(instance.folder / "lan.out.pcap")) == right
+
+
 SOUND = """
 #include <dpsup_plugin.h>
 static uint16_t packet(void *state, struct dps_packet *p) { (void)state; return dps_out(p->port); }
@@ -119,6 +141,11 @@ BAD = {
         "const struct dps_plugin dps_plugin = { .abi = 99, .size = sizeof(struct dps_plugin),"
         ' .name = "old", .packet = packet };',
         ["ABI 99", "this dpsup has", "build it again"],
+    ),
+    "ABI 3": (
+        'const struct dps_plugin dps_plugin = { .abi = 3, .size = 88, .name = "old",'
+        " .packet = packet };",
+        ["ABI 3 (88 bytes)", "build it again", "may look at a burst first", "From ABI 3 to 4"],
     ),
     "other size": (
         "const struct dps_plugin dps_plugin = { .abi = DPS_PLUGIN_ABI, .size = 8,"

@@ -93,7 +93,8 @@ def _counters(t: float) -> Doc:
         ],
         "slots": [
             _slot(t, 1, lane_full=int(500 * t)),
-            _slot(t, 2, dropped={"runt": int(7 * t)}),
+            _slot(t, 2, dropped={"runt": int(7 * t)}, gauges={"table": -2},
+                  dropped_policy=int(4 * t)),
             dict(status._NO_SLOT, bursts=0, busy=0, collected=0, beats=0, lanes_corrupt=0),
             _slot(t, 3),
         ],

@@ -89,6 +89,8 @@ def test_counters_of_lanes_and_io_cores_are_metrics() -> None:
     assert found["dpsup_worker_busy_seconds_total"][0] == pytest.approx(5000 * 200 / looks.HZ)
     assert found["dpsup_worker_bursts_total"] == [125, 250, 375]
     assert found["dpsup_plugin_count_total"] == [5000, 10000, 15000]
+    assert found["dpsup_plugin_gauge"] == [-2]
+    assert found["dpsup_worker_policy_dropped_packets_total"] == [0, 20, 0]
 
 
 def test_names_and_units_follow_the_conventions() -> None:

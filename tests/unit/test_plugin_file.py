@@ -69,6 +69,8 @@ def test_a_file_without_sections_is_left_to_the_worker(tmp_path: Path) -> None:
     [
         (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = 2, .size = 40"), (), "plugin ABI 2 (40 bytes)"),
         (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = DPS_PLUGIN_ABI, .size = 40"), (), "(40 bytes)"),
+        (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = 3, .size = 88"), (), "plugin ABI 3 (88 bytes)"),
+        (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = 3, .size = 88"), (), "needs no change: docs"),
         (SOURCE.replace(" dps_plugin = {", " my_plugin = {"), (), "no symbol dps_plugin"),
         (SOURCE.replace("const struct dps_plugin dps", "static const struct dps_plugin dps"), (),
          "no symbol dps_plugin"),

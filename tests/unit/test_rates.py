@@ -24,6 +24,9 @@ def test_rates_are_what_was_counted_between_two_looks() -> None:
     assert one["pps"] == pytest.approx(1000)
     assert one["drop_pps"] == pytest.approx(500)
     assert two["drop_pps"] == pytest.approx(7)
+    # What the plugin's rules drop is no fault.
+    assert one["fault_pps"] == pytest.approx(500)
+    assert two["fault_pps"] == pytest.approx(3)
     assert two["busy"] == pytest.approx(2000 * 200 / looks.HZ)
     assert two["cycles_per_packet"] == pytest.approx(200)
     assert two["batch"] == pytest.approx(40)

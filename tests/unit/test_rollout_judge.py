@@ -87,3 +87,22 @@ def test_a_sample_is_what_grew() -> None:
     }
     assert sample(before, after, [0]) == Sample(90, 4, 0, 700, bad=1)
     assert sample(before, after, [0, 1]) == Sample(91, 5, 2, 700, bad=1)
+
+
+def test_what_a_rule_drops_is_no_sign_of_a_bad_version() -> None:
+    def grown(old: int, new: int, policy_before: int, policy: int) -> Sample:
+        before = slot(dropped={"rule": old}, dropped_policy=policy_before)
+        after = slot(collected=1000, dropped={"rule": new}, dropped_policy=policy)
+        return sample({"slots": [before]}, {"slots": [after]}, [0])
+
+    sound = Sample(1000, 0)
+    assert grown(50, 950, 50, 950) == sound
+    assert grown(50, 950, 0, 900) == sound
+    ruled = grown(0, 1000, 0, 1000)
+    assert not judge(sound, ruled, Margins()) and not hard_sign(sound, ruled, Margins())
+    # What it drops beside counts as ever.
+    assert "it drops 10.0%" in judge(sound, grown(0, 1000, 0, 900), Margins())
+    assert "it drops all" in hard_sign(sound, grown(0, 1000, 0, 0), Margins())
+    # The primary of an older dpsup does not tell.
+    old, new = slot(), slot(collected=100, dropped={"a": 3})
+    assert sample({"slots": [old]}, {"slots": [new]}, [0]).dropped == 3

@@ -382,3 +382,21 @@ def test_a_full_ring_of_the_kernel_is_made_longer_in_the_vdev() -> None:
     of_kernel = [{**made["port_info"][0], "driver": "net_af_packet"}]
     (hint,) = (h for h in sections.hints({**made, "port_info": of_kernel}) if "misses" in h)
     assert hint.endswith("more cores in [[io]] or framecnt in its vdev")
+
+
+def test_what_a_rule_drops_is_not_shown_as_trouble() -> None:
+    def styles(policy: int) -> list[str]:
+        before, after = looks.edge(3.0), looks.edge(4.0)
+        for look, drops in ((before, 0), (after, 900)):
+            slot = look["counters"]["slots"][1]
+            slot |= {"dropped": {"rule": drops}, "dropped_policy": drops * policy}
+            worker = look["status"]["groups"][0]["workers"][1]
+            worker |= {"dropped": {"rule": drops}, "dropped_policy": drops * policy}
+        (line,) = [
+            line
+            for line in sections.status(picture(before, after), Screen(120))
+            if "fw/1" in plain([line])
+        ]
+        return [style for cell, style in line if cell.strip() == "900"]
+
+    assert "bad" in styles(0) and "bad" not in styles(1)

@@ -10,7 +10,7 @@
  *     const struct dps_plugin dps_plugin = { DPS_PLUGIN_HEAD, .name = "count", .packet = count };
  *
  * A worker process loads it, calls init once, then packet for every packet of its lanes, in order,
- * from one thread. What packet returns is the packet's verdict; each packet gets exactly one, and
+ * from one thread (and look, if there is one, before it: see below). What packet returns is the packet's verdict; each packet gets exactly one, and
  * dpsup carries it out. A worker may be killed between any two instructions: the packet in hand is
  * then given to the next worker once more, with its bytes as they were, provided that the plugin
  * says how many bytes it may change (rewrites, prepends). So:
@@ -32,7 +32,7 @@
 extern "C" {
 #endif
 
-#define DPS_PLUGIN_ABI 3u
+#define DPS_PLUGIN_ABI 4u
 
 /* First initializer of every plugin: how the worker knows what it was built against. */
 #define DPS_PLUGIN_HEAD .abi = DPS_PLUGIN_ABI, .size = sizeof(struct dps_plugin)
@@ -48,6 +48,9 @@ extern "C" {
 #define DPS_PLUGIN_REWRITES 256u /* most of prepends + rewrites */
 #define DPS_PLUGIN_REASONS 16u
 #define DPS_PLUGIN_COUNTERS 16u
+#define DPS_PLUGIN_BURST 64u            /* most packets of one call of look */
+#define DPS_PLUGIN_BUCKETS 512u         /* of each group's flows */
+#define DPS_PLUGIN_NOBODY 255u          /* dps_group_facts.owner: no worker has the bucket */
 #define DPS_PLUGIN_STATE (64u << 20)    /* most bytes of state_size */
 #define DPS_PLUGIN_BUCKET_STATE 32768u  /* most bytes of bucket_state_size */
 #define DPS_PLUGIN_TOUCHES_MOST 4u      /* calls of dps_touch for one packet */
@@ -68,7 +71,9 @@ struct dps_packet {
 	uint8_t pad;
 	uint64_t tsc;           /* TSC when the io core received it, where asked for */
 	const void *origin;     /* the worker's own */
-	void *bucket_state;     /* of the packet's bucket, where bucket_state_size asks for it */
+	void *bucket_state;     /* of the packet's bucket, where bucket_state_size asks for it; NULL in
+				 * look */
+	uint64_t found;         /* what look left here for packet, else 0 */
 };
 
 /*
@@ -81,6 +86,37 @@ struct dps_packet {
  * shows for a worker is the sum over all processes that had its place.
  */
 #define DPS_PLUGIN_SPARE 0xffffffffu
+
+/* A port, as it is now. Link and speed change while packets flow; the rest too, when the device of a
+ * port goes or comes back. */
+struct dps_port_facts {
+	uint8_t mac[8];         /* 6 bytes of address */
+	uint32_t up;            /* 1: the link is up */
+	uint32_t mbps;          /* of the link; 0: unknown */
+	uint32_t mtu;           /* 0: there is no device now */
+	int32_t numa;           /* node; -1: unknown */
+};
+
+/* A group: which worker has which bucket. A bucket that moves is its new owner's here as soon as that
+ * is decided; packets that the old one had in hand are finished first. */
+struct dps_group_facts {
+	uint64_t version;       /* another number after each change of the rest */
+	uint32_t workers;       /* that have a bucket */
+	uint32_t places;        /* that the group may have: `max` in the topology */
+	uint8_t owner[DPS_PLUGIN_BUCKETS]; /* index of the worker, or DPS_PLUGIN_NOBODY */
+};
+
+/* What dps_hash_of hashes: addresses and ports as they stand in packets, in network byte order. */
+struct dps_tuple {
+	uint8_t version;        /* 4 or 6 */
+	uint8_t protocol;       /* 6, 17, ... */
+	uint8_t fragment;       /* 1: part of a datagram, whose ports do not count */
+	uint8_t pad;
+	uint16_t from_port;
+	uint16_t to_port;
+	uint8_t from[16];       /* IPv4: the first 4 bytes */
+	uint8_t to[16];
+};
 
 struct dps_env {
 	const char *group;
@@ -101,6 +137,19 @@ struct dps_env {
 					 * both hold from seated() on */
 	void *state;                    /* [state_size], 16-byte aligned */
 	const uint16_t *next;           /* by input port: the verdict of dps_next */
+
+	/* The clock of all workers: nanoseconds that never go back, since some moment before the
+	 * instance. The worker reads it between bursts; here it is a plain variable. */
+	uint64_t now;
+
+	/* These change while packets flow; each field is one load. What a plugin derives from them it
+	 * derives anew when a version is another than the one that it looked at before. */
+	const struct dps_port_facts *ports;     /* [n_ports] */
+	const uint64_t *ports_version;          /* another number after each change of a port */
+	const struct dps_group_facts *groups;   /* [n_groups] */
+	uint32_t group_index;                   /* of this worker's group */
+	uint32_t hash_key_len;
+	const uint8_t *hash_key;                /* [hash_key_len], of the flows' Toeplitz hash */
 };
 
 struct dps_plugin {
@@ -122,6 +171,15 @@ struct dps_plugin {
 	uint32_t state_version;         /* of the layout of both */
 	uint32_t pad;
 	void (*seated)(void *state, const struct dps_env *env); /* it has its place; may be NULL */
+
+	void (*look)(void *state, struct dps_packet *packets, uint32_t n); /* see below; may be NULL */
+
+	/* Bit i: reason i drops what the plugin was told to drop, as an access rule does. A rollout
+	 * judges no version by it. */
+	uint32_t policy;
+	/* Bit i: counter i is a gauge: a number that goes up and down, as entries of a table. It is this
+	 * process's, is shown as a signed number, and ends with the process. */
+	uint32_t gauges;
 };
 
 /* In C++ a constant is the file's own, under a name of C++'s, unless it was declared like this. */
@@ -206,6 +264,39 @@ dps_group(const struct dps_env *env, const char *name)
 	return -1;
 }
 
+/* The bucket of a flow, by its hash. */
+static inline uint32_t
+dps_bucket(uint32_t hash)
+{
+	return hash % DPS_PLUGIN_BUCKETS;
+}
+
+/* 1: this worker has the bucket. */
+static inline int
+dps_owns(const struct dps_env *env, uint32_t bucket)
+{
+	return env->groups[env->group_index].owner[bucket % DPS_PLUGIN_BUCKETS] == env->worker;
+}
+
+/* The buckets that a worker of a group has, into buckets[DPS_PLUGIN_BUCKETS]; returns how many. */
+static inline uint32_t
+dps_buckets_of(const struct dps_env *env, uint32_t group, uint32_t worker, uint16_t *buckets)
+{
+	uint32_t n = 0;
+
+	for (uint32_t b = 0; b < DPS_PLUGIN_BUCKETS; b++)
+		if (env->groups[group].owner[b] == worker)
+			buckets[n++] = (uint16_t)b;
+	return n;
+}
+
+/*
+ * The hash of the packets with these headers, as an io core computes it: so dps_bucket of it says in
+ * which bucket they land, and dps_group_facts.owner at which worker. Where rss_fields leaves out IPv4
+ * or IPv6, whose packets then go by their MAC addresses, it is 0. The worker program provides it.
+ */
+uint32_t dps_hash_of(const struct dps_env *env, const struct dps_tuple *tuple);
+
 /*
  * Walk a packet's further segments, read-only, the slow path of jumbo frames: start with
  * *segment = NULL; gives the next segment's bytes and returns their number, 0 at the end.
@@ -213,6 +304,176 @@ dps_group(const struct dps_env *env, const char *name)
  */
 uint32_t dps_next_segment(const struct dps_packet *packet, const void **segment,
 			  const uint8_t **bytes);
+
+/*
+ * Checksums of the Internet, as they stand in packets. What a plugin changes it corrects in one of two
+ * ways, of which the first costs a few instructions, whatever the packet's length:
+ *
+ *   - Changed bytes: dps_sum_changed(checksum, was, is, len) is the checksum after len bytes (an even
+ *     number, at an even distance from the start of what is summed) became others (RFC 1624). So
+ *     for addresses in the IPv4 header's checksum, and again in that of TCP. That of UDP is
+ *     dps_sum_udp: 0 says that there is none, and stays.
+ *   - Anew: dps_ipv4_sum(header), and dps_l4_sum(packet, ip_at, &value) over all segments.
+ */
+
+/* Adds bytes to a sum that begins as 0; an odd number only at the end. */
+static inline uint64_t
+dps_sum(uint64_t sum, const void *bytes, uint32_t len)
+{
+	const uint8_t *p = (const uint8_t *)bytes;
+	uint16_t last = 0;
+	uint32_t four;
+
+	for (; len >= 4; p += 4, len -= 4) {
+		memcpy(&four, p, 4);
+		sum += four;
+	}
+	if (len >= 2) {
+		memcpy(&last, p, 2);
+		sum += last;
+		last = 0;
+	}
+	if (len % 2 != 0) {
+		memcpy(&last, p + len - 1, 1);
+		sum += last;
+	}
+	return sum;
+}
+
+/* The checksum of what was summed. */
+static inline uint16_t
+dps_sum_end(uint64_t sum)
+{
+	while (sum >> 16 != 0)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)~sum;
+}
+
+static inline uint16_t
+dps_sum_changed(uint16_t checksum, const void *was, const void *is, uint32_t len)
+{
+	uint64_t sum = (uint16_t)~checksum;
+	uint16_t before, after;
+
+	for (uint32_t i = 0; i + 1 < len; i += 2) {
+		memcpy(&before, (const uint8_t *)was + i, 2);
+		memcpy(&after, (const uint8_t *)is + i, 2);
+		sum += (uint64_t)(uint16_t)~before + after;
+	}
+	return dps_sum_end(sum);
+}
+
+static inline uint16_t
+dps_sum_udp(uint16_t checksum, const void *was, const void *is, uint32_t len)
+{
+	uint16_t now = checksum == 0 ? 0 : dps_sum_changed(checksum, was, is, len);
+
+	return checksum != 0 && now == 0 ? 0xffff : now;
+}
+
+/* What must stand in an IPv4 header's checksum. */
+static inline uint16_t
+dps_ipv4_sum(const void *header)
+{
+	const uint8_t *ip = (const uint8_t *)header;
+	uint32_t len = (ip[0] & 0xfu) * 4;
+
+	return dps_sum_end(dps_sum(dps_sum(0, ip, 10), ip + 12, len < 20 ? 8 : len - 12));
+}
+
+/*
+ * What must stand in the checksum of TCP, UDP, ICMP or ICMPv6, and returns where it stands, from
+ * data on. ip_at: where the IP header begins. -1: it is none of these, a fragment, or cut short.
+ */
+static inline int
+dps_l4_sum(const struct dps_packet *packet, uint32_t ip_at, uint16_t *value)
+{
+	const uint8_t *ip = packet->data + ip_at, *bytes;
+	const void *segment = NULL;
+	uint32_t room = packet->len > ip_at ? packet->len - ip_at : 0;
+	uint32_t at, len, left, field, odd = 0, n;
+	uint64_t sum, part;
+	uint8_t protocol, pseudo[4];
+
+	if (room >= 20 && ip[0] >> 4 == 4) {
+		at = (ip[0] & 0xfu) * 4;
+		len = (uint32_t)ip[2] << 8 | ip[3];
+		protocol = ip[9];
+		if (at < 20 || (ip[6] & 0x3f) != 0 || ip[7] != 0 || protocol == 58)
+			return -1;
+		sum = dps_sum(0, ip + 12, 8);
+	} else if (room >= 40 && ip[0] >> 4 == 6) {
+		at = 40;
+		len = 40 + ((uint32_t)ip[4] << 8 | ip[5]);
+		protocol = ip[6];
+		while ((protocol == 0 || protocol == 60) && room >= at + 8) {
+			protocol = ip[at];
+			at += (ip[at + 1] + 1u) * 8;
+		}
+		if (protocol == 1)
+			return -1;
+		sum = dps_sum(0, ip + 8, 32);
+	} else {
+		return -1;
+	}
+	field = protocol == 6 ? 16 : protocol == 17 ? 6 : 2;
+	if ((protocol != 6 && protocol != 17 && protocol != 1 && protocol != 58) ||
+	    len < at + field + 2 || room < at + field + 2)
+		return -1;
+	ip += at;
+	len -= at;
+	if (protocol == 17) {
+		n = (uint32_t)ip[4] << 8 | ip[5];
+		if (n < 8 || n > len)
+			return -1;
+		len = n;
+	}
+	pseudo[0] = 0;
+	pseudo[1] = protocol;
+	pseudo[2] = (uint8_t)(len >> 8);
+	pseudo[3] = (uint8_t)len;
+	sum = dps_sum(protocol == 1 ? 0 : dps_sum(sum, pseudo, 4), ip, field);
+	bytes = ip + field + 2;
+	n = room - at - field - 2;
+	for (left = len - field - 2;;) {
+		n = n < left ? n : left;
+		part = (uint16_t)~dps_sum_end(dps_sum(0, bytes, n));
+		sum += odd != 0 ? (part & 0xff) << 8 | part >> 8 : part;
+		odd ^= n & 1;
+		left -= n;
+		if (left == 0)
+			break;
+		n = dps_next_segment(packet, &segment, &bytes);
+		if (n == 0)
+			return -1;
+	}
+	*value = dps_sum_end(sum);
+	if (protocol == 17 && *value == 0)
+		*value = 0xffff;
+	return (int)(ip_at + at + field);
+}
+
+/*
+ * look, optional: sees the n packets that packet will then be called for, one after the other. It
+ * looks up all of them together, so that the memory that one waits for is fetched while the next
+ * one is looked up, and leaves 8 bytes for each: packets[i].found is what packet finds in
+ * packet->found.
+ *
+ *     static void look(void *state, struct dps_packet *packets, uint32_t n)
+ *     {
+ *             for (uint32_t i = 0; i < n; i++)
+ *                     __builtin_prefetch(entry_of(packets[i].data));
+ *             for (uint32_t i = 0; i < n; i++)
+ *                     packets[i].found = *entry_of(packets[i].data);
+ *     }
+ *
+ * It only reads: it changes neither bytes, nor state, nor counters, nor another field of a packet,
+ * so a kill in it has changed nothing, and the next worker looks again. For the same reason it may
+ * run more than once for a packet, or for n packets of which packet sees fewer; what it found is as
+ * old as the burst, and packet calls before it may have changed what it read. n is at most
+ * DPS_PLUGIN_BURST; a process that has just got its place looks at its first packets one by one, so
+ * that the packet that kills it in look is known.
+ */
 
 /*
  * State that outlives the process: after a kill, a restart, a takeover by a spare, or a new version
