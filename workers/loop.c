@@ -4,13 +4,17 @@
 // what recovery then finds in the slot is a prefix of these stores, so their order is the protocol:
 //
 //   per packet: save its bytes | stamp whose they are | change | verdict in the packet's word
-//   after the burst: done
+//   after the burst: done, and with it how many blanks were filled
 //
 // (Bytes and stamp are one store where the plugin changes at most DPS_BRIEF of them.)
 //
 // The verdict is a packet's commit: one store, in place of its descriptor. A packet whose word is a
 // verdict is never run again, one whose word is a descriptor has its bytes put back and is run once
 // more. `done` only tells the io core. A plugin that changes nothing pays one store a packet.
+//
+// What a packet fills of blanks, and what is to become of them, means nothing until the packet's word
+// says how many it filled: they are the next ones in order, so a packet that is run once more fills the
+// same ones again (emit.c).
 
 #define _GNU_SOURCE
 #include <linux/futex.h>
@@ -211,6 +215,8 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, enu
 			l->stamp = dps_undo_stamp(lane_index, base + i);
 			l->bucket = l->buckets.head != NULL ? bucket_of(l, p.hash) : NULL;
 			p.bucket_state = l->bucket;
+			l->filled = 0;
+			l->missed = 0;
 		}
 		verdict = l->plugin->packet(l->state, &p);
 		back = dps_word_verdict(verdict);
@@ -218,6 +224,11 @@ run(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n, enu
 			// A length that no buffer has becomes 0, which the io core refuses.
 			back = dps_word_changed(verdict, p.data - data,
 						p.len <= UINT16_MAX ? p.len : 0);
+		if (touches) {
+			back |= (uint64_t)l->filled << DPS_W_EMITS |
+				(uint64_t)l->missed << DPS_W_MISSED;
+			lane->taken += l->filled;
+		}
 		order();
 		__atomic_store_n(word, back, __ATOMIC_RELAXED);
 		order();
@@ -228,6 +239,7 @@ static void __attribute__((noinline))
 run_touching(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n)
 {
 	touching = l;
+	l->from = lane;
 	run(l, lane, lane_index, n, l->saves, l->fetches, true);
 	touching = NULL;
 }
@@ -297,7 +309,10 @@ burst(struct loop *l, uint32_t index)
 	else
 		run_burst(l, lane, index, n);
 	lane->done += n;
-	dps_store32(&lane->shared->done, lane->done);
+	if (unlikely(l->touches))
+		dps_store64((uint64_t *)&lane->shared->done, dps_lane_done(lane->done, lane->taken));
+	else
+		dps_store32(&lane->shared->done, lane->done);
 	dps_order();
 	dps_count(&slot->bursts, 1);
 	dps_count(&slot->packets, n);
@@ -332,7 +347,8 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 										 LOOP_SAVES,
 		.fetches = !(plugin->needs & DPS_PLUGIN_NO_BYTES),
 		.touches = plugin->state_size + plugin->bucket_state_size > 0 ||
-			   plugin->needs & DPS_PLUGIN_TOUCHES,
+			   plugin->needs & DPS_PLUGIN_TOUCHES || plugin->emits > 0,
+		.emits = plugin->emits,
 		.perf = (struct dps_perf *)((char *)slot + slot->perf_at),
 	};
 	segment_base = base;
@@ -345,6 +361,10 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 		lane->meta = (const struct dps_meta *)((char *)slot + slot->meta[i]);
 		lane->done = lane->shared->done;
 		lane->sent = lane->done;
+		lane->blank = (const uint64_t *)((char *)slot + slot->blanks[i]);
+		lane->blank_word = (uint64_t *)((char *)slot + slot->blanks[i]) + DPS_BLANKS;
+		lane->taken = lane->shared->taken;
+		lane->blanks = lane->taken;
 	}
 }
 
