@@ -140,9 +140,7 @@ def account(counters: Counters) -> Account:
         "in_flight": flight,
         "originated": originated,
         "copies": copies,
-        "lost": 0
-        if flight
-        else received + originated + copies - sent - sum(dropped.values()),
+        "lost": 0 if flight else received + originated + copies - sent - sum(dropped.values()),
     }
 
 

@@ -64,6 +64,16 @@ mend(struct lane *lane, uint32_t from, uint32_t to)
 	return mended;
 }
 
+// Likewise of the blanks that are left.
+static void
+mend_blanks(struct lane *lane, uint32_t from)
+{
+	uint32_t n = dps_load32(&lane->blanks_sent) - from;
+
+	for (uint32_t i = 0; i < n && n <= DPS_BLANKS; i++)
+		lane_describe_blank(lane, (from + i) % DPS_BLANKS);
+}
+
 static void
 recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t culprit,
 	     struct dps_story *out)
@@ -89,10 +99,10 @@ recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t 
 			lane_put(lane, done++, dps_word_verdict(DPS_V_QUARANTINE));
 	}
 	// It reads every packet's header: not after a mere kill.
-	if (out->signal != 0 || out->hung || out->notice == DPS_NOTICE_DOUBT)
+	if (out->signal != 0 || out->hung || out->notice == DPS_NOTICE_DOUBT) {
 		out->mended += mend(lane, done, published);
-	for (uint32_t i = taken; i != dps_load32(&lane->blanks_sent) && i - taken < DPS_BLANKS; i++)
-		lane_describe_blank(lane, i % DPS_BLANKS);
+		mend_blanks(lane, taken);
+	}
 	dps_order();
 	dps_store64((uint64_t *)&lane->shared->done, dps_lane_done(done, taken));
 	out->left += published - done;
