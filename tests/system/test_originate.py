@@ -150,7 +150,7 @@ def test_what_a_packet_adds_leaves_once_and_before_it(
     assert sorted(c for c in copies if is_emitted(c)) == third
 
 
-# A packet of the first group becomes a copy and two packets of the second one's, which drops each third.
+# A packet of the first group becomes a copy and two packets of the second one's, of which that one changes all.
 FIRST = """
 #include <dpsup_plugin.h>
 
@@ -200,7 +200,7 @@ const struct dps_plugin dps_plugin = {
 
 @pytest.mark.parametrize("ring", [256, 1024])
 def test_what_is_originated_goes_on_to_a_group(instance: Run, tmp_path: Path, ring: int) -> None:
-    """Copies are of the packet before the next group changes it; workers of both groups die, a group
+    """Copies are of the packet before the next group changes it; workers die, and a group
     that gets twice what came holds the other one back, and nothing is lost."""
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
@@ -254,7 +254,7 @@ const struct dps_plugin dps_plugin = {
 
 @pytest.mark.parametrize("on_full", ["hold", "drop"])
 def test_more_than_there_are_buffers_for(instance: Run, tmp_path: Path, on_full: str) -> None:
-    """Each packet asks for eight, one of which is too long, from a pool that has hardly enough: held
+    """Each asks for eight, one of which is too long, from a pool that has hardly enough: held
     back until there are some, or counted."""
     packets = many(8000)
     save(instance.folder / "wan.in.pcap", packets)
