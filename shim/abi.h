@@ -29,6 +29,8 @@ enum {
 	DPS_BURST = 64,             // most packets of a worker's burst
 	DPS_IO_BURST = 128,         // and of an io core's
 	DPS_REASONS = 16,           // drop reasons of a plugin
+	DPS_BLANKS = 256,           // most blanks that a lane has lent, a power of two
+	DPS_EMITS = 8,              // most that a plugin fills for one packet
 	DPS_COUNTERS = 16,          // counters of a plugin
 	DPS_SLOT_COUNTERS = 32,     // of all plugins that a slot has had
 	DPS_VERSIONS = 2,           // of a group's plugin at a time
@@ -58,6 +60,7 @@ enum {
 	DPS_V_GROUP = 0x2000,       // low bits: group
 	DPS_V_QUARANTINE = 0x3000,
 	DPS_V_REQUEUE = 0x4000,     // steer it anew; only the primary says this
+	DPS_V_ALSO = 0x8000,        // with DROP, OUT, GROUP: and a copy out of the port in bits 4 to 11
 	DPS_V_KIND = 0xf000,
 	DPS_V_ARG = 0x0fff
 };
@@ -80,7 +83,14 @@ enum {
 	DPS_W_VERDICT = 0,          // 16 bits
 	DPS_W_SHIFT = 16,           // 16 bits, signed: bytes that the packet's start moved
 	DPS_W_NEWLEN = 32,          // 16 bits: bytes in the first segment
-	DPS_W_CHANGED = 62          // 1: SHIFT and NEWLEN hold
+	DPS_W_EMITS = 48,           // 4 bits: blanks that the packet filled, the next ones in order
+	DPS_W_MISSED = 52,          // 4 bits: blanks that it asked for and did not get
+	DPS_W_CHANGED = 62,         // 1: SHIFT and NEWLEN hold
+
+	// The word of a blank that a packet filled is a verdict with CHANGED, and in place of EMITS and
+	// MISSED says which blank it is.
+	DPS_W_BLANK = 48,           // 14 bits: its index
+	DPS_BLANK_BITS = 14
 };
 
 // dps_meta.flags
@@ -110,7 +120,9 @@ enum {
 enum {
 	DPS_NEED_VLAN = 1,
 	DPS_NEED_TSC = 2,
-	DPS_NEED_HASH = 4
+	DPS_NEED_HASH = 4,
+	DPS_NEED_BLANKS = 65536     // the lowest of DPS_EMITS bits, of which it sets one for each blank that
+				    // a packet may fill
 };
 
 // dps_slot.command
@@ -189,11 +201,14 @@ struct dps_meta {
 struct dps_lane {
 	// Written by the io core. Two lines: processors fetch them in pairs.
 	uint32_t sent;              // index after the last packet lent
-	uint32_t pad0[31];
+	uint32_t blanks;            // index after the last blank lent
+	uint32_t pad0[30];
 
-	// Written by the worker; by the primary while the slot is empty.
+	// Written by the worker; by the primary while the slot is empty. Both in one store: they say the
+	// same moment.
 	uint32_t done;              // index after the last packet handed back
-	uint32_t pad1[31];
+	uint32_t taken;             // index after the last blank that those packets filled
+	uint32_t pad1[30];
 };
 
 // Lies before a block of state, and names its owner. Written by the worker that occupies the slot or
@@ -409,6 +424,8 @@ struct dps_slot {
 	uint64_t pad0[3];
 	uint64_t lanes[DPS_MAX_IO]; // offset of each dps_lane from the slot's start
 	uint64_t meta[DPS_MAX_IO];  // of its dps_meta[ring]
+	uint64_t blanks[DPS_MAX_IO];    // of its descriptors of blanks, written by the io core, and the words
+				    // of blanks, written by the worker: DPS_BLANKS each, by index
 
 	// Written by the primary, while workers run.
 	uint32_t command;           // DPS_RUN, DPS_STOP

@@ -42,11 +42,15 @@ DPS_LINE(dps_slot, touch_bytes);
 DPS_LINE(dps_slot, beats);
 DPS_LINE(dps_slot, counter);
 DPS_LINE(dps_lane, done);
+DPS_LINE(dps_slot, blanks);
 DPS_LINE(dps_perf, cycles);
 DPS_LINE(dps_slow_burst, len);
 _Static_assert(offsetof(struct dps_slot, brief_of) == offsetof(struct dps_slot, brief) + DPS_BRIEF,
 	       "one store");
 _Static_assert(sizeof(struct dps_lane) == 256, "the words begin on a line");
+_Static_assert(offsetof(struct dps_lane, taken) == offsetof(struct dps_lane, done) + 4, "one store");
+_Static_assert((DPS_BLANKS & (DPS_BLANKS - 1)) == 0 && DPS_BLANKS < 1 << DPS_BLANK_BITS,
+	       "found by mask, told apart by index");
 _Static_assert(sizeof(struct dps_meta) == 32, "two to a line");
 _Static_assert(sizeof(struct dps_slot) % 64 == 0, "slots end on a line");
 _Static_assert(sizeof(struct dps_perf) % 64 == 0, "lanes after it begin on a line");
@@ -121,6 +125,24 @@ dps_word_changed(uint16_t verdict, int16_t shift, uint16_t len)
 {
 	return dps_word_verdict(verdict) | DPS_BIT(DPS_W_CHANGED) |
 	       (uint64_t)(uint16_t)shift << DPS_W_SHIFT | (uint64_t)len << DPS_W_NEWLEN;
+}
+
+// What is set in the word of a packet that filled blanks, or wanted to.
+#define DPS_W_EXTRA (0xffull << DPS_W_EMITS)
+
+// The word of a filled blank.
+static inline uint64_t
+dps_word_blank(uint16_t verdict, uint16_t len, uint32_t index)
+{
+	return dps_word_changed(verdict, 0, len) |
+	       (uint64_t)(index & (DPS_BIT(DPS_BLANK_BITS) - 1)) << DPS_W_BLANK;
+}
+
+// `done` and `taken` as one store has them.
+static inline uint64_t
+dps_lane_done(uint32_t done, uint32_t taken)
+{
+	return (uint64_t)taken << 32 | done;
 }
 
 static inline int

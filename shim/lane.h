@@ -27,6 +27,8 @@ struct lane {
 	struct dps_meta *meta;
 	struct rte_mbuf **shadow;       // [size], by index
 	const uint32_t *parks;          // dps_slot.parks
+	uint64_t *blank_word;           // descriptors, then the worker's words: dps_slot.blanks
+	struct rte_mbuf **blank;        // [DPS_BLANKS], by index
 	uint64_t base;                  // dps_ctl.base
 	uint32_t size;
 	uint32_t mask;
@@ -53,6 +55,10 @@ struct lane {
 	bool is_active;                 // listed in io.active
 	bool changes;                   // its plugin may change bytes
 	uint8_t needs;                  // DPS_NEED_*
+	uint8_t emits;                  // most blanks that a packet of it may fill
+	uint32_t blanks_sent;           // index after the last blank lent
+	uint32_t blanks_taken;          // and after the last one that came back filled
+	struct rte_mempool *blank_pool; // that they come from
 	struct dps_lane_stats stats;
 } __rte_cache_aligned;
 
@@ -105,10 +111,29 @@ lane_room(const struct lane *lane)
 	return lane->limit - lane->sent;
 }
 
+// Lossless lanes get no packet for which they might lack blanks.
+static void __attribute__((noinline, unused))
+lane_limit_blanks(struct lane *lane)
+{
+	uint32_t most = (lane->blanks_sent - lane->blanks_taken) / lane->emits;
+
+	most = lane->collected + RTE_MIN(most, lane->credit);
+	lane->limit = (int32_t)(most - lane->sent) > 0 ? most : lane->sent;
+}
+
 static inline void
 lane_set_limit(struct lane *lane)
 {
 	lane->limit = unlikely(lane->corrupt) ? lane->sent : lane->collected + lane->credit;
+	if (unlikely(lane->emits > 0) && lane->hold && !lane->corrupt)
+		lane_limit_blanks(lane);
+}
+
+// Blanks that a packet may fill, as dps_facts.needs says it.
+static inline uint32_t
+lane_emits(uint32_t needs)
+{
+	return __builtin_popcount(needs & DPS_NEED_BLANKS * ((1u << DPS_EMITS) - 1));
 }
 
 // The descriptor of a packet; len is at most DPS_LEN_MOST.
@@ -128,6 +153,25 @@ static inline uint64_t *
 lane_line(const struct lane *lane, uint32_t index)
 {
 	return &lane->word[lane->scatter[(index & lane->mask) / DPS_LINE_WORDS]];
+}
+
+// The descriptor of a blank: its room is its length.
+static inline void
+lane_describe_blank(struct lane *lane, uint32_t at)
+{
+	const struct rte_mbuf *m = lane->blank[at];
+	uint32_t room = m->buf_len - m->data_off;
+
+	__atomic_store_n(&lane->blank_word[at],
+			 lane_word(lane, m, RTE_MIN(room, (uint32_t)DPS_LEN_MOST), 0),
+			 __ATOMIC_RELAXED);
+}
+
+// What the worker says of a blank that it filled.
+static inline uint64_t
+lane_blank_word(const struct lane *lane, uint32_t index)
+{
+	return __atomic_load_n(&lane->blank_word[DPS_BLANKS + index % DPS_BLANKS], __ATOMIC_RELAXED);
 }
 
 // Write a descriptor; it is published later. The shadow is the caller's to fill.

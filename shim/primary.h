@@ -177,6 +177,7 @@ struct io {
 	enum dps_stage stage;           // that the clock runs for
 	uint64_t stage_since;           // TSC
 	bool watched;                   // capture or stopwatch
+	bool thirsty;                   // a lane has fewer blanks than it may
 	struct capture *capture;        // NULL: no capture runs
 	struct stopwatch *stopwatch;    // NULL: the time of packets is not measured
 	uint32_t n_active;
@@ -245,6 +246,7 @@ struct primary {
 	uint32_t moves;                 // maps that io cores were asked to take over, of all groups
 	bool io_running;
 	bool given_up[DPS_MAX_GROUPS];          // by order: all workers are held
+	bool fast_free;                 // a driver frees mbufs as if nobody shared them
 	struct rte_mempool *pool[DPS_MAX_POOLS];
 	uint64_t rx_held[DPS_MAX_POOLS];        // mbufs that drivers took at start
 	struct port port[DPS_MAX_PORTS];

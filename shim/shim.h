@@ -121,6 +121,10 @@ struct dps_lane_stats {
 	uint64_t dropped[DPS_VERSIONS * DPS_REASONS];   // by the plugin's version and its reason
 	uint32_t outstanding;
 	uint32_t lanes_corrupt;     // lanes that were isolated
+	uint64_t emitted;           // blanks that the plugin filled
+	uint64_t no_blank;          // that it asked for and did not get
+	uint64_t copied;
+	uint64_t no_copy;           // the pool had none
 	uint64_t bad_word;          // the last bad verdict's word, 0: none
 	uint32_t bad_len;           // bytes of its packet
 	uint32_t bad_version;       // of the plugin that said it
@@ -235,7 +239,8 @@ enum dps_place {
 	DPS_PLACE_TX = 6,           // wait for a port
 	DPS_PLACE_XFER = 7,         // on their way from another io core
 	DPS_PLACE_QUARANTINE = 8,
-	DPS_N_PLACES = 9
+	DPS_PLACE_BLANKS = 9,       // lent to a slot, to be filled
+	DPS_N_PLACES = 10
 };
 
 struct dps_audit_place {

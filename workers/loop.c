@@ -4,7 +4,7 @@
 // what recovery then finds in the slot is a prefix of these stores, so their order is the protocol:
 //
 //   per packet: save its bytes | stamp whose they are | change | verdict in the packet's word
-//   after the burst: done
+//   after the burst: done, and with it how many blanks were filled
 //
 // (Bytes and stamp are one store where the plugin changes at most DPS_BRIEF of them.)
 //
@@ -14,6 +14,10 @@
 //
 // A plugin that looks sees all packets of the burst before the first of them is handled. That stores
 // nothing but, in dps_slot.hand, that it is so: a kill in there is a kill before the burst.
+//
+// What a packet fills of blanks, and what is to become of them, means nothing until the packet's word
+// says how many it filled: they are the next ones in order, so a packet that is run once more fills the
+// same ones again (emit.c).
 
 #define _GNU_SOURCE
 #include <linux/futex.h>
@@ -197,12 +201,18 @@ handle(struct loop *l, uint32_t lane_index, uint32_t index, uint64_t *word, stru
 		l->stamp = dps_undo_stamp(lane_index, index);
 		l->bucket = l->buckets.head != NULL ? bucket_of(l, p->hash) : NULL;
 		p->bucket_state = l->bucket;
+		l->filled = 0;
+		l->missed = 0;
 	}
 	verdict = l->plugin->packet(l->state, p);
 	back = dps_word_verdict(verdict);
 	if (unlikely(p->data != data || p->len != len))
 		// A length that no buffer has becomes 0, which the io core refuses.
 		back = dps_word_changed(verdict, p->data - data, p->len <= UINT16_MAX ? p->len : 0);
+	if (touches) {
+		back |= (uint64_t)l->filled << DPS_W_EMITS | (uint64_t)l->missed << DPS_W_MISSED;
+		l->from->taken += l->filled;
+	}
 	order();
 	__atomic_store_n(word, back, __ATOMIC_RELAXED);
 	order();
@@ -244,6 +254,7 @@ static void __attribute__((noinline))
 run_touching(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n)
 {
 	touching = l;
+	l->from = lane;
 	run(l, lane, lane_index, n, l->saves, l->fetches, true);
 	touching = NULL;
 }
@@ -285,6 +296,7 @@ run_looking(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_
 	struct dps_packet packets[DPS_BURST];
 	uint32_t first = lane->done, some;
 
+	l->from = lane;
 	fetch_words(l, lane, n);
 	for (uint32_t at = 0; at < n; at += some) {
 		some = lane->alone > 0 ? 1 : n - at;
@@ -368,7 +380,10 @@ burst(struct loop *l, uint32_t index)
 	else
 		run_burst(l, lane, index, n);
 	lane->done += n;
-	dps_store32(&lane->shared->done, lane->done);
+	if (unlikely(l->touches))
+		dps_store64((uint64_t *)&lane->shared->done, dps_lane_done(lane->done, lane->taken));
+	else
+		dps_store32(&lane->shared->done, lane->done);
 	dps_order();
 	dps_count(&slot->bursts, 1);
 	dps_count(&slot->packets, n);
@@ -403,8 +418,9 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 										 LOOP_SAVES,
 		.fetches = !(plugin->needs & DPS_PLUGIN_NO_BYTES),
 		.touches = plugin->state_size + plugin->bucket_state_size > 0 ||
-			   plugin->needs & DPS_PLUGIN_TOUCHES,
+			   plugin->needs & DPS_PLUGIN_TOUCHES || plugin->emits > 0,
 		.looks = plugin->look != NULL,
+		.emits = plugin->emits,
 		.perf = (struct dps_perf *)((char *)slot + slot->perf_at),
 	};
 	segment_base = base;
@@ -418,6 +434,10 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 		lane->done = lane->shared->done;
 		lane->sent = lane->done;
 		lane->alone = DPS_BURST;
+		lane->blank = (const uint64_t *)((char *)slot + slot->blanks[i]);
+		lane->blank_word = (uint64_t *)((char *)slot + slot->blanks[i]) + DPS_BLANKS;
+		lane->taken = lane->shared->taken;
+		lane->blanks = lane->taken;
 	}
 }
 

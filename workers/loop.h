@@ -13,9 +13,13 @@ struct loop_lane {
 	struct dps_lane *shared;
 	uint64_t *word;
 	const struct dps_meta *meta;
+	const uint64_t *blank;          // descriptors of blanks
+	uint64_t *blank_word;           // and what the packets in hand say of them
 	uint32_t done;                  // as in shared memory; only this worker writes it
 	uint32_t sent;                  // as last read
 	uint32_t alone;                 // packets that are still to be looked at one by one
+	uint32_t taken;                 // blanks, by the packets that have verdicts
+	uint32_t blanks;                // lent, as last read
 };
 
 // Of each packet's bytes, before the plugin may change them.
@@ -35,8 +39,12 @@ struct loop {
 	bool first;
 	enum loop_saves saves;
 	bool fetches;                   // the plugin looks at bytes
-	bool touches;                   // and changes state that outlives the process
+	bool touches;                   // and changes state that outlives the process, or fills blanks
 	bool looks;                     // and sees a burst before its packets
+	uint32_t emits;                 // most blanks for each packet
+	struct loop_lane *from;         // of the packet in hand
+	uint32_t filled;                // by the packet in hand
+	uint32_t missed;                // likewise: there was none
 	uint64_t stamp;                 // of the packet in hand, dps_undo_stamp
 	uint8_t *bucket;                // state of its bucket, NULL: none
 	uint32_t bucket_size;

@@ -145,6 +145,10 @@ check(struct dps_sitter *me, const struct dps_plugin *p)
 			      "it declares %u bytes of state and %u of a bucket's, at most %u and %u "
 			      "are possible", p->state_size, p->bucket_state_size,
 			      DPS_PLUGIN_STATE, DPS_PLUGIN_BUCKET_STATE);
+	if (p->emits > DPS_PLUGIN_EMITS)
+		return refuse(me, DPS_EXIT_PLUGIN_ABI,
+			      "it declares emits = %u, at most %u blanks are lent for each packet",
+			      p->emits, DPS_PLUGIN_EMITS);
 	if (p->rewrites + p->prepends > DPS_UNDO)
 		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "rewrites + prepends is %u bytes, at most %u can be put back",
@@ -228,7 +232,8 @@ plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_s
 			refuse(me, 0, "its init refused and gave no reason");
 		return DPS_EXIT_PLUGIN_INIT;
 	}
-	me->facts.needs = p->needs | (p->bucket_state_size > 0 ? DPS_NEED_HASH : 0);
+	me->facts.needs = p->needs | (p->bucket_state_size > 0 ? DPS_NEED_HASH : 0) |
+			  DPS_NEED_BLANKS * ((1u << p->emits) - 1);
 	me->facts.rewrites = p->rewrites;
 	me->facts.prepends = p->prepends;
 	me->facts.n_reasons = copy_names(me->facts.reason, DPS_REASONS, p->reasons);

@@ -279,6 +279,30 @@ def _worker(made: _Families, group: str, w: StatusWorker) -> None:
         w["requeued"],
         **labels,
     )
+    made.counter(
+        "worker_originated_packets",
+        "Number of packets that the plugin originated.",
+        w["originated"],
+        **labels,
+    )
+    made.counter(
+        "worker_not_originated_packets",
+        "Number of packets that the plugin could not originate, for lack of an empty buffer.",
+        w["not_originated"],
+        **labels,
+    )
+    made.counter(
+        "worker_copied_packets",
+        "Number of copies sent out of a second port.",
+        w["copies"],
+        **labels,
+    )
+    made.counter(
+        "worker_not_copied_packets",
+        "Number of copies not made, for lack of an empty buffer.",
+        w["not_copied"],
+        **labels,
+    )
     made.gauge(
         "worker_packets_outstanding",
         "Number of packets that the worker has now.",

@@ -162,6 +162,8 @@ def account(counters: Counters) -> Account:
     received = sum(p["rx_packets"] for p in counters["ports"])
     sent = sum(p["tx_packets"] for p in counters["ports"])
     flight = in_flight(counters)
+    originated = sum(s.get("emitted", 0) for s in counters["slots"])
+    copies = sum(s.get("copied", 0) for s in counters["slots"])
     return {
         "received": received,
         # as the drivers count, for lack of a descriptor or an mbuf
@@ -169,7 +171,9 @@ def account(counters: Counters) -> Account:
         "sent": sent,
         "dropped": dict(dropped),
         "in_flight": flight,
-        "lost": 0 if flight else received - sent - sum(dropped.values()),
+        "originated": originated,
+        "copies": copies,
+        "lost": 0 if flight else received + originated + copies - sent - sum(dropped.values()),
     }
 
 
@@ -231,6 +235,11 @@ def groups(
                 "last_exit": known["last_exit"] if known else last_exit,
                 "outstanding": slot["outstanding"],
                 "requeued": slot["requeued"],
+                # a primary of an older dpsup does not have these
+                "originated": slot.get("emitted", 0),
+                "not_originated": slot.get("no_blank", 0),
+                "copies": slot.get("copied", 0),
+                "not_copied": slot.get("no_copy", 0),
                 "counters": slot["counters"],
                 "gauges": slot.get("gauges", {}),
                 "dropped_policy": slot.get("dropped_policy", 0),

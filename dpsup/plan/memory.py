@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dpsup import _abi
 from dpsup._abi import DPS_BUCKETS as BUCKETS
 from dpsup._build import MAX_LCORE
 from dpsup.plan.model import MemoryPlan
@@ -46,7 +47,8 @@ def pool_bytes(pool: Mempool) -> int:
 
 
 def slot_bytes(group: Group, n_io: int) -> int:
-    lane = 256 + group.ring * (8 + 32)  # indices, words, meta
+    blanks = 2 * 8 * _abi.DPS_BLANKS
+    lane = 256 + group.ring * (8 + 32) + blanks  # indices, words, meta
     state = _LINE + group.state if group.state else 0
     return _up(_SLOT_HEAD + n_io * lane + state, _SLOT_UNIT)
 

@@ -43,7 +43,8 @@ from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.workers import Workers
 
-NEEDS = _abi.DPS_NEED_VLAN | _abi.DPS_NEED_TSC | _abi.DPS_NEED_HASH
+BLANKS = _abi.DPS_NEED_BLANKS * ((1 << _abi.DPS_EMITS) - 1)
+NEEDS = _abi.DPS_NEED_VLAN | _abi.DPS_NEED_TSC | _abi.DPS_NEED_HASH | BLANKS
 MOVE_S = 2.0  # for a worker to reach its burst's end; then it is killed
 SEATED_S = 15.0
 FREE_S = 10.0  # for the last process of a version before to be gone

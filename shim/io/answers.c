@@ -98,8 +98,23 @@ op_lane(struct io *io, uint32_t slot)
 		       (DPS_NEED_VLAN | DPS_NEED_TSC | DPS_NEED_HASH)) |
 		      group_needs(lane->group);
 	lane->changes = facts->rewrites + facts->prepends > 0 || the_primary.also_changes[slot];
+	lane->emits = lane_emits(facts->needs | the_primary.also_needs[slot]);
+	lane->credit = lane->size - 1 - DPS_BURST;      // what the topology file promises
+	if (lane->hold && lane->emits > 0)
+		lane->credit = RTE_MIN(lane->credit, (uint32_t)DPS_BLANKS / lane->emits);
+	lane_set_limit(lane);
+	io->thirsty |= lane->emits > 0;
 	settle_turn(lane);
 	find_shortcuts(io, &io->group[lane->group]);
+}
+
+static void
+free_blanks(struct lane *lane)
+{
+	for (; lane->blanks_taken != lane->blanks_sent; lane->blanks_taken++)
+		rte_pktmbuf_free(lane->blank[lane->blanks_taken % DPS_BLANKS]);
+	lane->blanks_taken = 0;
+	dps_store32(&lane->blanks_sent, 0);
 }
 
 // The slot was corrupt, its worker is dead: free the packets that it had, and count them as corrupt.
@@ -116,6 +131,10 @@ op_reset(struct io *io, uint32_t slot)
 	lane->published = 0;
 	lane->collected = 0;
 	lane->ready = 0;
+	free_blanks(lane);
+	lane->shared->blanks = 0;
+	lane->shared->taken = 0;
+	io->thirsty |= lane->emits > 0;
 	lane->draining = false;
 	waiting_forget(&io->group[lane->group], slot - io->group[lane->group].first);
 	lane->requeue = 0;
@@ -165,6 +184,7 @@ op_stop(struct io *io)
 
 			drop_at_port(io, port_of(m), DPS_DROP_STOPPED, m);
 		}
+		free_blanks(lane);
 	}
 	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
 		struct io_group *g = &io->group[k];

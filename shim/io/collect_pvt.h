@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "steer_pvt.h"
+#include "blanks_pvt.h"
 
 // Give the packet the start and length that its worker decided on, if the buffer has them.
 static inline bool
@@ -66,14 +66,17 @@ refuse_verdict(struct lane *lane, struct rte_mbuf *m, uint32_t index, uint64_t w
 	free_counted(&lane->stats.bad_verdict, m);
 }
 
+static void take_extra(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t index,
+		       uint64_t word);
+
 static inline void
-take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
+take(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t index, uint64_t word)
 {
-	struct rte_mbuf *m = lane->shadow[index & lane->mask];
 	uint32_t arg = word & DPS_V_ARG;
 	uint32_t bucket;
 
-	switch (word & DPS_BIT(DPS_W_DONE) ? word & DPS_V_KIND : DPS_V_KIND) {
+	// DONE, and nothing of EXTRA.
+	switch (likely((word >> 48 & 0xbfff) == 0x8000) ? word & DPS_V_KIND : DPS_V_KIND) {
 	case DPS_V_OUT:
 		if (unlikely(arg >= the_primary.n_ports || !reshape(m, word)))
 			break;
@@ -104,17 +107,98 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 		waiting_again(io, &io->group[lane->group], m, bucket_of(m));
 		return;
 	}
-	refuse_verdict(lane, m, index, word);
+	take_extra(io, lane, m, index, word);
+}
+
+static inline void
+take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
+{
+	take(io, lane, lane->shadow[index & lane->mask], index, word);
+}
+
+// A blank that is said to be filled and is not: which ones are, nobody can say any more.
+static void
+lane_spoilt(struct lane *lane)
+{
+	lane->corrupt = true;
+	lane_set_limit(lane);
+	lane->stats.lanes_corrupt = 1;
+}
+
+// The blanks that a packet filled, each with a verdict of its own. False: the word cannot be true.
+static bool
+take_blanks(struct io *io, struct lane *lane, const struct rte_mbuf *by, uint32_t index, uint32_t n)
+{
+	for (; n > 0; n--) {
+		uint32_t next = lane->blanks_taken;
+		uint64_t word = lane_blank_word(lane, next);
+		struct rte_mbuf *m = lane->blank[next % DPS_BLANKS];
+
+		if (next == lane->blanks_sent || !dps_word_is_done(word) ||
+		    DPS_FIELD(word, DPS_W_BLANK, DPS_BLANK_BITS) !=
+			    (next & (DPS_BIT(DPS_BLANK_BITS) - 1)))
+			return false;
+		lane->blanks_taken++;
+		dps_count(&lane->stats.emitted, 1);
+		m->port = port_of(by);
+		*mark_of(m) = (struct dps_mark){ .bucket = NO_BUCKET };
+		word &= ~((DPS_BIT(DPS_BLANK_BITS) - 1) << DPS_W_BLANK);
+		if ((word & DPS_V_KIND) == DPS_V_REQUEUE)
+			refuse_verdict(lane, m, index, word);
+		else
+			take(io, lane, m, index, word);
+	}
+	return true;
+}
+
+// What is not one packet with one verdict: blanks first, then a copy, then the packet.
+static void __rte_noinline
+take_extra(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t index, uint64_t word)
+{
+	uint64_t plain = word & ~(uint64_t)(DPS_V_ALSO | DPS_V_ARG);
+	uint32_t port = (word & DPS_V_ARG) >> 4;
+	uint32_t kind = plain & DPS_V_KIND;
+
+	if (!dps_word_is_done(word)) {
+		refuse_verdict(lane, m, index, word);
+		return;
+	}
+	if (word & DPS_W_EXTRA) {
+		if (!take_blanks(io, lane, m, index, DPS_FIELD(word, DPS_W_EMITS, 4))) {
+			refuse_verdict(lane, m, index, word);
+			lane_spoilt(lane);
+			return;
+		}
+		dps_count(&lane->stats.no_blank, DPS_FIELD(word, DPS_W_MISSED, 4));
+		take(io, lane, m, index, word & ~DPS_W_EXTRA);
+		return;
+	}
+	if (!(word & DPS_V_ALSO) || port >= the_primary.n_ports ||
+	    (kind != DPS_V_OUT && kind != DPS_V_DROP && kind != DPS_V_GROUP)) {
+		refuse_verdict(lane, m, index, word);
+		return;
+	}
+	// As the plugin left it; by the hash that it came in with.
+	if (kind == DPS_V_GROUP)
+		bucket_of(m);
+	if (!reshape(m, word)) {
+		refuse_verdict(lane, m, index, word);
+		return;
+	}
+	take_copy(io, lane, m, port, kind != DPS_V_GROUP && !the_primary.fast_free);
+	take(io, lane, m, index, dps_word_verdict(kind | (word & 0xf)));
 }
 
 // Lossless lanes: may this packet go where its verdict says, without being dropped there? Asked
 // packet by packet, so that a port or a group that is full stops only the senders to it. What comes
 // back as REQUEUE always may: there is room for all that the lanes can hold.
 static bool
-may_take_back(const struct io *io, uint64_t word)
+may_take_back(const struct io *io, const struct lane *lane, uint32_t index, uint64_t word)
 {
 	uint32_t arg = word & DPS_V_ARG;
 
+	if (unlikely(word & (DPS_W_EXTRA | DPS_V_ALSO)))
+		return may_take_extra(io, lane, lane->shadow[index & lane->mask], word);
 	switch (word & DPS_V_KIND) {
 	case DPS_V_OUT:
 		return arg >= the_primary.n_ports || has_room(io, arg);
@@ -151,7 +235,7 @@ take_run(struct io *io, struct lane *lane, uint32_t index, uint32_t n, uint64_t 
 		return n;
 	}
 	for (uint32_t i = 0; i < n; i++) {
-		if (lane->hold && unlikely(!may_take_back(io, word)))
+		if (lane->hold && unlikely(!may_take_back(io, lane, index + i, word)))
 			return i;
 		take_back(io, lane, index + i, word);
 	}
@@ -175,8 +259,11 @@ collect(struct io *io, struct lane *lane)
 		if (unlikely(took < run))
 			break;
 	}
-	if (taken > 0)
+	if (taken > 0) {
+		if (unlikely(lane->emits > 0))
+			blanks_lend(io, lane);
 		lane_collected(lane, taken);
+	}
 	if (lane_look(lane))
 		lane->back_at = io->now;
 	return taken;

@@ -106,6 +106,8 @@ io_turn(struct io *io)
 	}
 	if (the_primary.n_io > 1)
 		work += xfer_pull(io);
+	if (unlikely(io->thirsty))
+		blanks_lend_all(io);
 	for (uint32_t i = 0; i < the_primary.n_groups; i++)
 		if (unlikely(io->group[i].moving)) {
 			work += release_waiting(io, &io->group[i]);

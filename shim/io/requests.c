@@ -99,6 +99,16 @@ own_zalloc(size_t len)
 	return memset(p, 0, len);
 }
 
+// Blanks of a group come from the pool of a port that feeds it.
+static uint32_t
+pool_of_group(uint32_t group)
+{
+	for (uint32_t i = 0; i < the_primary.n_ports; i++)
+		if (the_primary.port[i].group == (int32_t)group)
+			return the_primary.port[i].pool;
+	return 0;
+}
+
 static int
 lane_init(struct io *io, uint32_t slot)
 {
@@ -114,9 +124,11 @@ lane_init(struct io *io, uint32_t slot)
 	lane->parks = &s->parks;
 	lane->base = the_primary.own->base;
 	lane->meta = (struct dps_meta *)((char *)s + s->meta[io->index]);
+	lane->blank_word = (uint64_t *)((char *)s + s->blanks[io->index]);
 	lane->size = s->ring;
 	lane->mask = s->ring - 1;
-	lane->credit = s->ring - 1 - DPS_BURST;     // what the topology file promises
+	lane->credit = s->ring - 1 - DPS_BURST;
+	lane->blank_pool = the_primary.pool[pool_of_group(s->group)];
 	lane_set_limit(lane);
 	lane->slot = slot;
 	lane->group = s->group;
@@ -124,7 +136,8 @@ lane_init(struct io *io, uint32_t slot)
 	lane->needs = group_needs(s->group);
 	// A burst is received in one piece, over the end of the ring if need be.
 	lane->shadow = own_zalloc(sizeof(*lane->shadow) * (s->ring + DPS_IO_BURST));
-	return lane->shadow == NULL ? -ENOMEM : 0;
+	lane->blank = own_zalloc(sizeof(*lane->blank) * DPS_BLANKS);
+	return lane->shadow == NULL || lane->blank == NULL ? -ENOMEM : 0;
 }
 
 // Where packets must not be lost, inputs are left alone from WAITING_GATE held ones on. What may still
@@ -137,7 +150,7 @@ waiting_room(const struct dps_group_conf *conf)
 	uint32_t room = WAITING_MOST;
 
 	for (uint32_t i = 0; i < own->n_groups && conf->hold; i++)
-		room += own->group[i].max * own->group[i].ring;
+		room += own->group[i].max * (own->group[i].ring + DPS_BLANKS);
 	return rte_align32pow2(room);
 }
 
@@ -518,6 +531,10 @@ add_lane(struct dps_lane_stats *out, const struct lane *lane)
 	out->requeued += s->requeued;
 	out->lane_full += s->lane_full;
 	out->bad_verdict += s->bad_verdict;
+	out->emitted += s->emitted;
+	out->no_blank += s->no_blank;
+	out->copied += s->copied;
+	out->no_copy += s->no_copy;
 	out->quarantined += s->quarantined;
 	out->quarantine_full += s->quarantine_full;
 	out->corrupt += s->corrupt;

@@ -64,16 +64,28 @@ mend(struct lane *lane, uint32_t from, uint32_t to)
 	return mended;
 }
 
+// Likewise of the blanks that are left.
+static void
+mend_blanks(struct lane *lane, uint32_t from)
+{
+	uint32_t n = dps_load32(&lane->blanks_sent) - from;
+
+	for (uint32_t i = 0; i < n && n <= DPS_BLANKS; i++)
+		lane_describe_blank(lane, (from + i) % DPS_BLANKS);
+}
+
 static void
 recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t culprit,
 	     struct dps_story *out)
 {
 	uint32_t published = dps_load32(&lane->published);
+	uint32_t taken = lane->shared->taken;
 	uint32_t done = lane->shared->done;
 	uint32_t first = done;
 
-	while (done != published && dps_word_is_done(lane_get(lane, done)))
-		done++;
+	// What these filled goes out with them; what the packet in hand filled is blank again.
+	for (; done != published && dps_word_is_done(lane_get(lane, done)); done++)
+		taken += DPS_FIELD(lane_get(lane, done), DPS_W_EMITS, 4);
 	// Before anything is handed back: from then on the shadow's entry may be another packet's.
 	if (done != published && undo(s, lane, io, done))
 		out->undone = 1;
@@ -87,10 +99,12 @@ recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t 
 			lane_put(lane, done++, dps_word_verdict(DPS_V_QUARANTINE));
 	}
 	// It reads every packet's header: not after a mere kill.
-	if (out->signal != 0 || out->hung || out->notice == DPS_NOTICE_DOUBT)
+	if (out->signal != 0 || out->hung || out->notice == DPS_NOTICE_DOUBT) {
 		out->mended += mend(lane, done, published);
+		mend_blanks(lane, taken);
+	}
 	dps_order();
-	dps_store32(&lane->shared->done, done);
+	dps_store64((uint64_t *)&lane->shared->done, dps_lane_done(done, taken));
 	out->left += published - done;
 }
 
@@ -111,6 +125,7 @@ restore_head(uint32_t slot, struct dps_slot *s)
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		s->lanes[i] = (char *)p->io[i]->lane[slot].shared - (char *)s;
 		s->meta[i] = (char *)p->io[i]->lane[slot].meta - (char *)s;
+		s->blanks[i] = (char *)p->io[i]->lane[slot].blank_word - (char *)s;
 	}
 }
 

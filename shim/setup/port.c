@@ -316,8 +316,10 @@ device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, 
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 	// All packets are of one pool, in one mbuf, and have one reference: sent packets are freed in bulk.
 	if (the_primary.n_pools == 1 && conf->one_mbuf &&
-	    dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
+	    dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE) {
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+		the_primary.fast_free = true;
+	}
 
 	ret = configure(conf, port, &dev, &eth, why);
 	if (ret < 0)

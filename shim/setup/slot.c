@@ -170,7 +170,8 @@ static size_t
 slot_len(uint32_t n_io, const struct dps_group_conf *conf)
 {
 	size_t lane = sizeof(struct dps_lane) +
-		      conf->ring * (sizeof(uint64_t) + sizeof(struct dps_meta));
+		      conf->ring * (sizeof(uint64_t) + sizeof(struct dps_meta)) +
+		      DPS_BLANKS * 2 * sizeof(uint64_t);
 	size_t state = conf->state > 0 ? DPS_STATE_AT + (size_t)conf->state : 0;
 
 	return RTE_ALIGN(RTE_ALIGN(sizeof(struct dps_slot), (size_t)4096) + sizeof(struct dps_perf) +
@@ -247,6 +248,8 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 		at += sizeof(struct dps_lane) + s->ring * sizeof(uint64_t);
 		s->meta[i] = at;
 		at += s->ring * sizeof(struct dps_meta);
+		s->blanks[i] = at;
+		at += DPS_BLANKS * 2 * sizeof(uint64_t);
 	}
 	s->state = p->own->group[group].state > 0 ? at : 0;
 	p->slot_group[slot] = group;

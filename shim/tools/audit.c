@@ -59,6 +59,9 @@ walk(struct io *io, visit_t *visit)
 				  DPS_PLACE_BACK : DPS_PLACE_LENT,
 			      s, lane->shadow[i & lane->mask]);
 	}
+	for (uint32_t s = 0; s < the_primary.n_slots; s++)
+		for (uint32_t i = io->lane[s].blanks_taken; i != io->lane[s].blanks_sent; i++)
+			visit(io, DPS_PLACE_BLANKS, s, io->lane[s].blank[i % DPS_BLANKS]);
 	for (uint32_t k = 0; k < the_primary.n_groups; k++) {
 		const struct io_group *g = &io->group[k];
 
@@ -143,7 +146,8 @@ dps_audit_get(uint32_t pool, struct dps_audit *out)
 		for (uint32_t k = 0; k < DPS_N_PLACES; k++) {
 			uint64_t *sum = k == DPS_PLACE_CACHE      ? &out->cached :
 					k == DPS_PLACE_QUARANTINE ? &out->quarantine :
-					k <= DPS_PLACE_BACK       ? &out->lanes :
+					k <= DPS_PLACE_BACK ||
+						k == DPS_PLACE_BLANKS ? &out->lanes :
 								    &out->io;
 
 			for (uint32_t n = 0; n < DPS_MAX_SLOTS; n++)

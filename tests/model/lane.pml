@@ -15,6 +15,10 @@
 // after one to another: two pieces, saved, counted, changed, one after the other. They lie with the
 // slot; those of a bucket are put back the same way, before anybody else has the bucket.
 //
+// With EMIT, the packets' bytes stay too, and each packet fills a blank, if one is lent: its word in the
+// ring of blanks, then its bytes. What it filled leaves with the packet, ahead of it, and the buffer is
+// lent again.
+//
 // Checked: each packet is delivered once, in order, changed once, by a verdict of its own; nobody
 // touches a buffer after its collection; the io core finds what it may trust. And, with bounds on
 // packets and kills: every run comes to an end (no cycle), and nothing is left undelivered at it.
@@ -37,7 +41,7 @@
 // Variants, each wrong (the test says why): NO_UNDO STAMP_FIRST STAMP_NO_LANE VERDICT_EARLY DONE_EARLY
 // CREDIT_ON_DONE PUBLISH_EARLY NOTE_LATE NO_SCAN SCAN_ON NO_CLEAR CLEAR_EARLY CLEAR_PER_LANE
 // REQUEUE_AFRESH NO_DRAIN; with STATE: NO_UNTOUCH TOUCH_FIRST TOUCH_AFRESH TOUCH_KEPT; with POISON:
-// ASIDE_EARLY ASIDE_ANY HAND_KEPT. DONE_BEFORE_UNDO is right as well: `done = d` shows the io core only what
+// ASIDE_EARLY ASIDE_ANY HAND_KEPT; with EMIT: FILL_LATE TAKEN_LATE TAKEN_EARLY NO_TAKEN LENT_EARLY. DONE_BEFORE_UNDO is right as well: `done = d` shows the io core only what
 // is before packet d; what matters is that the undo is complete before a successor or a REQUEUE.
 
 #ifndef SIZE
@@ -67,12 +71,13 @@
 #define DONE(number) ((number) << 2 | 1)
 #define REQUEUE 3
 #define ASIDE 255       // QUARANTINE
+#define EMITTED 64      // a verdict's: and a blank, the next one
 #define IS_DONE(word) ((word) & 1)
-#define NUMBER(word) ((word) >> 2)
+#define NUMBER(word) ((word) >> 2 & 7)
 
 // Half of a packet's bytes; + 1 is one change.
 #define BYTES(l, number) ((l) << 5 | (number) << 2)
-#ifdef STATE
+#if defined(STATE) || defined(EMIT)
 #define CHANGES 0
 #else
 #define CHANGES 1
@@ -102,6 +107,13 @@ typedef lane_t {
 	byte half2[SIZE] = FREE;
 	byte next;                      // to be lent
 	byte delivered;                 // all before this one
+#ifdef EMIT
+	byte blanks = FIRST;            // by the io core: after the last blank lent
+	byte taken = FIRST;             // by the worker, with done: after the last one filled by then
+	byte blank_word[2];             // by the worker
+	byte blank[2] = FREE;           // the buffers
+	byte came = FIRST;              // the primary's: after the last one that came back filled
+#endif
 	byte again                      // handed back: so many from `delivered` on
 };
 
@@ -137,6 +149,16 @@ byte pieces;                    // so many; one store with the stamp
 #define DRAINED true
 #else
 #define DRAINED L.collected == L.published
+#endif
+
+// Of the blank with this index, filled for that packet.
+#define BLANK_WORD(index, number) (128 | (index) << 3 | (number))
+#define EMPTY 254
+
+#ifdef LENT_EARLY
+#define BLANKS_OUT AHEAD(L.blanks, L.taken)
+#else
+#define BLANKS_OUT AHEAD(L.blanks, L.came)
 #endif
 
 #define WRITE_DESCRIPTOR(index) L.word[AT(index)] = DESC(L.next)
@@ -190,6 +212,17 @@ end:
 			assert(L.again == 0);
 			assert(NUMBER(word) == L.delivered);
 			assert(L.half1[AT(L.collected)] == BYTES(l, L.delivered) + CHANGES);
+#ifdef EMIT
+			if
+			:: word & EMITTED ->
+				assert(L.came != L.blanks);
+				assert(L.blank_word[L.came & 1] == BLANK_WORD(L.came, L.delivered));
+				assert(L.blank[L.came & 1] == L.delivered);
+				L.blank[L.came & 1] = FREE;
+				L.came = NEXT(L.came)
+			:: else
+			fi;
+#endif
 			L.delivered = (L.delivered + 1) & 7
 		fi;
 		L.half1[AT(L.collected)] = FREE;
@@ -204,6 +237,14 @@ end:
 		word = 0
 	   }
 
+#ifdef EMIT
+	:: d_step {
+		BLANKS_OUT < 2 ->
+		L.blank[L.blanks & 1] = EMPTY;
+		L.blanks = NEXT(L.blanks)
+	   }
+#endif
+
 	:: d_step { L.away && L.fed -> L.fed = 0 }
 
 	:: d_step {
@@ -217,13 +258,21 @@ end:
 
 // Before each store of a worker or of a repair, its end. What follows is a repair from the start.
 // Registers (l, index, stop) go with a store, as nobody sees them move.
-#define CUT_SHORT atomic { MAY_DIE; l = 0; index = 0; stop = 0; goto repair }
+#ifdef EMIT
+#define FORGET t = 0; fills = 0
+#define BEGIN t = L.taken
+#else
+#define FORGET
+#define BEGIN
+#endif
+#define CUT_SHORT atomic { MAY_DIE; l = 0; index = 0; stop = 0; FORGET; goto repair }
 #define STORE(what) if :: d_step { what } :: CUT_SHORT fi
 
 #define WORK_ON(k) atomic { \
 	lane[k].sent != lane[k].done -> \
 	l = k; \
 	index = L.done; \
+	BEGIN; \
 	stop = (AHEAD(L.sent, index) > BURST -> (index + BURST) & (INDICES - 1) : L.sent) }
 
 #define CHANGE(half) STORE( \
@@ -294,6 +343,10 @@ active proctype slot()
 {
 	byte l, index, stop;
 	bit nobody;             // no successor: hand back
+#ifdef EMIT
+	byte t;                 // blanks, up to here
+	bit fills;              // the packet in hand
+#endif
 
 end_worker:
 	if
@@ -309,6 +362,18 @@ end_worker:
 #ifdef STATE
 		TOUCH(0);
 		TOUCH(1);
+#elif defined(EMIT)
+		fills = t != L.blanks;
+#ifdef FILL_LATE
+		STORE(L.word[AT(index)] = DONE(NUMBER(L.word[AT(index)])) | (fills -> EMITTED : 0));
+#endif
+		if
+		:: fills ->
+			STORE(L.blank_word[t & 1] = BLANK_WORD(t, NUMBER(L.word[AT(index)])));
+			STORE(assert(L.blank[t & 1] != FREE);
+			      L.blank[t & 1] = NUMBER(L.word[AT(index)]))
+		:: else
+		fi;
 #else
 #if defined(BRIEF)
 		SAVE_BRIEF;
@@ -328,18 +393,39 @@ end_worker:
 #ifdef DONE_EARLY
 		STORE(L.done = NEXT(index));
 #endif
+#ifdef EMIT
+		STORE(
+			L.word[AT(index)] = DONE(NUMBER(L.word[AT(index)])) | (fills -> EMITTED : 0);
+			t = (fills -> NEXT(t) : t);
+			index = NEXT(index))
+#else
 		STORE(SET_VERDICT; index = NEXT(index))         // the packet's commit
+#endif
 	:: index == stop -> break
 	od;
+#if !defined(EMIT)
 	STORE(L.done = stop; index = 0; stop = 0);
+#elif defined(TAKEN_LATE)
+	STORE(L.done = stop);
+	STORE(L.taken = t; index = 0; stop = 0; FORGET);
+#elif defined(TAKEN_EARLY)
+	STORE(L.taken = t);
+	STORE(L.done = stop; index = 0; stop = 0; FORGET);
+#else
+	STORE(L.done = stop; L.taken = t; index = 0; stop = 0; FORGET);
+#endif
 	goto end_worker;
 
 repair:
 	do
-	:: atomic { l < 2 -> index = L.done };
+	:: atomic { l < 2 -> index = L.done; BEGIN };
 #ifndef NO_SCAN
 		do
-		:: WITHIN && IS_DONE(L.word[AT(index)]) -> index = NEXT(index)
+		:: atomic { WITHIN && IS_DONE(L.word[AT(index)]) ->
+#if defined(EMIT) && !defined(NO_TAKEN)
+			t = (L.word[AT(index)] & EMITTED -> NEXT(t) : t);
+#endif
+			index = NEXT(index) }
 		:: else -> break
 		od;
 #endif
@@ -378,7 +464,11 @@ repair:
 #ifdef CLEAR_PER_LANE
 		STORE(undo = 0);
 #endif
+#ifdef EMIT
+		STORE(L.done = index; L.taken = t; l++; FORGET)
+#else
 		STORE(L.done = index; l++)
+#endif
 	:: l == 2 -> break
 	od;
 #ifdef NO_CLEAR

@@ -56,6 +56,15 @@ WRONG_POISON = {
     "HAND_KEPT": "a requeue that is cut short is taken for the burst in hand",
 }
 
+# With EMIT.
+WRONG_EMIT = {
+    "FILL_LATE": "a verdict says that a blank is filled before it is",
+    "TAKEN_LATE": "a repair counts blanks again that done has passed",
+    "TAKEN_EARLY": "a repair counts blanks twice",
+    "NO_TAKEN": "the successor fills blanks that leave with a packet already",
+    "LENT_EARLY": "a filled blank is lent again before it has left",
+}
+
 
 def check(tmp: Path, define: str, cflags: str, *args: str) -> str:
     """What pan says of the model with these definitions."""
@@ -111,6 +120,19 @@ def test_state_counts_each_packet_once(tmp_path: Path) -> None:
     bounds = f"STATE PACKETS=2 KILLS={3 if LONG else 2}"
     text = check(tmp_path, bounds, "-O2 -DSAFETY -DCOLLAPSE", "-m1000000")
     assert states(text) > 100_000
+
+
+@pytest.mark.timeout(1800)
+def test_what_a_packet_originates_leaves_with_it(tmp_path: Path) -> None:
+    bounds = f"EMIT PACKETS=2 KILLS={2 if LONG else 1}"
+    text = check(tmp_path, bounds, "-O2 -DSAFETY -DCOLLAPSE", "-m1000000")
+    assert states(text) > 1_000_000
+
+
+@pytest.mark.parametrize("variant", WRONG_EMIT)
+def test_the_model_sees_what_is_wrong_with_blanks(tmp_path: Path, variant: str) -> None:
+    text = check(tmp_path, f"{variant} EMIT PACKETS=2 KILLS=1", "-DSAFETY -DBFS")
+    assert "assertion violated" in text, f"not seen: {WRONG_EMIT[variant]}\n{text}"
 
 
 @pytest.mark.timeout(1800)

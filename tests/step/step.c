@@ -41,6 +41,7 @@ enum {
 struct lent {
 	uint64_t word;
 	uint64_t verdict;       // as first seen; 0: none yet
+	uint64_t filled;        // a sum over the blanks that it filled, likewise
 	uint32_t len;
 	uint8_t bytes[BYTES_MOST];
 };
@@ -79,6 +80,8 @@ static struct {
 	uint64_t changed;       // a packet changed, in part or whole, and without its verdict
 	uint64_t undone;
 	uint64_t published;     // the repair handed verdicts back
+	uint64_t blanks;        // filled
+	uint64_t in_blank;      // looks that found one filled, in part or whole, and its packet without verdict
 } seen;
 
 // Two processes that take turns, on one CPU and ahead of others there: forty times as fast on a busy
@@ -283,6 +286,7 @@ note_lent(struct track *t)
 
 		l->word = dps_lane_words(t->theirs)[at];
 		l->verdict = 0;
+		l->filled = 0;
 		l->len = DPS_FIELD(l->word, DPS_W_LEN, DPS_W_PORT - DPS_W_LEN);
 		if (dps_word_is_done(l->word) || l->word & DPS_BIT(DPS_W_META) ||
 		    l->len > BYTES_MOST)
@@ -406,6 +410,45 @@ check_repaired(uint32_t i, const struct lane *lane, uint32_t first, uint32_t ver
 	}
 }
 
+// What packets with a verdict filled stays as it was at the verdict, and the repair counts it; what the
+// packet in hand filled is blank again.
+static void
+check_blanks(uint32_t i, const struct lane *lane, uint32_t first, uint32_t verdicts)
+{
+	const uint64_t *blank = (const uint64_t *)((char *)theirs + theirs->blanks[i]);
+	const uint64_t *words = blank + DPS_BLANKS;
+	uint32_t taken = track[i].theirs->taken;
+	uint64_t next;
+
+	for (uint32_t k = first; k != first + verdicts; k++) {
+		struct lent *l = lent_at(&track[i], k);
+		uint32_t n = DPS_FIELD(l->verdict, DPS_W_EMITS, 4);
+		uint64_t sum = 1;
+
+		for (; n > 0; n--, taken++) {
+			uint64_t word = words[taken % DPS_BLANKS];
+			const uint8_t *bytes = bytes_of(blank[taken % DPS_BLANKS]);
+			uint32_t len = DPS_FIELD(word, DPS_W_NEWLEN, 16);
+
+			if (word != dps_word_blank(word, len, taken))
+				fail("lane %u: index %u filled blank %u, whose word is %#" PRIx64, i, k,
+				     taken, word);
+			sum = sum * 31 + word;
+			while (len > 0)
+				sum = sum * 31 + bytes[--len];
+			seen.blanks += l->filled == 0;
+		}
+		if (l->filled != 0 && l->filled != sum)
+			fail("lane %u: what index %u filled changed after its verdict", i, k);
+		l->filled = sum;
+	}
+	if (lane->shared->taken != taken)
+		fail("lane %u: %u blanks are filled, the repair says %u", i, taken,
+		     lane->shared->taken);
+	next = words[taken % DPS_BLANKS];
+	seen.in_blank += dps_word_is_done(next) && next == dps_word_blank(next, next >> DPS_W_NEWLEN, taken);
+}
+
 static void
 check_requeued(uint32_t i, const struct lane *lane, uint32_t from)
 {
@@ -459,8 +502,10 @@ check(void)
 	if (again.corrupt || again.published || again.undone || again.left != total)
 		fail("a second repair: corrupt %u, published %u, undone %u, left %u of %u",
 		     again.corrupt, again.published, again.undone, again.left, total);
-	for (uint32_t i = 0; i < n; i++)
+	for (uint32_t i = 0; i < n; i++) {
 		check_repaired(i, &the_primary.io[i]->lane[slot], first[i], verdicts[i]);
+		check_blanks(i, &the_primary.io[i]->lane[slot], first[i], verdicts[i]);
+	}
 	left = dps_slot_requeue(slot);
 	if (left != total)
 		fail("%d of %u handed back", (int)left, total);
@@ -541,8 +586,9 @@ main(int argc, char **argv)
 	step_all(strtoull(argv[2], NULL, 10));
 	printf("{\"steps\": %" PRIu64 ", \"places\": %" PRIu64 ", \"packets\": %" PRIu64
 	       ", \"bursts\": %" PRIu64 ", \"in_part\": %" PRIu64 ", \"changed\": %" PRIu64
-	       ", \"undone\": %" PRIu64 ", \"published\": %" PRIu64 "}\n",
+	       ", \"undone\": %" PRIu64 ", \"published\": %" PRIu64 ", \"blanks\": %" PRIu64
+	       ", \"in_blank\": %" PRIu64 "}\n",
 	       seen.steps, seen.places, seen.packets, seen.bursts, seen.in_part, seen.changed,
-	       seen.undone, seen.published);
+	       seen.undone, seen.published, seen.blanks, seen.in_blank);
 	return 0;
 }

@@ -25,6 +25,28 @@ EXAMPLE = Path(__file__).parents[2] / "workers" / "examples" / "count_ports.c"
 SAME, SWAP = 0, 1
 OUT, DROP = 0x1000, 0
 
+# By its length, a packet fills up to three blanks; each byte is a store of its own.
+ORIGINATES = """
+#include "dpsup_plugin.h"
+
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	for (uint32_t i = 0; i < p->len % 4; i++) {
+		volatile uint8_t *own = dps_emit(dps_out(p->port), 60 + i);
+
+		for (uint32_t k = 0; own != NULL && k < 8; k++)
+			own[k] = (uint8_t)(p->len + i + k);
+	}
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "originates", .emits = 3, .packet = packet,
+};
+"""
+
 # The same packets again and again, for as long as it takes. A small ring, so that indices are used
 # again.
 TOPOLOGY = """
@@ -68,6 +90,7 @@ def start(instance: Run, plugin: str, args: str = "", lanes: int = 1) -> int:
         pytest.param("delay", "cycles = 0", 2, SAME, OUT, marks=pytest.mark.long),
         pytest.param("crash", "", 1, SAME, OUT, marks=pytest.mark.long),
         pytest.param("example", "", 1, SAME, "any", marks=pytest.mark.long),
+        ("originates", "", 1, SAME, "any"),
     ],
 )
 def test_a_death_at_any_instruction_leaves_what_can_be_repaired(
@@ -76,14 +99,17 @@ def test_a_death_at_any_instruction_leaves_what_can_be_repaired(
     if plugin == "example":
         text = EXAMPLE.read_text().replace("<dpsup_plugin.h>", '"dpsup_plugin.h"')
         plugin = str(build(instance.folder, text))
+    if originates := plugin == "originates":
+        plugin = str(build(instance.folder, ORIGINATES))
     program = build_step(instance.folder / "step")
     pid = start(instance, plugin, args, lanes)
     for _ in range(ROUNDS):
         found = step(program, pid, STEPS, change, verdict)
         print(found)
         assert found["steps"] == STEPS
-        assert found["packets"] > 64
+        assert found["packets"] >= (16 if originates else 65)
         assert found["in_part"] > 0 and found["published"] > 0
+        assert not originates or (found["blanks"] > 16 and found["in_blank"] > 0)
         if change:
             assert 0 < found["changed"] <= found["undone"]
     # It was left as it was: it goes on, dies for real, and has a successor.
@@ -139,6 +165,15 @@ SPOILT_BRIEF = {
     ),
     "stamp kept": ("\ts->brief_of = 0;\n", "", "a second repair"),
 }
+
+
+def test_the_stepping_sees_a_forgotten_blank(instance: Run, tmp_path: Path) -> None:
+    pid = start(instance, str(build(instance.folder, ORIGINATES)))
+    count = "\t\ttaken += DPS_FIELD(lane_get(lane, done), DPS_W_EMITS, 4);"
+    program = build_step(tmp_path / "step", count, "\t\t;")
+    with pytest.raises(AssertionError, match="blanks are filled, the repair says"):
+        step(program, pid, 25_000, SAME, "any")
+        pytest.fail("not seen")
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ extern "C" {
 #define DPS_PLUGIN_BUCKET_STATE 32768u  /* most bytes of bucket_state_size */
 #define DPS_PLUGIN_TOUCHES_MOST 4u      /* calls of dps_touch for one packet */
 #define DPS_PLUGIN_TOUCH_BYTES 64u      /* bytes of each */
+#define DPS_PLUGIN_EMITS 8u             /* most of emits */
 
 /* One packet, lent for the time of the call. Fields that the plugin did not ask for are 0. (While a
  * rollout is under way they may hold what the group's other version asked for.) */
@@ -169,7 +170,7 @@ struct dps_plugin {
 	uint32_t state_size;            /* bytes for each worker's place; `state` in the topology */
 	uint32_t bucket_state_size;     /* bytes for each bucket; `bucket_state` in the topology */
 	uint32_t state_version;         /* of the layout of both */
-	uint32_t pad;
+	uint32_t emits;                 /* most packets that it originates for one packet: dps_emit */
 	void (*seated)(void *state, const struct dps_env *env); /* it has its place; may be NULL */
 
 	void (*look)(void *state, struct dps_packet *packets, uint32_t n); /* see below; may be NULL */
@@ -216,6 +217,18 @@ static inline uint16_t
 dps_next(const struct dps_env *env, const struct dps_packet *packet)
 {
 	return env->next[packet->port];
+}
+
+/*
+ * The same, and a copy out of that port too, as the plugin left it. For dps_out, dps_on, dps_next and
+ * dps_drop (which sends the copy alone). The copy leaves just before the packet. Where the pool has no
+ * buffer for it, the packet goes its way alone, counted as no_copy.
+ */
+static inline uint16_t
+dps_also(uint16_t verdict, uint32_t port)
+{
+	return (uint16_t)((verdict & 0xcff0u) != 0 || port > 0xffu ?
+				  0xffffu : verdict | 0x8000u | port << 4);
 }
 
 /* Take it out of the traffic as evidence. */
@@ -511,6 +524,26 @@ dps_l4_sum(const struct dps_packet *packet, uint32_t ip_at, uint16_t *value)
  * What seated() changes is not put back: it must bear being cut short anywhere and run again.
  */
 void dps_touch(void *at, uint32_t len);
+
+/*
+ * Originate a packet, from within packet(): `len` zero bytes to be filled, which leave with that verdict
+ * (dps_out, dps_on, dps_also, dps_drop). Up to `emits` of them for each packet, in the order of the
+ * calls, just before the packet itself.
+ *
+ *     uint8_t *reply = dps_emit(dps_out(packet->port), 60);
+ *
+ *     if (reply != NULL)
+ *             build_arp_reply(reply, packet);
+ *     return dps_drop(ARP_ANSWERED);
+ *
+ * They leave if and when the packet in hand has its verdict: a worker that is killed before that has
+ * sent none of them, and the packet is run once more. So a packet and what it originates go out once, or
+ * not yet. Bytes may be written until packet() returns, and not later.
+ *
+ * NULL: there is no empty buffer now, or none with so many bytes; counted as no_blank. In a group with
+ * on_full = "hold" a packet comes only when there are `emits` empty buffers for it.
+ */
+uint8_t *dps_emit(uint16_t verdict, uint32_t len);
 
 #ifdef __cplusplus
 }

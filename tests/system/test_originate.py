@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Plugins that originate packets and copy them: with their packet's verdict, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Run
+from jobs import IO, LOSSLESS, Job, build, group, pcap_port
+from traffic import Packet, compare, read_pcap, save
+from versions import MARK, many, plugin
+
+from dpsup.errors import DpsupError
+
+pytestmark = pytest.mark.system
+
+# Of a packet with the number n (its last byte): n % 4 packets of its own, before it, each with its
+# flow, its number and a count; each fifth goes out of the other port too. DIES: whether the process
+# ends here.
+PLUGIN = """
+#include <dpsup_plugin.h>
+#include <signal.h>
+
+static uint32_t lan;
+
+static int
+init(const struct dps_env *env, void **state)
+{
+	(void)state;
+	lan = (uint32_t)dps_port(env, "lan");
+	return 0;
+}
+
+static inline void
+die(void)
+{
+	if (__builtin_ia32_rdtsc() / 16 % 512 == 0 && DIES)
+		raise(SIGKILL);
+}
+
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{
+	const uint8_t *number = p->data + p->len - 8;
+
+	(void)state;
+	p->data[0] = 0x02;
+	for (uint8_t i = 0; i < number[7] % 4; i++) {
+		uint8_t *own = dps_emit(i == 2 ? dps_also(dps_out(p->port), lan) : dps_out(p->port),
+					60 + number[7]);
+
+		if (own == NULL)
+			continue;
+		die();
+		memcpy(own, "\\x02originated", 11);
+		memcpy(own + 16, p->data + 26, 4);
+		memcpy(own + 20, number, 8);
+		own[28] = i;
+		die();
+	}
+	p->data[1] = 0x77;
+	die();
+	return number[7] % 5 == 0 ? dps_also(dps_out(p->port), lan) : dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "originates", .rewrites = 6, .emits = 3, .init = init,
+	.packet = packet,
+};
+"""
+
+
+def changed(frame: bytes) -> bytes:
+    return b"\x02\x77" + frame[2:]
+
+
+def own(frame: bytes) -> bytes:
+    """What a packet stands for in the packets that it originated: its flow and its number."""
+    return frame[26:30] + frame[-8:]
+
+
+def emitted(frame: bytes, i: int) -> bytes:
+    made = bytearray(60 + frame[-1])
+    made[:11], made[16:28], made[28] = b"\x02originated", own(frame), i
+    return bytes(made)
+
+
+def is_emitted(frame: bytes) -> bool:
+    return frame[1:11] == b"originated"
+
+
+def with_their_own(frames: Iterator[bytes], by: Container[bytes] | None = None) -> Iterator[bytes]:
+    """The packets, once it is certain that each, or each of these, comes right behind those that it
+    originated."""
+    before: list[bytes] = []
+    for frame in frames:
+        if is_emitted(frame):
+            before.append(frame)
+            continue
+        originates = by is None or own(frame) in by
+        assert before == [emitted(frame, i) for i in range(frame[-1] % 4 if originates else 0)]
+        before = []
+        yield frame
+    assert before == []
+
+
+def run(instance: Run, folder: Path, packets: list[Packet], dies: str, more: str = "") -> Any:
+    built = str(build(folder, f"#define DIES {dies}\n{PLUGIN}"))
+    save(instance.folder / "wan.in.pcap", packets)
+    save(instance.folder / "lan.in.pcap", [])
+    job = Job(
+        instance,
+        IO + pcap_port() + pcap_port("lan") + group(built, 2, more=LOSSLESS + more),
+    )
+    return job.end(len(packets))
+
+
+def accounted(doc: dict[str, Any], packets: list[Packet]) -> None:
+    """Nothing is lost, of what came and of what was added."""
+    originated = sum(p.frame[-1] % 4 for p in packets)
+    copies = sum((p.frame[-1] % 5 == 0) + (p.frame[-1] % 4 == 3) for p in packets)
+    assert (doc["originated"], doc["copies"]) == (originated, copies)
+    assert doc["sent"] == len(packets) + originated + copies
+    assert doc["lost"] == doc["in_flight"] == 0
+    assert doc["dropped"] == {} or set(doc["dropped"].values()) == {0}
+    assert [p["unexplained"] for p in doc["audit"]] == [0] * len(doc["audit"])
+
+
+@pytest.mark.parametrize("dies", ["0", "1"])
+def test_what_a_packet_adds_leaves_once_and_before_it(
+    instance: Run, tmp_path: Path, dies: str
+) -> None:
+    """With DIES, workers die in the middle of packets, of emissions, between them."""
+    packets = many(20_000)
+    doc = run(instance, tmp_path, packets, dies)
+    accounted(doc, packets)
+    wan = read_pcap(instance.folder / "wan.out.pcap")
+    compare(packets, with_their_own(wan), changed)
+    copies = list(read_pcap(instance.folder / "lan.out.pcap"))
+    compare(
+        [p for p in packets if p.frame[-1] % 5 == 0],
+        [c for c in copies if not is_emitted(c)],
+        changed,
+    )
+    third = sorted(emitted(p.frame, 2) for p in packets if p.frame[-1] % 4 == 3)
+    assert sorted(c for c in copies if is_emitted(c)) == third
+
+
+# A packet of the first group becomes a copy and two packets of the second one's, of which that one changes all.
+FIRST = """
+#include <dpsup_plugin.h>
+
+static uint32_t to;
+
+static int
+init(const struct dps_env *env, void **state)
+{
+	(void)state;
+	to = (uint32_t)dps_group(env, "second");
+	return 0;
+}
+
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{
+	uint8_t *own = dps_emit(dps_on(to), p->len);
+
+	(void)state;
+	if (own != NULL) {
+		memcpy(own, p->data, p->len);
+		own[1] = 0x55;
+	}
+	return dps_also(dps_on(to), p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "first", .emits = 1, .init = init, .packet = packet,
+};
+"""
+SECOND = """
+#include <dpsup_plugin.h>
+
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	p->data[0] = 0x42;
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "second", .rewrites = 12, .packet = packet,
+};
+"""
+
+
+@pytest.mark.parametrize("ring", [256, 1024])
+def test_what_is_originated_goes_on_to_a_group(instance: Run, tmp_path: Path, ring: int) -> None:
+    """Copies are of the packet before the next group changes it; workers die, and a group
+    that gets twice what came holds the other one back, and nothing is lost."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    first, second = str(build(tmp_path / "1", FIRST)), str(build(tmp_path / "2", SECOND))
+    packets = many(20_000)
+    save(instance.folder / "wan.in.pcap", packets)
+    more = LOSSLESS + f"ring = {ring}\n"
+    other = group(second, 1, more=more).replace('"fw"', '"second"').replace('["wan"]', "[]")
+    pool = "[mempools.small]\nmbufs = 4095\n"
+    job = Job(
+        instance,
+        IO + pool + pcap_port() + 'mempool = "small"\n' + group(first, 1, more=more) + other,
+    )
+    for n in range(1, 6):
+        job.until_sent(n * 4000)
+        for name in ("fw/0", "second/0"):
+            with contextlib.suppress(DpsupError):
+                job.instance.kill(name)
+    doc = job.end(len(packets))
+    assert (doc["originated"], doc["copies"]) == (len(packets), len(packets))
+    assert doc["sent"] == 3 * len(packets)
+    assert doc["lost"] == doc["in_flight"] == 0
+    assert [p["unexplained"] for p in doc["audit"]] == [0] * len(doc["audit"])
+    frames = list(read_pcap(instance.folder / "wan.out.pcap"))
+    compare(packets, [f for f in frames if f[:2] == b"\x02\x00"])
+    compare(packets, [f for f in frames if f[:2] == b"\x42\x00"], lambda f: b"\x42" + f[1:])
+    compare(packets, [f for f in frames if f[:2] == b"\x42\x55"], lambda f: b"\x42\x55" + f[2:])
+
+
+FLOOD = """
+#include <dpsup_plugin.h>
+
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	for (int i = 0; i < 8; i++) {
+		uint8_t *own = dps_emit(dps_out(p->port), i == 7 ? 60000 : 60);
+
+		if (own != NULL)
+			memcpy(own + 14, p->data, 6);
+	}
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "flood", .emits = 8, .packet = packet,
+};
+"""
+
+
+@pytest.mark.parametrize("on_full", ["hold", "drop"])
+def test_more_than_there_are_buffers_for(instance: Run, tmp_path: Path, on_full: str) -> None:
+    """Each asks for eight, one of which is too long, from a pool that has hardly enough: held
+    back until there are some, or counted."""
+    packets = many(8000)
+    save(instance.folder / "wan.in.pcap", packets)
+    pool = "[mempools.small]\nmbufs = 2159\ncache = 0\n"
+    more = f'ring = 256\non_full = "{on_full}"\n'
+    floods = str(build(tmp_path, FLOOD))
+    job = Job(
+        instance,
+        IO + pool + pcap_port(mtu=1500) + 'mempool = "small"\n' + group(floods, 1, more=more),
+    )
+    doc = job.end()
+    worker_asked = doc["originated"]
+    assert doc["received"] == len(packets)
+    assert doc["lost"] == doc["in_flight"] == 0
+    assert [p["unexplained"] for p in doc["audit"]] == [0] * len(doc["audit"])
+    frames = sum(1 for _ in read_pcap(instance.folder / "wan.out.pcap"))
+    assert frames == doc["sent"] == len(packets) + worker_asked - sum(doc["dropped"].values())
+    if on_full == "hold":
+        assert worker_asked == 7 * len(packets) and not sum(doc["dropped"].values())
+
+
+def test_a_rollout_to_a_plugin_that_originates(instance: Run, tmp_path: Path) -> None:
+    """From the first packet of the new version on, each finds its buffers; and back."""
+    (tmp_path / "2").mkdir()
+    v1 = plugin(tmp_path, 1)
+    v2 = str(build(tmp_path / "2", f"#define DIES 0\n{PLUGIN}"))
+    packets = many(60_000)
+    save(instance.folder / "lan.in.pcap", [])
+    save(instance.folder / "wan.in.pcap", packets)
+    job = Job(instance, IO + pcap_port() + pcap_port("lan") + group(v1, 2))
+    job.until_sent(2000)
+    for to in (v2, v1):
+        assert job.instance.rollout("fw", to, judge=0)["phase"] == "done"
+        job.until_sent(job.sent() + 2000)
+    workers = job.instance.status()["groups"][0]["workers"]
+    assert [w["not_originated"] for w in workers] == [0, 0]
+    doc, received = job.cut(packets)
+    assert doc["originated"] > 0
+    assert doc["sent"] == len(received) + doc["originated"] + doc["copies"]
+    assert doc["lost"] == doc["in_flight"] == 0
+    of_v2 = {own(f) for f in read_pcap(instance.folder / "wan.out.pcap") if f[:2] == b"\x02\x77"}
+    assert of_v2
+    compare(
+        received,
+        (_unmarked(f) for f in with_their_own(read_pcap(instance.folder / "wan.out.pcap"), of_v2)),
+    )
+
+
+def _unmarked(frame: bytes) -> bytes:
+    """As it came: without what either version wrote."""
+    return b"\x02\x00" + frame[2:MARK] + b"\x00" + frame[MARK + 1 :]
