@@ -150,7 +150,7 @@ def test_what_a_packet_adds_leaves_once_and_before_it(
     assert sorted(c for c in copies if is_emitted(c)) == third
 
 
-# A packet of the first group becomes a copy and two packets of the second one's, of which that one changes all.
+# A packet of the first group becomes a copy and two packets of the second one, which changes them.
 FIRST = """
 #include <dpsup_plugin.h>
 
