@@ -151,7 +151,13 @@ def capture(
     """
     reasons = tuple(name.strip() for name in dropped.split(",") if name.strip())
     if not target and not reasons:
-        raise click.UsageError("Missing argument 'TARGET', or --dropped.")
+        from dpsup.errors import UsageError
+
+        raise UsageError(
+            "nothing says what to capture",
+            code="E0730",
+            help="name a port, a group, a worker or a lane, or give --dropped any",
+        )
     from dpsup.inspect import capture
     from dpsup.packets import filter
 

@@ -48,8 +48,10 @@ drop_in_group(struct io *io, struct io_group *g, uint32_t why, struct rte_mbuf *
 void
 drop_lane_full(struct io *io, struct lane *lane, struct rte_mbuf *m)
 {
+	struct io_group *g = &io->group[lane->group];
+
 	if (the_primary.given_up[lane->group])
-		drop_in_group(io, &io->group[lane->group], DPS_DROP_WORKER_HELD, m);
+		drop(io, DPS_DROP_WORKER_HELD, lane->group, &g->worker_held, m);
 	else
 		drop(io, DPS_DROP_LANE_FULL, lane->slot, &lane->stats.lane_full, m);
 }
