@@ -584,6 +584,12 @@ CODES: dict[str, Entry] = {
         "Build it again with this dpsup_plugin.h (docs/plugins.md says what changed), or write the"
         " `state` or `bucket_state` that the message names.",
     ),
+    "E0511": Entry(
+        "a file for a plugin cannot be read",
+        "`files` of [[workers]] hands the plugin the contents of files. Paths begin at the topology"
+        " file's directory. A private copy is taken at the start, and at each rollout and reload.",
+        "Correct the path, or make the file readable.",
+    ),
     # --- instances --------------------------------------------------------------------------------
     "E0601": Entry(
         "the runtime directory's path is too long",
