@@ -585,6 +585,12 @@ CODES: dict[str, Entry] = {
         "Build it again with this dpsup_plugin.h (docs/plugins.md says what changed), or write the"
         " `state` or `bucket_state` that the message names.",
     ),
+    "E0511": Entry(
+        "a file for a plugin cannot be read",
+        "`files` of [[workers]] hands the plugin the contents of files. Paths begin at the topology"
+        " file's directory. A private copy is taken at the start, and at each rollout and reload.",
+        "Correct the path, or make the file readable.",
+    ),
     "E0521": Entry(
         "a line of a table's file that cannot be read",
         "Each line is a key, a space and a value, of the types that the table has; in a file of"

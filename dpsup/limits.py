@@ -20,5 +20,11 @@ NAME = _abi.DPS_NAME - 1  # bytes, without the closing NUL, as are the next two
 PLUGIN_PATH = _abi.DPS_PATH - 1
 DEVICE = _abi.DPS_VDEV - 1
 ARGS = _abi.DPS_ARGS  # bytes: key NUL value NUL ...
+FILE = "file:"  # begins the key of an argument that is a file
 ETHERNET = 14  # bytes of an Ethernet header, which an MTU does not count
 FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
+
+
+def args_size(args: tuple[tuple[str, str], ...]) -> int:
+    """Bytes of arguments in shared memory."""
+    return sum(len(f"{k}{v}".encode()) + 2 for k, v in args)

@@ -36,7 +36,8 @@ enum {
 	DPS_VERSIONS = 2,           // of a group's plugin at a time
 	DPS_NAME = 32,              // bytes of a name, the closing NUL included
 	DPS_PATH = 1024,
-	DPS_ARGS = 8192,            // bytes of a group's arguments, key NUL value NUL ...
+	DPS_ARGS = 8192,            // bytes of a group's arguments, key NUL value NUL ...; a key that
+				    // begins with "file:" has the path of a file of any size
 	DPS_ERROR = 512,
 	DPS_UNDO = 256,             // most bytes of one packet that a plugin may rewrite
 	DPS_BRIEF = 12,             // up to so many are saved in one store

@@ -26,12 +26,18 @@ static const struct dps_plugin *const builtin[] = {
 	" (in ABI 4 dps_packet and dps_plugin are larger: a plugin may look at a burst first. A " \
 	"source for ABI 3 needs no change: docs/plugins.md, \"From ABI 3 to 4\")"
 
+#define FILE_KEY "file:"        // limits.FILE
+
+enum { FILES_MOST = DPS_ARGS / 8 };     // more do not fit the arguments
+
 static struct dps_env env;
 static const char *arg_keys[DPS_ARGS / 3];
 static const char *arg_values[DPS_ARGS / 3];
 static const char *port_names[DPS_MAX_PORTS];
 static const char *group_names[DPS_MAX_GROUPS];
 static uint16_t next[DPS_MAX_PORTS];
+static struct dps_bytes files[FILES_MOST];
+static uint32_t n_files, n_args;
 
 static int __attribute__((format(printf, 3, 4)))
 refuse(struct dps_sitter *me, int code, const char *format, ...)
@@ -156,19 +162,58 @@ check(struct dps_sitter *me, const struct dps_plugin *p)
 	return 0;
 }
 
-static void
-fill_env(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitter *me,
-	 const struct dps_version *version)
+// The file's pages, which all workers share. It is a copy that no process changes: instance/plugins.py.
+static int
+map_file(struct dps_sitter *me, const char *name, const char *path)
 {
-	const struct dps_group_conf *conf = &ctl->group[me->group];
+	struct dps_bytes *file = &files[n_files];
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+		if (fd >= 0)
+			close(fd);
+		return refuse(me, DPS_EXIT_PLUGIN_INIT, "cannot read its file \"%s\", %s: %s", name, path,
+			      fd < 0 ? strerror(errno) : "it is no regular file");
+	}
+	*file = (struct dps_bytes){ .name = name, .at = "", .len = st.st_size };
+	if (st.st_size > 0)
+		file->at = mmap(NULL, st.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+	close(fd);
+	if (file->at == MAP_FAILED)
+		return refuse(me, DPS_EXIT_PLUGIN_INIT, "cannot map its file \"%s\", %s: %s", name, path,
+			      strerror(errno));
+	n_files++;
+	return 0;
+}
+
+static int
+read_args(struct dps_sitter *me, const struct dps_version *version)
+{
 	const char *at = version->args;
 
+	n_args = n_files = 0;
 	for (uint32_t i = 0; i < version->n_args; i++) {
-		arg_keys[i] = at;
-		at += strlen(at) + 1;
-		arg_values[i] = at;
-		at += strlen(at) + 1;
+		const char *key = at, *value = at + strlen(at) + 1;
+		int ret;
+
+		at = value + strlen(value) + 1;
+		if (strncmp(key, FILE_KEY, strlen(FILE_KEY)) != 0) {
+			arg_keys[n_args] = key;
+			arg_values[n_args++] = value;
+			continue;
+		}
+		ret = map_file(me, key + strlen(FILE_KEY), value);
+		if (ret != 0)
+			return ret;
 	}
+	return 0;
+}
+
+static void
+fill_env(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitter *me)
+{
+	const struct dps_group_conf *conf = &ctl->group[me->group];
 	for (uint32_t i = 0; i < ctl->n_ports; i++)
 		port_names[i] = ctl->port[i];
 	for (uint32_t i = 0; i < DPS_MAX_PORTS; i++)
@@ -178,7 +223,7 @@ fill_env(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitt
 	env = (struct dps_env){
 		.group = conf->name,
 		.worker = DPS_PLUGIN_SPARE,
-		.n_args = version->n_args,
+		.n_args = n_args,
 		.arg_keys = arg_keys,
 		.arg_values = arg_values,
 		.n_ports = ctl->n_ports,
@@ -196,6 +241,8 @@ fill_env(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitt
 		.group_index = me->group,
 		.hash_key_len = ctl->hash_key_len,
 		.hash_key = ctl->hash_key,
+		.files = files,
+		.n_files = n_files,
 	};
 	hash_init(ctl);
 	env.now = clock_ns(clock_rate(ctl->tsc_hz), rte_rdtsc());
@@ -223,7 +270,10 @@ plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_s
 		return ret;
 	if (state_check(conf, p, me->error, sizeof(me->error)) != 0)
 		return DPS_EXIT_PLUGIN_INIT;
-	fill_env(ctl, view, me, version);
+	ret = read_args(me, version);
+	if (ret != 0)
+		return ret;
+	fill_env(ctl, view, me);
 	if (dps_load32(&me->hand) == DPS_HAND_GO)
 		plugin_seated(me->slot - conf->first_slot);
 	*state = NULL;
@@ -254,6 +304,7 @@ plugin_seated(uint32_t member)
 void
 plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state)
 {
+	env.now = clock_ns(clock_rate(env.tsc_hz), rte_rdtsc());
 	state_seat(slot, plugin, &env);
 	if (plugin->seated != NULL)
 		plugin->seated(state, &env);

@@ -223,6 +223,19 @@ def _plugins(topology: Topology, host: Host) -> Iterator[Problem]:
             )
 
 
+def _files(topology: Topology, host: Host) -> Iterator[Problem]:
+    for i, group in enumerate(topology.workers):
+        for name, file in group.files:
+            if not host.is_file(file):
+                yield topology.source.problem(
+                    ("workers", i, "files", name),
+                    f"there is no file {file}",
+                    code="E0511",
+                    why=f"the plugin of group `{group.name}` is handed its contents",
+                    help="write it, or correct the path, which begins at the file's directory",
+                )
+
+
 def _plugin_file(topology: Topology, host: Host, path: Path, group: Group) -> Iterator[Problem]:
     """What a worker would refuse, before one is started."""
     why, help = "", "correct the path, or build it: `dpsup init plugin` shows how"
@@ -374,7 +387,7 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
 
 
 # A single value's faults, and what needs all values to be right.
-SINGLE: tuple[Check, ...] = (_cores_exist, _numa, devices, drivers, _plugins, _maps)
+SINGLE: tuple[Check, ...] = (_cores_exist, _numa, devices, drivers, _plugins, _files, _maps)
 RELATED: tuple[Check, ...] = (
     _cores_shared, _fed, pools, kept, hugepages, _runtime, sharing, buffers, _log,
 )  # fmt: skip

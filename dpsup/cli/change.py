@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from dpsup import limits
 from dpsup.cli.options import (
     connect,
     duration,
@@ -204,6 +205,8 @@ def _pairs(words: tuple[str, ...]) -> dict[str, str]:
         key, equals, value = word.partition("=")
         if not key or not equals:
             raise UsageError(f'"{word}": an argument is written KEY=VALUE', code="E0002")
+        if key.startswith(limits.FILE):
+            value = os.path.abspath(value)  # noqa: PTH100
         found[key] = value
     return found
 

@@ -18,11 +18,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpsup import limits
 from dpsup.errors import DpsupError
 from dpsup.instance.runtime_dir import PLUGINS
+from dpsup.limits import FILE
 
 if TYPE_CHECKING:
     from dpsup.plan.model import Plan
+
+Args = tuple[tuple[str, str], ...]
 
 NAME_MOST = 100  # bytes of the file's own name
 SAME, CHANGED, MISSING, IN_PLACE = "same", "changed", "missing", "in place"
@@ -72,6 +76,49 @@ def take(directory: Path, path: str) -> tuple[str, str]:
     return digest, str(copy)
 
 
+def take_files(directory: Path, args: Args) -> Args:
+    """Copy the files that a plugin is handed; the arguments with the copies, which are named after
+    their contents. Raises: DpsupError."""
+    return tuple(
+        (k, _take_file(directory, k.removeprefix(FILE), v) if k.startswith(FILE) else v)
+        for k, v in args
+    )
+
+
+def _take_file(directory: Path, name: str, path: str) -> str:
+    if Path(path).parent == directory / PLUGINS:
+        return path  # what ran before runs again
+    try:
+        data, found = _read(path)
+        copy = directory / PLUGINS / f"{_digest(data)}-{Path(path).name[-NAME_MOST:]}"
+        _write(copy, data, found.st_mtime_ns)
+    except OSError as e:
+        raise DpsupError(
+            f"cannot copy {path}, the plugin's file `{name}`: {e.strerror or e}",
+            code="E0511",
+            why="the workers read a private copy, so that the file may change",
+            help="correct the path, or make the file readable",
+        ) from None
+    return str(copy)
+
+
+def files_changed(args: Args, wanted: Args) -> list[str]:
+    """The names of files whose contents are others than those of the copies in `args`. Raises:
+    DpsupError."""
+    running = dict(args)
+    found = []
+    for key, path in wanted:
+        copy = running.get(key, "")
+        if not key.startswith(FILE) or not copy:
+            continue
+        try:
+            if _digest(_read(path)[0]) != digest_in(copy):
+                found.append(key.removeprefix(FILE))
+        except OSError:
+            found.append(key.removeprefix(FILE))  # who takes it says what is wrong
+    return found
+
+
 def _write(copy: Path, data: bytes, mtime_ns: int) -> None:
     copy.parent.mkdir(mode=0o700, exist_ok=True)
     new = copy.with_name(f"{copy.name}.new")
@@ -87,10 +134,22 @@ def _write(copy: Path, data: bytes, mtime_ns: int) -> None:
 
 
 def copied(directory: Path, plan: Plan) -> Plan:
-    """The plan with a private copy of each plugin file. Raises: DpsupError."""
+    """The plan with a private copy of each plugin file, and of those that plugins are handed.
+    Raises: DpsupError."""
     taken = {path: take(directory, path)[1] for path in {g.plugin_path for g in plan.groups}}
-    groups = (dataclasses.replace(g, plugin_copy=taken[g.plugin_path]) for g in plan.groups)
-    return dataclasses.replace(plan, groups=tuple(groups))
+    groups = tuple(
+        dataclasses.replace(g, plugin_copy=taken[g.plugin_path], args=take_files(directory, g.args))
+        for g in plan.groups
+    )
+    for group in groups:
+        if (size := limits.args_size(group.args)) > limits.ARGS:
+            raise DpsupError(
+                f"the arguments of group {group.name} take {size} bytes, of which paths of files",
+                code="E0511",
+                why=f"shared memory has room for {limits.ARGS} in each group",
+                help="hand the plugin fewer files, or choose a shorter [host] runtime_dir",
+            )
+    return dataclasses.replace(plan, groups=groups)
 
 
 def digest_in(copy: str) -> str:

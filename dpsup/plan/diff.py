@@ -38,7 +38,7 @@ chains.on_down
 log.level
 """
 _ROLLING = """
-workers.plugin workers.args
+workers.plugin workers.args workers.files
 """
 _RESTART = """
 version name

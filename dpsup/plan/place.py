@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dpsup import limits
 from dpsup.plan.memory import MIB, memory_plan
 from dpsup.plan.model import ChainPlan, GroupPlan, IoPlan, Plan, PoolPlan, PortPlan, ScalePlan
 from dpsup.plan.paths import quarantine_dir, runtime_dir
@@ -129,7 +130,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 name=group.name,
                 plugin=group.plugin,
                 plugin_path=group.plugin if group.is_file else "",
-                args=group.args,
+                args=(*group.args, *((f"{limits.FILE}{name}", path) for name, path in group.files)),
                 count=group.count,
                 max=group.max,
                 spares=group.spares,

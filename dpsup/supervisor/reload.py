@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dpsup.documents.printed import Reload as Document
 from dpsup.errors import DpsupError, Exit, Severity, TopologyError, UsageError
+from dpsup.instance import plugins
 from dpsup.plan.diff import LIVE_FIELDS, Change, Class, pending
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.core import Core
@@ -112,6 +113,7 @@ class Reload:
                 help=f"`dpsup start {path}` starts it",
             )
         changes = pending(started, loaded, new)
+        changes += await asyncio.to_thread(self._files, plan, new, changes)
         doc = _document(self._model.name, path, changes)
         if dry_run or not changes or (doc["restart_needed"] and not partial):
             doc["done"] = not changes
@@ -127,6 +129,23 @@ class Reload:
             type="reload", name=self._model.plan.name, message=doc["failed"], file=path
         )
         return doc
+
+    def _files(self, plan: Plan, new: Topology, known: list[Change]) -> list[Change]:
+        """The files that plugins are handed and that have other contents than before."""
+        keys, found = {c.key for c in known}, []
+        for i, one in enumerate(new.workers):
+            key = f"workers.{one.name}.files"
+            line = new.source.line(("workers", i, "files"))
+            for group, wanted in self._pairs(plan):
+                if group.plan.name != one.name or key in keys:
+                    continue
+                args = self._model.ledgers[group.index].current.args
+                for name in plugins.files_changed(args, wanted.args):
+                    path = dict(one.files)[name]
+                    why = f"the contents of {path} are others than before"
+                    was, now = ((name, "as it was"),), ((name, "as it is now"),)
+                    found.append(Change(key, Class.ROLLING, was, now, line, one.name, why))
+        return found
 
     def _pairs(self, plan: Plan) -> list[tuple[Group, GroupPlan]]:
         """The groups that both have, with what the file says of them."""

@@ -11,6 +11,7 @@ from typing import Protocol
 from dpsup.documents.state import Rollout as RolloutRecord
 from dpsup.documents.status import Rollout
 from dpsup.instance.plugins import digest_of
+from dpsup.limits import FILE
 from dpsup.plan.model import GroupPlan
 
 KEPT = 20  # revisions
@@ -92,10 +93,15 @@ class Ledger:
             self.revisions.remove(next(r for r in self.revisions if r.state != "current"))
 
     def copies(self) -> list[str]:
-        """The plugin files that may be loaded again: what runs, what is under way, what an undo
+        """The copies that may be loaded again: of what runs, what is under way, what an undo
         goes back to."""
         wanted = (self.current, self.previous(), self.running and self.running.target)
-        return [one.plugin_copy for one in wanted if one]
+        return [
+            copy
+            for one in wanted
+            if one
+            for copy in (one.plugin_copy, *(v for k, v in one.args if k.startswith(FILE)))
+        ]
 
     def previous(self) -> Revision | None:
         """What ran before the current one."""

@@ -21,7 +21,7 @@ from dpsup.documents.story import Story
 from dpsup.errors import DpsupError, TimedOut, UsageError
 from dpsup.instance import plugins
 from dpsup.instance.runtime_dir import PLAN, ROLLOUT
-from dpsup.limits import ARGS, PLUGIN_PATH
+from dpsup.limits import ARGS, PLUGIN_PATH, args_size
 from dpsup.supervisor import view
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
@@ -168,9 +168,7 @@ class Rollouts:
         ledger = self._model.ledgers[group.index]
         directory = self._model.runtime.path
         plugins.prune(directory, [c for one in self._model.ledgers for c in one.copies()])
-        target = _target(directory, ledger, plugin, args, again)
-        if exact:
-            target.args = tuple((args or {}).items())
+        target = _target(directory, ledger, plugin, args, again, exact=exact)
         now = ledger.running
         if now is not None:
             if now.target.is_same(target) and not now.failed:
@@ -249,6 +247,8 @@ def _target(
     plugin: str | None,
     args: dict[str, str] | None,
     again: Revision | None,
+    *,
+    exact: bool,
 ) -> Revision:
     current = ledger.current
     path = current.plugin_path
@@ -264,8 +264,9 @@ def _target(
             )
         if len(path.encode()) > PLUGIN_PATH:
             raise UsageError(f"a plugin's path has at most {PLUGIN_PATH} bytes", code="E0719")
-    merged = tuple(current.args) if args is None else tuple({**dict(current.args), **args}.items())
-    if sum(len(f"{k}{v}".encode()) + 2 for k, v in merged) > ARGS:
+    merged = tuple({**({} if exact else dict(current.args)), **(args or {})}.items())
+    merged = plugins.take_files(directory, merged)
+    if args_size(merged) > ARGS:
         raise UsageError(
             f"shared memory has room for {ARGS} bytes of arguments in each group", code="E0719"
         )

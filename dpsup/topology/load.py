@@ -129,6 +129,7 @@ def _complete(topology: Topology, source: Source, path: str) -> Topology:
             update={
                 "input": fed[group.name],
                 "plugin": absolute(group.plugin) if group.is_file else group.plugin,
+                "files": tuple((name, absolute(file)) for name, file in group.files),
             }
         )
         for group in topology.workers

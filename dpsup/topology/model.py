@@ -22,6 +22,7 @@ from dpsup.topology.values import (
     Bytes,
     Cores,
     Duration,
+    Files,
     InstanceName,
     Listen,
     Name,
@@ -183,6 +184,7 @@ class Group(Model):
         "macswap", "what decides about packets", '"macswap", or a path to a .so', min_length=1
     )
     args: Args = _key((), "what the plugin is told", '{ map = { wan = "lan" } }')
+    files: Files = _key((), "the files that the plugin is handed", '{ routes = "routes.txt" }')
     input: Texts | None = _key(None, "the ports that feed the group", '["wan"]')
     count: int = _key(1, "the workers of the group", "1", ge=1, le=limits.SLOTS)
     max: int = _key(1, "the workers that the group can be scaled to", "1", ge=1, le=limits.SLOTS)

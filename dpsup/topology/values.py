@@ -247,6 +247,12 @@ def _flatten(value: object) -> object:
         key = ".".join(path)
         if key in flat:
             raise invalid(f"`{key}` is there twice, once with a dot in its name", path=path)
+        if key.startswith(limits.FILE):
+            raise invalid(
+                f"`{key}` is no argument: `{limits.FILE}` begins the names of files",
+                help=f'write files = {{ {key.removeprefix(limits.FILE)} = "FILE" }}',
+                path=path,
+            )
         if any(not c.isprintable() for c in key + item):
             raise invalid("control characters do not reach a plugin", path=path)
         flat[key] = item
@@ -256,9 +262,21 @@ def _flatten(value: object) -> object:
         raise invalid(
             f"`args` take {size} bytes",
             why=f"shared memory has room for {limits.ARGS} in each group",
-            help="put long ones in a file, and its path in args",
+            help='hand them over as a file, of any size: files = { NAME = "FILE" }',
         )
     return tuple(flat.items())
+
+
+def _files(value: object) -> object:
+    """{"routes": "routes.txt"} -> (("routes", "routes.txt"),)"""
+    if not isinstance(value, dict):
+        raise invalid(f"`files` must be a table, not {show(value)}")
+    for name, path in value.items():
+        if not isinstance(path, str) or not path:
+            raise invalid(f"a file's path is a text, not {show(path)}", path=(name,))
+        if not name or any(not c.isprintable() for c in name + path):
+            raise invalid("control characters do not reach a plugin", path=(name,))
+    return tuple(value.items())
 
 
 def _leaves(table: dict[str, object], path: tuple[str, ...]) -> Iterator[tuple[Any, str]]:
@@ -321,6 +339,7 @@ AutoCores = Annotated[  # empty: auto
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Texts = Annotated[tuple[str, ...], ARRAY]
 Args = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_flatten), written("object")]
+Files = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_files), written("object")]
 Ring = Annotated[int, AfterValidator(_ring)]
 RssFields = Annotated[
     tuple[Literal["ipv4", "ipv6", "tcp", "udp", "sctp"], ...], ARRAY, AfterValidator(_rss_fields)

@@ -28,10 +28,20 @@ static int init(const struct dps_env *e, void **state)
 {
 	(void)state;
 	env = e;
+	before = e->now;
 	if (*e->ports_version == 0 || strcmp(e->port_names[0], "wan") != 0 || e->now == 0 ||
 	e->hash_key_len < 40 || strcmp(e->group_names[e->group_index], e->group) != 0)
 		return -1;
 	return 0;
+}
+
+// A spare has waited meanwhile.
+static void seated(void *state, const struct dps_env *e)
+{
+	(void)state;
+	if (e->now <= before)
+		env->counters[WRONG]++;
+	before = e->now;
 }
 
 static void check_flow(const struct dps_packet *p)
@@ -89,6 +99,7 @@ static uint16_t packet(void *state, struct dps_packet *p)
 
 const struct dps_plugin dps_plugin = {
 	DPS_PLUGIN_HEAD, .name = "tells", .init = init, .packet = packet, .counters = names,
+	.seated = seated,
 	.needs = DPS_PLUGIN_HASH,
 };
 """
@@ -143,6 +154,8 @@ def test_a_plugin_learns_of_links_and_buckets(instance: Run) -> None:
         for worker in ("fw/0", "fw/1"):
             instance.until(lambda _, w=worker: counters(instance, w)["workers"] == 2)
             instance.until(lambda _, w=worker: counters(instance, w)["owned"] == 256)
+        instance.do("kill", "fw/0")
+        instance.until(lambda s: s["recovery"]["deaths"] == 1 and s["state"] == "running")
         for worker in ("fw/0", "fw/1"):
             last = counters(instance, worker)
             assert last["hashed"] > 100 and last["wrong"] == 0

@@ -86,6 +86,7 @@ WRITE = {
     "io.idle": ("[[io]]", 'idle = "poll"'),
     "workers.plugin": ('plugin = "forward"', 'plugin = "macswap"'),
     "workers.args": ('name = "fw"', 'args = { map = { wan = "lan" } }'),
+    "workers.files": ('name = "fw"', 'files = { routes = "routes.txt" }'),
     "workers.count": ("count = 2", "count = 3"),
     "workers.max": ("max = 8", "max = 9"),
     "workers.spares": ('name = "fw"', "spares = 2"),

@@ -217,3 +217,41 @@ def test_copies_that_no_version_needs_are_removed(tmp_path: Path, so: Path) -> N
         copies.append(plugins.take(tmp_path, str(so))[1])
     plugins.prune(tmp_path, copies[2:])
     assert sorted((tmp_path / "plugins").iterdir()) == sorted(map(Path, copies[2:]))
+
+
+def test_the_files_that_a_plugin_is_handed_are_copied_too(tmp_path: Path, so: Path) -> None:
+    one = parts(tmp_path, so)
+    group, ledger, rollouts = one.model.groups[0], one.model.ledgers[0], one.rollouts
+    routes, first = tmp_path / "routes.txt", ledger.current
+    routes.write_bytes(b"$ORIGIN one")
+    wanted = (("file:routes", str(routes)), ("n", "7"))
+
+    def begin(args: dict[str, str]) -> str:
+        """The copy that a rollout to these arguments loads; then it has become what runs."""
+        made = rollouts.begin(group, None, args, Options())
+        assert made is not None
+        for revision in ledger.revisions:
+            revision.state = "replaced" if revision.state == "current" else revision.state
+        ledger.running, made.target.state = None, "current"
+        adopt_plan(one.model, group, made.target)
+        return dict(made.target.args)["file:routes"]
+
+    copy = begin(dict(wanted))
+    assert Path(copy).parent == one.model.runtime.path / "plugins"
+    assert rollouts.begin(group, None, dict(wanted), Options()) is None  # it runs that
+    assert plugins.files_changed(group.plan.args, wanted) == []
+    routes.write_bytes(b"two")
+    assert Path(copy).read_bytes() == b"$ORIGIN one"
+    assert plugins.files_changed(group.plan.args, wanted) == ["routes"]
+    second = begin({"file:routes": str(routes)})
+    assert Path(second).read_bytes() == b"two"
+    # Both stay for an undo; other arguments alone mean the same file.
+    routes.unlink()
+    plugins.prune(one.model.runtime.path, ledger.copies())
+    assert begin({"n": "8"}) == second and Path(copy).exists()
+    assert plugins.take_files(one.model.runtime.path, wanted[1:]) == wanted[1:]
+    with pytest.raises(DpsupError) as caught:
+        rollouts.begin(group, None, dict(wanted), Options())
+    assert caught.value.code == "E0511" and "`routes`" in caught.value.message
+    assert first.state == "replaced"
+    one.core.drop()

@@ -119,6 +119,14 @@ struct dps_tuple {
 	uint8_t to[16];
 };
 
+/* A file that the topology hands over (files = { routes = "routes.txt" }): its bytes, read-only, as
+ * they were when this version of the plugin was put in. No NUL follows them. */
+struct dps_bytes {
+	const char *name;
+	const void *at;
+	uint64_t len;
+};
+
 struct dps_env {
 	const char *group;
 	uint32_t worker;                /* index in the group, or DPS_PLUGIN_SPARE */
@@ -151,6 +159,10 @@ struct dps_env {
 	uint32_t group_index;                   /* of this worker's group */
 	uint32_t hash_key_len;
 	const uint8_t *hash_key;                /* [hash_key_len], of the flows' Toeplitz hash */
+
+	const struct dps_bytes *files;          /* [n_files]; dps_file finds one */
+	uint32_t n_files;
+	uint32_t pad;
 };
 
 struct dps_plugin {
@@ -255,6 +267,16 @@ dps_arg_u64(const struct dps_env *env, const char *key, uint64_t otherwise)
 	const char *value = dps_arg(env, key);
 
 	return value == NULL ? otherwise : strtoull(value, NULL, 0);
+}
+
+/* A file by its name in `files` of the topology, or NULL. */
+static inline const struct dps_bytes *
+dps_file(const struct dps_env *env, const char *name)
+{
+	for (uint32_t i = 0; i < env->n_files; i++)
+		if (strcmp(env->files[i].name, name) == 0)
+			return &env->files[i];
+	return NULL;
 }
 
 /* The index of a port by its name in the topology, or -1. */
