@@ -16,7 +16,7 @@ from versions import MARK, many, plugin
 
 from dpsup.errors import DpsupError
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.beside]
 
 # Of a packet with the number n (its last byte): n % 4 packets of its own, before it, each with its
 # flow, its number and a count; each fifth goes out of the other port too. DIES: whether the process
