@@ -43,8 +43,8 @@ struct route_share {
 	uint32_t per_mille;
 };
 
-// IPv4: rounded shares of the table that bgp.potaroo.net publishes for AS131072 (six in ten are /24),
-// with 16 in a thousand longer ones, which only a network's own routes are.
+// IPv4: shares of our own, rounded, in the shape that full tables are known to have (six in ten are
+// /24), with 16 in a thousand longer ones, which only a network's own routes are. No published table.
 static const struct route_share route_shares4[] = {
 	{ 8, 1 }, { 10, 1 }, { 11, 1 }, { 12, 1 }, { 13, 1 }, { 14, 2 }, { 15, 3 },
 	{ 16, 14 }, { 17, 9 }, { 18, 15 }, { 19, 27 }, { 20, 46 }, { 21, 53 }, { 22, 108 },

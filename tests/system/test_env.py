@@ -14,6 +14,8 @@ from netns import sh
 from system.test_port_trouble import veth
 from traffic import flows, mix, save
 
+pytestmark = pytest.mark.beside
+
 # Says in its counters what it sees in `env`; `wrong` must stay 0.
 TELLS = """
 #include "dpsup_plugin.h"

@@ -9,6 +9,8 @@ import pytest
 from harness import NULL, Run, run
 from jobs import build
 
+pytestmark = pytest.mark.beside
+
 PLUGIN = """
 #include <stdio.h>
 #include "dpsup_plugin.h"

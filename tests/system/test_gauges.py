@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from harness import Run
 from jobs import IO, LOSSLESS, build, group, pcap_port
 from traffic import flows, mix, save
 from versions import many, plugin, start
+
+pytestmark = pytest.mark.beside
 
 PLUGIN = """
 #include "dpsup_plugin.h"

@@ -14,6 +14,8 @@ from system.test_poison import frame_of, in_quarantine, poisoned, settled
 from system.test_step import OUT, SWAP, start
 from traffic import compare, flows, mix, save, swapped
 
+pytestmark = pytest.mark.beside
+
 # Swaps the MACs, as macswap; and looks.
 LOOKS = """
 #include "dpsup_plugin.h"

@@ -12,10 +12,13 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from harness import Run, dies, supervisor, wait_for
 from netns import sh
 
 from dpsup.packets.flow import frame, parse
+
+pytestmark = pytest.mark.beside
 
 RING = 64  # frames of the packet socket
 TOPOLOGY = """

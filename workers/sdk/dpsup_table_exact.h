@@ -216,7 +216,7 @@ dps_exact_search(const struct dps_exact *t, const uint8_t *key, uint64_t hash, u
 	uint8_t tag = dps_exact_tag(hash);
 	uint32_t i = dps_exact_home(t, hash);
 
-	/* Not for ever: each bucket may have sent entries on. */
+	/* Bounded: each bucket may have sent entries on. */
 	for (uint32_t left = t->n_buckets; left > 0; left--) {
 		const struct dps_exact_bucket *b = dps_exact_bucket_at(t, i);
 
