@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The lab's machines. A new one is a few lines here, and a test in inside/ that it runs."""
+
+from __future__ import annotations
+
+from .machine import Machine, Nic
+
+# A pair of ports for dpsup, each on a wire to an interface of the kernel.
+TWO_PORTS = (
+    Nic("wan0", "e1000e", wire="wan"),
+    Nic("lan0", "e1000e", wire="lan"),
+    Nic("far-wan", "virtio-net-pci", wire="wan"),
+    Nic("far-lan", "virtio-net-pci", wire="lan"),
+)
+
+MACHINES = (Machine("smoke", nics=TWO_PORTS, boots=(("test_smoke.py",),), long=True),)
