@@ -192,8 +192,12 @@ def run(
     *,
     keep: Path | None = None,
     echo: IO[str] | None = None,
+    more: IO[str] | None = None,
 ) -> Result:
-    """Boots the machine, runs its tests or those the arguments name; copies /out to `keep`."""
+    """Boots the machine, runs its tests or those the arguments name; copies /out to `keep`.
+
+    Each line of `more` is pytest's arguments for a further run in the same boot.
+    """
     image = images.image(machine.suite)
     begun = time.monotonic()
     result = Result()
@@ -204,7 +208,7 @@ def run(
             words = command(machine, image, images.REPO, place)
             (out / "qemu.txt").write_text(" ".join(words) + "\n")
             with _powered(words, out / "qemu-said.txt") as qemu:
-                _serve(machine, arguments, qemu, place, result, echo)
+                _serve(machine, arguments, qemu, place, result, echo, more)
         finally:
             result.seconds = time.monotonic() - begun
             if keep is not None:
@@ -227,6 +231,7 @@ def _serve(
     place: Path,
     result: Result,
     echo: IO[str] | None,
+    more: IO[str] | None,
 ) -> None:
     # Options are for each of its own boots; tests by name are one boot.
     own = any(".py" in word for word in arguments)
@@ -283,6 +288,12 @@ def _serve(
                 agent.write({"boot": boot, "arguments": list(boots[boot])})
             elif "done" in word:
                 result.codes.append(word["done"])
-                if boot + 1 >= len(boots) or word["done"] not in (0, -1):
+                if more is not None and (line := more.readline()):
+                    boot += 1
+                    boots.append(tuple(line.split()))
+                    deadline = time.monotonic() + machine.minutes * 60
+                    agent.write({"boot": boot, "arguments": line.split()})
+                    continue
+                if boot + 1 >= len(boots) or word["done"] != 0:
                     return
                 qmp.ask("system_reset")

@@ -40,7 +40,7 @@ def test_two_nics_by_vfio(nics: dict[str, Nic], instance: Run, ends: tuple[End, 
     assert list(Path("/sys/kernel/iommu_groups").iterdir()), "the machine has no IOMMU"
     instance.write(text)
     found = json.loads(run("doctor", str(instance.file), "-o", "json").stdout)
-    assert [one for one in found["findings"] if one["severity"] == "error"] == []
+    assert [one for one in found["checks"] if one["level"] == "error"] == []
     instance.start()
     passes(*ends)
     exchange(*ends)
