@@ -84,7 +84,8 @@ def command(machine: Machine, image: Image, repo: Path, scratch: Path) -> list[s
     """The QEMU command; `scratch` has its sockets, its console and the directory `out`."""
     per_node = machine.cpus // machine.nodes
     memory = machine.memory // machine.nodes
-    append = ["root=/dev/vda rw console=ttyS0 panic=-1 systemd.show_status=0 loglevel=4"]
+    append = ["root=/dev/vda rw console=ttyS0 panic=-1 loglevel=4"]
+    append += ["systemd.show_status=0 systemd.debug_shell=ttyS1"]
     append += ["transparent_hugepage=madvise default_hugepagesz=2M"]
     for size, count in (("2M", machine.pages_2m), ("1G", machine.pages_1g)):
         if count:
@@ -129,6 +130,8 @@ def command(machine: Machine, image: Image, repo: Path, scratch: Path) -> list[s
         words += ["-chardev", f"socket,id={channel},path={scratch}/{channel},server=on,wait=off"]
         words += ["-device", f"virtserialport,chardev={channel},name=lab.{channel}"]
     words += ["-serial", f"file:{scratch}/out/console.txt"]
+    # A shell for a person: socat - UNIX:DIRECTORY/shell
+    words += ["-serial", f"unix:{scratch}/shell,server=on,wait=off"]
     words += ["-chardev", f"socket,id=qmp,path={scratch}/qmp,server=on,wait=off"]
     words += ["-mon", "chardev=qmp,mode=control"]
     wires = sorted({nic.wire for nic in machine.nics})

@@ -13,4 +13,7 @@ TWO_PORTS = (
     Nic("far-lan", "virtio-net-pci", wire="lan"),
 )
 
-MACHINES = (Machine("smoke", nics=TWO_PORTS, boots=(("test_smoke.py",),), long=True),)
+MACHINES = (
+    Machine("smoke", nics=TWO_PORTS, boots=(("test_smoke.py",),), long=True),
+    Machine("systemd", nics=TWO_PORTS, cpus=4, boots=(("test_systemd.py",),), minutes=90),
+)
