@@ -132,12 +132,36 @@ class End:
         return self.frames(1 << 30, quiet)
 
 
+# QEMU's models of NICs parse what they send: they lose frames whose headers lie.
+SOUND = (
+    "tcp4",
+    "udp4",
+    "icmp4",
+    "tcp6",
+    "udp6",
+    "icmp6",
+    "vxlan",
+    "gre",
+    "arp",
+    "fragments",
+    "jumbo",
+)
+
+
 def exchange(
-    one: End, other: End, packets: int = 400, *, seed: int = 1, jumbo: int = 0, burst: int = 16
+    one: End,
+    other: End,
+    packets: int = 200,
+    *,
+    seed: int = 1,
+    jumbo: int = 0,
+    burst: int = 16,
+    kinds: tuple[str, ...] = SOUND,
 ) -> None:
     """Sends a mix of flows each way at once; each frame must arrive once, in order, as it was."""
     ways = [(one, other), (other, one)]
-    sent = [traffic.mix(traffic.flows(jumbo=jumbo), packets, seed + i) for i in range(2)]
+    flows = [flow for flow in traffic.flows(3, jumbo) if flow.name.split()[0].startswith(kinds)]
+    sent = [traffic.mix(flows, packets, seed + i) for i in range(2)]
     got: list[list[bytes]] = [[], []]
     for at in range(0, packets, burst):
         for (source, sink), mine, theirs in zip(ways, sent, got, strict=True):
@@ -160,8 +184,11 @@ def passes(one: End, other: End, frames: int = 20, seconds: float = PATIENCE) ->
         number = sent.to_bytes(8, "big")
         frame = (b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x88\xb5" + mark + number).ljust(SHORTEST, b"\0")
         one.socket.send(frame)
+        # Before it, those may come that took longer than they were waited for.
         arrived = other.frames(1, 5)
-        row = row + 1 if arrived == [frame] else 0
+        while arrived and arrived != [frame]:
+            arrived = other.frames(1, 5)
+        row = row + 1 if arrived else 0
         assert time.monotonic() < end, f"{sent} frames sent, and never {frames} in a row arrived"
     return sent
 

@@ -12,8 +12,15 @@ import harness
 import pytest
 from lab import guest
 
-# What the tests of one machine wait for at most is an emulator's.
-harness.PATIENCE = guest.PATIENCE
+
+class Slow(harness.Run):
+    """An instance under test, with an emulator's deadlines."""
+
+    def start(self, text: str | None = None) -> Slow:
+        if text is not None:
+            self.write(text)
+        harness.run("start", str(self.file), "--detach", check=True, timeout=guest.PATIENCE)
+        return self
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +44,7 @@ def outside() -> guest.Outside:
 def instance(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[harness.Run]:
     """An instance of a name of its own, ended afterwards: it must leave nothing behind."""
     name = "t" + request.node.name.removeprefix("test_").split("[")[0].replace("_", "")[:14]
-    one = harness.Run(name, tmp_path)
+    one = Slow(name, tmp_path)
     yield one
     harness.here("-n", name, "stop", "--drain", "200ms")
     harness.here("-n", name, "clean")
