@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import select
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -290,9 +291,9 @@ def _serve(
                 result.codes.append(word["done"])
                 if more is not None and (line := more.readline()):
                     boot += 1
-                    boots.append(tuple(line.split()))
+                    boots.append(tuple(shlex.split(line)))
                     deadline = time.monotonic() + machine.minutes * 60
-                    agent.write({"boot": boot, "arguments": line.split()})
+                    agent.write({"boot": boot, "arguments": shlex.split(line)})
                     continue
                 if boot + 1 >= len(boots) or word["done"] != 0:
                     return
