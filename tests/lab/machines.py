@@ -16,4 +16,11 @@ TWO_PORTS = (
 MACHINES = (
     Machine("smoke", nics=TWO_PORTS, boots=(("test_smoke.py",),), long=True),
     Machine("systemd", nics=TWO_PORTS, cpus=4, boots=(("test_systemd.py",),), minutes=90),
+    Machine(
+        "enable",
+        boots=(
+            ("test_enable.py::test_enabled_and_cut",),
+            ("test_enable.py::test_runs_after_the_next_boot",),
+        ),
+    ),
 )

@@ -80,7 +80,7 @@ def test_an_order_to_stop_finds_the_data_plane_without_a_supervisor() -> None:
     assert "\nPartOf=dpsup@%i.service\nBefore=dpsup@%i.service\n" in END.replace(
         "# Ended after it.\n", ""
     )
-    assert re.search(r"^ExecStop=-\S+/dpsup -n %i stop$", END, re.MULTILINE)
+    assert re.search(r"^ExecStop=-.*\n? .*/dpsup -n %i stop;", END, re.MULTILINE)
     assert of_unit("TimeoutStopSec", END) >= launch.STOP_S
 
 
