@@ -33,12 +33,14 @@ def unit(nics: dict[str, Nic]) -> Iterator[Unit]:
     text = TOPOLOGY.format(name=NAME, wan="wan0", lan="lan0", io="1", cores="2-3")
     one = Unit(NAME, text + ports(nics["wan0"], nics["lan0"]))
     yield one
-    one.ctl("stop")
     try:
+        one.ctl("stop")
         one.is_gone()
-    finally:
+    except AssertionError:
         sh("/usr/local/bin/dpsup", "-n", NAME, "stop", check=False)
         sh("/usr/local/bin/dpsup", "-n", NAME, "clean", check=False)
+        raise
+    finally:
         one.remove()
 
 
