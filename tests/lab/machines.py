@@ -14,7 +14,7 @@ TWO_PORTS = (
 )
 
 MACHINES = (
-    Machine("smoke", nics=TWO_PORTS, boots=(("test_smoke.py",),), long=True),
+    Machine("smoke", nics=TWO_PORTS, boots=(("test_outside.py", "test_smoke.py"),), long=True),
     Machine("systemd", nics=TWO_PORTS, cpus=4, boots=(("test_systemd.py",),), minutes=90),
     Machine(
         "enable",
