@@ -14,7 +14,8 @@ TWO_PORTS = (
 )
 
 MACHINES = (
-    Machine("smoke", nics=TWO_PORTS, boots=(("test_outside.py", "test_smoke.py"),), long=True),
+    Machine("smoke", nics=TWO_PORTS, boots=(("test_smoke.py", "test_outside.py"),), long=True),
+    Machine("smoke-13", nics=TWO_PORTS, boots=(("test_smoke.py",),), suite="trixie"),
     Machine("systemd", nics=TWO_PORTS, cpus=4, boots=(("test_systemd.py",),), minutes=90),
     Machine(
         "enable",
