@@ -77,8 +77,7 @@ class Unit:
 
     def status(self) -> dict[str, Any]:
         with connect(self.name) as live:
-            told: dict[str, Any] = live.status()
-            return told
+            return dict(live.status())
 
     def runs(self, *states: str) -> dict[str, Any]:
         """Its status, once it is in one of these states, by default `running` with all workers."""
