@@ -12,7 +12,6 @@ import queue
 import re
 import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -32,7 +31,7 @@ from dpsup.instance.client import connect, find, running
 from dpsup.instance.runtime_dir import Runtime
 from dpsup.plan.model import Plan
 from dpsup.plan.place import make_plan
-from dpsup.supervisor import adopt
+from dpsup.supervisor import adopt, systemd
 from dpsup.supervisor.policy import Ending, History, Policy, Verdict, decide
 from dpsup.text import plural
 from dpsup.topology.load import read
@@ -77,17 +76,6 @@ def _say(text: str) -> None:
     # The reader may be gone; the instance continues.
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
-
-
-def notify_systemd(word: str) -> None:
-    """sd_notify(3): a datagram to $NOTIFY_SOCKET, where there is one."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
-        s.sendto(word.encode(), address)
 
 
 def _take_over(where: Runtime, plan: Plan | None) -> adopt.Found | int:
@@ -320,15 +308,19 @@ def _run(
             sup.core.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
 
             def ready() -> None:
-                notify_systemd("READY=1")
+                systemd.notify("READY=1")
                 voice.say(_ready_line(model))
                 caller.tell({"ok": True, "name": plan.name, "pid": os.getpid()})
 
             sup.life.on_running = _once(ready)
-            sup.life.on_stopping = lambda: notify_systemd("STOPPING=1")
+            sup.life.on_stopping = lambda: systemd.notify("STOPPING=1")
             if going_on:
                 sup.adopt(going_on)
-            return await sup.run(), sup
+            beat = asyncio.create_task(systemd.beat())
+            try:
+                return await sup.run(), sup
+            finally:
+                beat.cancel()
 
         process.pin(plan.supervisor_cores)
         try:

@@ -136,8 +136,10 @@ def test_unit_is_clean(tmp_path: Path) -> None:
     text = UNIT.read_text()
     assert "ExecStart=/usr/local/bin/dpsup start /etc/dpsup/%i.toml\n" in text
     # Where dpsup is depends on the machine, and verify looks.
-    (tmp_path / UNIT.name).write_text(text.replace("/usr/local/bin/dpsup", DPSUP[0]))
-    for unit in (UNIT.name, "dpsup@edge.service"):
+    for file in UNIT.parent.iterdir():
+        text = file.read_text().replace("/usr/local/bin/dpsup", DPSUP[0])
+        (tmp_path / file.name).write_text(text)
+    for unit in (UNIT.name, "dpsup@edge.service", "dpsup-end@edge.service"):
         done = subprocess.run(
             ["systemd-analyze", "verify", tmp_path / unit],
             capture_output=True, text=True, check=False,

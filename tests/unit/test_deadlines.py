@@ -13,7 +13,7 @@ import pytest
 
 from dpsup.bus.sockets import AsyncClient
 from dpsup.host import process
-from dpsup.supervisor import launch, silence
+from dpsup.supervisor import adopt, launch, primary, silence
 from dpsup.supervisor.core import HALT_S, QUIT_S, WORKER_READY_S
 from dpsup.supervisor.life import EVIDENCE_S, SPARE_ENDS_S
 
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ASK_S = inspect.signature(AsyncClient.ask).parameters["timeout"].default
 DRAIN_S = 5.0
 UNIT = (ROOT / "deploy" / "systemd" / "dpsup@.service").read_text()
+END = (ROOT / "deploy" / "systemd" / "dpsup-end@.service").read_text()
 
 
 def of_c(name: str, file: str) -> float:
@@ -54,9 +55,33 @@ def test_a_stop_is_waited_for_longer_than_it_can_take() -> None:
     assert worst <= launch.STOP_S
 
 
+def of_unit(key: str, text: str = UNIT) -> int:
+    found = re.search(rf"^{key}=(\d+)s$", text, re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
 def test_systemd_waits_longer_still() -> None:
-    found = re.search(r"^TimeoutStopSec=(\d+)s$", UNIT, re.MULTILINE)
-    assert found and int(found[1]) >= DRAIN_S + launch.STOP_S
+    assert of_unit("TimeoutStopSec") >= DRAIN_S + launch.STOP_S
+    # EAL, the seed, the workers, and each of them once more.
+    assert of_unit("TimeoutStartSec") >= 2 * (primary.READY_S + WORKER_READY_S)
+
+
+def test_the_watchdog_outlasts_what_may_hold_the_supervisor_up() -> None:
+    """A disk that hangs, a supervisor that starts anew in its own process and adopts."""
+    assert of_unit("WatchdogSec") >= silence.DISK_S + adopt.HELLO_S + launch._Again.POLICY.most + 10
+    assert "SERVICE_RESULT" in UNIT and "watchdog)" not in UNIT  # its data plane is not ended
+
+
+def test_an_order_to_stop_finds_the_data_plane_without_a_supervisor() -> None:
+    """The other unit has the order, after this one has ended; the directory is still there."""
+    assert "\nWants=dpsup-end@%i.service\n" in UNIT
+    assert "\nRuntimeDirectoryPreserve=yes\n" in UNIT
+    assert "\nPartOf=dpsup@%i.service\nBefore=dpsup@%i.service\n" in END.replace(
+        "# Ended after it.\n", ""
+    )
+    assert re.search(r"^ExecStop=-.*\n? .*/dpsup -n %i stop;", END, re.MULTILINE)
+    assert of_unit("TimeoutStopSec", END) >= launch.STOP_S
 
 
 def test_the_unit_leaves_the_wardens_their_priority() -> None:

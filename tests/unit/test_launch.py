@@ -6,8 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,18 +191,6 @@ def test_a_caller_that_has_gone_does_not_end_the_start() -> None:
 
 
 # --- small things ---------------------------------------------------------------------------------
-
-
-def test_systemd_is_told_where_it_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in (str(tmp_path / "n"), f"\0dpsup-test-{os.getpid()}"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listens:
-            listens.bind(address)
-            monkeypatch.setenv("NOTIFY_SOCKET", address.replace("\0", "@"))
-            launch.notify_systemd("READY=1")
-            assert listens.recv(99) == b"READY=1"
-        launch.notify_systemd("READY=1")  # nobody listens any more
-    monkeypatch.delenv("NOTIFY_SOCKET")
-    launch.notify_systemd("READY=1")
 
 
 def test_hugepages_are_one_line_of_what_was_removed() -> None:

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The lab's machines. A new one is a few lines here, and a test in inside/ that it runs."""
+
+from __future__ import annotations
+
+from .machine import Machine, Nic
+
+# A pair of ports for dpsup, each on a wire to an interface of the kernel.
+TWO_PORTS = (
+    Nic("wan0", "e1000e", wire="wan"),
+    Nic("lan0", "e1000e", wire="lan"),
+    Nic("far-wan", "virtio-net-pci", wire="wan"),
+    Nic("far-lan", "virtio-net-pci", wire="lan"),
+)
+
+MACHINES = (
+    Machine("smoke", nics=TWO_PORTS, boots=(("test_smoke.py", "test_outside.py"),), long=True),
+    Machine("smoke-13", nics=TWO_PORTS, boots=(("test_smoke.py",),), suite="trixie"),
+    Machine("systemd", nics=TWO_PORTS, cpus=4, boots=(("test_systemd.py",),), minutes=90),
+    Machine(
+        "enable",
+        boots=(
+            ("test_enable.py::test_enabled_and_cut",),
+            ("test_enable.py::test_runs_after_the_next_boot",),
+        ),
+    ),
+)
