@@ -25,11 +25,14 @@ GROWS = frozenset((
     "starved", "alloc_failures",
     # of io cores
     "loops", "busy_loops", "sleeps", "woken", "busy_cycles", "requeued", "rings", "stage_packets",
+    "fragments",
     # of groups
-    "no_worker", "hold_full", "bypassed", "pause_ns",
+    "no_worker", "worker_held", "hold_full", "bypassed", "pause_ns",
     # of lanes and slots
     "sent", "collected", "out", "on", "lane_full", "bad_verdict", "quarantined", "quarantine_full",
-    "corrupt", "lanes_corrupt", "beats", "bursts", "busy",
+    "corrupt", "lanes_corrupt", "beats", "bursts", "busy", "dropped_policy",
+    "emitted", "no_blank", "copied", "no_copy",
+    "originated", "not_originated", "copies", "not_copied",
 ))  # fmt: skip
 TABLES = frozenset(("drops", "dropped", "counters", "stage_cycles", "pause"))  # all their entries
 OF_SUPERVISOR = frozenset(("restarts", "deaths", "primary_deaths"))
