@@ -75,11 +75,11 @@ def test_the_watchdog_outlasts_what_may_hold_the_supervisor_up() -> None:
 
 def test_an_order_to_stop_finds_the_data_plane_without_a_supervisor() -> None:
     """The other unit has the order, after this one has ended; the directory is still there."""
-    assert "\nWants=dpsup-end@%i.service\n" in UNIT
+    assert "\nWants=dpsup-end@%i.service\nPropagatesStopTo=dpsup-end@%i.service\n" in UNIT
+    # It would end the data plane at every restart of the supervisor.
+    assert "PartOf=" not in END
     assert "\nRuntimeDirectoryPreserve=yes\n" in UNIT
-    assert "\nPartOf=dpsup@%i.service\nBefore=dpsup@%i.service\n" in END.replace(
-        "# Ended after it.\n", ""
-    )
+    assert "\nBefore=dpsup@%i.service\n" in END
     assert re.search(r"^ExecStop=-.*\n? .*/dpsup -n %i stop;", END, re.MULTILINE)
     assert of_unit("TimeoutStopSec", END) >= launch.STOP_S
 
