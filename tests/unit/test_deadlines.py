@@ -76,9 +76,9 @@ def test_the_watchdog_outlasts_what_may_hold_the_supervisor_up() -> None:
 def test_an_order_to_stop_finds_the_data_plane_without_a_supervisor() -> None:
     """The other unit has the order, and has carried it out before this one's is; the directory is
     still there."""
-    assert "\nWants=dpsup-end@%i.service\nPropagatesStopTo=dpsup-end@%i.service\n" in UNIT
+    assert "\nWants=dpsup-end@%i.service\n" in UNIT
     assert "\nRuntimeDirectoryPreserve=yes\n" in UNIT
-    assert "\nAfter=dpsup@%i.service\n" in END
+    assert "\nPartOf=dpsup@%i.service\nAfter=dpsup@%i.service\n" in END
     assert re.search(r"^ExecStop=-.*(\n .*)*/dpsup -n %i stop;", END, re.MULTILINE)
     # Not in the restart with which systemd follows a death: that would end what is to be adopted.
     assert 'list-jobs --plain --no-legend dpsup@%i.service | grep -q " stop " || exit 0;' in END
