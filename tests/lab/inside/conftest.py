@@ -49,3 +49,9 @@ def instance(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[harness
     harness.here("-n", name, "stop", "--drain", "200ms")
     harness.here("-n", name, "clean")
     harness.wait_for(lambda: not harness.leftovers(name), guest.PATIENCE)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A failure is told at once: a machine may be ended before pytest sums up."""
+    if report.failed:
+        print(f"\n{report.longreprtext}\n", flush=True)

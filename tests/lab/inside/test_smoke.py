@@ -43,6 +43,7 @@ def test_two_nics_by_vfio(nics: dict[str, Nic], instance: Run, ends: tuple[End, 
     assert [one for one in found["checks"] if one["level"] == "error"] == []
     instance.start()
     passes(*ends)
+    passes(*reversed(ends))
     exchange(*ends)
     killed = instance.worker("fw/0")
     os.kill(killed["pid"], signal.SIGKILL)
