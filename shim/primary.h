@@ -100,6 +100,12 @@ struct rx_queue {
 	uint16_t queue;
 };
 
+// The hashes that a NIC gave, compared with those of the same packets in software.
+struct hash_check {
+	uint64_t seen;
+	uint64_t differ;
+};
+
 // What an io core serves. Ports come and go: filled by the thread that asks, taken over by the io core.
 struct queues {
 	uint32_t n_rxq;
@@ -183,6 +189,7 @@ struct io {
 	struct lane lane[DPS_MAX_SLOTS];
 	struct io_group group[DPS_MAX_GROUPS];
 	struct tx_port tx[DPS_MAX_PORTS];
+	struct hash_check checked[DPS_MAX_PORTS];
 	uint32_t n_rxq;                 // these four: struct queues
 	struct rx_queue rxq[RXQ_MOST];
 	uint32_t n_fds;
@@ -215,7 +222,10 @@ struct port {
 	uint32_t rx_desc;
 	uint32_t tx_desc;
 	bool rss;                       // the driver spreads over queues
-	bool hw_rss;                    // and gives each packet the hash
+	int hashes;                     // DPS_HASHES_*: does it give each packet the hash?
+	bool hw_rss;                    // it does, and its hashes are used
+	struct hash_check before;       // of the devices that the port had
+	uint64_t odd_flags;             // of mbufs that need a second look: see oddity
 	bool started;
 	bool virtual;
 	uint64_t held;                  // mbufs that its driver took at the start
@@ -297,6 +307,15 @@ bool sleep_on_queues(struct io *io, const struct timespec *most);
 uint32_t packet_sockets(uint32_t if_index, int *found, uint32_t most);
 bool packet_sockets_never_block(uint32_t if_index);     // false: sending may sleep
 
+// port_device.c
+void device_watch(uint32_t index, const struct dps_port_conf *conf);
+void device_stays(uint32_t index);              // or is to be opened once more
+void device_unplug(const char *device);         // a virtual one
+void device_let_go(const struct port *port);
+
+// port_hashes.c
+struct hash_check hashes_compared(uint32_t index);      // so far, of all devices of that port
+
 // port_counters.c
 void port_ask_driver(struct port *port);
 
@@ -309,6 +328,7 @@ is_hashed(const struct rte_mbuf *m, bool by_nic)
 
 // hash.c
 uint32_t hash_flow(const uint8_t *p, uint32_t len);
+void hash_compare(struct hash_check *check, const struct rte_mbuf *m);
 void hash_burst(struct rte_mbuf **m, uint32_t n, bool by_nic);
 
 // recover.c

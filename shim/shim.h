@@ -367,7 +367,16 @@ int dps_port_absent(const struct dps_port_conf *conf);  // one that is not there
 int dps_port_start(uint32_t port);      // if it fails, the port is absent from now on
 int dps_port_shut(uint32_t port, uint32_t shut);        // 1: io cores leave it alone, and drop what is
 					// sent to it; 0: they serve it again
-int dps_port_close(uint32_t port);      // a virtual device, shut: absent from now on
+int dps_port_close(uint32_t port);      // its device, shut: absent from now on
+// dps_port_hashes
+enum {
+	DPS_HASHES_NONE = 0,        // the driver gives none, or not those that are asked for
+	DPS_HASHES_COMPARED = 1,    // with the software's, of the NIC's first packets: not used yet
+	DPS_HASHES_USED = 2,
+	DPS_HASHES_DIFFER = 3       // they are not used
+};
+int dps_port_hashes(uint32_t port);     // what became of the hashes that a NIC gives with packets
+int dps_port_leaves(uint32_t port);     // 1: the kernel waits for its PCI device to be closed
 int dps_port_open(uint32_t port, const struct dps_port_conf *conf, uint32_t n_io,
 		  char *why);           // [DPS_TEXT]; one that is absent, again: started, and still shut
 int dps_port_fd(uint32_t port);         // readable when it has packets, of net_tap; -1: none
@@ -381,6 +390,7 @@ uint32_t dps_hash_bytes(const uint8_t *key, uint32_t key_len, const uint8_t *dat
 uint32_t dps_hash_packet(const uint8_t *packet, uint32_t len);
 // For tests: a burst of 32 at most. by_tables: 1: without what this CPU may have for it; by_nic: a bit for
 // each packet that comes hashed, in `hash`.
+uint32_t dps_test_hash_compare(const uint8_t *packet, uint32_t len, uint32_t by_nic); // 1: both agree
 void dps_test_hash_burst(const uint8_t *const *packet, const uint32_t *len, uint32_t n,
 			 uint32_t by_tables, uint32_t by_nic, uint32_t *hash);
 

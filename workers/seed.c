@@ -136,6 +136,16 @@ check_primary(const char *when)
 		       seed.primary_pid, when);
 }
 
+// The primary plugs a device in or out, and asks each secondary to do the same. A request says 0, done,
+// as its result: returned as it is, it says that nothing is left to do here.
+static int
+have_no_devices(const struct rte_mp_msg *request, const void *peer)
+{
+	struct rte_mp_msg reply = *request;
+
+	return rte_mp_reply(&reply, peer);
+}
+
 static void
 attach(void)
 {
@@ -155,6 +165,9 @@ attach(void)
 	if (rte_eal_init(argc, argv) < 0)
 		refuse(DPS_EXIT_ATTACH, "EAL would not attach to \"%s\": %s", seed.file_prefix,
 		       rte_errno != 0 ? rte_strerror(rte_errno) : "EAL's lines in the log say why");
+	// EAL's own answer would be an error: it knows no bus.
+	rte_mp_action_unregister("eal_dev_mp_request");
+	rte_mp_action_register("eal_dev_mp_request", have_no_devices);
 }
 
 static void

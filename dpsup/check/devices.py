@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dpsup import limits
 from dpsup.errors import Exit, Problem, Severity
+from dpsup.host.pci import FOR_DPDK
 from dpsup.packets import pcap
 from dpsup.plan.place import driver_of
 from dpsup.text import plural, show, suggest
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 # Drivers that see frames as the kernel passes them on.
 OFFLOADED = ("net_af_packet", "net_pcap", "net_tap")
 PEER = "the same on its other end, in that network namespace"
-_DRIVERS_OF_PCI = ("vfio-pci", "igb_uio", "uio_pci_generic", "mlx4_core", "mlx5_core", "mana", "")
 
 
 def devices(topology: Topology, host: Host) -> Iterator[Problem]:
@@ -62,7 +62,7 @@ def _pci(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Problem
             severity=_missing_device(port),
             exit_code=Exit.HOST,
         )
-    elif device.driver not in _DRIVERS_OF_PCI:
+    elif device.driver not in ("", *FOR_DPDK):
         yield topology.source.problem(
             path,
             f"{port.device} is driven by the kernel's {device.driver}",

@@ -15,6 +15,11 @@ class PortCounters(TypedDict):
     absent: Annotated[bool, "whether it has no device now; it is tried again"]
     trouble: Annotated[str, "what is wrong with it, in words; empty: nothing"]
     reopened: Annotated[int, "times that its device was opened again"]
+    nic_hash: Annotated[
+        str,
+        "the NIC's own hash of a flow: `none`, `compared` with the software's at first,"
+        " `used`, or `differs`: it is not used",
+    ]
     rx_packets: Annotated[int, "received by io cores"]
     rx_bytes: Annotated[int, "bytes received"]
     tx_packets: Annotated[int, "taken by the driver, without those that it failed to send"]

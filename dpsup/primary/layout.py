@@ -10,6 +10,7 @@ from typing import Any
 from dpsup import _abi, limits
 from dpsup.documents.plan import Group, Health, Plan, Pool, Port, Version
 from dpsup.errors import DpsupError, ShimError
+from dpsup.host import pci
 from dpsup.host.interfaces import remove_dead_socket, takes_connection
 from dpsup.primary.eal_locks import Attachments
 from dpsup.primary.outputs import Output, output_of
@@ -245,6 +246,8 @@ class Layout:
         memif = memif_of(port["vdev"])
         waits = memif is not None and not memif.server
         why = no_server(memif.socket) if memif is not None and waits else refusal(ret, said)
+        if not port["vdev"]:
+            why = pci.trouble(port["device"]) or why
         if waits or not port["required"] or self.plan["generation"] > 1:
             self.absent[port["name"]] = why
             self.notes.append(f'port "{port["name"]}" is not there: {why}')

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Watches the ports while they run: interfaces that go down, vanish and come back, and
-net_memif servers that do. All of it works without a supervisor, and outside of the io cores' loops.
+"""Watches the ports while they run: interfaces and PCI devices that go down, vanish and come back,
+and net_memif servers that do. All of it works without a supervisor, and outside of the io cores'
+loops.
 
 A port whose interface is down is shut: io cores leave it alone, and what is sent to it is dropped
 by name. One whose device is gone is closed too, and opened again, with a growing pause between
@@ -12,9 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dpsup import _abi
 from dpsup.documents.plan import Port
 from dpsup.errors import ShimError
-from dpsup.host import interfaces
+from dpsup.host import interfaces, pci
 from dpsup.host.interfaces import Interfaces
 from dpsup.primary.layout import Layout, no_server
 from dpsup.primary.shim import check, ffi, lib
@@ -29,6 +31,15 @@ class State(NamedTuple):
     absent: bool
     trouble: str
     reopened: int
+    nic_hash: str
+
+
+_HASHES = {
+    _abi.DPS_HASHES_NONE: "none",
+    _abi.DPS_HASHES_COMPARED: "compared",
+    _abi.DPS_HASHES_USED: "used",
+    _abi.DPS_HASHES_DIFFER: "differs",
+}
 
 
 @dataclass
@@ -38,6 +49,7 @@ class Watched:
     trouble: str = ""  # why it does not forward, in words
     absent: bool = False
     reopened: int = 0
+    nic_hash: str = "none"
     shut: bool | None = False  # to the io cores; None: not all of them answered
     was_up: bool = False
     indexes: dict[str, int] = field(default_factory=dict)  # of its interfaces, as it was opened
@@ -71,7 +83,8 @@ class Ports:
     def states(self) -> dict[str, State]:
         """By port."""
         return {
-            one.port["name"]: State(one.absent, one.trouble, one.reopened) for one in self._watched
+            one.port["name"]: State(one.absent, one.trouble, one.reopened, one.nic_hash)
+            for one in self._watched
         }
 
     def look(self, now: float, *, news: bool = False) -> None:
@@ -102,6 +115,7 @@ class Ports:
 
     def _watch(self, one: Watched, deleted: set[int], now: float) -> None:
         gone, down = self._trouble(one, deleted, now)
+        one.nic_hash = _HASHES[check("port_hashes", lib.dps_port_hashes(one.index))]
         if gone:
             one.shut = None  # the first thing that closing does
             check("port_close", lib.dps_port_close(one.index))
@@ -109,7 +123,9 @@ class Ports:
             one.trouble = gone
             if now - one.opened_at >= RETRY_MOST_S:
                 one.pause = RETRY_S
-            one.retry_at = now if one.pause == RETRY_S else now + one.pause
+            # The kernel needs a moment for what it waited for.
+            at_once = one.pause == RETRY_S and one.port["vdev"]
+            one.retry_at = now if at_once else now + one.pause
             return
         one.trouble = down
         want = bool(down and one.indexes)
@@ -124,6 +140,8 @@ class Ports:
 
     def _trouble(self, one: Watched, deleted: set[int], now: float) -> tuple[str, str]:
         """Why its device is gone, and why it is down."""
+        if not one.port["vdev"] and lib.dps_port_leaves(one.index) > 0:
+            return "its PCI device is taken away", ""
         is_tap = one.port["driver"] == "net_tap"
         if is_tap and interfaces.tap_is_gone(lib.dps_port_fd(one.index)):
             return "its interface was deleted", ""
@@ -152,7 +170,7 @@ class Ports:
     # --- one that is not -------------------------------------------------------------------------
 
     def _reopen(self, one: Watched, now: float) -> None:
-        if not one.port["vdev"] or one.port.get("left_out", ""):
+        if one.port.get("left_out", ""):
             return
         if now < one.retry_at or not self._is_there(one):
             return
@@ -173,6 +191,10 @@ class Ports:
 
     def _is_there(self, one: Watched) -> bool:
         """What the driver would look for; without it there is no use in an attempt."""
+        if not one.port["vdev"]:
+            why = pci.trouble(one.port["device"])
+            one.trouble = why or one.trouble
+            return not why
         for name in interfaces_of(one.port["driver"], one.port["vdev"]):
             if self._kernel.find(name) is None:
                 one.trouble = f"interface {name} is gone"

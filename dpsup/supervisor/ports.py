@@ -11,6 +11,8 @@ from dpsup.errors import DpsupError
 from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.model import Model
 
+DIFFERS = "its NIC hashes flows otherwise than its driver says: they are hashed in software"
+
 
 class Ports:
     """`judge` hears that the instance may be degraded, or whole again."""
@@ -18,6 +20,7 @@ class Ports:
     def __init__(self, core: Engine, model: Model, judge: Callable[[], None]) -> None:
         self._core, self._model, self._judge = core, model, judge
         self._reopened: dict[str, int] | None = None  # not known yet
+        self._hashes: dict[str, str] = {}
 
     def look(self, counters: Counters) -> None:
         model = self._model
@@ -34,8 +37,13 @@ class Ports:
                 message = "its device was gone, and is opened again"
                 self._core.events.add(type="port", name=name, message=message)
         self._reopened = reopened
+        hashes = {p["name"]: p.get("nic_hash", "none") for p in counters["ports"]}
+        for name, now in hashes.items():
+            if now == "differs" and self._hashes.get(name) != now:
+                self._core.events.add(type="port", name=name, message=DIFFERS)
+        decided, self._hashes = bool(self._hashes) and hashes != self._hashes, hashes
         absent = [p["name"] for p in counters["ports"] if p.get("absent")]
-        if absent != model.absent:
+        if absent != model.absent or decided:
             self._core.spawn(self._hear_again(), feature="ports")
         elif before != model.troubles:
             self._judge()

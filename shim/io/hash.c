@@ -334,6 +334,16 @@ hash_flow(const uint8_t *p, uint32_t len)
 	return hash_frame(p, len, 0);
 }
 
+// Out of the way: of a NIC's first packets only.
+void __rte_noinline
+hash_compare(struct hash_check *check, const struct rte_mbuf *m)
+{
+	uint32_t hash = hash_flow(rte_pktmbuf_mtod(m, const uint8_t *), m->data_len);
+
+	dps_count(&check->differ, m->hash.rss != hash);
+	dps_count(&check->seen, 1);
+}
+
 // m->hash.rss of each; those that the NIC has hashed, if it does so as asked, have theirs.
 static __rte_always_inline void
 hash_each(struct rte_mbuf **m, uint32_t n, bool by_nic, uint32_t (*hash_plain)(const uint8_t *))
@@ -421,6 +431,17 @@ dps_test_hash_burst(const uint8_t *const *packet, const uint32_t *len, uint32_t 
 		hash_burst(burst, n, by_nic != 0);
 	for (uint32_t i = 0; i < n; i++)
 		hash[i] = m[i].hash.rss;
+}
+
+uint32_t
+dps_test_hash_compare(const uint8_t *packet, uint32_t len, uint32_t by_nic)
+{
+	struct rte_mbuf m = { .buf_addr = (void *)(uintptr_t)packet, .data_len = len };
+	struct hash_check check = { 0 };
+
+	m.hash.rss = by_nic;
+	hash_compare(&check, &m);
+	return check.seen == 1 && check.differ == 0;
 }
 
 uint32_t

@@ -44,9 +44,13 @@ receive(struct io *io, uint32_t index, struct io_group *g, struct rte_mbuf *m)
 		return;
 	}
 	// Put back a tag that the driver took off unasked: workers see packets as they arrived.
-	if (unlikely(m->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) && rte_vlan_insert(&m) != 0) {
-		free_counted(&stats->drops[DPS_DROP_TRUNCATED], m);
-		return;
+	if (unlikely(m->ol_flags & port->odd_flags)) {
+		if (m->ol_flags & port->odd_flags & RTE_MBUF_F_RX_RSS_HASH)
+			hash_compare(&io->checked[index], m);
+		if (m->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED && rte_vlan_insert(&m) != 0) {
+			free_counted(&stats->drops[DPS_DROP_TRUNCATED], m);
+			return;
+		}
 	}
 	if (unlikely(g == NULL)) {
 		free_counted(&stats->drops[DPS_DROP_NO_GROUP], m);
@@ -112,12 +116,13 @@ note_received(struct io *io, const struct rx_queue *rxq, uint32_t n, uint64_t by
 	dps_count(&stats->rx_bytes, bytes);
 }
 
-// One segment, whole, not empty, not too long, its tags in place: 0, the packet needs no second look.
+// One segment, whole, not empty, not too long, its tags in place, the NIC's hash of it trusted or none:
+// 0, the packet needs no second look.
 static inline uint64_t
-oddity(const struct rte_mbuf *m, uint32_t len, uint32_t most)
+oddity(const struct rte_mbuf *m, uint32_t len, uint32_t most, uint64_t odd_flags)
 {
 	return (m->nb_segs ^ 1u) | (len ^ m->data_len) | (len - 1 >= most) |
-	       (m->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED);
+	       (m->ol_flags & odd_flags);
 }
 
 // Out of the way of those that need no second look.
@@ -170,14 +175,16 @@ static void
 receive_all(struct io *io, const struct rx_queue *rxq, struct io_group *g, struct rte_mbuf **m,
 	    uint32_t n)
 {
-	uint32_t most = RTE_MIN(the_primary.port[rxq->port].frame_most, (uint32_t)DPS_LEN_MOST);
+	const struct port *port = &the_primary.port[rxq->port];
+	uint32_t most = RTE_MIN(port->frame_most, (uint32_t)DPS_LEN_MOST);
+	uint64_t odd_flags = port->odd_flags;
 	uint64_t bytes = 0;
 	uint64_t odd = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
 		rte_prefetch0(rte_pktmbuf_mtod(m[i], void *));
 		bytes += m[i]->pkt_len;
-		odd |= oddity(m[i], m[i]->pkt_len, most);
+		odd |= oddity(m[i], m[i]->pkt_len, most, odd_flags);
 	}
 	if (likely(odd == 0 && g != NULL && g->plain && !g->moving))
 		steer_plain(io, rxq, g, m, n);
@@ -194,6 +201,7 @@ receive_lone(struct io *io, const struct rx_queue *rxq, struct lane *lane)
 {
 	const struct port *port = &the_primary.port[rxq->port];
 	uint32_t most = RTE_MIN(port->frame_most, (uint32_t)DPS_LEN_MOST);
+	uint64_t odd_flags = port->odd_flags;
 	uint32_t at = lane->sent & lane->mask;
 	struct rte_mbuf **m = &lane->shadow[at];
 	uint16_t port_index = rxq->port;
@@ -212,7 +220,7 @@ receive_lone(struct io *io, const struct rx_queue *rxq, struct lane *lane)
 
 		if (i == 0 || (at + i) % DPS_LINE_WORDS == 0)
 			line = lane_line(lane, at + i);
-		odd |= oddity(p, len, most);
+		odd |= oddity(p, len, most, odd_flags);
 		bytes += len;
 		p->port = port_index;
 		*mark_of(p) = (struct dps_mark){ .bucket = NO_BUCKET };

@@ -119,7 +119,8 @@ rss_setup(const struct dps_port_conf *conf, const struct rte_eth_dev_info *dev, 
 		say(note, "inner headers of tunnels are hashed in software. ");
 	} else if (dev->rx_offload_capa & RTE_ETH_RX_OFFLOAD_RSS_HASH) {
 		eth->rxmode.offloads |= RTE_ETH_RX_OFFLOAD_RSS_HASH;
-		port->hw_rss = true;
+		port->hashes = DPS_HASHES_COMPARED;
+		port->odd_flags |= RTE_MBUF_F_RX_RSS_HASH;
 	} else {
 		say(note, "driver spreads by RSS but does not report the hash: hashed in software. ");
 	}
@@ -240,13 +241,6 @@ keep_nothing_back(uint32_t pool)
 		rte_mempool_cache_flush(cache, mp);
 }
 
-static void
-unplug(const char *device)
-{
-	if (rte_vdev_uninit(device) != 0)
-		dprintf(STDERR_FILENO, "primary: DPDK does not let go of %s\n", device);
-}
-
 static int
 device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, char *why)
 {
@@ -279,18 +273,23 @@ device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, 
 		}
 	}
 	ret = rte_eth_dev_get_port_by_name(conf->device, &port->id);
+	// EAL's start takes the PCI devices that are there. The seed answers that it needs none.
+	if (ret != 0 && p->io_running && conf->vdev[0] == '\0' && rte_dev_probe(conf->device) == 0)
+		ret = rte_eth_dev_get_port_by_name(conf->device, &port->id);
 	if (ret != 0) {
 		say(why, "no such device: no driver took %s", conf->device);
-		ret = -ENODEV;
-		goto unplug;
+		if (conf->vdev[0] != '\0')
+			device_unplug(conf->device);
+		return -ENODEV;
 	}
+	port->virtual = conf->vdev[0] != '\0';
+	port->odd_flags = RTE_MBUF_F_RX_VLAN_STRIPPED;
 	ret = rte_eth_dev_info_get(port->id, &dev);
 	if (ret != 0)
 		goto unplug;
 	port->pool = conf->pool;
 	port->group = conf->group;
 	port->hold = conf->hold;
-	port->virtual = conf->vdev[0] != '\0';
 	memcpy(port->vdev, conf->vdev, sizeof(port->vdev));
 	port->copies_tx = driver_copies_tx(dev.driver_name);
 	port->frame_most = conf->mtu + ETHER_MOST;
@@ -312,12 +311,13 @@ device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, 
 	room = rte_pktmbuf_data_room_size(p->pool[port->pool]) - RTE_PKTMBUF_HEADROOM;
 	if (port->frame_most > room && dev.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER)
 		eth.rxmode.offloads |= RTE_ETH_RX_OFFLOAD_SCATTER;
-	if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS)
-		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 	// All packets are of one pool, in one mbuf, and have one reference: sent packets are freed in bulk.
+	// Never with packets of several mbufs: some drivers free only the first then.
 	if (the_primary.n_pools == 1 && conf->one_mbuf &&
 	    dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+	else if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS)
+		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 
 	ret = configure(conf, port, &dev, &eth, why);
 	if (ret < 0)
@@ -347,7 +347,6 @@ device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, 
 	port->info.rx_desc = rx_desc;
 	port->info.tx_desc = tx_desc;
 	port->info.mtu = conf->mtu;
-	port->info.hw_rss = port->hw_rss;
 	port->info.reta_size = dev.reta_size;
 	port->info.key_size = dev.hash_key_size;
 	port->info.copies_tx = port->copies_tx;
@@ -362,8 +361,7 @@ device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, 
 	return 0;
 
 unplug:
-	if (conf->vdev[0] != '\0')
-		unplug(conf->device);
+	device_let_go(port);
 	return ret;
 }
 
@@ -382,6 +380,7 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 	ret = device_open(conf, n_io, port, why);
 	if (ret != 0)
 		return ret;
+	device_watch(p->n_ports, conf);
 	port->held = taken(conf->pool) - before;
 	return p->n_ports++;
 }
@@ -401,21 +400,18 @@ dps_port_absent(const struct dps_port_conf *conf)
 	port->group = conf->group;
 	port->absent = true;
 	port->shut = true;
+	device_watch(p->n_ports, conf);
 	return p->n_ports++;
 }
 
 static int
 device_start(struct port *port)
 {
-	char device[RTE_ETH_NAME_MAX_LEN];
 	struct rte_eth_dev_info dev;
 	int ret = rte_eth_dev_start(port->id);
 
 	if (ret < 0) {
-		if (port->virtual && rte_eth_dev_get_name_by_port(port->id, device) == 0)
-			unplug(device);
-		else
-			rte_eth_dev_close(port->id);
+		device_let_go(port);
 		return ret;
 	}
 	port->started = true;
@@ -460,33 +456,33 @@ int
 dps_port_close(uint32_t index)
 {
 	struct port *port = &the_primary.port[index];
-	char device[RTE_ETH_NAME_MAX_LEN];
 	int ret;
 
-	if (index >= the_primary.n_ports || port->absent || !port->virtual)
+	if (index >= the_primary.n_ports || port->absent)
 		return -EINVAL;
 	// Whatever happens from here on, no io core may be in its driver.
 	ret = dps_port_shut(index, 1);
 	if (ret != 0)
 		return ret;
-	if (rte_eth_dev_get_name_by_port(port->id, device) != 0)
-		return -ENODEV;
 	port_ask_driver(port);
 	the_primary.rx_held[port->pool] -= RTE_MIN(port->held, the_primary.rx_held[port->pool]);
 	if (port->started)
 		rte_eth_dev_stop(port->id);
 	port->started = false;
 	port->absent = true;
-	unplug(device);
+	device_let_go(port);
 	keep_nothing_back(port->pool);
 	return 0;
 }
 
 // The mbufs in a driver's rx queues, of a port that was absent at the start: while io cores run,
-// they cannot be counted. Of the drivers that wait for a device, net_tap keeps some.
+// they cannot be counted. Of the virtual drivers that wait for a device, net_tap keeps some; those of
+// PCI devices fill their rings.
 static uint64_t
 held_by_driver(const struct port *port)
 {
+	if (!port->virtual)
+		return (uint64_t)port->rx_queues * port->rx_desc;
 	if (strcmp(port->info.driver, "net_tap") != 0)
 		return 0;
 	return (uint64_t)port->rx_queues * RTE_MIN(port->rx_desc, (uint32_t)sysconf(_SC_IOV_MAX) - 1);
@@ -503,6 +499,7 @@ dps_port_open(uint32_t index, const struct dps_port_conf *conf, uint32_t n_io, c
 
 	if (index >= the_primary.n_ports || !port->absent)
 		return -EINVAL;
+	device_stays(index);
 	ret = device_open(conf, n_io, &fresh, why);
 	if (ret == 0) {
 		ret = device_start(&fresh);
@@ -515,6 +512,7 @@ dps_port_open(uint32_t index, const struct dps_port_conf *conf, uint32_t n_io, c
 	for (int which = 0; which < DRIVER_COUNTS; which++)
 		fresh.said[which].sum = port->said[which].sum;
 	fresh.failed = port->failed;
+	fresh.before = hashes_compared(index);
 	fresh.held = port->held != 0 ? port->held : held_by_driver(&fresh);
 	the_primary.rx_held[fresh.pool] += fresh.held;
 	*port = fresh;
@@ -541,6 +539,7 @@ dps_port_info_get(uint32_t index, struct dps_port_info *out)
 	if (index >= the_primary.n_ports || port->absent)
 		return -EINVAL;
 	*out = port->info;
+	out->hw_rss = port->hw_rss;
 	if (rte_eth_link_get_nowait(port->id, &link) == 0) {
 		out->link_up = link.link_status;
 		out->link_mbps = link.link_speed == RTE_ETH_SPEED_NUM_UNKNOWN ? 0 : link.link_speed;

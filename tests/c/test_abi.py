@@ -86,6 +86,7 @@ def test_every_value_of_an_enumeration_has_a_name() -> None:
                 "absent",
                 "trouble",
                 "reopened",
+                "nic_hash",
             },
         ),
         ("dps_port_info", counters.PortInfo, {"name", "driver", "mac", "note", "reta"}),

@@ -117,6 +117,26 @@ def test_a_burst_is_hashed_as_its_packets(key: bytes, flow: bytes, symmetric: bo
         assert burst(packets, by_tables, by_nic=0b101, given=7) == [7, wanted[1], 7]
 
 
+def agrees(data: bytes, by_nic: int) -> bool:
+    return bool(lib.dps_test_hash_compare(ffi.from_buffer(data), len(data), by_nic))
+
+
+def test_a_nics_hash_is_compared_with_the_softwares() -> None:
+    """Another start of Toeplitz, another order of addresses, no ports: each is seen."""
+    configure(MICROSOFT_KEY, ALL)
+    src, dst, ports = bytes([10, 1, 2, 3]), bytes([10, 9, 8, 7]), struct.pack(">HH", 1024, 443)
+    data = packet("10.1.2.3", 1024, "10.9.8.7", 443)
+
+    def toeplitz(fields: bytes, key: bytes = MICROSOFT_KEY) -> int:
+        return int(lib.dps_hash_bytes(key, len(key), fields, len(fields)))
+
+    assert agrees(data, toeplitz(src + dst + ports))
+    assert not agrees(data, toeplitz(dst + src + ports))
+    assert not agrees(data, toeplitz(src + dst))
+    assert not agrees(data, toeplitz(src + dst + ports, MICROSOFT_KEY[1:] + bytes(1)))
+    assert not agrees(data, 0)
+
+
 @given(st.binary(max_size=80))
 def test_any_burst_is_hashed_as_its_packets(data: bytes) -> None:
     for by_tables in (0, 1):

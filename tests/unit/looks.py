@@ -56,6 +56,7 @@ def _counters(t: float) -> Doc:
             "absent": False,
             "trouble": "",
             "reopened": 0,
+            "nic_hash": "none",
             "link_mbps": 10000,
         }
 

@@ -34,6 +34,9 @@ class FakeLib:
         info.link_up = 1
         return 0
 
+    def dps_port_hashes(self, _: int) -> int:
+        return int(lib.DPS_HASHES_NONE)
+
     def dps_port_shut(self, _: int, shut: int) -> int:
         self.shut.append(int(shut))
         return self._answer("shut")

@@ -10,7 +10,7 @@ import pytest
 from unit.fakecore import Parts, run
 
 from dpsup.supervisor import blocked
-from dpsup.supervisor.ports import Ports
+from dpsup.supervisor.ports import DIFFERS, Ports
 from dpsup.supervisor.primary import Generation
 
 
@@ -19,8 +19,11 @@ def parts(tmp_path: Path) -> Parts:
     return Parts(tmp_path)
 
 
-def port(trouble: str = "", *, absent: bool = False, reopened: int = 0) -> Any:
-    one = {"name": "wan", "trouble": trouble, "absent": absent, "reopened": reopened}
+def port(
+    trouble: str = "", *, absent: bool = False, reopened: int = 0, nic_hash: str = "none"
+) -> Any:
+    one = {"name": "wan", "trouble": trouble, "absent": absent, "reopened": reopened,
+           "nic_hash": nic_hash}  # fmt: skip
     return {"ports": [one]}
 
 
@@ -41,6 +44,17 @@ def test_a_port_that_was_opened_again_between_two_looks_is_said(parts: Parts) ->
         ports.look(look)
     (event,) = parts.core.events.of("port")
     assert "opened again" in event["message"]
+
+
+def test_a_nic_that_hashes_otherwise_is_said_once(parts: Parts) -> None:
+    parts.core.answers["hello"] = {"absent": [], "ports": []}
+    ports = Ports(parts.core, parts.model, lambda: None)
+    for now in ("compared", "compared", "differs", "differs"):
+        ports.look(port(nic_hash=now))
+    (event,) = parts.core.events.of("port")
+    assert event["message"] == DIFFERS and event["name"] == "wan"
+    assert len(parts.core.tasks) == 1, "what is said of the port is asked for again"
+    run(parts.core.tasks[0])
 
 
 def test_a_port_without_a_device_is_asked_about_again(parts: Parts) -> None:
