@@ -15,13 +15,15 @@ class Nic:
     """A NIC on a PCI Express port of its own: it can be taken out, and is its own IOMMU group.
 
     NICs on the same `wire` hear each other; without one, nothing is plugged in. `options` are
-    those of QEMU's device (`mq=on,vectors=10`).
+    those of QEMU's device (`mq=on,vectors=10`). Where one of a wire's NICs has several `queues`,
+    the wire is a bridge of the host's kernel, in a network namespace of this QEMU's.
     """
 
     name: str
     model: str = "e1000e"
     wire: str = ""
     options: str = ""
+    queues: int = 0
     fitted: bool = True  # there at boot, not only once a test asks for it
 
 
@@ -43,6 +45,11 @@ class Machine:
     boots: tuple[tuple[str, ...], ...] = ()
     minutes: float = 20  # then the machine is ended, whatever it does
     long: bool = False  # part of `deploy/test --long`, not of --lab alone
+
+    @property
+    def bridges(self) -> set[str]:
+        """The wires that are bridges: QEMU's hubs have one queue."""
+        return {nic.wire for nic in self.nics if nic.queues > 1}
 
     def address(self, nic: Nic) -> str:
         """Where the NIC is on the PCI bus: firmware numbers the ports in their order."""
@@ -140,7 +147,30 @@ def command(machine: Machine, image: Image, repo: Path, scratch: Path) -> list[s
         # From 16 on: after what is on the root bus already, and so numbered in order.
         words += ["-device", f"{port},addr={number + 16:#x}"]
         hub = wires.index(nic.wire) + 1 if nic.wire else 100 + number
-        words += ["-netdev", f"hubport,id=end-{nic.name},hubid={hub}"]
+        wire = f"hubport,id=end-{nic.name},hubid={hub}"
+        if nic.wire in machine.bridges:
+            wire = f"tap,id=end-{nic.name},ifname={nic.name},script=no,downscript=no"
+            wire += f",queues={nic.queues}" if nic.queues > 1 else ""
+        words += ["-netdev", wire]
         if nic.fitted:
             words += ["-device", _words(device(machine, nic))]
-    return words
+    return _wired(machine, words)
+
+
+def _wired(machine: Machine, words: list[str]) -> list[str]:
+    """The command, in a namespace that has the machine's bridges, if it has any."""
+    if not machine.bridges:
+        return words
+    steps = ["set -e"]
+    for wire in sorted(machine.bridges):
+        steps += [f"ip link add {wire} type bridge mcast_snooping 0", f"ip link set {wire} up"]
+    for nic in machine.nics:
+        if nic.wire in machine.bridges:
+            several = "multi_queue" if nic.queues > 1 else ""
+            steps += [
+                f"ip tuntap add {nic.name} mode tap {several}",
+                f"sysctl -qw net.ipv6.conf.{nic.name}.disable_ipv6=1",
+                f"ip link set {nic.name} mtu 9600 master {nic.wire} up",
+            ]
+    steps += [f"sysctl -qw net.ipv6.conf.{wire}.disable_ipv6=1" for wire in sorted(machine.bridges)]
+    return ["unshare", "--net", "sh", "-c", "\n".join([*steps, 'exec "$@"']), "sh", *words]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from .machine import Machine, Nic
+from .machines_nics import NICS
 
 # A pair of ports for dpsup, each on a wire to an interface of the kernel.
 TWO_PORTS = (
@@ -24,4 +25,5 @@ MACHINES = (
             ("test_enable.py::test_runs_after_the_next_boot",),
         ),
     ),
+    *NICS,
 )
