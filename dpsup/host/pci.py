@@ -15,7 +15,7 @@ def trouble(device: str, devices: Path = DEVICES, vfio: Path = Path("/dev/vfio")
     """Why DPDK cannot have a device now, or nothing."""
     path = devices / device
     if not path.exists():
-        return f"PCI device {device} is gone"
+        return f"there is no PCI device {device}"
     driver = path / "driver"
     name = driver.resolve().name if driver.exists() else ""
     if name == "vfio-pci":

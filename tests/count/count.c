@@ -28,6 +28,7 @@
 #define MAP "map.wan\0lan\0map.lan\0wan"
 
 enum {
+	HASH_TURNS = 200,
 	WARM_TURNS = 200,       // the rings' first lap, and the pool's cache filled
 	GROUPS_MOST = 2,
 	PORTS = 2,
@@ -361,11 +362,60 @@ answers_leave_nothing(void)
 	return true;
 }
 
+// A NIC that hashes, each hash wrong by *error.
+static uint16_t
+hash_by_nic(uint16_t port, uint16_t queue, struct rte_mbuf **m, uint16_t n, uint16_t most, void *error)
+{
+	(void)port;
+	(void)queue;
+	(void)most;
+	for (uint16_t i = 0; i < n; i++) {
+		m[i]->hash.rss = hash_flow(rte_pktmbuf_mtod(m[i], const uint8_t *), m[i]->data_len) +
+				 *(uint32_t *)error;
+		m[i]->ol_flags |= RTE_MBUF_F_RX_RSS_HASH;
+	}
+	return n;
+}
+
+// The hashes of a NIC's first packets are compared, and used only where none differs.
+static const char *
+nic_hashes(void)
+{
+	static uint32_t error[PORTS] = { 0, 1 };
+	struct io *io = the_primary.io[0];
+	uint64_t seen;
+
+	for (uint32_t i = 0; i < PORTS; i++) {
+		struct port *port = &the_primary.port[i];
+
+		if (rte_eth_add_rx_callback(port->id, 0, hash_by_nic, &error[i]) == NULL)
+			return "no callback";
+		port->hashes = DPS_HASHES_COMPARED;
+		port->odd_flags |= RTE_MBUF_F_RX_RSS_HASH;
+	}
+	if (dps_port_hashes(0) != DPS_HASHES_COMPARED)
+		return "decided without a packet";
+	run_turns(HASH_TURNS);
+	if (io->checked[0].seen < HASH_TURNS || io->checked[0].differ != 0 ||
+	    io->checked[1].differ != io->checked[1].seen)
+		return "not compared";
+	if (the_primary.port[0].hw_rss || the_primary.port[1].hw_rss)
+		return "used before it was decided";
+	if (dps_port_hashes(0) != DPS_HASHES_USED || !the_primary.port[0].hw_rss)
+		return "not used";
+	if (dps_port_hashes(1) != DPS_HASHES_DIFFER || the_primary.port[1].hw_rss)
+		return "wrong hashes are used";
+	seen = io->checked[0].seen;
+	run_turns(HASH_TURNS);
+	return io->checked[0].seen == seen ? NULL : "compared for good";
+}
+
 int
 main(int argc, char **argv)
 {
+	const char *wrong;
 	const struct count_case *c = NULL;
-	uint64_t before;
+	uint64_t before, counted;
 
 	for (size_t i = 0; i < RTE_DIM(cases); i++)
 		if (argc == 1)
@@ -391,12 +441,18 @@ main(int argc, char **argv)
 		fprintf(stderr, "%s: answered before all was published\n", c->name);
 		return 1;
 	}
+	counted = received() - before;
+	wrong = nic_hashes();
+	if (wrong != NULL) {
+		fprintf(stderr, "%s: hashes of a NIC: %s\n", c->name, wrong);
+		return 1;
+	}
 #ifdef __clang__
 	printf("toolchain clang%d", __clang_major__);
 #else
 	printf("toolchain gcc%d", __GNUC__);
 #endif
 	printf(" dpdk%d.%02d\n", RTE_VER_YEAR, RTE_VER_MONTH);
-	printf("packets %" PRIu64 "\n", received() - before);
+	printf("packets %" PRIu64 "\n", counted);
 	return 0;
 }

@@ -105,7 +105,7 @@ def test_a_device_that_is_taken_away_is_closed_and_opened_once_it_is_back(fake: 
     assert state.absent and "taken away" in state.trouble
     assert fake.lib.did == ["close"], "not opened while the kernel waits for it"
     shutil.rmtree(fake.device)
-    assert fake.look(60).trouble == f"PCI device {DEVICE} is gone"
+    assert fake.look(60).trouble == f"there is no PCI device {DEVICE}"
     fake.has("e1000e")
     assert "the kernel's e1000e" in fake.look(60).trouble
     fake.has("")
