@@ -256,7 +256,6 @@ struct primary {
 	uint32_t moves;                 // maps that io cores were asked to take over, of all groups
 	bool io_running;
 	bool given_up[DPS_MAX_GROUPS];          // by order: all workers are held
-	bool fast_free;                 // a driver frees mbufs as if nobody shared them
 	struct rte_mempool *pool[DPS_MAX_POOLS];
 	uint64_t rx_held[DPS_MAX_POOLS];        // mbufs that drivers took at start
 	struct port port[DPS_MAX_PORTS];
@@ -303,6 +302,15 @@ bool sleep_on_queues(struct io *io, const struct timespec *most);
 uint32_t packet_sockets(uint32_t if_index, int *found, uint32_t most);
 bool packet_sockets_never_block(uint32_t if_index);     // false: sending may sleep
 uint64_t packet_sockets_dropped(uint32_t if_index);     // by the kernel, since last asked
+
+// port_device.c
+void device_watch(uint32_t index, const struct dps_port_conf *conf);
+void device_stays(uint32_t index);              // or is to be opened once more
+void device_unplug(const char *device);         // a virtual one
+void device_let_go(const struct port *port);
+
+// port_hashes.c
+struct hash_check hashes_compared(uint32_t index);      // so far, of all devices of that port
 
 // port_device.c
 void device_watch(uint32_t index, const struct dps_port_conf *conf);

@@ -241,14 +241,17 @@ keep_nothing_back(uint32_t pool)
 		rte_mempool_cache_flush(cache, mp);
 }
 
+// Drivers set their NIC's key at each start, from where ethdev was told that it lies: ethdev copies
+// the pointer alone.
+static uint8_t keys[DPS_MAX_PORTS][DPS_KEY];
+
 static int
-device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, char *why)
+device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, uint8_t *key, char *why)
 {
 	struct primary *p = &the_primary;
 	struct rte_eth_dev_info dev;
 	struct rte_eth_conf eth;
 	struct rte_ether_addr mac;
-	uint8_t key[DPS_KEY];
 	uint16_t rx_desc = conf->rx_desc;
 	uint16_t tx_desc = conf->tx_desc;
 	char *note = port->info.note;
@@ -259,7 +262,7 @@ device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, 
 	if (conf->pool >= p->n_pools)
 		return -EINVAL;
 	memset(&eth, 0, sizeof(eth));
-	memcpy(key, conf->key, sizeof(key));
+	memcpy(key, conf->key, DPS_KEY);
 	if (conf->vdev[0] != '\0') {
 		// Plugged in one by one, not by EAL's start: so that each failure has its port's name,
 		// and a port that is not required may fail. Not by rte_eal_hotplug_add either: its
@@ -314,12 +317,10 @@ device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, 
 	// All packets are of one pool, in one mbuf, and have one reference: sent packets are freed in bulk.
 	// Never with packets of several mbufs: some drivers free only the first then.
 	if (the_primary.n_pools == 1 && conf->one_mbuf &&
-	    dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE) {
+	    dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
-		the_primary.fast_free = true;
-	} else if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS) {
+	else if (dev.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS)
 		eth.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-	}
 
 	ret = configure(conf, port, &dev, &eth, why);
 	if (ret < 0)
@@ -379,7 +380,7 @@ dps_port_create(const struct dps_port_conf *conf, uint32_t n_io, char *why)
 		return -EINVAL;
 	before = taken(conf->pool);
 	memset(port, 0, sizeof(*port));
-	ret = device_open(conf, n_io, port, why);
+	ret = device_open(conf, n_io, port, keys[p->n_ports], why);
 	if (ret != 0)
 		return ret;
 	device_watch(p->n_ports, conf);
@@ -502,7 +503,7 @@ dps_port_open(uint32_t index, const struct dps_port_conf *conf, uint32_t n_io, c
 	if (index >= the_primary.n_ports || !port->absent)
 		return -EINVAL;
 	device_stays(index);
-	ret = device_open(conf, n_io, &fresh, why);
+	ret = device_open(conf, n_io, &fresh, keys[index], why);
 	if (ret == 0) {
 		ret = device_start(&fresh);
 		if (ret != 0)

@@ -382,12 +382,20 @@ static const char *
 nic_hashes(void)
 {
 	static uint32_t error[PORTS] = { 0, 1 };
+	const struct rte_eth_rss_conf *rss;
 	struct io *io = the_primary.io[0];
+	struct rte_eth_conf eth;
 	uint64_t seen;
 
 	for (uint32_t i = 0; i < PORTS; i++) {
 		struct port *port = &the_primary.port[i];
 
+		// A driver sets the key whenever it starts: it must still be there.
+		if (rte_eth_dev_conf_get(port->id, &eth) != 0)
+			return "no configuration";
+		rss = &eth.rx_adv_conf.rss_conf;
+		if (rss->rss_key_len < 40 || rss->rss_key[0] != 0x6d || rss->rss_key[39] != 0x5a)
+			return "its key is gone";
 		if (rte_eth_add_rx_callback(port->id, 0, hash_by_nic, &error[i]) == NULL)
 			return "no callback";
 		port->hashes = DPS_HASHES_COMPARED;

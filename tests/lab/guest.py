@@ -171,6 +171,8 @@ def exchange(
             theirs += sink.frames(len(batch), 60)
     for (_, sink), mine, theirs in zip(ways, sent, got, strict=True):
         theirs += sink.drain()
+        # Virtual NICs do not fill up short frames, others do.
+        theirs = [frame.ljust(SHORTEST, b"\0") for frame in theirs]
         traffic.compare(mine, theirs, lambda frame: frame.ljust(SHORTEST, b"\0"))
 
 

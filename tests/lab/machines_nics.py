@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from .machine import Machine, Nic
 
+# Without it QEMU's virtio takes what a driver gives it for physical addresses, past the IOMMU.
+IOMMU = "iommu_platform=on"
+
 
 def machine(name: str, model: str, options: str = "", queues: int = 0) -> Machine:
     nics = tuple(
@@ -21,6 +24,6 @@ def machine(name: str, model: str, options: str = "", queues: int = 0) -> Machin
 
 NICS = (
     machine("e1000e", "e1000e"),
-    machine("virtio", "virtio-net-pci", "mq=on,vectors=10,rss=on,hash=on", queues=4),
+    machine("virtio", "virtio-net-pci", f"{IOMMU},mq=on,vectors=10,rss=on,hash=on", queues=4),
     machine("vmxnet3", "vmxnet3"),
 )
