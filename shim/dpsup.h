@@ -138,6 +138,14 @@ dps_word_blank(uint16_t verdict, uint16_t len, uint32_t index)
 	       (uint64_t)(index & (DPS_BIT(DPS_BLANK_BITS) - 1)) << DPS_W_BLANK;
 }
 
+// Is it the word of that blank, filled?
+static inline int
+dps_word_is_blank(uint64_t word, uint32_t index)
+{
+	return word >> DPS_W_DONE && DPS_FIELD(word, DPS_W_BLANK, DPS_BLANK_BITS) ==
+					     (index & (DPS_BIT(DPS_BLANK_BITS) - 1));
+}
+
 // `done` and `taken` as one store has them.
 static inline uint64_t
 dps_lane_done(uint32_t done, uint32_t taken)

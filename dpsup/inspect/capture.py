@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -161,6 +161,9 @@ class Names:
         kind, arg = one.verdict & 0xF000, one.verdict & 0x0FFF
         if one.bad:
             return "bad verdict"
+        if kind & _abi.DPS_V_ALSO:
+            first = replace(one, verdict=one.verdict & 0x700F)
+            return f"{self.verdict(first)}, copy out {self.port(arg >> 4)}"
         if kind == _abi.DPS_V_OUT:
             return f"out {self.port(arg)}"
         if kind == _abi.DPS_V_GROUP:

@@ -58,6 +58,10 @@ def meaning(word: int, length: int, ports: int, groups: int) -> str:
     kind, argument = word & _abi.DPS_V_KIND, word & _abi.DPS_V_ARG
     if not word >> _abi.DPS_W_DONE & 1:
         return "no verdict was written"
+    if kind & _abi.DPS_V_ALSO:
+        kind, argument, copy = kind & ~_abi.DPS_V_ALSO, argument % 16, argument >> 4
+        if copy >= ports:
+            return f"a copy out of port {copy}, of ports 0 to {ports - 1}"
     if kind == _abi.DPS_V_OUT and argument >= ports:
         return f"out of port {argument}, of ports 0 to {ports - 1}"
     if kind == _abi.DPS_V_GROUP and argument >= groups:

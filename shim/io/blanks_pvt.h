@@ -9,6 +9,8 @@
 // the ring and mean nothing before that. So a filled blank leaves with its packet's one store, just before
 // the packet, or is blank again. A copy (DPS_V_ALSO) is made here, when the word has come back.
 
+#include <rte_memcpy.h>
+
 #include "steer_pvt.h"
 
 enum { BLANKS_AT_ONCE = 32 };   // fewer are not worth an allocation, unless the lane has hardly any
@@ -87,6 +89,15 @@ may_join(const struct io *io, uint64_t word, uint32_t n)
 	return true;
 }
 
+// In the pool, or in this io core's cache.
+static bool
+has_mbufs(const struct io *io, struct rte_mempool *mp, uint32_t n)
+{
+	const struct rte_mempool_cache *cache = rte_mempool_default_cache(mp, io->lcore);
+
+	return pool_shared(mp) + (cache != NULL ? cache->len : 0) >= n;
+}
+
 // Lossless lanes: may a packet that filled blanks, or goes out twice, be taken back now? All of it, or
 // nothing.
 static bool __rte_noinline
@@ -103,15 +114,33 @@ may_take_extra(const struct io *io, const struct lane *lane, const struct rte_mb
 		may = may_join(io, blank, most);
 		copies |= blank & DPS_V_ALSO;
 	}
-	return may && (!copies || rte_mempool_avail_count(m->pool) >= most * m->nb_segs);
+	return may && (!copies || has_mbufs(io, m->pool, most * m->nb_segs));
 }
 
-// A second one, for another port. Its bytes are shared where nothing can change them any more.
-static void
-take_copy(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t port, bool shares)
+// With the same start, so that it fits where the packet did.
+static struct rte_mbuf *
+copy_of(const struct rte_mbuf *m)
 {
-	struct rte_mbuf *copy = shares ? rte_pktmbuf_clone(m, m->pool) :
-					 rte_pktmbuf_copy(m, m->pool, 0, UINT32_MAX);
+	struct rte_mbuf *copy;
+
+	if (m->nb_segs > 1)
+		return rte_pktmbuf_copy(m, m->pool, 0, UINT32_MAX);
+	copy = rte_pktmbuf_alloc(m->pool);
+	if (copy == NULL)
+		return NULL;
+	copy->data_off = m->data_off;
+	copy->data_len = m->data_len;
+	copy->pkt_len = m->data_len;
+	rte_memcpy(rte_pktmbuf_mtod(copy, void *), rte_pktmbuf_mtod(m, const void *), m->data_len);
+	return copy;
+}
+
+// A second packet, for another port. Its bytes are its own: two packets on one buffer are more than some
+// drivers (net_af_xdp), fast freeing, and the account of every mbuf can bear.
+static void
+take_copy(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t port)
+{
+	struct rte_mbuf *copy = copy_of(m);
 
 	if (unlikely(copy == NULL)) {
 		dps_count(&lane->stats.no_copy, 1);

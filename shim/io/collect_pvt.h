@@ -125,28 +125,36 @@ lane_spoilt(struct lane *lane)
 	lane->stats.lanes_corrupt = 1;
 }
 
-// The blanks that a packet filled, each with a verdict of its own. False: the word cannot be true.
+// One that a packet filled. Its bytes are what its word says before a hash is taken of them; it counts the
+// hops of the packet that it came of, so that two groups cannot answer each other without end.
+static void
+take_blank(struct io *io, struct lane *lane, struct rte_mbuf *m, struct rte_mbuf *by, uint32_t index,
+	   uint64_t word)
+{
+	uint64_t plain = dps_word_verdict(word);
+
+	dps_count(&lane->stats.emitted, 1);
+	m->port = port_of(by);
+	*mark_of(m) = (struct dps_mark){ .bucket = NO_BUCKET, .hops = mark_of(by)->hops };
+	if (!(word & DPS_BIT(DPS_W_CHANGED)) || DPS_FIELD(word, DPS_W_SHIFT, 16) != 0 ||
+	    (word & DPS_V_KIND) == DPS_V_REQUEUE || !reshape(m, word))
+		refuse_verdict(lane, m, index, word);
+	else
+		take(io, lane, m, index, plain);
+}
+
+// All blanks that a packet filled. False: its word cannot be true.
 static bool
-take_blanks(struct io *io, struct lane *lane, const struct rte_mbuf *by, uint32_t index, uint32_t n)
+take_blanks(struct io *io, struct lane *lane, struct rte_mbuf *by, uint32_t index, uint32_t n)
 {
 	for (; n > 0; n--) {
 		uint32_t next = lane->blanks_taken;
 		uint64_t word = lane_blank_word(lane, next);
-		struct rte_mbuf *m = lane->blank[next % DPS_BLANKS];
 
-		if (next == lane->blanks_sent || !dps_word_is_done(word) ||
-		    DPS_FIELD(word, DPS_W_BLANK, DPS_BLANK_BITS) !=
-			    (next & (DPS_BIT(DPS_BLANK_BITS) - 1)))
+		if (next == lane->blanks_sent || !dps_word_is_blank(word, next))
 			return false;
-		lane->blanks_taken++;
-		dps_count(&lane->stats.emitted, 1);
-		m->port = port_of(by);
-		*mark_of(m) = (struct dps_mark){ .bucket = NO_BUCKET };
-		word &= ~((DPS_BIT(DPS_BLANK_BITS) - 1) << DPS_W_BLANK);
-		if ((word & DPS_V_KIND) == DPS_V_REQUEUE)
-			refuse_verdict(lane, m, index, word);
-		else
-			take(io, lane, m, index, word);
+		dps_store32(&lane->blanks_taken, next + 1);
+		take_blank(io, lane, lane->blank[next % DPS_BLANKS], by, index, word);
 	}
 	return true;
 }
@@ -185,7 +193,7 @@ take_extra(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t index,
 		refuse_verdict(lane, m, index, word);
 		return;
 	}
-	take_copy(io, lane, m, port, kind != DPS_V_GROUP && !the_primary.fast_free);
+	take_copy(io, lane, m, port);
 	take(io, lane, m, index, dps_word_verdict(kind | (word & 0xf)));
 }
 

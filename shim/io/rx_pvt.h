@@ -258,7 +258,8 @@ rx_queue_poll(struct io *io, const struct rx_queue *rxq)
 		return 0;
 	// A burst must fit, and may take all that a small ring has.
 	if (lone != NULL && lane_room(lone) < io->burst) {
-		if (port->hold && lone->credit >= io->burst)
+		// Which has room for a burst at times, unless blanks bound it.
+		if (port->hold && lone->emits == 0 && lone->credit >= io->burst)
 			return 0;
 		lone = NULL;
 	}

@@ -32,6 +32,25 @@ undo(const struct dps_slot *s, const struct lane *lane, uint32_t io, uint32_t in
 	return true;
 }
 
+// Blanks: where a sound worker may have left `taken`, and each that a packet claims says that it is filled.
+// The io core's own indices are read first and last: they only grow.
+static bool
+blanks_are_sound(const struct lane *lane)
+{
+	uint32_t came = dps_load32(&lane->blanks_taken);
+	uint32_t published = dps_load32(&lane->published);
+	uint32_t taken = lane->shared->taken;
+	uint32_t sent = dps_load32(&lane->blanks_sent);
+
+	if (taken - came > sent - came)
+		return false;
+	for (uint32_t i = lane->shared->done; i != published && dps_word_is_done(lane_get(lane, i)); i++)
+		for (uint32_t n = DPS_FIELD(lane_get(lane, i), DPS_W_EMITS, 4); n > 0; n--, taken++)
+			if (taken == sent || !dps_word_is_blank(lane_blank_word(lane, taken), taken))
+				return false;
+	return true;
+}
+
 // Are the indices where a sound worker may have left them? Measured by what the io core has lent.
 static bool
 is_sound(const struct lane *lane)
@@ -39,7 +58,8 @@ is_sound(const struct lane *lane)
 	uint32_t collected = dps_load32(&lane->collected);
 	uint32_t done = dps_load32(&lane->shared->done);
 
-	return !lane->corrupt && done - collected <= dps_load32(&lane->published) - collected;
+	return !lane->corrupt && done - collected <= dps_load32(&lane->published) - collected &&
+	       blanks_are_sound(lane);
 }
 
 // Descriptors have one right value each, and the io core's own record tells it: put back what a stray

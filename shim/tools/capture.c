@@ -271,12 +271,19 @@ is_good(const struct lane *lane, uint32_t index, uint64_t word, const struct rte
 	struct shape *s)
 {
 	uint32_t arg = word & DPS_V_ARG;
+	uint32_t kind = word & DPS_V_KIND;
 	int32_t start;
 	uint32_t len;
 
 	if (!dps_word_is_done(word))
 		return false;
-	switch (word & DPS_V_KIND) {
+	if (kind & DPS_V_ALSO) {
+		kind &= ~(uint32_t)DPS_V_ALSO;
+		if (arg >> 4 >= the_primary.n_ports || kind > DPS_V_GROUP)
+			return false;
+		arg %= 16;
+	}
+	switch (kind) {
 	case DPS_V_OUT:
 		if (arg >= the_primary.n_ports)
 			return false;
@@ -309,7 +316,7 @@ drops(const struct capture *r, uint32_t group, uint64_t word, bool bad)
 {
 	if (bad)
 		return r->drops >> DPS_DROP_BAD_VERDICT & 1;
-	switch (word & DPS_V_KIND) {
+	switch (word & DPS_V_KIND & ~(uint64_t)DPS_V_ALSO) {
 	case DPS_V_DROP:
 		return r->reasons[group] >> (word & DPS_V_ARG) % DPS_REASONS & 1;
 	case DPS_V_QUARANTINE:

@@ -310,6 +310,9 @@ copy_lane(uint32_t i, uint32_t sent)
 	lane->collected = lane->ready = done - seen.steps % LAG;
 	lane->requeue = 0;
 	lane->corrupt = false;
+	lane->blank_word = (uint64_t *)((char *)theirs + theirs->blanks[i]);
+	lane->blanks_taken = lane->shared->taken;
+	lane->blanks_sent = track[i].theirs->blanks;
 	for (uint32_t k = 0; k < theirs->ring; k++)
 		lane->shadow[k] = &nobodys;
 	for (uint32_t k = done; k != sent && k - done < LOOKED_AT; k++) {

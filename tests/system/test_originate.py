@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Run
+from harness import Run, wait_for
 from jobs import IO, LOSSLESS, Job, build, group, pcap_port
 from traffic import Packet, compare, read_pcap, save
 from versions import MARK, many, plugin
+from wild import WILD
 
 from dpsup.errors import DpsupError
 
@@ -306,3 +307,140 @@ def test_a_rollout_to_a_plugin_that_originates(instance: Run, tmp_path: Path) ->
 def _unmarked(frame: bytes) -> bytes:
     """As it came: without what either version wrote."""
     return b"\x02\x00" + frame[2:MARK] + b"\x00" + frame[MARK + 1 :]
+
+
+# HOW often it fills one of eight, for whom, and what else it does.
+SOME = """
+#include "dpsup.h"
+#include "dpsup_plugin.h"
+#include <signal.h>
+
+static uint32_t to;
+static uint64_t seen;
+
+static int
+init(const struct dps_env *env, void **state)
+{
+	(void)state;
+	to = (uint32_t)dps_group(env, "second");
+	return 0;
+}
+
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{
+	uint8_t *own;
+
+	(void)state;
+	seen++;
+	if (!(HOW))
+		return dps_out(p->port);
+	own = dps_emit(WHERE, p->len);
+	if (own != NULL) {
+		memcpy(own, p->data, p->len);
+		own[1] = 0x55;
+	}
+	WHAT;
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "some", .emits = 8, .init = init, .packet = packet,
+};
+"""
+
+
+def some(folder: Path, how: str, where: str = "dps_out(p->port)", what: str = "(void)0") -> str:
+    defines = f"#define HOW {how}\n#define WHERE {where}\n#define WHAT {what}\n"
+    return str(build(folder, defines + SOME))
+
+
+def test_a_lossless_worker_is_fed_on(instance: Run, tmp_path: Path) -> None:
+    """One that fills a few of its eight: what is left of the blanks is less than a burst needs."""
+    packets = many(8000)
+    save(instance.folder / "wan.in.pcap", packets)
+    plugin = some(tmp_path, "seen % 3 == 0")
+    job = Job(instance, IO + pcap_port() + group(plugin, 1))
+    doc = job.end(len(packets))
+    assert (doc["received"], doc["lost"], doc["in_flight"]) == (len(packets), 0, 0)
+    assert doc["originated"] == len(packets) // 3
+    assert doc["sent"] == len(packets) + doc["originated"]
+
+
+def test_originated_packets_are_steered_by_their_own_headers(instance: Run, tmp_path: Path) -> None:
+    """As if they had come in: to both workers of the next group, and in order with their flow."""
+    (tmp_path / "2").mkdir()
+    packets = many(6000)
+    save(instance.folder / "wan.in.pcap", packets)
+    first, second = some(tmp_path, "1", "dps_on(to)"), str(build(tmp_path / "2", SECOND))
+    other = group(second, 2).replace('"fw"', '"second"').replace('["wan"]', "[]")
+    job = Job(instance, IO + pcap_port() + group(first, 1) + other)
+    wait_for(lambda: job.instance.stats()["account"]["received"] == len(packets))
+    wait_for(lambda: job.instance.stats()["account"]["in_flight"] == 0)
+    got = [w["rx_packets"] for w in job.instance.status()["groups"][1]["workers"]]
+    doc = job.end(len(packets))
+    assert sum(got) == doc["originated"] == len(packets) and min(got) > 0
+    made = (f for f in read_pcap(instance.folder / "wan.out.pcap") if f[0] == 0x42)
+    compare(packets, made, lambda f: b"\x42\x55" + f[2:])
+
+
+def test_what_answers_itself_comes_to_an_end(instance: Run, tmp_path: Path) -> None:
+    packets = many(300)
+    save(instance.folder / "wan.in.pcap", packets)
+    plugin = some(tmp_path, "1", "dps_on(0)")
+    job = Job(instance, IO + pcap_port() + group(plugin, 1))
+    doc = job.end(len(packets))
+    assert doc["dropped"]["hop_limit"] == len(packets)
+    assert (doc["lost"], doc["in_flight"]) == (0, 0)
+    assert [p["unexplained"] for p in doc["audit"]] == [0] * len(doc["audit"])
+
+
+# The wild plugin, which also originates a packet for each.
+WILD_TOO = WILD.replace(
+    "\treturn dps_out(p->port);\n",
+    """
+	uint8_t *own = dps_emit(dps_out(p->port), p->len);
+
+	if (own != NULL) {
+		memcpy(own, p->data, p->len);
+		own[1] = 0x55;
+	}
+	return dps_out(p->port);
+""",
+).replace('.name = "wild"', '.name = "wild", .emits = 1')
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        ("lane->taken += 7; kill(getpid(), SIGKILL);", "corrupt"),
+        ("lane->taken -= 7; kill(getpid(), SIGKILL);", "corrupt"),
+        (
+            "uint64_t *word = (uint64_t *)((char *)slot + slot->blanks[0]) + DPS_BLANKS;\n"
+            "\tfor (int i = 0; i < DPS_BLANKS; i++)\n"
+            "\t\tword[i] &= ~DPS_BIT(DPS_W_CHANGED);",
+            "bad_verdict",
+        ),
+    ],
+    ids=["more taken", "fewer taken", "no length"],
+)
+def test_what_a_worker_says_of_blanks_is_checked(
+    instance: Run, tmp_path: Path, act: str, reason: str
+) -> None:
+    """A stray write to the count of filled blanks gives the slot up before a successor follows it;
+    one to their words loses these alone. No other packet changes, none of zero bytes is sent."""
+    packets = many(8000)
+    save(instance.folder / "wan.in.pcap", packets)
+    plugin = str(build(tmp_path, WILD_TOO.replace("%s", act)))
+    args = f'once = "{tmp_path}/once"'
+    more = LOSSLESS + "spares = 1\n"
+    job = Job(instance, IO + pcap_port() + group(plugin, 1, args, more=more))
+    doc = job.end(len(packets))
+    assert doc["lost"] == doc["in_flight"] == 0
+    assert 0 < doc["dropped"].pop(reason) < 1024
+    assert not any(doc["dropped"].values())
+    assert [p["unexplained"] for p in doc["audit"]] == [0] * len(doc["audit"])
+    known = {p.frame for p in packets}
+    frames = list(read_pcap(instance.folder / "wan.out.pcap"))
+    assert len(frames) == len({*frames}) == doc["sent"]
+    assert {f[:1] + b"\x00" + f[2:] for f in frames} <= known

@@ -52,6 +52,7 @@ def test_a_systemd_that_does_not_read_stops_nothing(listens: socket.socket) -> N
         ("soon", None, None),
         (None, None, None),
     ],
+    ids=["any", "own", "other", "none", "no number", "no variable"],
 )
 def test_the_watchdog_is_this_process_own(
     monkeypatch: pytest.MonkeyPatch, usec: str | None, pid: int | None, seconds: float | None
