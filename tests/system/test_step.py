@@ -138,8 +138,8 @@ SPOILT = {
     ),
     "stamp kept": ("\ts->undo = 0;\n", "", "a second repair"),
     "no scan": (
-        "while (done != published && dps_word_is",
-        "while (0 && dps_word_is",
+        "for (; done != published && dps_word_is",
+        "for (; 0 && dps_word_is",
         "published 0",
     ),
     "done kept": ("dps_store32(&lane->shared->done, done);\n\tout", "out", "a second repair"),
