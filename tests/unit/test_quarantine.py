@@ -120,6 +120,7 @@ def packet(deaths: int) -> dict[str, Any]:
     death = {
         "slot": 1, "noticed_ns": 4_000_000_000, "pid": 7, "hung": 0, "signal": 11, "code": 1,
         "address": 16, "frames": ["0x1"], "undone": 1,
+        "program_base": 4096, "plugin_base": 0, "plugin_digest": 0,
     }  # fmt: skip
     return {
         "io": 0, "slot": 0, "port": "wan", "len": 3, "hash": 255, "bytes": "616263",
