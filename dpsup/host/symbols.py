@@ -19,6 +19,7 @@ from dpsup.host.plugin_file import EHDR, PHDR, SHDR, SYM
 _SYMTAB, _DYNSYM, _LOAD, _EXECUTABLE, _PAGE = 2, 11, 1, 1, 4096
 _FUNCTIONS = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
 CRASHED = 2  # the frame of the instruction itself, after the handler's and the kernel's
+_SYMBOLS_MOST = 1 << 17  # 50 ms of Python
 _NAME_MOST = 160  # characters shown
 
 
@@ -32,7 +33,8 @@ class Loaded:
 
 
 class _Table:
-    """The functions of a file. Raises: ValueError, struct.error, IndexError: it is no ELF file."""
+    """The functions of a file. Raises: ValueError, OverflowError, struct.error,
+    IndexError: it is no ELF file."""
 
     def __init__(self, file: Loaded) -> None:
         self.name, data = file.name, file.data
@@ -46,12 +48,11 @@ class _Table:
         self.code = [(s[3], s[3] + s[6]) for s in loaded if s[1] & _EXECUTABLE]
         sections = [SHDR.unpack_from(data, shoff + i * shsize) for i in range(shnum)]
         found: dict[int, tuple[int, bytes]] = {}
-        for section in sections:
-            if section[1] not in (_SYMTAB, _DYNSYM):
-                continue
+        # One of each kind, as the format has it; a hostile file could have thousands.
+        for section in {s[1]: s for s in sections if s[1] in (_SYMTAB, _DYNSYM)}.values():
             names = sections[section[6]]
             text = data[names[4] : names[4] + names[5]]
-            table = data[section[4] : section[4] + section[5]]
+            table = data[section[4] : section[4] + min(section[5], _SYMBOLS_MOST * SYM.size)]
             for name, info, _, index, value, size in SYM.iter_unpack(
                 table[: len(table) // SYM.size * SYM.size]
             ):
@@ -81,7 +82,7 @@ def named(frames: Sequence[str], files: Sequence[Loaded]) -> list[str]:
     for file in files:
         try:
             tables.append(_Table(file))
-        except (ValueError, struct.error, IndexError):
+        except (ValueError, OverflowError, struct.error, IndexError):
             continue  # its frames stay as they are
     found = []
     for i, frame in enumerate(frames):

@@ -138,6 +138,9 @@ def test_a_story() -> None:
     assert (death["at"], death["worker"], death["signal"], death["address"]) == (
         999.0, "fw/1", "SIGSEGV", "0x10",
     )  # fmt: skip
+    assert (death["program_base"], death["plugin_base"], death["plugin_digest"]) == (
+        "0x1000", "0x0", "",
+    )  # fmt: skip
     # One death is no proof: then it is there because its plugin said so.
     assert describe(plan(), packet(1), 1000.0, 5_000_000_000)["why"] == "asked"
 

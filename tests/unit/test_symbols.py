@@ -82,7 +82,7 @@ def test_a_damaged_file_names_nothing_and_raises_nothing(tmp_path: Path) -> None
     frames = ["0x7f0000001130", "0x0", "0xffffffffffffffff"]
     for data in (b"", b"#!/bin/sh\n" * 20, whole[:64], whole[:5000], b"\xff" * 8192):
         assert len(named(frames, [Loaded("x.so", 0x7F0000000000, data)])) == 3
-    for at in range(0, len(whole), 97):
+    for at in (*range(64), *range(0, len(whole), 97)):
         hurt = bytearray(whole)
         hurt[at : at + 8] = b"\xff" * 8
         named(frames, [Loaded("x.so", 0x7F0000000000, bytes(hurt))])
