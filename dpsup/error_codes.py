@@ -547,6 +547,13 @@ CODES: dict[str, Entry] = {
         " packets of other interfaces (mergecap writes such) are left out without a word.",
         "editcap -F pcap OLD NEW, or capture on one interface.",
     ),
+    "E0446": Entry(
+        "a driver that dpsup is not tested with",
+        "dpsup opens net_af_xdp, and net_pcap that sends to an interface, as any driver. No test"
+        " of dpsup runs with them: whether they lose packets, block an io core or work with"
+        " processes that die is not known. A warning.",
+        "Use net_af_packet, or try it with traffic that may be lost.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(
         "no such plugin file",

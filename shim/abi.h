@@ -283,7 +283,12 @@ struct dps_sitter {
 	uint64_t address;           // si_addr
 	uint64_t died_ns;           // CLOCK_MONOTONIC
 	uint64_t frame[DPS_FRAMES]; // return addresses, the innermost first
-	uint64_t pad5[4];
+
+	// Written by the process before it loads its plugin, and when it has: what names the frames.
+	uint64_t program_base;      // where the worker program is mapped
+	uint64_t plugin_base;       // where its plugin's file is, 0: none is loaded
+	uint64_t plugin_digest;     // that begins the name of its private copy, 0: it has none
+	uint64_t pad5[1];
 };
 
 // What a warden saw and did. It lies in the primary's own memory. Times are CLOCK_MONOTONIC in
@@ -318,6 +323,9 @@ struct dps_story {
 	uint64_t seated_ns;         // it took the seat
 	uint64_t first_ns;          // it took its first burst
 	uint64_t gone_ns;           // the whole process has ended
+	uint64_t program_base;      // of a fatal signal, as struct dps_sitter has them
+	uint64_t plugin_base;
+	uint64_t plugin_digest;
 	uint64_t frame[DPS_FRAMES];
 };
 

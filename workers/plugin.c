@@ -96,6 +96,23 @@ open_object(const char *path)
 	return object;
 }
 
+// What names the frames of a crash: dpsup/host/symbols.py. The copy of a plugin's file is named after its
+// contents, dpsup/instance/plugins.py; the digest of a file that has another name is not known here.
+static void
+note_place(struct dps_sitter *me, const char *path, const struct dps_plugin *plugin)
+{
+	const char *name = strrchr(path, '/');
+	Dl_info info;
+	char *end;
+
+	if (dladdr(plugin, &info) != 0)
+		me->plugin_base = (uintptr_t)info.dli_fbase;
+	name = name != NULL ? name + 1 : path;
+	me->plugin_digest = strtoull(name, &end, 16);
+	if (end != name + 16 || *end != '-')
+		me->plugin_digest = 0;
+}
+
 static int
 find(struct dps_sitter *me, const struct dps_version *conf, const struct dps_plugin **plugin)
 {
@@ -118,6 +135,7 @@ find(struct dps_sitter *me, const struct dps_version *conf, const struct dps_plu
 			      "%s exports no symbol dps_plugin: is it a dpsup plugin, built with "
 			      "this dpsup_plugin.h?",
 			      conf->plugin);
+	note_place(me, conf->plugin, *plugin);
 	return 0;
 }
 

@@ -174,6 +174,14 @@ watch_start(const struct shared *shared, struct dps_sitter *sitter)
 	pthread_t thread;
 	int ret;
 
+	if (sitter != NULL) {
+		Dl_info info;
+
+		sitter->program_base = dladdr((void *)(uintptr_t)watch_start, &info) != 0 ?
+				       (uintptr_t)info.dli_fbase : 0;
+		sitter->plugin_base = 0;
+		sitter->plugin_digest = 0;
+	}
 	// Its first call loads a library, which a handler must not: workers have it from the seed.
 	backtrace(frame, 1);
 	of = shared;

@@ -75,6 +75,10 @@ take_berth(struct dps_sitter *me, uint32_t ticket)
 	if (!dps_seat_change(&me->berth, dps_seat(ticket, 0), dps_seat(ticket, getpid())) ||
 	    dps_lease_take(me->lease) != 0)
 		_exit(DPS_EXIT_TEMPORARY);
+	// Without the lease the order could still be called off: shim/recovery/berth.c.
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (dps_load64(&me->berth) != dps_seat(ticket, getpid()))
+		_exit(DPS_EXIT_TEMPORARY);
 	wake(&me->berth);
 }
 

@@ -95,6 +95,8 @@ def _pcap(topology: Topology, host: Host, i: int, devargs: Devargs) -> Iterator[
                 " and nothing at all be forwarded",
                 help="write a file, or read live: dpsup capture PORT --pcap - | ...",
             )
+    if any(key in ("iface", "tx_iface") for key, _ in devargs):
+        yield _untested(topology, i, "net_pcap sending to an interface")
     if _number(devargs, "infinite_rx", 0) > 0:
         yield from _infinite(topology, host, i, devargs)
 
@@ -212,4 +214,25 @@ def _memif(topology: Topology, host: Host, i: int, _: Devargs) -> Iterator[Probl
         )
 
 
-_CHECKS = {"net_af_packet": _af_packet, "net_pcap": _pcap, "net_memif": _memif}
+def _untested(topology: Topology, i: int, what: str) -> Problem:
+    return topology.source.problem(
+        ("ports", i, "vdev"),
+        f"{what} is not tested with dpsup",
+        code="E0446",
+        why="whether its driver loses packets, blocks an io core or works with processes that die"
+        " is not known",
+        help="use net_af_packet, which is tested, or try it with traffic that may be lost",
+        severity=Severity.WARNING,
+    )
+
+
+def _af_xdp(topology: Topology, _: Host, i: int, __: Devargs) -> Iterator[Problem]:
+    yield _untested(topology, i, "net_af_xdp")
+
+
+_CHECKS = {
+    "net_af_packet": _af_packet,
+    "net_af_xdp": _af_xdp,
+    "net_pcap": _pcap,
+    "net_memif": _memif,
+}

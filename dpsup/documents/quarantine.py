@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 from dpsup.documents.status import Head
 
@@ -21,6 +21,12 @@ class Death(TypedDict):
     code: Annotated[int | None, "the signal's code, null: none"]
     address: Annotated[str | None, "the faulting address, null: none"]
     backtrace: Annotated[list[str], "frames, the innermost first"]
+    program_base: NotRequired[Annotated[str, "where the worker program was mapped, 0x0: not known"]]
+    plugin_base: NotRequired[Annotated[str, "where the plugin's file was, 0x0: built in"]]
+    plugin_digest: NotRequired[
+        Annotated[str, "of the plugin's file, empty: built in, or loaded from its own place"]
+    ]
+    symbols: NotRequired[Annotated[list[str], "of each frame, what it is, as far as it is known"]]
     undone: Annotated[bool, "its changes of the packet were put back"]
 
 

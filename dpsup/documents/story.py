@@ -41,6 +41,9 @@ class Story(TypedDict):
     seated_ns: int
     first_ns: int
     gone_ns: int
+    program_base: int  # of a fatal signal: where the worker program is mapped
+    plugin_base: int  # where its plugin's file is, 0: none is loaded
+    plugin_digest: int  # that begins the name of its private copy, 0: it has none
     frames: list[str]  # return addresses, the innermost first
 
 

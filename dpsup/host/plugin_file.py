@@ -16,10 +16,10 @@ from pathlib import Path
 
 from dpsup import _abi
 
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR = struct.Struct("<IIQQQQQQ")
-_SHDR = struct.Struct("<IIQQQQIIQQ")
-_SYM = struct.Struct("<IBBHQQ")
+EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+PHDR = struct.Struct("<IIQQQQQQ")
+SHDR = struct.Struct("<IIQQQQIIQQ")
+SYM = struct.Struct("<IBBHQQ")
 _SHARED, _LOADED, _DYNSYM = 3, 1, 11  # ET_DYN, PT_LOAD, SHT_DYNSYM
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 _HEAD = struct.Struct("<II")  # struct dps_plugin: abi, size
@@ -46,7 +46,7 @@ class PluginFile:
 def read(path: str) -> PluginFile | None:
     """None: the file does not tell (its section table was removed). Raises: NoPlugin, OSError."""
     with Path(path).open("rb") as file:
-        if os.fstat(file.fileno()).st_size < _EHDR.size:
+        if os.fstat(file.fileno()).st_size < EHDR.size:
             raise NoPlugin("it is no shared object")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
@@ -57,7 +57,7 @@ def read(path: str) -> PluginFile | None:
 
 def _facts(data: mmap.mmap) -> PluginFile | None:
     ident, kind, machine, _, _, phoff, shoff, *_, phsize, phnum, shsize, shnum, _ = (
-        _EHDR.unpack_from(data, 0)
+        EHDR.unpack_from(data, 0)
     )
     if ident[:4] != b"\x7fELF":
         raise NoPlugin("it is no shared object")
@@ -71,11 +71,11 @@ def _facts(data: mmap.mmap) -> PluginFile | None:
     loaded = [
         (vaddr, offset, filesz)
         for type_, _, offset, vaddr, _, filesz, _, _ in (
-            _PHDR.unpack_from(data, phoff + i * phsize) for i in range(phnum)
+            PHDR.unpack_from(data, phoff + i * phsize) for i in range(phnum)
         )
         if type_ == _LOADED
     ]
-    sections = [_SHDR.unpack_from(data, shoff + i * shsize) for i in range(shnum)]
+    sections = [SHDR.unpack_from(data, shoff + i * shsize) for i in range(shnum)]
     for section, value in _exported(data, sections):
         if section == 0:
             continue  # wanted, not there
@@ -92,8 +92,8 @@ def _exported(data: mmap.mmap, sections: list[tuple[int, ...]]) -> Iterator[tupl
         if section[1] != _DYNSYM:
             continue
         offset, size, names = section[4], section[5], sections[section[6]]
-        for at in range(offset, offset + size, _SYM.size):
-            name, _, _, index, value, _ = _SYM.unpack_from(data, at)
+        for at in range(offset, offset + size, SYM.size):
+            name, _, _, index, value, _ = SYM.unpack_from(data, at)
             start = names[4] + name
             if data[start : start + len(NAME) + 1] == NAME + b"\0":
                 yield index, value

@@ -42,7 +42,7 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
         return f.read(), found
 
 
-def _digest(data: bytes) -> str:
+def digest_of_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -60,7 +60,7 @@ def take(directory: Path, path: str) -> tuple[str, str]:
             why="the workers load it",
             help="build it, or correct the path",
         ) from None
-    digest = _digest(data)
+    digest = digest_of_bytes(data)
     if b"$ORIGIN" in data:
         return digest, path
     copy = directory / PLUGINS / f"{digest}-{Path(path).name[-NAME_MOST:]}"
@@ -90,7 +90,7 @@ def _take_file(directory: Path, name: str, path: str) -> str:
         return path  # what ran before runs again
     try:
         data, found = _read(path)
-        copy = directory / PLUGINS / f"{_digest(data)}-{Path(path).name[-NAME_MOST:]}"
+        copy = directory / PLUGINS / f"{digest_of_bytes(data)}-{Path(path).name[-NAME_MOST:]}"
         _write(copy, data, found.st_mtime_ns)
     except OSError as e:
         raise DpsupError(
@@ -112,7 +112,7 @@ def files_changed(args: Args, wanted: Args) -> list[str]:
         if not key.startswith(FILE) or not copy:
             continue
         try:
-            if _digest(_read(path)[0]) != digest_in(copy):
+            if digest_of_bytes(_read(path)[0]) != digest_in(copy):
                 found.append(key.removeprefix(FILE))
         except OSError:
             found.append(key.removeprefix(FILE))  # who takes it says what is wrong
@@ -157,12 +157,17 @@ def digest_in(copy: str) -> str:
     return Path(copy).name[:16]
 
 
+def file_in(copy: str) -> str:
+    """The name of the file that it is a copy of."""
+    return Path(copy).name[17:]
+
+
 def digest_of(path: str, copy: str) -> str:
     """The digest of what is loaded of a plugin file; "" where that cannot be read."""
     if not path or path != copy:
         return digest_in(copy)
     try:
-        return _digest(_read(path)[0])
+        return digest_of_bytes(_read(path)[0])
     except OSError:
         return ""
 
@@ -180,7 +185,7 @@ def prune(directory: Path, used: Iterable[str]) -> None:
 def _digest_at(path: str, _: tuple[int, ...]) -> str:
     """Remembered, since the supervisor looks each second and a file may be large. Raises: OSError,
     which is not remembered."""
-    return _digest(_read(path)[0])
+    return digest_of_bytes(_read(path)[0])
 
 
 def on_disk(path: str, copy: str) -> str:

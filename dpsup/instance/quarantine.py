@@ -195,6 +195,12 @@ def describe(plan: Plan, packet: Evidence, at: float, at_ns: int) -> Story:
                 "code": death["code"] if number else None,
                 "address": f"{death['address']:#x}" if number else None,
                 "backtrace": death["frames"],
+                # An older primary does not tell them.
+                "program_base": f"{death.get('program_base', 0):#x}",
+                "plugin_base": f"{death.get('plugin_base', 0):#x}",
+                "plugin_digest": f"{digest:016x}"
+                if (digest := death.get("plugin_digest", 0))
+                else "",
                 "undone": bool(death["undone"]),
             }
         )

@@ -157,9 +157,9 @@ class Primary:
         if ret == -errno.ESTALE:
             return 0  # called off before; the berth may be of another order's by now
         pid = check("sitter_pid", ret)
-        if pid == 0 and lib.dps_sitter_fate(berth, 0) != 0:
-            return -1
-        return pid
+        # A pid in the berth of a process that has not its lease yet may be a stray write's.
+        is_over = lib.dps_sitter_fate(berth, pid) == 0
+        return 0 if is_over else pid or -1
 
     def do_fate(self, args: Args) -> bool:
         """Has the warden done what it does about this process's death?"""

@@ -17,7 +17,7 @@ from dpsup.errors import DpsupError, Exit
 from dpsup.host import process
 from dpsup.instance import status
 from dpsup.instance.quarantine import Folder
-from dpsup.instance.runtime_dir import CONTROL, EVENTS
+from dpsup.instance.runtime_dir import CONTROL, EVENTS, PLUGINS
 from dpsup.supervisor import fsm, journal, metrics_process, snapshot
 from dpsup.supervisor.adopt import Found
 from dpsup.supervisor.buckets import Buckets
@@ -25,7 +25,7 @@ from dpsup.supervisor.children import Children
 from dpsup.supervisor.core import QUIT_S
 from dpsup.supervisor.deaths import Deaths
 from dpsup.supervisor.engine import Engine
-from dpsup.supervisor.evidence import Keeper
+from dpsup.supervisor.evidence import Keeper, loaded
 from dpsup.supervisor.life import Life
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.monitor import Monitor
@@ -75,7 +75,10 @@ class Supervisor:
         self.scaler = Scaler(core, model, self.buckets)
         self.rollouts = Rollouts(core, model, self.sitters, self.spares, self.workers, core.fault)
         self.reload = Reload(core, model, self.buckets, self.spares, self.scaler, self.rollouts)
-        self._evidence = Keeper(Folder(model.plan.quarantine_dir), core.events.add)
+        self._evidence = Keeper(
+            Folder(model.plan.quarantine_dir), core.events.add,
+            lambda death: loaded(death, model.runtime.path / PLUGINS, self.attach.pid),
+        )  # fmt: skip
         self.life = Life(
             core, model, self.buckets, self.spares, self.generation,
             self._keep_evidence, core.gone.set,

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dpsup.text import listing
-from dpsup.view.tables import ago, si
+from dpsup.view.tables import ago, percent, si
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import GroupRates, Picture, WorkerRates
 
 FULL = 0.8  # of a lane or a mempool: marked
 IDLE = 0.5  # of a worker: it could take more
+LOADED = 0.6  # of a worker's time: above this its share of the group's packets matters
 
 
 def hints(picture: Picture) -> list[str]:
@@ -143,6 +144,26 @@ def _relief(
     return f"raise max of {group['name']} in {picture['topology_file']}, and restart the instance"
 
 
+def _uneven(picture: Picture, group: GroupRates, do: str) -> Iterator[str]:
+    """One worker has most of the packets: of few flows, which may be a tunnel's outer headers."""
+    mine = [
+        w for w in picture["workers"] if w["group"] == group["name"] and w["state"] == "running"
+    ]
+    total = sum(w["pps"] or 0 for w in mine)
+    if len(mine) < 2 or not total:
+        return
+    most = max(mine, key=lambda w: w["pps"] or 0)
+    share = (most["pps"] or 0) / total
+    is_loaded = (most["busy"] or 0) >= LOADED or most["drops_new"].get("lane_full")
+    # Nearer to all than to an even share.
+    if is_loaded and share > (1 + 1 / len(mine)) / 2:
+        yield (
+            f"{most['id']} gets {percent(share)} of the packets of {group['name']}, an even share"
+            f" is {percent(1 / len(mine))}: `{do} advise` says what they are, and which key spreads"
+            " a tunnel's"
+        )
+
+
 def _is_well(picture: Picture, group: GroupRates) -> bool:
     """Do all its workers run? Then what waits is on its way: with `on_full = "hold"` some packets
     always do, while inputs that are faster than the workers are left alone."""
@@ -157,6 +178,7 @@ def _group_hints(picture: Picture, do: str) -> Iterator[str]:
         return  # each of these needs one, and that is said
     for g in picture["groups"]:
         yield from _overload(picture, g, do)
+        yield from _uneven(picture, g, do)
         if g["plugin_on_disk"] == "changed":
             yield (
                 f"{g['plugin']} has changed on disk, {g['name']} runs the copy of before: "

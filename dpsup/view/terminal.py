@@ -376,7 +376,7 @@ def print_quarantined(doc: Packet) -> None:
             f"death of {death['worker']}, plugin {death['plugin']}, pid {death['pid']}, "
             f"{_clock(death)}: {_how(death)}"
         )
-        for i, frame in enumerate(death["backtrace"]):
+        for i, frame in enumerate(death.get("symbols") or death["backtrace"]):
             _say(f"  #{i} {frame}")
 
 

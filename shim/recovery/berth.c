@@ -10,6 +10,8 @@
 #include "lease.h"
 #include "warden_pvt.h"
 
+enum { LEASE_S = 10 };          // from an order until its process has the lease: milliseconds
+
 static bool
 is_alive(int32_t pid)
 {
@@ -17,30 +19,54 @@ is_alive(int32_t pid)
 	bool gone;
 
 	if (pidfd < 0)
-		return errno != ESRCH;
+		return pid > 0 && errno != ESRCH;
 	gone = is_gone(pidfd, 0);
 	close(pidfd);
 	return !gone;
 }
 
+// The berth may name another process than the lease does, or none.
+static enum dps_lease_state
+lease_look(uint64_t *lease, uint32_t pid)
+{
+	return dps_lease_look(lease, pid != 0 ? pid : UINT32_MAX);
+}
+
+static bool
+holder_is_alive(uint64_t *lease)
+{
+	return is_alive(dps_load32(dps_lease_word(lease)) & FUTEX_TID_MASK);
+}
+
 // Call off an order that no process came for. -EBUSY: one did, or still may. Takes the lock of the
 // slot that the order was for.
+//
+// Any process may have written the pid in the berth, so that it is alive proves nothing. The lease
+// decides: nobody goes on without it, and its owner looks at its berth once more when it has it
+// (workers/worker.c). Either it finds the berth closed, or it is seen here to have the lease.
 static int
 call_off(struct warden *w)
 {
 	struct dps_sitter *s = sitter_of(w);
 	uint64_t berth = dps_load64(&s->berth);
 	uint32_t pid = (uint32_t)berth;
-	enum dps_lease_state lease = dps_lease_look(s->lease, pid);
+	enum dps_lease_state lease = lease_look(s->lease, pid);
+	bool is_written = berth != dps_seat(w->ticket, 0);
 	uint32_t awaited = AWAITED;
 	uint32_t slot = w->slot;
 
-	// It cannot take a lease that a stray write hit: it leaves, and the warden waits on.
-	if (pid != 0 && ((lease != DPS_LEASE_NEW && lease != DPS_LEASE_STRANGE) ||
-			 is_alive((int32_t)pid)))
+	// A process cannot take a lease that a stray write hit: it leaves, and the warden waits on.
+	if (is_written && lease != DPS_LEASE_NEW &&
+	    (lease != DPS_LEASE_STRANGE || is_alive((int32_t)pid) || holder_is_alive(s->lease)))
 		return -EBUSY;
 	if (!dps_seat_change(&s->berth, berth, dps_seat(w->ticket + 1, 0)))
 		return -EBUSY;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (is_written && lease == DPS_LEASE_NEW && lease_look(s->lease, pid) != DPS_LEASE_NEW) {
+		// It may have looked before: it has the berth, or leaves it, which its warden sees.
+		dps_seat_change(&s->berth, dps_seat(w->ticket + 1, 0), berth);
+		return -EBUSY;
+	}
 	w->ticket++;
 	if (!__atomic_compare_exchange_n(&w->state, &awaited, OFF, 0, __ATOMIC_ACQ_REL,
 					 __ATOMIC_ACQUIRE))
@@ -55,14 +81,19 @@ call_off(struct warden *w)
 	return 0;
 }
 
-// Call off the orders whose process died before it had its lease.
+// Call off the orders whose process died before it had its lease, and those whose berth says what no
+// process of theirs wrote there: another ticket, or a pid that has had far too long to take the lease.
 static void
 call_off_stillborn(void)
 {
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
 		struct warden *w = &wardens[i];
+		uint64_t berth = dps_load64(&sitter_of(w)->berth);
 
-		if (dps_load32(&w->state) == AWAITED && (uint32_t)dps_load64(&sitter_of(w)->berth) != 0)
+		if (dps_load32(&w->state) != AWAITED || berth == dps_seat(w->ticket, 0))
+			continue;
+		if (berth >> 32 != w->ticket || !is_alive((int32_t)(uint32_t)berth) ||
+		    dps_now_ns() - w->ordered_ns > LEASE_S * 1000000000ull)
 			call_off(w);
 	}
 }
@@ -90,6 +121,7 @@ berth_open(uint32_t group, uint32_t version, uint32_t *ticket)
 		w->version = version;
 		w->slot = DPS_NO_SLOT;
 		w->watched = DPS_NO_SLOT;
+		w->ordered_ns = dps_now_ns();
 		w->abort_ns = 0;
 		w->stuck = 0;
 		w->dead = 0;

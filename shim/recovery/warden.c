@@ -201,6 +201,9 @@ read_crash(const struct dps_sitter *s, struct dps_story *story)
 	story->sender = s->sender;
 	story->address = s->address;
 	story->died_ns = RTE_MIN(dps_load64(&s->died_ns), story->noticed_ns);
+	story->program_base = s->program_base;
+	story->plugin_base = s->plugin_base;
+	story->plugin_digest = s->plugin_digest;
 	story->n_frames = RTE_MIN(dps_load32(&s->n_frames), (uint32_t)DPS_FRAMES);
 	memcpy(story->frame, s->frame, sizeof(story->frame));
 }

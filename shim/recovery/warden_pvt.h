@@ -37,6 +37,7 @@ struct warden {
 	uint32_t told;          // 1: its story is written
 	uint32_t watched;       // the slot that its health is of
 	struct health health;
+	uint64_t ordered_ns;    // when its process was ordered
 	uint64_t abort_ns;      // when it was found stuck, 0: it was not
 	uint64_t abort_cpu;     // CPU time that it had used by then, ns
 	uint64_t stuck;         // with which packet: slot_in_hand

@@ -119,6 +119,51 @@ def test_poison_is_quarantined_and_the_group_goes_on(
     assert {stat.S_IMODE(one.stat().st_mode) for one in folder.iterdir()} == {0o600}
 
 
+CRASH = """
+#include "dpsup_plugin.h"
+
+static volatile uintptr_t nowhere = 16;
+
+__attribute__((noinline)) static void
+write_where_nothing_is(void)
+{
+	*(volatile char *)nowhere = 0;
+}
+
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	if (p->data[p->len - 1] == 0xee)
+		write_where_nothing_is();
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {DPS_PLUGIN_HEAD, .name = "t", .packet = packet};
+"""
+
+
+def test_the_story_names_the_function_that_crashed(instance: Run, packets: list[Packet]) -> None:
+    """After the instance has ended, too, and its private copy of the plugin with it."""
+    sent = packets[:100]
+    sent[50] = Packet(sent[50].flow, sent[50].frame + b"\xee")
+    sent = [p for i, p in enumerate(sent) if i == 50 or p.frame[-1] != 0xEE]
+    save(instance.folder / "wan.in.pcap", sent)
+    plugin = build(instance.folder, CRASH)
+    instance.job(pcap_port() + IO + group(str(plugin), 1, more=spares(1)))
+    (packet,) = in_quarantine(instance)
+    for death in packet["deaths"]:
+        names = death["symbols"]
+        assert len(names) == len(death["backtrace"])
+        at = next(i for i, name in enumerate(names) if f"({plugin.name})" in name)
+        assert names[at].startswith("write_where_nothing_is+0x")
+        assert names[at + 1].startswith("packet+0x")
+        assert any(name.startswith("worker_loop+0x") for name in names[at:])
+    shown = run("quarantine", "show", "1", "--dir", str(instance.folder / "quarantine"), check=True)
+    assert f"({plugin.name})" in shown.stdout
+    assert "write_where_nothing_is+0x" in shown.stdout
+
+
 def test_two_in_one_burst_and_more(instance: Run, packets: list[Packet]) -> None:
     places = (4_000, 4_001, 4_003, 8_000)
     sent = poisoned(packets, *places)

@@ -30,8 +30,10 @@ from jobs import (
     pcap_port,
     spare_pids,
 )
+from stepping import build_step, step
 from traffic import Packet, compare, flows, mix, save, swapped, write_pcap
 
+from dpsup._shim import ffi
 from dpsup.bus.client import Client
 from dpsup.instance.runtime_dir import PRIMARY, instances
 
@@ -310,3 +312,40 @@ def test_a_seat_that_was_called_off_holds_no_later_process(instance: Run) -> Non
         wait_for(lambda pid=victim: pid not in workers() and is_whole())
     primary.close()
     assert not [e for e in instance.events() if e["type"] == "stranger"]
+
+
+def test_a_stray_pid_in_a_berth_costs_no_berth(instance: Run) -> None:
+    """It lives, as pid 1 does always: the order is called off all the same."""
+    instance.start(f"{NULL}spares = 1\n")
+
+    def is_whole() -> bool:
+        doc = instance.status()
+        return doc["state"] == "running" and doc["groups"][0]["spares_ready"] == 1
+
+    wait_for(is_whole)
+    pid = instance.status()["groups"][0]["workers"][0]["pid"]
+    ctl = step(build_step(instance.folder / "step"), pid, "where")["ctl"]
+    primary = Client(instances()[instance.name].file(PRIMARY))
+
+    def order() -> dict[str, int]:
+        found: dict[str, int] = primary.ask("prepare", slot=2, core=0)
+        return found
+
+    def write(berth: int, data: bytes) -> None:
+        at = ctl + ffi.offsetof("struct dps_ctl", "sitter", berth)
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(at + ffi.offsetof("struct dps_sitter", "berth"))
+            memory.write(data)
+
+    first = order()
+    write(first["berth"], struct.pack("<I", 1))
+    assert primary.ask("call_off", **first) == 0
+    # Nobody calls these off: the next order does.
+    for word in (struct.pack("<II", 1, 77), struct.pack("<II", 0, 77), struct.pack("<I", 1 << 31)):
+        again = order()
+        assert again["berth"] == first["berth"]
+        write(again["berth"], word)
+    assert order()["berth"] == first["berth"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: instance.status()["recovery"]["deaths"] == 1 and is_whole())
+    primary.close()

@@ -89,3 +89,29 @@ def test_what_lies_where_a_socket_or_a_capture_is_to_be() -> None:
     assert problem.code == "E0436"
     (problem,) = found("net_pcap0,tx_pcap=out.pcap", kinds={"/etc/dpsup/out.pcap": "fifo"})
     assert (problem.code, problem.severity) == ("E0435", Severity.ERROR)
+
+
+@pytest.mark.parametrize(
+    ("lan", "said"),
+    [
+        ("net_af_xdp0,iface=eth0", "net_af_xdp is not tested"),
+        ("net_pcap0,iface=eth0", "net_pcap sending to an interface is not tested"),
+        ("net_pcap0,rx_pcap=in.pcap,tx_iface=eth0", "net_pcap sending to an interface"),
+        ("net_pcap0,rx_iface=eth0,tx_pcap=out.pcap", ""),
+        ("net_af_packet0,iface=eth0", ""),
+    ],
+)
+def test_a_driver_that_is_not_tested_is_named(lan: str, said: str) -> None:
+    """A warning: it may work."""
+    xdp = {**machine(FULL).pmds, "net_af_xdp": "iface=<string>"}
+    warned = [p for p in found(lan, pmds=xdp) if p.code == "E0446"]
+    assert [p.severity for p in warned] == [Severity.WARNING] * bool(said)
+    assert all(said in p.message for p in warned)
+
+
+def test_a_driver_that_this_dpdk_lacks_is_refused() -> None:
+    (problem,) = (p for p in found("net_af_xdp0,iface=eth0") if p.severity is Severity.ERROR)
+    assert problem.code == "E0404"
+    without = {k: v for k, v in machine(FULL).pmds.items() if k != "net_pcap"}
+    (problem,) = (p for p in found("net_pcap0,iface=eth0", pmds=without) if p.code == "E0404")
+    assert problem.severity is Severity.ERROR

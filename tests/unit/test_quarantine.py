@@ -120,6 +120,7 @@ def packet(deaths: int) -> dict[str, Any]:
     death = {
         "slot": 1, "noticed_ns": 4_000_000_000, "pid": 7, "hung": 0, "signal": 11, "code": 1,
         "address": 16, "frames": ["0x1"], "undone": 1,
+        "program_base": 4096, "plugin_base": 0, "plugin_digest": 0,
     }  # fmt: skip
     return {
         "io": 0, "slot": 0, "port": "wan", "len": 3, "hash": 255, "bytes": "616263",
@@ -136,6 +137,9 @@ def test_a_story() -> None:
     death = told["deaths"][1]
     assert (death["at"], death["worker"], death["signal"], death["address"]) == (
         999.0, "fw/1", "SIGSEGV", "0x10",
+    )  # fmt: skip
+    assert (death["program_base"], death["plugin_base"], death["plugin_digest"]) == (
+        "0x1000", "0x0", "",
     )  # fmt: skip
     # One death is no proof: then it is there because its plugin said so.
     assert describe(plan(), packet(1), 1000.0, 5_000_000_000)["why"] == "asked"

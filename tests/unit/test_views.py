@@ -123,6 +123,31 @@ def _overloaded(max_: int) -> dict[str, Any]:
     return made
 
 
+def test_a_group_whose_packets_go_to_one_worker() -> None:
+    """A tunnel's, perhaps: no move of buckets spreads them, and `advise` says what does."""
+
+    def said(
+        pps: list[float], busy: float = 0.9, lost: int = 0, state: str = "running"
+    ) -> list[str]:
+        made = picture(looks.edge(3.0), looks.edge(4.0))
+        mine = [w for w in made["workers"] if w["group"] == "fw"]
+        for w in mine:
+            w |= {"pps": 0.0, "busy": 0.1, "state": state, "drops_new": {}}
+        for w, rate in zip(mine, pps, strict=False):
+            w["pps"] = rate
+        mine[0] |= {"busy": busy, "drops_new": {"lane_full": lost} if lost else {}}
+        return [h for h in sections.hints(made) if "even share" in h]
+
+    (hint,) = said([900.0, 50.0])
+    assert hint.startswith("fw/0 gets 95% of the packets of fw, an even share is 50%: ")
+    assert commands(hint) == ["advise"]
+    assert said([900.0, 50.0], busy=0.2, lost=5)
+    assert not said([900.0, 50.0], busy=0.2), "one flow, which nobody has to spread"
+    assert not said([700.0, 300.0])
+    assert not said([0.0, 0.0])
+    assert not said([900.0, 50.0], state="held")
+
+
 def test_only_full_lanes_say_that_a_worker_does_not_keep_up() -> None:
     """Not what its plugin drops by policy, nor what dpsup drops for its verdicts."""
     for reason in ("runt", "bad_verdict", "quarantine"):
