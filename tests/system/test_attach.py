@@ -129,6 +129,7 @@ def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> Non
     with dpsup.connect(instance.name) as client:
         renew(instance, client)
         before = client.status()
+        client.audit()  # the thread that carries audits out stays
         was = at_rest(lambda: left_behind(instance, client))
         found: list[dict[int, int]] = []
         events: list[dict[str, Any]] = []

@@ -26,12 +26,14 @@ PLUGIN = """
 #include <dpsup_plugin.h>
 #include <signal.h>
 
+static uint64_t cycles;
 static uint32_t lan;
 
 static int
 init(const struct dps_env *env, void **state)
 {
 	(void)state;
+	cycles = dps_arg_u64(env, "cycles", 0);
 	lan = (uint32_t)dps_port(env, "lan");
 	return 0;
 }
@@ -47,6 +49,7 @@ static uint16_t
 packet(void *state, struct dps_packet *p)
 {
 	const uint8_t *number = p->data + p->len - 8;
+	uint64_t until = __builtin_ia32_rdtsc() + cycles;
 
 	(void)state;
 	p->data[0] = 0x02;
@@ -65,6 +68,8 @@ packet(void *state, struct dps_packet *p)
 	}
 	p->data[1] = 0x77;
 	die();
+	while (__builtin_ia32_rdtsc() < until)
+		;
 	return number[7] % 5 == 0 ? dps_also(dps_out(p->port), lan) : dps_out(p->port);
 }
 
@@ -282,17 +287,17 @@ def test_a_rollout_to_a_plugin_that_originates(instance: Run, tmp_path: Path) ->
     (tmp_path / "2").mkdir()
     v1 = plugin(tmp_path, 1)
     v2 = str(build(tmp_path / "2", f"#define DIES 0\n{PLUGIN}"))
-    packets = many(60_000)
+    packets = many(50_000)
     save(instance.folder / "lan.in.pcap", [])
     save(instance.folder / "wan.in.pcap", packets)
-    job = Job(instance, IO + pcap_port() + pcap_port("lan") + group(v1, 2))
-    job.until_sent(2000)
+    job = Job(instance, IO + pcap_port() + pcap_port("lan") + group(v1, 2, "cycles = 1000000"))
+    job.until_sent(200)
     for to in (v2, v1):
         assert job.instance.rollout("fw", to, judge=0)["phase"] == "done"
-        job.until_sent(job.sent() + 2000)
+        job.until_sent(job.sent() + 200)
     workers = job.instance.status()["groups"][0]["workers"]
     assert [w["not_originated"] for w in workers] == [0, 0]
-    doc, received = job.cut(packets)
+    doc, received = job.cut(packets, 100)
     assert doc["originated"] > 0
     assert doc["sent"] == len(received) + doc["originated"] + doc["copies"]
     assert doc["lost"] == doc["in_flight"] == 0

@@ -18,7 +18,9 @@ DONE, CHANGED = 1 << _abi.DPS_W_DONE, 1 << _abi.DPS_W_CHANGED
     [
         (DONE | _abi.DPS_V_OUT | 13, "out of port 13, of ports 0 to 1"),
         (DONE | _abi.DPS_V_GROUP | 7, "on to group 7, of groups 0 to 2"),
-        (DONE | 0x9004, "a verdict of kind 9, which dpsup does not know"),
+        (DONE | 0x7004, "a verdict of kind 7, which dpsup does not know"),
+        (DONE | _abi.DPS_V_ALSO | _abi.DPS_V_OUT | 9 << 4, "a copy out of port 9, of ports 0 to 1"),
+        (DONE | _abi.DPS_V_ALSO | _abi.DPS_V_OUT | 4, "out of port 4, of ports 0 to 1"),
         (_abi.DPS_V_OUT, "no verdict was written"),
         (DONE | CHANGED | _abi.DPS_V_OUT, "64 bytes become 0 and begin 0 bytes later"),
         (

@@ -31,6 +31,9 @@ class FakeLib:
     def __getattr__(self, name: str) -> Any:
         return getattr(lib, name)
 
+    def dps_view_look(self) -> int:
+        return 0
+
     def dps_port_info_get(self, _: int, info: Any) -> int:
         info.link_up = 1
         return 0
