@@ -200,13 +200,13 @@ receive_lone(struct io *io, const struct rx_queue *rxq, struct lane *lane)
 {
 	const struct port *port = &the_primary.port[rxq->port];
 	uint32_t most = RTE_MIN(port->frame_most, (uint32_t)DPS_LEN_MOST);
-	uint64_t odd_flags = port->odd_flags;
 	uint32_t at = lane->sent & lane->mask;
 	struct rte_mbuf **m = &lane->shadow[at];
 	uint16_t port_index = rxq->port;
 	uint64_t *line = NULL;
 	uint64_t bytes = 0;
-	uint64_t odd = 0;
+	// Bursts whose hashes are to be compared are looked at packet by packet.
+	uint64_t odd = port->odd_flags ^ RTE_MBUF_F_RX_VLAN_STRIPPED;
 	uint32_t n;
 
 	n = rte_eth_rx_burst(port->id, rxq->queue, m, io->burst);
@@ -219,14 +219,14 @@ receive_lone(struct io *io, const struct rx_queue *rxq, struct lane *lane)
 
 		if (i == 0 || (at + i) % DPS_LINE_WORDS == 0)
 			line = lane_line(lane, at + i);
-		odd |= oddity(p, len, most, odd_flags);
+		odd |= oddity(p, len, most, RTE_MBUF_F_RX_VLAN_STRIPPED);
 		bytes += len;
 		p->port = port_index;
 		*mark_of(p) = (struct dps_mark){ .bucket = NO_BUCKET };
 		__atomic_store_n(&line[(at + i) % DPS_LINE_WORDS],
 				 lane_word(lane, p, len, port_index), __ATOMIC_RELAXED);
 	}
-	if (unlikely(odd != 0)) {
+	if (unlikely(odd != 0 && n > 0)) {
 		struct rte_mbuf *one_by_one[DPS_IO_BURST];
 
 		memcpy(one_by_one, m, n * sizeof(*m));
