@@ -38,6 +38,8 @@ class Account(TypedDict):
     sent: Annotated[int, "packets sent"]
     dropped: Annotated[dict[str, int], "dropped, by reason"]
     in_flight: Annotated[int, "received, neither sent nor dropped yet"]
+    originated: Annotated[int, "packets that plugins originated, beside those received"]
+    copies: Annotated[int, "copies of packets, likewise"]
     in_flight_before: Annotated[int, "those of the moment of the mark"]
     lost: Annotated[
         int | None, "received and not found; null: packets were in flight then, or are now"

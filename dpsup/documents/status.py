@@ -217,9 +217,7 @@ class Account(TypedDict):
     sent: Annotated[int, "packets sent"]
     dropped: Annotated[dict[str, int], "dropped, by reason"]
     in_flight: Annotated[int, "received, neither sent nor dropped yet"]
-    originated: Annotated[
-        int, "packets that plugins originated: sent or dropped beside those received"
-    ]
+    originated: Annotated[int, "packets that plugins originated, beside those received"]
     copies: Annotated[int, "copies of packets, likewise"]
     lost: Annotated[int, "received and not found; told once nothing is in flight"]
 

@@ -26,6 +26,12 @@ def trouble(device: str, devices: Path = DEVICES, vfio: Path = Path("/dev/vfio")
     return f"{has} has PCI device {device}: dpdk-devbind.py -b vfio-pci {device}"
 
 
+def is_free(device: str, devices: Path = DEVICES) -> bool:
+    """There, and no driver of the kernel's has it: DPDK opens some (legacy virtio) like that."""
+    path = devices / device
+    return path.exists() and not (path / "driver").exists()
+
+
 def _vfio(device: str, group: Path, vfio: Path) -> str:
     if not group.exists():
         return (

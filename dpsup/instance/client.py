@@ -221,8 +221,9 @@ class Instance:
                 found["counters"] = cast("Reading", stats)
                 found["lanes"], found["tsc_hz"] = stats["lanes"], stats["tsc_hz"]
                 found["port_info"], found["processes"] = stats["port_info"], stats["processes"]
-        if xstats:
-            found["xstats"] = self.xstats()
+        if xstats and found["status"]["ports"]:
+            with contextlib.suppress(DpsupError):
+                found["xstats"] = self.xstats()
         return found
 
     def xstats(self, *, timeout: float = DEFAULT_S) -> dict[str, dict[str, int] | None]:

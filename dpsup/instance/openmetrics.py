@@ -282,25 +282,25 @@ def _worker(made: _Families, group: str, w: StatusWorker) -> None:
     made.counter(
         "worker_originated_packets",
         "Number of packets that the plugin originated.",
-        w["originated"],
+        w.get("originated", 0),
         **labels,
     )
     made.counter(
         "worker_not_originated_packets",
         "Number of packets that the plugin could not originate, for lack of an empty buffer.",
-        w["not_originated"],
+        w.get("not_originated", 0),
         **labels,
     )
     made.counter(
         "worker_copied_packets",
         "Number of copies sent out of a second port.",
-        w["copies"],
+        w.get("copies", 0),
         **labels,
     )
     made.counter(
         "worker_not_copied_packets",
         "Number of copies not made, for lack of an empty buffer.",
-        w["not_copied"],
+        w.get("not_copied", 0),
         **labels,
     )
     made.gauge(
@@ -319,12 +319,12 @@ def _worker(made: _Families, group: str, w: StatusWorker) -> None:
         )
     for name, n in w["counters"].items():
         made.counter("plugin_count", "Value of a counter of the plugin.", n, **labels, counter=name)
-    for name, n in w["gauges"].items():
+    for name, n in w.get("gauges", {}).items():
         made.gauge("plugin_gauge", "Value of a gauge of the plugin.", n, **labels, gauge=name)
     made.counter(
         "worker_policy_dropped_packets",
         "Number of packets dropped at the worker for reasons that the plugin marks as policy.",
-        w["dropped_policy"],
+        w.get("dropped_policy", 0),
         **labels,
     )
 

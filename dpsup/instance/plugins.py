@@ -125,12 +125,16 @@ def _write(copy: Path, data: bytes, mtime_ns: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         new.unlink()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(new, flags, 0o500), "wb") as f:  # noqa: PTH123
-        f.write(data)
-        f.flush()
-        # By which a look at the file sees at once that it is the same.
-        os.utime(f.fileno(), ns=(mtime_ns, mtime_ns))
-    new.replace(copy)
+    try:
+        with open(os.open(new, flags, 0o500), "wb") as f:  # noqa: PTH123
+            f.write(data)
+            f.flush()
+            # By which a look at the file sees at once that it is the same.
+            os.utime(f.fileno(), ns=(mtime_ns, mtime_ns))
+        new.replace(copy)
+    except OSError:  # half a copy would keep a full disk full
+        new.unlink(missing_ok=True)
+        raise
 
 
 def copied(directory: Path, plan: Plan) -> Plan:

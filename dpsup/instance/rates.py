@@ -174,7 +174,7 @@ class _Maker:
                 dropped = drops - sum(slot_dropped(was).values()) if was else None
                 faults = dropped
                 if was and dropped is not None:
-                    faults = dropped - w["dropped_policy"] + was.get("dropped_policy", 0)
+                    faults = dropped - w.get("dropped_policy", 0) + was.get("dropped_policy", 0)
                 kept = cast("Worker", {k: v for k, v in w.items() if k != "since_ns"})
                 one: WorkerRates = {
                     **kept,

@@ -112,6 +112,8 @@ def _account(old: Look, now: Look, less: Look, *, is_same: bool) -> Account:
         "sent": found["sent"],
         "dropped": {reason: n for reason, n in found["dropped"].items() if n},
         "in_flight": total["in_flight"],
+        "originated": found["originated"],
+        "copies": found["copies"],
         "in_flight_before": before,
         # Known of a moment at which nothing is in flight.
         "lost": None

@@ -207,9 +207,10 @@ class Ports:
     def _is_there(self, one: Watched) -> bool:
         """What the driver would look for; without it there is no use in an attempt."""
         if not one.port["vdev"]:
-            why = pci.trouble(one.port["device"])
+            device = one.port["device"]
+            why = pci.trouble(device)
             one.trouble = why or one.trouble
-            return not why
+            return not why or pci.is_free(device)
         for name in interfaces_of(one.port["driver"], one.port["vdev"]):
             if self._kernel.find(name) is None:
                 one.trouble = f"interface {name} is gone"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from dpsup.documents.story import Hello
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import PLAN, PRIMARY, Runtime, State
+from dpsup.limits import FILE
 from dpsup.plan.model import (
     ChainPlan,
     GroupPlan,
@@ -98,9 +99,16 @@ def _flat(plan: Plan) -> Iterator[tuple[str, Any]]:
             for i, one in enumerate(value):
                 path = {"groups": "workers", "pools": "mempools"}.get(key, key)
                 name = one.get("name", i)
+                if "args" in one:
+                    one["args"] = _without_paths(one["args"])
                 yield from ((f"{path}.{name}.{k}", v) for k, v in one.items() if k not in _VOLATILE)
         else:
             yield key, value
+
+
+def _without_paths(args: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The recorded plan has the paths of copies of files."""
+    return tuple((k, "" if k.startswith(FILE) else v) for k, v in args)
 
 
 def differences(recorded: Plan, now: Plan) -> list[str]:

@@ -97,7 +97,11 @@ class Buckets:
         if n != worker.takeovers:
             worker.takeovers = n
             failures = group.policy.policy == "on-failure"
-            await self._core.insist("takeovers", slot=worker.slot, n=n, failures=failures)
+            try:
+                await self._core.insist("takeovers", slot=worker.slot, n=n, failures=failures)
+            except DpsupError:
+                worker.takeovers = -1  # the next look grants it anew
+                raise
 
     def lend(self, worker: Worker) -> None:
         """Until it is back, others of its group handle its buckets, and what is in its lanes."""

@@ -19,6 +19,7 @@ from dpsup.supervisor.model import Machine
 # Deadlines, far above what is measured: they catch what hangs.
 WORKER_READY_S = 15.0  # 3 ms and the plugin's init
 HALT_S = 2.0
+AUDIT_S = 60.0  # each mbuf of millions may have to be looked for, beside all other requests
 QUIT_S = 10.0
 AGAIN_S = 0.1  # before the next try
 LOOK_S = 0.02  # between two looks at whether a process of another parent is ready

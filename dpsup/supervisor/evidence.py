@@ -32,7 +32,7 @@ async def aside(work: Callable[[], T]) -> T:
         if not done.cancelled():
             done.set_result(result)
 
-    def fail(error: OSError) -> None:
+    def fail(error: Exception) -> None:
         if not done.cancelled():
             done.set_exception(error)
 
@@ -40,7 +40,7 @@ async def aside(work: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             try:
                 loop.call_soon_threadsafe(give, work())
-            except OSError as e:
+            except Exception as e:  # whatever it is: the caller waits for an answer
                 loop.call_soon_threadsafe(fail, e)
 
     threading.Thread(target=run, daemon=True).start()

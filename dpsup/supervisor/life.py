@@ -14,7 +14,7 @@ from dpsup.errors import DpsupError
 from dpsup.instance import status
 from dpsup.supervisor import outputs
 from dpsup.supervisor.buckets import Buckets
-from dpsup.supervisor.core import AGAIN_S, HALT_S, QUIT_S, WORKER_READY_S, Core
+from dpsup.supervisor.core import AGAIN_S, AUDIT_S, HALT_S, QUIT_S, WORKER_READY_S, Core
 from dpsup.supervisor.engine import Actions
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.primary import Generation
@@ -115,6 +115,9 @@ class Life:
             if not is_due():
                 return
             await self._core.insist("rx", on=True)
+            if not is_due():  # an order to end came meanwhile
+                await self._core.ask("rx", on=False)
+                return
         except Gone:
             raise
         except DpsupError as e:  # an io core that did not answer: nobody else opens the input
@@ -206,5 +209,5 @@ class Life:
             "unwritten": unwritten,
             "unread": outputs.unread(promised, counters),
             "deaths": self._model.deaths,
-            "audit": await self._core.ask("audit"),
+            "audit": await self._core.ask("audit", AUDIT_S),
         }

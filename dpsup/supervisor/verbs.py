@@ -36,6 +36,7 @@ from dpsup.host import process
 from dpsup.instance import status
 from dpsup.supervisor import steering
 from dpsup.supervisor.assembly import Supervisor
+from dpsup.supervisor.core import AUDIT_S
 from dpsup.supervisor.model import Group, Worker
 from dpsup.supervisor.policy import History
 from dpsup.supervisor.rollout import Options
@@ -48,7 +49,6 @@ from dpsup.supervisor.view import view
 T = TypeVar("T")
 
 REPLY_BYTES = 1 << 20
-AUDIT_S = 60.0  # each mbuf of millions may have to be looked for, beside all other requests
 NAME_MOST, ARGS_MOST = 64, 300  # characters, of what an event repeats of a command
 ALL = "all"  # names every worker
 ONLY_GROUP = "workers"  # names the only group where no group has that name

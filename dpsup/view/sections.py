@@ -454,7 +454,7 @@ def stats(picture: Picture, screen: Screen) -> list[Line]:
         if p["note"]:
             made += wrap([(f"{p['name']}: {p['note']}", "")], screen.width)
     for w in picture["workers"]:
-        told = {**w["counters"], **w["gauges"]}
+        told = {**w["counters"], **w.get("gauges", {})}
         made += [[(f"{w['id']} {name}: {n}", "")] for name, n in told.items()]
     for g in picture["groups"]:
         if g["desired"] > 1:
@@ -501,8 +501,16 @@ def account(found: Account) -> str:
     total = sum(dropped.values())
     detail = f" ({counts(dropped)})" if total else ""
     missed = f" (missed {found['missed']})" if found["missed"] else ""
+    more = "".join(
+        f", {word} {n}"
+        for word, n in (
+            ("originated", found.get("originated", 0)),
+            ("copies", found.get("copies", 0)),
+        )
+        if n
+    )
     return (
-        f"in {found['received']}{missed}, out {found['sent']}, dropped {total}{detail}, "
+        f"in {found['received']}{missed}{more}, out {found['sent']}, dropped {total}{detail}, "
         f"in flight {found['in_flight']}, lost {found['lost']}"
     )
 

@@ -437,7 +437,7 @@ def event_line(event: dict[str, Any]) -> str:
         rest = [f"{k}={_brief(v)}" for k, v in event.items() if k not in {*skip, "message"}]
         message = [event["message"]] if event.get("message") else []
         what = " ".join(w for w in (event["type"], event.get("name", ""), *message, *rest) if w)
-    return f"{_clock(event)} {what}"
+    return f"{_clock(event)} {_printable(what)}"
 
 
 def print_event(event: dict[str, Any]) -> None:

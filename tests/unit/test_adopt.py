@@ -97,3 +97,20 @@ def test_recalled_within_the_bounds_of_now() -> None:
     assert sup.groups[0].home == (0,) * 256 + (1,) * 256
     assert sup.all_workers[0].history == History(1.5, 20.0)
     assert (past.asked, past.states) == ({7}, {"fw/0": "held"})
+
+
+def test_copies_of_files_are_no_change() -> None:
+    """The recorded plan hands the plugin copies, the topology file's the files themselves."""
+
+    def with_args(path: str, a: str) -> Plan:
+        one = plan()
+        args = (("file:routes", path), ("a", a))
+        return dataclasses.replace(
+            one, groups=(dataclasses.replace(one.groups[0], args=args), *one.groups[1:])
+        )
+
+    copy = with_args("/run/x/plugins/1-routes.txt", "1")
+    assert adopt.differences(copy, with_args("/etc/routes.txt", "1")) == []
+    assert adopt.differences(copy, with_args("/etc/routes.txt", "2")) == [
+        f"workers.{copy.groups[0].name}.args"
+    ]

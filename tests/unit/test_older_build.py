@@ -9,11 +9,17 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from prometheus_client import generate_latest
+from unit import looks
+from unit.test_metrics import registry
 
 from dpsup.cli import change
+from dpsup.instance.rates import picture
 from dpsup.primary import layout
 from dpsup.primary.ports import Ports
 from dpsup.primary.shim import ffi
+from dpsup.view import sections
+from dpsup.view.sections import Screen
 
 
 def test_a_group_without_a_copy_of_its_plugin() -> None:
@@ -35,3 +41,17 @@ def test_a_supervisor_that_names_no_held_workers(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(change, "connect", lambda _: contextlib.nullcontext(instance))
     done = CliRunner().invoke(change.scale, ["fw", "2"])
     assert (done.exit_code, done.output) == (0, "fw: 1 -> 2 workers, 2 ready\n")
+
+
+def test_a_worker_without_counters_of_this_build() -> None:
+    """A supervisor of the build before tells none of them; the command looks all the same."""
+    new = ("dropped_policy", "gauges", "originated", "not_originated", "copies", "not_copied")
+    before, after = looks.edge(3.0), looks.edge(4.0)
+    for look in (before, after):
+        for group in look["status"]["groups"]:
+            for worker in group["workers"]:
+                for key in new:
+                    worker.pop(key, None)
+    seen = picture(before, after)
+    assert sections.workers(seen, Screen(200)) and sections.stats(seen, Screen(200))
+    assert generate_latest(registry(after))
