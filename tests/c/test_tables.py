@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_each_header_stands_alone_and_is_installed(header: str, tmp_path: Path) 
         ["cc", "-std=c11", "-Werror", "-c", "-fsyntax-only", f"-I{SDK}", source], check=True
     )
     flags = subprocess.run(
-        [shutil.which("dpsup") or "dpsup", "version", "--cflags"],
+        [sys.executable, "-P", "-m", "dpsup", "version", "--cflags"],
         capture_output=True,
         text=True,
         check=True,
