@@ -9,6 +9,7 @@ any more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -96,6 +97,7 @@ class Attach:
             if seed.pidfd >= 0:
                 process.signal_pidfd(seed.pidfd, signal.SIGKILL)
             return
+        self._core.spawn(self._note_attach())
         for group in self._model.groups:
             for worker in group.workers:
                 worker.wanted = worker.member < group.desired
@@ -212,6 +214,12 @@ class Attach:
                     alive=found["alive"],
                 )
             await asyncio.sleep(STEP_S)
+
+    async def _note_attach(self) -> None:
+        """The primary notes what the locks guard, now that the seed has attached: an outsider may
+        come, and die, before the first look of the monitor's."""
+        with contextlib.suppress(DpsupError):
+            await self.look()
 
     async def look(self) -> None:
         """Now and then, while the seed is ready: another process that attaches may die too."""

@@ -107,9 +107,9 @@ def test_a_death_at_any_instruction_leaves_what_can_be_repaired(
         found = step(program, pid, STEPS, change, verdict)
         print(found)
         assert found["steps"] == STEPS
-        assert found["packets"] >= (16 if originates else 65)
+        assert found["packets"] > (0 if originates else 64)
         assert found["in_part"] > 0 and found["published"] > 0
-        assert not originates or (found["blanks"] > 16 and found["in_blank"] > 0)
+        assert not originates or (found["blanks"] > 0 and found["in_blank"] > 0)
         if change:
             assert 0 < found["changed"] <= found["undone"]
     # It was left as it was: it goes on, dies for real, and has a successor.
