@@ -114,6 +114,13 @@ def test_a_detached_instance_keeps_nothing_of_its_caller(instance: Run) -> None:
     assert os.getsid(pid) == pid
 
 
+def kill_all(pids: list[int]) -> None:
+    """One after the other; those that end with the one before are gone by themselves."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_stale_state_of_a_dead_instance_is_swept_and_nobody_elses(instance: Run) -> None:
     instance.start(NULL)
     doc = instance.status()
@@ -128,8 +135,7 @@ def test_stale_state_of_a_dead_instance_is_swept_and_nobody_elses(instance: Run)
     for one in others:
         one.mkdir()
     try:
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)
+        kill_all(victims)
         assert wait_for(lambda: run("status", "-n", instance.name).returncode == 3)
         assert leftovers(instance.name)
         instance.start()
@@ -150,8 +156,7 @@ def test_clean_removes_the_dead_and_keeps_the_living(instance: Run, tmp_path: Pa
     dead.folder.mkdir()
     dead.start(NULL)
     doc = dead.status()
-    for pid in (doc["supervisor"]["pid"], doc["primary"]["pid"], doc["seed"]["pid"]):
-        os.kill(pid, signal.SIGKILL)
+    kill_all([doc[part]["pid"] for part in ("supervisor", "primary", "seed")])
     wait_for(lambda: dead.do("status", check=False).returncode == 3)
     said = dead.do("status", check=False).stderr
     assert f"it died: `dpsup -n {dead.name} events` shows its record" in said
