@@ -108,6 +108,7 @@ class GroupRates(Group):
     busy_sum: Annotated[float | None, "sum of its workers': 1.5 is one and a half cores"]
     drops: Annotated[int, "all its drops: `totals.dropped`, added up"]
     drop_pps: Annotated[float | None, "drops a second"]
+    fault_pps: Annotated[float | None, "of these, but those that are the plugin's policy"]
     drops_new: Annotated[dict[str, int], "dropped in the window, by reason"]
     inputs: Annotated[list[str], "ports that feed it"]
     next: Annotated[list[str], "where its packets go"]

@@ -14,7 +14,7 @@ from dpsup.documents.counters import (
     SlotCounters,
 )
 from dpsup.documents.rates import Look
-from dpsup.documents.status import Named
+from dpsup.documents.status import Fates, Named
 
 
 class Marked(TypedDict):
@@ -30,16 +30,9 @@ class Mark(TypedDict):
     generation: Annotated[int, "starts of the primary until then"]
 
 
-class Account(TypedDict):
+class Account(Fates):
     """Every packet received since, by what became of it."""
 
-    received: Annotated[int, "packets received"]
-    missed: Annotated[int, "lost by the drivers, for want of a descriptor or an mbuf"]
-    sent: Annotated[int, "packets sent"]
-    dropped: Annotated[dict[str, int], "dropped, by reason"]
-    in_flight: Annotated[int, "received, neither sent nor dropped yet"]
-    originated: Annotated[int, "packets that plugins originated, beside those received"]
-    copies: Annotated[int, "copies of packets, likewise"]
     in_flight_before: Annotated[int, "those of the moment of the mark"]
     lost: Annotated[
         int | None, "received and not found; null: packets were in flight then, or are now"

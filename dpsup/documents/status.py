@@ -84,10 +84,10 @@ class Worker(TypedDict):
     last_exit: Annotated[LastExit | None, "how the last process in this slot ended, null: none did"]
     outstanding: Annotated[int, "packets lent to it now"]
     requeued: Annotated[int, "packets taken back and steered again"]
-    originated: Annotated[int, "packets that its plugin originated (`dps_emit`)"]
-    not_originated: Annotated[int, "packets that it could not, for lack of an empty buffer"]
-    copies: Annotated[int, "copies sent out of a second port (`dps_also`)"]
-    not_copied: Annotated[int, "copies not made, for lack of an empty buffer"]
+    emitted: Annotated[int, "packets that its plugin originated (`dps_emit`)"]
+    no_blank: Annotated[int, "packets that it could not, for lack of an empty buffer"]
+    copied: Annotated[int, "copies sent out of a second port (`dps_also`)"]
+    no_copy: Annotated[int, "copies not made, for lack of an empty buffer"]
     counters: Annotated[dict[str, int], "the plugin's own counters"]
     gauges: Annotated[dict[str, int], "its gauges, of the present process"]
     dropped_policy: Annotated[int, "of `dropped`, by reasons that the plugin marks as policy"]
@@ -209,16 +209,21 @@ class Usage(TypedDict):
     rss_bytes: int
 
 
-class Account(TypedDict):
-    """Every packet received, by what became of it."""
+class Fates(TypedDict):
+    """Packets received, and what was added to them, by what became of them."""
 
     received: Annotated[int, "packets received"]
     missed: Annotated[int, "lost by the drivers, for want of a descriptor or an mbuf"]
     sent: Annotated[int, "packets sent"]
     dropped: Annotated[dict[str, int], "dropped, by reason"]
     in_flight: Annotated[int, "received, neither sent nor dropped yet"]
-    originated: Annotated[int, "packets that plugins originated, beside those received"]
-    copies: Annotated[int, "copies of packets, likewise"]
+    emitted: Annotated[int, "packets that plugins originated, beside those received"]
+    copied: Annotated[int, "copies of packets, likewise"]
+
+
+class Account(Fates):
+    """Every packet received, by what became of it."""
+
     lost: Annotated[int, "received and not found; told once nothing is in flight"]
 
 

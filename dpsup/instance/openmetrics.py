@@ -280,27 +280,27 @@ def _worker(made: _Families, group: str, w: StatusWorker) -> None:
         **labels,
     )
     made.counter(
-        "worker_originated_packets",
+        "worker_emitted_packets",
         "Number of packets that the plugin originated.",
-        w.get("originated", 0),
+        w.get("emitted", 0),
         **labels,
     )
     made.counter(
-        "worker_not_originated_packets",
+        "worker_no_blank_packets",
         "Number of packets that the plugin could not originate, for lack of an empty buffer.",
-        w.get("not_originated", 0),
+        w.get("no_blank", 0),
         **labels,
     )
     made.counter(
         "worker_copied_packets",
         "Number of copies sent out of a second port.",
-        w.get("copies", 0),
+        w.get("copied", 0),
         **labels,
     )
     made.counter(
-        "worker_not_copied_packets",
+        "worker_no_copy_packets",
         "Number of copies not made, for lack of an empty buffer.",
-        w.get("not_copied", 0),
+        w.get("no_copy", 0),
         **labels,
     )
     made.gauge(

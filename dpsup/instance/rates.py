@@ -212,7 +212,11 @@ class _Maker:
             # a supervisor of an older dpsup does not add them up
             known = {"totals": totals(group["workers"], group["dropped"]), **group}
             kept = cast("Group", {k: v for k, v in known.items() if k != "workers"})
-            new = Counter(self._dropped_before(index))
+            before = self._dropped_before(index)
+            new = Counter(before)
+            faults = _per(sum(before.values()) if self.old else None, self.seconds)
+            if faults is not None:
+                faults += sum(w["fault_pps"] or 0 for w in mine)
             for w in mine:
                 new.update(w["drops_new"])
             found.append(
@@ -223,6 +227,7 @@ class _Maker:
                     "busy_sum": sum(busy) if busy else None,
                     "drops": sum(kept["totals"]["dropped"].values()),
                     "drop_pps": _per(sum(new.values()) if self.old else None, self.seconds),
+                    "fault_pps": faults,
                     "drops_new": dict(new),
                     "inputs": [name for name, to in hops if to == group["name"]],
                     "next": [to for name, to in hops if name == group["name"]],

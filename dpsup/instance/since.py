@@ -32,7 +32,6 @@ GROWS = frozenset((
     "sent", "collected", "out", "on", "lane_full", "bad_verdict", "quarantined", "quarantine_full",
     "corrupt", "lanes_corrupt", "beats", "bursts", "busy", "dropped_policy",
     "emitted", "no_blank", "copied", "no_copy",
-    "originated", "not_originated", "copies", "not_copied",
 ))  # fmt: skip
 TABLES = frozenset(("drops", "dropped", "counters", "stage_cycles", "pause"))  # all their entries
 OF_SUPERVISOR = frozenset(("restarts", "deaths", "primary_deaths"))
@@ -112,8 +111,8 @@ def _account(old: Look, now: Look, less: Look, *, is_same: bool) -> Account:
         "sent": found["sent"],
         "dropped": {reason: n for reason, n in found["dropped"].items() if n},
         "in_flight": total["in_flight"],
-        "originated": found["originated"],
-        "copies": found["copies"],
+        "emitted": found["emitted"],
+        "copied": found["copied"],
         "in_flight_before": before,
         # Known of a moment at which nothing is in flight.
         "lost": None

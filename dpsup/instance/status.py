@@ -162,8 +162,8 @@ def account(counters: Counters) -> Account:
     received = sum(p["rx_packets"] for p in counters["ports"])
     sent = sum(p["tx_packets"] for p in counters["ports"])
     flight = in_flight(counters)
-    originated = sum(s.get("emitted", 0) for s in counters["slots"])
-    copies = sum(s.get("copied", 0) for s in counters["slots"])
+    emitted = sum(s.get("emitted", 0) for s in counters["slots"])
+    copied = sum(s.get("copied", 0) for s in counters["slots"])
     return {
         "received": received,
         # as the drivers count, for lack of a descriptor or an mbuf
@@ -171,9 +171,9 @@ def account(counters: Counters) -> Account:
         "sent": sent,
         "dropped": dict(dropped),
         "in_flight": flight,
-        "originated": originated,
-        "copies": copies,
-        "lost": 0 if flight else received + originated + copies - sent - sum(dropped.values()),
+        "emitted": emitted,
+        "copied": copied,
+        "lost": 0 if flight else received + emitted + copied - sent - sum(dropped.values()),
     }
 
 
@@ -236,10 +236,10 @@ def groups(
                 "outstanding": slot["outstanding"],
                 "requeued": slot["requeued"],
                 # a primary of an older dpsup does not have these
-                "originated": slot.get("emitted", 0),
-                "not_originated": slot.get("no_blank", 0),
-                "copies": slot.get("copied", 0),
-                "not_copied": slot.get("no_copy", 0),
+                "emitted": slot.get("emitted", 0),
+                "no_blank": slot.get("no_blank", 0),
+                "copied": slot.get("copied", 0),
+                "no_copy": slot.get("no_copy", 0),
                 "counters": slot["counters"],
                 "gauges": slot.get("gauges", {}),
                 "dropped_policy": slot.get("dropped_policy", 0),

@@ -163,7 +163,7 @@ def groups(picture: Picture, screen: Screen) -> list[Line]:
                 _busy(g["busy"]),
                 "-" if g["busy_sum"] is None else f"{g['busy_sum']:.2f}",
                 si(g["pps"]),
-                _drops(g["drops"], g["drop_pps"]),
+                _drops(g["drops"], g["fault_pps"]),
                 si(g["drop_pps"]),
                 si(all_["outstanding"]),
                 _mark(si(g["held"]), g["held"] > 0),
@@ -504,8 +504,8 @@ def account(found: Account) -> str:
     more = "".join(
         f", {word} {n}"
         for word, n in (
-            ("originated", found.get("originated", 0)),
-            ("copies", found.get("copies", 0)),
+            ("originated", found.get("emitted", 0)),
+            ("copies", found.get("copied", 0)),
         )
         if n
     )

@@ -41,6 +41,19 @@ def test_drops_before_a_group_are_in_its_totals() -> None:
     assert fw["drops"] == 2500 + 35 + 50 + 2
     assert fw["drops_new"] == {"lane_full": 1000, "runt": 14, "no_worker": 40}
     assert fw["drop_pps"] == pytest.approx(1054 / 2)
+    assert fw["fault_pps"] == pytest.approx(40 / 2 + 500 + 3)  # as tests of its workers have it
+
+
+def test_what_a_rule_drops_is_no_fault_of_the_group() -> None:
+    before, after = edge(3.0), edge(5.0)
+    for look, drops in ((before, 0), (after, 900)):
+        slot = look["counters"]["slots"][1]
+        slot |= {"dropped": {"rule": drops}, "dropped_policy": drops}
+        look["status"]["groups"][0]["workers"][1] |= {
+            "dropped": {"rule": drops}, "dropped_policy": drops
+        }  # fmt: skip
+    fw = picture(before, after)["groups"][0]
+    assert fw["drop_pps"] - fw["fault_pps"] == pytest.approx(900 / 2)
 
 
 def test_busy_shares_are_added_up() -> None:
