@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -390,11 +391,16 @@ def test_a_primary_that_refuses_is_left_alone(instance: Run) -> None:
         for point in ("ask map", "ask lane", "ask takeovers"):
             ids = s.arm(point, raising(point, how="refuse", times=3))
 
-            def refused(ids: list[str] = ids) -> bool:
+            def all_three(ids: list[str] = ids) -> bool:
+                return times(s, ids) == 3
+
+            def refused(done: Callable[[], bool] = all_three) -> bool:
                 for n in (3, 2):  # a worker that lacks what was refused is waited for by nobody
                     s.ask(lambda one, n=n: one.scale("fw", n, wait=False))
+                    # The map changes for a worker that is ready, not for one that is on its way.
+                    s.until(lambda n=n: done() or s.status()["groups"][0]["ready"] == n, 5)
                 sweeping.worker_dies(s)
-                return s.until(lambda: times(s, ids) == 3, 1)
+                return s.until(done, 1)
 
             wait_for(refused)
             # One whose lanes were refused would wait for them until its deadline.
