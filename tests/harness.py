@@ -99,14 +99,19 @@ def here(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(["dpsup", *args], code, *said)
 
 
+class Late(AssertionError):
+    """What had to come did not come in time."""
+
+
 def wait_for(what: Callable[[], Any], timeout: float = PATIENCE, step: float = 0.02) -> Any:
-    """The first true value of `what`."""
+    """The first true value of `what`. Raises: Late."""
     deadline = time.monotonic() + timeout
     while True:
         value = what()
         if value:
             return value
-        assert time.monotonic() < deadline, f"waited {timeout} s in vain"
+        if time.monotonic() > deadline:
+            raise Late(f"waited {timeout} s in vain")
         time.sleep(step)
 
 
