@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import re
 import select
 import signal
@@ -27,6 +28,7 @@ from dpsup.instance import history
 # Never `-m dpsup`: in the source folder that would be the sources, not what was installed.
 DPSUP = [str(Path(sys.executable).with_name("dpsup"))]
 PATIENCE = 60.0  # seconds, to catch what hangs
+LONG = os.environ.get("DPSUP_LONG") == "1"
 
 HEAD = """
 version = 1
@@ -97,6 +99,13 @@ def here(*args: str) -> subprocess.CompletedProcess[str]:
         sys.argv = before
     said = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
     return subprocess.CompletedProcess(["dpsup", *args], code, *said)
+
+
+def seed() -> int:
+    """Of what a test draws: the same in each run, another one with --long."""
+    drawn = random.randrange(1 << 32) if LONG else 1
+    print(f"seed {drawn}")
+    return drawn
 
 
 class Late(AssertionError):

@@ -37,6 +37,7 @@ class Traced:
         self._call(_SEIZE, 0, ctypes.c_void_p(_TRACE_FORK if forks else 0))
         self._call(_INTERRUPT)
         self._wait()
+        self._stepped = False
 
     def _call(self, request: int, address: int = 0, data: object = None) -> int:
         ctypes.set_errno(0)
@@ -64,6 +65,7 @@ class Traced:
         """Run one instruction; the address of the next."""
         self._call(_SINGLESTEP)
         self._wait()
+        self._stepped = True
         return self.where()
 
     def run_to(self, address: int, times: int, seconds: float) -> bool:
@@ -117,7 +119,9 @@ class Traced:
         self._call(_DETACH)
 
     def let_go(self, number: int = 0) -> None:
-        """It goes on, with this signal if it is not 0."""
+        """It goes on, with this signal if it is not 0: which is lost before the first step, as a
+        stop that we asked for is no delivery of a signal (ptrace(2), PTRACE_EVENT_STOP)."""
+        assert self._stepped or not number
         with contextlib.suppress(Gone):
             self._call(_DETACH, 0, ctypes.c_void_p(number))
 
@@ -134,7 +138,7 @@ class Traced:
                 message = ctypes.c_ulong()
                 self._call(_GET_EVENT, 0, ctypes.byref(message))
                 child = Traced.__new__(Traced)
-                child.pid = message.value
+                child.pid, child._stepped = message.value, False
                 child._wait()
                 return child
             signo = 0 if os.WSTOPSIG(status) == signal.SIGTRAP else os.WSTOPSIG(status)

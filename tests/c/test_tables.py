@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from harness import LONG, seed
 
 ROOT = Path(__file__).resolve().parents[2]
 SDK = ROOT / "workers" / "sdk"
 HEADERS = sorted(path.name for path in SDK.glob("dpsup_table*.h"))
-LONG = bool(os.environ.get("DPSUP_LONG"))
 pytestmark = pytest.mark.timeout(3600 if LONG else 600)
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
@@ -46,11 +45,11 @@ def run(program: Path, *args: object) -> str:
 @pytest.mark.parametrize("what", ["lpm", "exact", "array"])
 def test_random_operations_do_what_a_plain_model_does(fast: Path, what: str) -> None:
     """Each a million operations in the long targets, with seeds that are new each time."""
-    run(fast, what, random.randrange(2**32), 1_000_000 if LONG else 10_000)
+    run(fast, what, seed(), 1_000_000 if LONG else 10_000)
 
 
 def test_any_entries_fit_and_one_more_is_refused(fast: Path) -> None:
-    run(fast, "full", random.randrange(2**32))
+    run(fast, "full", seed())
 
 
 def test_a_table_of_the_internet_s_shape(fast: Path) -> None:
@@ -71,7 +70,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("what", ["lpm", "exact", "array", "full"])
 def test_nothing_is_read_or_written_outside(sanitized: Path, what: str) -> None:
-    run(sanitized, what, random.randrange(2**32), 1000)
+    run(sanitized, what, seed(), 1000)
 
 
 C = ["c11", "gnu17"]

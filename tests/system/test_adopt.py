@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DPSUP, NULL, Run, leftovers, run, wait_for
+from harness import DPSUP, LONG, NULL, Run, leftovers, run, seed, wait_for
 from jobs import IO, LOSSLESS, SLOW, Job, accounted, group, kill_busy, out, pcap_port, spare_pids
 from ptrace import Traced
 from traffic import Packet, compare, flows, mix, save, swapped
@@ -297,7 +297,6 @@ def test_of_two_starts_one_wins(instance: Run) -> None:
     assert data_plane(instance.status()) == data_plane(before)
 
 
-LONG = os.environ.get("DPSUP_LONG") == "1"
 MOMENTS = 8 if LONG else 1
 OPS = {
     "idle": [],
@@ -322,9 +321,7 @@ def declared(instance: Run) -> dict[str, Any]:
 
 def test_killed_in_the_middle_of_anything(instance: Run) -> None:
     """The supervisor, at a sweep of moments of each operation; then a start."""
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+    rng = random.Random(seed())
     instance.start(NULL + "spares = 1\n")
     ops = OPS if LONG else dict(rng.sample(sorted(OPS.items()), 3))
     for op, words in ops.items():
@@ -356,9 +353,7 @@ def test_killed_in_the_middle_of_anything(instance: Run) -> None:
 
 @pytest.mark.long
 def test_killed_in_the_middle_of_a_start_or_of_an_adoption(instance: Run) -> None:
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+    rng = random.Random(seed())
     instance.write(NULL + "spares = 1\n")
     for i in range(24 if LONG else 4):
         starting = instance.foreground()

@@ -5,18 +5,16 @@ instruction". The worker under test is the one that ships; breakpoints say where
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 
 import pytest
-from harness import Run, wait_for
+from harness import LONG, Run, seed, wait_for
 from jobs import IO, LOSSLESS, SLOW, Job, accounted, deaths, group, out, pcap_port
 from ptrace import Gone, Traced, executed
 from traffic import compare, flows, mix, save, swapped
 
 pytestmark = pytest.mark.beside
 
-LONG = os.environ.get("DPSUP_LONG") == "1"
 STEPS = 12_000  # single steps that see a few whole bursts
 BURST = 64
 
@@ -24,10 +22,9 @@ BURST = 64
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("rewrite", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: bool) -> None:
-    seed = random.randrange(1 << 32)
-    rng = random.Random(seed)
-    print(f"seed {seed}")
-    packets = mix(flows(), 600_000 if LONG else 300_000, seed)
+    number = seed()
+    rng = random.Random(number)
+    packets = mix(flows(), 600_000 if LONG else 300_000, number)
     save(instance.folder / "wan.in.pcap", packets)
     # So dear that packets are left for all kills, however late each of them comes.
     args = f"cycles = {10 * SLOW}, rewrite = {str(rewrite).lower()}"

@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 from eal import own_processes, zombies
-from harness import NULL, Run, wait_for
+from harness import LONG, NULL, Run, wait_for
 from ptrace import Gone, Traced
 
 import dpsup
 
 pytestmark = pytest.mark.beside
 
-LONG = os.environ.get("DPSUP_LONG") == "1"
 SPARE = NULL.replace("net_null0", "net_null0,size=64").replace(
     "count = 2", 'count = 1\nspares = 1'
 ).replace("intensity = 100", "intensity = 1000000")  # fmt: skip

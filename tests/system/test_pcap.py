@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import PATIENCE, Run, run, wait_for
+from harness import PATIENCE, Run, run, seed, wait_for
 from jobs import (
     IO,
     JUMBO,
@@ -448,15 +448,14 @@ def kill_often(job: Job, kills: int, seed: int) -> None:
 def test_kills_lose_nothing_and_change_nothing_twice(
     instance: Run, some_flows: list[Flow], cores: str, workers: int, kills: int, size: int
 ) -> None:
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    packets = mix(some_flows, size, seed)
+    number = seed()
+    packets = mix(some_flows, size, number)
     queues = save_queues(instance, packets)
     # So dear that packets are left for all the kills on a fast machine with many CPUs too.
     args = f"cycles = {5 * SLOW}, rewrite = true"
     text = pcap_port(inputs=2, outputs=1) + f'[[io]]\ncores = "{cores}"\n'
     job = Job(instance, text + group("delay", workers, args))
-    kill_often(job, kills, seed)
+    kill_often(job, kills, number)
     assert job.sent() < len(packets), "the run was too short to prove anything"
     everybody = job.instance.status()["groups"][0]["workers"]
     assert all(w["tx_packets"] > 0 for w in everybody), "some had nothing to do"
@@ -533,9 +532,7 @@ def test_deaths_in_a_row_keep_order(instance: Run, packets: list[Packet]) -> Non
 @pytest.mark.long
 @pytest.mark.parametrize("cores", ["1", "0-1"])
 def test_kills_while_workers_come_and_go(instance: Run, some_flows: list[Flow], cores: str) -> None:
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+    rng = random.Random(seed())
     packets = mix(some_flows, 60_000, seed)
     save_queues(instance, packets)
     text = pcap_port(inputs=2) + f'[[io]]\ncores = "{cores}"\n'

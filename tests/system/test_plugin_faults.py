@@ -102,27 +102,34 @@ def children(pid: int) -> set[int]:
 
 
 def test_what_a_plugin_forks_has_no_packet_memory_and_ends_with_its_worker(instance: Run) -> None:
+    def families(dead: set[int]) -> dict[int, set[int]]:
+        """Two workers that are none of these, and the children of each."""
+
+        def pids() -> set[int]:
+            doc = instance.status()
+            found = {w["pid"] for w in doc["groups"][0]["workers"] if w["pid"]}
+            fine = doc["state"] == "running" and len(found) == 2 and not found & dead
+            return found if fine else set()
+
+        born = {pid: children(pid) for pid in wait_for(pids)}
+        assert all(len(one) == 2 for one in born.values()), born
+        return born
+
     instance.start(with_plugin(build(instance.folder, FORKS)))
-    workers = [w["pid"] for w in instance.status()["groups"][0]["workers"] if w["pid"]]
-    born = {pid: children(pid) for pid in workers}
-    assert all(len(one) == 2 for one in born.values()), born
+    born = families(set())
     for child in set().union(*born.values()):
         assert "map_" not in Path(f"/proc/{child}/maps").read_text(), "it keeps hugepages"
-    for pid in workers:
+    for pid in born:
         assert os.sched_getscheduler(pid) == os.SCHED_OTHER
-    os.kill(workers[0], signal.SIGKILL)
-    wait_for(lambda: not any(lives(child) for child in born[workers[0]]))
-    assert all(lives(child) for child in born[workers[1]])
+    first, second = born
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: not any(lives(child) for child in born[first]))
+    assert all(lives(child) for child in born[second])
     # Nor do they outlive the primary, whose death ends the seed too.
-    instance.until(lambda s: s["state"] == "running")
-    doc = instance.status()
-    born = {w["pid"]: children(w["pid"]) for w in doc["groups"][0]["workers"] if w["pid"]}
-    assert all(len(one) == 2 for one in born.values()), born
-    os.kill(doc["primary"]["pid"], signal.SIGKILL)
+    born = families({first})
+    os.kill(instance.status()["primary"]["pid"], signal.SIGKILL)
     wait_for(lambda: not any(lives(child) for one in born.values() for child in one))
-    instance.until(lambda s: s["state"] == "running" and s["recovery"]["primary_deaths"] == 1)
-    doc = instance.status()
-    born = {w["pid"]: children(w["pid"]) for w in doc["groups"][0]["workers"] if w["pid"]}
+    born = families({*born})
     instance.stop()
     wait_for(lambda: not any(lives(child) for one in born.values() for child in one))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NULL, Run, dies, run, wait_for
+from harness import NULL, Run, dies, run, seed, wait_for
 from jobs import (
     IO,
     LOSSLESS,
@@ -253,9 +253,7 @@ def test_kills_blame_no_packet(instance: Run, packets: list[Packet]) -> None:
     """SIGKILL from anybody, and fatal signals that somebody else sends: none is the packet's
     doing, however often they hit the same one."""
     save(instance.folder / "wan.in.pcap", packets)
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+    rng = random.Random(seed())
     args = f"cycles = {SLOW * 12}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=spares(2)))
     sent = (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)

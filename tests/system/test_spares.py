@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NULL, Run, at_rest, wait_for
+from harness import NULL, Run, at_rest, seed, wait_for
 from jobs import (
     IO,
     LOSSLESS,
@@ -86,9 +86,7 @@ def test_whoever_dies_all_ends_as_declared(
     instance: Run, packets: list[Packet], spares: int
 ) -> None:
     """Workers, spares and both at once, up to all of them."""
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+    rng = random.Random(seed())
     save(instance.folder / "wan.in.pcap", packets)
     args = f"cycles = {5 * SLOW}, rewrite = true"
     job = Job(instance, pcap_port() + IO + group("delay", 3, args, more=with_spares(spares)))

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Run, run, wait_for
+from harness import LONG, Run, run, wait_for
 from jobs import IO, SLOW, Job, deaths, group, out, pcap_port, save_queues
 from ptrace import Gone, Traced, executed
 from traffic import Packet, compare, flows, mix, save
 
 EXAMPLE = Path(__file__).parents[2] / "workers" / "examples" / "count_flows.c"
-LONG = os.environ.get("DPSUP_LONG") == "1"
 STEPS = 12_000  # single steps that see a few whole bursts
 STATE = '\nstate = 64\nbucket_state = "2KiB"\n'
 TWO_IO = '[[io]]\ncores = "0-1"\n'

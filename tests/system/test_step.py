@@ -4,12 +4,11 @@ works on a copy of what a death there would leave, and every packet must be done
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
 import pytest
-from harness import Run
+from harness import LONG, Run
 from jobs import build
 from stepping import build_step, step
 from traffic import flows, mix, save
@@ -18,7 +17,6 @@ from dpsup import connect
 
 pytestmark = pytest.mark.beside
 
-LONG = os.environ.get("DPSUP_LONG") == "1"
 STEPS = 25_000  # some seven bursts; while they last the CPU has no time for much else
 ROUNDS = 80 if LONG else 1
 EXAMPLE = Path(__file__).parents[2] / "workers" / "examples" / "count_ports.c"
