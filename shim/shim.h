@@ -49,6 +49,7 @@ struct dps_port_conf {
 	char name[DPS_NAME];
 	char device[DPS_NAME];      // as EAL names it
 	char vdev[DPS_VDEV];        // a virtual one with its arguments; "": PCI
+	char pci[DPS_VDEV];         // a PCI device with its arguments, if it is probed after EAL's start
 	uint32_t pool;
 	uint32_t rx_desc;
 	uint32_t tx_desc;

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dpsup.host.interfaces import remove_dead_socket, takes_connection
 from dpsup.primary.eal_locks import Attachments
 from dpsup.primary.outputs import Output, output_of
 from dpsup.primary.shim import check, ffi, lib, text
-from dpsup.topology.values import memif_of
+from dpsup.topology.values import memif_of, pci_address
 
 # Microsoft's example key ("Verifying the RSS hash calculation"), the default of most NICs.
 MICROSOFT_KEY = bytes.fromhex(
@@ -46,6 +47,12 @@ def rss_key(spec: str) -> bytes:
 
 def rss_types(fields: list[str]) -> int:
     return sum(_RSS[f] for f in fields)
+
+
+def pci_spec(plan: Plan, device: str) -> str:
+    """A PCI device with its arguments, as EAL's start was given it."""
+    allowed = (word for flag, word in pairwise(plan["eal_args"]) if flag == "-a")
+    return next((word for word in allowed if pci_address(word) == device), device)
 
 
 def _verdict(hops: list[tuple[str, int]], port: int) -> int:
@@ -204,6 +211,7 @@ class Layout:
         conf.name = port["name"].encode()
         conf.device = port["device"].encode()
         conf.vdev = port["vdev"].encode()
+        conf.pci = pci_spec(self.plan, port["device"]).encode()
         conf.pool = port["pool"]
         conf.rx_desc = port["rx_desc"]
         conf.tx_desc = port["tx_desc"]

@@ -169,7 +169,14 @@ def _pci(value: str) -> str:
     if not address:
         raise invalid(f"{show(value)} is not a PCI address")
     _, comma, devargs = value.partition(",")
-    return address + comma + devargs
+    whole = address + comma + devargs
+    if (size := len(whole.encode())) > limits.DEVICE:
+        raise invalid(
+            f"the device and its arguments take {size} bytes",
+            why=f"there is room for {limits.DEVICE}",
+            help="leave out the arguments that are the driver's defaults",
+        )
+    return whole
 
 
 def _vdev(value: str) -> str:

@@ -276,8 +276,9 @@ device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, 
 		}
 	}
 	ret = rte_eth_dev_get_port_by_name(conf->device, &port->id);
-	// EAL's start takes the PCI devices that are there. The seed answers that it needs none.
-	if (ret != 0 && p->io_running && conf->vdev[0] == '\0' && rte_dev_probe(conf->device) == 0)
+	// EAL's start takes the PCI devices that are there. One that comes later is probed with its
+	// arguments: EAL forgets those of before. The seed answers that it needs none.
+	if (ret != 0 && p->io_running && conf->vdev[0] == '\0' && rte_dev_probe(conf->pci) == 0)
 		ret = rte_eth_dev_get_port_by_name(conf->device, &port->id);
 	if (ret != 0) {
 		say(why, "no such device: no driver took %s", conf->device);

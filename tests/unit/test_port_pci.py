@@ -6,16 +6,21 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from unit.fakehost import FILE, MINIMAL, machine
 
 from dpsup.host import pci
+from dpsup.plan.place import make_plan
 from dpsup.primary import ports
+from dpsup.primary.layout import pci_spec
 from dpsup.primary.ports import LOOK_S, RETRY_S, Ports
 from dpsup.primary.shim import lib
+from dpsup.topology.load import load
 
 DEVICE = "0000:01:00.0"
 
@@ -142,6 +147,19 @@ def test_a_device_is_not_asked_for_at_once(fake: Fake) -> None:
     assert RETRY_S > 0 and "open" not in fake.lib.did
     fake.look(RETRY_S + LOOK_S)
     assert "open" in fake.lib.did
+
+
+def test_a_device_that_comes_back_has_its_arguments_again() -> None:
+    text = MINIMAL.replace('vdev = "net_null0"', 'pci = "01:00.0,tx_pp=500,mprq_en=1"')
+    topology, problems = load(FILE, machine(text))
+    assert topology is not None, problems
+    plan: Any = asdict(make_plan(topology, machine(text)))
+    assert pci_spec(plan, DEVICE) == f"{DEVICE},tx_pp=500,mprq_en=1"
+    plan["eal_args"] = ["-a", f"{DEVICE[:-1]}1,other=1"]
+    assert pci_spec(plan, DEVICE) == DEVICE
+    long = text.replace("mprq_en=1", f"mprq_en={'1' * 4096}")
+    _, problems = load(FILE, machine(long))
+    assert any("room for 4095" in p.why for p in problems)
 
 
 @pytest.mark.parametrize(
