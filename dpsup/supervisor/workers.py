@@ -57,6 +57,9 @@ class Workers:
 
     def fork(self, worker: Worker) -> None:
         worker.met()
+        group = self._model.group_of(worker)
+        if group.given_up:  # no longer: what is dropped from now on has another reason
+            self._core.spawn(self._buckets.steer(group))
         if self._sitters.can_fork and not worker.forking:
             worker.forking = True
             self._core.spawn(self._fork(worker))

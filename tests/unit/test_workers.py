@@ -87,6 +87,18 @@ def test_without_a_seed_nothing_is_ordered(shop: Shop) -> None:
     assert shop.worker.pid is None and not shop.core.asked
 
 
+def test_one_that_is_started_again_is_not_given_up_any_more(shop: Shop) -> None:
+    """From its start on, not only once it is ready."""
+    rule = dataclasses.replace(shop.group.plan, on_down="drop")
+    shop.group.plan, shop.group.given_up = rule, True
+    shop.worker.wanted, shop.worker.state = True, "starting"
+    shop.fork()
+    assert ("given_up", {"group": 0, "on": False}) in shop.core.asked
+    shop.core.asked.clear()
+    shop.fork()
+    assert "given_up" not in shop.core.verbs()
+
+
 def test_an_order_is_given_once(shop: Shop) -> None:
     shop.worker.forking = True
     shop.fork()
