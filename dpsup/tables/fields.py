@@ -93,6 +93,10 @@ def _named(what: str, known: Sequence[str], word: str) -> bytes:
     if word in known:
         return known.index(word).to_bytes(2, "little")
     close = suggest(word, known)
+    if word.isdecimal():  # as `_name_of` writes one that has no name
+        message = f"{what} {word} has no name in this topology"
+        help = f"write the name of a {what}" + (f": {listing(list(known))}" if known else "")
+        raise Unreadable(message, help)
     if close:
         help = f"did you mean {show(close)}?"
     elif known:

@@ -78,6 +78,7 @@ def test_a_file_of_each_kind() -> None:
         (ROUTES6, "10.0.0.0/8 1", "is an IPv4 address", "IPv6"),
         (ROUTES6, "fe80::1%eth0 1", "is not an IPv6 address", "2001:db8::1"),
         (ROUTES, "10.0.0.0/8 wam", 'there is no port "wam"', 'did you mean "wan"?'),
+        (ROUTES, "10.0.0.0/8 7", "port 7 has no name in this topology", "a port: wan and lan"),
         (ROUTES, "10.0.0.0/8 zz", 'there is no port "zz"', "the ports are wan and lan"),
         (ROUTES, "10.0.0.0/8", "this one has 1 word", "a comment begins with #"),
         (ROUTES, "10.0.0.0/8 wan lan", "this one has 3 words", "a comment begins with #"),
