@@ -830,6 +830,11 @@ CODES: dict[str, Entry] = {
         "`--type` takes types of events, with commas between them.",
         "`dpsup events -o jsonl | jq -r .type | sort -u` shows which there were.",
     ),
+    "E0728": Entry(
+        "a file that cannot be read in time",
+        "A disk or a network's file system hangs. The instance runs on, and nothing was changed.",
+        "Look at what is mounted at the path that the message names, then try again.",
+    ),
     "E0730": Entry(
         "no such thing to capture",
         "`capture` takes a port, a worker, or a lane: an io core and a worker with a colon between"

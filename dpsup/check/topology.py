@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from dpsup import limits
 from dpsup.check.buffers import buffers
 from dpsup.check.devices import devices
 from dpsup.check.drivers import drivers, kept
@@ -19,7 +20,7 @@ from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.host import eal
 from dpsup.host.plugin_file import NoPlugin
 from dpsup.plan.model import Plan
-from dpsup.plan.paths import runtime_dir
+from dpsup.plan.paths import DIGEST, plugin_copy, runtime_dir
 from dpsup.plan.place import make_plan, worker_cores
 from dpsup.text import cpus, listing, plural, show, suggest
 from dpsup.topology.load import read
@@ -224,7 +225,21 @@ def _plugins(topology: Topology, host: Host) -> Iterator[Problem]:
 
 
 def _files(topology: Topology, host: Host) -> Iterator[Problem]:
+    directory = runtime_dir(topology, host)
     for i, group in enumerate(topology.workers):
+        # Plugins are handed paths of private copies.
+        copies = (
+            (f"{limits.FILE}{k}", plugin_copy(directory, " " * DIGEST, v)) for k, v in group.files
+        )
+        size = limits.args_size((*group.args, *copies))
+        if size > limits.ARGS and group.files:
+            yield topology.source.problem(
+                ("workers", i, "files"),
+                f"`args` and the paths of `files` take {size} bytes",
+                code="E0511",
+                why=f"shared memory has room for {limits.ARGS} in each group",
+                help="hand the plugin fewer files, or choose a shorter [host] runtime_dir",
+            )
         for name, file in group.files:
             if not host.is_file(file):
                 yield topology.source.problem(

@@ -45,6 +45,7 @@ class Memory(TypedDict, total=False):
     groups: dict[str, GroupMemory]
     workers: dict[str, WorkerMemory]
     asked: list[int]  # pids that were told to end
+    loaded: dict[str, str]  # by path, digests of the files that the topology hands to plugins
 
 
 class Left(TypedDict):

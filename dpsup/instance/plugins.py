@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING
 
 from dpsup import limits
 from dpsup.errors import DpsupError
-from dpsup.instance.runtime_dir import PLUGINS
 from dpsup.limits import FILE
+from dpsup.plan.paths import DIGEST, PLUGINS, plugin_copy
 
 if TYPE_CHECKING:
-    from dpsup.plan.model import Plan
+    from dpsup.plan.model import GroupPlan, Plan
 
 Args = tuple[tuple[str, str], ...]
 
-NAME_MOST = 100  # bytes of the file's own name
 SAME, CHANGED, MISSING, IN_PLACE = "same", "changed", "missing", "in place"
 
 
@@ -43,7 +42,7 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
 
 
 def digest_of_bytes(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hashlib.sha256(data).hexdigest()[:DIGEST]
 
 
 def take(directory: Path, path: str) -> tuple[str, str]:
@@ -63,7 +62,7 @@ def take(directory: Path, path: str) -> tuple[str, str]:
     digest = digest_of_bytes(data)
     if b"$ORIGIN" in data:
         return digest, path
-    copy = directory / PLUGINS / f"{digest}-{Path(path).name[-NAME_MOST:]}"
+    copy = Path(plugin_copy(str(directory), digest, path))
     try:
         _write(copy, data, found.st_mtime_ns)
     except OSError as e:
@@ -90,7 +89,7 @@ def _take_file(directory: Path, name: str, path: str) -> str:
         return path  # what ran before runs again
     try:
         data, found = _read(path)
-        copy = directory / PLUGINS / f"{digest_of_bytes(data)}-{Path(path).name[-NAME_MOST:]}"
+        copy = Path(plugin_copy(str(directory), digest_of_bytes(data), path))
         _write(copy, data, found.st_mtime_ns)
     except OSError as e:
         raise DpsupError(
@@ -102,21 +101,30 @@ def _take_file(directory: Path, name: str, path: str) -> str:
     return str(copy)
 
 
-def files_changed(args: Args, wanted: Args) -> list[str]:
-    """The names of files whose contents are others than those of the copies in `args`. Raises:
-    DpsupError."""
-    running = dict(args)
-    found = []
-    for key, path in wanted:
-        copy = running.get(key, "")
-        if not key.startswith(FILE) or not copy:
-            continue
-        try:
-            if digest_of_bytes(_read(path)[0]) != digest_in(copy):
-                found.append(key.removeprefix(FILE))
-        except OSError:
-            found.append(key.removeprefix(FILE))  # who takes it says what is wrong
+def digests(paths: Iterable[str]) -> dict[str, str]:
+    """Of each file, the digest of its contents; "" where it cannot be read: a rollout says why."""
+    found = dict.fromkeys(paths, "")
+    for path in found:
+        with contextlib.suppress(OSError):
+            found[path] = digest_of_bytes(_read(path)[0])
     return found
+
+
+def files_of(args: Args) -> dict[str, str]:
+    """The files among a plugin's arguments, by name."""
+    return {k.removeprefix(FILE): v for k, v in args if k.startswith(FILE)}
+
+
+def digests_of(groups: Iterable[GroupPlan], started: Iterable[GroupPlan]) -> dict[str, str]:
+    """The digest of each file that the topology's `groups` name, as it was when it was copied for
+    those that were started."""
+    copies = {g.name: files_of(g.args) for g in started}
+    return {
+        path: digest_in(copies[g.name][name])
+        for g in groups
+        for name, path in files_of(g.args).items()
+        if name in copies.get(g.name, {})
+    }
 
 
 def _write(copy: Path, data: bytes, mtime_ns: int) -> None:
@@ -158,12 +166,12 @@ def copied(directory: Path, plan: Plan) -> Plan:
 
 def digest_in(copy: str) -> str:
     """The digest that a copy's name has."""
-    return Path(copy).name[:16]
+    return Path(copy).name[:DIGEST]
 
 
 def file_in(copy: str) -> str:
     """The name of the file that it is a copy of."""
-    return Path(copy).name[17:]
+    return Path(copy).name[DIGEST + 1 :]
 
 
 def digest_of(path: str, copy: str) -> str:

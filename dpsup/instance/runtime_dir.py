@@ -33,6 +33,7 @@ from dpsup.host.mounts import hugetlbfs
 from dpsup.host.private import Unsafe
 from dpsup.host.process import Identity
 from dpsup.instance.record import NAMES as RECORDS
+from dpsup.plan.paths import PLUGINS
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.state import Memory
@@ -46,7 +47,6 @@ PRIMARY_LOCK = "primary.lock"
 STATE = "state.json"
 PLAN = "plan.json"
 ROLLOUT, MARK = "rollout.json", "mark.json"
-PLUGINS = "plugins"
 # Everything that may be in a runtime directory, in the order of removal; "dpdk" is EAL's, if
 # RUNTIME_DIRECTORY names this directory; the private copies of plugins: instance.plugins.
 OURS = (

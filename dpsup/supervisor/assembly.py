@@ -17,7 +17,8 @@ from dpsup.errors import DpsupError, Exit
 from dpsup.host import process
 from dpsup.instance import status
 from dpsup.instance.quarantine import Folder
-from dpsup.instance.runtime_dir import CONTROL, EVENTS, PLUGINS
+from dpsup.instance.runtime_dir import CONTROL, EVENTS
+from dpsup.plan.paths import PLUGINS
 from dpsup.supervisor import fsm, journal, metrics_process, snapshot
 from dpsup.supervisor.adopt import Found
 from dpsup.supervisor.buckets import Buckets

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dpsup.documents.quarantine import Death, Story
 from dpsup.documents.story import Evidence
@@ -18,33 +17,9 @@ from dpsup.host.symbols import Loaded, named
 from dpsup.instance.plugins import digest_in, digest_of_bytes, file_in
 from dpsup.instance.quarantine import Folder, describe
 from dpsup.plan.model import Plan
+from dpsup.supervisor.disk import aside
 
-T = TypeVar("T")
 WORKER = "dpsup-worker"
-
-
-async def aside(work: Callable[[], T]) -> T:
-    """Run it on a thread that the exit does not wait for: a disk may hang forever."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def give(result: T) -> None:
-        if not done.cancelled():
-            done.set_result(result)
-
-    def fail(error: Exception) -> None:
-        if not done.cancelled():
-            done.set_exception(error)
-
-    def run() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            try:
-                loop.call_soon_threadsafe(give, work())
-            except Exception as e:  # whatever it is: the caller waits for an answer
-                loop.call_soon_threadsafe(fail, e)
-
-    threading.Thread(target=run, daemon=True).start()
-    return await done
 
 
 def loaded(death: Death, plugins: Path, seed: int | None) -> list[Loaded]:

@@ -276,6 +276,7 @@ def _run(
         stays = bool(where.primaries()) or where.is_held()
         found = _take_over(where, now)
         going_on = found if isinstance(found, adopt.Found) else None
+        loaded: dict[str, str] = {}  # one that adopts reads them in state.json
         if unsound is not None:
             if going_on is None:
                 raise unsound
@@ -286,7 +287,9 @@ def _run(
             plan = found.plan
         else:
             assert topology is not None
-            plan = plugins.copied(where.path, make_plan(topology, host, found))
+            named = make_plan(topology, host, found)
+            plan = plugins.copied(where.path, named)
+            loaded = plugins.digests_of(named.groups, plan.groups)
         if unsound is None:
             _say(f"check      {file}: ok, {_shape(plan)}")
         # Everything else of ours is imported only now: a bad file is told of sooner.
@@ -302,6 +305,7 @@ def _run(
         async def life() -> tuple[int, Supervisor]:
             model = Model(plan, where, replan, voice.say, idle_limit)
             model.topologies = (topology, topology) if topology else None
+            model.loaded = loaded
             if idle_limit is not None and topology is not None:
                 model.promised = promised(topology, host)
             sup = Supervisor(model, verbs.handle)

@@ -221,6 +221,7 @@ class Model(Machine):
         self.progress = progress
         self.idle_limit = idle_limit
         self.topologies: tuple[Topology, Topology] | None = None  # as started, as last loaded
+        self.loaded: dict[str, str] = {}  # digests of the files that the last one hands to plugins
         self.primary = Primary(name="primary")
         self.seed = Seed(name="seed")
         self.groups = [_group(i, g) for i, g in enumerate(plan.groups)]

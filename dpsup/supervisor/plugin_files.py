@@ -8,7 +8,7 @@ from functools import partial
 
 from dpsup.instance import plugins
 from dpsup.supervisor.core import Core
-from dpsup.supervisor.evidence import aside
+from dpsup.supervisor.disk import aside
 from dpsup.supervisor.model import Group, Model
 
 LOOK_S = 1.0  # between two looks

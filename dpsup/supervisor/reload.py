@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from dpsup.documents.printed import Reload as Document
 from dpsup.errors import DpsupError, Exit, Severity, TopologyError, UsageError
 from dpsup.instance import plugins
 from dpsup.plan.diff import LIVE_FIELDS, Change, Class, pending
+from dpsup.supervisor import disk
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Group, Model, policy_of
@@ -20,6 +20,7 @@ from dpsup.supervisor.rollout import Options
 from dpsup.supervisor.rollouts import Rollouts, ended
 from dpsup.supervisor.scale import Scaler, must_run
 from dpsup.supervisor.spares import Spares
+from dpsup.text import listing
 
 if TYPE_CHECKING:
     from dpsup.plan.model import GroupPlan, Plan
@@ -43,6 +44,14 @@ def _read(path: str) -> tuple[Topology, Plan]:
     if reading.topology is None or errors:
         raise TopologyError(errors)
     return reading.topology, make_plan(reading.topology, host)
+
+
+async def _digests(plan: Plan) -> dict[str, str]:
+    """Of the files that a topology hands to plugins. Raises: TimedOut."""
+    paths = [path for group in plan.groups for path in plugins.files_of(group.args).values()]
+    if not paths:
+        return {}
+    return await disk.read(lambda: plugins.digests(paths), f"to read {listing(paths)}")
 
 
 def _document(name: str, file: str, changes: list[Change]) -> Document:
@@ -100,7 +109,7 @@ class Reload:
         path = file or self._model.plan.topology_file
         started, loaded = self._model.topologies
         try:
-            new, plan = await asyncio.to_thread(_read, path)
+            new, plan = await disk.read(lambda: _read(path), f"to read {path}")
         except TopologyError as e:
             # Over the bus goes one text.
             error = DpsupError(str(e), code=e.code)
@@ -112,39 +121,52 @@ class Reload:
                 code="E0721",
                 help=f"`dpsup start {path}` starts it",
             )
+        digests = await _digests(plan)
         changes = pending(started, loaded, new)
-        changes += await asyncio.to_thread(self._files, plan, new, changes)
+        changes += self._files(plan, new, changes, digests)
         doc = _document(self._model.name, path, changes)
         if dry_run or not changes or (doc["restart_needed"] and not partial):
             doc["done"] = not changes
+            if doc["done"] and not dry_run:
+                self._note(started, new, digests)
             return doc
         await self._live(plan, changes)
         for change, told in zip(changes, doc["changes"], strict=True):
             told["done"] = change.kind is Class.LIVE
         doc["failed"] = await self._rolling(plan, changes, doc, options)
         if not doc["failed"]:
-            self._model.topologies = (started, new)
+            self._note(started, new, digests)
         doc["done"] = not doc["failed"]
         self._core.events.add(
             type="reload", name=self._model.plan.name, message=doc["failed"], file=path
         )
         return doc
 
-    def _files(self, plan: Plan, new: Topology, known: list[Change]) -> list[Change]:
-        """The files that plugins are handed and that have other contents than before."""
+    def _note(self, started: Topology, new: Topology, digests: dict[str, str]) -> None:
+        """What the next reload is compared with."""
+        self._model.topologies, self._model.loaded = (started, new), digests
+        self._core.record()
+
+    def _files(
+        self, plan: Plan, new: Topology, known: list[Change], digests: dict[str, str]
+    ) -> list[Change]:
+        """The files that plugins are handed and that have other contents than when they were last
+        loaded. What a rollout has handed over instead is not undone, like its other arguments."""
         keys, found = {c.key for c in known}, []
-        for i, one in enumerate(new.workers):
-            key = f"workers.{one.name}.files"
-            line = new.source.line(("workers", i, "files"))
-            for group, wanted in self._pairs(plan):
-                if group.plan.name != one.name or key in keys:
-                    continue
-                args = self._model.ledgers[group.index].current.args
-                for name in plugins.files_changed(args, wanted.args):
-                    path = dict(one.files)[name]
+        lines = {
+            one.name: new.source.line(("workers", i, "files")) for i, one in enumerate(new.workers)
+        }
+        for group, wanted in self._pairs(plan):
+            name = group.plan.name
+            key = f"workers.{name}.files"
+            running = plugins.files_of(self._model.ledgers[group.index].current.args)
+            for file, path in plugins.files_of(wanted.args).items() if key not in keys else ():
+                copied = plugins.digest_in(running.get(file, ""))
+                before = self._model.loaded.get(path, copied)
+                if digests[path] not in (before, copied):
                     why = f"the contents of {path} are others than before"
-                    was, now = ((name, "as it was"),), ((name, "as it is now"),)
-                    found.append(Change(key, Class.ROLLING, was, now, line, one.name, why))
+                    was, now = ((file, "as it was"),), ((file, "as it is now"),)
+                    found.append(Change(key, Class.ROLLING, was, now, lines[name], name, why))
         return found
 
     def _pairs(self, plan: Plan) -> list[tuple[Group, GroupPlan]]:
@@ -192,7 +214,7 @@ class Reload:
             args = dict(new.args)
             # The same plugin with other arguments is what runs, not what its file is by now.
             plugin = None if new.plugin == group.plan.plugin else new.plugin
-            one = self._rollouts.begin(group, plugin, args, options, exact=True)
+            one = await self._rollouts.begin(group, plugin, args, options, exact=True)
             if one is not None:
                 await ended(one)
                 if one.failed:

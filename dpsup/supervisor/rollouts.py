@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from dpsup.errors import DpsupError, TimedOut, UsageError
 from dpsup.instance import plugins
 from dpsup.instance.runtime_dir import PLAN, ROLLOUT
 from dpsup.limits import ARGS, PLUGIN_PATH, args_size
-from dpsup.supervisor import view
+from dpsup.supervisor import disk, view
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
 from dpsup.supervisor.revisions import Ledger, Revision, UnderWay
@@ -46,6 +47,7 @@ class Rollouts:
     ) -> None:
         self._core, self._model = core, model
         self._hands = Hands(core, model, sitters, spares, workers, self.write, fault)
+        self._taking = asyncio.Lock()
         spares.on_refusal = self.note_refusal
 
     # --- what is written down --------------------------------------------------------------------
@@ -150,7 +152,7 @@ class Rollouts:
 
     # --- what is asked ---------------------------------------------------------------------------
 
-    def begin(
+    async def begin(
         self,
         group: Group,
         plugin: str | None,
@@ -163,12 +165,24 @@ class Rollouts:
         """Start it; the one under way if it leads to the same; None: the group runs that already.
         With `exact`, `args` are all arguments, else those that change. `again`: the revision that
         ran before, whose copy of the plugin is loaded, whatever its file is by now."""
-        must_run(self._model)
         options.check()
         ledger = self._model.ledgers[group.index]
-        directory = self._model.runtime.path
-        plugins.prune(directory, [c for one in self._model.ledgers for c in one.copies()])
-        target = _target(directory, ledger, plugin, args, again, exact=exact)
+        # One after the other: what is copied for one is not pruned by the next.
+        async with self._taking:
+            while True:
+                must_run(self._model)
+                current, directory = ledger.current, self._model.runtime.path
+                plugins.prune(directory, [c for one in self._model.ledgers for c in one.copies()])
+                take = partial(_target, directory, current, plugin, args, again, exact=exact)
+                target = await disk.read(take, f"to copy the plugin of group {group.plan.name}")
+                if current is ledger.current:  # what was under way may have ended meanwhile
+                    return self._start(group, ledger, target, options)
+
+    def _start(
+        self, group: Group, ledger: Ledger, target: Revision, options: Options
+    ) -> UnderWay | None:
+        must_run(self._model)
+        target.number = max(r.number for r in ledger.revisions) + 1
         now = ledger.running
         if now is not None:
             if now.target.is_same(target) and not now.failed:
@@ -212,7 +226,12 @@ class Rollouts:
                     help=f"`dpsup rollout history {group.plan.name}` shows what it ran",
                 )
             path, copy = before.plugin_path, before.plugin_copy
-            if path and path == copy and plugins.digest_of(path, copy) != before.digest:
+            digest = partial(plugins.digest_of, path, copy)
+            if (
+                path
+                and path == copy
+                and await disk.read(digest, f"to read {path}") != before.digest
+            ):
                 raise DpsupError(
                     f"{path}, which group {group.plan.name} ran before, has changed since",
                     code="E0717",
@@ -222,7 +241,7 @@ class Rollouts:
             # What is known to work needs no judge.
             options = Options(canary=0, judge=0.0)
             args = dict(before.args)
-            one = self.begin(group, before.plugin, args, options, exact=True, again=before)
+            one = await self.begin(group, before.plugin, args, options, exact=True, again=before)
         if one is not None and wait:
             await ended(one)
         return self.outcome(one, group)
@@ -243,14 +262,14 @@ def _revision(one: Revision) -> RevisionDocument:
 
 def _target(
     directory: Path,
-    ledger: Ledger,
+    current: Revision,
     plugin: str | None,
     args: dict[str, str] | None,
     again: Revision | None,
     *,
     exact: bool,
 ) -> Revision:
-    current = ledger.current
+    """What a rollout leads to; its number comes later. It reads and copies files: on a thread."""
     path = current.plugin_path
     name = current.plugin
     if plugin is not None:
@@ -283,8 +302,7 @@ def _target(
                 why="a worker that is started again, and an undo, would load the new contents",
                 help="give each version a file of its own: fw-2.so",
             )
-    number = max(r.number for r in ledger.revisions) + 1
-    return Revision(number, name, path, merged, digest, time.time(), "rolling", plugin_copy=copy)
+    return Revision(0, name, path, merged, digest, time.time(), "rolling", plugin_copy=copy)
 
 
 async def ended(one: UnderWay) -> None:

@@ -105,6 +105,7 @@ def note(model: Model, seq: dict[str, int]) -> Memory:
             for w in model.workers()
         },
         "asked": [s.pid for s in model.sitters.values() if s.asked],
+        "loaded": model.loaded,
     }
 
 
@@ -121,6 +122,7 @@ def recall(model: Model, doc: Memory) -> Past:
         model.told = int(doc.get("told", 0))
         model.primary.history = _history(doc.get("primary"))
         model.seed.history = _history(doc.get("seed"))
+        model.loaded = {str(k): str(v) for k, v in doc.get("loaded", {}).items()}
         past.asked = {int(pid) for pid in doc.get("asked", [])}
         for group in model.groups:
             known = doc.get("groups", {}).get(group.plan.name, {})

@@ -244,7 +244,7 @@ async def _rollout(sup: Supervisor, args: Args) -> Rolled:
     plugin, given = want(args, "plugin", str, None), want(args, "args", dict, None)
     if given is not None and not all(isinstance(v, str) for v in given.values()):
         raise ProtocolError("args.args: a table of texts is wanted")
-    one = sup.rollouts.begin(group, plugin, given, _options(args))
+    one = await sup.rollouts.begin(group, plugin, given, _options(args))
     if one is not None and want(args, "wait", bool, False):
         await ended(one)
     return sup.rollouts.outcome(one, group)

@@ -443,3 +443,13 @@ def test_own_faults_come_before_the_machines() -> None:
     assert code_of(FULL, hugepages={2 * MIB: EMPTY}, writable=frozenset(), is_root=False) is (
         Exit.NOT_PERMITTED
     )
+
+
+def test_paths_of_files_count_among_the_arguments() -> None:
+    """They are those of the private copies, in the runtime directory."""
+    names = [f"f{n}.txt" for n in range(80)]
+    own = f"{MINIMAL}[workers.files]\n" + "".join(f'f{n} = "f{n}.txt"\n' for n in range(80))
+    long = own.replace("[mempools", f'[host]\nruntime_dir = "/run/{"d" * 60}"\n\n[mempools')
+    for text, too_many in ((own, False), (long, True)):
+        found = findings(text, files={FILE: text, **{f"/etc/dpsup/{n}": "" for n in names}})
+        assert ["paths of `files` take" in p.message for p in found] == [True] * too_many

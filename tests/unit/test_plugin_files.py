@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from unit.fakecore import TWO, Parts, model
 
-from dpsup.errors import DpsupError
+from dpsup.errors import DpsupError, TimedOut
 from dpsup.instance import plugins
 from dpsup.instance.runtime_dir import OURS, Runtime
+from dpsup.plan.paths import plugin_copy
+from dpsup.supervisor import disk
 from dpsup.supervisor.plugin_files import PluginFiles
 from dpsup.supervisor.revisions import Ledger
 from dpsup.supervisor.rollout import Options, adopt_plan
@@ -164,14 +167,14 @@ def test_the_same_path_rolls_out_what_it_has_become_and_back(tmp_path: Path, so:
     one = parts(tmp_path, so)
     group, ledger = one.model.groups[0], one.model.ledgers[0]
     rollouts, first = one.rollouts, ledger.current
-    assert rollouts.begin(group, str(so), None, Options()) is None  # it runs that
+    assert asyncio.run(rollouts.begin(group, str(so), None, Options())) is None  # it runs that
     so.write_bytes(b"\x7fELF two")
     # Arguments alone mean the plugin that runs.
-    changed = rollouts.begin(group, None, {"x": "y"}, Options())
+    changed = asyncio.run(rollouts.begin(group, None, {"x": "y"}, Options()))
     assert changed is not None and changed.target.plugin_copy == first.plugin_copy
     ledger.running = None
     ledger.revisions.remove(changed.target)
-    new = rollouts.begin(group, str(so), None, Options())
+    new = asyncio.run(rollouts.begin(group, str(so), None, Options()))
     assert new is not None and new.target.digest != first.digest
     assert Path(new.target.plugin_copy).read_bytes() == b"\x7fELF two"
     ledger.running = None
@@ -190,15 +193,15 @@ def test_what_is_loaded_in_place_needs_a_file_for_each_version(tmp_path: Path, s
     group, ledger, rollouts = one.model.groups[0], one.model.ledgers[0], one.rollouts
     first = ledger.current
     assert Ledger.begin(group.plan).current.digest == first.digest, "it is that of the contents"
-    assert rollouts.begin(group, str(so), None, Options()) is None
+    assert asyncio.run(rollouts.begin(group, str(so), None, Options())) is None
     for text in (b"\x7fELF $ORIGIN two", b"\x7fELF two"):
         so.write_bytes(text)
         with pytest.raises(DpsupError) as caught:
-            rollouts.begin(group, str(so), None, Options())
+            asyncio.run(rollouts.begin(group, str(so), None, Options()))
         assert caught.value.code == "E0718" and len(ledger.revisions) == 1
     other = so.with_name("fw-2.so")
     other.write_bytes(b"\x7fELF $ORIGIN two")
-    new = rollouts.begin(group, str(other), None, Options())
+    new = asyncio.run(rollouts.begin(group, str(other), None, Options()))
     assert new is not None
     ledger.running = None
     first.state, new.target.state = "replaced", "current"
@@ -228,7 +231,7 @@ def test_the_files_that_a_plugin_is_handed_are_copied_too(tmp_path: Path, so: Pa
 
     def begin(args: dict[str, str]) -> str:
         """The copy that a rollout to these arguments loads; then it has become what runs."""
-        made = rollouts.begin(group, None, args, Options())
+        made = asyncio.run(rollouts.begin(group, None, args, Options()))
         assert made is not None
         for revision in ledger.revisions:
             revision.state = "replaced" if revision.state == "current" else revision.state
@@ -238,11 +241,12 @@ def test_the_files_that_a_plugin_is_handed_are_copied_too(tmp_path: Path, so: Pa
 
     copy = begin(dict(wanted))
     assert Path(copy).parent == one.model.runtime.path / "plugins"
-    assert rollouts.begin(group, None, dict(wanted), Options()) is None  # it runs that
-    assert plugins.files_changed(group.plan.args, wanted) == []
+    assert asyncio.run(rollouts.begin(group, None, dict(wanted), Options())) is None  # it runs that
+    before = plugins.digests([str(routes)])[str(routes)]
+    assert plugins.digest_in(plugins.files_of(group.plan.args)["routes"]) == before
     routes.write_bytes(b"two")
     assert Path(copy).read_bytes() == b"$ORIGIN one"
-    assert plugins.files_changed(group.plan.args, wanted) == ["routes"]
+    assert plugins.digests([str(routes)])[str(routes)] != before
     second = begin({"file:routes": str(routes)})
     assert Path(second).read_bytes() == b"two"
     # Both stay for an undo; other arguments alone mean the same file.
@@ -251,7 +255,64 @@ def test_the_files_that_a_plugin_is_handed_are_copied_too(tmp_path: Path, so: Pa
     assert begin({"n": "8"}) == second and Path(copy).exists()
     assert plugins.take_files(one.model.runtime.path, wanted[1:]) == wanted[1:]
     with pytest.raises(DpsupError) as caught:
-        rollouts.begin(group, None, dict(wanted), Options())
+        asyncio.run(rollouts.begin(group, None, dict(wanted), Options()))
     assert caught.value.code == "E0511" and "`routes`" in caught.value.message
     assert first.state == "replaced"
+    one.core.drop()
+
+
+def test_a_name_of_any_length_and_letters_is_copied(tmp_path: Path, so: Path) -> None:
+    long = tmp_path / ("ä" * 120 + ".txt")
+    long.write_text("routes")
+    ((_, copy),) = plugins.take_files(tmp_path, (("file:routes", str(long)),))
+    assert Path(copy).read_text() == "routes" and copy.endswith("ä.txt")
+    assert copy == plugin_copy(str(tmp_path), plugins.digest_in(copy), str(long))
+
+
+def test_a_disk_that_hangs_stops_neither_the_supervisor_nor_other_rollouts(
+    tmp_path: Path, so: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = parts(tmp_path, so)
+    group, rollouts = one.model.groups[0], one.rollouts
+    over, take = threading.Event(), plugins.take
+
+    def hang(directory: Path, path: str) -> tuple[str, str]:
+        if "slow" in path:
+            over.wait(60)
+        return take(directory, path)
+
+    monkeypatch.setattr(plugins, "take", hang)
+    monkeypatch.setattr(disk, "PATIENCE_S", 0.05)
+
+    async def work() -> None:
+        turns = 0
+        slow = asyncio.create_task(rollouts.begin(group, "/mnt/slow.so", None, Options()))
+        while not slow.done():
+            turns += 1
+            await asyncio.sleep(0.001)
+        assert turns > 3, "the loop goes on"
+        with pytest.raises(TimedOut) as caught:
+            await slow
+        assert caught.value.code == "E0728" and "group fw" in caught.value.message
+        monkeypatch.setattr(disk, "PATIENCE_S", 60.0)
+        assert await rollouts.begin(group, None, {"x": "y"}, Options()) is not None
+
+    try:
+        asyncio.run(work())
+    finally:
+        over.set()
+    one.core.drop()
+
+
+def test_of_two_rollouts_at_once_one_begins(tmp_path: Path, so: Path) -> None:
+    one = parts(tmp_path, so)
+    group, ledger, rollouts = one.model.groups[0], one.model.ledgers[0], one.rollouts
+
+    async def both() -> list[object]:
+        asked = (rollouts.begin(group, None, {"x": x}, Options()) for x in "ab")
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, second = asyncio.run(both())
+    assert first is ledger.running and [r.number for r in ledger.revisions] == [1, 2]
+    assert isinstance(second, DpsupError) and second.code == "E0716"
     one.core.drop()

@@ -14,9 +14,11 @@ from unit.fakecore import TWO, Parts, run
 from unit.fakehost import FILE, machine
 
 from dpsup.errors import DpsupError, Exit, Problem, TopologyError, UsageError
+from dpsup.instance import plugins
 from dpsup.plan.place import make_plan
 from dpsup.supervisor import reload
 from dpsup.supervisor.reload import Reload
+from dpsup.supervisor.snapshot import note, recall
 from dpsup.topology.load import load
 
 
@@ -45,7 +47,7 @@ class Office(Parts):
         assert topology is not None, problems
         return topology, make_plan(topology, machine(self.file), 3)
 
-    def _begin(self, group: Any, plugin: str | None, *_: Any, exact: bool) -> Any:
+    async def _begin(self, group: Any, plugin: str | None, *_: Any, exact: bool) -> Any:
         assert exact
         self.begun.append((group.plan.name, plugin))
         done = asyncio.Event()
@@ -172,3 +174,59 @@ def test_without_a_file_or_an_instance_nothing_is_loaded(office: Office) -> None
     with pytest.raises(DpsupError) as caught:
         office.load(TWO)
     assert caught.value.code == "E0705"
+
+
+@pytest.fixture
+def handed(office: Office, tmp_path: Path) -> tuple[str, Path]:
+    """A topology that hands its plugin a file, as it was started."""
+    routes = tmp_path / "routes.txt"
+    routes.write_text("one")
+    text = f'{TWO}files = {{ routes = "{routes}" }}\n'
+    topology, problems = load(FILE, machine(text))
+    assert topology is not None, problems
+    named = make_plan(topology, machine(text), 3)
+    started = plugins.copied(tmp_path, named)
+    office.model.topologies = (topology, topology)
+    office.model.loaded = plugins.digests_of(named.groups, started.groups)
+    office.model.ledgers[0].current.args = started.groups[0].args
+    return text, routes
+
+
+def test_a_file_with_other_contents_is_rolled_out(office: Office, handed: tuple[str, Path]) -> None:
+    text, routes = handed
+    assert office.load(text)["changes"] == [] and not office.begun
+    routes.write_text("two")
+    assert office.load(text, dry_run=True)["changes"] and not office.begun
+    assert office.load(text)["done"] and office.begun == [("fw", None)]
+    assert office.load(text)["changes"] == []
+    routes.unlink()
+    assert office.load(text, dry_run=True)["changes"], "a rollout says what is wrong with it"
+
+
+def test_a_reload_does_not_undo_a_rollout_of_another_file(
+    office: Office, handed: tuple[str, Path], tmp_path: Path
+) -> None:
+    text, routes = handed
+    current, other = office.model.ledgers[0].current, tmp_path / "other.txt"
+    other.write_text("other")
+    current.args = plugins.take_files(tmp_path, (("file:routes", str(other)),))
+    assert office.load(text)["changes"] == [] and not office.begun
+    # The next supervisor remembers what was loaded.
+    noted = note(office.model, {})
+    office.model.loaded = {}
+    recall(office.model, noted)
+    assert office.load(text)["changes"] == [] and not office.begun
+    routes.write_text("two")
+    assert office.load(text)["done"] and office.begun == [("fw", None)]
+
+
+def test_a_file_that_was_rolled_out_by_hand_is_no_change(
+    office: Office, handed: tuple[str, Path], tmp_path: Path
+) -> None:
+    text, routes = handed
+    current, first = office.model.ledgers[0].current, office.model.ledgers[0].current.args
+    routes.write_text("two")
+    current.args = plugins.take_files(tmp_path, (("file:routes", str(routes)),))
+    assert office.load(text)["changes"] == [] and not office.begun
+    current.args = first  # another rollout goes back to it: that stays
+    assert office.load(text)["changes"] == [] and not office.begun

@@ -128,11 +128,11 @@ def test_orders_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         Options(margins=Margins(-1)),
     ):  # fmt: skip
         with pytest.raises(UsageError):
-            sup.rollouts.begin(group, "forward", None, options)
+            asyncio.run(sup.rollouts.begin(group, "forward", None, options))
     with pytest.raises(UsageError, match="no built-in plugin"):
-        sup.rollouts.begin(group, "nonesuch", None, Options())
+        asyncio.run(sup.rollouts.begin(group, "nonesuch", None, Options()))
     with pytest.raises(UsageError, match="room for"):
-        sup.rollouts.begin(group, None, {"k": "v" * 9000}, Options())
+        asyncio.run(sup.rollouts.begin(group, None, {"k": "v" * 9000}, Options()))
     with pytest.raises(DpsupError, match="cannot read plugin"):
-        sup.rollouts.begin(group, "/no/such.so", None, Options())
-    assert sup.rollouts.begin(group, group.plan.plugin, None, Options()) is None
+        asyncio.run(sup.rollouts.begin(group, "/no/such.so", None, Options()))
+    assert asyncio.run(sup.rollouts.begin(group, group.plan.plugin, None, Options())) is None
