@@ -207,7 +207,7 @@ class Publisher:
     def publish(self, topic: str, data: Mapping[str, Any]) -> int:
         self.seq[topic] += 1
         publication = Publication(topic, self.seq[topic], data)
-        with contextlib.suppress(zmq.Again):
+        with contextlib.suppress(zmq.ZMQError):  # a subscriber that is slow misses it
             self._socket.send_multipart(
                 [topic.encode(), messages.encode_publication(publication)], zmq.NOBLOCK
             )

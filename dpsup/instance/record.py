@@ -73,7 +73,7 @@ def read(directory: Path, topic: str) -> list[Entry]:
         except OSError:
             continue
         for line in lines:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 entry = json.loads(line)
                 if isinstance(entry, dict) and isinstance(entry.get("seq"), int):
                     found.append(entry)

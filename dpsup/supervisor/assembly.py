@@ -204,7 +204,7 @@ class Supervisor:
         server = Server(model.runtime.file(CONTROL), partial(self._handle, self))
         serving = asyncio.create_task(server.serve())
         core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches
-        core.spawn(PluginFiles(core, model).run(), feature="plugin files")
+        core.spawn(PluginFiles(core, model, core.fault).run(), feature="plugin files")
         if model.plan.metrics_listen:
             core.spawn(metrics_process.keep(core, model, self.children), feature="metrics")
         try:

@@ -18,6 +18,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from dpsup.bus.sockets import AsyncClient, Gone, Publisher
@@ -47,8 +48,10 @@ class Engine:
 
     def __init__(self, model: Model, publisher: Publisher, snapshot: Callable[[], None]) -> None:
         self.model = model
+        self._faults: dict[str, float] = {}  # by feature: when it was said
         self.events: Journal[Event] = Journal("event", publisher.publish)
         self.log: Journal[LogLine] = Journal("log", publisher.publish)
+        self.events.on_fault = self.log.on_fault = partial(self.fault, "journal")
         self.actions: dict[tuple[str, str], Callable[[Any], None]] = {}
         self.after_worker: Callable[[], None] = lambda: None
         self.crashed: BaseException | None = None
@@ -59,7 +62,6 @@ class Engine:
         self._changed = asyncio.Event()
         self._writing = False
         self._unwritable = False
-        self._faults: dict[str, float] = {}  # by feature: when it was said
 
     def connect(self, kind: str, actions: Actions) -> None:
         """Register a part's methods for the actions of one machine of the table."""

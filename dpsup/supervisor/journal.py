@@ -25,22 +25,31 @@ LINES_PER_SECOND = 500
 
 
 class Journal(Generic[Entry]):
-    """A bounded list of numbered entries, each also handed to `publish`."""
+    """A bounded list of numbered entries, each also handed to `publish` and to the listeners. It
+    raises nothing, as it is told in the middle of everything: `on_fault` hears of it."""
 
     def __init__(self, topic: str, publish: Callable[[str, dict[str, Any]], int]) -> None:
         self._topic = topic
         self._publish = publish
         self._entries: deque[Entry] = deque(maxlen=KEPT)
         self.listeners: list[Callable[[Entry], None]] = []
+        self.on_fault: Callable[[Exception], None] = lambda _: None
 
     def add(self, **entry: Any) -> None:
         entry["at"] = time.time()
         entry["at_ns"] = time.monotonic_ns()
-        entry["seq"] = self._publish(self._topic, entry)
+        try:
+            entry["seq"] = self._publish(self._topic, entry)
+        except Exception as e:  # it has no form for the bus, nor for an answer: it is left out
+            self.on_fault(e)
+            return
         whole = cast(Entry, entry)
         self._entries.append(whole)
         for listener in self.listeners:
-            listener(whole)
+            try:
+                listener(whole)
+            except Exception as e:
+                self.on_fault(e)
 
     def restore(self, entries: list[Entry]) -> None:
         """Take over recorded entries; the next number follows their last one."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 from dpsup.instance import plugins
@@ -15,13 +16,18 @@ LOOK_S = 1.0  # between two looks
 
 
 class PluginFiles:
-    def __init__(self, core: Core, model: Model) -> None:
-        self._core, self._model = core, model
+    def __init__(
+        self, core: Core, model: Model, fault: Callable[[str, BaseException], None]
+    ) -> None:
+        self._core, self._model, self._fault = core, model, fault
 
     async def run(self) -> None:
         while True:
             for group in self._model.groups:
-                await self.look(group)
+                try:
+                    await self.look(group)
+                except Exception as e:
+                    self._fault("plugin files", e)
             await asyncio.sleep(LOOK_S)
 
     async def look(self, group: Group) -> None:

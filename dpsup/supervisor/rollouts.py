@@ -92,7 +92,7 @@ class Rollouts:
             left = self._restore(found)
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as e:
+        except Exception as e:  # whatever is wrong with it: the next supervisor meets it too
             self._core.events.add(
                 type="fault",
                 name="rollout",

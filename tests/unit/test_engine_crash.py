@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,3 +92,39 @@ def test_a_supervisor_that_crashed_leaves_the_record_of_a_rollout_alone(tmp_path
     core.crashed = None
     rollouts.write()
     assert (tmp_path / ROLLOUT).exists()
+
+
+def test_a_listener_that_raises_stops_no_action(tmp_path: Path) -> None:
+    """It hears of each event, also of those in the middle of a change of state."""
+    model, forked = fakecore.model(tmp_path), []
+    worker = model.workers()[0]
+
+    async def go() -> Engine:
+        core = engine(model, forked.append)
+        core.events.listeners.append(bug)
+        core.log.listeners.append(bug)
+        core.fire(worker, "start")
+        return core
+
+    core = asyncio.run(go())
+    assert core.crashed is None and forked == [worker]
+    assert faults(core) == ["journal"]
+    assert any("ZeroDivisionError" in e["line"] for e in core.log.since(0))
+    assert [e["new"] for e in core.events.since(0) if e["type"] == "state"] == ["starting"]
+
+
+def test_an_event_that_the_bus_has_no_form_for_is_left_out_and_said(tmp_path: Path) -> None:
+    def publish(_: str, entry: dict[str, Any]) -> int:
+        json.dumps(entry)
+        return 1
+
+    async def go() -> Engine:
+        publisher: Any = SimpleNamespace(publish=publish)
+        core = Engine(fakecore.model(tmp_path), publisher, lambda: None)
+        core.events.add(type="advice", message=b"bytes")
+        core.events.add(type="advice", message="text")
+        return core
+
+    core = asyncio.run(go())
+    assert core.crashed is None and faults(core) == ["journal"]
+    assert [e["message"] for e in core.events.since(0) if e["type"] == "advice"] == ["text"]

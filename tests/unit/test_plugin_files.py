@@ -147,7 +147,7 @@ def _target(one: Parts, path: str) -> None:
 
 def test_a_change_on_disk_is_told_once(tmp_path: Path, so: Path) -> None:
     one = parts(tmp_path, so)
-    files = PluginFiles(one.core, one.model)
+    files = PluginFiles(one.core, one.model, one.core.fault)
     group = one.model.groups[0]
 
     def looks() -> list[str]:
@@ -161,6 +161,25 @@ def test_a_change_on_disk_is_told_once(tmp_path: Path, so: Path) -> None:
     assert looks() == [said] and group.on_disk == "changed"
     so.unlink()
     assert "is gone" in looks()[1]
+
+
+def test_a_look_that_fails_is_not_the_last_one(
+    tmp_path: Path, so: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = parts(tmp_path, so)
+    files, looks = PluginFiles(one.core, one.model, one.core.fault), []
+
+    async def look(group: object) -> None:
+        looks.append(group)
+        if len(looks) == 3:
+            raise asyncio.CancelledError
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(files, "look", look)
+    monkeypatch.setattr("dpsup.supervisor.plugin_files.LOOK_S", 0.0)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(files.run())
+    assert [name for name, _ in one.core.faults] == ["plugin files"] * 2
 
 
 def test_the_same_path_rolls_out_what_it_has_become_and_back(tmp_path: Path, so: Path) -> None:
