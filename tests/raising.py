@@ -28,13 +28,17 @@ PARTS = {
     "buckets": ["Buckets"],
     "children": ["Children"],
     "deaths": ["Deaths"],
+    "evidence": ["Keeper"],
     "primary": ["Generation"],
     "life": ["Life"],
     "monitor": ["Monitor"],
+    "plugin_files": ["PluginFiles"],
     "rejoin": ["Rejoin"],
     "reload": ["Reload"],
+    "rollout": ["Rollout"],
     "rollouts": ["Rollouts"],
     "scale": ["Scaler"],
+    "seed_socket": ["Seed"],
     "sitters": ["Sitters"],
     "spares": ["Spares"],
     "workers": ["Workers"],
@@ -144,6 +148,7 @@ def wrap_actions(points: Points) -> None:
 
 
 def wrap_waits(points: Points) -> None:
+    from dpsup.supervisor import disk
     from dpsup.supervisor.engine import Engine
 
     for name in ("ask", "insist"):
@@ -157,19 +162,23 @@ def wrap_waits(points: Points) -> None:
 
         setattr(Engine, name, asked)
 
-    until, sleep = Engine.until, asyncio.sleep
+    until = Engine.until
 
     def waited(self: Any, *args: Any, **kwargs: Any) -> Any:
         points.reach(f"until {caller()}")
         return until(self, *args, **kwargs)
 
-    def slept(*args: Any, **kwargs: Any) -> Any:
-        if sys._getframe(1).f_globals.get("__name__", "").startswith("dpsup.supervisor"):
-            points.reach(f"sleep {caller()}")
-        return sleep(*args, **kwargs)
-
     Engine.until = waited
-    asyncio.sleep = slept
+    for name in ("sleep", "wait_for", "to_thread"):
+        wait = getattr(asyncio, name)
+
+        def beside(*args: Any, name: str = name, wait: Any = wait, **kwargs: Any) -> Any:
+            if sys._getframe(1).f_globals.get("__name__", "").startswith("dpsup.supervisor"):
+                points.reach(f"{name} {caller()}")
+            return wait(*args, **kwargs)
+
+        setattr(asyncio, name, beside)
+    wrap(points, disk, "read", "wait disk.read")
 
 
 def wrap_parts(points: Points) -> None:
@@ -200,6 +209,17 @@ def wrap_assembly(points: Points) -> None:
                 watcher(counters)
 
             self.monitor.watchers[name] = look
+        for topic, listeners in (
+            ("event", self.core.events.listeners),
+            ("log", self.core.log.listeners),
+        ):
+            for n, listener in enumerate(listeners):
+
+                def hear(entry: Any, topic: str = topic, n: int = n, to: Any = listener) -> None:
+                    points.reach(f"listener {topic} {n}")
+                    to(entry)
+
+                listeners[n] = hear
 
     Supervisor._watch = watched
     for name in ("adopt", "stop", "_write_state"):

@@ -80,6 +80,14 @@ PARTS: list[Case] = [
     (sweeping.rolled_out, raising("entry Rollouts.begin")),
     (sweeping.rolled_out, raising("action worker.adopt")),
     (sweeping.reloaded, raising("entry Reload.reload")),
+    (sweeping.spare_dies, raising("entry Seed.fork")),
+    (sweeping.looked_at, raising("entry PluginFiles.look")),
+    (sweeping.looked_at, raising("listener event 0", "listener event 1", "listener event 2")),
+    (sweeping.rolled_out, raising("wait disk.read")),
+    # Of each kind of wait one; the long sweep goes through all of them.
+    (sweeping.all_die, raising("insist prepare")),
+    (sweeping.worker_dies, raising("until Deaths._successor")),
+    (sweeping.restarted, raising("sleep Workers._unfeed")),
 ]
 PRIMARY = [
     "action primary.sweep", "action primary.report", "action worker.forget",
