@@ -906,7 +906,7 @@ CODES: dict[str, Entry] = {
     "E0760": Entry(
         "no mark",
         "`stats --since-mark` shows what was counted since a mark. None was set, or the instance"
-        " was stopped since, or what is in mark.json is none.",
+        " was stopped since, or mark.json holds no mark.",
         "`dpsup mark`, then `dpsup stats --since-mark`.",
     ),
     "E0761": Entry(

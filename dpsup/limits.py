@@ -21,6 +21,10 @@ PLUGIN_PATH = _abi.DPS_PATH - 1
 DEVICE = _abi.DPS_VDEV - 1
 ARGS = _abi.DPS_ARGS  # bytes: key NUL value NUL ...
 FILE = "file:"  # begins the key of an argument that is a file
+ORDER = _abi.DPS_ORDER  # bytes
+SNAP = _abi.DPS_CAPTURE_SNAP  # bytes
+POLLED_QUEUES = _abi.DPS_POLLED_QUEUES
+HEADROOM = 128  # RTE_PKTMBUF_HEADROOM: bytes of a buffer before a received packet
 ETHERNET = 14  # bytes of an Ethernet header, which an MTU does not count
 FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
 

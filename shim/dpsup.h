@@ -109,6 +109,7 @@ enum {
 	DPS_LEN_MOST = (1 << 14) - 1,
 	DPS_LINE_WORDS = 8,
 	DPS_RING_MOST = 1024 * 1024,
+	DPS_ORDER = 128,        // bytes of an order to the seed, and of its word about one
 	DPS_HEADROOM_UNIT = 16,
 	DPS_HEADROOM_MOST = 15
 };

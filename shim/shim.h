@@ -5,7 +5,9 @@
 
 enum {
 	DPS_TEXT = 256,
+	DPS_POLLED_QUEUES = 64,     // of a driver that spreads packets over all of its queues
 	DPS_XSTAT_NAME = 64,
+	DPS_SLOT_PAGE = 2 << 20,    // a slot begins on a hugepage of its own
 	DPS_VDEV = 4096
 };
 
@@ -204,8 +206,13 @@ struct dps_audit {
 };
 
 // The process that holds a berth.
+enum {
+	DPS_SITTER_NONE = 0,
+	DPS_SITTER_AWAITED = 1,     // a process may come
+	DPS_SITTER_LIVES = 2        // or is being buried
+};
 struct dps_sitter_info {
-	uint32_t state;             // 0: none, 1: a process may come, 2: it lives, or is being buried
+	uint32_t state;             // DPS_SITTER_*
 	int32_t pid;
 	uint32_t group;
 	uint32_t slot;              // where it sits, or was told to; DPS_NO_SLOT: a spare

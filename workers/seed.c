@@ -46,7 +46,7 @@
 #include "worker.h"
 
 enum {
-	ORDER_MOST = 128,
+	ORDER_MOST = DPS_ORDER,
 	LEAVE_MS = 500,         // for workers to leave; the supervisor ends all after 1 s
 	CHILDREN = 2 * DPS_MAX_SITTERS, // a berth is free again before its last one is reaped
 	WORDS = 2 * CHILDREN,           // that wait for room in the supervisor's socket
@@ -487,7 +487,7 @@ take_order(int *from)
 		memcpy(fd, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0) < sizeof(fd) ?
 						c->cmsg_len - CMSG_LEN(0) : sizeof(fd));
 	if (from == &seed.caller) {
-		// The newest supervisor is the one that counts; who says nothing of the kind is none.
+		// The newest supervisor is the one that counts; a caller that says nothing of the kind is none.
 		if (strcmp(text, "hello") == 0) {
 			hang_up(&seed.orders);
 			seed.orders = seed.caller;

@@ -15,7 +15,6 @@ from dpsup import limits
 from dpsup.advise.piece import Command, Key
 from dpsup.advise.queue import Step
 from dpsup.instance.rates import LANE_RESERVE, picture
-from dpsup.topology.model import HEADROOM
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.advice import GroupSeen, IoSeen, PoolSeen, PortSeen, Seen
@@ -43,7 +42,7 @@ def pool_need(plan: Plan, index: int, **instead: int) -> int:
     fed = {p["group"] for p in ports if p["group"] >= 0}
     pool, n_io = plan["pools"][index], len(plan["io"])
     rx = sum(instead.get("rx", p["rx_desc"]) + p["tx_desc"] for p in ports) * n_io
-    room = pool["data_room"] - HEADROOM
+    room = pool["data_room"] - limits.HEADROOM
     segments = max(((p["mtu"] + limits.FRAME_MORE) // room + 1 for p in ports), default=0)
     bursts = sum(instead.get("burst", io["burst"]) * segments for io in plan["io"])
     caches = int(n_io * instead.get("cache", pool["cache"]) * 1.5)

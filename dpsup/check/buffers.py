@@ -18,7 +18,6 @@ from dpsup.topology.values import parse_vdev
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
 
-_HEADROOM = 128  # RTE_PKTMBUF_HEADROOM: bytes of a buffer before a received packet
 _MEMIF_BUFFER = 2048  # net_memif's default `bsize`
 _AF_PACKET_FRAME = 2048  # net_af_packet's default `framesz`
 _AF_PACKET_MTU = 1500  # the most that it takes, whatever `framesz`
@@ -59,7 +58,7 @@ def _memif(
     longest = port.mtu + limits.FRAME_MORE
     bsize = _size(given, "bsize", _MEMIF_BUFFER)
     pool = topology.mempools.get(port.mempool)
-    room = pool.data_room - _HEADROOM if pool else longest
+    room = pool.data_room - limits.HEADROOM if pool else longest
     if longest <= min(bsize, room):
         return
     least = min(bsize, room) - limits.FRAME_MORE
@@ -72,7 +71,7 @@ def _memif(
         " for several packets; 24.11.5 does not",
         help=(f"write bsize={longest}" if bsize < longest else "")
         + (" and " if bsize < longest and room < longest else "")
-        + (f"write data_room = {longest + _HEADROOM} for the pool" if room < longest else "")
+        + (f"write data_room = {longest + limits.HEADROOM} for the pool" if room < longest else "")
         + (f", or mtu = {least}" if least >= 68 else ""),
     )
 

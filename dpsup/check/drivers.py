@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from dpsup import limits
 from dpsup.check.memory import pool_needs
 from dpsup.errors import Problem, Severity
 from dpsup.plan.place import driver_of
 from dpsup.text import plural
-from dpsup.topology.model import HEADROOM, Port, Topology
+from dpsup.topology.model import Port, Topology
 from dpsup.topology.schema import Path
 from dpsup.topology.values import memif_of, parse_vdev
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 Devargs = tuple[tuple[str, str], ...]
 
 _FILES_MOST = 16  # of one net_pcap in one direction
-_QUEUES_MOST = 64  # of net_af_packet's, that io cores poll: shim/setup/port.c
 _FRAME = 2048  # net_af_packet's framesz, if the file does not say
 _FRAME_HEAD = 32  # of the kernel's in each of those frames
 _MEMIF_PATH = 107  # bytes
@@ -46,19 +46,19 @@ def _number(devargs: Devargs, key: str, default: int) -> int:
 
 
 def _room(topology: Topology, port: Port) -> int:
-    return topology.mempools[port.mempool].data_room - HEADROOM
+    return topology.mempools[port.mempool].data_room - limits.HEADROOM
 
 
 def _af_packet(topology: Topology, _: Host, i: int, devargs: Devargs) -> Iterator[Problem]:
     port, path = topology.ports[i], ("ports", i, "vdev")
     queues = _number(devargs, "qpairs", 1)
-    if not 1 <= queues <= _QUEUES_MOST:
+    if not 1 <= queues <= limits.POLLED_QUEUES:
         yield topology.source.problem(
             path,
             f"net_af_packet cannot have {queues} queues here",
             code="E0430",
             why=f"the kernel spreads packets over all of them, and io cores poll 1 to"
-            f" {_QUEUES_MOST}",
+            f" {limits.POLLED_QUEUES}",
             help=f"write qpairs = {len(topology.io_cores) or 1}, one for each io core",
         )
     frame = _number(devargs, "framesz", _FRAME) - _FRAME_HEAD
@@ -70,7 +70,8 @@ def _af_packet(topology: Topology, _: Host, i: int, devargs: Devargs) -> Iterato
             f" `{port.mempool}` {room}",
             code="E0431",
             why="the driver copies each frame into one mbuf, and refuses to start",
-            help=f"write data_room = {frame + HEADROOM} for the mempool, or a smaller framesz",
+            help=f"write data_room = {frame + limits.HEADROOM} for the mempool, or a smaller"
+            " framesz",
         )
 
 
@@ -128,7 +129,7 @@ def _infinite(topology: Topology, host: Host, i: int, devargs: Devargs) -> Itera
                 f" `{port.mempool}`, {room} bytes",
                 code="E0434",
                 why="with infinite_rx the driver takes packets of one mbuf only",
-                help=f"write data_room = {capture.longest + HEADROOM} for the mempool",
+                help=f"write data_room = {capture.longest + limits.HEADROOM} for the mempool",
             )
 
 

@@ -11,7 +11,7 @@ from dpsup.errors import Exit, Problem, Severity
 from dpsup.plan.memory import MIB, memory_nodes, page_size
 from dpsup.plan.place import make_plan
 from dpsup.text import plural
-from dpsup.topology.model import HEADROOM, Topology
+from dpsup.topology.model import Topology
 from dpsup.topology.schema import Path
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def pool_needs(topology: Topology, name: str) -> tuple[int, int]:
     pool = topology.mempools[name]
     # A burst of the longest packets: an io core of a holding group asks for as many before it
     # polls, and leaves the other cores as many and a refill of their caches (shim/io/loop.c).
-    room = pool.data_room - HEADROOM
+    room = pool.data_room - limits.HEADROOM
     segments = max(((port.mtu + limits.FRAME_MORE) // room + 1 for port in ports), default=0)
     held += sum(io.burst * segments for _, io in topology.io_cores)
     held += int(n_io * pool.cache * 1.5)

@@ -107,7 +107,7 @@ def judging_options(f: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--judge", metavar="TIME", default="2s", callback=duration,
             help="How long to measure the old version, the canary, and then all workers (2s); "
-            "0s: not.",
+            "0s: measure nothing.",
         ),
         click.option(
             "--more-drops", metavar="SHARE", default="1%", callback=share,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpsup import limits
 from dpsup.cli.options import Word, duration, live, name_option, output_option, print_json
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _history(ctx: click.Context, topic: str, wanted: Wanted, follow: bool, outpu
     "--dropped",
     metavar="REASON,...",
     default="",
-    help="Only packets that are dropped for these reasons; any: for whichever.",
+    help="Only packets that are dropped for these reasons; any: for every reason.",
 )
 @click.option("-c", "--count", metavar="N", type=click.IntRange(1), help="End after N packets.")
 @click.option(
@@ -115,7 +116,10 @@ def _history(ctx: click.Context, topic: str, wanted: Wanted, follow: bool, outpu
 @click.option("-w", "--write", "file", metavar="FILE", help="Write pcapng; - is stdout.")
 @click.option("--for", "seconds", metavar="TIME", callback=duration, help="End after TIME.")
 @click.option(
-    "--snaplen", type=click.IntRange(1, 65536), default=65536, help="Bytes per packet (65536)."
+    "--snaplen",
+    type=click.IntRange(1, limits.SNAP),
+    default=limits.SNAP,
+    help=f"Bytes per packet ({limits.SNAP}).",
 )
 @name_option
 @click.pass_context

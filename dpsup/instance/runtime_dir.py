@@ -398,7 +398,7 @@ class Runtime:
         return [p for name in self._names for p in process.with_words(word, str(name / file))]
 
     def _mine(self, found: list[Identity]) -> list[Identity]:
-        """Without those of other users: everybody may name a process as he likes."""
+        """Without those of other users: every user may name a process as they like."""
         try:
             owner = self.owner()
         except OSError:

@@ -8,12 +8,12 @@ io cores run the instructions; the primary has libpcap check them once more.
 
 from __future__ import annotations
 
+from dpsup import limits
 from dpsup._libraries import ffi
 from dpsup.errors import HostError, UsageError
 from dpsup.packets.pcap import ETHERNET
 
 _LIBRARIES = ("libpcap.so.0.8", "libpcap.so.1", "libpcap.so")
-_SNAP = 65536
 MOST = 2000  # instructions: io cores run them for each packet
 _NETMASK_UNKNOWN = 0xFFFFFFFF
 
@@ -35,7 +35,7 @@ def compile_filter(text: str) -> list[int]:
             code="E0733",
             help="apt-get install libpcap0.8",
         )
-    handle = pcap.pcap_open_dead(ETHERNET, _SNAP)
+    handle = pcap.pcap_open_dead(ETHERNET, limits.SNAP)
     if handle == ffi.NULL:
         raise MemoryError("libpcap")
     program = ffi.new("struct bpf_program *")

@@ -25,7 +25,7 @@ _CACHE_PER_LCORE = 9 * KIB  # struct rte_mempool_cache, for each of
 _SLACK = 1.01  # objects do not cross pages
 
 _CONTROL_BLOCK = 2 * MIB
-_SLOT_UNIT = 2 * MIB  # slots have pages of their own, in one zone (shim/slot.c)
+_SLOT_UNIT = _abi.DPS_SLOT_PAGE  # slots have pages of their own, in one zone
 _SLOT_HEAD = 64 * KIB
 _STATE_HEAD = 16  # struct dps_state_head
 # EAL, ethdev and drivers; the pages that alignment loses; 152 KiB for each seed's attach.

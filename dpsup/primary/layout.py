@@ -24,7 +24,6 @@ MICROSOFT_KEY = bytes.fromhex(
 )
 # One 16-bit word repeated: both directions of a flow hash alike (Woo and Park, 2012).
 SYMMETRIC_KEY = bytes.fromhex("6d5a") * 20
-_HEADROOM = 128  # RTE_PKTMBUF_HEADROOM
 _RSS = {
     "ipv4": _abi.DPS_RSS_IPV4,
     "ipv6": _abi.DPS_RSS_IPV6,
@@ -115,7 +114,7 @@ def clear_socket(port: Port) -> None:
 def fits_one_mbuf(plan: Plan) -> bool:
     """Does the longest frame of any port fit one mbuf, whichever port it came from?"""
     longest = max(port["mtu"] for port in plan["ports"]) + limits.FRAME_MORE
-    return longest <= min(pool["data_room"] for pool in plan["pools"]) - _HEADROOM
+    return longest <= min(pool["data_room"] for pool in plan["pools"]) - limits.HEADROOM
 
 
 class Layout:

@@ -176,7 +176,7 @@ class Primary:
             check("sitter_get", lib.dps_sitter_get(berth, out))
             if out.state:
                 sitters.append(cast(Sitter, {"berth": berth, **fields(out)}))
-            # Who can write there, the seed and any worker, may have written nonsense.
+            # The seed and any worker can write there, also nonsense.
             if out.exit_pid > 0 and process.is_ending(out.exit_status):
                 exits.append((int(out.exit_pid), int(out.exit_status)))
         return {

@@ -39,8 +39,7 @@ from dpsup.supervisor.spares import Spares
 CENSUS_S = 2.0  # for those that were being forked to come, or to be called off
 SEED_ANSWERS_S = 15.0  # a seed that was attaching; above EAL's own 5 s
 
-# shim/shim.h: struct dps_sitter_info.state
-AWAITED, LIVES = 1, 2
+AWAITED, LIVES = _abi.DPS_SITTER_AWAITED, _abi.DPS_SITTER_LIVES
 STOPPED = _abi.DPS_STORY_STOPPED
 NO_SLOT = _abi.DPS_NO_SLOT
 

@@ -13,9 +13,9 @@ import re
 import socket
 from collections.abc import Callable
 
+from dpsup import limits
 from dpsup.errors import DpsupError, TimedOut
 
-_ORDER_MOST = 128
 _CONNECT_S = 2.0
 _FULL_S = 0.005  # between two tries while the socket has no room
 _NUMBER = re.compile(r"[0-9]{1,10}")
@@ -88,7 +88,7 @@ class Seed:
 
     def _read(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self._socket, _ORDER_MOST, 1)
+            data, fds, _, _ = socket.recv_fds(self._socket, limits.ORDER, 1)
         except BlockingIOError:
             return
         except OSError:

@@ -42,7 +42,6 @@ from dpsup.topology.values import (
 )
 
 VERSION = 1
-HEADROOM = 128  # RTE_PKTMBUF_HEADROOM
 
 
 def _key(default: Any, why: str, write: str, **bounds: Any) -> Any:
@@ -65,9 +64,9 @@ class Mempool(Model):
     mbufs: int = _key(16383, "the packets that the pool holds", "16383", ge=1, le=1 << 27)
     data_room: int = _key(
         2176,
-        f"bytes for one packet's segment, of which {HEADROOM} are headroom",
+        f"bytes for one packet's segment, of which {limits.HEADROOM} are headroom",
         "2176",
-        ge=HEADROOM + 64,
+        ge=limits.HEADROOM + 64,
         le=65535,
     )
     cache: int = _key(512, "mbufs that each io core keeps back for itself", "512", ge=0, le=512)
@@ -188,7 +187,7 @@ class Group(Model):
     input: Texts | None = _key(None, "the ports that feed the group", '["wan"]')
     count: int = _key(1, "the workers of the group", "1", ge=1, le=limits.SLOTS)
     max: int = _key(1, "the workers that the group can be scaled to", "1", ge=1, le=limits.SLOTS)
-    spares: int = _key(1, "the processes that wait to take over", "1", ge=0, le=64)
+    spares: int = _key(1, "the processes that wait to take over", "1", ge=0, le=limits.SPARES)
     cores: AutoCores = _key((), "the CPUs of workers", '"auto" or "3-6,8"')
     ring: Ring = _key(1024, "the size of a lane's rings", "1024", ge=256, le=limits.RING)
     on_full: Literal["drop", "hold"] = _key(

@@ -18,9 +18,9 @@
 enum { NOBODY = DPS_MAX_SITTERS };      // in seat.sitter
 
 enum warden_state {
-	OFF,                    // no process; the control thread may open this berth
-	AWAITED,                // opened; a process with the ticket may come
-	ON                      // it holds its lease
+	OFF = DPS_SITTER_NONE,  // no process; the control thread may open this berth
+	AWAITED = DPS_SITTER_AWAITED,   // opened; a process with the ticket may come
+	ON = DPS_SITTER_LIVES   // it holds its lease
 };
 
 struct warden {

@@ -305,7 +305,7 @@ device_open(const struct dps_port_conf *conf, uint32_t n_io, struct port *port, 
 	}
 	port->rx_queues = RTE_MIN(n_io, (uint32_t)dev.max_rx_queues);
 	if (driver_feeds_all_queues(dev.driver_name))
-		port->rx_queues = RTE_MIN((uint32_t)dev.max_rx_queues, 64u);
+		port->rx_queues = RTE_MIN(dev.max_rx_queues, DPS_POLLED_QUEUES);
 	port->tx_queues = RTE_MIN(n_io, (uint32_t)dev.max_tx_queues);
 	if (port->rx_queues < n_io)
 		say(note, "%u rx queues for %u io cores: the others receive nothing here. ",

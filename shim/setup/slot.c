@@ -19,10 +19,7 @@
 
 #include "primary.h"
 
-enum {
-	SLOT_PAGE = 2 << 20,    // a slot begins on a hugepage of its own
-	OWN_LEN = offsetof(struct dps_ctl, lease)       // of the control block, the primary's own
-};
+enum { OWN_LEN = offsetof(struct dps_ctl, lease) };     // of the control block, the primary's own
 
 static int
 lowest(const struct rte_memseg_list *msl, void *arg)
@@ -176,7 +173,7 @@ slot_len(uint32_t n_io, const struct dps_group_conf *conf)
 
 	return RTE_ALIGN(RTE_ALIGN(sizeof(struct dps_slot), (size_t)4096) + sizeof(struct dps_perf) +
 				 n_io * lane + state,
-			 (size_t)SLOT_PAGE);
+			 (size_t)DPS_SLOT_PAGE);
 }
 
 // Bytes of a group's state by bucket, in whole pages. A bucket's lines are its owner's alone.
@@ -186,7 +183,7 @@ buckets_len(struct dps_group_conf *conf)
 	if (conf->bucket_state == 0)
 		return 0;
 	conf->bucket_stride = RTE_ALIGN(sizeof(struct dps_state_head) + conf->bucket_state, 64);
-	return RTE_ALIGN((size_t)DPS_BUCKETS * conf->bucket_stride, (size_t)SLOT_PAGE);
+	return RTE_ALIGN((size_t)DPS_BUCKETS * conf->bucket_stride, (size_t)DPS_SLOT_PAGE);
 }
 
 // One zone for all slots: zones of their own would each lose a page to the allocator's header.
@@ -199,7 +196,7 @@ slots_reserve(struct primary *p)
 	for (uint32_t g = 0; g < p->n_groups; g++)
 		len += p->own->group[g].max * slot_len(p->n_io, &p->own->group[g]) +
 		       buckets_len(&p->own->group[g]);
-	mz = rte_memzone_reserve_aligned("dpsup_slots", len, SOCKET_ID_ANY, 0, SLOT_PAGE);
+	mz = rte_memzone_reserve_aligned("dpsup_slots", len, SOCKET_ID_ANY, 0, DPS_SLOT_PAGE);
 	if (mz == NULL)
 		return rte_errno != 0 ? -rte_errno : -ENOMEM;
 	p->slots = mz->addr;
