@@ -18,21 +18,20 @@ import errno
 import fcntl
 import json
 import os
-import re
-import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut
-from dpsup.host import eal, private, process
-from dpsup.host.mounts import hugetlbfs
+from dpsup.host import private, process
 from dpsup.host.private import Unsafe
 from dpsup.host.process import Identity
+from dpsup.instance import remains
 from dpsup.instance.record import NAMES as RECORDS
+from dpsup.instance.remains import children
 from dpsup.plan.paths import PLUGINS
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
@@ -444,23 +443,7 @@ class Runtime:
         """Remove the files of past generations: sockets, EAL's directories, hugepage files. The
         caller holds the lock and has ended the processes; its own sockets stay. What a process
         still uses stays, too: it may run in another PID namespace. Returns what was removed."""
-        removed = []
-        mine = re.compile(rf"dpsup-{re.escape(self.name)}-g\d+")
-        owner = self.owner()
-        for directory in (*map(Path, eal.runtime_dirs(os.environ)), self.path / "dpdk"):
-            for one in _children(directory):
-                if mine.fullmatch(one.name) and _is_dead(one, owner, one / "config", fcntl.lockf):
-                    shutil.rmtree(one, ignore_errors=True)
-                    removed.append(str(one))
-            with contextlib.suppress(OSError):
-                if directory.parent == self.path and not _children(directory):
-                    directory.rmdir()
-        for mount in hugetlbfs():
-            for one in _children(mount):
-                page = re.fullmatch(mine.pattern + r"map_\d+", one.name)
-                if page and _is_dead(one, owner, one, fcntl.flock):
-                    one.unlink(missing_ok=True)
-                    removed.append(str(one))
+        removed = remains.remove(self.name, self.owner(), self.path / "dpdk")
         removed += self._dead_sockets()
         with self.at() as here:
             for name in (PRIMARY, SEED, PLAN, ROLLOUT, PRIMARY_LOCK):
@@ -512,26 +495,6 @@ def _misfit(name: str, found: os.stat_result, owner: int) -> str:
     return "" if stat.S_ISREG(mode) else "is not a regular file"
 
 
-def _is_dead(one: Path, owner: int, file: Path, lock: Callable[[int, int], object]) -> bool:
-    """Is it the owner's, and does no process hold EAL's lock on its file? EAL's processes hold
-    theirs as long as they live, in whatever PID namespace."""
-    try:
-        if os.lstat(one).st_uid != owner:
-            return False
-        fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True  # EAL died before it created it
-    except OSError:
-        return False
-    try:
-        lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
 def _empty(name: str, place: int) -> None:
     """Remove the files of a directory of ours. Raises: OSError."""
     directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
@@ -540,13 +503,6 @@ def _empty(name: str, place: int) -> None:
             os.unlink(one, dir_fd=directory)
     finally:
         os.close(directory)
-
-
-def _children(directory: Path) -> list[Path]:
-    try:
-        return list(directory.iterdir())
-    except OSError:
-        return []
 
 
 def roots() -> list[Path]:
@@ -586,8 +542,8 @@ def children_of(root: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         if root.lstat().st_mode & stat.S_IWOTH:
             trusted = (0, os.geteuid())
-            return [one for one in _children(root) if one.lstat().st_uid in trusted]
-    return _children(root)
+            return [one for one in children(root) if one.lstat().st_uid in trusted]
+    return children(root)
 
 
 def is_headless(runtime: Runtime) -> bool:

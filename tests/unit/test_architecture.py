@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -32,7 +33,9 @@ HOMES = {
     "pydantic": {"topology/schema"},
     "pydantic_core": {"topology/schema"},
     "cffi": set(),
+    "ctypes": set(),
     "dpsup._shim": {"primary/shim"},
+    "dpsup._libraries": {"packets/filter", "host/process"},  # libpcap and prctl, in ABI mode
     "prometheus_client": {"instance/openmetrics"},
     "graphviz": {"view/dot"},
 }
@@ -115,6 +118,12 @@ def test_third_party_packages_have_one_home(module: str) -> None:
         if any(n == package or n.startswith(f"{package}.") for n in names):
             directory = f"{module.rpartition('/')[0]}/"
             assert homes & {module, directory}, f"{module} imports {package}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_third_party_package_is_without_a_home(module: str) -> None:
+    tops = {name.split(".")[0] for name in imported(MODULES[module])}
+    assert tops <= HOMES.keys() | sys.stdlib_module_names | {"dpsup"}
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if is_pure(m)])

@@ -19,7 +19,7 @@ from unit.test_private import OTHER, root_only
 from dpsup.errors import DpsupError, NotPermitted
 from dpsup.host import process
 from dpsup.host.process import Identity
-from dpsup.instance import runtime_dir
+from dpsup.instance import remains, runtime_dir
 from dpsup.instance.runtime_dir import DIRECTORIES, LOCK, OURS, PLAN, SEED, STATE, Runtime, State
 from dpsup.plan import paths
 from dpsup.supervisor import adopt, launch
@@ -29,8 +29,8 @@ from dpsup.topology.load import load
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(runtime_dir, "roots", lambda: [tmp_path])
-    monkeypatch.setattr(runtime_dir, "hugetlbfs", lambda: [tmp_path / "huge"])
-    monkeypatch.setattr(runtime_dir.eal, "runtime_dirs", lambda _: [str(tmp_path / "eal")])
+    monkeypatch.setattr(remains, "hugetlbfs", lambda: [tmp_path / "huge"])
+    monkeypatch.setattr(remains.eal, "runtime_dirs", lambda _: [str(tmp_path / "eal")])
     return tmp_path
 
 
