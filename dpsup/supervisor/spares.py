@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Spares: processes with the plugin loaded, parked until a warden seats one. This part keeps up
-their number in each group; the warden alone chooses which spare follows a worker."""
+their number in each group; the warden alone chooses which spare follows a worker:
+shim/recovery/successor.c."""
 
 from __future__ import annotations
 
