@@ -19,8 +19,9 @@ from dpsup.check.sharing import sharing
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.host import eal
 from dpsup.host.plugin_file import NoPlugin
+from dpsup.plan.copies import DIGEST, plugin_copy
 from dpsup.plan.model import Plan
-from dpsup.plan.paths import DIGEST, plugin_copy, runtime_dir
+from dpsup.plan.paths import runtime_dir
 from dpsup.plan.place import make_plan, worker_cores
 from dpsup.text import cpus, listing, plural, show, suggest
 from dpsup.topology.load import read

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from dpsup import limits
 from dpsup.errors import DpsupError
 from dpsup.limits import FILE
-from dpsup.plan.paths import DIGEST, PLUGINS, plugin_copy
+from dpsup.plan.copies import DIGEST, PLUGINS, plugin_copy
 
 if TYPE_CHECKING:
     from dpsup.plan.model import GroupPlan, Plan

@@ -32,7 +32,7 @@ from dpsup.host.process import Identity
 from dpsup.instance import remains
 from dpsup.instance.record import NAMES as RECORDS
 from dpsup.instance.remains import children
-from dpsup.plan.paths import PLUGINS
+from dpsup.plan.copies import PLUGINS
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.state import Memory

@@ -13,17 +13,6 @@ if TYPE_CHECKING:
     from dpsup.host.machine import Host
 
 
-PLUGINS = "plugins"  # in the runtime directory
-DIGEST = 16  # digits that the name of a copy begins with
-_NAME_MOST = 100  # bytes of the file's own name in it
-
-
-def plugin_copy(directory: str, digest: str, file: str) -> str:
-    """The private copy of a plugin's file, in the runtime directory `directory`."""
-    name = file.rpartition("/")[2].encode(errors="replace")[-_NAME_MOST:].decode(errors="ignore")
-    return f"{directory}/{PLUGINS}/{digest}-{name}"
-
-
 def runtime_dir(topology: Topology, host: Host) -> str:
     if topology.host.runtime_dir != AUTO:
         return topology.host.runtime_dir

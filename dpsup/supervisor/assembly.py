@@ -18,7 +18,7 @@ from dpsup.host import process
 from dpsup.instance import status
 from dpsup.instance.quarantine import Folder
 from dpsup.instance.runtime_dir import CONTROL, EVENTS
-from dpsup.plan.paths import PLUGINS
+from dpsup.plan.copies import PLUGINS
 from dpsup.supervisor import fsm, journal, metrics_process, snapshot
 from dpsup.supervisor.adopt import Found
 from dpsup.supervisor.buckets import Buckets

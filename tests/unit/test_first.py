@@ -334,3 +334,18 @@ def test_each_command_is_in_the_module_that_the_table_names() -> None:
             assert root.cli.commands[name].callback is not None
             assert root.cli.commands[name].callback.__module__ == f"dpsup.cli.{module}"
             assert line.endswith(".") and len(line) <= 60, "one line of `dpsup --help`"
+
+
+def test_a_look_at_an_instance_loads_no_model_of_a_topology() -> None:
+    """What `status` and its kind import: pydantic alone would double their time."""
+    code = (
+        "import sys, dpsup.instance.client, dpsup.view.watch, dpsup.view.terminal\n"
+        "print('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
+    )
+    found = done.stdout.split()
+    assert "dpsup.instance.runtime_dir" in found
+    for heavy in ("asyncio", "pydantic", "psutil", "prometheus_client", "dpsup._shim"):
+        assert not [one for one in found if one == heavy or one.startswith(f"{heavy}.")], heavy

@@ -14,7 +14,7 @@ from unit.fakecore import TWO, Parts, model
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.instance import plugins
 from dpsup.instance.runtime_dir import OURS, Runtime
-from dpsup.plan.paths import plugin_copy
+from dpsup.plan.copies import plugin_copy
 from dpsup.supervisor import disk
 from dpsup.supervisor.plugin_files import PluginFiles
 from dpsup.supervisor.revisions import Ledger
