@@ -512,14 +512,16 @@ CODES: dict[str, Entry] = {
     ),
     "E0440": Entry(
         "an output that would overwrite a file in use",
-        "A port empties the file that it writes to. This one is read by a port, is the topology"
-        " file or a plugin, or another port or instance writes to it; links to it count as well.",
+        "A port empties the file that it writes to. This one is read by a port or a plugin, is the"
+        " topology file or a plugin, holds the command's own output or a quarantined packet, or"
+        " another port or instance writes to it; links to it count as well.",
         "Name another file in tx_pcap.",
     ),
     "E0441": Entry(
         "one interface, used twice",
         "An interface hands each packet to every port that listens: both ports would receive it, or"
-        " either of them. Between two instances it is a warning, as one of them may only look.",
+        " either of them. A connection of net_memif or net_vhost has one port at each end. Between"
+        " two instances it is a warning, as one of them may only look.",
         "Use another interface, or take packets through several groups by [[chains]].",
     ),
     "E0442": Entry(

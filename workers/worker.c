@@ -35,11 +35,20 @@ worker_rename(const struct shared *shared, uint32_t group, uint32_t member)
 
 static pid_t worker;            // this process
 
+// On a line of its own, whatever the plugin has written there.
+static bool
+say_ready(int notify)
+{
+	static const char line[] = "\nREADY\n";
+
+	return write(notify, line, sizeof(line) - 1) == sizeof(line) - 1;
+}
+
 static void __attribute__((noreturn))
 leave(struct dps_sitter *me, int notify, int code)
 {
 	char text[DPS_ERROR + 32];
-	int len = snprintf(text, sizeof(text), "REFUSED %d %s\n", code, me->error);
+	int len = snprintf(text, sizeof(text), "\nREFUSED %d %s\n", code, me->error);
 
 	if (write(notify, text, len) < 0)
 		code = DPS_EXIT_TEMPORARY;
@@ -149,7 +158,7 @@ wait_for_slot(struct dps_sitter *me, int notify)
 	if (!__atomic_compare_exchange_n(&me->hand, &hand, DPS_HAND_PARKED, 0, __ATOMIC_ACQ_REL,
 					 __ATOMIC_ACQUIRE))
 		return;
-	if (write(notify, "READY\n", 6) != 6)
+	if (!say_ready(notify))
 		_exit(DPS_EXIT_TEMPORARY);
 	while ((hand = dps_load32(&me->hand)) != DPS_HAND_GO)
 		syscall(SYS_futex, &me->hand, FUTEX_WAIT, hand, NULL, NULL, 0);
@@ -212,7 +221,7 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	plugin_seated(slot->member);
 	if (is_spare) {
 		worker_rename(shared, slot->group, slot->member);
-	} else if (write(notify, "READY\n", 6) != 6) {
+	} else if (!say_ready(notify)) {
 		_exit(DPS_EXIT_TEMPORARY);
 	}
 	close(notify);

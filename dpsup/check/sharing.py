@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from dpsup.errors import Problem, Severity
-from dpsup.plan.paths import runtime_dir
+from dpsup.plan.paths import quarantine_dir, runtime_dir
 from dpsup.plan.place import driver_of
 from dpsup.text import show
 from dpsup.topology.model import Topology
 from dpsup.topology.schema import Path
-from dpsup.topology.values import parse_vdev
+from dpsup.topology.values import memif_of, parse_vdev
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
@@ -31,12 +31,13 @@ _RECEIVES = {
     "net_tap": ("remote",),
 }
 _ONCE = ("net_af_packet", "net_af_xdp", "net_tap")  # an argument that is repeated replaces the last
+_VHOST = ("net_vhost", "eth_vhost")  # the driver takes a second port at one socket without a word
 
 
 class _Use(NamedTuple):
     """What a port does with a file, an interface, or a TAP of that name."""
 
-    what: str  # "reads" | "writes" | "receives" | "creates"
+    what: str  # "reads" | "writes" | "receives" | "creates" | "serves" | "joins"
     name: str
 
 
@@ -51,8 +52,11 @@ def _uses(vdev: str, host: Host) -> list[_Use]:
             found.append(_Use("reads" if key == "rx_pcap" else "writes", value))
         elif key in _RECEIVES.get(driver, ()):
             found.append(_Use("receives", value))
-        elif driver == "net_tap" and key == "iface":
+        elif (driver == "net_tap" or driver in _VHOST) and key == "iface":
             found.append(_Use("creates", value))
+    if (memif := memif_of(vdev)) is not None:
+        name = f"{memif.socket} with id={memif.number}"
+        found.append(_Use("serves" if memif.server else "joins", name))
     return found
 
 
@@ -65,6 +69,11 @@ def sharing(topology: Topology, host: Host) -> Iterator[Problem]:
     for group in topology.workers:
         if group.is_file:
             inputs[host.file_id(group.plugin)] = f"it is the plugin of group `{group.name}`"
+        for _, file in group.files:
+            inputs[host.file_id(file)] = f"the plugin of group `{group.name}` reads it"
+    for stream in ("/dev/stdout", "/dev/stderr"):
+        if host.is_file(stream):
+            inputs[host.file_id(stream)] = "what this command says goes there"
     for _, name, uses in ports:
         for use in uses:
             if use.what == "reads":
@@ -106,8 +115,10 @@ def _output(
         return
     one = host.file_id(file)
     why = inputs.get(one) or outputs.get(one) or others.file(one)
-    if host.file_id(posixpath.dirname(file)) == host.file_id(runtime_dir(topology, host)):
-        why = "it lies in the instance's runtime directory, whose files are dpsup's"
+    directory = host.file_id(posixpath.dirname(file))
+    for ours, its in ((runtime_dir, "runtime directory"), (quarantine_dir, "quarantine")):
+        if directory == host.file_id(ours(topology, host)):
+            why = f"it lies in the instance's {its}, whose files are dpsup's"
     if why:
         yield topology.source.problem(
             path,
@@ -121,7 +132,19 @@ def _output(
 def _interface(
     topology: Topology, path: Path, use: _Use, names: dict[_Use, str], others: _Others
 ) -> Iterator[Problem]:
-    if use in names:
+    if use.what in ("serves", "joins"):
+        other = others.interface(use)
+        has = f"port `{names[use]}`" if use in names else f'the instance "{other}"'
+        if use in names or other:
+            yield topology.source.problem(
+                path,
+                f"{has} {use.what} {show(use.name)[1:-1]} too",
+                code="E0441",
+                why="net_memif connects one server with one client, and refuses a second one",
+                help="write another id= here and at the other end, or another socket=",
+                severity=Severity.ERROR if use in names else Severity.WARNING,
+            )
+    elif use in names:
         yield topology.source.problem(
             path,
             f"two ports use the interface {show(use.name)[1:-1]}"

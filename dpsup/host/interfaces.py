@@ -27,6 +27,7 @@ _NLMSGHDR, _IFINFOMSG = struct.Struct("=IHHII"), struct.Struct("=BxHiII")
 class Interface(NamedTuple):
     number: int  # its index, as the kernel says
     trouble: str  # "": it is up and has a carrier
+    up: bool = True  # with or without a carrier
 
 
 class Interfaces:
@@ -66,7 +67,7 @@ class Interfaces:
             return None
         flags = struct.unpack_from("16xH", raw)[0]
         if not flags & _IFF_UP:
-            return Interface(index, f"interface {name} is down")
+            return Interface(index, f"interface {name} is down", up=False)
         return Interface(index, "" if flags & _IFF_RUNNING else f"interface {name} has no carrier")
 
 

@@ -54,6 +54,7 @@ class Watched:
     nic_hash: str = "none"
     shut: bool | None = False  # to the io cores; None: not all of them answered
     was_up: bool = False
+    fell: bool = False  # an interface of it has been set down since it was opened
     indexes: dict[str, int] = field(default_factory=dict)  # of its interfaces, as it was opened
     opened_at: float = 0.0
     retry_at: float = 0.0
@@ -118,6 +119,7 @@ class Ports:
 
     def _opened(self, one: Watched, now: float) -> None:
         one.absent, one.trouble, one.was_up, one.opened_at = False, "", False, now
+        one.fell = False
         info = ffi.new("struct dps_port_info *")
         check("port_info_get", lib.dps_port_info_get(one.index, info))
         names = interfaces_of(one.port["driver"], one.port["vdev"])
@@ -130,11 +132,7 @@ class Ports:
         gone, down = self._trouble(one, deleted, now)
         one.nic_hash = _HASHES[check("port_hashes", lib.dps_port_hashes(one.index))]
         if gone:
-            one.shut = None  # the first thing that closing does
-            with self._turn():
-                check("port_close", lib.dps_port_close(one.index))
-            one.absent = one.shut = True
-            one.trouble = gone
+            self._close(one, gone)
             if now - one.opened_at >= RETRY_MOST_S:
                 one.pause = RETRY_S
             # The kernel needs a moment for what it waited for.
@@ -143,8 +141,29 @@ class Ports:
             return
         one.trouble = down
         want = bool(down and one.indexes)
-        if want != one.shut:
+        if want == one.shut:
+            return
+        if not want and one.fell and one.port["driver"] == "net_af_packet":
+            self._renew(one, now)
+        else:
             self._shut(one, want)
+
+    def _close(self, one: Watched, why: str) -> None:
+        one.shut = None  # the first thing that closing does
+        with self._turn():
+            check("port_close", lib.dps_port_close(one.index))
+        one.absent = one.shut = True
+        one.trouble = why
+
+    def _renew(self, one: Watched, now: float) -> None:
+        """While its interface is down, net_af_packet says of frames that it did not send them, and
+        leaves them in the kernel's ring, which would send them now."""
+        pause = one.pause
+        self._close(one, "it is opened again")
+        one.retry_at = now
+        self._reopen(one, now)
+        if not one.absent:
+            one.pause = pause
 
     def _shut(self, one: Watched, want: bool) -> None:
         """Tried again at the next look where it fails: some io cores may have heard of it."""
@@ -168,6 +187,7 @@ class Ports:
                     return f"interface {name} is gone", ""
             else:
                 down = down or found.trouble
+                one.fell = one.fell or not found.up
         if down or one.indexes:
             return "", down
         info = ffi.new("struct dps_port_info *")
@@ -212,8 +232,9 @@ class Ports:
             one.trouble = why or one.trouble
             return not why or pci.is_free(device)
         for name in interfaces_of(one.port["driver"], one.port["vdev"]):
-            if self._kernel.find(name) is None:
-                one.trouble = f"interface {name} is gone"
+            found = self._kernel.find(name)
+            if found is None or not (found.up or one.port["driver"] == "net_tap"):
+                one.trouble = f"interface {name} is gone" if found is None else found.trouble
                 return False
         memif = memif_of(one.port["vdev"])
         if memif is None or memif.server:

@@ -91,11 +91,13 @@ class Throttle:
 class Lines:
     """Reads a pipe line by line until its end, then closes it."""
 
-    def __init__(self, fd: int, each: Callable[[str], None]) -> None:
+    def __init__(
+        self, fd: int, each: Callable[[str], None], per_second: int = LINES_PER_SECOND
+    ) -> None:
         self._fd = fd
         self._each = each
         self._rest = b""
-        self._throttle = Throttle()
+        self._throttle = Throttle(per_second)
         asyncio.get_running_loop().add_reader(fd, self._read)
 
     def _read(self) -> None:

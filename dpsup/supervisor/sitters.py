@@ -28,6 +28,7 @@ from dpsup.supervisor.seed_socket import Seed, SeedError
 ENDINGS_MOST = 512  # above all processes of an instance
 ENDING_S = 30.0  # between a process's end and the word of who it was; milliseconds
 FATE_S = 0.002  # between two looks at whether a warden is done
+NOTES_PER_SECOND = 1 << 16  # lines from one process; its plugin may write them too
 STARTING, SEATED = _abi.DPS_HAND_STARTING, _abi.DPS_HAND_SEATED
 
 
@@ -130,7 +131,7 @@ class Sitters:
             # A warden's story named it first: it has a worker's place already.
             os.close(pidfd)
         Lines(log_r, lambda line: self._core.log.add(name=sitter.name, line=line))
-        Lines(note_r, lambda line: noted(sitter, line))
+        Lines(note_r, lambda line: noted(sitter, line), NOTES_PER_SECOND)
         return sitter
 
     async def _call_off(self, berth: int, ticket: int) -> None:

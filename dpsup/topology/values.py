@@ -222,6 +222,7 @@ class Memif(NamedTuple):
     server: bool
     socket: str
     abstract: bool  # no file
+    number: str  # its id: what tells several at one socket apart
 
     @property
     def address(self) -> str:
@@ -238,6 +239,7 @@ def memif_of(spec: str) -> Memif | None:
         given.get("role", "client") in ("server", "master"),
         given.get("socket", MEMIF_SOCKET),
         given.get("socket-abstract", "yes") != "no",
+        given.get("id", "0").strip(),
     )
 
 

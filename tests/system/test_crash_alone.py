@@ -237,13 +237,20 @@ REFUSES = """
 static int init(const struct dps_env *env, void **state)
 {
 	const char line[] = "REFUSED abc\\n";
+	const char half[] = "half";
 	struct stat st;
 
 	(void)env;
 	*state = NULL;
-	for (int fd = 3; fd < 64; fd++)
-		if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode) && write(fd, line, 12) < 0)
+	for (int fd = 3; fd < 64; fd++) {
+		if (fstat(fd, &st) != 0 || !S_ISFIFO(st.st_mode))
+			continue;
+		for (int i = 0; i < 1000; i++)
+			if (write(fd, line, 12) < 0)
+				return -1;
+		if (write(fd, half, 4) < 0)
 			return -1;
+	}
 	return 0;
 }
 

@@ -82,8 +82,9 @@ def test_what_a_device_works_with() -> None:
     assert interfaces_of("net_tap", "net_tap0,iface=mine,remote=eth0") == ("eth0",)
     assert interfaces_of("net_null", "net_null0") == ()
     assert memif_of("net_null0") is None
-    assert memif_of("net_memif0") == (False, "/run/memif.sock", True)
-    assert memif_of("net_memif0,role=server,socket=/x,socket-abstract=no") == (True, "/x", False)
+    assert memif_of("net_memif0") == (False, "/run/memif.sock", True, "0")
+    found = memif_of("net_memif0,role=server,socket=/x,socket-abstract=no,id=7")
+    assert found == (True, "/x", False, "7")
 
 
 def test_the_port_that_put_an_io_core_to_sleep() -> None:

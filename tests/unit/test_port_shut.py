@@ -58,13 +58,18 @@ class Fake:
         kernel: Any = SimpleNamespace(fd=-1, deleted=set, find=self._find)
         port = {"name": "wan", "driver": "net_af_packet", "left_out": "",
                 "vdev": "net_af_packet0,iface=eth0"}  # fmt: skip
-        plan: Any = SimpleNamespace(plan={"ports": [port]}, absent={}, open=lambda _: (0, ""))
+        self.opened = 0
+        plan: Any = SimpleNamespace(plan={"ports": [port]}, absent={}, open=self._open)
         self.ports = Ports(plan, kernel)
         self.now = 100.0
         self.ports.begin(self.now)
 
     def _find(self, name: str) -> Interface:
-        return Interface(self.number, "" if self.up else f"interface {name} is down")
+        return Interface(self.number, "" if self.up else f"interface {name} is down", self.up)
+
+    def _open(self, _: int) -> tuple[int, str]:
+        self.opened += 1
+        return 0, ""
 
     def look(self) -> str:
         self.now += 60
@@ -105,3 +110,26 @@ def test_a_port_that_could_not_be_closed_goes_on_if_its_device_does(fake: Fake) 
     assert "port_close" in fake.look()
     fake.number = 7
     assert fake.look() == "" and fake.lib.shut == [0, 0]
+
+
+def test_frames_that_failed_while_the_interface_was_down_are_not_sent_later(fake: Fake) -> None:
+    """net_af_packet leaves them in its ring: a device that is opened anew has another one."""
+    for _ in range(3):
+        opened = fake.opened
+        fake.up = False
+        assert "is down" in fake.look() and fake.opened == opened
+        fake.up = True
+        assert fake.look() == "" and fake.opened == opened + 1
+        assert fake.look() == "" and fake.opened == opened + 1, "once"
+    assert fake.ports.states()["wan"].reopened == fake.lib.closed == 3
+
+
+def test_a_port_is_opened_again_once_its_interface_is_up(fake: Fake) -> None:
+    """A driver that refuses meanwhile would be tried later and later."""
+    fake.number, fake.up = 8, False
+    fake.look()
+    fake.ports.look(fake.now, news=True)
+    assert fake.ports.states()["wan"].absent and fake.opened == 0
+    fake.up = True
+    fake.ports.look(fake.now, news=True)
+    assert not fake.ports.states()["wan"].absent and fake.opened == 1

@@ -73,6 +73,28 @@ def test_an_output_is_no_plugin() -> None:
     assert the_one("net_pcap0,tx_pcap=fw.so", PCI, more).code == "E0440"
 
 
+def test_an_output_is_no_file_that_a_plugin_reads() -> None:
+    more = '[[workers]]\nname = "own"\nplugin = "sink"\ninput = []\nfiles = { a = "list.txt" }'
+    problem = the_one("net_pcap0,tx_pcap=list.txt", more=more)
+    assert (problem.code, problem.why[:25]) == ("E0440", "the plugin of group `own`")
+
+
+@pytest.mark.parametrize("stream", ["/dev/stdout", "/dev/stderr"])
+def test_an_output_is_not_where_the_command_writes(stream: str) -> None:
+    """`dpsup start edge.toml 2>out.pcap`: its lines would overwrite the first packets."""
+    lan = "net_pcap0,tx_pcap=out.pcap"
+    files = {stream: "", FILE: FULL.replace(LAN, f'vdev = "{lan}"')}
+    problem = the_one(lan, files=files, same={stream: OUT})
+    assert problem.code == "E0440"
+
+
+def test_an_output_is_no_quarantined_packet() -> None:
+    at = "/var/lib/dpsup/edge/quarantine"
+    folders = frozenset({at})
+    problem = the_one(f"net_pcap0,tx_pcap={at}/1.pcap", folders=folders)
+    assert problem.code == "E0440"
+
+
 def test_an_output_is_no_file_of_the_runtime_directory() -> None:
     folders = frozenset({"/etc/dpsup", "/run/dpsup/edge"})
     problem = the_one("net_pcap0,tx_pcap=/run/dpsup/edge/state.json", folders=folders)
@@ -103,6 +125,8 @@ def test_nor_a_file_of_another_instance(vdev: str) -> None:
         ("net_pcap0,rx_iface=eth0", "net_pcap1,tx_iface=eth0", {}),
         ("net_pcap0,rx_iface=eth0,tx_iface=eth0", PCI, {}),
         ("net_tap0,iface=t0", "net_tap1,iface=t1", {}),
+        ("net_memif0,role=server,id=1", "net_memif1,role=server,id=2", {}),
+        ("net_memif0,role=server", "net_memif1,role=client", {}),
     ],
 )  # fmt: skip
 def test_what_may_be_shared(lan: str, wan: str, changes: dict[str, Any]) -> None:
@@ -144,6 +168,9 @@ def test_what_files_are(tmp_path: Path) -> None:
         ("net_pcap0,rx_iface=eth0", "net_pcap1,rx_iface_in=eth0"),
         ("net_pcap0,rx_iface=eth0,rx_iface=eth0", PCI),
         ("net_tap0,iface=t0", "net_tap1,iface=t0"),
+        ("eth_vhost0,iface=/v", "net_vhost1,queues=2,iface=/v"),
+        ("net_memif0,role=server,id=1", "net_memif1,id=1,role=master"),
+        ("net_memif0,socket=/s", "net_memif1,socket=/s,id=0"),
     ],
 )
 def test_an_interface_feeds_one_port(lan: str, wan: str) -> None:
