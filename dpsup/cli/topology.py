@@ -137,7 +137,7 @@ def print_plan(file: str, output: str) -> None:
     "--timeout",
     default="10s",
     callback=duration,
-    help="How long a burst may take (10s).",
+    help="CPU time that a burst may take (10s).",
 )
 @click.option("--out", metavar="FILE", help="Write what leaves by ports as pcapng.")
 @click.option(
