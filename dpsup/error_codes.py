@@ -625,6 +625,23 @@ CODES: dict[str, Entry] = {
         " A batch is applied whole or not at all: the table is as it was.",
         "Write `set`, which adds or replaces; remove a `del` of what is not there.",
     ),
+    "E0541": Entry(
+        "a plugin or a capture that `dpsup try` cannot read",
+        "It takes a plugin's file (or the name of a built-in plugin) and a pcap or pcapng file of"
+        " whole Ethernet packets.",
+        "Correct the path, or write the capture anew: `tcpdump -w in.pcap -s 0`, `dpsup capture`.",
+    ),
+    "E0542": Entry(
+        "what `dpsup try` is to put around the plugin is not possible",
+        "A plugin finds ports, groups, arguments and files: names and values as in a topology.",
+        "Correct the option that the message names; `dpsup try --help` has examples.",
+    ),
+    "E0543": Entry(
+        "a trial that ended early",
+        "The program that runs the plugin could not go on. `--kill-sweep` traces a process of its"
+        " own (ptrace), which some containers forbid.",
+        "What it printed says why. Without --kill-sweep nothing is traced.",
+    ),
     # --- instances --------------------------------------------------------------------------------
     "E0601": Entry(
         "the runtime directory's path is too long",

@@ -341,7 +341,6 @@ plugin_seated(uint32_t member)
 void
 plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state)
 {
-	env.now = clock_ns(clock_rate(env.tsc_hz), rte_rdtsc());
 	state_seat(slot, plugin, &env);
 	if (plugin->seated != NULL)
 		plugin->seated(state, &env);

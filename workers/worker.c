@@ -15,6 +15,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <rte_cycles.h>
+
 #include "lease.h"
 #include "worker.h"
 
@@ -226,6 +228,7 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	}
 	close(notify);
 
+	*plugin_clock() = clock_ns(clock_rate(ctl->tsc_hz), rte_rdtsc());
 	plugin_takes(slot, plugin, state);
 	worker_loop(ctl, slot, plugin, state, me->counter, plugin_clock());
 

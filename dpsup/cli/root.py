@@ -11,6 +11,7 @@ from __future__ import annotations
 import builtins
 import errno
 import importlib
+import keyword
 import sys
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -59,12 +60,13 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
         "capture": "Show or write packets at a port or worker.",
         "quarantine": "Show packets that were taken out of traffic.",
     }),
-    "topology": ("Topology files", {
+    "topology": ("Topology files and plugins", {
         "init": "Write a commented topology to begin with.",
         "check": "Find every fault of a topology file.",
         "plan": "Show what `start` would do.",
         "schema": "Print the JSON Schema of topology files.",
         "doctor": "Check whether this machine suits a topology.",
+        "try": "Test a plugin with packets, without an instance.",
     }),
     "tools": ("Measure", {
         "perf": "Measure a worker: cycles, bursts, delays.",
@@ -93,8 +95,9 @@ class _Commands(MutableMapping[str, click.Command]):
     def __getitem__(self, name: str) -> click.Command:
         if name not in self._added:
             module = importlib.import_module(f"dpsup.cli.{_MODULES[name]}")
-            # `list` is also a word of Python's
-            known = f"{name}_" if hasattr(builtins, name) else name.replace("-", "_")
+            # `list` and `try` are also words of Python's
+            known = name.replace("-", "_")
+            known += "_" if hasattr(builtins, name) or keyword.iskeyword(name) else ""
             self._added[name] = getattr(module, known)
         return self._added[name]
 

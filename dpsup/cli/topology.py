@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from dpsup.cli.options import Word, output_option, print_json, say
-from dpsup.errors import DpsupError, Problem
+from dpsup.cli.options import Word, duration, output_option, print_json, say
+from dpsup.errors import DpsupError, Exit, Problem
 
 
 @click.command()
@@ -116,6 +116,91 @@ def print_plan(file: str, output: str) -> None:
         print_json({"apiVersion": "dpsup/v1", "kind": "Plan", **dataclasses.asdict(made)})
     else:
         click.echo(format_plan(made))
+
+
+@click.command("try")
+@click.argument("plugin", type=click.Path(readable=False))
+@click.argument("capture", type=click.Path(readable=False))
+@click.option("--kill-sweep", is_flag=True, help="Run each packet again from each of its stores.")
+@click.option(
+    "--topology", metavar="FILE", help="Take ports, groups, chains, args from a topology."
+)
+@click.option("--group", metavar="NAME", help="The plugin's group (workers, or the first of FILE).")
+@click.option("--port", "ports", metavar="NAME", multiple=True, help="A port (wan, lan).")
+@click.option("--other-group", "groups", metavar="NAME", multiple=True, help="Another group.")
+@click.option("--arg", "args", metavar="KEY=VALUE", multiple=True, help="An argument: map.wan=lan.")
+@click.option("--file", "files", metavar="NAME=PATH", multiple=True, help="A file for the plugin.")
+@click.option("--input", "input_", metavar="PORT", help="The port at which packets arrive.")
+@click.option("--packets", type=click.IntRange(1), help="Read only so many packets.")
+@click.option("--burst", type=click.IntRange(1, 64), default=32, help="Packets of a burst (32).")
+@click.option(
+    "--timeout",
+    default="10s",
+    callback=duration,
+    help="CPU time that a burst may take (10s).",
+)
+@click.option("--out", metavar="FILE", help="Write what leaves by ports as pcapng.")
+@click.option(
+    "--allow",
+    metavar="KIND",
+    multiple=True,
+    type=Word(["own-memory", "counters", "burst", "undeclared", "restart"]),
+    help="Report findings of this kind, and exit with 0.",
+)
+@output_option
+@click.pass_context
+def try_(
+    ctx: click.Context,
+    plugin: str,
+    capture: str,
+    kill_sweep: bool,
+    topology: str | None,
+    group: str | None,
+    ports: tuple[str, ...],
+    groups: tuple[str, ...],
+    args: tuple[str, ...],
+    files: tuple[str, ...],
+    input_: str | None,
+    packets: int | None,
+    burst: int,
+    timeout: float,
+    out: str | None,
+    allow: tuple[str, ...],
+    output: str,
+) -> None:
+    """Test a plugin with the packets of a capture, without an instance.
+
+    Needs no hugepages, no ports and no privilege. Prints what becomes of the packets, the plugin's
+    counters and state, and findings: bytes changed that were not declared, bad verdicts, crashes
+    with their backtrace. Packets of a pcapng interface that has a port's name arrive at that port,
+    all others at the first port. Time is the capture's.
+
+    --kill-sweep ends the worker after each store of each packet, lets dpsup's own repair and a new
+    worker go on, and compares: the verdict, the bytes, what is originated, the state. It finds a
+    missing dps_touch and what is kept in the plugin's own memory.
+
+    Exit code 0 if nothing was found, 1 if something was, 2 if it cannot be tried.
+
+    \b
+      dpsup try fw.so in.pcap --port wan --port lan --arg block=23
+      dpsup try fw.so in.pcap --topology topology.toml --kill-sweep
+      dpsup try fw.so in.pcap --out out.pcapng -o json | jq .findings
+    """
+    from dpsup.trial import command, report
+
+    doc = command.carry_out(
+        command.Options(
+            plugin, capture, topology, group, ports, groups, args, files, input_, packets, burst,
+            timeout, out, kill_sweep, allow,
+        )
+    )  # fmt: skip
+    if output == "json":
+        print_json(doc)
+    else:
+        for line in report.lines(doc):
+            click.echo(line)
+    if not doc["ok"]:
+        ctx.exit(Exit.FAILED)
 
 
 @click.command()

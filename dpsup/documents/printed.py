@@ -21,6 +21,7 @@ from dpsup.documents.quarantine import Packet
 from dpsup.documents.since import Mark as MarkAt
 from dpsup.documents.since import Since
 from dpsup.documents.status import Account, Head, Named, Rollout, Status, Usage
+from dpsup.documents.trial import Try
 from dpsup.documents.where import Where
 
 
@@ -316,6 +317,9 @@ DOCUMENTS = {
     ),
     "Plan": Printed("dpsup plan topology.toml", "What a start would do, everything decided.", Plan),
     "Doctor": Printed("dpsup doctor topology.toml", "Exit code 6 if a start would fail.", Doctor),
+    "Try": Printed(
+        "dpsup try forward in.pcap", "What a plugin does with the packets of a capture.", Try
+    ),
     "Explain": Printed("dpsup explain E0203", "", Explain),
     "Version": Printed("dpsup version", "", Version),
     "Scale": Printed("dpsup scale fw +1", "What changed, or with `--dry-run` would.", Scale),

@@ -18,6 +18,7 @@ from dpsup.host.plugin_file import EHDR, PHDR, SHDR, SYM
 
 _SYMTAB, _DYNSYM, _LOAD, _EXECUTABLE, _PAGE = 2, 11, 1, 1, 4096
 _FUNCTIONS = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
+_VARIABLES = (1,)  # STT_OBJECT
 CRASHED = 2  # the frame of the instruction itself, after the handler's and the kernel's
 _SYMBOLS_MOST = 1 << 17  # 50 ms of Python
 _NAME_MOST = 160  # characters shown
@@ -33,10 +34,10 @@ class Loaded:
 
 
 class _Table:
-    """The functions of a file. Raises: ValueError, OverflowError, struct.error,
+    """The functions of a file, or its variables. Raises: ValueError, OverflowError, struct.error,
     IndexError: it is no ELF file."""
 
-    def __init__(self, file: Loaded) -> None:
+    def __init__(self, file: Loaded, kinds: tuple[int, ...] = _FUNCTIONS) -> None:
         self.name, data = file.name, file.data
         ident, *_, phoff, shoff, _, _, phsize, phnum, shsize, shnum, _ = EHDR.unpack_from(data)
         if ident[:6] != b"\x7fELF\x02\x01":
@@ -56,7 +57,7 @@ class _Table:
             for name, info, _, index, value, size in SYM.iter_unpack(
                 table[: len(table) // SYM.size * SYM.size]
             ):
-                if index and size and info & 15 in _FUNCTIONS and name < len(text):
+                if index and size and info & 15 in kinds and name < len(text):
                     found[value] = size, text[name : text.find(b"\0", name)]
         self.starts = sorted(found)
         self.functions = [found[start] for start in self.starts]
@@ -68,11 +69,18 @@ class _Table:
         if not any(start <= there <= end for start, end in self.code):
             return ""
         for inside in (there - 1, there) if returns else (there,):
-            n = bisect.bisect_right(self.starts, inside) - 1
-            if n >= 0 and inside < self.starts[n] + self.functions[n][0]:
-                name = re.sub(rb"[^!-~]", b"?", self.functions[n][1]).decode()
-                return f"{name[:_NAME_MOST]}+{there - self.starts[n]:#x} ({self.name})"
+            if found := self.symbol(inside):
+                start, name = found
+                return f"{name}+{there - start:#x} ({self.name})"
         return f"{self.name}+{there:#x}"
+
+    def symbol(self, there: int) -> tuple[int, str] | None:
+        """Where the one begins that has this address of the file, and its name."""
+        n = bisect.bisect_right(self.starts, there) - 1
+        if n < 0 or there >= self.starts[n] + self.functions[n][0]:
+            return None
+        name = re.sub(rb"[^!-~]", b"?", self.functions[n][1]).decode()
+        return self.starts[n], name[:_NAME_MOST]
 
 
 def named(frames: Sequence[str], files: Sequence[Loaded]) -> list[str]:
@@ -89,3 +97,16 @@ def named(frames: Sequence[str], files: Sequence[Loaded]) -> list[str]:
         at = [table.at(int(frame, 16), returns=i != CRASHED) for table in tables]
         found.append(next(filter(None, at), frame))
     return found
+
+
+def variable(file: Loaded, address: int) -> str:
+    """The name of the file's variable at an address in the process, "": it has none there."""
+    try:
+        table = _Table(file, _VARIABLES)
+    except (ValueError, OverflowError, struct.error, IndexError):
+        return ""
+    # What is reported is the word around the byte.
+    for at in range(address - table.bias, address - table.bias + 8):
+        if found := table.symbol(at):
+            return found[1]
+    return ""

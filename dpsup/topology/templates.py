@@ -121,6 +121,7 @@ _PLUGIN = """\
  *     {build}
  *
  * `dpsup_plugin.h` is the manual; `dpsup stats` shows the counters, `dpsup status` the drops.
+ * `dpsup try {name}.so in.pcap` tests it with packets of a capture, without an instance.
  */
 #include <stdio.h>
 

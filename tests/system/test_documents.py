@@ -15,6 +15,8 @@ from harness import Run, wait_for
 from dpsup.cli.root import cli
 from dpsup.documents.describe import keys_of
 from dpsup.documents.printed import DOCUMENTS
+from dpsup.packets.pcap import write_pcap
+from dpsup.packets.traffic import Traffic
 
 pytestmark = pytest.mark.beside
 
@@ -65,6 +67,7 @@ def test_documents_have_the_keys_that_the_reference_says(
     # With one worker, or until the second has its buckets, there is nothing to spread.
     assert dpsup("scale", "fw", "2").exit_code == 0
     wait_for(lambda: dpsup("rebalance", "fw", "--dry-run", "--over", "100ms").exit_code == 0)
+    write_pcap(instance.folder / "in.pcap", Traffic(2, 2).frames())  # for `try`
     wrong = []
     for name, (command, _, of) in DOCUMENTS.items():
         said = keys_of(of)

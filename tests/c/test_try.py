@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`dpsup try`: plugins that are right, and plugins that are wrong in one way each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpsup.packets import pcapng
+from dpsup.packets.frames import frames
+from dpsup.packets.pcap import to_bytes
+from dpsup.packets.traffic import Traffic
+
+DPSUP = Path(sys.executable).with_name("dpsup")
+ROOT = Path(__file__).resolve().parents[2]
+SDK = ROOT / "workers" / "sdk"
+TRAFFIC = list(Traffic(4, 3).frames())
+MARK = 5  # the packet, from 0, that a plugin below treats badly; no other one ends in this byte
+LAST = TRAFFIC[MARK][-1]
+
+HEAD = """
+#include <stdio.h>
+#include <unistd.h>
+#include <dpsup_plugin.h>
+struct bucket { uint64_t n; };
+static const struct dps_env *env;
+static uint64_t own;
+static int init(const struct dps_env *e, void **state) { (void)state; env = e; return 0; }
+static inline int is_marked(const struct dps_packet *p) { return p->data[p->len - 1] == LAST; }
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	struct bucket *b = p->bucket_state;
+	(void)state; (void)b; (void)own;
+"""
+TAIL = """
+	return dps_out(p->port ^ 1);
+}
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "tried", .init = init, .packet = packet,
+"""
+SWAP = """
+	uint8_t mac[6];
+	memcpy(mac, p->data, 6);
+	memcpy(p->data, p->data + 6, 6);
+	memcpy(p->data + 6, mac, 6);
+"""
+COUNT = "dps_touch(&b->n, 8); b->n++; dps_touch(env->counters, 8); env->counters[0]++;"
+STATE = ".bucket_state_size = sizeof(struct bucket), .state_version = 1,"
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert [frame[-1] for frame in TRAFFIC].count(LAST) == 1
+    path = tmp_path_factory.mktemp("try") / "in.pcap"
+    path.write_bytes(to_bytes(TRAFFIC, 1_700_000_000.0))
+    return path
+
+
+def build(folder: Path, body: str, facts: str, more: str = "") -> Path:
+    source, out = folder / "tried.c", folder / "tried.so"
+    source.write_text(f"{HEAD}{body}{TAIL}{facts}\n}};\n{more}")
+    subprocess.run(
+        ["cc", "-O1", "-g", "-w", "-shared", "-fPIC", f"-DLAST={LAST}", f"-I{SDK}", source, "-o",
+         out],
+        check=True,
+    )  # fmt: skip
+    return out
+
+
+def tried(plugin: object, capture: Path, *words: object, code: int | None = None) -> dict[str, Any]:
+    done = subprocess.run(
+        [DPSUP, "try", str(plugin), str(capture), "-o", "json",
+         *map(str, words)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    doc: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (0 if doc["ok"] else 1)
+    if code is not None:
+        assert done.returncode == code, doc["findings"]
+    return doc
+
+
+def only(doc: dict[str, Any]) -> dict[str, Any]:
+    assert len(doc["findings"]) == 1, doc["findings"]
+    found: dict[str, Any] = doc["findings"][0]
+    return found
+
+
+def test_what_is_right_has_no_finding(tmp_path: Path, capture: Path) -> None:
+    """Every store of packets that change bytes, state and counters, and originate another."""
+    body = SWAP + COUNT + "uint8_t *e = dps_emit(dps_out(0), 60); if (e) memcpy(e, p->data, 12);"
+    plugin = build(tmp_path, body, f".rewrites = 12, .emits = 1, {STATE}")
+    out = tmp_path / "out.pcapng"
+    doc = tried(plugin, capture, "--kill-sweep", "--out", out, code=0)
+    assert doc["done"] == doc["packets"] == doc["emitted"] == len(TRAFFIC)
+    assert doc["out"]["lan"]["packets"] == doc["out"]["wan"]["packets"] == len(TRAFFIC)
+    assert doc["state"]["buckets"] > 0
+    assert doc["sweep"]["packets"] == len(TRAFFIC) and doc["sweep"]["points"] > 10 * len(TRAFFIC)
+    written = list(frames(out.read_bytes()))
+    swapped = [frame[6:12] + frame[:6] + frame[12:] for frame in TRAFFIC]
+    assert [one.data for one in written if one.interface == "lan"] == swapped
+    assert all(len(one.data) == 60 for one in written if one.interface == "wan")
+
+
+def test_the_same_each_time(tmp_path: Path, capture: Path) -> None:
+    body = SWAP + COUNT + "if (is_marked(p)) *(volatile int *)8 = 1; p->data[30]++;"
+    plugin = build(tmp_path, body, f".rewrites = 12, {STATE}")
+    docs = [tried(plugin, capture, code=1) for _ in range(2)]
+    for doc in docs:
+        del doc["ns_per_packet"], doc["cycles_per_packet"]
+    assert docs[0] == docs[1]
+
+
+def test_bytes_that_were_not_declared(tmp_path: Path, capture: Path) -> None:
+    plugin = build(tmp_path, SWAP + "if (is_marked(p)) p->data[22]--;", ".rewrites = 12,")
+    one = only(tried(plugin, capture, code=1))
+    assert (one["kind"], one["packet"], one["packets"]) == ("undeclared", MARK + 1, 1)
+    assert "byte 22 " in one["message"] and one["help"] == "declare .rewrites = 23"
+    plugin = build(tmp_path, SWAP + "p->data[22]--;", ".rewrites = 23,")
+    tried(plugin, capture, "--kill-sweep", code=0)
+    plugin = build(tmp_path, SWAP + "p->data[22]--;", ".rewrites = 12,")
+    found = tried(plugin, capture, "--kill-sweep", "--packets", 2, code=1)["findings"]
+    assert {one["kind"] for one in found} == {"undeclared", "twice"}
+
+
+def test_behind_the_end_but_what_is_appended(tmp_path: Path, capture: Path) -> None:
+    plugin = build(tmp_path, "memset(p->data + p->len, 7, 4);", "")
+    assert "behind the packet's end" in only(tried(plugin, capture, code=1))["message"]
+    plugin = build(tmp_path, "memset(p->data + p->len, 7, 4); p->len += 4;", "")
+    tried(plugin, capture, "--kill-sweep", "--packets", 2, code=0)
+
+
+def test_a_start_moved_farther_than_declared_is_refused(tmp_path: Path, capture: Path) -> None:
+    body = "if (is_marked(p)) { p->data -= 20; p->len += 20; }"
+    doc = tried(build(tmp_path, body, ".prepends = 16,"), capture, code=1)
+    one = only(doc)
+    assert (one["kind"], one["packet"]) == ("verdict", MARK + 1) and ".prepends" in one["message"]
+    assert doc["refused"] == 1 and doc["out"]["lan"]["packets"] == len(TRAFFIC) - 1
+    tried(build(tmp_path, body, ".prepends = 20,"), capture, "--kill-sweep", code=0)
+
+
+def test_a_verdict_that_is_none(tmp_path: Path, capture: Path) -> None:
+    for verdict, why in (
+        ("dps_out(9)", "a port that there is not"),
+        ("dps_on(3)", "a group that there is not"),
+        ("0x7000", "its verdict is none"),
+    ):
+        plugin = build(tmp_path, f"if (is_marked(p)) return {verdict};", "")
+        one = only(tried(plugin, capture, code=1))
+        assert one["kind"] == "verdict" and one["packet"] == MARK + 1 and why in one["message"]
+
+
+def test_a_crash_is_a_finding_with_a_backtrace(tmp_path: Path, capture: Path) -> None:
+    plugin = build(tmp_path, "if (is_marked(p)) *(volatile int *)8 = 1;", "")
+    doc = tried(plugin, capture, code=1)
+    one = only(doc)
+    assert (one["kind"], one["packet"]) == ("crash", MARK + 1)
+    assert "SIGSEGV" in one["message"] and one["backtrace"][0].startswith("packet+")
+    # As in an instance: it is tried twice, then it is taken out, and the rest goes on.
+    assert doc["quarantined"] == 1 and doc["done"] == len(TRAFFIC)
+
+
+def test_other_ends_of_a_process(tmp_path: Path, capture: Path) -> None:
+    plugin = build(tmp_path, "if (is_marked(p)) _exit(3);", "")
+    first = tried(plugin, capture, code=1)["findings"][0]
+    assert (first["kind"], first["packet"]) == ("crash", MARK + 1)
+    assert "exit code 3" in first["message"]
+    plugin = build(tmp_path, "while (is_marked(p)) own++;", "")
+    one = only(tried(plugin, capture, "--timeout", "1s", code=1))
+    assert (one["kind"], one["packet"]) == ("hang", MARK + 1)
+    assert one["backtrace"][0].startswith("packet+")
+
+
+def test_a_missing_touch_is_named(tmp_path: Path, capture: Path) -> None:
+    plugin = build(tmp_path, "b->n++;", STATE)
+    tried(plugin, capture, code=0)
+    one = only(tried(plugin, capture, "--kill-sweep", code=1))
+    assert (one["kind"], one["packet"], one["packets"]) == ("twice", 1, len(TRAFFIC))
+    assert "state of its bucket, byte 0" in one["message"] and "dps_touch" in one["help"]
+    assert one["backtrace"][0].startswith("packet+")
+
+
+def test_a_touch_after_the_change(tmp_path: Path, capture: Path) -> None:
+    order = '__asm__ volatile("" ::: "memory");'
+    plugin = build(tmp_path, f"b->n++; {order} dps_touch(&b->n, 8);", STATE)
+    assert only(tried(plugin, capture, "--kill-sweep", code=1))["kind"] == "twice"
+
+
+def test_counters_without_a_touch(tmp_path: Path, capture: Path) -> None:
+    plugin = build(tmp_path, "env->counters[2]++;", "")
+    words = ("--kill-sweep", "--packets", 2)
+    one = only(tried(plugin, capture, *words, code=1))
+    assert one["kind"] == "counters" and "counter 2 " in one["message"]
+    assert only(tried(plugin, capture, *words, "--allow", "counters", code=0))["allowed"]
+
+
+def test_what_is_kept_in_memory_of_its_own(tmp_path: Path, capture: Path) -> None:
+    plugin = build(tmp_path, "own++;", "")
+    words = ("--kill-sweep", "--packets", 4)
+    one = only(tried(plugin, capture, *words, code=1))
+    assert one["kind"] == "own-memory" and "`own`" in one["message"] and one["packets"] == 4
+    tried(plugin, capture, *words, "--allow", "own-memory", code=0)
+    # What decides is no cache.
+    plugin = build(tmp_path, "return dps_out(own++ & 1);", "")
+    found = tried(plugin, capture, *words, "--allow", "own-memory", code=1)["findings"]
+    assert {one["kind"] for one in found if not one["allowed"]} == {"restart"}
+
+
+def test_a_large_state(tmp_path: Path, capture: Path) -> None:
+    """Of which pages are compared."""
+    facts = ".state_size = 4 << 20, .state_version = 1,"
+    body = "uint64_t *at = (uint64_t *)env->state + (p->data[p->len - 1] + 1) * 1000; %s ++*at;"
+    plugin = build(tmp_path, body % "dps_touch(at, 8);", facts)
+    tried(plugin, capture, "--kill-sweep", "--packets", 3, code=0)
+    plugin = build(tmp_path, body % "", facts)
+    one = only(tried(plugin, capture, "--kill-sweep", "--packets", 3, code=1))
+    place = (TRAFFIC[0][-1] + 1) * 8000
+    assert one["kind"] == "twice" and f"byte {place}" in one["message"]
+
+
+def test_what_look_found_is_as_old_as_the_burst(tmp_path: Path, capture: Path) -> None:
+    """A process looks at its first packets one by one; the capture goes on after those."""
+    many = tmp_path / "many.pcap"
+    many.write_bytes(to_bytes(TRAFFIC * 16))
+    look = """
+static uint64_t *count;
+static void look(void *state, struct dps_packet *packets, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		packets[i].found = *(uint64_t *)env->state;
+}
+"""
+    source = HEAD.replace("static uint16_t packet", f"{look}static uint16_t packet")
+    body = "dps_touch(env->state, 8); ++*(uint64_t *)env->state; return dps_out(p->found & 1);"
+    facts = ".look = look, .state_size = 8, .state_version = 1,"
+    (tmp_path / "look.c").write_text(f"{source}{body}{TAIL}{facts}\n}};\n")
+    subprocess.run(
+        ["cc", "-O1", "-w", "-shared", "-fPIC", "-DLAST=0", f"-I{SDK}", tmp_path / "look.c", "-o",
+         tmp_path / "look.so"],
+        check=True,
+    )  # fmt: skip
+    one = only(tried(tmp_path / "look.so", many, "--kill-sweep", code=1))
+    assert one["kind"] == "burst" and one["packet"] > 64
+
+
+def test_segments_and_their_ports(tmp_path: Path) -> None:
+    """Packets longer than a buffer, from two interfaces of a pcapng file."""
+    long = bytes(range(12)) + b"\x08\x00" + bytes(i % 251 for i in range(9000))
+    parts = [pcapng.section("test"), pcapng.interface("lan", "", 0)]
+    parts += [pcapng.interface("wan", "", 0), pcapng.packet(0, 10**18, long, len(long))]
+    parts += [pcapng.packet(1, 10**18 + 5, long, len(long))]
+    path = tmp_path / "long.pcapng"
+    path.write_bytes(b"".join(parts))
+    sum_up = """
+	const void *segment = NULL; const uint8_t *bytes; uint32_t n, all = p->len;
+	while ((n = dps_next_segment(p, &segment, &bytes)) != 0) { all += n; %s }
+	if (all != p->total) abort();
+"""
+    doc = tried(build(tmp_path, sum_up % "", ""), path, "--kill-sweep", code=0)
+    assert {name: port["packets"] for name, port in doc["out"].items()} == {"wan": 1, "lan": 1}
+    plugin = build(tmp_path, sum_up % "((uint8_t *)bytes)[3]++;", "")
+    one = only(tried(plugin, path, code=1))
+    assert "further segment" in one["message"] and one["packets"] == 2
+
+
+def test_what_the_plugin_finds_around_it(tmp_path: Path, capture: Path) -> None:
+    body = """
+	if (env->now < 1000000000 || dps_group(env, "nat") != 1 || strcmp(dps_arg(env, "k"), "v") != 0)
+		abort();
+	if (is_marked(p)) return dps_on(1);
+	return dps_out(dps_port(env, "b"));
+"""
+    words = ["--port", "a", "--port", "b", "--other-group", "nat", "--arg", "k=v", "--input", "b"]
+    doc = tried(build(tmp_path, body, ""), capture, *words, code=0)
+    assert doc["out"]["b"]["packets"] == len(TRAFFIC) - 1 and doc["on"]["nat"] == 1
+
+
+def test_from_a_topology(tmp_path: Path, capture: Path) -> None:
+    topology = tmp_path / "t.toml"
+    topology.write_text(
+        'version = 1\nname = "t"\n[mempools.default]\nmbufs = 4096\n'
+        '[[ports]]\nname = "wan"\nvdev = "net_null0"\n'
+        '[[ports]]\nname = "lan"\nvdev = "net_null1"\n'
+        '[[io]]\ncores = "1"\n'
+        '[[workers]]\nname = "first"\nplugin = "forward"\ncount = 1\n'
+        '[[workers]]\nname = "second"\nplugin = "forward"\ncount = 1\n'
+        '[[chains]]\nname = "edge"\npath = ["wan", "first", "second", "lan"]\n'
+    )
+    words = ("--topology", topology, "--group")
+    doc = tried("forward", capture, *words, "first", code=0)
+    assert doc["on"] == {"first": 0, "second": len(TRAFFIC)}
+    doc = tried("forward", capture, *words, "second", code=0)
+    assert doc["out"]["lan"]["packets"] == len(TRAFFIC)
+
+
+def test_what_cannot_be_tried(tmp_path: Path, capture: Path) -> None:
+    def code(*words: object) -> tuple[int, str]:
+        done = subprocess.run(
+            [DPSUP, "try", *map(str, words)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    damaged = tmp_path / "damaged.pcap"
+    damaged.write_bytes(capture.read_bytes()[:-3])
+    for words, text in (
+        (("none.so", capture), "cannot read none.so"),
+        (("nothing", capture), "is no plugin"),
+        (("sink", tmp_path / "none.pcap"), "cannot read"),
+        (("sink", damaged), f"ends in the middle of packet {len(TRAFFIC)}"),
+        (("sink", __file__), "neither a pcap nor a pcapng file"),
+        (("sink", capture, "--arg", "x"), "is no argument"),
+        (("sink", capture, "--input", "dmz"), "no port `dmz`"),
+    ):
+        found, said = code(*words)
+        assert found == 2 and text in said, said
+
+
+def test_a_plugin_that_is_refused(tmp_path: Path, capture: Path) -> None:
+    body = "return 0; } static int refuse(const struct dps_env *e, void **s) {"
+    body += 'snprintf(e->error, e->error_len, "no \\"rate\\""); return -1; } static int x(void){'
+    body += "struct dps_packet *p = 0;"
+    doc = tried(build(tmp_path, body, "").with_name("tried.so"), capture)
+    assert doc["ok"]
+    plugin = build(tmp_path, body, "").with_name("tried.c")
+    plugin.write_text(plugin.read_text().replace(".init = init", ".init = refuse"))
+    subprocess.run(
+        ["cc", "-w", "-shared", "-fPIC", "-DLAST=0", f"-I{SDK}", plugin, "-o", tmp_path / "r.so"],
+        check=True,
+    )
+    one = only(tried(tmp_path / "r.so", capture, code=1))
+    assert one["kind"] == "refused" and 'no "rate"' in one["message"]
