@@ -560,11 +560,12 @@ CODES: dict[str, Entry] = {
     "E0501": Entry(
         "no such plugin file",
         "The workers load it. Relative paths begin at the topology file's directory.",
-        "Build it: cc -shared -fPIC -O2 $(dpsup version --cflags) NAME.c -o NAME.so",
+        "Build it: cc -shared -fPIC -O2 $(dpsup version --cflags) NAME.c -o NAME.so; or correct the"
+        " path of a source in Python, NAME.py",
     ),
     "E0502": Entry(
         "no such built-in plugin",
-        "Without a / or .so, `plugin` names a plugin that is part of dpsup.",
+        "Without a /, .so or .py, `plugin` names a plugin that is part of dpsup.",
         'Correct the name, or write plugin = "./NAME.so" for one of your own.',
     ),
     "E0503": Entry(
@@ -590,9 +591,10 @@ CODES: dict[str, Entry] = {
     "E0510": Entry(
         "a plugin file that no worker can load",
         "It is no shared object of this machine, exports no `dps_plugin`, is built against another"
-        " plugin ABI, or keeps more state than the topology reserves.",
-        "Build it again with this dpsup_plugin.h (docs/plugins.md says what changed), or write the"
-        " `state` or `bucket_state` that the message names.",
+        " plugin ABI, or keeps more state than the topology reserves. A source in Python: it has a"
+        " syntax error, no packet(p), or declares what is not possible.",
+        "Build it again with this dpsup_plugin.h (docs/plugins.md says what changed), correct the"
+        " line that the message names, or write the `state` or `bucket_state` that it names.",
     ),
     "E0511": Entry(
         "a file for a plugin cannot be read",

@@ -28,6 +28,13 @@ HEADROOM = 128  # RTE_PKTMBUF_HEADROOM: bytes of a buffer before a received pack
 ETHERNET = 14  # bytes of an Ethernet header, which an MTU does not count
 FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
 
+PLUGIN_FILES = (".so", ".py")  # how the name of a plugin's file ends
+
+
+def is_plugin_file(plugin: str) -> bool:
+    """Does `plugin` of the topology name a file, not a built-in plugin?"""
+    return "/" in plugin or plugin.endswith(PLUGIN_FILES)
+
 
 def args_size(args: tuple[tuple[str, str], ...]) -> int:
     """Bytes of arguments in shared memory."""

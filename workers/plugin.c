@@ -126,6 +126,10 @@ find(struct dps_sitter *me, const struct dps_version *conf, const struct dps_plu
 			}
 		return refuse(me, DPS_EXIT_PLUGIN, "no built-in plugin \"%s\"", conf->plugin);
 	}
+	if (python_is(conf->plugin)) {
+		*plugin = python_load(conf->plugin, me->error, sizeof(me->error));
+		return *plugin == NULL ? DPS_EXIT_PLUGIN : 0;
+	}
 	object = open_object(conf->plugin);
 	if (object == NULL)
 		return refuse(me, DPS_EXIT_PLUGIN, "cannot load: %s", dlerror());

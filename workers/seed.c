@@ -608,6 +608,8 @@ parse(int argc, char **argv)
 		{ "primary-start", required_argument, NULL, 't' },
 		{ "abi", required_argument, NULL, 'a' },
 		{ "notify", required_argument, NULL, 'y' },
+		{ "python", required_argument, NULL, 'P' },
+		{ "libpython", required_argument, NULL, 'L' },
 		{ NULL, 0, NULL, 0 },
 	};
 	int o;
@@ -625,6 +627,8 @@ parse(int argc, char **argv)
 		case 't': seed.primary_start = strtoull(optarg, NULL, 10); break;
 		case 'a': seed.abi = atoi(optarg); break;
 		case 'y': seed.notify = atoi(optarg); break;
+		case 'P': setenv("DPSUP_PYTHON", optarg, 1); break;     // for python.c
+		case 'L': setenv("DPSUP_LIBPYTHON", optarg, 1); break;
 		default: refuse(DPS_EXIT_USAGE, "unknown option");
 		}
 	}
@@ -632,7 +636,7 @@ parse(int argc, char **argv)
 	    seed.shared.name == NULL || seed.dpdk_version == NULL || seed.primary_pid <= 0)
 		refuse(DPS_EXIT_USAGE, "this program is started by dpsup, with --socket, "
 		       "--file-prefix, --lcores, --name, --dpdk, --generation, --primary, "
-		       "--primary-start, --abi, --notify");
+		       "--primary-start, --abi, --notify, --python, --libpython");
 }
 
 // The copies keep their values when the workers write their title over the arguments.

@@ -70,6 +70,11 @@ void worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct 
 int plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitter *me,
 		const struct dps_plugin **plugin, void **state);
 void plugin_seated(uint32_t member);
+
+// python.c: whether a plugin's file is source in Python; load it. NULL: the reason is in `why`.
+bool python_is(const char *path);
+const struct dps_plugin *python_load(const char *path, char *why, uint32_t len);
+
 // Where it reads the time, which worker_loop keeps.
 uint64_t *plugin_clock(void);
 

@@ -23,6 +23,7 @@ from dpsup.plan.copies import DIGEST, plugin_copy
 from dpsup.plan.model import Plan
 from dpsup.plan.paths import runtime_dir
 from dpsup.plan.place import make_plan, worker_cores
+from dpsup.plugin_source import SUFFIX
 from dpsup.text import cpus, listing, plural, show, suggest
 from dpsup.topology.load import read
 from dpsup.topology.model import Group, Topology
@@ -254,7 +255,10 @@ def _files(topology: Topology, host: Host) -> Iterator[Problem]:
 
 def _plugin_file(topology: Topology, host: Host, path: Path, group: Group) -> Iterator[Problem]:
     """What a worker would refuse, before one is started."""
-    why, help = "", "correct the path, or build it: `dpsup init plugin` shows how"
+    how = "correct the path, or build it: `dpsup init plugin` shows how"
+    if group.plugin.endswith(SUFFIX):
+        how = "correct it: `dpsup init --template python` writes one to begin with"
+    why, help = "", how
     try:
         found = host.read_plugin(group.plugin)
     except NoPlugin as e:

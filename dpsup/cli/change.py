@@ -129,7 +129,9 @@ _ROLLOUT_VERBS = ("status", "undo", "history")
 
 @click.command(options_metavar="[OPTIONS]")
 @click.argument("words", nargs=-1, required=True, metavar="WORDS...")
-@click.option("--plugin", help="The new version: ./fw-2.so, or the name of a built-in plugin.")
+@click.option(
+    "--plugin", help="The new version: ./fw-2.so, ./fw-2.py, or the name of a built-in plugin."
+)
 @click.option("--args", "args", multiple=True, metavar="K=V ...", help="Arguments to change.")
 @judging_options
 @click.option("--wait", is_flag=True, help="Return at the end; exit code 1 if it was undone.")
@@ -176,7 +178,7 @@ def rollout(
         pairs = _pairs((*args, *rest))
         if plugin is None and not pairs:
             raise UsageError("nothing to roll out: give --plugin or --args", code="E0002")
-        if plugin is not None and ("/" in plugin or plugin.endswith(".so")):
+        if plugin is not None and limits.is_plugin_file(plugin):
             # Spelled as the topology's reader does: `..` resolved, links kept.
             plugin = os.path.abspath(plugin)  # noqa: PTH100
         with connect(ctx) as instance:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a plugin's file says before anybody loads it: an ELF file's exported `dps_plugin`.
+"""What a plugin's file says before anybody loads it: an ELF file's exported `dps_plugin`, or a
+source in Python.
 
 Only numbers are read: pointers in a file are not what they are once it is loaded.
 """
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpsup import _abi
+from dpsup import _abi, plugin_source
 
 EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 PHDR = struct.Struct("<IIQQQQQQ")
@@ -25,6 +26,7 @@ _MACHINES = {62: "x86_64", 183: "aarch64"}
 _HEAD = struct.Struct("<II")  # struct dps_plugin: abi, size
 _STATE = struct.Struct("<II")  # state_size, bucket_state_size
 STATE_AT, SIZE = 64, 128
+SOURCE_MOST = 4 << 20  # bytes
 # As a worker says it (workers/plugin.c).
 SINCE_3 = (
     " (in ABI 4 dps_packet and dps_plugin are larger: a plugin may look at a burst first. A source"
@@ -45,6 +47,8 @@ class PluginFile:
 
 def read(path: str) -> PluginFile | None:
     """None: the file does not tell (its section table was removed). Raises: NoPlugin, OSError."""
+    if path.endswith(plugin_source.SUFFIX):
+        return _source(path)
     with Path(path).open("rb") as file:
         if os.fstat(file.fileno()).st_size < EHDR.size:
             raise NoPlugin("it is no shared object")
@@ -53,6 +57,16 @@ def read(path: str) -> PluginFile | None:
                 return _facts(data)
             except struct.error:
                 raise NoPlugin("it is a damaged shared object: it ends too early") from None
+
+
+def _source(path: str) -> PluginFile:
+    if Path(path).stat().st_size > SOURCE_MOST:
+        raise NoPlugin("it is no source in Python: it is too large")
+    try:
+        found = plugin_source.examine(Path(path).read_bytes(), path)
+    except plugin_source.SourceError as e:
+        raise NoPlugin(str(e)) from None
+    return PluginFile(found.state_size, found.bucket_state_size)
 
 
 def _facts(data: mmap.mmap) -> PluginFile | None:

@@ -60,7 +60,7 @@ def take(directory: Path, path: str) -> tuple[str, str]:
             help="build it, or correct the path",
         ) from None
     digest = digest_of_bytes(data)
-    if b"$ORIGIN" in data:
+    if b"$ORIGIN" in data and not path.endswith(".py"):
         return digest, path
     copy = Path(plugin_copy(str(directory), digest, path))
     try:

@@ -22,7 +22,7 @@ from dpsup.documents.story import Story
 from dpsup.errors import DpsupError, TimedOut, UsageError
 from dpsup.instance import plugins
 from dpsup.instance.runtime_dir import PLAN, ROLLOUT
-from dpsup.limits import ARGS, PLUGIN_PATH, args_size
+from dpsup.limits import ARGS, PLUGIN_PATH, args_size, is_plugin_file
 from dpsup.supervisor import disk, view
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
@@ -274,12 +274,12 @@ def _target(
     name = current.plugin
     if plugin is not None:
         name = plugin
-        path = plugin if "/" in plugin or plugin.endswith(".so") else ""
+        path = plugin if is_plugin_file(plugin) else ""
         if not path and plugin not in PLUGINS:
             raise UsageError(
                 f'there is no built-in plugin "{plugin}"',
                 code="E0502",
-                help=f"built in are {', '.join(PLUGINS)}; a file is ./NAME.so",
+                help=f"built in are {', '.join(PLUGINS)}; a file is ./NAME.so or ./NAME.py",
             )
         if len(path.encode()) > PLUGIN_PATH:
             raise UsageError(f"a plugin's path has at most {PLUGIN_PATH} bytes", code="E0719")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 from dpsup._build import MAX_LCORE
 from dpsup.documents.story import Locks
 from dpsup.errors import DpsupError
-from dpsup.host import process
+from dpsup.host import process, python
 from dpsup.instance.runtime_dir import SEED
 from dpsup.supervisor.children import Children, refusal
 from dpsup.supervisor.core import QUIT_S, Core
@@ -75,6 +76,8 @@ class Attach:
             "--primary": str(hello["pid"]),
             "--primary-start": str(hello["start"]),
             "--abi": str(hello["abi"]),
+            "--python": sys.executable,
+            "--libpython": python.library(),
         }
         argv = [str(WORKER_PROGRAM), *(word for pair in options.items() for word in pair)]
         try:

@@ -180,7 +180,10 @@ class Scale(Model):
 class Group(Model):
     name: Name = _key("", "what everything else calls the group", '"fw"')
     plugin: str = _key(
-        "macswap", "what decides about packets", '"macswap", or a path to a .so', min_length=1
+        "macswap",
+        "what decides about packets",
+        '"macswap", or a path to a .so or .py',
+        min_length=1,
     )
     args: Args = _key((), "what the plugin is told", '{ map = { wan = "lan" } }')
     files: Files = _key((), "the files that the plugin is handed", '{ routes = "routes.txt" }')
@@ -227,8 +230,8 @@ class Group(Model):
 
     @property
     def is_file(self) -> bool:
-        """Is the plugin a shared object, not a built-in one?"""
-        return "/" in self.plugin or self.plugin.endswith(".so")
+        """Is the plugin a file, not a built-in one?"""
+        return limits.is_plugin_file(self.plugin)
 
 
 class Chain(Model):

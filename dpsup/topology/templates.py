@@ -22,6 +22,8 @@ TEMPLATES = {
     "chain": "over two groups of workers, one after the other, both ways; runs without a NIC",
     "ci": "one capture through the workers into another, then the end, with an exit code",
     "plugin": "packet code of your own in C, built with one command",
+    "python": "packet code of your own in Python, to prototype, with a test",
+    "rust": "packet code of your own in Rust, built with rustc alone",
 }
 
 _HEAD = """\
@@ -176,25 +178,123 @@ const struct dps_plugin dps_plugin = {{
 }};
 """
 
+_PYTHON = '''\
+"""{name}: counts IPv4 and drops what is too short to be a frame.
+
+`dpsup stats` shows the counters, `dpsup status` the drops, `dpsup logs` what it prints. The words
+are those of dpsup_plugin.h; docs/plugins.md has a chapter on plugins in Python.
+"""
+
+from dpsup import plugin as dps
+
+counters = ["ipv4", "other"]
+reasons = ["runt"]
+IPV4, OTHER = range(2)
+RUNT = 0
+
+leaves_by = {{}}  # verdict by input port; each worker is a process of its own
+
+
+def init(env):
+    """Once, before the first packet."""
+    for index, name in enumerate(env.ports):
+        leaves_by[index] = dps.out(dps.port(env.args.get(f"map.{{name}}", name)))
+
+
+def packet(p):
+    """Every packet, in order; what it returns is the packet's verdict."""
+    if p.length < 14:
+        return dps.drop(RUNT)
+    dps.count(IPV4 if p.data[12:14] == b"\\x08\\x00" else OTHER)
+    return leaves_by[p.port]
+'''
+
+_PYTHON_TEST = '''\
+"""Run it with pytest, in the Python that dpsup is installed in: neither root nor hugepages are
+needed."""
+
+from pathlib import Path
+
+from dpsup.testing import Plugin
+
+HERE = Path(__file__).parent
+
+
+def test_it_counts_and_drops():
+    plugin = Plugin(HERE / "{name}.py", ports=["wan", "lan"], args={{"map": {{"wan": "lan"}}}})
+    ipv4 = bytes(12) + b"\\x08\\x00" + bytes(46)
+    assert plugin.packet(ipv4, port="wan").port == "lan"
+    assert plugin.packet(bytes(10), port="wan").reason == "runt"
+    assert plugin.counters == {{"ipv4": 1, "other": 0}}
+'''
+
+_RUST = """\
+//! {name}: counts IPv4 and drops what is too short to be a frame.
+//!
+//! docs/plugins-rust.md is about the crate. `dpsup stats` shows the counters, `dpsup status` the
+//! drops.
+#![deny(unsafe_code)]
+
+use dpsup_plugin::{{dpsup_plugin, drop, out, Env, Packet, Plugin}};
+
+const RUNT: u32 = 0;
+const IPV4: u32 = 0;
+const OTHER: u32 = 1;
+
+/// Each worker is a process of its own.
+struct Own {{
+    leaves_by: [u16; 16], // verdict by input port
+}}
+
+impl Plugin for Own {{
+    /// Once, before the first packet.
+    fn init(env: &Env) -> Result<Self, &'static str> {{
+        let mut leaves_by = [0; 16];
+        for port in 0..env.ports().min(16) {{
+            let name = env.port_name(port);
+            let to = env.arg(&format!("map.{{}}", name)).unwrap_or(name);
+            leaves_by[port as usize] = out(env.port(to).ok_or("map: no port of that name")?);
+        }}
+        Ok(Own {{ leaves_by }})
+    }}
+
+    /// Every packet, in order; what it returns is the packet's verdict.
+    fn packet(&mut self, _: &Env, packet: &mut Packet) -> u16 {{
+        if packet.data().len() < 14 {{
+            return drop(RUNT);
+        }}
+        let counter = if packet.data()[12..14] == [0x08, 0x00] {{ IPV4 }} else {{ OTHER }};
+        packet.count(counter, 1);
+        self.leaves_by[packet.port() as usize]
+    }}
+}}
+
+dpsup_plugin!(Own, "{name}", reasons = ["runt"], counters = ["ipv4", "other"]);
+"""
+_RUSTC = "rustc --edition 2021 -O -C panic=abort"
+_CRATE = "$(dpsup version --cflags | cut -c 3-)/rust/src/lib.rs"
+
 _WIDTH = 36  # where comments begin
 
 
 def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
     """The files of a template; `cpus` are those that may be used, `file` the topology's path."""
     supervisor, io = cpus[0], cpus[min(1, len(cpus) - 1)]
-    plugin = f"./{name}.so" if template == "plugin" else "forward"
+    own = {"plugin": f"./{name}.so", "python": f"./{name}.py", "rust": f"./{name}.so"}.get(
+        template, ""
+    )
     values = {
         "what": f"{TEMPLATES[template][:1].upper()}{TEMPLATES[template][1:]}.",
         "name": name,
         "file": file,
         "supervisor": supervisor,
         "io": io,
-        "plugin": plugin,
-        "plugin_is": "your code" if template == "plugin" else "built in; yours: ./NAME.so",
+        "plugin": own or "forward",
+        "plugin_is": "your code" if own else "built in; yours: ./NAME.so",
         "pad": _pad(f'name = "{name}"'),
         "pad0": _pad(f'supervisor_cores = "{supervisor}"'),
         "pad1": _pad(f'cores = "{io}"'),
-        "pad2": _pad(f'plugin = "{plugin}"'),
+        "pad2": _pad(f'plugin = "{own or "forward"}"'),
         # With a single CPU, all processes take turns on it.
         "shared": "shared_cores = true\n" if len(cpus) == 1 else "",
     }
@@ -203,6 +303,8 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         "chain": (_HEAD, _FORWARD, _IO, _CHAIN),
         "ci": (_HEAD, _CI_PORTS, _IO, _CI_GROUP),
         "plugin": (_HEAD, _FORWARD, _IO, _GROUP),
+        "python": (_HEAD, _FORWARD, _IO, _GROUP),
+        "rust": (_HEAD, _FORWARD, _IO, _GROUP),
     }[template]
     files = {file: "".join(part.format(**values) for part in parts).encode()}
     if template == "ci":
@@ -213,6 +315,19 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         build = f"cc -shared -fPIC -O2 $(dpsup version --cflags) {name}.c -o {name}.so"
         files[f"{name}.c"] = _PLUGIN.format(name=name, build=build).encode()
         return Start(files, [build, f"dpsup check {file}", *then])
+    if template == "rust":
+        builds = (
+            f"{_RUSTC} --crate-type rlib --crate-name dpsup_plugin {_CRATE}",
+            f"{_RUSTC} --crate-type cdylib --extern dpsup_plugin=libdpsup_plugin.rlib {name}.rs"
+            f" -o {name}.so",
+        )
+        files[f"{name}.rs"] = _RUST.format(name=name).encode()
+        return Start(files, [*builds, f"dpsup check {file}", *then])
+    if template == "python":
+        test = f"test_{''.join(c if c.isalnum() else '_' for c in name)}.py"
+        files[f"{name}.py"] = _PYTHON.format(name=name).encode()
+        files[test] = _PYTHON_TEST.format(name=name).encode()
+        return Start(files, [f"pytest {test}", f"dpsup check {file}", *then])
     return Start(files, then)
 
 

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The crate for plugins in Rust says what dpsup_plugin.h says: each field of each struct at its
+place, each constant, each verdict, as the two compilers see them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import DPSUP
+from rust import CRATE, RUSTC, WHY_NOT, build
+
+from dpsup.host.plugin_file import PluginFile, read
+from dpsup.topology import templates
+
+SDK = CRATE.parent
+HEADER = (SDK / "dpsup_plugin.h").read_text()
+RAW = (CRATE / "src" / "raw.rs").read_text()
+
+pytestmark = [
+    pytest.mark.skipif(RUSTC is None, reason=WHY_NOT),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler"),
+]
+
+
+def c_structs() -> dict[str, list[str]]:
+    """The fields of each struct of the header, in order."""
+    text = re.sub(r"/\*.*?\*/", "", HEADER, flags=re.DOTALL)
+    found = {}
+    for name, body in re.findall(
+        r"^struct (dps_\w+) \{\n(.*?)^\};", text, re.MULTILINE | re.DOTALL
+    ):
+        fields = []
+        for line in filter(None, map(str.strip, body.split(";"))):
+            pointer = re.match(r".*?\(\*(\w+)\)", line)
+            plain = re.search(r"(\w+)(\[\w+\])?$", line)
+            assert pointer or plain, line
+            fields.append((pointer or plain)[1])  # type: ignore[index]
+        found[name] = fields
+    return found
+
+
+def rust_structs() -> dict[str, list[str]]:
+    blocks = re.findall(r"^pub struct (dps_\w+) \{\n(.*?)^\}", RAW, re.MULTILINE | re.DOTALL)
+    return {name: re.findall(r"pub (\w+):", body) for name, body in blocks}
+
+
+LEFT_OUT = {"dps_tuple": "dps_hash_of is not in the crate"}
+VERDICTS = (0, 1, 9, 15, 16, 255, 256, 4095)
+
+
+def test_structs_have_the_same_fields() -> None:
+    wanted = {name: fields for name, fields in c_structs().items() if name not in LEFT_OUT}
+    assert rust_structs() == wanted
+    assert len(wanted["dps_plugin"]) > 15 and "found" in wanted["dps_packet"]
+
+
+def test_layout_constants_and_verdicts_are_those_of_the_header(tmp_path: Path) -> None:
+    constants = sorted(set(re.findall(r"^#define (DPS_PLUGIN_\w+) ", HEADER, re.MULTILINE)))
+    constants = [name for name in constants if name not in ("DPS_PLUGIN_H", "DPS_PLUGIN_HEAD")]
+    assert set(re.findall(r"pub const (DPS_\w+):", RAW)) == set(constants)
+    structs = rust_structs()
+
+    c = [f'printf("{name} %lld\\n", (long long){name});' for name in constants]
+    r = [f'println!("{name} {{}}", raw::{name});' for name in constants]
+    for name, fields in structs.items():
+        c.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
+        r.append(f'println!("{name} {{}}", size_of::<raw::{name}>());')
+        r.append(f"let x = MaybeUninit::<raw::{name}>::uninit(); let at = x.as_ptr();")
+        for field in fields:
+            c.append(f'printf("{name}.{field} %zu\\n", offsetof(struct {name}, {field}));')
+            r.append(
+                f'println!("{name}.{field} {{}}",'
+                f" unsafe {{ addr_of!((*at).{field}) as usize - at as usize }});"
+            )
+    for n in VERDICTS:
+        for word in ("out", "drop", "on", "bucket"):
+            c.append(f'printf("{word} {n} %u\\n", (unsigned)dps_{word}({n}));')
+            r.append(f'println!("{word} {n} {{}}", dpsup_plugin::{word}({n}));')
+        for verdict in ("out(3)", "drop(2)", "on(1)", "quarantine()", "out(16)"):
+            c.append(f'printf("also %u\\n", (unsigned)dps_also(dps_{verdict}, {n}));')
+            r.append(f'println!("also {{}}", dpsup_plugin::also(dpsup_plugin::{verdict}, {n}));')
+    (tmp_path / "layout.c").write_text(
+        "#include <stdio.h>\n#include <stddef.h>\n#include <dpsup_plugin.h>\n"
+        f"int main(void) {{\n{chr(10).join(c)}\nreturn 0;\n}}\n"
+    )
+    (tmp_path / "layout.rs").write_text(
+        "use dpsup_plugin::raw;\nuse std::mem::{size_of, MaybeUninit};\nuse std::ptr::addr_of;\n"
+        "#[no_mangle] extern \"C\" fn dps_touch(_: *mut u8, _: u32) {}\n"
+        "#[no_mangle] extern \"C\" fn dps_emit(_: u16, _: u32) -> *mut u8 { 0 as *mut u8 }\n"
+        f"fn main() {{\n{chr(10).join(r)}\n}}\n"
+    )  # fmt: skip
+    command = ["cc", f"-I{SDK}", str(tmp_path / "layout.c"), "-o", str(tmp_path / "in_c")]
+    subprocess.run(command, check=True)
+    in_c = subprocess.run([tmp_path / "in_c"], capture_output=True, text=True, check=True).stdout
+    program = build(tmp_path, tmp_path / "layout.rs", "bin")
+    in_rust = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    assert in_rust.splitlines() == in_c.splitlines()
+
+
+def test_the_example_is_a_plugin_and_has_no_unsafe_code(tmp_path: Path) -> None:
+    source = CRATE / "examples" / "count_flows.rs"
+    assert read(str(build(tmp_path, source))) == PluginFile(8, 8 + 63 * 32)
+    assert "unsafe" not in source.read_text().replace("deny(unsafe_code)", "")
+
+
+def test_the_template_builds_with_the_commands_that_it_prints(tmp_path: Path) -> None:
+    start = templates.make("rust", "my-fw", "t.toml", [0, 1])
+    (tmp_path / "my-fw.rs").write_bytes(start.files["my-fw.rs"])
+    path = f"{Path(DPSUP[0]).parent}{os.pathsep}{os.environ['PATH']}"
+    for line in start.then[:2]:
+        assert line.startswith("rustc ")
+        env = {**os.environ, "PATH": path}
+        subprocess.run(["sh", "-c", f"{line} -D warnings"], cwd=tmp_path, env=env, check=True)
+    assert read(str(tmp_path / "my-fw.so")) == PluginFile()
+
+
+def test_unsafe_code_lies_in_one_file() -> None:
+    for path in (CRATE / "src").glob("*.rs"):
+        text = re.sub(r"//.*", "", path.read_text())
+        assert ("unsafe" in text) == (path.name == "raw.rs"), path

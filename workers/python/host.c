@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Plugins in Python: this module of dpsup's is loaded by workers, after their fork, and starts CPython
+// in them (dps_python_open); and by a test, where there is a Python already (trial.c).
+//
+// The interpreter lives and dies with the worker: nothing is finalised, a worker leaves by _exit. It is
+// started after the fork, so no state of Python's is ever forked. One thread runs it, the worker's data
+// thread, which holds the GIL from init to the end.
+//
+// An exception that leaves packet() ends the process by SIGABRT, as a C plugin's abort() does, once its
+// traceback is on stderr: the packet gets no verdict, and is blamed as for any crash.
+
+#include "host.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+struct host *current;
+
+static PyObject *source;        // the module dpsup.plugin_source
+
+// Defined by the worker program; in a test there are none.
+void dps_touch(void *at, uint32_t len) __attribute__((weak));
+uint8_t *dps_emit(uint16_t verdict, uint32_t len) __attribute__((weak));
+uint32_t dps_next_segment(const struct dps_packet *packet, const void **segment,
+			  const uint8_t **bytes) __attribute__((weak));
+uint32_t dps_hash_of(const struct dps_env *env, const struct dps_tuple *tuple)
+	__attribute__((weak));
+
+// --- load ----------------------------------------------------------------------------------------
+
+static int
+function_of(PyObject *module, const char *name, PyObject **function)
+{
+	if (!PyObject_HasAttrString(module, name))
+		return 0;
+	*function = PyObject_GetAttrString(module, name);
+	return *function == NULL ? -1 : 0;
+}
+
+static int
+names_of(PyObject *tuple, const char **to)
+{
+	for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple) && i < NAMES - 1; i++) {
+		to[i] = PyUnicode_AsUTF8(PyTuple_GET_ITEM(tuple, i));
+		if (to[i] == NULL)
+			return -1;
+	}
+	return 0;
+}
+
+static int
+fill(struct host *h)
+{
+	PyObject *reasons, *counters;
+	struct dps_plugin *p = &h->plugin;
+
+	*p = (struct dps_plugin){ DPS_PLUGIN_HEAD, .reasons = h->reasons, .counters = h->counters };
+	if (!PyArg_ParseTuple(h->declared, "sIHHO!O!IIIIII", &p->name, &p->needs, &p->rewrites,
+			      &p->prepends, &PyTuple_Type, &reasons, &PyTuple_Type, &counters,
+			      &p->state_size, &p->bucket_state_size, &p->state_version, &p->emits,
+			      &p->policy, &p->gauges) ||
+	    names_of(reasons, h->reasons) != 0 || names_of(counters, h->counters) != 0 ||
+	    function_of(h->module, "init", &h->init) != 0 ||
+	    function_of(h->module, "packet", &h->packet) != 0 ||
+	    function_of(h->module, "seated", &h->seated) != 0 ||
+	    function_of(h->module, "fini", &h->fini) != 0)
+		return -1;
+	h->packet_object = packet_new(h);
+	h->env_object = env_new(h);
+	return h->packet_object == NULL || h->env_object == NULL ? -1 : 0;
+}
+
+struct host *
+host_load(const char *path, const struct backend *backend)
+{
+	struct host *h = PyMem_Calloc(1, sizeof(*h));
+	PyObject *loaded;
+
+	if (h == NULL) {
+		PyErr_NoMemory();
+		return NULL;
+	}
+	h->backend = backend;
+	if (source == NULL)
+		source = PyImport_ImportModule("dpsup.plugin_source");
+	loaded = source == NULL ? NULL : PyObject_CallMethod(source, "load", "s", path);
+	if (loaded != NULL && PyArg_ParseTuple(loaded, "OO!", &h->module, &PyTuple_Type, &h->declared)) {
+		Py_INCREF(h->module);
+		Py_INCREF(h->declared);
+		if (fill(h) == 0) {
+			Py_DECREF(loaded);
+			return h;
+		}
+	}
+	Py_XDECREF(loaded);
+	host_free(h);
+	return NULL;
+}
+
+void
+host_free(struct host *h)
+{
+	PyObject *own[] = { h->module, h->declared, h->init, h->packet, h->seated, h->fini,
+			    h->packet_object, h->env_object };
+
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		Py_XDECREF(own[i]);
+	PyMem_Free(h);
+}
+
+// --- call ----------------------------------------------------------------------------------------
+
+static int
+call(struct host *h, PyObject *function, PyObject *arg)
+{
+	struct host *before = current;
+	PyObject *result;
+
+	if (function == NULL)
+		return 0;
+	current = h;
+	result = arg == NULL ? PyObject_CallNoArgs(function) : PyObject_CallOneArg(function, arg);
+	current = before;
+	Py_XDECREF(result);
+	return result == NULL ? -1 : 0;
+}
+
+int
+host_init(struct host *h, const struct dps_env *env)
+{
+	h->env = env;
+	return call(h, h->init, h->env_object);
+}
+
+int
+host_seated(struct host *h, const struct dps_env *env)
+{
+	int ret;
+
+	h->env = env;
+	h->is_seating = true;
+	ret = call(h, h->seated, h->env_object);
+	h->is_seating = false;
+	return ret;
+}
+
+static long
+verdict_of(PyObject *result)
+{
+	long verdict = -1;
+
+	if (PyLong_CheckExact(result))
+		verdict = PyLong_AsLong(result);
+	if (verdict >= 0 && verdict <= UINT16_MAX)
+		return verdict;
+	PyErr_Format(PyExc_TypeError, "packet() returned %R: a verdict is wanted, such as dps.out(port)",
+		     result);
+	return -1;
+}
+
+// A cycle of objects may hold a view that the plugin does not have any more.
+static bool
+keeps_views(uint32_t before)
+{
+	if (lent_out() <= before)
+		return false;
+	PyGC_Collect();
+	return lent_out() > before;
+}
+
+long
+host_packet(struct host *h, struct dps_packet *p)
+{
+	uint16_t room = p->headroom < h->plugin.prepends ? p->headroom : h->plugin.prepends;
+	uint32_t views = lent_out();    // 0 in a worker
+	struct host *before = current;
+	PyObject *result;
+	long verdict = -1;
+
+	h->in_hand = p;
+	h->least = p->data - room;
+	h->start = p->data;
+	h->end = p->data + (p->len < h->plugin.rewrites ? p->len : h->plugin.rewrites);
+	h->touched = 0;
+	h->emitted = 0;
+	current = h;
+	result = PyObject_CallOneArg(h->packet, h->packet_object);
+	if (result != NULL) {
+		verdict = verdict_of(result);
+		Py_DECREF(result);
+		if (verdict >= 0 && keeps_views(views)) {
+			PyErr_SetString(PyExc_BufferError,
+					"packet() returned and keeps a view of a packet or of state: "
+					"copy what is needed later, with bytes(view)");
+			verdict = -1;
+		}
+	}
+	h->in_hand = NULL;
+	current = before;
+	return verdict;
+}
+
+// --- in a worker ---------------------------------------------------------------------------------
+
+static const struct backend worker = {
+	.touch = dps_touch, .emit = dps_emit, .next_segment = dps_next_segment,
+	.hash_of = dps_hash_of,
+};
+
+static void
+say_last_resort(PyObject *error)
+{
+	PyObject *text = PyObject_Str(error);
+	const char *bytes = text == NULL ? NULL : PyUnicode_AsUTF8(text);
+
+	PyErr_Clear();
+	fprintf(stderr, "%s: %s\n", Py_TYPE(error)->tp_name, bytes == NULL ? "" : bytes);
+	Py_XDECREF(text);
+}
+
+static PyObject *
+take_error(void)
+{
+	PyObject *type, *value, *traceback;
+
+	PyErr_Fetch(&type, &value, &traceback);
+	PyErr_NormalizeException(&type, &value, &traceback);
+	if (value != NULL && traceback != NULL)
+		PyException_SetTraceback(value, traceback);
+	Py_XDECREF(type);
+	Py_XDECREF(traceback);
+	return value;
+}
+
+// The traceback on stderr, and one line of it in `why`.
+static void
+tell(const char *where, char *why, uint32_t len)
+{
+	PyObject *error = take_error();
+	PyObject *line = NULL;
+	const char *text;
+
+	if (source != NULL)
+		line = PyObject_CallMethod(source, "tell", "Os", error, where);
+	text = line == NULL ? NULL : PyUnicode_AsUTF8(line);
+	if (text == NULL)
+		say_last_resort(error);
+	if (why != NULL)
+		snprintf(why, len, "%s", text != NULL ? text : Py_TYPE(error)->tp_name);
+}
+
+static int
+on_init(const struct dps_env *env, void **state)
+{
+	struct host *h = *state = current;
+
+	current = NULL;
+	if (host_init(h, env) == 0) {
+		// What is there by now stays: the collector need not look at it again and again.
+		PyObject *gc = PyImport_ImportModule("gc");
+		PyObject *frozen = gc == NULL ? NULL : PyObject_CallMethod(gc, "freeze", NULL);
+
+		Py_XDECREF(frozen);
+		Py_XDECREF(gc);
+		PyErr_Clear();
+		return 0;
+	}
+	tell("init", env->error, env->error_len);
+	return -1;
+}
+
+static void
+on_seated(void *state, const struct dps_env *env)
+{
+	if (host_seated(state, env) == 0)
+		return;
+	tell("seated", NULL, 0);
+	abort();
+}
+
+static uint16_t
+on_packet(void *state, struct dps_packet *packet)
+{
+	long verdict = host_packet(state, packet);
+
+	if (__builtin_expect(verdict < 0, 0)) {
+		tell("packet", NULL, 0);
+		abort();
+	}
+	return (uint16_t)verdict;
+}
+
+static void
+on_fini(void *state)
+{
+	struct host *h = state;
+
+	if (call(h, h->fini, NULL) != 0)
+		tell("fini", NULL, 0);
+}
+
+static bool
+start(const char *program, char *why, uint32_t len)
+{
+	PyPreConfig before;
+	PyConfig config;
+	PyStatus status;
+
+	PyPreConfig_InitIsolatedConfig(&before);
+	before.utf8_mode = 1;
+	status = Py_PreInitialize(&before);
+	PyConfig_InitIsolatedConfig(&config);
+	config.buffered_stdio = 0;
+	config.write_bytecode = 0;
+	if (!PyStatus_Exception(status))
+		status = PyConfig_SetBytesString(&config, &config.executable, program);
+	if (!PyStatus_Exception(status))
+		status = PyConfig_SetBytesString(&config, &config.program_name, program);
+	if (!PyStatus_Exception(status))
+		status = Py_InitializeFromConfig(&config);
+	PyConfig_Clear(&config);
+	if (!PyStatus_Exception(status))
+		return true;
+	snprintf(why, len, "Python does not start (%s): %s", program, status.err_msg);
+	return false;
+}
+
+// The worker's: NULL, and why. `program`: the Python whose packages the plugin may import.
+__attribute__((visibility("default"))) const struct dps_plugin *
+dps_python_open(const char *path, const char *program, char *why, uint32_t len);
+
+const struct dps_plugin *
+dps_python_open(const char *path, const char *program, char *why, uint32_t len)
+{
+	PyObject *here;
+	struct host *h;
+
+	if (!start(program, why, len))
+		return NULL;
+	here = PyImport_ImportModule("dpsup._python");
+	if (here != NULL && objects_ready() == 0) {
+		h = host_load(path, &worker);
+		if (h != NULL) {
+			h->plugin.init = on_init;
+			h->plugin.packet = on_packet;
+			h->plugin.seated = on_seated;
+			h->plugin.fini = on_fini;
+			current = h;    // for on_init
+			return &h->plugin;
+		}
+	}
+	tell("", why, len);
+	return NULL;
+}
+
+// --- the module ----------------------------------------------------------------------------------
+
+PyMODINIT_FUNC PyInit__python(void);
+
+PyMODINIT_FUNC
+PyInit__python(void)
+{
+	static struct PyModuleDef definition = {
+		PyModuleDef_HEAD_INIT, .m_name = "dpsup._python", .m_size = -1, .m_methods = words,
+	};
+	PyObject *module = objects_ready() == 0 ? PyModule_Create(&definition) : NULL;
+	PyObject *trial = module == NULL ? NULL : PyType_FromSpec(&trial_spec);
+
+	if (trial == NULL || PyModule_AddObject(module, "Trial", trial) != 0) {
+		Py_XDECREF(trial);
+		Py_CLEAR(module);
+	}
+	return module;
+}
