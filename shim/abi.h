@@ -50,6 +50,9 @@ enum {
 	DPS_HEAD = 64,              // bytes of a packet's head
 	DPS_KEY = 64,               // most bytes of a hash key
 	DPS_HAND_LOOKS = 63,        // dps_slot.hand: this bit
+	DPS_TICK_SLOT = 513,        // a tick's number: of the worker, else 1 + its bucket
+	DPS_TICK_US = 1000,         // the least time between two ticks of a worker
+	DPS_BUCKET_TICK_US = 10000, // and between two of a bucket
 	DPS_NO_SLOT = 255,
 	DPS_NOWHERE = 0xffff        // dps_group_conf.next
 };
@@ -61,6 +64,7 @@ enum {
 	DPS_V_GROUP = 0x2000,       // low bits: group
 	DPS_V_QUARANTINE = 0x3000,
 	DPS_V_REQUEUE = 0x4000,     // steer it anew; only the primary says this
+	DPS_V_TICK = 0x5000,        // of a tick, and of nothing else: it was taken
 	DPS_V_ALSO = 0x8000,        // with DROP, OUT, GROUP: and a copy out of the port in bits 4 to 11
 	DPS_V_KIND = 0xf000,
 	DPS_V_ARG = 0x0fff
@@ -75,7 +79,8 @@ enum {
 
 	// A descriptor's.
 	DPS_W_OFFSET = 0,           // 40 bits: the first byte, from dps_ctl.base
-	DPS_W_LEN = 40,             // 14 bits: bytes in the first segment, if META does not say
+	DPS_W_LEN = 40,             // 14 bits: bytes in the first segment; with META 0, or the number of a
+				    // tick, and then it is all that there is
 	DPS_W_PORT = 54,            // 4 bits: input port
 	DPS_W_HEADROOM = 58,        // 4 bits: at least so many times 16 bytes are free before it
 	DPS_W_META = 62,            // 1: dps_meta has more
@@ -203,7 +208,8 @@ struct dps_lane {
 	// Written by the io core. Two lines: processors fetch them in pairs.
 	uint32_t sent;              // index after the last packet lent
 	uint32_t blanks;            // index after the last blank lent
-	uint32_t pad0[30];
+	uint32_t ticked;            // index after the last tick lent; stored before `sent`
+	uint32_t pad0[29];
 
 	// Written by the worker; by the primary while the slot is empty. Both in one store: they say the
 	// same moment.
@@ -230,7 +236,9 @@ struct dps_facts {
 	uint32_t n_counters;
 	uint32_t policy;            // bit r: what reason r drops is as the plugin was told to
 	uint32_t gauges;            // bit c: counter c is the process's own, and ends with it
-	uint32_t pad[9];
+	uint32_t tick_us;           // between two of the worker's ticks, 0: it has none
+	uint32_t bucket_tick_us;    // and between two of a bucket's
+	uint32_t pad[7];
 	char reason[DPS_REASONS][DPS_NAME];
 	char counter_name[DPS_COUNTERS][DPS_NAME];
 };
@@ -327,6 +335,7 @@ struct dps_story {
 	uint64_t plugin_base;
 	uint64_t plugin_digest;
 	uint64_t frame[DPS_FRAMES];
+	uint64_t ticked;            // 1: what `blamed` is said of is a tick
 };
 
 // A plugin with its arguments. Written by the primary while no process has this version: before the

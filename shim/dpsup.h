@@ -159,6 +159,13 @@ dps_word_is_done(uint64_t word)
 	return word >> DPS_W_DONE;
 }
 
+// Which tick a descriptor is, 0: none, a packet.
+static inline uint32_t
+dps_word_tick(uint64_t word)
+{
+	return word & DPS_BIT(DPS_W_META) ? DPS_FIELD(word, DPS_W_LEN, DPS_W_PORT - DPS_W_LEN) : 0;
+}
+
 static inline uint64_t *
 dps_lane_words(struct dps_lane *lane)
 {

@@ -26,6 +26,7 @@ struct lane {
 	uint32_t *scatter;                // of the ring's lines, see dps_scatter_init
 	struct dps_meta *meta;
 	struct rte_mbuf **shadow;       // [size], by index
+	uint16_t *tick;                 // [size], by index: which tick is there, 0: a packet
 	const uint32_t *parks;          // dps_slot.parks
 	uint64_t *blank_word;           // descriptors, then the worker's words: dps_slot.blanks
 	struct rte_mbuf **blank;        // [DPS_BLANKS], by index
@@ -58,8 +59,19 @@ struct lane {
 	uint8_t emits;                  // most blanks that a packet of it may fill
 	uint32_t blanks_sent;           // index after the last blank lent
 	uint32_t blanks_taken;          // and after the last one that came back filled
-	struct rte_mempool *blank_pool; // that they come from
+	struct rte_mempool *blank_pool; // that they come from, and ticks
+	uint32_t ticks_out;             // as packets are
+	uint32_t tick_room;             // of these, those that take no packet's place
+	uint64_t ticks_lent;            // in all
+	uint64_t ticks_back;
+	uint64_t tick_cycles;           // TSC cycles between two ticks of the worker, 0: it has none
+	uint64_t tick_due;              // TSC of the next one
+	uint64_t bucket_tick_cycles;    // between two of a bucket
+	uint16_t tick_port;             // that ticks, and what they originate, count as come in by
+	bool tick_waits;                // one of the worker's is out
+	bool is_fed;                    // has a bucket
 	struct dps_lane_stats stats;
+	uint8_t pad[64];                // 768 bytes: a lane is found without a multiplication
 } __rte_cache_aligned;
 
 // n packets from an index on may come back as REQUEUE.
@@ -111,12 +123,16 @@ lane_room(const struct lane *lane)
 	return lane->limit - lane->sent;
 }
 
+enum { TICK_PLACES = 8 };      // of those, at most, that packets leave to ticks
+
 // Lossless lanes get no packet for which they might lack blanks.
 static void __attribute__((noinline, unused))
 lane_limit_blanks(struct lane *lane)
 {
 	uint32_t most = (lane->blanks_sent - lane->blanks_taken) / lane->emits;
 
+	if (lane->tick_cycles + lane->bucket_tick_cycles > 0)
+		most -= RTE_MIN(most / 2, (uint32_t)TICK_PLACES);
 	most = lane->collected + RTE_MIN(most, lane->credit);
 	lane->limit = (int32_t)(most - lane->sent) > 0 ? most : lane->sent;
 }
@@ -124,9 +140,27 @@ lane_limit_blanks(struct lane *lane)
 static inline void
 lane_set_limit(struct lane *lane)
 {
-	lane->limit = unlikely(lane->corrupt) ? lane->sent : lane->collected + lane->credit;
+	lane->limit = unlikely(lane->corrupt) ? lane->sent : lane->collected + lane->credit + lane->tick_room;
 	if (unlikely(lane->emits > 0) && lane->hold && !lane->corrupt)
 		lane_limit_blanks(lane);
+}
+
+// Is there a place for a tick? A lane that is full of packets has some, in what is left of its ring.
+static inline bool
+lane_fits_tick(const struct lane *lane)
+{
+	if (lane->corrupt || lane_out(lane) >= lane->size - 1)
+		return false;
+	if (lane->hold && lane->emits > 0)
+		return lane_out(lane) < (lane->blanks_sent - lane->blanks_taken) / lane->emits;
+	return lane_room(lane) > 0 || lane->tick_room < DPS_BURST;
+}
+
+static inline void
+lane_count_ticks(struct lane *lane, uint32_t out)
+{
+	dps_store32(&lane->ticks_out, out);
+	lane->tick_room = RTE_MIN(out, (uint32_t)DPS_BURST);
 }
 
 // Blanks that a packet may fill, as dps_facts.needs says it.
@@ -146,6 +180,13 @@ lane_word(const struct lane *lane, const struct rte_mbuf *m, uint32_t len, uint3
 	return ((uintptr_t)m->buf_addr + m->data_off - lane->base) << DPS_W_OFFSET |
 	       (uint64_t)len << DPS_W_LEN | (uint64_t)port << DPS_W_PORT |
 	       headroom << DPS_W_HEADROOM;
+}
+
+// The descriptor of a tick.
+static inline uint64_t
+lane_tick_word(const struct lane *lane, const struct rte_mbuf *m, uint32_t tick)
+{
+	return lane_word(lane, m, tick, lane->tick_port) | DPS_BIT(DPS_W_META);
 }
 
 // The line that an index's word is in.

@@ -81,6 +81,9 @@ struct io_group {
 	uint64_t hold_full;
 	uint64_t worker_held;
 	uint64_t bypassed;
+	bool tick_waits[DPS_BUCKETS];   // the bucket's last tick is out
+	uint32_t tick_at;               // bucket whose turn is next
+	uint64_t tick_due;              // TSC of that
 };
 
 enum {
@@ -184,6 +187,8 @@ struct io {
 	uint64_t stage_since;           // TSC
 	bool watched;                   // capture or stopwatch
 	bool thirsty;                   // a lane has fewer blanks than it may
+	uint64_t tick_due;              // TSC of the next tick, UINT64_MAX: there are none
+	uint32_t ticks;                 // that came back in this turn, and brought nothing
 	struct capture *capture;        // NULL: no capture runs
 	struct stopwatch *stopwatch;    // NULL: the time of packets is not measured
 	uint32_t n_active;
@@ -419,6 +424,11 @@ void *own_zalloc(size_t len);
 int io_ask(struct io *io, enum io_op op, uint32_t arg);
 int io_ask_all(enum io_op op, uint32_t arg);
 int io_ports_changed(void);
+
+// ticks.c
+void ticks_lend(struct io *io);                 // those that are due
+void tick_skip(struct io *io, struct lane *lane, uint32_t index);      // it comes back, not taken
+void tick_back(struct io *io, struct lane *lane, uint32_t index);      // its buffer is free again
 
 // audit.c, between two turns; but for the last
 void io_audit(struct io *io);

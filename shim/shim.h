@@ -128,6 +128,8 @@ struct dps_lane_stats {
 	uint64_t bad_word;          // the last bad verdict's word, 0: none
 	uint32_t bad_len;           // bytes of its packet
 	uint32_t bad_version;       // of the plugin that said it
+	uint64_t ticks;             // that the worker took
+	uint64_t ticks_skipped;     // that were due and it did not
 };
 
 // Where an io core's cycles go, measured in one busy turn of 61.

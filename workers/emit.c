@@ -28,9 +28,9 @@ dps_emit(uint16_t verdict, uint32_t len)
 	uint8_t *data;
 
 	if (l == NULL || l->emits == 0)
-		misuse("called outside of packet(), or by a plugin that says `emits = 0`");
+		misuse("called outside of packet() and of ticks, or by a plugin that says `emits = 0`");
 	if (l->filled + l->missed == l->emits)
-		misuse("called more often for one packet than the plugin's `emits` says");
+		misuse("called more often for one packet or tick than the plugin's `emits` says");
 	lane = l->from;
 	index = lane->taken + l->filled;
 	if (index == lane->blanks)

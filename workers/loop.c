@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
+// Over 600 lines: the compiler must see the loop as a whole.
+//
 // The worker's loop, and the worker's half of the lane protocol. A kill may come before any store;
 // what recovery then finds in the slot is a prefix of these stores, so their order is the protocol:
 //
@@ -330,6 +332,75 @@ run_burst(struct loop *l, struct loop_lane *lane, uint32_t index, uint32_t n)
 		run(l, lane, index, n, LOOP_SAVES_NOT, false, false);
 }
 
+// Time has passed, for this worker or for one bucket. What the plugin does of it takes effect with the
+// tick's one store, as a packet's. A plugin that has no such function may get one from the other version
+// of a rollout.
+static void
+handle_tick(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t index, uint64_t *word)
+{
+	uint32_t tick = dps_word_tick(*word), bucket = tick - 1;
+	const struct dps_plugin *plugin = l->plugin;
+	uint64_t back = dps_word_verdict(DPS_V_TICK);
+
+	l->ticks++;
+	if (tick == DPS_TICK_SLOT ? plugin->tick != NULL : plugin->bucket_tick != NULL) {
+		touching = l;
+		l->from = lane;
+		l->stamp = dps_undo_stamp(lane_index, index);
+		l->filled = 0;
+		l->missed = 0;
+		l->bucket = tick == DPS_TICK_SLOT || l->buckets.head == NULL ? NULL :
+									       bucket_of(l, bucket);
+		if (tick == DPS_TICK_SLOT)
+			plugin->tick(l->state);
+		else
+			plugin->bucket_tick(l->state, bucket, l->bucket);
+		touching = NULL;
+		back |= (uint64_t)l->filled << DPS_W_EMITS | (uint64_t)l->missed << DPS_W_MISSED;
+		lane->taken += l->filled;
+	}
+	order();
+	__atomic_store_n(word, back, __ATOMIC_RELAXED);
+	order();
+}
+
+static inline uint64_t *
+word_of(const struct loop *l, const struct loop_lane *lane, uint32_t index)
+{
+	return &lane->word[dps_word_at(scatter, l->mask, index)];
+}
+
+// A burst that may have ticks in it: they, and the packets between them, in order. All is one burst to
+// the io core.
+static void __attribute__((noinline))
+run_ticked(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t n)
+{
+	uint32_t first = lane->done, some;
+
+	for (uint32_t at = 0; at < n; at += some) {
+		uint64_t *word = word_of(l, lane, first + at);
+
+		some = 1;
+		if (dps_word_tick(*word) != 0) {
+			handle_tick(l, lane, lane_index, first + at, word);
+			continue;
+		}
+		while (at + some < n && dps_word_tick(*word_of(l, lane, first + at + some)) == 0)
+			some++;
+		lane->done = first + at;
+		run_burst(l, lane, lane_index, some);
+	}
+	lane->done = first;
+}
+
+// Ticks are rare: where the last one was says that there is none. Indices wrap around, so that it may
+// say too much.
+static inline bool
+may_tick(const struct loop_lane *lane)
+{
+	return (int32_t)(dps_load32(&lane->shared->ticked) - lane->done) > 0;
+}
+
 // The same, measured. What is noted lies in memory that nothing of the lanes depends on.
 static void __attribute__((noinline))
 run_measured(struct loop *l, struct loop_lane *lane, uint32_t index, uint32_t n, uint32_t asked)
@@ -341,7 +412,10 @@ run_measured(struct loop *l, struct loop_lane *lane, uint32_t index, uint32_t n,
 	start = rte_rdtsc();
 	for (uint32_t i = 0; i < n; i++)
 		word[i] = lane->word[dps_word_at(scatter, l->mask, lane->done + i)];
-	run_burst(l, lane, index, n);
+	if (may_tick(lane))
+		run_ticked(l, lane, index, n);
+	else
+		run_burst(l, lane, index, n);
 	perf_note(l, index, word, n, start, rte_rdtsc() - start);
 }
 
@@ -377,6 +451,8 @@ burst(struct loop *l, uint32_t index)
 	asked = dps_load32(&slot->perf);
 	if (unlikely(asked != 0))
 		run_measured(l, lane, index, n, asked);
+	else if (unlikely(may_tick(lane)))
+		run_ticked(l, lane, index, n);
 	else
 		run_burst(l, lane, index, n);
 	lane->done += n;
@@ -418,7 +494,8 @@ loop_init(struct loop *l, uint64_t base, struct dps_slot *slot, const struct dps
 										 LOOP_SAVES,
 		.fetches = !(plugin->needs & DPS_PLUGIN_NO_BYTES),
 		.touches = plugin->state_size + plugin->bucket_state_size > 0 ||
-			   plugin->needs & DPS_PLUGIN_TOUCHES || plugin->emits > 0,
+			   plugin->needs & DPS_PLUGIN_TOUCHES || plugin->emits > 0 ||
+			   plugin->tick != NULL || plugin->bucket_tick != NULL,
 		.looks = plugin->look != NULL,
 		.emits = plugin->emits,
 		.perf = (struct dps_perf *)((char *)slot + slot->perf_at),
@@ -530,7 +607,10 @@ worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_p
 		now = rte_rdtsc();
 		if (work > 0) {
 			dps_count(&slot->busy, now - start);
-			idle_since = now;
+			// Of ticks alone it is not kept from sleep.
+			if (work > l.ticks)
+				idle_since = now;
+			l.ticks = 0;
 		} else if (adaptive) {
 			idle(&l, (now - idle_since) / cycles_us);
 			now = rte_rdtsc();

@@ -45,6 +45,7 @@ struct loop {
 	struct loop_lane *from;         // of the packet in hand
 	uint32_t filled;                // by the packet in hand
 	uint32_t missed;                // likewise: there was none
+	uint32_t ticks;                 // of this turn
 	uint64_t stamp;                 // of the packet in hand, dps_undo_stamp
 	uint8_t *bucket;                // state of its bucket, NULL: none
 	uint32_t bucket_size;

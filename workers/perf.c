@@ -58,7 +58,9 @@ perf_note(struct loop *l, uint32_t lane, const uint64_t *word, uint32_t n, uint6
 									    DPS_OFFSET_BITS));
 		uint32_t len = DPS_FIELD(word[i], DPS_W_LEN, DPS_W_PORT - DPS_W_LEN);
 
-		if (word[i] & DPS_BIT(DPS_W_META))
+		if (dps_word_tick(word[i]) != 0)
+			len = 0;
+		else if (word[i] & DPS_BIT(DPS_W_META))
 			len = l->lane[lane].meta[(l->lane[lane].done + i) & l->mask].len;
 		slow->len[i] = len;
 		memcpy(slow->head[i], data, len < DPS_HEAD ? len : DPS_HEAD);

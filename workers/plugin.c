@@ -173,6 +173,23 @@ check(struct dps_sitter *me, const struct dps_plugin *p)
 		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "it declares emits = %u, at most %u blanks are lent for each packet",
 			      p->emits, DPS_PLUGIN_EMITS);
+	if ((p->tick != NULL) != (p->tick_us != 0) ||
+	    (p->bucket_tick != NULL) != (p->bucket_tick_us != 0))
+		return refuse(me, DPS_EXIT_PLUGIN_ABI,
+			      "it declares tick_us = %u %s tick, and bucket_tick_us = %u %s bucket_tick: "
+			      "each function needs its interval, and an interval its function",
+			      p->tick_us, p->tick != NULL ? "with" : "without", p->bucket_tick_us,
+			      p->bucket_tick != NULL ? "with" : "without");
+	if ((p->tick_us != 0 && p->tick_us < DPS_TICK_US) ||
+	    (p->bucket_tick_us != 0 && p->bucket_tick_us < DPS_BUCKET_TICK_US))
+		return refuse(me, DPS_EXIT_PLUGIN_ABI,
+			      "it declares tick_us = %u and bucket_tick_us = %u, at least %u and %u are "
+			      "possible", p->tick_us, p->bucket_tick_us, DPS_TICK_US,
+			      DPS_BUCKET_TICK_US);
+	if (p->bucket_tick != NULL && p->bucket_state_size == 0)
+		return refuse(me, DPS_EXIT_PLUGIN_ABI,
+			      "it declares bucket_tick and bucket_state_size = 0: only buckets with state "
+			      "get ticks");
 	if (p->rewrites + p->prepends > DPS_UNDO)
 		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "rewrites + prepends is %u bytes, at most %u can be put back",
@@ -308,6 +325,8 @@ plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_s
 	me->facts.n_counters = copy_names(me->facts.counter_name, DPS_COUNTERS, p->counters);
 	me->facts.policy = p->policy;
 	me->facts.gauges = p->gauges;
+	me->facts.tick_us = p->tick_us;
+	me->facts.bucket_tick_us = p->bucket_tick_us;
 	*plugin = p;
 	return 0;
 }

@@ -13,7 +13,7 @@
 #include "loop.h"
 #include "worker.h"
 
-// Of the loop that is in packet().
+// Of the loop that is in packet() or a tick.
 struct loop *touching;
 
 uint64_t
@@ -69,13 +69,13 @@ dps_touch(void *at, uint32_t len)
 	uint32_t n;
 
 	if (l == NULL)
-		misuse("called outside of packet(), or by a plugin that asked for no state and not "
+		misuse("called outside of packet() and of ticks, or by a plugin that asked for no state and not "
 		       "for DPS_PLUGIN_TOUCHES");
 	s = l->slot;
 	n = (s->touched ^ l->stamp) << (64 - DPS_TOUCH_COUNT) == 0 ? s->touched >> DPS_TOUCH_COUNT :
 								     0;
 	if (n == DPS_TOUCHES || len > DPS_TOUCH_MOST)
-		misuse("at most 4 pieces of 64 bytes for each packet");
+		misuse("at most 4 pieces of 64 bytes for each packet or tick");
 	if (!is_within(at, len, l->bucket, l->bucket_size) &&
 	    !is_within(at, len, l->block, l->block_size) &&
 	    !is_within(at, len, l->counters, sizeof(uint64_t) * DPS_COUNTERS))

@@ -128,6 +128,8 @@ class LaneCounters(TypedDict):
     no_blank: NotRequired[Annotated[int, "packets that it did not: there was no empty buffer"]]
     copied: NotRequired[Annotated[int, "copies sent out of a second port"]]
     no_copy: NotRequired[Annotated[int, "copies not made: there was no empty buffer"]]
+    ticks: NotRequired[Annotated[int, "ticks that the plugin handled, its own and its buckets'"]]
+    ticks_skipped: NotRequired[Annotated[int, "ticks that were due and not handled"]]
     outstanding: Annotated[int, "packets lent now"]
     lanes_corrupt: Annotated[int, "lanes that were isolated"]
     bad_word: Annotated[int, "the last verdict without meaning, as the worker wrote it; 0: none"]

@@ -45,7 +45,7 @@ TYPES = {
 MORE: dict[str, tuple[str, ...]] = {
     "death": (
         "repaired", "successor", "notice", "tried", "hung", "times", "address", "backtrace",
-        "blamed",
+        "blamed", "ticked",
     ),
     "quarantine": ("why", "port", "length", "flow_hash"),
     "verdict": ("verdict", "length", "packets"),
@@ -59,7 +59,9 @@ class Fields(TypedDict, total=False):
     alive: Annotated[list[int], "processes that may hold the locks"]
     backtrace: Annotated[list[str], "frames, the innermost first"]
     blamed: Annotated[
-        int, "deaths that the packet in hand is to blame for; at two it is quarantined"
+        int,
+        "deaths that the packet or tick in hand is to blame for; at two the packet is quarantined,"
+        " the tick skipped",
     ]
     buckets_moved: Annotated[int, "buckets moved, of 512"]
     cycles: Annotated[list[float], "cycles per packet of the old version and the new"]
@@ -104,6 +106,7 @@ class Fields(TypedDict, total=False):
         dict[str, int],
         "times of its phases: died, noticed, repaired, claimed, seated, first packet, gone",
     ]
+    ticked: Annotated[bool, "`blamed` is said of a tick"]
     tried: Annotated[int, "spares that did not take the slot in time"]
     uid: Annotated[int | None, "the user that the process of a command ran as, null: not known"]
     verb: Annotated[str, "the command: `scale`, `stop`"]
@@ -124,6 +127,7 @@ class Repaired(TypedDict):
     address: NotRequired[str]
     backtrace: NotRequired[list[str]]
     blamed: NotRequired[int]
+    ticked: NotRequired[bool]
 
 
 class Event(Fields):

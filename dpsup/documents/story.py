@@ -31,6 +31,7 @@ class Story(TypedDict):
     left: int
     sender: int
     blamed: int
+    ticked: int  # 1: what `blamed` is said of is a tick
     mended: int
     handover: int
     address: int

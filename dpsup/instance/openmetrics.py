@@ -303,6 +303,18 @@ def _worker(made: _Families, group: str, w: StatusWorker) -> None:
         w.get("no_copy", 0),
         **labels,
     )
+    made.counter(
+        "worker_ticks",
+        "Number of ticks that the plugin handled.",
+        w.get("ticks", 0),
+        **labels,
+    )
+    made.counter(
+        "worker_ticks_skipped",
+        "Number of ticks that were due and not handled.",
+        w.get("ticks_skipped", 0),
+        **labels,
+    )
     made.gauge(
         "worker_packets_outstanding",
         "Number of packets that the worker has now.",

@@ -114,5 +114,8 @@ def repaired(story: Story) -> Repaired:
         told["backtrace"] = story["frames"]
     if story.get("blamed"):
         # Of the packet in hand: how many deaths it is to blame for; at two it is in quarantine.
+        # Or of a tick, which is skipped then.
         told["blamed"] = story["blamed"]
+        if story.get("ticked"):
+            told["ticked"] = True
     return told

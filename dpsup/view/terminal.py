@@ -406,7 +406,8 @@ def _death(event: dict[str, Any]) -> str:
     if found.get("mended"):
         parts.append(f"{found['mended']} overwritten descriptors restored")
     if event.get("blamed"):
-        parts.append(f"death {event['blamed']} with the same packet in hand")
+        what = "tick" if event.get("ticked") else "packet"
+        parts.append(f"death {event['blamed']} with the same {what} in hand")
     if event["successor"]:
         took = (times.get("seated_ns", noticed) - noticed) / 1000
         parts.append(f"spare {event['successor']} in the slot after {took:.0f} us")

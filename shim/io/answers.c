@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include <rte_cycles.h>
+
 #include "primary.h"
 
 // What an io core need not do for a group: everything but the word, and, if one lane takes all packets
@@ -50,8 +52,11 @@ op_map(struct io *io, struct io_group *g)
 	// At once if nothing drains: this io core may go to sleep now.
 	waiting_settle(io, g);
 	g->fed = 0;
-	for (uint32_t i = 0; i < g->max; i++)
+	for (uint32_t i = 0; i < g->max; i++) {
 		g->fed += fed[i];
+		io->lane[g->first + i].is_fed = fed[i];
+	}
+	io->tick_due = 0;
 	find_shortcuts(io, g);
 }
 
@@ -87,6 +92,13 @@ settle_turn(struct lane *lane)
 					    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
+// What a plugin may ask for is bounded here too: a worker writes its facts.
+static uint64_t
+cycles_of(uint32_t us, uint32_t least)
+{
+	return us == 0 ? 0 : (uint64_t)RTE_MAX(us, least) * (rte_get_tsc_hz() / 1000000);
+}
+
 static void
 op_lane(struct io *io, uint32_t slot)
 {
@@ -104,6 +116,9 @@ op_lane(struct io *io, uint32_t slot)
 		lane->credit = RTE_MIN(lane->credit, (uint32_t)DPS_BLANKS / lane->emits);
 	lane_set_limit(lane);
 	io->thirsty |= lane->emits > 0;
+	lane->tick_cycles = cycles_of(facts->tick_us, DPS_TICK_US);
+	lane->bucket_tick_cycles = cycles_of(facts->bucket_tick_us, DPS_BUCKET_TICK_US);
+	io->tick_due = 0;       // looked at anew
 	settle_turn(lane);
 	find_shortcuts(io, &io->group[lane->group]);
 }
@@ -124,7 +139,10 @@ op_reset(struct io *io, uint32_t slot)
 	struct lane *lane = &io->lane[slot];
 
 	for (uint32_t i = lane->collected; i != lane->sent; i++)
-		drop_corrupt(io, lane, lane->shadow[i & lane->mask]);
+		if (lane->tick[i & lane->mask] != 0)
+			tick_skip(io, lane, i);
+		else
+			drop_corrupt(io, lane, lane->shadow[i & lane->mask]);
 	lane->shared->sent = 0;
 	lane->shared->done = 0;
 	lane->sent = 0;
@@ -182,7 +200,10 @@ op_stop(struct io *io)
 		for (; lane->collected != lane->sent; lane->collected++) {
 			struct rte_mbuf *m = lane->shadow[lane->collected & lane->mask];
 
-			drop_at_port(io, port_of(m), DPS_DROP_STOPPED, m);
+			if (lane->tick[lane->collected & lane->mask] != 0)
+				tick_skip(io, lane, lane->collected);
+			else
+				drop_at_port(io, port_of(m), DPS_DROP_STOPPED, m);
 		}
 		free_blanks(lane);
 	}

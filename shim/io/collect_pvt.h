@@ -250,12 +250,59 @@ take_run(struct io *io, struct lane *lane, uint32_t index, uint32_t n, uint64_t 
 	return n;
 }
 
+// Its verdict says that it was taken; it has others where a worker died of it, or with it. What it
+// originated leaves now.
+static void
+take_tick(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
+{
+	struct rte_mbuf *m = lane->shadow[index & lane->mask];
+	uint32_t n = DPS_FIELD(word, DPS_W_EMITS, 4);
+
+	if (n > 0 && !take_blanks(io, lane, m, index, n))
+		lane_spoilt(lane);
+	if ((word & ~DPS_W_EXTRA) != dps_word_verdict(DPS_V_TICK)) {
+		tick_skip(io, lane, index);
+		return;
+	}
+	dps_count(&lane->stats.no_blank, DPS_FIELD(word, DPS_W_MISSED, 4));
+	dps_count(&lane->stats.ticks, 1);
+	tick_back(io, lane, index);
+	io->ticks += n == 0;
+}
+
+// Ticks that are next, then `n` is where the packets after them end. Which words are ticks is in the io
+// core's own memory. Returns how many are taken.
+static uint32_t __rte_noinline
+take_ticks(struct io *io, struct lane *lane, uint32_t *n)
+{
+	uint32_t taken = 0, end;
+
+	for (; taken < *n; taken++) {
+		uint32_t index = lane->collected + taken;
+		uint64_t word = lane_get(lane, index);
+
+		if (lane->tick[index & lane->mask] == 0)
+			break;
+		if (lane->hold && !may_take_back(io, lane, index, word)) {
+			*n = taken;
+			return taken;
+		}
+		take_tick(io, lane, index, word);
+	}
+	for (end = taken; end < *n && lane->tick[(lane->collected + end) & lane->mask] == 0;)
+		end++;
+	*n = end;
+	return taken;
+}
+
 static uint32_t
 collect(struct io *io, struct lane *lane)
 {
 	uint32_t n = lane_back(lane, DPS_IO_BURST);
 	uint32_t taken = 0;
 
+	if (unlikely(lane->ticks_out > 0))
+		taken = take_ticks(io, lane, &n);
 	while (taken < n) {
 		uint32_t index = lane->collected + taken;
 		// Read once: the worker could change it between check and use.

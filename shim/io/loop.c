@@ -48,6 +48,17 @@ is_owing(const struct io *io)
 	return io->n_active > 0;
 }
 
+// An io core that sleeps is there for the next tick.
+static void
+bound_by_tick(const struct io *io, struct timespec *most)
+{
+	int64_t left = io->tick_due - rte_rdtsc();
+	int64_t ns = left > 0 ? (uint64_t)left / (io->window / WINDOW_US) * 1000 : 0;
+
+	if (io->tick_due != UINT64_MAX && ns < most->tv_nsec)
+		most->tv_nsec = ns;
+}
+
 // With nothing to do: at first poll for the next packet, then use ever less CPU. If no queue can wake
 // an io core, the first packet after an idle time may wait for a nap. On a virtual machine a nap of
 // any length costs some 25 us of CPU, and lasts 35 us longer than asked (tests of 20 to 1000 us).
@@ -71,11 +82,13 @@ idle(struct io *io, uint64_t us)
 		// With several io cores, nothing wakes it for their packets to its ports.
 		if (the_primary.n_io == 1)
 			t.tv_nsec = NAP_WATCHED_NS;
+		bound_by_tick(io, &t);
 		io->woken = sleep_on_queues(io, &t);
 		return;
 	}
 	if (us < LONG_US)
 		t.tv_nsec = us < SHORT_US ? NAP_SHORT_NS : NAP_LONG_NS;
+	bound_by_tick(io, &t);
 	nanosleep(&t, NULL);
 }
 
@@ -98,6 +111,8 @@ io_turn(struct io *io)
 	if (io->rx_on)
 		for (uint32_t i = 0; i < io->n_rxq; i++)
 			work += rx_queue_poll(io, &io->rxq[i]);
+	if (unlikely(io->now >= io->tick_due))
+		ticks_lend(io);
 	if (io->n_active > 0 && !is_gathering(io, work)) {
 		publish_all(io);
 		stage(io, DPS_STAGE_COLLECT);
@@ -149,6 +164,9 @@ io_loop(void *arg)
 
 		io->now = now;
 		work = io_turn(io);
+		// Of ticks alone it is not kept from sleep.
+		work -= io->ticks;
+		io->ticks = 0;
 		now = rte_rdtsc();
 		if (work > 0) {
 			dps_count(&io->stats.busy_loops, 1);

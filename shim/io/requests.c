@@ -99,13 +99,13 @@ own_zalloc(size_t len)
 	return memset(p, 0, len);
 }
 
-// Blanks of a group come from the pool of a port that feeds it.
+// Blanks and ticks of a group come from the pool of a port that feeds it.
 static uint32_t
-pool_of_group(uint32_t group)
+port_of_group(uint32_t group)
 {
 	for (uint32_t i = 0; i < the_primary.n_ports; i++)
 		if (the_primary.port[i].group == (int32_t)group)
-			return the_primary.port[i].pool;
+			return i;
 	return 0;
 }
 
@@ -128,7 +128,8 @@ lane_init(struct io *io, uint32_t slot)
 	lane->size = s->ring;
 	lane->mask = s->ring - 1;
 	lane->credit = s->ring - 1 - DPS_BURST;
-	lane->blank_pool = the_primary.pool[pool_of_group(s->group)];
+	lane->tick_port = port_of_group(s->group);
+	lane->blank_pool = the_primary.pool[the_primary.port[lane->tick_port].pool];
 	lane_set_limit(lane);
 	lane->slot = slot;
 	lane->group = s->group;
@@ -137,7 +138,8 @@ lane_init(struct io *io, uint32_t slot)
 	// A burst is received in one piece, over the end of the ring if need be.
 	lane->shadow = own_zalloc(sizeof(*lane->shadow) * (s->ring + DPS_IO_BURST));
 	lane->blank = own_zalloc(sizeof(*lane->blank) * DPS_BLANKS);
-	return lane->shadow == NULL || lane->blank == NULL ? -ENOMEM : 0;
+	lane->tick = own_zalloc(sizeof(*lane->tick) * s->ring);
+	return lane->shadow == NULL || lane->blank == NULL || lane->tick == NULL ? -ENOMEM : 0;
 }
 
 // Where packets must not be lost, inputs are left alone from WAITING_GATE held ones on. What may still
@@ -269,6 +271,7 @@ dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
 	io->lcore = lcore;
 	io->burst = burst;
 	io->adaptive = adaptive;
+	io->tick_due = UINT64_MAX;
 	p->io[index] = io;
 	for (uint32_t i = 0; i < p->n_groups; i++) {
 		ret = group_init(io, i);
@@ -519,13 +522,20 @@ dps_group_stats_get(uint32_t group, struct dps_group_stats *out)
 	return 0;
 }
 
+// Without the ticks, which are counted a moment before the words or after them.
+static uint64_t
+packets_of(uint64_t words, uint64_t ticks)
+{
+	return words > ticks ? words - ticks : 0;
+}
+
 static void
 add_lane(struct dps_lane_stats *out, const struct lane *lane)
 {
 	const struct dps_lane_stats *s = &lane->stats;
 
-	out->sent += s->sent;
-	out->collected += s->collected;
+	out->sent += packets_of(s->sent, lane->ticks_lent);
+	out->collected += packets_of(s->collected, lane->ticks_back);
 	out->out += s->out;
 	out->on += s->on;
 	out->requeued += s->requeued;
@@ -535,12 +545,14 @@ add_lane(struct dps_lane_stats *out, const struct lane *lane)
 	out->no_blank += s->no_blank;
 	out->copied += s->copied;
 	out->no_copy += s->no_copy;
+	out->ticks += s->ticks;
+	out->ticks_skipped += s->ticks_skipped;
 	out->quarantined += s->quarantined;
 	out->quarantine_full += s->quarantine_full;
 	out->corrupt += s->corrupt;
 	for (int r = 0; r < DPS_VERSIONS * DPS_REASONS; r++)
 		out->dropped[r] += s->dropped[r];
-	out->outstanding += ahead(&lane->sent, &lane->collected);
+	out->outstanding += packets_of(ahead(&lane->sent, &lane->collected), lane->ticks_out);
 	out->lanes_corrupt += s->lanes_corrupt;
 	if (s->bad_word != 0) {
 		out->bad_word = s->bad_word;

@@ -76,6 +76,8 @@ mend(struct lane *lane, uint32_t from, uint32_t to)
 		uint64_t plain = fits ? lane_word(lane, m, m->data_len, m->port) : more;
 		uint64_t word = lane_get(lane, i);
 
+		if (lane->tick[i & lane->mask] != 0)
+			plain = more = lane_tick_word(lane, m, lane->tick[i & lane->mask]);
 		if (word == plain || word == more || dps_word_is_done(word))
 			continue;
 		lane_put(lane, i, lane->needs ? more : plain);
@@ -114,7 +116,9 @@ recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t 
 	out->published += done - first;
 	if (done != published && culprit == dps_undo_stamp(io, done)) {
 		out->blamed = blame(lane->shadow[done & lane->mask], out);
-		// Write its verdict, as if a worker had given it; its bytes are unchanged.
+		out->ticked = lane->tick[done & lane->mask] != 0;
+		// Write its verdict, as if a worker had given it; its bytes are unchanged. A tick has none:
+		// the io core skips it.
 		if (out->blamed >= DPS_POISON)
 			lane_put(lane, done++, dps_word_verdict(DPS_V_QUARANTINE));
 	}

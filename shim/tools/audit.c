@@ -450,7 +450,8 @@ io_leak(struct io *io, uint32_t slot)
 	while (lane_out(lane) > 0 && !lane_look(lane) && lane->ready == lane->collected &&
 	       rte_rdtsc() < deadline)
 		nanosleep(&step, NULL);
-	io->leaked = lane->ready != lane->collected && !lane->corrupt;
+	io->leaked = lane->ready != lane->collected && !lane->corrupt &&
+		     lane->tick[lane->collected & lane->mask] == 0;
 	if (io->leaked)
 		lane_collected(lane, 1);
 }

@@ -256,6 +256,8 @@ capture_lent(struct io *io, const struct lane *lane)
 			const struct rte_mbuf *m = lane->shadow[(from + i) & lane->mask];
 			struct shape s = shape_of(m);
 
+			if (lane->tick[(from + i) & lane->mask] != 0)
+				continue;
 			about.port = port_of(m);
 			about.index = from + i;
 			put(r, i, m, &s, &about);
@@ -357,6 +359,8 @@ capture_back(struct io *io, const struct lane *lane, uint32_t n)
 		uint64_t word = lane_get(lane, index);
 		struct shape s = shape_of(m);
 
+		if (lane->tick[index & lane->mask] != 0)
+			continue;
 		about.bad = !is_good(lane, index, word, m, &s);
 		about.port = port_of(m);
 		about.index = index;

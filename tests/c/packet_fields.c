@@ -147,8 +147,9 @@ main(void)
 
 			meta[i] = (struct dps_meta){ .len = 64, .vlan = 7, .hash = 8, .tsc = 9,
 						     .flags = DPS_F_VLAN | DPS_F_HASH | DPS_F_TSC };
+			// As an io core has it: then the length is there.
 			if (i % 3 == 0)
-				word |= DPS_BIT(DPS_W_META);
+				word = (word & ~(64ull << DPS_W_LEN)) | DPS_BIT(DPS_W_META);
 			shared.word[dps_word_at(scatter, RING - 1, i)] = word;
 		}
 		run_all(&l, &plugin[k]);

@@ -76,9 +76,9 @@ def test_a_plugin_is_c_or_c_plus_plus(cc: str, suffix: str, std: str, tmp_path: 
     assert "dps_plugin" in symbols(out)
 
 
-@pytest.mark.parametrize("source", ["packet_fields.c", "look.c"])
+@pytest.mark.parametrize("source", ["packet_fields.c", "look.c", "ticks.c"])
 def test_through_the_worker_s_loop(tmp_path: Path, source: str) -> None:
-    """What was not asked for is zero; what a plugin that looks finds."""
+    """What was not asked for is zero; what a plugin that looks finds; ticks between packets."""
     flags = subprocess.run(
         ["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True, check=True
     ).stdout.replace("-I", "-isystem ")

@@ -19,6 +19,9 @@
 // ring of blanks, then its bytes. What it filled leaves with the packet, ahead of it, and the buffer is
 // lent again.
 //
+// With TICK and STATE, each io core also lends ticks, one after the other, which count as packets do. It has
+// noted which index is one. One that comes back from a dead worker as REQUEUE is skipped.
+//
 // Checked: each packet is delivered once, in order, changed once, by a verdict of its own; nobody
 // touches a buffer after its collection; the io core finds what it may trust. And, with bounds on
 // packets and kills: every run comes to an end (no cycle), and nothing is left undelivered at it.
@@ -41,7 +44,8 @@
 // Variants, each wrong (the test says why): NO_UNDO STAMP_FIRST STAMP_NO_LANE VERDICT_EARLY DONE_EARLY
 // CREDIT_ON_DONE PUBLISH_EARLY NOTE_LATE NO_SCAN SCAN_ON NO_CLEAR CLEAR_EARLY CLEAR_PER_LANE
 // REQUEUE_AFRESH NO_DRAIN; with STATE: NO_UNTOUCH TOUCH_FIRST TOUCH_AFRESH TOUCH_KEPT; with POISON:
-// ASIDE_EARLY ASIDE_ANY HAND_KEPT; with EMIT: FILL_LATE TAKEN_LATE TAKEN_EARLY NO_TAKEN LENT_EARLY. DONE_BEFORE_UNDO is right as well: `done = d` shows the io core only what
+// ASIDE_EARLY ASIDE_ANY HAND_KEPT; with EMIT: FILL_LATE TAKEN_LATE TAKEN_EARLY NO_TAKEN LENT_EARLY;
+// with TICK: TICK_EARLY TICK_UNSEEN TICK_KEPT TICK_BY_WORD. DONE_BEFORE_UNDO is right as well: `done = d` shows the io core only what
 // is before packet d; what matters is that the undo is complete before a successor or a REQUEUE.
 
 #ifndef SIZE
@@ -55,6 +59,9 @@
 #endif
 #ifndef PACKETS
 #define PACKETS 3       // per lane, at most 7
+#endif
+#ifndef TICKS
+#define TICKS 2         // per lane, with TICK
 #endif
 #ifndef KILLS
 #define KILLS 2         // of workers and of repairs
@@ -70,6 +77,8 @@
 #define DESC(number) ((number) << 2)
 #define DONE(number) ((number) << 2 | 1)
 #define REQUEUE 3
+#define TICK_DESC 128
+#define TICK_DONE 129
 #define ASIDE 255       // QUARANTINE
 #define EMITTED 64      // a verdict's: and a blank, the next one
 #define IS_DONE(word) ((word) & 1)
@@ -114,6 +123,11 @@ typedef lane_t {
 	byte blank[2] = FREE;           // the buffers
 	byte came = FIRST;              // the primary's: after the last one that came back filled
 #endif
+#ifdef TICK
+	bit tick[SIZE];                 // the primary's: it is one
+	byte ticks = TICKS;             // still to be lent
+	bit tick_out;
+#endif
 	byte again                      // handed back: so many from `delivered` on
 };
 
@@ -129,6 +143,9 @@ byte count[2];                  // packets, as two pieces of state have it
 byte saved_count[2];
 byte touched;                   // the stamp of who touched them
 byte pieces;                    // so many; one store with the stamp
+#ifdef TICK
+byte handled;                   // ticks
+#endif
 #endif
 
 #define L lane[l]
@@ -159,6 +176,15 @@ byte pieces;                    // so many; one store with the stamp
 #define BLANKS_OUT AHEAD(L.blanks, L.taken)
 #else
 #define BLANKS_OUT AHEAD(L.blanks, L.came)
+#endif
+
+// The io core's own record says it. What the word says is a worker's.
+#if !defined(TICK)
+#define IS_TICK(index) false
+#elif defined(TICK_BY_WORD)
+#define IS_TICK(index) (L.word[AT(index)] == TICK_DONE)
+#else
+#define IS_TICK(index) L.tick[AT(index)]
 #endif
 
 #define WRITE_DESCRIPTOR(index) L.word[AT(index)] = DESC(L.next)
@@ -193,7 +219,29 @@ end:
 		}
 #endif
 
-	:: L.done != L.collected -> d_step {
+#ifdef TICK
+	:: L.fed && L.ticks > 0 && !L.tick_out && OUTSTANDING < CREDIT ->
+		d_step {
+			L.word[AT(L.published)] = TICK_DESC;
+			L.tick[AT(L.published)] = 1;
+			L.tick_out = 1;
+			L.ticks--
+		}
+		L.published = NEXT(L.published);
+		L.sent = L.published;
+
+	:: L.done != L.collected && IS_TICK(L.collected) -> d_step {
+		word = L.word[AT(L.collected)];
+		assert(IS_DONE(word));
+		handled = (word == TICK_DONE -> handled + 1 : handled);
+		L.tick[AT(L.collected)] = 0;
+		L.tick_out = 0;
+		L.collected = NEXT(L.collected);
+		word = 0
+	   }
+#endif
+
+	:: L.done != L.collected && !IS_TICK(L.collected) -> d_step {
 		assert(AHEAD(L.done, L.collected) <= AHEAD(L.published, L.collected));
 		word = L.word[AT(L.collected)];
 		assert(IS_DONE(word));
@@ -305,7 +353,23 @@ end:
 	saved1 = L.half1[AT(index)]; \
 	saved2 = L.half2[AT(index)]; \
 	undo = STAMP(l, index))
-#define SET_VERDICT L.word[AT(index)] = DONE(NUMBER(L.word[AT(index)]))
+#define SET_VERDICT L.word[AT(index)] = VERDICT(L.word[AT(index)])
+#ifdef TICK
+#define VERDICT(word) (word == TICK_DESC -> TICK_DONE : DONE(NUMBER(word)))
+#else
+#define VERDICT(word) DONE(NUMBER(word))
+#endif
+
+#ifdef TICK_UNSEEN
+#define IS_VERDICT(word) IS_DONE(word) && word != TICK_DONE
+#else
+#define IS_VERDICT(word) IS_DONE(word)
+#endif
+#ifdef TICK_KEPT
+#define PUTS_BACK(index) L.word[AT(index)] != TICK_DESC
+#else
+#define PUTS_BACK(index) true
+#endif
 
 // A verdict as if a worker had said so, once the bytes are as they came. Only a packet of the burst in
 // hand is to blame for anything: of others, one that is published and not sent yet would put `done`
@@ -361,6 +425,12 @@ end_worker:
 	:: atomic { index != stop -> assert(!IS_DONE(L.word[AT(index)])) };
 #ifdef STATE
 		TOUCH(0);
+#ifdef TICK_EARLY
+		if
+		:: L.word[AT(index)] == TICK_DESC -> STORE(SET_VERDICT)
+		:: else
+		fi;
+#endif
 		TOUCH(1);
 #elif defined(EMIT)
 		fills = t != L.blanks;
@@ -421,7 +491,7 @@ repair:
 	:: atomic { l < 2 -> index = L.done; BEGIN };
 #ifndef NO_SCAN
 		do
-		:: atomic { WITHIN && IS_DONE(L.word[AT(index)]) ->
+		:: atomic { WITHIN && IS_VERDICT(L.word[AT(index)]) ->
 #if defined(EMIT) && !defined(NO_TAKEN)
 			t = (L.word[AT(index)] & EMITTED -> NEXT(t) : t);
 #endif
@@ -448,10 +518,10 @@ repair:
 #endif
 #if defined(STATE) && !defined(NO_UNTOUCH)
 		if
-		:: index != L.published && COUNTED == 2 ->
+		:: index != L.published && PUTS_BACK(index) && COUNTED == 2 ->
 			STORE(count[1] = saved_count[1]);
 			STORE(count[0] = saved_count[0])
-		:: index != L.published && COUNTED == 1 -> STORE(count[0] = saved_count[0])
+		:: index != L.published && PUTS_BACK(index) && COUNTED == 1 -> STORE(count[0] = saved_count[0])
 		:: else
 		fi;
 #endif
@@ -517,7 +587,12 @@ active proctype at_the_end()
 {
 	timeout -> assert(lane[0].delivered == PACKETS && lane[1].delivered == PACKETS);
 #ifdef STATE
+#ifdef TICK
+	assert(lane[0].ticks == 0 && lane[1].ticks == 0 && !lane[0].tick_out && !lane[1].tick_out);
+	assert(count[0] == 2 * PACKETS + handled && count[1] == 2 * PACKETS + handled)
+#else
 	assert(count[0] == 2 * PACKETS && count[1] == 2 * PACKETS)
+#endif
 #endif
 }
 #endif

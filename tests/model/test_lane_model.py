@@ -66,6 +66,15 @@ WRONG_EMIT = {
 }
 
 
+# With TICK and STATE.
+WRONG_TICK = {
+    "TICK_EARLY": "a tick's verdict is there before all that it changes",
+    "TICK_UNSEEN": "a repair takes a tick with its verdict for one that is to be run again",
+    "TICK_KEPT": "what a tick without verdict counted is counted again",
+    "TICK_BY_WORD": "a tick that is handed back is taken for a packet",
+}
+
+
 def check(tmp: Path, define: str, cflags: str, *args: str) -> str:
     """What pan says of the model with these definitions."""
     for tool, package in (("spin", "spin"), ("cc", "gcc")):
@@ -129,6 +138,19 @@ def test_what_a_packet_originates_leaves_with_it(tmp_path: Path) -> None:
     assert states(text) > 1_000_000
 
 
+@pytest.mark.timeout(1800)
+def test_a_tick_counts_once_or_is_skipped(tmp_path: Path) -> None:
+    bounds = f"TICK STATE PACKETS=1 TICKS={2 if LONG else 1} KILLS=2"
+    text = check(tmp_path, bounds, "-O2 -DSAFETY -DCOLLAPSE", "-m1000000")
+    assert states(text) > 100_000
+
+
+@pytest.mark.parametrize("variant", WRONG_TICK)
+def test_the_model_sees_what_is_wrong_with_ticks(tmp_path: Path, variant: str) -> None:
+    text = check(tmp_path, f"{variant} TICK STATE PACKETS=1 TICKS=1 KILLS=2", "-DSAFETY -DBFS")
+    assert "assertion violated" in text, f"not seen: {WRONG_TICK[variant]}\n{text}"
+
+
 @pytest.mark.parametrize("variant", WRONG_EMIT)
 def test_the_model_sees_what_is_wrong_with_blanks(tmp_path: Path, variant: str) -> None:
     text = check(tmp_path, f"{variant} EMIT PACKETS=2 KILLS=1", "-DSAFETY -DBFS")
@@ -165,7 +187,7 @@ def test_the_model_sees_what_is_wrong(tmp_path: Path, variant: str) -> None:
 
 def test_the_variants_are_those_of_the_model() -> None:
     named = set(re.findall(r"(?:ifdef|ifndef|defined\() ?([A-Z_]+)", MODEL.read_text()))
-    bounds = {"SIZE", "INDICES", "BURST", "PACKETS", "KILLS"}
-    right = {"ENDLESS", "STATE", "BRIEF", "POISON", "EMIT", "DONE_BEFORE_UNDO"}
-    wrong = {*WRONG, *WRONG_STATE, *WRONG_POISON, *WRONG_EMIT}
+    bounds = {"SIZE", "INDICES", "BURST", "PACKETS", "TICKS", "KILLS"}
+    right = {"ENDLESS", "STATE", "BRIEF", "POISON", "EMIT", "TICK", "DONE_BEFORE_UNDO"}
+    wrong = {*WRONG, *WRONG_STATE, *WRONG_POISON, *WRONG_EMIT, *WRONG_TICK}
     assert named == bounds | right | wrong

@@ -53,6 +53,7 @@ struct track {
 	uint32_t seen;
 	uint32_t done;                  // at the last look
 	uint32_t verdicts;              // at and after `done`, likewise
+	uint32_t counted;               // ticks with a verdict are, up to here
 	bool started;
 	bool followed;          // done and verdicts are those of the instruction before
 };
@@ -70,6 +71,8 @@ static uint32_t *scatter;
 static bool swaps;
 static uint64_t verdict_wanted;         // 0: any
 static uint64_t place[PLACES];
+static uint64_t ticks_before;            // by what the plugin counted, without those that were seen
+static bool has_ticks_before;
 
 static struct {
 	uint64_t steps;         // looked at after
@@ -82,6 +85,8 @@ static struct {
 	uint64_t published;     // the repair handed verdicts back
 	uint64_t blanks;        // filled
 	uint64_t in_blank;      // looks that found one filled, in part or whole, and its packet without verdict
+	uint64_t ticks;
+	uint64_t in_tick;       // looks that found its count half changed
 } seen;
 
 // Two processes that take turns, on one CPU and ahead of others there: forty times as fast on a busy
@@ -223,6 +228,8 @@ set_up(void)
 	uint32_t n = theirs->n_lanes, ring = theirs->ring;
 	size_t len = theirs->lanes[n - 1] + sizeof(struct dps_lane) + ring * sizeof(uint64_t);
 
+	if (theirs->state != 0)
+		len = theirs->state + DPS_STATE_AT + 64;
 	copy = aligned_alloc(64, RTE_ALIGN(len, (size_t)64));
 	room = calloc((size_t)n * ring, RTE_PKTMBUF_HEADROOM + BYTES_MOST);
 	mbufs = calloc((size_t)n * ring, sizeof(*mbufs));
@@ -232,6 +239,13 @@ set_up(void)
 	the_primary.n_slots = theirs->index + 1;
 	the_primary.slot[theirs->index] = copy;
 	memcpy(copy, theirs, sizeof(*copy));
+	// What the worker touched is put back in the copy.
+	the_primary.ctl = (void *)ctl;
+	the_primary.own = calloc(1, sizeof(*ctl));
+	memcpy(the_primary.own->group, ctl->group, sizeof(ctl->group));
+	the_primary.own->base = ctl->base + ((uintptr_t)copy - (uintptr_t)theirs);
+	if (theirs->state != 0)
+		the_primary.state[theirs->index] = (uintptr_t)theirs + theirs->state - ctl->base;
 	for (uint32_t i = 0; i < n; i++) {
 		struct lane *lane;
 
@@ -243,6 +257,7 @@ set_up(void)
 		lane->group = theirs->group;
 		lane->scatter = scatter;
 		lane->shadow = calloc(ring, sizeof(void *));
+		lane->tick = calloc(ring, sizeof(*lane->tick));
 		lane->size = ring;
 		lane->mask = ring - 1;
 		lane->base = ctl->base;
@@ -277,7 +292,7 @@ note_lent(struct track *t)
 	uint32_t sent = dps_load32(&t->theirs->sent);
 
 	if (!t->started) {
-		t->trusted = t->seen = sent;
+		t->trusted = t->seen = t->counted = sent;
 		t->started = true;
 	}
 	for (; t->seen != sent; t->seen++) {
@@ -287,9 +302,10 @@ note_lent(struct track *t)
 		l->word = dps_lane_words(t->theirs)[at];
 		l->verdict = 0;
 		l->filled = 0;
-		l->len = DPS_FIELD(l->word, DPS_W_LEN, DPS_W_PORT - DPS_W_LEN);
-		if (dps_word_is_done(l->word) || l->word & DPS_BIT(DPS_W_META) ||
-		    l->len > BYTES_MOST)
+		l->len = dps_word_tick(l->word) != 0 ? 0 :
+			 DPS_FIELD(l->word, DPS_W_LEN, DPS_W_PORT - DPS_W_LEN);
+		if (dps_word_is_done(l->word) ||
+		    (l->word & DPS_BIT(DPS_W_META) && dps_word_tick(l->word) == 0) || l->len > BYTES_MOST)
 			fail("index %u was lent as %#" PRIx64, t->seen, l->word);
 		memcpy(l->bytes, bytes_of(l->word), l->len);
 	}
@@ -320,6 +336,7 @@ copy_lane(uint32_t i, uint32_t sent)
 		const struct lent *l = lent_at(&track[i], k);
 
 		m->data_len = l->len;
+		lane->tick[k & lane->mask] = dps_word_tick(l->word);
 		memcpy(rte_pktmbuf_mtod(m, uint8_t *), bytes_of(l->word), l->len);
 		lane->shadow[k & lane->mask] = m;
 	}
@@ -452,6 +469,26 @@ check_blanks(uint32_t i, const struct lane *lane, uint32_t first, uint32_t verdi
 	seen.in_blank += dps_word_is_done(next) && next == dps_word_blank(next, next >> DPS_W_NEWLEN, taken);
 }
 
+// The plugin counts each tick twice, in state: both counts are those of the ticks with a verdict.
+static void
+check_ticks(void)
+{
+	const uint64_t *count = (const uint64_t *)((char *)copy + theirs->state + DPS_STATE_AT);
+
+	for (uint32_t i = 0; i < theirs->n_lanes; i++) {
+		struct track *t = &track[i];
+
+		for (; t->counted != t->done + t->verdicts; t->counted++)
+			seen.ticks += (lent_at(t, t->counted)->verdict & 0xffff) == DPS_V_TICK;
+	}
+	if (!has_ticks_before)
+		ticks_before = count[0] - seen.ticks;
+	has_ticks_before = true;
+	if (count[0] != ticks_before + seen.ticks || count[1] != count[0])
+		fail("%" PRIu64 " ticks have a verdict, the state says %" PRIu64 " and %" PRIu64,
+		     ticks_before + seen.ticks, count[0], count[1]);
+}
+
 static void
 check_requeued(uint32_t i, const struct lane *lane, uint32_t from)
 {
@@ -484,6 +521,12 @@ check(void)
 		if ((int32_t)(track[i].theirs->done - track[i].trusted) < 0)
 			return;
 	memcpy(copy, theirs, sizeof(*copy));
+	if (theirs->state != 0) {
+		uint64_t *count = (uint64_t *)((char *)copy + theirs->state + DPS_STATE_AT);
+
+		memcpy((char *)copy + theirs->state, (char *)theirs + theirs->state, DPS_STATE_AT + 64);
+		seen.in_tick += count[0] != count[1];
+	}
 	for (uint32_t i = 0; i < n; i++) {
 		struct lane *lane = &the_primary.io[i]->lane[slot];
 
@@ -509,6 +552,8 @@ check(void)
 		check_repaired(i, &the_primary.io[i]->lane[slot], first[i], verdicts[i]);
 		check_blanks(i, &the_primary.io[i]->lane[slot], first[i], verdicts[i]);
 	}
+	if (theirs->state != 0)
+		check_ticks();
 	left = dps_slot_requeue(slot);
 	if (left != total)
 		fail("%d of %u handed back", (int)left, total);
@@ -590,8 +635,8 @@ main(int argc, char **argv)
 	printf("{\"steps\": %" PRIu64 ", \"places\": %" PRIu64 ", \"packets\": %" PRIu64
 	       ", \"bursts\": %" PRIu64 ", \"in_part\": %" PRIu64 ", \"changed\": %" PRIu64
 	       ", \"undone\": %" PRIu64 ", \"published\": %" PRIu64 ", \"blanks\": %" PRIu64
-	       ", \"in_blank\": %" PRIu64 "}\n",
+	       ", \"in_blank\": %" PRIu64 ", \"ticks\": %" PRIu64 ", \"in_tick\": %" PRIu64 "}\n",
 	       seen.steps, seen.places, seen.packets, seen.bursts, seen.in_part, seen.changed,
-	       seen.undone, seen.published, seen.blanks, seen.in_blank);
+	       seen.undone, seen.published, seen.blanks, seen.in_blank, seen.ticks, seen.in_tick);
 	return 0;
 }

@@ -45,6 +45,54 @@ const struct dps_plugin dps_plugin = {
 };
 """
 
+# Each tick is counted in two places, and fills a blank between them. That a packet may fill so many
+# more keeps the lane short, so that ticks come often.
+TICKED = """
+#include "dpsup_plugin.h"
+
+static const struct dps_env *env;
+
+static int
+init(const struct dps_env *e, void **state)
+{
+	(void)state;
+	env = e;
+	return 0;
+}
+
+static void
+count(volatile uint64_t *n)
+{
+	dps_touch((void *)n, sizeof(*n));
+	(*n)++;
+}
+
+static void
+tick(void *state)
+{
+	volatile uint8_t *own;
+
+	(void)state;
+	count(env->state);
+	own = dps_emit(dps_out(0), 60);
+	for (uint32_t k = 0; own != NULL && k < 8; k++)
+		own[k] = (uint8_t)k;
+	count((uint64_t *)env->state + 1);
+}
+
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "ticked", .emits = 8, .packet = packet, .init = init,
+	.state_size = 16, .tick_us = 1000, .tick = tick,
+};
+"""
+
 # The same packets again and again, for as long as it takes. A small ring, so that indices are used
 # again.
 TOPOLOGY = """
@@ -61,17 +109,20 @@ input = ["wan"]
 count = 1
 ring = 256
 on_full = "hold"
+state = {state}
 restart = {{ intensity = 1000, backoff = {{ initial = "1ms", factor = 1 }} }}
 """
 
 
-def start(instance: Run, plugin: str, args: str = "", lanes: int = 1) -> int:
+def start(instance: Run, plugin: str, args: str = "", lanes: int = 1, state: int = 0) -> int:
     """An instance under load; the worker's pid."""
     for i in range(lanes):
         save(instance.folder / f"in{i}.pcap", mix(flows(2), 500, seed=i))
     inputs = ",".join(f"rx_pcap={instance.folder}/in{i}.pcap" for i in range(lanes))
     cores = "1" if lanes == 1 else "0-1"
-    instance.start(TOPOLOGY.format(plugin=plugin, args=args, inputs=inputs, cores=cores))
+    instance.start(
+        TOPOLOGY.format(plugin=plugin, args=args, inputs=inputs, cores=cores, state=state)
+    )
     instance.until(lambda s: s["groups"][0]["workers"][0]["rx_packets"] > 10_000)
     return int(instance.worker("fw/0")["pid"])
 
@@ -89,6 +140,7 @@ def start(instance: Run, plugin: str, args: str = "", lanes: int = 1) -> int:
         pytest.param("crash", "", 1, SAME, OUT, marks=pytest.mark.long),
         pytest.param("example", "", 1, SAME, "any", marks=pytest.mark.long),
         ("originates", "", 1, SAME, "any"),
+        ("ticked", "", 1, SAME, "any"),
     ],
 )
 def test_a_death_at_any_instruction_leaves_what_can_be_repaired(
@@ -99,8 +151,10 @@ def test_a_death_at_any_instruction_leaves_what_can_be_repaired(
         plugin = str(build(instance.folder, text))
     if originates := plugin == "originates":
         plugin = str(build(instance.folder, ORIGINATES))
+    if ticked := plugin == "ticked":
+        plugin = str(build(instance.folder, TICKED))
     program = build_step(instance.folder / "step")
-    pid = start(instance, plugin, args, lanes)
+    pid = start(instance, plugin, args, lanes, 64 if ticked else 0)
     steps = STEPS * 4 if originates else STEPS  # a burst of 64 takes it up to 26,000
     for _ in range(ROUNDS):
         found = step(program, pid, steps, change, verdict)
@@ -109,6 +163,7 @@ def test_a_death_at_any_instruction_leaves_what_can_be_repaired(
         assert found["packets"] > (0 if originates else 64)
         assert found["in_part"] > 0 and found["published"] > 0
         assert not originates or (found["blanks"] > 0 and found["in_blank"] > 0)
+        assert not ticked or (found["ticks"] > 0 and found["in_tick"] > 0)
         if change:
             assert 0 < found["changed"] <= found["undone"]
     # It was left as it was: it goes on, dies for real, and has a successor.
@@ -171,6 +226,15 @@ def test_the_stepping_sees_a_forgotten_blank(instance: Run, tmp_path: Path) -> N
     count = "\t\ttaken += DPS_FIELD(lane_get(lane, done), DPS_W_EMITS, 4);"
     program = build_step(tmp_path / "step", count, "\t\t;")
     with pytest.raises(AssertionError, match="blanks are filled, the repair says"):
+        step(program, pid, 25_000, SAME, "any")
+        pytest.fail("not seen")
+
+
+def test_the_stepping_sees_a_tick_that_counts_twice(instance: Run, tmp_path: Path) -> None:
+    pid = start(instance, str(build(instance.folder, TICKED)), state=64)
+    untouch = "done != published && state_untouch(lane, io, done, out->sitter)"
+    program = build_step(tmp_path / "step", untouch, "s == NULL")
+    with pytest.raises(AssertionError, match="ticks have a verdict, the state says"):
         step(program, pid, 25_000, SAME, "any")
         pytest.fail("not seen")
 

@@ -45,7 +45,10 @@ def test_a_supervisor_that_names_no_held_workers(monkeypatch: pytest.MonkeyPatch
 
 def test_a_worker_without_counters_of_this_build() -> None:
     """A supervisor of the build before tells none of them; the command looks all the same."""
-    new = ("dropped_policy", "gauges", "emitted", "no_blank", "copied", "no_copy")
+    new = (
+        "dropped_policy", "gauges", "emitted", "no_blank", "copied", "no_copy", "ticks",
+        "ticks_skipped",
+    )  # fmt: skip
     before, after = looks.edge(3.0), looks.edge(4.0)
     for look in (before, after):
         for group in look["status"]["groups"]:

@@ -59,6 +59,15 @@ def readable(one: Any) -> bool:
     return True
 
 
+def test_a_tick_is_blamed_as_a_tick() -> None:
+    of_packet, of_tick = (
+        stories.repaired(story(blamed=2)),
+        stories.repaired(story(blamed=1, ticked=1)),
+    )
+    assert of_packet["blamed"] == 2 and "ticked" not in of_packet
+    assert of_tick["blamed"] == 1 and of_tick["ticked"] is True
+
+
 def test_stories_as_the_primary_tells_them_are_readable() -> None:
     for kind in range(DEATH, 11):
         assert readable(story(kind))

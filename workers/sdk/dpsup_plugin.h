@@ -3,7 +3,7 @@
 #define DPSUP_PLUGIN_H
 
 /*
- * The dpsup plugin SDK: all that a plugin needs, and no DPDK.
+ * The dpsup plugin SDK: all that a plugin needs, and no DPDK. Over 600 lines: it is the manual too.
  *
  * A plugin is a shared object that exports one symbol:
  *
@@ -56,6 +56,8 @@ extern "C" {
 #define DPS_PLUGIN_TOUCHES_MOST 4u      /* calls of dps_touch for one packet */
 #define DPS_PLUGIN_TOUCH_BYTES 64u      /* bytes of each */
 #define DPS_PLUGIN_EMITS 8u             /* most of emits */
+#define DPS_PLUGIN_TICK_US 1000u        /* least of tick_us */
+#define DPS_PLUGIN_BUCKET_TICK_US 10000u        /* and of bucket_tick_us */
 
 /* One packet, lent for the time of the call. Fields that the plugin did not ask for are 0. (While a
  * rollout is under way they may hold what the group's other version asked for.) */
@@ -182,7 +184,8 @@ struct dps_plugin {
 	uint32_t state_size;            /* bytes for each worker's place; `state` in the topology */
 	uint32_t bucket_state_size;     /* bytes for each bucket; `bucket_state` in the topology */
 	uint32_t state_version;         /* of the layout of both */
-	uint32_t emits;                 /* most packets that it originates for one packet: dps_emit */
+	uint32_t emits;                 /* most packets that it originates for one packet or tick:
+					 * dps_emit */
 	void (*seated)(void *state, const struct dps_env *env); /* it has its place; may be NULL */
 
 	void (*look)(void *state, struct dps_packet *packets, uint32_t n); /* see below; may be NULL */
@@ -193,6 +196,12 @@ struct dps_plugin {
 	/* Bit i: counter i is a gauge: a number that goes up and down, as entries of a table. It is this
 	 * process's, is shown as a signed number, and ends with the process. */
 	uint32_t gauges;
+
+	/* Ticks: see below. Microseconds between two of them, 0: none; NULL with 0. */
+	uint32_t tick_us;
+	uint32_t bucket_tick_us;
+	void (*tick)(void *state);
+	void (*bucket_tick)(void *state, uint32_t bucket, void *bucket_state);
 };
 
 /* In C++ a constant is the file's own, under a name of C++'s, unless it was declared like this. */
@@ -548,7 +557,7 @@ dps_l4_sum(const struct dps_packet *packet, uint32_t ip_at, uint16_t *value)
 void dps_touch(void *at, uint32_t len);
 
 /*
- * Originate a packet, from within packet(): `len` zero bytes to be filled, which leave with that verdict
+ * Originate a packet, from within packet() or a tick: `len` zero bytes to be filled, which leave with that verdict
  * (dps_out, dps_on, dps_also, dps_drop). Up to `emits` of them for each packet, in the order of the
  * calls, just before the packet itself.
  *
@@ -566,6 +575,39 @@ void dps_touch(void *at, uint32_t len);
  * on_full = "hold" a packet comes only when there are `emits` empty buffers for it.
  */
 uint8_t *dps_emit(uint16_t verdict, uint32_t len);
+
+/*
+ * Ticks: what a plugin does because time has passed, whether there is traffic or not.
+ *
+ *   - tick, every tick_us: once for each worker. To send what is due (a report, a probe), to age what
+ *     env->state keeps.
+ *   - bucket_tick, every bucket_tick_us: once for each of the group's buckets that has state, by the
+ *     worker that has the bucket, spread over the interval. To age flows: no other worker has a packet
+ *     of that bucket in hand meanwhile, and the bucket takes its ticks with it when it moves.
+ *
+ *     static void age(void *state, uint32_t bucket, void *bucket_state)
+ *     {
+ *             struct flow *flow = (struct flow *)bucket_state;
+ *
+ *             if (flow->used && env->now - flow->last_ns > 30000000000ull) {
+ *                     dps_touch(&flow->used, sizeof(flow->used));
+ *                     flow->used = 0;
+ *             }
+ *     }
+ *
+ *     .bucket_tick_us = 1000000, .bucket_tick = age,
+ *
+ * A tick comes between two packets, never in the middle of one, and is as safe as a packet: dps_touch
+ * and dps_emit hold for it, with the same limits for each tick. After a kill in the middle of one, what it
+ * touched is put back, what it originated is blank again, and it is run once more. A tick that ends the
+ * process twice is skipped. What a tick originates counts as come in by the group's first input port.
+ *
+ * The time is env->now. The interval is the least time between two ticks; one may come some
+ * milliseconds late. Ticks are never queued up: one that finds its lane full, no empty buffer, its bucket on
+ * the move or its predecessor not handled yet is skipped, and so is one that waits for a worker whose
+ * place is given up (ticks_skipped in dpsup stats). So measure time by env->now, never by the number of
+ * ticks.
+ */
 
 #ifdef __cplusplus
 }
