@@ -71,7 +71,6 @@ struct lane {
 	bool tick_waits;                // one of the worker's is out
 	bool is_fed;                    // has a bucket
 	struct dps_lane_stats stats;
-	uint8_t pad[64];                // 768 bytes: a lane is found without a multiplication
 } __rte_cache_aligned;
 
 // n packets from an index on may come back as REQUEUE.

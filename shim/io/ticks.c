@@ -15,7 +15,7 @@
 
 // Bucket ticks go together, as the first one wakes a worker that sleeps: those of such a time, but not more
 // at once than a lane that is full of packets has places for.
-enum { TOGETHER_US = 5000, TOGETHER = 32 };
+enum { TOGETHER_US = 10000, TOGETHER = DPS_BURST };
 
 static bool
 lend(struct io *io, struct lane *lane, uint32_t tick)

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
+// Over 600 lines: one program, all of whose parts look at the same copy.
+//
 // A worker of a running instance, instruction by instruction; before each, what its death there would
 // leave is copied, and the real repair (shim/recovery/recover.c, compiled in) works on the copy.
 //
