@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -87,12 +88,17 @@ class Nic:
         if self.driver == driver != "":
             return
         device = DEVICES / self.pci
-        if self.driver:
-            (device / "driver/unbind").write_text(self.pci)
         (device / "driver_override").write_text(f"{driver}\n")
-        Path("/sys/bus/pci/drivers_probe").write_text(self.pci)
-        if driver:
-            assert self.driver == driver, f"{self.name} has {self.driver or 'no driver'}"
+        end = time.monotonic() + PATIENCE
+        while True:
+            # Of a device just plugged in, the kernel may be giving it to a driver right now.
+            with contextlib.suppress(OSError):
+                (device / "driver/unbind").write_text(self.pci)
+            Path("/sys/bus/pci/drivers_probe").write_text(self.pci)
+            if driver in ("", self.driver):
+                return
+            assert time.monotonic() < end, f"{self.name} has {self.driver or 'no driver'}"
+            time.sleep(0.2)
 
     def netdev(self) -> str:
         """Its interface, where one of the kernel's drivers has it."""
