@@ -88,6 +88,9 @@ class Nic:
         if self.driver == driver != "":
             return
         device = DEVICES / self.pci
+        if driver:
+            # systemd gives up its own loading of modules after 90 s, which is not an emulator's.
+            sh("modprobe", driver)
         (device / "driver_override").write_text(f"{driver}\n")
         end = time.monotonic() + PATIENCE
         while True:

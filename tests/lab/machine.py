@@ -9,6 +9,15 @@ from typing import Any
 
 from .image import Image
 
+# What udev and systemd would start on any machine and no test needs: a third of a boot's time.
+UNWANTED = (
+    "aesni_intel,ahci,ccp,crc32_pclmul,crct10dif_pclmul,dm_mod,efi_pstore,ghash_clmulni_intel,"
+    "i2c_i801,iTCO_wdt,kvm_amd,lpc_ich,pcspkr,psmouse,serio_raw,sha1_ssse3,sha256_ssse3,"
+    "sha512_ssse3"
+)
+MASKED = ("dpdk.service", "e2scrub_reap.service", "modprobe@drm.service", "modprobe@loop.service",
+          "modprobe@dm_mod.service")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Nic:
@@ -93,6 +102,8 @@ def command(machine: Machine, image: Image, repo: Path, scratch: Path) -> list[s
     memory = machine.memory // machine.nodes
     append = ["root=/dev/vda rw console=ttyS0 panic=-1 loglevel=4"]
     append += ["systemd.show_status=0 systemd.debug_shell=ttyS1"]
+    append += [f"modprobe.blacklist={UNWANTED} cryptomgr.notests"]
+    append += [f"systemd.mask={unit}" for unit in MASKED]
     append += ["transparent_hugepage=madvise default_hugepagesz=2M"]
     for size, count in (("2M", machine.pages_2m), ("1G", machine.pages_1g)):
         if count:

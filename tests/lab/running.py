@@ -24,7 +24,7 @@ from .qmp import Lines, Qmp, Refused
 
 PREFIX = "dpsup-lab-"
 NEEDED = {"qemu-system-x86_64": "qemu-system-x86", "setpriv": "util-linux", "nice": "coreutils"}
-UNPLUG = 120.0  # seconds that the kernel inside has to let go of a device
+UNPLUG = 300.0  # seconds that the kernel inside has to let go of a device
 
 
 def cannot() -> str:

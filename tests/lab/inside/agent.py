@@ -48,7 +48,7 @@ def carry_out(agent: Agent, order: dict[str, Any]) -> None:
     # /repo is cached, and was perhaps edited since.
     Path("/proc/sys/vm/drop_caches").write_text("3")
     command = [PYTEST, "-c", "/repo/pyproject.toml", "--rootdir", "/repo", "-p", "no:cacheprovider",
-               "-o", "timeout=900", f"--junit-xml=/out/junit-{boot}.xml", "-v", "--durations=10",
+               "-o", "timeout=1800", f"--junit-xml=/out/junit-{boot}.xml", "-v", "--durations=10",
                *order["arguments"]]  # fmt: skip
     with Path(f"/out/pytest-{boot}.txt").open("w") as out:
         code = subprocess.run(
