@@ -9,7 +9,7 @@ from typing import Any
 
 from .image import Image
 
-# What udev and systemd would start on any machine and no test needs: a third of a boot's time.
+# What udev and systemd would load and start on any machine, and no test needs: it slows the boot.
 UNWANTED = (
     "aesni_intel,ahci,ccp,crc32_pclmul,crct10dif_pclmul,dm_mod,efi_pstore,ghash_clmulni_intel,"
     "i2c_i801,iTCO_wdt,kvm_amd,lpc_ich,pcspkr,psmouse,serio_raw,sha1_ssse3,sha256_ssse3,"
