@@ -78,7 +78,7 @@ class Unit:
 
     def status(self) -> dict[str, Any]:
         with connect(self.name) as live:
-            return dict(live.status())
+            return dict(live.status(timeout=PATIENCE))
 
     def runs(self, *states: str) -> dict[str, Any]:
         """Its status, once it is in one of these states, by default `running` with all workers."""

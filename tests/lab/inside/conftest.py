@@ -12,6 +12,8 @@ import harness
 import pytest
 from lab import guest
 
+from dpsup import connect
+
 
 class Slow(harness.Run):
     """An instance under test, with an emulator's deadlines."""
@@ -21,6 +23,13 @@ class Slow(harness.Run):
             self.write(text)
         harness.run("start", str(self.file), "--detach", check=True, timeout=guest.PATIENCE)
         return self
+
+    def ask(self, verb: str) -> Any:
+        def answer() -> Any:
+            with connect(self.name) as live:
+                return getattr(live, verb)(timeout=guest.PATIENCE)
+
+        return harness.again(answer)
 
 
 @pytest.fixture(scope="session")
