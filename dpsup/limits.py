@@ -21,6 +21,8 @@ PLUGIN_PATH = _abi.DPS_PATH - 1
 DEVICE = _abi.DPS_VDEV - 1
 ARGS = _abi.DPS_ARGS  # bytes: key NUL value NUL ...
 FILE = "file:"  # begins the key of an argument that is a file
+TABLES = "tables:"  # the key of the argument that says where a group's tables lie
+TABLES_MOST = _abi.DPS_TABLES  # of a group
 ETHERNET = 14  # bytes of an Ethernet header, which an MTU does not count
 FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
 
