@@ -137,7 +137,8 @@ class Book:
             # It was carried out, and the builder before this one died before it could say so.
             return self._changed([], dry_run=False)
         operations = self._parse(text, name)
-        return self._commit(operations, name, request, self.digest, dry_run=dry_run)
+        kept = text if text.endswith("\n") else f"{text}\n"
+        return self._commit(operations, name, request, self.digest, kept, dry_run=dry_run)
 
     def load(self, path: str, request: str, *, dry_run: bool) -> Changed:
         """Make the table say what a file says. Raises: DpsupError."""
@@ -147,7 +148,8 @@ class Book:
         if path != self.source:
             digest = self.digest
         operations = batch.diff(self.entries, entries)
-        return self._commit(operations, path, request, digest, dry_run=dry_run)
+        text = batch.text(self.table, operations, self.names)
+        return self._commit(operations, path, request, digest, text, dry_run=dry_run)
 
     @property
     def is_changed_on_disk(self) -> bool:
@@ -160,7 +162,14 @@ class Book:
             return True  # what reads it says what is wrong
 
     def _commit(
-        self, operations: list[Operation], name: str, request: str, digest: str, *, dry_run: bool
+        self,
+        operations: list[Operation],
+        name: str,
+        request: str,
+        digest: str,
+        text: str,
+        *,
+        dry_run: bool,
     ) -> Changed:
         found, undo = batch.change(self.entries, operations, self.table, self.names, name)
         if found:
@@ -173,7 +182,6 @@ class Book:
         try:
             # Before it is true: a batch that no worker could be shown is refused.
             self._wait()
-            text = batch.text(self.table, operations, self.names)
             self.log.append(Record(self.version + 1, request, digest, text))
         except OSError as e:
             batch.restore(self.entries, undo)

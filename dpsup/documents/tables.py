@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Annotated, TypedDict
 
+from dpsup.documents.status import Named
+
 
 class TableRow(TypedDict):
     group: Annotated[str, "the group whose workers look things up in it"]
@@ -18,10 +20,7 @@ class TableRow(TypedDict):
     changed_on_disk: Annotated[bool, "whether the file has other contents than when it was read"]
 
 
-class Tables(TypedDict):
-    apiVersion: str
-    kind: str
-    name: Annotated[str, "the instance"]
+class Tables(Named):
     tables: list[TableRow]
 
 

@@ -104,10 +104,13 @@ class Tables:
 
     async def laid_out(self) -> None:
         """Returns once the tables are what workers can map."""
-        while self.is_wanted and not self._is_laid_out:
-            await self._core.until(lambda: self._is_laid_out, SLOW_S)
+        said = False
+        while self.is_wanted and not await self._core.until(lambda: self._is_laid_out, SLOW_S):
             if self._model.state in ("stopping", "stopped"):
                 return
+            if not said:
+                said = True
+                self._model.progress("the builder reads the files of live tables (`dpsup events`)")
 
     async def ask(self, verb: str, **args: Any) -> Any:
         """Raises: DpsupError."""

@@ -167,7 +167,7 @@ class Changes:
     def _run(self) -> None:
         while not self._over.is_set():
             # Where nobody answers, what became of the batch is asked of the next one.
-            with contextlib.suppress(DpsupError), connect(self.name) as live:
+            with contextlib.suppress(DpsupError, OSError), connect(self.name) as live:
                 self.version = live.tables()["tables"][0]["version"]
                 while not self._over.is_set():
                     text = lines("replace", self.version + 1)
