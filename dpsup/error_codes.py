@@ -627,6 +627,26 @@ CODES: dict[str, Entry] = {
         " A batch is applied whole or not at all: the table is as it was.",
         "Write `set`, which adds or replaces; remove a `del` of what is not there.",
     ),
+    "E0525": Entry(
+        "no room for a live table",
+        "Tables lie twice in the runtime directory, reserved as a whole at the start, and a log of"
+        " their changes beside them. There is no room for it.",
+        "Give the tables fewer `entries`, free space there, or set [host] runtime_dir to a"
+        " directory with more room, as below /dev/shm.",
+    ),
+    "E0526": Entry(
+        "a worker keeps a live table from being changed",
+        "There are two copies, and a worker still reads the one that would be changed: it has been"
+        " in one burst of packets since the change before. It is stopped, or its plugin hangs. The"
+        " table is as it was.",
+        "`dpsup workers` shows it; continue or end it, then try again.",
+    ),
+    "E0527": Entry(
+        "no such live table",
+        "[[workers]] declares a group's tables. The name fits none, or several groups have one of"
+        " that name.",
+        "`dpsup table` lists them; write GROUP/NAME where the name alone is not enough.",
+    ),
     "E0541": Entry(
         "a plugin or a capture that `dpsup try` cannot read",
         "It takes a plugin's file (or the name of a built-in plugin) and a pcap or pcapng file of"

@@ -25,6 +25,8 @@ ORDER = _abi.DPS_ORDER  # bytes
 SNAP = _abi.DPS_CAPTURE_SNAP  # bytes
 POLLED_QUEUES = _abi.DPS_POLLED_QUEUES
 HEADROOM = 128  # RTE_PKTMBUF_HEADROOM: bytes of a buffer before a received packet
+TABLES = "tables:"  # the key of the argument that says where a group's tables lie
+TABLES_MOST = _abi.DPS_TABLES  # of a group
 ETHERNET = 14  # bytes of an Ethernet header, which an MTU does not count
 FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
 

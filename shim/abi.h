@@ -12,7 +12,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 12,
+	DPS_ABI_VERSION = 13,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -531,4 +531,57 @@ struct dps_perf {
 	uint64_t cycles[DPS_CLASSES];   // packets, by the class of their burst's cycles per packet
 	uint64_t batch[DPS_BURST];      // bursts of n packets, at n - 1
 	struct dps_slow_burst slow[DPS_SLOW];
+};
+
+// --- live tables: docs/tables.md -----------------------------------------------------------------
+//
+// The tables of a group lie in a file of the runtime directory, which workers map read-only. The
+// builder alone writes there: dpsup/builder/. Each table has two copies, one of which holds: one store
+// to dps_tables.holds says anew, of all tables of the group, which. A worker looks at that word between
+// bursts, and says in its dps_table_reader which value of it it works with. The builder changes a copy
+// only while no worker that lives works with it.
+
+enum {
+	DPS_TABLES_MAGIC = 0x544c4254,  // "TBLT"
+	DPS_TABLES = 16,                // of a group
+	DPS_TABLES_SEQ = 16             // dps_tables.holds: the lowest bit of what counts its changes; below,
+					// bit i is the copy of table i that holds
+};
+
+// Written by the builder, the magic last; what changes while workers run has lines of its own.
+struct dps_table_place {
+	char name[DPS_NAME];
+	uint32_t kind;              // DPS_TABLE_* of dpsup_plugin.h
+	uint32_t key_bytes;         // of an exact match, else 0
+	uint32_t value_bytes;
+	uint32_t pad0;
+	uint64_t entries;           // most
+	uint64_t bytes;             // of a copy
+
+	uint64_t at[2];             // offset of each copy from dps_tables
+	uint64_t version[2];        // batches that it has; written while no worker reads that copy
+	uint64_t pad1[4];
+};
+
+struct dps_tables {
+	uint32_t magic;             // DPS_TABLES_MAGIC
+	uint32_t abi_version;       // DPS_ABI_VERSION
+	uint32_t n_tables;
+	uint32_t pad0;
+	uint64_t bytes;             // of the whole file
+	uint64_t pad1[5];
+
+	uint64_t holds;
+	uint64_t pad2[7];
+
+	struct dps_table_place table[DPS_TABLES];
+};
+
+// In a file of its own, DPS_MAX_SLOTS of them. Written by the worker in that slot.
+struct dps_table_reader {
+	int32_t pid;
+	uint32_t pad0;
+	uint64_t start;             // of that process: clock ticks since boot
+	uint64_t seen;              // the value of holds that it works with, 0: with none
+	uint64_t pad1[5];
 };

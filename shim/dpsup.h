@@ -45,6 +45,12 @@ DPS_LINE(dps_lane, done);
 DPS_LINE(dps_slot, blanks);
 DPS_LINE(dps_perf, cycles);
 DPS_LINE(dps_slow_burst, len);
+DPS_LINE(dps_tables, holds);
+DPS_LINE(dps_tables, table);
+DPS_LINE(dps_table_place, at);
+_Static_assert(sizeof(struct dps_table_place) == 128, "two lines");
+_Static_assert(sizeof(struct dps_table_reader) == 64, "each worker writes a line of its own");
+_Static_assert((int)DPS_TABLES <= (int)DPS_TABLES_SEQ, "a bit for each");
 _Static_assert(offsetof(struct dps_slot, brief_of) == offsetof(struct dps_slot, brief) + DPS_BRIEF,
 	       "one store");
 _Static_assert(sizeof(struct dps_lane) == 256, "the words begin on a line");

@@ -36,6 +36,7 @@
 #include <rte_prefetch.h>
 
 #include "loop.h"
+#include "tables.h"
 #include "worker.h"
 
 enum {
@@ -555,6 +556,7 @@ park(struct loop *l)
 
 	dps_store32(&slot->parks, slot->parks + 1);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	tables_leave();
 	if (is_empty(l))
 		syscall(SYS_futex, &slot->bell, FUTEX_WAIT, bell, &most, NULL, 0);
 	dps_store32(&slot->parks, slot->parks + 1);
@@ -603,6 +605,7 @@ worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_p
 		uint32_t work;
 
 		*clock = clock_ns(rate, now);
+		tables_turn();
 		work = loop_turn(&l);
 		now = rte_rdtsc();
 		if (work > 0) {

@@ -15,6 +15,7 @@
 
 #include <rte_cycles.h>
 
+#include "tables.h"
 #include "worker.h"
 
 static const struct dps_plugin *const builtin[] = {
@@ -27,6 +28,7 @@ static const struct dps_plugin *const builtin[] = {
 	"source for ABI 3 needs no change: docs/plugins.md, \"From ABI 3 to 4\")"
 
 #define FILE_KEY "file:"        // limits.FILE
+#define TABLES_KEY "tables:"    // limits.TABLES
 
 enum { FILES_MOST = DPS_ARGS / 8 };     // more do not fit the arguments
 
@@ -237,6 +239,11 @@ read_args(struct dps_sitter *me, const struct dps_version *version)
 		int ret;
 
 		at = value + strlen(value) + 1;
+		if (strcmp(key, TABLES_KEY) == 0) {
+			if (tables_map(value, me->error, sizeof(me->error)) != 0)
+				return DPS_EXIT_PLUGIN_INIT;
+			continue;
+		}
 		if (strncmp(key, FILE_KEY, strlen(FILE_KEY)) != 0) {
 			arg_keys[n_args] = key;
 			arg_values[n_args++] = value;
@@ -283,6 +290,7 @@ fill_env(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitt
 		.files = files,
 		.n_files = n_files,
 	};
+	env.tables = tables_all(&env.n_tables);
 	hash_init(ctl);
 	env.now = clock_ns(clock_rate(ctl->tsc_hz), rte_rdtsc());
 }
@@ -346,6 +354,7 @@ void
 plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state)
 {
 	state_seat(slot, plugin, &env);
+	tables_seat(slot->index);
 	if (plugin->seated != NULL)
 		plugin->seated(state, &env);
 }

@@ -24,6 +24,9 @@ from dpsup.plan.model import Plan
 from dpsup.plan.paths import runtime_dir
 from dpsup.plan.place import make_plan, worker_cores
 from dpsup.plugin_source import SUFFIX
+from dpsup.tables import file as table_file
+from dpsup.tables.fields import Names
+from dpsup.tables.model import declare
 from dpsup.text import cpus, listing, plural, show, suggest
 from dpsup.topology.load import read
 from dpsup.topology.model import Group, Topology
@@ -253,6 +256,28 @@ def _files(topology: Topology, host: Host) -> Iterator[Problem]:
                 )
 
 
+def _tables(topology: Topology, host: Host) -> Iterator[Problem]:
+    names = Names(tuple(p.name for p in topology.ports), tuple(g.name for g in topology.workers))
+    for i, group in enumerate(topology.workers):
+        for one in group.tables:
+            if not one.file:
+                continue
+            table = declare(one.name, one.kind, int(one.entries), key=one.key, value=one.value)
+            try:
+                text = host.read_text(one.file)
+            except (OSError, ValueError) as e:
+                why = (isinstance(e, OSError) and e.strerror) or "it is not UTF-8"
+                yield topology.source.problem(
+                    ("workers", i, "tables", one.name),
+                    f"cannot read {one.file}: {why}",
+                    code="E0521",
+                    why=f"it says what table `{one.name}` of group `{group.name}` holds",
+                    help="write it, or correct the path, which begins at the file's directory",
+                )
+                continue
+            yield from table_file.parse(text, table, names, one.file).problems
+
+
 def _plugin_file(topology: Topology, host: Host, path: Path, group: Group) -> Iterator[Problem]:
     """What a worker would refuse, before one is started."""
     how = "correct the path, or build it: `dpsup init plugin` shows how"
@@ -407,7 +432,9 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
 
 
 # A single value's faults, and what needs all values to be right.
-SINGLE: tuple[Check, ...] = (_cores_exist, _numa, devices, drivers, _plugins, _files, _maps)
+SINGLE: tuple[Check, ...] = (
+    _cores_exist, _numa, devices, drivers, _plugins, _files, _tables, _maps,
+)  # fmt: skip
 RELATED: tuple[Check, ...] = (
     _cores_shared, _fed, pools, kept, hugepages, _runtime, sharing, buffers, _log,
 )  # fmt: skip

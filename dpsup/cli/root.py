@@ -37,6 +37,9 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
         "rollout": "Replace a group's plugin, worker by worker.",
         "reload": "Apply a changed topology file.",
     }),
+    "table": ("Live tables", {
+        "table": "List, show or change live tables.",
+    }),
     "look": ("Look at a running instance", {
         "list": "List all instances, also dead ones.",
         "status": "Show what runs, its rates, and what to do.",

@@ -90,6 +90,9 @@ class Group(TypedDict):
         float, "seconds until the primary gives an empty slot's buckets away, 0: never"
     ]
     plugin_copy: Annotated[str, "the private copy of the plugin's file that workers load"]
+    tables: Annotated[
+        list[list[str]], "its live tables, of each name, kind, entries, key, value, and file"
+    ]
 
 
 class Version(TypedDict):

@@ -21,6 +21,7 @@ from dpsup.documents.quarantine import Packet
 from dpsup.documents.since import Mark as MarkAt
 from dpsup.documents.since import Since
 from dpsup.documents.status import Account, Head, Named, Rollout, Status, Usage
+from dpsup.documents.tables import Tables
 from dpsup.documents.trial import Try
 from dpsup.documents.where import Where
 
@@ -278,6 +279,7 @@ DOCUMENTS = {
     "Cores": Printed("dpsup cores", "", rates.Cores),
     "Mempools": Printed("dpsup mempools", "", rates.Mempools),
     "Lanes": Printed("dpsup lanes", "", rates.Lanes),
+    "Tables": Printed("dpsup table", "The live tables of all groups.", Tables),
     "Picture": Printed("dpsup graph", "The source of all tables and pictures.", rates.Picture),
     "Stats": Printed(
         "dpsup stats", "Counters as the primary has them, in cycles and by slot.", Stats

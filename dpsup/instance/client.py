@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.state import Left, Memory
     from dpsup.documents.status import Status
     from dpsup.documents.story import Sitter, Story
+    from dpsup.documents.tables import Changed, TableLines, Tables
 
 
 def running() -> dict[str, Runtime]:
@@ -85,6 +87,8 @@ def find(name: str | None) -> Runtime:
 DEFAULT_S = 10.0  # for an answer
 AUDIT_S = 60.0
 RELOAD_S = 1200.0
+TABLE_S = 600.0  # a file of a million lines is read in seconds
+TABLE_BYTES = 48 << 10  # of operations in a request
 SUCCESSOR_S = 10.0  # for a supervisor that follows a dead one
 FOLLOW_S = 0.5  # between two looks at whether the instance is there
 
@@ -344,6 +348,56 @@ class Instance:
         """Forget past deaths of a worker, a group, or all, and start the held workers."""
         return cast("Reset", self._ask("reset_failed", timeout, target=target))
 
+    # --- live tables -----------------------------------------------------------------------------
+
+    def tables(self, *, timeout: float = DEFAULT_S) -> Tables:
+        """The Tables document: every live table, how full it is, and its version."""
+        return cast("Tables", self._ask("tables", timeout))
+
+    def table_lines(self, table: str, *, timeout: float = TABLE_S) -> Iterator[str]:
+        """The lines of a table ("routes", or "fw/routes"), as its file has them, in parts."""
+        first: int | None = 0
+        while first is not None:
+            args = {**_table(table), "first": first}
+            part: TableLines = self._ask("table_show", timeout, **args)
+            yield part["text"]
+            first = part["next"]
+
+    def table_get(self, table: str, key: str, *, timeout: float = TABLE_S) -> str:
+        """The line of one key. Raises: NoSuchObject."""
+        found: TableLines = self._ask("table_get", timeout, key=key, **_table(table))
+        return found["text"]
+
+    def table_change(
+        self, table: str, operations: str, *, dry_run: bool = False, timeout: float = TABLE_S
+    ) -> Changed:
+        """Carry out operations, a line each ("add 10.0.0.0/8 7"), whole or not at all. Returns once
+        every burst of packets that begins from now on sees them. More than 48 KiB come from a
+        file: `table_batch`."""
+        if len(operations.encode()) > TABLE_BYTES:
+            raise UsageError(
+                f"{len(operations)} bytes of operations are too many for one request",
+                code="E0527",
+                help="write them to a file: table_batch, or `dpsup table TABLE batch FILE`",
+            )
+        args = {**_table(table), "text": operations, "dry_run": dry_run, **_once()}
+        return cast("Changed", self._ask("table_change", timeout, **args))
+
+    def table_batch(
+        self, table: str, file: str, *, dry_run: bool = False, timeout: float = TABLE_S
+    ) -> Changed:
+        """Carry out the operations in a file, which the instance reads, whole or not at all."""
+        args = {**_table(table), "path": file, "dry_run": dry_run, **_once()}
+        return cast("Changed", self._ask("table_batch", timeout, **args))
+
+    def table_load(
+        self, table: str, file: str = "", *, dry_run: bool = False, timeout: float = TABLE_S
+    ) -> Changed:
+        """Make a table what a file says, which the instance reads; by default the one that the
+        topology names."""
+        args = {**_table(table), "path": file, "dry_run": dry_run, **_once()}
+        return cast("Changed", self._ask("table_load", timeout, **args))
+
     def kill(self, worker: str, signal: int = 9, *, timeout: float = DEFAULT_S) -> Killed:
         """Send a signal to a worker."""
         args = {"worker": worker, "signal": int(signal)}
@@ -407,6 +461,16 @@ class Instance:
                 heard = time.monotonic()
         finally:
             subscriber.close()
+
+
+def _table(name: str) -> dict[str, str]:
+    group, _, table = name.rpartition("/")
+    return {"group": group, "table": table}
+
+
+def _once() -> dict[str, str]:
+    """What tells a request that is repeated, to whichever process, from a new one."""
+    return {"request": uuid.uuid4().hex}
 
 
 def _rollout_s(judge: float) -> float:

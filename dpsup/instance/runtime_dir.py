@@ -40,22 +40,22 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
 CONTROL = "control.sock"
 EVENTS = "events.sock"
 PRIMARY = "primary.sock"
-SEED = "seed.sock"
-LOCK = "lock"
-PRIMARY_LOCK = "primary.lock"
+SEED, BUILDER = "seed.sock", "builder.sock"
+LOCK, PRIMARY_LOCK = "lock", "primary.lock"
 STATE = "state.json"
 PLAN = "plan.json"
 ROLLOUT, MARK = "rollout.json", "mark.json"
+TABLES = "tables"
 # Everything that may be in a runtime directory, in the order of removal; "dpdk" is EAL's, if
 # RUNTIME_DIRECTORY names this directory; the private copies of plugins: instance.plugins.
 OURS = (
-    CONTROL, EVENTS, PRIMARY, SEED, PLAN, f"{PLAN}.new", STATE, f"{STATE}.new", ROLLOUT,
+    CONTROL, EVENTS, PRIMARY, SEED, BUILDER, PLAN, f"{PLAN}.new", STATE, f"{STATE}.new", ROLLOUT,
     f"{ROLLOUT}.new", MARK, f"{MARK}.new",
-    *RECORDS, PLUGINS, "dpdk", PRIMARY_LOCK, LOCK,
+    *RECORDS, PLUGINS, TABLES, "dpdk", PRIMARY_LOCK, LOCK,
 )  # fmt: skip
 
-DIRECTORIES = (PLUGINS, "dpdk")
-SOCKETS = (CONTROL, EVENTS, PRIMARY, SEED)
+DIRECTORIES = (PLUGINS, TABLES, "dpdk")
+SOCKETS = (CONTROL, EVENTS, PRIMARY, SEED, BUILDER)
 
 ACQUIRE_S = 0.3  # for processes that only test the lock to release it
 
@@ -334,8 +334,9 @@ class Runtime:
         if link is not None and link.is_symlink() and link.resolve() == self.path.resolve():
             link.unlink()
         with contextlib.suppress(OSError), self.at() as directory:
-            with contextlib.suppress(OSError):
-                _empty(PLUGINS, directory)
+            for name in (PLUGINS, TABLES):
+                with contextlib.suppress(OSError):
+                    _empty(name, directory)
             for name in OURS:
                 with contextlib.suppress(OSError):
                     remove = os.rmdir if name in DIRECTORIES else os.unlink

@@ -50,7 +50,7 @@ ports.descriptors.tx ports.thresholds.rx_free ports.thresholds.rx_drop ports.thr
 ports.mtu ports.promiscuous ports.rss.fields ports.rss.inner ports.rss.key
 io.cores io.burst io.idle
 workers.state workers.bucket_state workers.name workers.input
-workers.max workers.cores workers.ring workers.on_full
+workers.max workers.cores workers.ring workers.on_full workers.tables
 chains.name chains.path
 bus.endpoint metrics.listen
 """
@@ -105,7 +105,9 @@ def _say(value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, tuple) and value and all(isinstance(v, tuple) for v in value):
-        return "{ " + ", ".join(f"{k} = {show(v)}" for k, v in value) + " }"
+        # Of a table's declaration, the words that are there.
+        pairs = [(k, v[0] if len(v) == 1 else " ".join(filter(None, v))) for k, *v in value]
+        return "{ " + ", ".join(f"{k} = {show(v)}" for k, v in pairs) + " }"
     if isinstance(value, tuple):
         return "[" + ", ".join(show(v) for v in value) + "]"
     return show(value)

@@ -130,7 +130,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 name=group.name,
                 plugin=group.plugin,
                 plugin_path=group.plugin if group.is_file else "",
-                args=(*group.args, *((f"{limits.FILE}{name}", path) for name, path in group.files)),
+                args=_args(group, runtime_dir(topology, host)),
                 count=group.count,
                 max=group.max,
                 spares=group.spares,
@@ -164,10 +164,18 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 strategy=restart.strategy,
                 backoff_jitter=restart.backoff.jitter,
                 held_retry=restart.retry,
+                tables=tuple(tuple(one) for one in group.tables),
             )
         )
         first_slot += group.max
     return tuple(groups)
+
+
+def _args(group: Group, directory: str) -> tuple[tuple[str, str], ...]:
+    """What its workers are told: arguments, the paths of files, and where its tables lie."""
+    files = tuple((f"{limits.FILE}{name}", path) for name, path in group.files)
+    tables = ((limits.TABLES, f"{directory}/tables/{group.name}"),) if group.tables else ()
+    return (*group.args, *files, *tables)
 
 
 def _ports(topology: Topology, host: Host) -> tuple[PortPlan, ...]:

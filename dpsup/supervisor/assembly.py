@@ -44,6 +44,7 @@ from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.snapshot import Numbers, Past
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.stall import Stall
+from dpsup.supervisor.tables import Tables
 from dpsup.supervisor.workers import Workers
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)  # a person, or systemd, wants the end
@@ -72,10 +73,13 @@ class Supervisor:
         self.workers = Workers(core, model, self.sitters, self.buckets, self.spares)
         self.deaths = Deaths(core, model, self.sitters, self.buckets, self.spares, self.workers)
         self.attach = Attach(core, model, self.children, self.sitters, self.workers)
+        self.tables = Tables(core, model, self.children)
         self.generation = Generation(core, model, self.children, self.sitters)
+        self.generation.laid_out = self.tables.laid_out
         self.scaler = Scaler(core, model, self.buckets)
         self.rollouts = Rollouts(core, model, self.sitters, self.spares, self.workers, core.fault)
         self.reload = Reload(core, model, self.buckets, self.spares, self.scaler, self.rollouts)
+        self.reload.tables = self.tables
         self._evidence = Keeper(
             Folder(model.plan.quarantine_dir), core.events.add,
             lambda death: loaded(death, model.runtime.path / PLUGINS, self.attach.pid),
@@ -205,6 +209,7 @@ class Supervisor:
         serving = asyncio.create_task(server.serve())
         core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches
         core.spawn(PluginFiles(core, model, core.fault).run(), feature="plugin files")
+        core.spawn(self.tables.run(), feature="tables")
         if model.plan.metrics_listen:
             core.spawn(metrics_process.keep(core, model, self.children), feature="metrics")
         try:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 from dpsup.bus.messages import as_error, as_exception
 from dpsup.errors import DpsupError
@@ -35,8 +36,11 @@ POLICY = Policy(intensity=5, period=60, initial=0.1, factor=2, most=5)
 
 
 class Generation:
+    """`laid_out` returns once what workers map beside the primary's memory is there."""
+
     def __init__(self, core: Engine, model: Model, children: Children, sitters: Sitters) -> None:
         self._core, self._model = core, model
+        self.laid_out: Callable[[], Awaitable[None]] = _at_once
         self._children, self._sitters = children, sitters
         # Generations that a port ended. One that an adopted plan leaves out stays so.
         self._blocked = Counter({p.name: blocked.TWICE for p in model.plan.ports if p.left_out})
@@ -94,7 +98,9 @@ class Generation:
         for note in model.hello["notes"]:
             model.progress(f"warning    {note}")
             self._core.events.add(type="warning", message=note)
-        self._core.fire(model.seed, "start")
+        await self.laid_out()
+        if model.primary.state == "running":
+            self._core.fire(model.seed, "start")
 
     def kill(self, primary: Child) -> None:
         if primary.pidfd >= 0:
@@ -209,6 +215,10 @@ class Generation:
             ledger.slots[0] = ledger.current.number
         model.progress(f"generation {model.plan.generation} starts")
         self._core.fire(model.primary, "start")
+
+
+async def _at_once() -> None:
+    """Nothing is waited for."""
 
 
 def _refusal(text: str) -> DpsupError:

@@ -20,6 +20,7 @@ from dpsup.supervisor.rollout import Options
 from dpsup.supervisor.rollouts import Rollouts, ended
 from dpsup.supervisor.scale import Scaler, must_run
 from dpsup.supervisor.spares import Spares
+from dpsup.supervisor.tables import Tables
 from dpsup.text import listing
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Reload:
     ) -> None:
         self._core, self._model, self._buckets = core, model, buckets
         self._spares, self._scaler, self._rollouts = spares, scaler, rollouts
+        self.tables: Tables | None = None
 
     async def reload(
         self, file: str, *, dry_run: bool, partial: bool, options: Options | None = None
@@ -124,12 +126,17 @@ class Reload:
         digests = await _digests(plan)
         changes = pending(started, loaded, new)
         changes += self._files(plan, new, changes, digests)
+        tables = await self._table_files(new)
+        changes += tables.values()
         doc = _document(self._model.name, path, changes)
         if dry_run or not changes or (doc["restart_needed"] and not partial):
             doc["done"] = not changes
             if doc["done"] and not dry_run:
                 self._note(started, new, digests)
             return doc
+        for group, table in tables:
+            assert self.tables is not None
+            await self.tables.ask("load", group=group, table=table)
         await self._live(plan, changes)
         for change, told in zip(changes, doc["changes"], strict=True):
             told["done"] = change.kind is Class.LIVE
@@ -167,6 +174,29 @@ class Reload:
                     why = f"the contents of {path} are others than before"
                     was, now = ((file, "as it was"),), ((file, "as it is now"),)
                     found.append(Change(key, Class.ROLLING, was, now, lines[name], name, why))
+        return found
+
+    async def _table_files(self, new: Topology) -> dict[tuple[str, str], Change]:
+        """By group and table: the files of tables that have other contents than when they were read
+        last. Raises: DpsupError where one cannot be used."""
+        found: dict[tuple[str, str], Change] = {}
+        if self.tables is None or not self.tables.is_wanted:
+            return found
+        for row in await self.tables.ask("list"):
+            if not row["changed_on_disk"]:
+                continue
+            group, table = row["group"], row["table"]
+            told = await self.tables.ask("load", group=group, table=table, dry_run=True)
+            at = [i for i, g in enumerate(new.workers) if g.name == group]
+            found[group, table] = Change(
+                f"workers.{group}.tables.{table}.file",
+                Class.LIVE,
+                (("entries", str(row["entries"])),),
+                (("operations", str(told["operations"])),),
+                new.source.line(("workers", *at, "tables", table)),
+                group,
+                f"{row['file']} has other contents than when it was read",
+            )
         return found
 
     def _pairs(self, plan: Plan) -> list[tuple[Group, GroupPlan]]:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import signal
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -31,6 +32,7 @@ from dpsup.documents.printed import (
 from dpsup.documents.requests import Events, Killed, Lines, Ping, StatePart, Stopping
 from dpsup.documents.status import Status
 from dpsup.documents.story import StatePart as PrimaryState
+from dpsup.documents.tables import Tables
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
 from dpsup.host import process
 from dpsup.instance import status
@@ -51,6 +53,7 @@ T = TypeVar("T")
 REPLY_BYTES = 1 << 20
 NAME_MOST, ARGS_MOST = 64, 300  # characters, of what an event repeats of a command
 ALL = "all"  # names every worker
+TABLE_ARGS = {"group", "table", "text", "name", "path", "key", "first", "dry_run", "request"}
 ONLY_GROUP = "workers"  # names the only group where no group has that name
 
 
@@ -210,6 +213,18 @@ async def _state(sup: Supervisor, args: Args) -> StatePart:
         ],
         "next": found["next"],
     }
+
+
+async def _tables(sup: Supervisor, _: Args) -> Tables:
+    rows = await sup.tables.ask("list") if sup.tables.is_wanted else []
+    return {
+        "apiVersion": status.API, "kind": "Tables", "name": sup.model.plan.name, "tables": rows,
+    }  # fmt: skip
+
+
+async def _table(verb: str, sup: Supervisor, args: Args) -> Any:
+    """What the builder answers."""
+    return await sup.tables.ask(verb, **{k: v for k, v in args.items() if k in TABLE_ARGS})
 
 
 async def _scale(sup: Supervisor, args: Args) -> Scale:
@@ -401,7 +416,7 @@ async def _stop(sup: Supervisor, args: Args) -> Stopping:
     return {"pid": view(sup.model)["pid"]}
 
 
-VERBS = {
+VERBS: dict[str, Callable[[Supervisor, Args], Coroutine[Any, Any, Any]]] = {
     "ping": _ping,
     "status": _status,
     "stats": _stats,
@@ -421,12 +436,18 @@ VERBS = {
     "events": _events,
     "logs": _logs,
     "stop": _stop,
+    "tables": _tables,
+    "table_show": partial(_table, "show"),
+    "table_get": partial(_table, "get"),
+    "table_change": partial(_table, "change"),
+    "table_batch": partial(_table, "batch"),
+    "table_load": partial(_table, "load"),
 }
 
 # Of these an event says which user and process ordered them.
 CHANGING = frozenset(
     {
         "scale", "rebalance", "restart", "rollout", "rollout_undo", "reload", "reset_failed",
-        "kill", "stop",
+        "kill", "stop", "table_change", "table_batch", "table_load",
     }
 )  # fmt: skip

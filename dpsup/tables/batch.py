@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from dpsup.errors import Problem
 from dpsup.tables.fields import NO_NAMES, Names
@@ -113,17 +113,36 @@ def apply(
     file: str = "",
 ) -> Outcome:
     """The entries after all operations in order; or as they were, with what refuses the batch."""
-    found = Findings(file)
     after = dict(entries)
+    problems, _ = change(after, operations, table, names, file)
+    return Outcome(entries if problems else after, problems)
+
+
+# What a change replaced: a key with its value, None where there was none; or, without a key, all.
+Undo = list[tuple[Key | None, Value | Entries | None]]
+
+
+def change(
+    entries: Entries,
+    operations: Sequence[Operation],
+    table: Table,
+    names: Names = NO_NAMES,
+    file: str = "",
+) -> tuple[list[Problem], Undo]:
+    """The same in place: what takes as long as the batch is, however large the table is. With
+    problems the entries are as they were; else `restore` would make them so."""
+    found = Findings(file)
+    undo: Undo = []
     for operation in operations:
         verb, key, value, at = operation
         if verb is Verb.CLEAR:
-            after.clear()
+            undo.append((None, dict(entries)))
+            entries.clear()
             continue
         assert key is not None, "only clear has no key"
-        if verb is Verb.DEL and key in after:
-            del after[key]
-        elif refusal := _refusal(verb, key in after, len(after) >= table.entries):
+        if verb is Verb.DEL and key in entries:
+            undo.append((key, entries.pop(key)))
+        elif refusal := _refusal(verb, key in entries, len(entries) >= table.entries):
             message, code, help = refusal
             line = text(table, [operation], names).rstrip()
             found.add(
@@ -135,9 +154,35 @@ def apply(
             )
         else:
             assert value is not None, "only clear and del have no value"
-            after[key] = value
+            undo.append((key, entries.get(key)))
+            entries[key] = value
     problems = found.all()
-    return Outcome(entries if problems else after, problems)
+    if problems:
+        restore(entries, undo)
+    return problems, undo
+
+
+def restore(entries: Entries, undo: Undo) -> None:
+    for key, value in reversed(undo):
+        if key is None:
+            entries.clear()
+            entries.update(cast(Entries, value))
+        elif value is None:
+            del entries[key]
+        else:
+            entries[key] = cast(Value, value)
+
+
+def carry_out(entries: Entries, operations: Iterable[Operation]) -> None:
+    """Operations that were accepted before."""
+    for verb, key, value, _ in operations:
+        if key is None:
+            entries.clear()
+        elif verb is Verb.DEL:
+            entries.pop(key, None)
+        else:
+            assert value is not None, "only clear and del have no value"
+            entries[key] = value
 
 
 def _refusal(verb: Verb, is_there: bool, is_full: bool) -> tuple[str, str, str] | None:

@@ -130,6 +130,10 @@ def _complete(topology: Topology, source: Source, path: str) -> Topology:
                 "input": fed[group.name],
                 "plugin": absolute(group.plugin) if group.is_file else group.plugin,
                 "files": tuple((name, absolute(file)) for name, file in group.files),
+                "tables": tuple(
+                    one._replace(file=absolute(one.file)) if one.file else one
+                    for one in group.tables
+                ),
             }
         )
         for group in topology.workers

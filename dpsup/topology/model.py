@@ -34,6 +34,7 @@ from dpsup.topology.values import (
     RssKey,
     Size,
     SomeTime,
+    Tables,
     Texts,
     Tunnels,
     Vdev,
@@ -187,6 +188,11 @@ class Group(Model):
     )
     args: Args = _key((), "what the plugin is told", '{ map = { wan = "lan" } }')
     files: Files = _key((), "the files that the plugin is handed", '{ routes = "routes.txt" }')
+    tables: Tables = _key(
+        (),
+        "the live tables that the plugin looks things up in",
+        '{ routes = { kind = "ipv4", entries = "1M", file = "routes.txt" } }',
+    )
     input: Texts | None = _key(None, "the ports that feed the group", '["wan"]')
     count: int = _key(1, "the workers of the group", "1", ge=1, le=limits.SLOTS)
     max: int = _key(1, "the workers that the group can be scaled to", "1", ge=1, le=limits.SLOTS)

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 from dpsup import limits
-from dpsup.text import DURATION, duration, show
+from dpsup.tables.fields import Unreadable
+from dpsup.tables.model import declare
+from dpsup.text import DURATION, duration, listing, show, suggest
 from dpsup.topology.schema import AfterValidator, BeforeValidator, Path, invalid, written
 
 AUTO = "auto"
@@ -262,6 +264,8 @@ def _flatten(value: object) -> object:
                 help=f'write files = {{ {key.removeprefix(limits.FILE)} = "FILE" }}',
                 path=path,
             )
+        if key == limits.TABLES:
+            raise invalid(f"`{key}` is no argument: it stands for the group's tables", path=path)
         if any(not c.isprintable() for c in key + item):
             raise invalid("control characters do not reach a plugin", path=path)
         flat[key] = item
@@ -286,6 +290,69 @@ def _files(value: object) -> object:
         if not name or any(not c.isprintable() for c in name + path):
             raise invalid("control characters do not reach a plugin", path=(name,))
     return tuple(value.items())
+
+
+class DeclaredTable(NamedTuple):
+    """A live table, in words: docs/tables.md. All are texts, as they go into the plan."""
+
+    name: str
+    kind: str
+    entries: str
+    key: str
+    value: str
+    file: str
+
+
+_TABLE_KEYS = ("kind", "entries", "key", "value", "file")
+
+
+def _tables(value: object) -> object:
+    """{"routes": {"kind": "ipv4", "entries": "1M"}} -> (DeclaredTable(...),)"""
+    if not isinstance(value, dict):
+        raise invalid(f"`tables` must be a table, not {show(value)}")
+    if len(value) > limits.TABLES_MOST:
+        raise invalid(f"{len(value)} tables are too many", why=f"at most {limits.TABLES_MOST}")
+    return tuple(_declared(name, one) for name, one in value.items())
+
+
+def _declared(name: str, value: object) -> DeclaredTable:
+    if not _NAME.fullmatch(name):
+        raise invalid(
+            f"{show(name)} cannot be a table's name",
+            why=f"names stand in commands and messages: {_NAME.pattern}",
+            path=(name,),
+        )
+    if not isinstance(value, dict):
+        raise invalid(
+            f"a table is declared as a table, not as {show(value)}",
+            help='write { kind = "ipv4", entries = "1M" }',
+            path=(name,),
+        )
+    for key, word in value.items():
+        if key not in _TABLE_KEYS:
+            close = suggest(key, _TABLE_KEYS)
+            raise invalid(
+                f"a table has no key `{key}`",
+                help=f"did you mean `{close}`?" if close else f"it has {listing(_TABLE_KEYS)}",
+                path=(name, key),
+            )
+        if key != "entries" and (not isinstance(word, str) or not word or not word.isprintable()):
+            raise invalid(f"`{key}` must be a text, not {show(word)}", path=(name, key))
+    for key in ("kind", "entries"):
+        if key not in value:
+            raise invalid(
+                f"table `{name}` has no `{key}`",
+                why="its memory is reserved at the start",
+                help='write { kind = "ipv4", entries = "1M" }',
+                path=(name,),
+            )
+    words = {key: value.get(key, "") for key in ("key", "file")}
+    what = value.get("value", "u32")
+    try:
+        table = declare(name, value["kind"], value["entries"], key=words["key"], value=what)
+    except Unreadable as e:
+        raise invalid(f"table `{name}`: {e.message}", help=e.help, path=(name,)) from None
+    return DeclaredTable(name, value["kind"], str(table.entries), words["key"], what, words["file"])
 
 
 def _leaves(table: dict[str, object], path: tuple[str, ...]) -> Iterator[tuple[Any, str]]:
@@ -349,6 +416,7 @@ Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Texts = Annotated[tuple[str, ...], ARRAY]
 Args = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_flatten), written("object")]
 Files = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_files), written("object")]
+Tables = Annotated[tuple[Any, ...], BeforeValidator(_tables), written("object")]
 Ring = Annotated[int, AfterValidator(_ring)]
 RssFields = Annotated[
     tuple[Literal["ipv4", "ipv6", "tcp", "udp", "sctp"], ...], ARRAY, AfterValidator(_rss_fields)

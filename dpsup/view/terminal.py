@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
     )
     from dpsup.documents.quarantine import Death, Packet
     from dpsup.documents.status import Account, Summary
+    from dpsup.documents.tables import Tables
     from dpsup.documents.where import Where
 
 _STATE_WORDS = 6
@@ -122,7 +123,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 _FLEXIBLE = ("PLUGIN", "ARGS", "WHY", "DEATHS", "8-BYTE WORDS")  # shortened if the width is short
 _LEFT = (
     "NAME", "GROUP", "WORKER", "STATE", "PLUGIN", "PLACE", "OF", "PHASE", "TO", "WORKERS", "ARGS",
-    "WHY", "DEATHS",
+    "WHY", "DEATHS", "TABLE", "KIND", "FILE",
 )  # fmt: skip
 
 
@@ -315,6 +316,23 @@ def print_reloaded(doc: Reload) -> None:
     _say(f"{done} of {len(doc['changes'])} done")
     if doc["failed"]:
         _say(f"undone: {doc['failed']}")
+
+
+def print_tables(doc: Tables) -> None:
+    """Live tables, one a line."""
+    rows = [
+        [
+            f"{one['group']}/{one['table']}",
+            one["kind"],
+            str(one["entries"]),
+            str(one["most"]),
+            f"{one['bytes'] / (1 << 20):.1f}",
+            str(one["version"]),
+            one["file"] + (" (changed since)" if one["changed_on_disk"] else ""),
+        ]
+        for one in doc["tables"]
+    ]
+    _table(["TABLE", "KIND", "ENTRIES", "MOST", "MiB", "VERSION", "FILE"], rows)
 
 
 def print_rebalance(doc: Rebalance) -> None:

@@ -87,7 +87,8 @@ def test_through_the_worker_s_loop(tmp_path: Path, source: str) -> None:
         subprocess.run(
             ["cc", "-std=gnu11", level, "-w", "-DALLOW_EXPERIMENTAL_API", *flags.split(),
              f"-I{ROOT}/shim", f"-I{ROOT}/workers", f"-I{SDK}",
-             str(ROOT / "tests" / "c" / source), "-o", str(program), "-lrte_eal"],
+             str(ROOT / "tests" / "c" / source), str(ROOT / "workers" / "tables.c"),
+             "-o", str(program), "-lrte_eal"],
             check=True,
         )  # fmt: skip
         done = subprocess.run([program], capture_output=True, text=True, check=False)

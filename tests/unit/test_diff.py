@@ -86,6 +86,10 @@ WRITE = {
     "io.idle": ("[[io]]", 'idle = "poll"'),
     "workers.plugin": ('plugin = "forward"', 'plugin = "macswap"'),
     "workers.args": ('name = "fw"', 'args = { map = { wan = "lan" } }'),
+    "workers.tables": (
+        'name = "fw"',
+        'tables = { routes = { kind = "ipv4", entries = 5 } }',
+    ),
     "workers.files": ('name = "fw"', 'files = { routes = "routes.txt" }'),
     "workers.count": ("count = 2", "count = 3"),
     "workers.max": ("max = 8", "max = 9"),

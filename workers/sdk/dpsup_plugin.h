@@ -129,6 +129,34 @@ struct dps_bytes {
 	uint64_t len;
 };
 
+/*
+ * A table that the topology declares (tables = { routes = { kind = "ipv4", entries = "1M" } }), and that
+ * operators change while packets flow (`dpsup table`). `at` is what the lookups of dpsup_table_*.h take:
+ *
+ *     const struct dps_live_table *routes = dps_table(env, "routes");  // in init; NULL: not declared
+ *     ...
+ *     hop = dps_lpm_find((const struct dps_lpm *)routes->at, ip->destination);   // in look or packet
+ *
+ * It is read-only, and stays as it is for the time of a burst: between two bursts the worker may put
+ * another copy in its place. So keep the pointer to this struct and no pointer into the table. A batch
+ * of changes is seen whole or not at all. `at` is NULL until seated().
+ */
+#define DPS_TABLE_EXACT 1u      /* struct dps_exact */
+#define DPS_TABLE_IPV4 2u       /* struct dps_lpm */
+#define DPS_TABLE_IPV6 3u       /* struct dps_lpm */
+#define DPS_TABLE_ARRAY 4u      /* struct dps_array */
+
+struct dps_live_table {
+	const char *name;
+	uint32_t kind;          /* DPS_TABLE_* */
+	uint32_t key_bytes;     /* of an exact match, else 0 */
+	uint32_t value_bytes;   /* as declared: of an array, the record's */
+	uint32_t pad;
+	uint64_t entries;       /* most */
+	const void *at;
+	uint64_t version;       /* another number after each change */
+};
+
 struct dps_env {
 	const char *group;
 	uint32_t worker;                /* index in the group, or DPS_PLUGIN_SPARE */
@@ -164,7 +192,8 @@ struct dps_env {
 
 	const struct dps_bytes *files;          /* [n_files]; dps_file finds one */
 	uint32_t n_files;
-	uint32_t pad;
+	uint32_t n_tables;
+	const struct dps_live_table *tables;         /* [n_tables]; dps_table finds one */
 };
 
 struct dps_plugin {
@@ -285,6 +314,16 @@ dps_file(const struct dps_env *env, const char *name)
 	for (uint32_t i = 0; i < env->n_files; i++)
 		if (strcmp(env->files[i].name, name) == 0)
 			return &env->files[i];
+	return NULL;
+}
+
+/* A table by its name in `tables` of the topology, or NULL. */
+static inline const struct dps_live_table *
+dps_table(const struct dps_env *env, const char *name)
+{
+	for (uint32_t i = 0; i < env->n_tables; i++)
+		if (strcmp(env->tables[i].name, name) == 0)
+			return &env->tables[i];
 	return NULL;
 }
 

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The builder as a process: it starts with what the runtime directory says, then answers."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+from dpsup.builder.book import Book
+from dpsup.builder.region import Region
+from dpsup.bus.messages import Args, ProtocolError, Request, as_error, want
+from dpsup.bus.sockets import Responder
+from dpsup.documents.plan import Plan
+from dpsup.documents.tables import Changed, TableLines, TableRow
+from dpsup.errors import DpsupError, Exit, NoSuchObject, UsageError
+from dpsup.host import process
+from dpsup.instance.runtime_dir import BUILDER, TABLES
+from dpsup.tables.fields import Names
+from dpsup.tables.model import declare
+from dpsup.text import suggest
+
+LOCK = ":lock"
+PAGE = 256 << 10  # bytes of lines in a reply
+SETTLE_S = 0.005  # between two looks whether the workers have moved on
+
+
+def lives(pid: int, start: int) -> bool:
+    """Is it there? Of a worker whose data thread has crashed, the process is a zombie."""
+    found = process.start_ticks(pid) if pid > 0 else 0
+    return found != 0 and start in (0, found)
+
+
+class Builder:
+    def __init__(self, plan: Plan, directory: Path) -> None:
+        names = Names(
+            tuple(p["name"] for p in plan["ports"]), tuple(g["name"] for g in plan["groups"])
+        )
+        self.books: list[Book] = []
+        self.regions: list[Region] = []
+        for group in plan["groups"]:
+            tables = [
+                declare(name, kind, int(entries), key=key, value=value)
+                for name, kind, entries, key, value, _ in group["tables"]
+            ]
+            if not tables:
+                continue
+            region = Region(directory / group["name"], tables, lives)
+            self.regions.append(region)
+            for i, (table, declared) in enumerate(zip(tables, group["tables"], strict=True)):
+                log = directory / f"{group['name']}={table.name}"
+                book = Book(region, i, names, log, declared[5], group["name"])
+                book.begin()
+                self.books.append(book)
+
+    def settle(self) -> bool:
+        """False: a copy still lacks the last batch, as a worker reads it."""
+        return all([book.settle() for book in self.books])
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def handle(self, request: Request) -> Any:
+        method = getattr(self, f"do_{request.verb}", None)
+        if method is None:
+            raise ProtocolError(f"the builder knows no `{request.verb}`", code="E0903")
+        return method(request)
+
+    def _book(self, args: Args) -> Book:
+        group, name = want(args, "group", str, ""), want(args, "table", str)
+        found = [b for b in self.books if b.table.name == name and group in ("", b.group)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(
+                f"several groups have a table {name}: {', '.join(b.group for b in found)}",
+                code="E0527",
+                help=f"write {found[0].group}/{name}",
+            )
+        known = [f"{b.group}/{b.table.name}" for b in self.books]
+        close = suggest(name, [b.table.name for b in self.books])
+        raise NoSuchObject(
+            f'no table "{f"{group}/" if group else ""}{name}"',
+            code="E0527",
+            help=f'did you mean "{close}"?' if close else f"there are: {', '.join(known)}",
+        )
+
+    def do_list(self, _: Request) -> list[TableRow]:
+        return [book.row() for book in self.books]
+
+    def do_show(self, request: Request) -> TableLines:
+        book = self._book(request.args)
+        text, after = book.lines(want(request.args, "first", int, 0), PAGE)
+        return {"text": text, "next": after, "version": book.version}
+
+    def do_get(self, request: Request) -> TableLines:
+        book = self._book(request.args)
+        text = book.get(want(request.args, "key", str))
+        return {"text": text, "next": None, "version": book.version}
+
+    @staticmethod
+    def _request(args: Args) -> str:
+        """By which a builder that follows knows that it was carried out."""
+        found = want(args, "request", str)
+        if not re.fullmatch(r"[0-9A-Za-z-]{2,64}", found):
+            raise ProtocolError("args.request: 2 to 64 letters and digits are wanted")
+        return found
+
+    def do_change(self, request: Request) -> Changed:
+        args = request.args
+        return self._book(args).change(
+            want(args, "text", str),
+            want(args, "name", str, ""),
+            self._request(args),
+            dry_run=want(args, "dry_run", bool, False),
+        )
+
+    def do_batch(self, request: Request) -> Changed:
+        """The operations of a file, which may be large."""
+        path = want(request.args, "path", str)
+        try:
+            text = Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as e:
+            raise DpsupError(
+                f"cannot read {path}: {e}", code="E0521", help="correct the path"
+            ) from None
+        return self._book(request.args).change(
+            text,
+            path,
+            self._request(request.args),
+            dry_run=want(request.args, "dry_run", bool, False),
+        )
+
+    def do_load(self, request: Request) -> Changed:
+        """Make a table what a file says; without a path, the one that the topology names."""
+        book = self._book(request.args)
+        path = want(request.args, "path", str, "") or book.source
+        if not path:
+            raise UsageError(
+                f"the topology names no file for table {book.table.name}",
+                code="E0527",
+                help="name one: `dpsup table TABLE load FILE`",
+            )
+        return book.load(
+            path,
+            self._request(request.args),
+            dry_run=want(request.args, "dry_run", bool, False),
+        )
+
+
+def _lock(directory: Path) -> int:
+    """The builder before this one may still be on its way out."""
+    fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _say(notify: int, text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(notify, f"{text}\n".encode())
+    os.close(notify)
+
+
+def main(argv: list[str]) -> int:
+    plan_file, fresh, _, notify_fd = argv
+    notify = int(notify_fd)
+    process.die_with_parent(yes=True)
+    if not process.is_read(notify):
+        return int(Exit.FAILED)
+    process.ignore_accidents()
+    for sig in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(sig, signal.SIG_IGN)  # a terminal's are for the supervisor
+    plan: Plan = json.loads(Path(plan_file).read_text())
+    process.pin(tuple(plan["supervisor_cores"]))
+    directory = Path(plan_file).parent / TABLES
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        _lock(directory)
+        if fresh == "fresh":
+            # What an instance of this name has left: the files say anew what holds.
+            for one in directory.iterdir():
+                if one.name != LOCK:
+                    one.unlink()
+        builder = Builder(plan, directory)
+        responder = Responder(str(Path(plan_file).parent / BUILDER), builder.handle)
+    except DpsupError as e:
+        _say(notify, "REFUSED " + json.dumps(as_error(e)))
+        return int(Exit.FAILED)
+    _say(notify, "READY")
+    while True:
+        responder.poll(1.0 if builder.settle() else SETTLE_S)

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The tables of a group as its workers see them: a file with two copies of each, and the lines in
+which workers say which they work with. The one module that knows `dpsup._builder`.
+
+abi.h describes the layout. Only the builder that holds the lock writes here.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpsup._builder import ffi, lib
+from dpsup.errors import DpsupError
+from dpsup.tables.batch import Operation, Verb
+from dpsup.tables.model import Match, Table
+
+KINDS = {Match.EXACT: 1, Match.IPV4: 2, Match.IPV6: 3, Match.ARRAY: 4}  # dpsup_plugin.h
+_WHAT = {Verb.ADD: 1, Verb.REPLACE: 1, Verb.SET: 1, Verb.DEL: 2, Verb.CLEAR: 3}
+LINE = 64
+
+
+class Shape:
+    """What a table takes in memory."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.kind = KINDS[table.match]
+        self.value_bytes = sum(part.size for part in table.value)
+        widths = {Match.IPV4: 4, Match.IPV6: 16, Match.ARRAY: 4}
+        self.key_bytes = widths.get(table.match) or sum(part.size for part in table.key)
+        self.bytes = int(
+            lib.builder_bytes(self.kind, self.key_bytes, self.value_bytes, table.entries)
+        )
+
+    def begin(self, copy: Any) -> None:
+        """An empty table in a copy."""
+        ret = lib.builder_begin(
+            copy, self.bytes, self.kind, self.key_bytes, self.value_bytes, self.table.entries
+        )
+        if ret:
+            raise AssertionError(f"{self.table.name}: begin returned {ret}")
+
+    def pack(self, operations: Iterable[Operation]) -> list[bytes]:
+        """Operations as the C side reads them."""
+        blank = bytes(self.key_bytes + self.value_bytes)
+        packed = []
+        for verb, key, value, _ in operations:
+            if key is None:
+                packed.append(bytes((_WHAT[verb], 0)) + blank)
+                continue
+            if value is None:
+                data = bytes(self.value_bytes)
+            elif isinstance(value, int):
+                data = value.to_bytes(self.value_bytes, "little")
+            else:
+                data = value
+            length = 0 if self.kind in (1, 4) else key.length
+            packed.append(bytes((_WHAT[verb], length)) + key.data + data)
+        return packed
+
+    def apply(self, copy: Any, packed: Sequence[bytes]) -> None:
+        data = b"".join(packed)
+        done = lib.builder_apply(
+            copy, self.kind, self.key_bytes, self.value_bytes, data, len(packed)
+        )
+        if done != len(packed):
+            raise AssertionError(f"{self.table.name}: operation {done} of {len(packed)} failed")
+
+
+def _aligned(n: int) -> int:
+    return -(-n // 4096) * 4096
+
+
+def _create(path: Path, size: int) -> int:
+    """An open file of so many bytes that are there, whatever else fills the disk. Raises:
+    OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError:
+        os.close(fd)
+        path.unlink()
+        raise
+    return fd
+
+
+class Region:
+    """The tables of one group. `lives(pid, start)`: is that process there?"""
+
+    def __init__(self, path: Path, tables: Sequence[Table], lives: Callable[[int, int], bool]):
+        self.shapes = [Shape(table) for table in tables]
+        self._lives = lives
+        self._readers_at = path.with_name(f"{path.name}:readers")
+        at = _aligned(int(ffi.sizeof("struct dps_tables")))
+        self._places = []
+        for shape in self.shapes:
+            self._places.append((at, at + _aligned(shape.bytes)))
+            at += 2 * _aligned(shape.bytes)
+        self.bytes = at
+        # An older builder of this instance has laid it out, or died before it had.
+        self.is_new = not self._open(path)
+        if self.is_new:
+            self._begin(path)
+
+    def _open(self, path: Path) -> bool:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        self._map(fd)
+        readers = os.open(self._readers_at, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._map_readers(readers)
+        return True
+
+    def _begin(self, path: Path) -> None:
+        """Under another name, until all is in its place: a worker never finds half of it."""
+        new = path.with_name(f"{path.name}:new")
+        for old in (new, self._readers_at):
+            old.unlink(missing_ok=True)
+        try:
+            self._map_readers(_create(self._readers_at, 64 * LINE))
+            self._map(_create(new, self.bytes))
+        except OSError as e:
+            raise DpsupError(
+                f"cannot reserve {self.bytes >> 20} MiB for the tables of group {path.name}:"
+                f" {e.strerror}",
+                code="E0525",
+                why=f"they lie in {path.parent}, twice, and are reserved as a whole",
+                help="give the tables fewer `entries`, or set [host] runtime_dir to a directory"
+                " with more room, as below /dev/shm",
+            ) from None
+        for i, shape in enumerate(self.shapes):
+            place, table = self._head.table[i], shape.table
+            place.name = table.name.encode()
+            place.kind = shape.kind
+            place.key_bytes = shape.key_bytes if shape.kind == 1 else 0
+            place.value_bytes = shape.value_bytes
+            place.entries, place.bytes = table.entries, shape.bytes
+            for copy in (0, 1):
+                place.at[copy] = self._places[i][copy]
+                shape.begin(self.copy(i, copy))
+        self._head.n_tables = len(self.shapes)
+        self._head.bytes = self.bytes
+        self._head.abi_version = lib.DPS_ABI_VERSION
+        lib.builder_publish(ffi.addressof(self._head, "holds"), 1 << lib.DPS_TABLES_SEQ)
+        self._head.magic = lib.DPS_TABLES_MAGIC
+        new.replace(path)
+
+    def _map(self, fd: int) -> None:
+        self._memory = mmap.mmap(fd, self.bytes)
+        os.close(fd)
+        self._at = ffi.from_buffer(self._memory)
+        self._head = ffi.cast("struct dps_tables *", self._at)
+
+    def _map_readers(self, fd: int) -> None:
+        self._lines = mmap.mmap(fd, 64 * LINE)
+        os.close(fd)
+        self._readers = ffi.cast("struct dps_table_reader *", ffi.from_buffer(self._lines))
+
+    # --- copies ----------------------------------------------------------------------------------
+
+    def copy(self, i: int, which: int) -> Any:
+        return self._at + self._places[i][which]
+
+    @property
+    def holds(self) -> int:
+        return int(lib.builder_load(ffi.addressof(self._head, "holds")))
+
+    def which(self, i: int) -> int:
+        """The copy of table i that holds."""
+        return self.holds >> i & 1
+
+    def version(self, i: int) -> int:
+        """Batches that workers see."""
+        return int(self._head.table[i].version[self.which(i)])
+
+    def note_version(self, i: int, which: int, version: int) -> None:
+        self._head.table[i].version[which] = version
+
+    def renew(self, i: int) -> None:
+        """Make the copy that does not hold anew, from the one that does."""
+        which = self.which(i)
+        size = self.shapes[i].bytes
+        ffi.memmove(self.copy(i, 1 - which), self.copy(i, which), size)
+        self.note_version(i, 1 - which, self.version(i))
+
+    def publish(self, i: int) -> None:
+        """The other copy of table i holds: one store."""
+        value = (self.holds ^ 1 << i) + (1 << lib.DPS_TABLES_SEQ)
+        lib.builder_publish(ffi.addressof(self._head, "holds"), value)
+
+    def readers_of_other(self, i: int) -> list[int]:
+        """The pids that still work with the copy of table i that does not hold."""
+        other = 1 - self.which(i)
+        found = []
+        for n in range(64):
+            line = self._readers[n]
+            seen = int(lib.builder_load(ffi.addressof(line, "seen")))
+            if seen and seen >> i & 1 == other:
+                pid, start = int(line.pid), int(line.start)
+                if self._lives(pid, start):
+                    found.append(pid)
+        return found

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Live tables: look at them, and change them while packets flow."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from dpsup.cli.options import connect, name_option, output_option, print_json
+from dpsup.errors import UsageError
+from dpsup.text import suggest
+
+if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.tables import Changed
+    from dpsup.instance.client import Instance
+
+# By verb: how many words follow it, and what they are.
+VERBS = {
+    "show": (0, ""),
+    "get": (1, "KEY"),
+    "add": (2, "KEY VALUE"),
+    "replace": (2, "KEY VALUE"),
+    "set": (2, "KEY VALUE"),
+    "del": (1, "KEY"),
+    "clear": (0, ""),
+    "load": (-1, "[FILE]"),
+    "diff": (-1, "[FILE]"),
+    "batch": (1, "FILE"),
+}
+
+
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("words", nargs=-1, metavar="[WORDS...]")
+@click.option("--dry-run", is_flag=True, help="Check the change without making it.")
+@output_option
+@name_option
+@click.pass_context
+def table(ctx: click.Context, words: tuple[str, ...], dry_run: bool, output: str) -> None:
+    """List live tables, or show or change one while packets flow.
+
+    WORDS is TABLE and a verb; without them it lists all tables. TABLE is a name, or GROUP/NAME
+    where several groups have one of that name. The verbs:
+
+    \b
+      show                  print all entries, as a table's file has them
+      get KEY               print one entry
+      add KEY VALUE         add an entry; refuses a key that is there
+      replace KEY VALUE     replace a value; refuses a key that is not there
+      set KEY VALUE         add or replace
+      del KEY               remove an entry
+      clear                 remove all
+      load [FILE]           make the table what FILE says; by default the topology's file
+      diff [FILE]           print what `load` would do
+      batch FILE            carry out the operations in FILE, all or none
+
+    A change is seen whole or not at all. When the command returns, every burst of packets that
+    begins sees it.
+
+    \b
+      dpsup table
+      dpsup table routes add 10.1.0.0/16 7
+      dpsup table fw/routes load routes.txt --dry-run
+    """
+    if not words or words == ("list",):
+        with connect(ctx) as instance:
+            tables = instance.tables()
+        if output == "json":
+            print_json(tables)
+            return
+        from dpsup.view.terminal import print_tables
+
+        print_tables(tables)
+        return
+    name, verb, rest = words[0], (words[1:] or ("show",))[0], words[2:]
+    _check(verb, rest)
+    if verb in ("load", "diff", "batch"):
+        rest = tuple(os.path.abspath(one) for one in rest)  # noqa: PTH100
+    with connect(ctx) as instance:
+        if verb == "show":
+            for part in instance.table_lines(name):
+                click.echo(part, nl=False)
+            return
+        if verb == "get":
+            click.echo(instance.table_get(name, rest[0]), nl=False)
+            return
+        doc = _change(instance, name, verb, rest, dry_run=dry_run or verb == "diff")
+    if output == "json":
+        print_json(doc)
+        return
+    click.echo(doc["text"], nl=False)
+    count = f"{doc['operations']} operation{'s' * (doc['operations'] != 1)}"
+    if doc["dry_run"]:
+        click.echo(f"# {doc['group']}/{doc['table']}: {count}; nothing was changed", err=True)
+    else:
+        click.echo(
+            f"{doc['group']}/{doc['table']}: {count}, {doc['entries']} entries, "
+            f"version {doc['version']}"
+        )
+
+
+def _check(verb: str, rest: tuple[str, ...]) -> None:
+    if verb not in VERBS:
+        close = suggest(verb, list(VERBS))
+        raise UsageError(
+            f"`dpsup table` has no verb `{verb}`",
+            code="E0002",
+            help=f"did you mean {close}?" if close else f"it has {', '.join(VERBS)}",
+        )
+    n, what = VERBS[verb]
+    if len(rest) > 1 if n < 0 else len(rest) != n:
+        raise UsageError(
+            f"`{verb}` takes {what or 'nothing more'}",
+            code="E0002",
+            help=f"write dpsup table TABLE {verb} {what}".rstrip(),
+        )
+
+
+def _change(
+    instance: Instance, name: str, verb: str, rest: tuple[str, ...], *, dry_run: bool
+) -> Changed:
+    if verb in ("load", "diff"):
+        return instance.table_load(name, *rest, dry_run=dry_run)
+    if verb == "batch":
+        return instance.table_batch(name, rest[0], dry_run=dry_run)
+    if any(set(word) & set(" \t\n#") for word in rest):
+        raise UsageError(
+            "a key or a value has no spaces",
+            code="E0002",
+            help="several parts are written with commas: 02:00:00:00:00:01,80",
+        )
+    return instance.table_change(name, " ".join((verb, *rest)), dry_run=dry_run)

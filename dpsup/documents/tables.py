@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What `dpsup table` prints, and what the builder answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypedDict
+
+from dpsup.documents.status import Named
+
+
+class TableRow(TypedDict):
+    group: Annotated[str, "the group whose workers look things up in it"]
+    table: Annotated[str, "its name"]
+    kind: Annotated[str, "`exact`, `ipv4`, `ipv6`, `array`"]
+    entries: Annotated[int, "entries in it"]
+    most: Annotated[int, "entries that it has room for"]
+    bytes: Annotated[int, "bytes of both copies"]
+    version: Annotated[int, "batches that made it"]
+    file: Annotated[str, "the file that the topology names, empty: none"]
+    changed_on_disk: Annotated[bool, "whether the file has other contents than when it was read"]
+
+
+class Tables(Named):
+    tables: list[TableRow]
+
+
+class Changed(TypedDict):
+    group: Annotated[str, "the group"]
+    table: Annotated[str, "the table"]
+    operations: Annotated[int, "operations of the batch; 0: nothing differed"]
+    removed: Annotated[int, "of which removed an entry"]
+    entries: Annotated[int, "entries before a dry run, else after the batch"]
+    version: Annotated[int, "batches that made the table"]
+    dry_run: Annotated[bool, "whether it was only checked"]
+    text: Annotated[str, "of a dry run the first operations, as text"]
+
+
+class TableLines(TypedDict):
+    text: Annotated[str, "lines of the table's file"]
+    next: Annotated[int | None, "the line to go on with, null: that was all"]
+    version: Annotated[int, "batches that made the table"]

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Live tables in a topology: how they are declared, checked and planned."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from unit.fakehost import FILE, MINIMAL, machine
+
+from dpsup import limits
+from dpsup.check.topology import check
+from dpsup.errors import Problem
+from dpsup.plan.diff import Class, diff
+from dpsup.plan.place import make_plan
+from dpsup.supervisor.adopt import plan_of
+from dpsup.topology.load import load
+from dpsup.topology.model import Topology
+
+ROUTES = '{ routes = { kind = "ipv4", entries = "1k", file = "routes.txt" } }'
+GROUP = '[[workers]]\nname = "fw"'
+
+
+def text(tables: str) -> str:
+    assert GROUP in MINIMAL
+    return MINIMAL.replace(GROUP, f"{GROUP}\ntables = {tables}")
+
+
+def read(tables: str) -> tuple[Topology | None, list[Problem]]:
+    return load(FILE, machine(text(tables)))
+
+
+def test_a_plan_says_where_tables_lie_and_what_they_are() -> None:
+    topology, problems = read(ROUTES)
+    assert topology is not None, problems
+    plan = make_plan(topology, machine())
+    group = plan.groups[0]
+    assert group.tables == (("routes", "ipv4", "1000", "", "u32", "/etc/dpsup/routes.txt"),)
+    assert dict(group.args)[limits.TABLES] == f"{plan.runtime_dir}/tables/fw"
+    assert plan_of(json.loads(json.dumps(dataclasses.asdict(plan)))) == plan
+    assert limits.TABLES not in dict(make_plan(read("{}")[0] or topology, machine()).groups[0].args)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ("7", "must be a table"),
+        ("{ routes = 7 }", "declared as a table"),
+        ('{ "a/b" = { kind = "ipv4", entries = 1 } }', "cannot be a table's name"),
+        ("{ routes = { entries = 5 } }", "has no `kind`"),
+        ('{ routes = { kind = "ipv4" } }', "has no `entries`"),
+        ('{ routes = { kind = "ipv5", entries = 5 } }', "no table of the kind"),
+        ('{ routes = { kind = 4, entries = 5 } }', "must be a text"),
+        ('{ routes = { kind = "ipv4", entries = "5X" } }', "is not a number of entries"),
+        ('{ routes = { kind = "ipv4", entries = 5, keys = "mac" } }', "did you mean `key`"),
+        ('{ routes = { kind = "exact", entries = 5 } }', "needs the type of its key"),
+        ('{ routes = { kind = "ipv4", entries = 5, value = "u64" } }', "is too long"),
+        ('{ routes = { kind = "ipv4", entries = 5, file = "" } }', "must be a text"),
+    ],
+)  # fmt: skip
+def test_a_faulty_declaration_is_told_with_its_line(tables: str, said: str) -> None:
+    topology, problems = read(tables)
+    assert topology is None
+    assert len(problems) == 1
+    found = problems[0]
+    assert said in str(found)
+    assert found.source.startswith("tables = ")
+
+
+def test_too_many_tables_are_refused() -> None:
+    one = '= { kind = "ipv4", entries = 1 }'
+    many = ", ".join(f"t{i} {one}" for i in range(limits.TABLES_MOST + 1))
+    assert "too many" in str(read(f"{{ {many} }}")[1][0])
+    most = ", ".join(f"t{i} {one}" for i in range(limits.TABLES_MOST))
+    assert read(f"{{ {most} }}")[0] is not None
+
+
+def test_no_argument_has_the_key_of_the_tables() -> None:
+    faulty = MINIMAL.replace(GROUP, f'{GROUP}\nargs = {{ "tables:" = "x" }}')
+    topology, problems = load(FILE, machine(faulty))
+    assert topology is None
+    assert "stands for the group's tables" in str(problems[0])
+
+
+def test_a_table_s_file_is_checked_line_by_line() -> None:
+    topology, _ = read(ROUTES)
+    assert topology is not None
+
+    def found(content: str | None) -> list[str]:
+        files = {FILE: text(ROUTES)}
+        if content is not None:
+            files["/etc/dpsup/routes.txt"] = content
+        host = machine(text(ROUTES), files=files)
+        return [str(p) for p in check(topology, host) if p.code.startswith("E052")]
+
+    assert found("10.0.0.0/8 7\n") == []
+    assert "cannot read /etc/dpsup/routes.txt" in found(None)[0]
+    wrong = found("10.0.0.0/8 7\n10.0.0.1/8 7\n10.0.0.0/8 8\n")
+    assert len(wrong) == 2
+    assert "/etc/dpsup/routes.txt:2" in wrong[0]
+    assert "first in line 1" in wrong[1]
+
+
+def test_another_declaration_needs_a_restart() -> None:
+    old, new = read(ROUTES)[0], read(ROUTES.replace("1k", "2k"))[0]
+    assert old is not None
+    assert new is not None
+    changes = diff(old, new)
+    assert [(c.key, c.kind) for c in changes] == [("workers.fw.tables", Class.RESTART)]
+    assert "routes" in str(changes[0])
