@@ -52,6 +52,7 @@ make_lane(struct io *io, uint8_t *shared, uint8_t *meta, uint8_t *blanks)
 	dps_scatter_init(lane->scatter, TRY_RING);
 	lane->meta = (struct dps_meta *)meta;
 	lane->shadow = calloc(TRY_RING, sizeof(*lane->shadow));
+	lane->tick = calloc(TRY_RING, sizeof(*lane->tick));
 	lane->blank_word = (uint64_t *)blanks;
 	lane->blank = calloc(DPS_BLANKS, sizeof(*lane->blank));
 	lane->base = (uintptr_t)the_try.base;
