@@ -165,7 +165,8 @@ def test_a_rollout_to_a_changed_source(instance: Run, tmp_path: Path) -> None:
     fw = write(tmp_path, MARKS.format(said=1))
     packets = many(40_000)
     save(instance.folder / "wan.in.pcap", packets)
-    job = Job(instance, IO + pcap_port() + group(fw, 2, more=LOSSLESS + "spares = 1\nring = 256\n"))
+    more = LOSSLESS + "spares = 1\nring = 256\n"
+    job = Job(instance, IO + pcap_port() + group(fw, 2, more=more), idle="600s")
     job.until_sent(100)
     write(tmp_path, MARKS.format(said="1 / 0"))
     job.instance.kill("fw/0")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness import DPSUP
-from rust import CRATE, RUSTC, WHY_NOT, build
+from rust import CRATE, RUSTC, WHY_NOT, build, strict
 
 from dpsup.host.plugin_file import PluginFile, read
 from dpsup.topology import templates
@@ -115,7 +115,7 @@ def test_the_template_builds_with_the_commands_that_it_prints(tmp_path: Path) ->
     for line in start.then[:2]:
         assert line.startswith("rustc ")
         env = {**os.environ, "PATH": path}
-        subprocess.run(["sh", "-c", f"{line} -D warnings"], cwd=tmp_path, env=env, check=True)
+        subprocess.run(["sh", "-c", " ".join([line, *strict()])], cwd=tmp_path, env=env, check=True)
     assert read(str(tmp_path / "my-fw.so")) == PluginFile()
 
 
