@@ -186,6 +186,16 @@ bucket_of(const struct loop *l, uint32_t hash)
 	return bytes;
 }
 
+static bool
+is_its_own(const struct loop *l, uint32_t bucket)
+{
+	const struct loop_buckets *b = &l->buckets;
+	const struct dps_state_head *head =
+		(const struct dps_state_head *)(b->head + (uint64_t)bucket * b->stride);
+
+	return b->head != NULL && head->stamp == b->stamp && head->size == l->bucket_size;
+}
+
 // Handle one packet, whose word becomes its verdict.
 static inline __attribute__((always_inline)) void
 handle(struct loop *l, uint32_t lane_index, uint32_t index, uint64_t *word, struct dps_packet *p,
@@ -335,7 +345,8 @@ run_burst(struct loop *l, struct loop_lane *lane, uint32_t index, uint32_t n)
 
 // Time has passed, for this worker or for one bucket. What the plugin does of it takes effect with the
 // tick's one store, as a packet's. A plugin that has no such function may get one from the other version
-// of a rollout.
+// of a rollout, or one of a bucket whose state is the other version's: a rollout that is undone is to
+// find what it left.
 static void
 handle_tick(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t index, uint64_t *word)
 {
@@ -344,14 +355,17 @@ handle_tick(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_
 	uint64_t back = dps_word_verdict(DPS_V_TICK);
 
 	l->ticks++;
-	if (tick == DPS_TICK_SLOT ? plugin->tick != NULL : plugin->bucket_tick != NULL) {
+	// Stamps of briefs come round again after 2^24 words, of which ticks leave none.
+	if (l->saves == LOOP_SAVES_BRIEF)
+		l->slot->brief_of = 0;
+	if (tick == DPS_TICK_SLOT ? plugin->tick != NULL :
+				    plugin->bucket_tick != NULL && is_its_own(l, bucket)) {
 		touching = l;
 		l->from = lane;
 		l->stamp = dps_undo_stamp(lane_index, index);
 		l->filled = 0;
 		l->missed = 0;
-		l->bucket = tick == DPS_TICK_SLOT || l->buckets.head == NULL ? NULL :
-									       bucket_of(l, bucket);
+		l->bucket = tick == DPS_TICK_SLOT ? NULL : bucket_of(l, bucket);
 		if (tick == DPS_TICK_SLOT)
 			plugin->tick(l->state);
 		else
@@ -394,12 +408,12 @@ run_ticked(struct loop *l, struct loop_lane *lane, uint32_t lane_index, uint32_t
 	lane->done = first;
 }
 
-// Ticks are rare: where the last one was says that there is none. Indices wrap around, so that it may
-// say too much.
+// Ticks are rare: where the last one was says that there is none. That one is in the ring, or was: the
+// indices of a whole round look as if it were again, once in 2^32.
 static inline bool
-may_tick(const struct loop_lane *lane)
+may_tick(const struct loop *l, const struct loop_lane *lane)
 {
-	return (int32_t)(dps_load32(&lane->shared->ticked) - lane->done) > 0;
+	return lane->ticked - lane->done - 1 <= l->mask;
 }
 
 // The same, measured. What is noted lies in memory that nothing of the lanes depends on.
@@ -413,7 +427,7 @@ run_measured(struct loop *l, struct loop_lane *lane, uint32_t index, uint32_t n,
 	start = rte_rdtsc();
 	for (uint32_t i = 0; i < n; i++)
 		word[i] = lane->word[dps_word_at(scatter, l->mask, lane->done + i)];
-	if (may_tick(lane))
+	if (may_tick(l, lane))
 		run_ticked(l, lane, index, n);
 	else
 		run_burst(l, lane, index, n);
@@ -440,6 +454,7 @@ burst(struct loop *l, uint32_t index)
 
 	if (n == 0) {
 		lane->sent = dps_load32(&lane->shared->sent);
+		lane->ticked = dps_load32(&lane->shared->ticked);
 		n = lane->sent - lane->done;
 		if (n == 0)
 			return 0;
@@ -452,7 +467,7 @@ burst(struct loop *l, uint32_t index)
 	asked = dps_load32(&slot->perf);
 	if (unlikely(asked != 0))
 		run_measured(l, lane, index, n, asked);
-	else if (unlikely(may_tick(lane)))
+	else if (unlikely(may_tick(l, lane)))
 		run_ticked(l, lane, index, n);
 	else
 		run_burst(l, lane, index, n);

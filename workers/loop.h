@@ -17,6 +17,7 @@ struct loop_lane {
 	uint64_t *blank_word;           // and what the packets in hand say of them
 	uint32_t done;                  // as in shared memory; only this worker writes it
 	uint32_t sent;                  // as last read
+	uint32_t ticked;                // likewise, after it: the ticks below `sent` are known
 	uint32_t alone;                 // packets that are still to be looked at one by one
 	uint32_t taken;                 // blanks, by the packets that have verdicts
 	uint32_t blanks;                // lent, as last read

@@ -38,11 +38,17 @@ perf_note(struct loop *l, uint32_t lane, const uint64_t *word, uint32_t n, uint6
 	  uint64_t cycles)
 {
 	struct dps_perf *perf = l->perf;
-	struct dps_slow_burst *slow = place_for(perf, cycles);
+	struct dps_slow_burst *slow;
+	uint32_t packets = 0;
 
-	dps_count(&perf->cycles[dps_class(cycles / n)], n);
-	dps_count(&perf->batch[n - 1], 1);
-	dps_count(&perf->packets, n);
+	for (uint32_t i = 0; i < n; i++)
+		packets += dps_word_tick(word[i]) == 0;
+	if (packets == 0)
+		return;
+	slow = place_for(perf, cycles);
+	dps_count(&perf->cycles[dps_class(cycles / n)], packets);
+	dps_count(&perf->batch[packets - 1], 1);
+	dps_count(&perf->packets, packets);
 	dps_count(&perf->bursts, 1);
 	if (cycles / n > perf->cycles_most)
 		dps_store64(&perf->cycles_most, cycles / n);

@@ -143,6 +143,7 @@ op_reset(struct io *io, uint32_t slot)
 			tick_skip(io, lane, i);
 		else
 			drop_corrupt(io, lane, lane->shadow[i & lane->mask]);
+	dps_count(&lane->stats.collected, lane->published - lane->collected);
 	lane->shared->sent = 0;
 	lane->shared->done = 0;
 	lane->sent = 0;

@@ -258,6 +258,11 @@ take_tick(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 	struct rte_mbuf *m = lane->shadow[index & lane->mask];
 	uint32_t n = DPS_FIELD(word, DPS_W_EMITS, 4);
 
+	// A descriptor, where a stray write says that it was handed back: its bits count no blanks.
+	if (!dps_word_is_done(word)) {
+		tick_skip(io, lane, index);
+		return;
+	}
 	if (n > 0 && !take_blanks(io, lane, m, index, n))
 		lane_spoilt(lane);
 	if ((word & ~DPS_W_EXTRA) != dps_word_verdict(DPS_V_TICK)) {

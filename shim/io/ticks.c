@@ -21,7 +21,11 @@ static bool
 lend(struct io *io, struct lane *lane, uint32_t tick)
 {
 	uint32_t at = lane->sent & lane->mask;
-	struct rte_mbuf *m = lane_fits_tick(lane) ? rte_pktmbuf_alloc(lane->blank_pool) : NULL;
+	// A small pool is not for ticks, but no lane goes without.
+	bool fits = lane_fits_tick(lane) &&
+		    (lane->ticks_out == 0 ||
+		     pool_shared(lane->blank_pool) >= lane->blank_pool->size / 4);
+	struct rte_mbuf *m = fits ? rte_pktmbuf_alloc(lane->blank_pool) : NULL;
 
 	if (m == NULL) {
 		dps_count(&lane->stats.ticks_skipped, 1);
@@ -112,12 +116,14 @@ tick_buckets(struct io *io, uint32_t group, uint64_t cycles)
 	uint64_t step = cycles / DPS_BUCKETS;
 	uint64_t together = RTE_MIN(TOGETHER_US * (rte_get_tsc_hz() / 1000000), TOGETHER * step);
 
+	// It was away for longer than that, or begins: what is due goes in pieces, too.
+	if (g->tick_due + 2 * together < io->now)
+		g->tick_due = io->now - 2 * together;
 	for (uint32_t n = 0; n < DPS_BUCKETS && g->tick_due <= io->now; n++) {
 		tick_bucket(io, group, g->tick_at);
 		g->tick_at = (g->tick_at + 1) % DPS_BUCKETS;
 		g->tick_due += step;
 	}
-	// It was away for longer than that, or begins: from now on.
 	if (g->tick_due <= io->now || g->tick_due - io->now > step)
 		g->tick_due = io->now + step;
 	return RTE_MAX(g->tick_due, io->now + together);

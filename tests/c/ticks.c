@@ -86,7 +86,7 @@ bucket_tick(void *state, uint32_t bucket, void *bucket_state)
 	tell(bucket_state != NULL ? "bucket" : "no state", bucket);
 }
 
-// 'p' a packet, 't' a tick, a digit a bucket's.
+// 'p' a packet, 't' a tick, a digit a bucket's: 9 has state of another version.
 static int
 run_one(const struct dps_plugin *plugin, const char *words, const char *expected, const char *verdicts)
 {
@@ -114,6 +114,12 @@ run_one(const struct dps_plugin *plugin, const char *words, const char *expected
 	l.buckets.stride = sizeof(struct dps_state_head) + STRIDE;
 	l.bucket_size = STRIDE;
 	l.buckets.stamp = 7;
+	for (uint32_t i = 0; i < 10; i++) {
+		struct dps_state_head *head = (struct dps_state_head *)(buckets + i * l.buckets.stride);
+
+		head->stamp = i == 9 ? 5 : 7;
+		head->size = STRIDE;
+	}
 	shared.lane.blanks = 2;
 	shared.blank[0] = shared.blank[1] = 1024ull << DPS_W_LEN | 1024;
 	for (uint32_t i = 0; i < n; i++) {
@@ -144,9 +150,35 @@ run_one(const struct dps_plugin *plugin, const char *words, const char *expected
 		fprintf(stderr, "%s: \"%s\", not \"%s\"\n", words, story, expected);
 		return 1;
 	}
+	if (((struct dps_state_head *)(buckets + 9 * l.buckets.stride))->stamp != 5) {
+		fprintf(stderr, "%s: a tick took another version's state\n", words);
+		return 1;
+	}
 	if (touching != NULL) {
 		fprintf(stderr, "%s: touching outlives the burst\n", words);
 		return 1;
+	}
+	return 0;
+}
+
+// Only where a tick may be in the ring, however far the indices have come.
+static int
+look_for_ticks(void)
+{
+	const struct loop l = { .mask = RING - 1 };
+
+	for (uint64_t done = 0; done < 1ull << 32; done += 12345677) {
+		struct loop_lane lane = { .done = done };
+		bool never = may_tick(&l, &lane);
+
+		lane.ticked = lane.done + 1;
+		if (!may_tick(&l, &lane) || (never && lane.done < -(uint32_t)RING)) {
+			fprintf(stderr, "ticks are looked for wrongly at %u\n", lane.done);
+			return 1;
+		}
+		lane.ticked = lane.done + RING;
+		if (!may_tick(&l, &lane) || (lane.ticked = lane.done, may_tick(&l, &lane)))
+			return 1;
 	}
 	return 0;
 }
@@ -164,6 +196,10 @@ main(void)
 
 	looks.look = look;
 	looks_alone.look = look;
+	if (look_for_ticks() != 0)
+		return 1;
+	if (run_one(&both, "9pt", "p1 tick0 ", "001") != 0)
+		return 1;
 	// Its version before had ticks: they do nothing.
 	if (run_one(&plain, "ptp3p", "p0 p2 p4 ", "00000") != 0)
 		return 1;

@@ -106,3 +106,9 @@ def test_what_a_rule_drops_is_no_sign_of_a_bad_version() -> None:
     # The primary of an older dpsup does not tell.
     old, new = slot(), slot(collected=100, dropped={"a": 3})
     assert sample({"slots": [old]}, {"slots": [new]}, [0]).dropped == 3
+
+
+def test_a_version_that_begins_to_tick_is_no_slower_for_it() -> None:
+    ticking = Sample(10_000, 100, 0, 50_000_000, ticks=500_000)
+    assert judge(OLD, ticking, MARGINS) == ""
+    assert "cycles a packet" in judge(OLD, Sample(10_000, 100, 0, 50_000_000), MARGINS)
