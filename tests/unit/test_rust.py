@@ -49,7 +49,10 @@ def rust_structs() -> dict[str, list[str]]:
     return {name: re.findall(r"pub (\w+):", body) for name, body in blocks}
 
 
-LEFT_OUT = {"dps_tuple": "dps_hash_of is not in the crate"}
+LEFT_OUT = {
+    "dps_tuple": "dps_hash_of is not in the crate",
+    "dps_live_table": "its lookups are inline functions of dpsup_table_*.h, not yet in the crate",
+}
 VERDICTS = (0, 1, 9, 15, 16, 255, 256, 4095)
 
 

@@ -39,6 +39,8 @@ pub const DPS_PLUGIN_BUCKET_STATE: u32 = 32768;
 pub const DPS_PLUGIN_TOUCHES_MOST: u32 = 4;
 pub const DPS_PLUGIN_TOUCH_BYTES: u32 = 64;
 pub const DPS_PLUGIN_EMITS: u32 = 8;
+pub const DPS_PLUGIN_TICK_US: u32 = 1000;
+pub const DPS_PLUGIN_BUCKET_TICK_US: u32 = 10000;
 pub const DPS_PLUGIN_SPARE: u32 = 0xffffffff;
 
 #[repr(C)]
@@ -109,7 +111,8 @@ pub struct dps_env {
     pub hash_key: *const u8,
     pub files: *const dps_bytes,
     pub n_files: u32,
-    pub pad: u32,
+    pub n_tables: u32,
+    pub tables: *const c_void, // of dps_live_table, which is not in the crate
 }
 
 #[repr(C)]
@@ -133,6 +136,10 @@ pub struct dps_plugin {
     pub look: Option<unsafe extern "C" fn(*mut c_void, *mut dps_packet, u32)>,
     pub policy: u32,
     pub gauges: u32,
+    pub tick_us: u32,
+    pub bucket_tick_us: u32,
+    pub tick: Option<unsafe extern "C" fn(*mut c_void)>,
+    pub bucket_tick: Option<unsafe extern "C" fn(*mut c_void, u32, *mut c_void)>,
 }
 
 // A worker reads it, and nobody writes it.
@@ -474,6 +481,10 @@ macro_rules! dpsup_plugin {
             look: None,
             policy: 0,
             gauges: 0,
+            tick_us: 0,
+            bucket_tick_us: 0,
+            tick: None,
+            bucket_tick: None,
         };
     };
 }
