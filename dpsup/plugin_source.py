@@ -13,12 +13,13 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from dpsup import _abi
 
 SUFFIX = ".py"
+FUNCTION, OTHER = "function", "other"  # what a name of the source is
 COPY = re.compile(r"[0-9a-f]{16}-(.+)")  # a private copy's name: instance/plugins.py
 NEEDS = {
     "vlan": _abi.DPS_PLUGIN_VLAN,
@@ -34,9 +35,19 @@ NUMBERS = {
     "state_size": _abi.DPS_PLUGIN_STATE,
     "bucket_state_size": _abi.DPS_PLUGIN_BUCKET_STATE,
     "state_version": 0xFFFFFFFF,
+    "tick_us": 0xFFFFFFFF,
+    "bucket_tick_us": 0xFFFFFFFF,
 }  # fmt: skip
-FUNCTIONS = {"packet": "p", "init": "env", "seated": "env", "fini": ""}
-NOT_YET = {"tick": "now", "look": "packets"}  # of the C header, or of a later dpsup
+INTERVALS = {"tick": _abi.DPS_PLUGIN_TICK_US, "bucket_tick": _abi.DPS_PLUGIN_BUCKET_TICK_US}
+FUNCTIONS = {
+    "packet": "p",
+    "init": "env",
+    "seated": "env",
+    "fini": "",
+    "tick": "now",
+    "bucket_tick": "now, bucket, bucket_state",
+}
+NOT_YET = ("look",)  # of the C header
 
 
 class SourceError(Exception):
@@ -58,6 +69,8 @@ class Declared(NamedTuple):
     emits: int
     policy: int
     gauges: int
+    tick_us: int = 0
+    bucket_tick_us: int = 0
 
 
 def stem_of(path: str) -> str:
@@ -111,6 +124,11 @@ def declared(found: Mapping[str, Any], stem: str) -> Declared:
             f"rewrites + prepends is more than {_abi.DPS_PLUGIN_REWRITES}, the bytes that can be"
             " put back"
         )
+    for word, least in INTERVALS.items():
+        if 0 < numbers[f"{word}_us"] < least:
+            raise SourceError(
+                f"{word}_us is {numbers[f'{word}_us']}: 0, or a number from {least} on is wanted"
+            )
     reasons = _names(found, "reasons", _abi.DPS_PLUGIN_REASONS)
     counters = _names(found, "counters", _abi.DPS_PLUGIN_COUNTERS)
     return Declared(
@@ -122,6 +140,22 @@ def declared(found: Mapping[str, Any], stem: str) -> Declared:
         gauges=_bits(found, "gauges", counters, "counters"),
         **numbers,
     )
+
+
+def _ticks(found: Mapping[str, Any], defined: Mapping[str, Any]) -> None:
+    """Each tick has its interval. `found`: values that are known; `defined`: all names, and what is
+    there. Raises: SourceError."""
+    for word in INTERVALS:
+        interval = f"{word}_us"
+        known = interval in found or interval not in defined
+        if found.get(interval, 0) and not defined.get(word):
+            raise SourceError(f"{interval} has no {word}({FUNCTIONS[word]})")
+        if known and not found.get(interval, 0) and defined.get(word) == FUNCTION:
+            raise SourceError(f"{interval} is wanted for {word}(): how often, in microseconds")
+    known = "bucket_state_size" in found or "bucket_state_size" not in defined
+    if known and found.get("bucket_tick_us") and not found.get("bucket_state_size"):
+        raise SourceError("bucket_tick_us is there without bucket_state_size: only buckets with"
+                          " state get ticks")  # fmt: skip
 
 
 # --- without running it --------------------------------------------------------------------------
@@ -138,7 +172,7 @@ def examine(source: bytes, file: str) -> Declared:
         raise SourceError(_syntax(e, file)) from None
     except (ValueError, RecursionError, MemoryError) as e:
         raise SourceError(f"{file}: Python cannot read it: {e}") from None
-    _functions(tree, file)
+    defined = _functions(tree, file)
     found: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for node in tree.body:
@@ -158,13 +192,17 @@ def examine(source: bytes, file: str) -> Declared:
     if not {"reasons", "counters"} <= found.keys():  # said by code, or not at all
         found = {k: v for k, v in found.items() if k not in ("policy", "gauges")}
     try:
-        return declared(found, stem_of(file))
+        facts = declared(found, stem_of(file))
+        if "*" not in defined:
+            _ticks(found, defined)
+        return facts
     except SourceError as e:
         line = lines.get(str(e).partition(" ")[0].rstrip(":"), 0)
         raise SourceError(f"{file}:{line}: {e}" if line else f"{file}: {e}") from None
 
 
-def _functions(tree: ast.Module, file: str) -> None:
+def _functions(tree: ast.Module, file: str) -> dict[str, str]:
+    """Checks them. The names that the source defines, and whether each is FUNCTION or OTHER."""
     defined: set[str] = set()
     for node in ast.walk(tree):  # also where `if` or `try` chooses one
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -179,9 +217,9 @@ def _functions(tree: ast.Module, file: str) -> None:
                               " nothing")  # fmt: skip
         if isinstance(node, ast.FunctionDef) and node.name in NOT_YET:
             raise SourceError(f"{file}:{node.lineno}: {node.name}() is called by no worker: plugins"
-                              " in Python have init, seated, packet, fini")  # fmt: skip
+                              f" in Python have {', '.join(FUNCTIONS)}")  # fmt: skip
         if isinstance(node, ast.FunctionDef) and node.name in FUNCTIONS:
-            wanted = 1 if FUNCTIONS[node.name] else 0
+            wanted = len(FUNCTIONS[node.name].split(", ")) if FUNCTIONS[node.name] else 0
             a = node.args
             least = len(a.posonlyargs) + len(a.args) - len(a.defaults)
             most = len(a.posonlyargs) + len(a.args)
@@ -196,6 +234,8 @@ def _functions(tree: ast.Module, file: str) -> None:
                 )
     if "packet" not in defined and "*" not in defined:
         raise SourceError(f"{file}: it defines no packet(p), which decides about each packet")
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {name: FUNCTION if name in functions else OTHER for name in defined}
 
 
 def _syntax(e: SyntaxError, file: str) -> str:
@@ -229,7 +269,11 @@ def load(path: str) -> tuple[ModuleType, Declared]:
     if not callable(found.get("packet")):
         raise SourceError(f"{shown}: it defines no packet(p), which decides about each packet")
     try:
-        return module, declared(found, stem)
+        facts = declared(found, stem)
+        callables = {k: FUNCTION if isinstance(v, FunctionType) else OTHER
+                     for k, v in found.items() if k not in INTERVALS or callable(v)}  # fmt: skip
+        _ticks(facts._asdict(), callables)
+        return module, facts
     except SourceError as e:
         raise SourceError(f"{shown}: {e}") from None
 

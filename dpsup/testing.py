@@ -111,9 +111,7 @@ class Plugin:
         hashed = 0
         if self.declared.needs & _abi.DPS_PLUGIN_HASH or self.declared.bucket_state_size:
             hashed = _hash(frame) if hash is None else hash
-        size = self.declared.bucket_state_size
-        bucket = self.buckets.setdefault(hashed % _abi.DPS_PLUGIN_BUCKETS, bytearray(size))
-        bucket.extend(bytes(max(0, size - len(bucket))))
+        bucket = self._bucket(hashed % _abi.DPS_PLUGIN_BUCKETS)
         needs = self.declared.needs
         verdict, data, emitted = self._trial.packet(
             frame,
@@ -124,6 +122,23 @@ class Plugin:
             bucket,
         )
         return self._result(verdict, data, tuple(self._result(v, d) for v, d in emitted))
+
+    def tick(self) -> tuple[Result, ...]:
+        """Time has passed: set `now` before it. Returns the packets that it originates."""
+        return tuple(self._result(v, d) for v, d in self._trial.tick())
+
+    def bucket_tick(self, bucket: int) -> tuple[Result, ...]:
+        """The same for a bucket; a worker's buckets are those of `buckets`."""
+        if not 0 <= bucket < _abi.DPS_PLUGIN_BUCKETS:
+            raise ValueError(f"there is no bucket {bucket}")
+        emitted = self._trial.bucket_tick(bucket, self._bucket(bucket))
+        return tuple(self._result(v, d) for v, d in emitted)
+
+    def _bucket(self, index: int) -> bytearray:
+        size = self.declared.bucket_state_size
+        bucket = self.buckets.setdefault(index, bytearray(size))
+        bucket.extend(bytes(max(0, size - len(bucket))))
+        return bucket
 
     def _verdict(self, name: str) -> int:
         if name in self.ports:

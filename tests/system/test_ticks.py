@@ -133,13 +133,77 @@ look(void *state, struct dps_packet *packets, uint32_t n)
 """
 
 
+PYTHON = """
+import mmap
+import os
+import signal
+import time
+
+from dpsup import plugin as dps
+
+rewrites, emits = 6, 1
+state_size = bucket_state_size = 16
+tick_us, bucket_tick_us = 2000, 100_000
+control = mmap.mmap(os.open("CONTROL", os.O_RDONLY), 1, prot=mmap.PROT_READ)
+
+
+def init(env):
+    global place
+    place = env
+
+
+def die():
+    if control[0] == 1 and time.perf_counter_ns() // 64 % 256 == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def send(what, whose, number):
+    own = dps.emit(dps.out(0), 60)
+    own[0:6] = what
+    own[16:24] = whose.to_bytes(8, "little")
+    die()
+    own[24:32] = number.to_bytes(8, "little")
+    die()
+
+
+def tick(now):
+    assert now == place.now
+    number = dps.add(place.state[0:8])
+    die()
+    send(b"WORKER", place.worker, number)
+    if control[0] == 2:
+        raise KeyError("the traceback says this")
+
+
+def bucket_tick(now, bucket, bucket_state):
+    piece = dps.touch(bucket_state[0:8])
+    die()
+    number = int.from_bytes(piece, "little") + 1
+    piece[:] = number.to_bytes(8, "little")
+    die()
+    send(b"BUCKET", bucket, number)
+
+
+def packet(p):
+    p.head[0] = 2
+    dps.add(p.bucket_state[8:16])
+    die()
+    p.head[1] = 0x77
+    return dps.out(p.port)
+"""
+
+
 def set_control(folder: Path, what: int) -> None:
     with (folder / "control").open("r+b" if (folder / "control").exists() else "wb") as f:
         f.write(bytes([what]))
 
 
-def ticked(folder: Path, look: bool = False) -> str:
+def ticked(folder: Path, kind: str = "c") -> str:
     set_control(folder, 0)
+    if kind == "python":
+        (folder / "ticked.py").write_text(PYTHON.replace("CONTROL", f"{folder}/control"))
+        return str(folder / "ticked.py")
+    look = kind == "look"
     text = PLUGIN.replace("LOOK", LOOK if look else "").replace(
         "MORE", ".look = look" if look else ""
     )
@@ -208,12 +272,12 @@ def end(job: Job, packets: list[Packet], folder: Path) -> dict[str, Any]:
     return doc
 
 
-@pytest.mark.parametrize("look", [False, True])
-def test_a_tick_takes_effect_once(instance: Run, tmp_path: Path, look: bool) -> None:
+@pytest.mark.parametrize("kind", ["c", "look", "python"])
+def test_a_tick_takes_effect_once(instance: Run, tmp_path: Path, kind: str) -> None:
     """Workers die in the middle of ticks, of packets, between them; ticks go on without traffic."""
     packets = many(5000)
-    plugin = ticked(tmp_path, look)
-    job = start(instance, plugin, packets, TWO_IO if look else IO)
+    plugin = ticked(tmp_path, kind)
+    job = start(instance, plugin, packets, TWO_IO if kind == "look" else IO)
     set_control(tmp_path, 1)
     job.until_sent(len(packets) // 2)
     wait_for(lambda: job.instance.status()["recovery"]["deaths"] >= 20)
@@ -235,9 +299,10 @@ def test_a_bucket_takes_its_ticks_with_it(instance: Run, tmp_path: Path) -> None
     end(job, packets, instance.folder)
 
 
-def test_a_tick_that_kills_twice_is_skipped(instance: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["c", "python"])
+def test_a_tick_that_kills_twice_is_skipped(instance: Run, tmp_path: Path, kind: str) -> None:
     packets = many(500)
-    job = start(instance, ticked(tmp_path), packets, more="spares = 2\n")
+    job = start(instance, ticked(tmp_path, kind), packets, more="spares = 2\n")
     job.until_sent(len(packets))
     set_control(tmp_path, 2)
 
@@ -249,6 +314,9 @@ def test_a_tick_that_kills_twice_is_skipped(instance: Run, tmp_path: Path) -> No
     until_ticked(job)
     told_of = [e for e in job.events() if e["type"] == "death" and e.get("blamed")]
     assert all(e["ticked"] for e in told_of)
+    if kind == "python":
+        text = "\n".join(line["line"] for line in job.instance.logs())
+        assert 'raise KeyError("the traceback says this")' in text and "in tick" in text
     assert sum(w["ticks_skipped"] for w in workers(job)) > 0
     end(job, packets, instance.folder)
 

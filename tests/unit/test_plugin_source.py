@@ -5,6 +5,7 @@ by the code that workers run."""
 from __future__ import annotations
 
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,15 @@ def started(folder: Path, source: str, **more: Any) -> Plugin:
         (PACKET + "def init():\n    pass\n", r"fw\.py:3: init is called as init\(env\)"),
         (PACKET + "def fini(env):\n    pass\n", r"fini is called as fini\(\)"),
         (PACKET + "def look(packets):\n    pass\n", r"fw\.py:3: look\(\) is called by no worker"),
+        (PACKET + "tick_us = 1000\ndef tick():\n    pass\n", r"tick is called as tick\(now\)"),
+        (PACKET + "def tick(now):\n    pass\n", r"fw\.py: tick_us is wanted for tick\(\)"),
+        (PACKET + "tick_us = 2000\n", r"fw\.py:3: tick_us has no tick\(now\)"),
+        (PACKET + "tick_us = 999\ndef tick(now):\n    pass\n", "fw.py:3: tick_us is 999: 0, or"),
+        (
+            PACKET
+            + "bucket_tick_us = 10000\ndef bucket_tick(now, bucket, bucket_state):\n    pass\n",
+            r"fw\.py:3: bucket_tick_us is there without bucket_state_size",
+        ),
         (PACKET + "rewrites = 'all'\n", r"fw\.py:3: rewrites is 'all': a number from 0 to 256"),
         (PACKET + "rewrites = True\n", "rewrites is True"),
         (PACKET + "rewrites = 200\nprepends = 100\n", r"rewrites \+ prepends is more than 256"),
@@ -85,6 +95,9 @@ def test_what_is_no_plugin_is_said_with_its_line(tmp_path: Path, source: str, sa
         ("if True:\n    def packet(p, more=None):\n        return 0\n", PluginFile()),
         ("from other import packet\n", PluginFile()),
         ("# -*- coding: latin-1 -*-\n" + PACKET, PluginFile()),
+        (PACKET + "tick_us = 5 * 1000\ndef tick(now):\n    pass\n", PluginFile()),
+        (PACKET + "tick = 5\n", PluginFile()),
+        (PACKET + "if True:\n    tick_us = 5000\ndef tick(now):\n    pass\n", PluginFile()),
         (PACKET + "names = ['a']\nreasons = names\npolicy = ['a']\n", PluginFile()),
     ],
 )
@@ -319,6 +332,84 @@ def packet(p):
     ]  # fmt: skip
     with pytest.raises(ValueError, match="declares emits = 2"):
         fw.packet(b"\3")
+
+
+TICKS = """
+state_size, bucket_state_size, emits = 8, 16, 1
+tick_us = 1_000_000
+bucket_tick_us = 2_000_000
+counters = ["ticks"]
+needs = ["hash"]
+kept = []
+code = [b"None", b"None"]
+def init(env):
+    global place
+    place = env
+def packet(p):
+    dps.touch(p.bucket_state[0:8])[:] = place.now.to_bytes(8, "little")
+    return dps.out(p.port)
+def tick(now):
+    assert now == place.now
+    dps.add(place.state[0:8])
+    dps.count(0)
+    own = dps.emit(dps.out(1), 60)
+    own[0:8] = place.state[0:8]
+    exec(code[0])
+def bucket_tick(now, bucket, bucket_state):
+    assert bucket_state.readonly and len(bucket_state) == 16
+    if now - int.from_bytes(bucket_state[0:8], "little") > 5:
+        dps.touch(bucket_state[0:8])[:] = bytes(8)
+    dps.emit(dps.drop(0), 60)[0:2] = bucket.to_bytes(2, "little")
+    exec(code[1])
+"""
+
+
+def test_ticks(tmp_path: Path) -> None:
+    fw = started(tmp_path, TICKS)
+    assert (fw.declared.tick_us, fw.declared.bucket_tick_us) == (1_000_000, 2_000_000)
+    fw.now = 7
+    fw.packet(bytes(60), hash=513)
+    for n in (1, 2):
+        (own,) = fw.tick()
+        assert (own.port, own.data[:8]) == ("lan", struct.pack("<Q", n))
+    assert fw.counters == {"ticks": 2}
+    (own,) = fw.bucket_tick(1)
+    assert (own.verdict, own.data[:2]) == ("drop", b"\1\0") and fw.buckets[1][0] == 7
+    fw.now = 13
+    fw.bucket_tick(1)
+    assert fw.buckets[1] == bytes(16)
+    with pytest.raises(ValueError, match="there is no bucket 512"):
+        fw.bucket_tick(512)
+
+
+def test_a_tick_that_fails_changes_nothing(tmp_path: Path) -> None:
+    fw = started(tmp_path, TICKS)
+    fw.packet(bytes(60), hash=1)
+    fw.now = 20
+    module = sys.modules["plugin_fw"]
+    before = bytes(fw.state), bytes(fw.buckets[1]), fw.counters
+    for wrong, error in (
+        ("1 / 0", ZeroDivisionError),
+        ("[dps.add(place.state[0:8]) for _ in range(4)]", ValueError),
+        ("dps.emit(dps.out(0), 60)", ValueError),
+        ("dps.next()", ValueError),
+        ("kept.append(dps.touch(place.state[0:8]))", BufferError),
+    ):
+        for which, call in enumerate((fw.tick, lambda: fw.bucket_tick(1))):
+            module.code[which] = wrong.encode()
+            with pytest.raises(error):
+                call()
+            module.code[which] = b"None"
+            module.kept.clear()
+            assert (bytes(fw.state), bytes(fw.buckets[1]), fw.counters) == before, wrong
+    module.code[1] = b"kept.append(bucket_state)"
+    with pytest.raises(BufferError, match=r"bucket_tick\(\) returned and keeps a view"):
+        fw.bucket_tick(1)
+    module.kept.clear()
+    without = started(tmp_path, PACKET)
+    for call in (without.tick, lambda: without.bucket_tick(1)):
+        with pytest.raises(ValueError, match="the plugin has no"):
+            call()
 
 
 def test_the_environment(tmp_path: Path) -> None:

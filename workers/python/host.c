@@ -7,7 +7,7 @@
 // started after the fork, so no state of Python's is ever forked. One thread runs it, the worker's data
 // thread, which holds the GIL from init to the end.
 //
-// An exception that leaves packet() ends the process by SIGABRT, as a C plugin's abort() does, once its
+// An exception that leaves packet() or a tick ends the process by SIGABRT, as a C plugin's abort() does, once its
 // traceback is on stderr: the packet gets no verdict, and is blamed as for any crash.
 
 #include "host.h"
@@ -56,15 +56,17 @@ fill(struct host *h)
 	struct dps_plugin *p = &h->plugin;
 
 	*p = (struct dps_plugin){ DPS_PLUGIN_HEAD, .reasons = h->reasons, .counters = h->counters };
-	if (!PyArg_ParseTuple(h->declared, "sIHHO!O!IIIIII", &p->name, &p->needs, &p->rewrites,
+	if (!PyArg_ParseTuple(h->declared, "sIHHO!O!IIIIIIII", &p->name, &p->needs, &p->rewrites,
 			      &p->prepends, &PyTuple_Type, &reasons, &PyTuple_Type, &counters,
 			      &p->state_size, &p->bucket_state_size, &p->state_version, &p->emits,
-			      &p->policy, &p->gauges) ||
+			      &p->policy, &p->gauges, &p->tick_us, &p->bucket_tick_us) ||
 	    names_of(reasons, h->reasons) != 0 || names_of(counters, h->counters) != 0 ||
 	    function_of(h->module, "init", &h->init) != 0 ||
 	    function_of(h->module, "packet", &h->packet) != 0 ||
 	    function_of(h->module, "seated", &h->seated) != 0 ||
-	    function_of(h->module, "fini", &h->fini) != 0)
+	    function_of(h->module, "fini", &h->fini) != 0 ||
+	    (p->tick_us != 0 && function_of(h->module, "tick", &h->tick) != 0) ||
+	    (p->bucket_tick_us != 0 && function_of(h->module, "bucket_tick", &h->bucket_tick) != 0))
 		return -1;
 	h->packet_object = packet_new(h);
 	h->env_object = env_new(h);
@@ -102,7 +104,7 @@ void
 host_free(struct host *h)
 {
 	PyObject *own[] = { h->module, h->declared, h->init, h->packet, h->seated, h->fini,
-			    h->packet_object, h->env_object };
+			    h->tick, h->bucket_tick, h->packet_object, h->env_object };
 
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
 		Py_XDECREF(own[i]);
@@ -159,14 +161,39 @@ verdict_of(PyObject *result)
 	return -1;
 }
 
+static void
+begin(struct host *h, struct dps_packet *p, void *bucket_state)
+{
+	h->is_exact = true;
+	h->in_hand = p;
+	h->bucket_state = bucket_state;
+	h->touched = 0;
+	h->emitted = 0;
+	current = h;
+}
+
+static void
+end(struct host *h, struct host *before)
+{
+	h->is_exact = false;
+	h->in_hand = NULL;
+	h->bucket_state = NULL;
+	current = before;
+}
+
 // A cycle of objects may hold a view that the plugin does not have any more.
 static bool
-keeps_views(uint32_t before)
+keeps_views(uint32_t before, const char *where)
 {
 	if (lent_out() <= before)
 		return false;
 	PyGC_Collect();
-	return lent_out() > before;
+	if (lent_out() <= before)
+		return false;
+	PyErr_Format(PyExc_BufferError,
+		     "%s() returned and keeps a view of a packet or of state: copy what is needed later, "
+		     "with bytes(view)", where);
+	return true;
 }
 
 long
@@ -178,27 +205,59 @@ host_packet(struct host *h, struct dps_packet *p)
 	PyObject *result;
 	long verdict = -1;
 
-	h->in_hand = p;
 	h->least = p->data - room;
 	h->start = p->data;
 	h->end = p->data + (p->len < h->plugin.rewrites ? p->len : h->plugin.rewrites);
-	h->touched = 0;
-	h->emitted = 0;
-	current = h;
+	begin(h, p, p->bucket_state);
 	result = PyObject_CallOneArg(h->packet, h->packet_object);
 	if (result != NULL) {
 		verdict = verdict_of(result);
 		Py_DECREF(result);
-		if (verdict >= 0 && keeps_views(views)) {
-			PyErr_SetString(PyExc_BufferError,
-					"packet() returned and keeps a view of a packet or of state: "
-					"copy what is needed later, with bytes(view)");
+		if (verdict >= 0 && keeps_views(views, "packet"))
 			verdict = -1;
-		}
 	}
-	h->in_hand = NULL;
-	current = before;
+	end(h, before);
 	return verdict;
+}
+
+// `args`: a new tuple, or NULL with a Python error. What the function returns does not count.
+static int
+tick(struct host *h, PyObject *function, const char *where, PyObject *args, uint32_t views, void *bucket_state)
+{
+	struct host *before = current;
+	PyObject *result;
+
+	if (args == NULL)
+		return -1;
+	begin(h, NULL, bucket_state);
+	result = PyObject_CallObject(function, args);
+	Py_DECREF(args);
+	if (result != NULL) {
+		Py_DECREF(result);
+		if (keeps_views(views, where))
+			result = NULL;
+	}
+	end(h, before);
+	return result == NULL ? -1 : 0;
+}
+
+int
+host_tick(struct host *h)
+{
+	return tick(h, h->tick, "tick", Py_BuildValue("(K)", (unsigned long long)h->env->now), lent_out(),
+		    NULL);
+}
+
+int
+host_bucket_tick(struct host *h, uint32_t bucket, void *bucket_state)
+{
+	uint32_t views = lent_out();
+	PyObject *view = lend(bucket_state, h->plugin.bucket_state_size, false);
+
+	return tick(h, h->bucket_tick, "bucket_tick",
+		    view == NULL ? NULL :
+				   Py_BuildValue("(KIN)", (unsigned long long)h->env->now, bucket, view),
+		    views, bucket_state);
 }
 
 // --- in a worker ---------------------------------------------------------------------------------
@@ -292,6 +351,24 @@ on_packet(void *state, struct dps_packet *packet)
 }
 
 static void
+on_tick(void *state)
+{
+	if (host_tick(state) == 0)
+		return;
+	tell("tick", NULL, 0);
+	abort();
+}
+
+static void
+on_bucket_tick(void *state, uint32_t bucket, void *bucket_state)
+{
+	if (host_bucket_tick(state, bucket, bucket_state) == 0)
+		return;
+	tell("bucket_tick", NULL, 0);
+	abort();
+}
+
+static void
 on_fini(void *state)
 {
 	struct host *h = state;
@@ -346,6 +423,8 @@ dps_python_open(const char *path, const char *program, char *why, uint32_t len)
 			h->plugin.packet = on_packet;
 			h->plugin.seated = on_seated;
 			h->plugin.fini = on_fini;
+			h->plugin.tick = h->tick != NULL ? on_tick : NULL;
+			h->plugin.bucket_tick = h->bucket_tick != NULL ? on_bucket_tick : NULL;
 			current = h;    // for on_init
 			return &h->plugin;
 		}

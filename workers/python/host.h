@@ -30,10 +30,13 @@ struct host {
 	PyObject *module;
 	PyObject *declared;                     // keeps the names alive
 	PyObject *init, *packet, *seated, *fini; // functions of the module; NULL: there is none
+	PyObject *tick, *bucket_tick;           // likewise
 	PyObject *env_object, *packet_object;
 
-	// Of the packet in hand.
-	struct dps_packet *in_hand;             // NULL: none
+	// Of the packet or tick in hand.
+	bool is_exact;                          // there is one: what is touched is put back after a kill
+	struct dps_packet *in_hand;             // NULL: none, or a tick
+	void *bucket_state;                     // NULL: none
 	uint8_t *start, *end;                   // of the bytes that may be changed
 	const uint8_t *least;                   // first byte that the packet may begin with
 	uint32_t touched;
@@ -49,13 +52,15 @@ struct host *host_load(const char *path, const struct backend *backend);
 int host_init(struct host *h, const struct dps_env *env);       // 0, or -1 with a Python error
 int host_seated(struct host *h, const struct dps_env *env);     // likewise
 long host_packet(struct host *h, struct dps_packet *packet);    // verdict, or -1 likewise
+int host_tick(struct host *h);                                  // 0, or -1 likewise
+int host_bucket_tick(struct host *h, uint32_t bucket, void *bucket_state);      // likewise
 void host_free(struct host *h);
 
 // objects.c
 int objects_ready(void);
 PyObject *env_new(struct host *h);
 PyObject *packet_new(struct host *h);
-PyObject *lend(void *at, uint64_t len, bool is_writable);       // until packet() returns
+PyObject *lend(void *at, uint64_t len, bool is_writable);       // until packet() or the tick returns
 uint32_t lent_out(void);                // how many of those views there are still
 
 // words.c

@@ -215,6 +215,19 @@ trial_begin(PyObject *self, PyObject *none)
 	Py_RETURN_NONE;
 }
 
+// As after a kill: nothing of the packet or tick took effect. What it originated stays allocated: views in
+// the traceback's frames may lead there.
+static PyObject *
+undo(struct trial *t)
+{
+	while (t->touched > 0) {
+		t->touched--;
+		memcpy(t->piece[t->touched].at, t->piece[t->touched].bytes, t->piece[t->touched].len);
+	}
+	t->emitted = 0;
+	return NULL;
+}
+
 static PyObject *
 emitted_of(struct trial *t)
 {
@@ -271,21 +284,47 @@ trial_packet(PyObject *self, PyObject *args)
 	running = t;
 	t->touched = 0;
 	verdict = host_packet(t->host, &p);
-	if (verdict < 0) {
-		// As after a kill: nothing of the packet took effect.
-		while (t->touched > 0) {
-			t->touched--;
-			memcpy(t->piece[t->touched].at, t->piece[t->touched].bytes,
-			       t->piece[t->touched].len);
-		}
-		t->emitted = 0;
-		return NULL;            // views in the traceback's frames may lead to the bytes
-	}
+	if (verdict < 0)
+		return undo(t);         // for the same reason `room` stays
 	emitted = emitted_of(t);
 	args = emitted == NULL ? NULL :
 				 Py_BuildValue("(ly#N)", verdict, p.data, (Py_ssize_t)p.len, emitted);
 	free(room);
 	return args;
+}
+
+// tick(): [(verdict, bytes)].
+static PyObject *
+trial_tick(PyObject *self, PyObject *none)
+{
+	struct trial *t = (struct trial *)self;
+
+	(void)none;
+	if (!is_ready(t))
+		return NULL;
+	if (t->host->tick == NULL)
+		return PyErr_Format(PyExc_ValueError, "the plugin has no tick");
+	running = t;
+	t->touched = 0;
+	return host_tick(t->host) != 0 ? undo(t) : emitted_of(t);
+}
+
+// bucket_tick(bucket, its state): likewise.
+static PyObject *
+trial_bucket_tick(PyObject *self, PyObject *args)
+{
+	struct trial *t = (struct trial *)self;
+	unsigned int bucket;
+	PyObject *state;
+
+	if (!is_ready(t) || !PyArg_ParseTuple(args, "IO!", &bucket, &PyByteArray_Type, &state))
+		return NULL;
+	if (t->host->bucket_tick == NULL)
+		return PyErr_Format(PyExc_ValueError, "the plugin has no bucket_tick");
+	running = t;
+	t->touched = 0;
+	return host_bucket_tick(t->host, bucket, PyByteArray_AS_STRING(state)) != 0 ? undo(t) :
+										      emitted_of(t);
 }
 
 static PyObject *
@@ -337,6 +376,8 @@ trial_now(PyObject *self, void *closure)
 static PyMethodDef methods[] = {
 	{ "begin", trial_begin, METH_NOARGS, "init() and seated()" },
 	{ "packet", trial_packet, METH_VARARGS, "packet()" },
+	{ "tick", trial_tick, METH_NOARGS, "tick()" },
+	{ "bucket_tick", trial_bucket_tick, METH_VARARGS, "bucket_tick()" },
 	{ NULL, NULL, 0, NULL },
 };
 static PyGetSetDef fields[] = {

@@ -102,6 +102,16 @@ called(const char *word, bool needs_packet)
 	return current;
 }
 
+static struct host *
+called_exactly(const char *word)
+{
+	if (current == NULL || !current->is_exact) {
+		PyErr_Format(PyExc_ValueError, "%s: it is called from within packet() or a tick", word);
+		return NULL;
+	}
+	return current;
+}
+
 static PyObject *
 word_next(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
@@ -158,16 +168,17 @@ touch(struct host *h, uint8_t *at, Py_ssize_t len)
 
 	if (h->is_seating && is_within(at, len, h->env->state, p->state_size))
 		return true;
-	if (h->in_hand == NULL ||
+	if (!h->is_exact ||
 	    (!is_within(at, len, h->env->state, p->state_size) &&
-	     !is_within(at, len, h->in_hand->bucket_state, p->bucket_state_size) &&
+	     !is_within(at, len, h->bucket_state, p->bucket_state_size) &&
 	     !is_within(at, len, h->env->counters, sizeof(uint64_t) * DPS_PLUGIN_COUNTERS))) {
 		PyErr_SetString(PyExc_ValueError, "touch: a piece of env.state or of the packet's "
-						  "bucket_state is wanted");
+						  "or tick's bucket_state is wanted, in packet() or "
+						  "a tick");
 		return false;
 	}
 	if (len > (Py_ssize_t)DPS_PLUGIN_TOUCH_BYTES || h->touched == DPS_PLUGIN_TOUCHES_MOST) {
-		PyErr_Format(PyExc_ValueError, "touch: at most %u pieces of %u bytes for each packet",
+		PyErr_Format(PyExc_ValueError, "touch: at most %u pieces of %u bytes for each packet or tick",
 			     DPS_PLUGIN_TOUCHES_MOST, DPS_PLUGIN_TOUCH_BYTES);
 		return false;
 	}
@@ -264,7 +275,7 @@ word_count(PyObject *module, PyObject *const *args, Py_ssize_t n)
 		more = PyLong_AsUnsignedLongLong(args[1]);
 	if (counter == NULL || PyErr_Occurred() != NULL)
 		return NULL;
-	if (touches(&h->plugin) && h->in_hand != NULL &&
+	if (touches(&h->plugin) && h->is_exact &&
 	    !touch(h, (uint8_t *)(uintptr_t)counter, sizeof(*counter)))
 		return NULL;
 	*counter += more;
@@ -292,7 +303,7 @@ word_gauge(PyObject *module, PyObject *const *args, Py_ssize_t n)
 static PyObject *
 word_emit(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
-	struct host *h = called("emit", true);
+	struct host *h = called_exactly("emit");
 	uint32_t of, len;
 	uint8_t *bytes;
 
@@ -425,7 +436,7 @@ PyMethodDef words[] = {
 	{ "quarantine", word_quarantine, METH_NOARGS, "quarantine(): take it out as evidence" },
 	{ "port", word_port, METH_O, "port(name): its index" },
 	{ "group", word_group, METH_O, "group(name): its index" },
-	{ "touch", word_touch, METH_O, "touch(view): that piece of state, writable until packet() "
+	{ "touch", word_touch, METH_O, "touch(view): that piece of state, writable until the call "
 				       "returns; put back after a kill" },
 	{ "add", FAST(word_add), METH_FASTCALL, "add(view, n=1): touch 8 bytes, and add to the number" },
 	{ "count", FAST(word_count), METH_FASTCALL, "count(counter, n=1): add to one of `counters`" },
