@@ -122,6 +122,74 @@ def test_the_template_builds_with_the_commands_that_it_prints(tmp_path: Path) ->
     assert read(str(tmp_path / "my-fw.so")) == PluginFile()
 
 
+def test_ticks_are_there_where_they_have_an_interval(tmp_path: Path) -> None:
+    """A program that is the worker: C code reads the plugin, and calls it as a worker does."""
+    (tmp_path / "ticks.rs").write_text(TICKS)
+    (tmp_path / "worker.c").write_text(WORKER)
+    plugin = build(tmp_path, tmp_path / "ticks.rs")
+    worker = tmp_path / "worker"
+    command = ["cc", "-rdynamic", f"-I{SDK}", str(tmp_path / "worker.c"), "-ldl", "-o", str(worker)]
+    subprocess.run(command, check=True)
+    said = subprocess.run([worker, plugin], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["5000", "0", "1", "0", "3", "touched", "3"]
+
+
+TICKS = """
+#![deny(unsafe_code)]
+use dpsup_plugin::{dpsup_plugin, drop, Env, Packet, Plugin, Tick};
+
+struct Ticks;
+
+impl Plugin for Ticks {
+    const STATE_SIZE: u32 = 8;
+    const TICK_US: u32 = 5000;
+
+    fn init(_: &Env) -> Result<Self, &'static str> {
+        Ok(Ticks)
+    }
+
+    fn packet(&mut self, _: &Env, _: &mut Packet) -> u16 {
+        drop(0)
+    }
+
+    fn tick(&mut self, _: &Env, tick: &mut Tick) {
+        assert!(tick.bucket().is_empty());
+        let n = tick.place().get::<u64>(0);
+        tick.place().set(0, n + 1);
+        tick.count(0, 1);
+    }
+}
+
+dpsup_plugin!(Ticks, "ticks", reasons = [], counters = ["ticks"]);
+"""
+WORKER = """
+#include <dlfcn.h>
+#include <stdio.h>
+#include <dpsup_plugin.h>
+
+static unsigned int touched;
+
+void dps_touch(void *at, uint32_t len) { (void)at; touched += len == 8; }
+uint8_t *dps_emit(uint16_t verdict, uint32_t len) { (void)verdict; (void)len; return NULL; }
+
+int main(int argc, char **argv)
+{
+    const struct dps_plugin *p = dlsym(dlopen(argv[argc - 1], RTLD_NOW), "dps_plugin");
+    uint64_t counters[DPS_PLUGIN_COUNTERS] = { 0 }, place = 0;
+    struct dps_env env = { .counters = counters, .state = &place };
+    void *state = NULL;
+
+    p->init(&env, &state);
+    for (int i = 0; i < 3; i++)
+        p->tick(state);
+    printf("%u %u %d %d %u %s %u\\n", p->tick_us, p->bucket_tick_us, p->tick != NULL,
+        p->bucket_tick != NULL, (unsigned)place, touched == 6 ? "touched" : "not",
+        (unsigned)counters[0]);
+    return 0;
+}
+"""
+
+
 def test_unsafe_code_lies_in_one_file() -> None:
     for path in (CRATE / "src").glob("*.rs"):
         text = re.sub(r"//.*", "", path.read_text())

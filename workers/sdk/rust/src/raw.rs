@@ -275,15 +275,68 @@ impl Env {
     }
 }
 
-/// The packet in hand.
-pub struct Packet<'a> {
-    raw: &'a mut dps_packet,
-    end: *mut u8,
+/// The tick in hand: what a plugin may change because time has passed.
+pub struct Tick<'a> {
+    bucket: *mut c_void,
     bucket_size: u32,
     place: *mut c_void,
     place_size: u32,
     counters: *mut u64,
     touches: bool,
+    of: core::marker::PhantomData<&'a mut ()>,
+}
+
+impl<'a> Tick<'a> {
+    fn of<P: Plugin>(env: &'a Env, bucket: *mut c_void) -> Self {
+        Tick {
+            bucket,
+            bucket_size: P::BUCKET_STATE_SIZE,
+            place: env.raw().state,
+            place_size: P::STATE_SIZE,
+            counters: env.raw().counters,
+            touches: P::STATE_SIZE + P::BUCKET_STATE_SIZE > 0
+                || P::NEEDS & DPS_PLUGIN_TOUCHES != 0,
+            of: core::marker::PhantomData,
+        }
+    }
+
+    /// The state of the bucket that the tick is for; of the worker's tick, empty.
+    pub fn bucket(&mut self) -> State<'_> {
+        State::new(self.bucket, self.bucket_size)
+    }
+
+    /// The state of this worker's place.
+    pub fn place(&mut self) -> State<'_> {
+        State::new(self.place, self.place_size)
+    }
+
+    /// Add to a counter; exactly, in a plugin that touches.
+    pub fn count(&mut self, counter: u32, n: u64) {
+        assert!(counter < DPS_PLUGIN_COUNTERS);
+        unsafe {
+            let at = self.counters.add(counter as usize);
+            if self.touches {
+                dps_touch(at as *mut c_void, 8);
+            }
+            at.write_volatile(at.read_volatile().wrapping_add(n));
+        }
+    }
+
+    /// A packet of the plugin's own: `len` zero bytes, which leave with that verdict.
+    pub fn emit(&mut self, verdict: u16, len: u32) -> Option<&mut [u8]> {
+        let at = unsafe { dps_emit(verdict, len) };
+        if at.is_null() {
+            return None;
+        }
+        Some(unsafe { core::slice::from_raw_parts_mut(at, len as usize) })
+    }
+}
+
+/// The packet in hand.
+pub struct Packet<'a> {
+    raw: &'a mut dps_packet,
+    end: *mut u8,
+    kept: Tick<'a>,
 }
 
 impl<'a> Packet<'a> {
@@ -317,33 +370,22 @@ impl<'a> Packet<'a> {
 
     /// The state of the packet's bucket.
     pub fn bucket(&mut self) -> State<'_> {
-        State::new(self.raw.bucket_state, self.bucket_size)
+        self.kept.bucket()
     }
 
     /// The state of this worker's place.
     pub fn place(&mut self) -> State<'_> {
-        State::new(self.place, self.place_size)
+        self.kept.place()
     }
 
     /// Add to a counter; exactly, in a plugin that touches.
     pub fn count(&mut self, counter: u32, n: u64) {
-        assert!(counter < DPS_PLUGIN_COUNTERS);
-        unsafe {
-            let at = self.counters.add(counter as usize);
-            if self.touches {
-                dps_touch(at as *mut c_void, 8);
-            }
-            at.write_volatile(at.read_volatile().wrapping_add(n));
-        }
+        self.kept.count(counter, n)
     }
 
     /// A packet of the plugin's own: `len` zero bytes, which leave with that verdict before this one.
     pub fn emit(&mut self, verdict: u16, len: u32) -> Option<&mut [u8]> {
-        let at = unsafe { dps_emit(verdict, len) };
-        if at.is_null() {
-            return None;
-        }
-        Some(unsafe { core::slice::from_raw_parts_mut(at, len as usize) })
+        self.kept.emit(verdict, len)
     }
 }
 
@@ -355,12 +397,21 @@ pub trait Plugin: Sized + 'static {
     const STATE_VERSION: u32 = 0;
     const EMITS: u32 = 0;
     const NEEDS: u32 = 0;
+    /// Microseconds between two ticks of the worker, and of each bucket with state.
+    const TICK_US: u32 = 0;
+    const BUCKET_TICK_US: u32 = 0;
 
     /// Err: why the worker must not start.
     fn init(env: &Env) -> Result<Self, &'static str>;
 
     /// The packet's verdict.
     fn packet(&mut self, env: &Env, packet: &mut Packet) -> u16;
+
+    /// Time has passed, for this worker: every `TICK_US`.
+    fn tick(&mut self, _env: &Env, _tick: &mut Tick) {}
+
+    /// Time has passed, for this bucket: every `BUCKET_TICK_US`.
+    fn bucket_tick(&mut self, _env: &Env, _bucket: u32, _tick: &mut Tick) {}
 }
 
 /// The plugin of this process, in a static of the shared object: no allocator is needed.
@@ -405,19 +456,29 @@ impl<P: Plugin> Host<P> {
         let env = &*self.env.get();
         let raw = &mut *packet;
         let end = raw.data.add(core::cmp::min(raw.len, P::REWRITES as u32) as usize);
-        let mut packet = Packet {
-            raw,
-            end,
-            bucket_size: P::BUCKET_STATE_SIZE,
-            place: (*env.raw).state,
-            place_size: P::STATE_SIZE,
-            counters: (*env.raw).counters,
-            touches: P::STATE_SIZE + P::BUCKET_STATE_SIZE > 0
-                || P::NEEDS & DPS_PLUGIN_TOUCHES != 0,
-        };
+        let kept = Tick::of::<P>(env, raw.bucket_state);
+        let mut packet = Packet { raw, end, kept };
         match &mut *self.plugin.get() {
             Some(plugin) => plugin.packet(env, &mut packet),
             None => 0x3000,
+        }
+    }
+
+    /// # Safety
+    /// From a worker's tick alone, after init.
+    pub unsafe fn tick(&self) {
+        let env = &*self.env.get();
+        if let Some(plugin) = &mut *self.plugin.get() {
+            plugin.tick(env, &mut Tick::of::<P>(env, core::ptr::null_mut()));
+        }
+    }
+
+    /// # Safety
+    /// From a worker's bucket_tick alone, after init.
+    pub unsafe fn bucket_tick(&self, bucket: u32, bucket_state: *mut c_void) {
+        let env = &*self.env.get();
+        if let Some(plugin) = &mut *self.plugin.get() {
+            plugin.bucket_tick(env, bucket, &mut Tick::of::<P>(env, bucket_state));
         }
     }
 }
@@ -445,6 +506,18 @@ macro_rules! dpsup_plugin {
             packet: *mut $crate::raw::dps_packet,
         ) -> u16 {
             DPSUP_HOST.packet(packet)
+        }
+
+        unsafe extern "C" fn dpsup_tick(_: *mut core::ffi::c_void) {
+            DPSUP_HOST.tick()
+        }
+
+        unsafe extern "C" fn dpsup_bucket_tick(
+            _: *mut core::ffi::c_void,
+            bucket: u32,
+            bucket_state: *mut core::ffi::c_void,
+        ) {
+            DPSUP_HOST.bucket_tick(bucket, bucket_state)
         }
 
         static DPSUP_REASONS: $crate::raw::Names<{ 1 $(+ { let _ = $reason; 1 })* }> =
@@ -481,10 +554,14 @@ macro_rules! dpsup_plugin {
             look: None,
             policy: 0,
             gauges: 0,
-            tick_us: 0,
-            bucket_tick_us: 0,
-            tick: None,
-            bucket_tick: None,
+            tick_us: <$plugin as $crate::Plugin>::TICK_US,
+            bucket_tick_us: <$plugin as $crate::Plugin>::BUCKET_TICK_US,
+            tick: if <$plugin as $crate::Plugin>::TICK_US > 0 { Some(dpsup_tick) } else { None },
+            bucket_tick: if <$plugin as $crate::Plugin>::BUCKET_TICK_US > 0 {
+                Some(dpsup_bucket_tick)
+            } else {
+                None
+            },
         };
     };
 }
