@@ -54,6 +54,8 @@ class Try(Head):
     refused: Annotated[int, "packets whose verdict is none"]
     emitted: Annotated[int, "packets that the plugin originated"]
     no_blank: Annotated[int, "calls of `dps_emit` that gave NULL"]
+    ticks: Annotated[int, "ticks that the plugin handled, of the worker and of buckets"]
+    ticks_skipped: Annotated[int, "ticks that ended the process twice"]
     counters: Annotated[dict[str, int], "the plugin's counters and gauges"]
     state: TriedState
     digest: Annotated[str, "of every packet's fate and bytes: the same for the same behaviour"]

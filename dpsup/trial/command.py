@@ -176,7 +176,10 @@ def _read(options: Options, ports: Sequence[str]) -> tuple[list[Frame], list[int
 def _write(path: str, run: Run, ports: Sequence[str], at_ns: int) -> None:
     parts = [pcapng.section("dpsup")]
     parts += [pcapng.interface(name, "", 0) for name in ports]
-    said = {program.EMITTED: "originated for", program.COPY: "copy of"}
+    said = {
+        program.EMITTED: "originated for", program.COPY: "copy of",
+        program.TICKED: "originated by a tick before",
+    }  # fmt: skip
     for fate in run.fates:
         if fate.kind == program.OUT:
             parts.append(
@@ -236,7 +239,7 @@ def _document(options: Options, setting: Setting, frames: Sequence[Frame]) -> Tr
         "apiVersion": "dpsup/v1", "kind": "Try", "plugin": "", "file": options.plugin,
         "capture": options.capture, "ok": False, "packets": len(frames), "done": 0,
         "out": {}, "on": {}, "dropped": {}, "quarantined": 0, "refused": 0, "emitted": 0,
-        "no_blank": 0, "counters": {},
+        "no_blank": 0, "ticks": 0, "ticks_skipped": 0, "counters": {},
         "state": {"bytes": 0, "digest": "", "buckets": 0, "bucket_digest": ""},
         "digest": "", "ns_per_packet": 0.0, "cycles_per_packet": 0.0, "sweep": None,
         "findings": [],
@@ -260,6 +263,7 @@ def _fill(doc: Try, setting: Setting, plugin: dict[str, Any], total: dict[str, A
     }
     doc["quarantined"], doc["refused"] = total["quarantined"], total["refused"]
     doc["emitted"], doc["no_blank"] = total["emitted"], total["no_blank"]
+    doc["ticks"], doc["ticks_skipped"] = total["ticks"], total["ticks_skipped"]
     doc["counters"] = _sum(plugin["counters"], total["counters"], plugin["gauges"])
     doc["state"] = {
         "bytes": total["state_bytes"], "digest": total["state_digest"],

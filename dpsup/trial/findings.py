@@ -97,6 +97,7 @@ _PHASES = {
     "seated": "between packets, or in seated()",
     "look": "in look, at one of the packets from this one on",
     "packet": "in packet()",
+    "tick": "in a tick before this packet",
     "recovery": "in the run after a kill",
 }
 
@@ -130,10 +131,11 @@ _SECTIONS = {
 def _twice(one: dict[str, Any], names: Names) -> TriedFinding:
     section, at = one["section"], _bytes(one["first"], one["last"])
     what = _SECTIONS[section]
+    run = "tick before this packet" if one["tick"] else "packet"
     trace = names(one)
     after = f" after its store in {trace[0]}" if trace else ""
     if one["kind"] == "restart":
-        message = f"a worker that starts anew before the packet gives another outcome: {what}"
+        message = f"a worker that starts anew before the {run} gives another outcome: {what}"
         if section not in ("verdict", "emitted"):
             message += f", {at}"
         return finding(
@@ -141,7 +143,7 @@ def _twice(one: dict[str, Any], names: Names) -> TriedFinding:
             "variables of the plugin's own are lost with the process: keep what decides in state"
             " (state_size, bucket_state_size)",
         )  # fmt: skip
-    message = f"killed{after}, the packet is run again, and the outcome is another: {what}"
+    message = f"killed{after}, the {run} is run again, and the outcome is another: {what}"
     if section == "counters":
         message += f" (counter {one['first'] // 8} counts it twice)"
     elif section in ("state", "bucket", "bytes"):

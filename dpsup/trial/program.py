@@ -22,7 +22,7 @@ _IN = struct.Struct("=QII")
 _OUT = struct.Struct("=QIIIIII")
 _BEGIN_NS = 10**9  # the plugin's clock at the first packet
 
-PACKET, EMITTED, COPY = range(3)  # enum fate_role
+PACKET, EMITTED, COPY, TICKED = range(4)  # enum fate_role
 OUT, DROP, ON, QUARANTINE, REFUSED = range(5)  # enum fate_kind
 
 

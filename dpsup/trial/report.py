@@ -34,6 +34,9 @@ def lines(doc: Try) -> list[str]:
     ):
         if packets:
             row(name, plural(packets, "packet"))
+    if doc["ticks"] or doc["ticks_skipped"]:
+        skipped = f", {doc['ticks_skipped']} skipped" if doc["ticks_skipped"] else ""
+        row("ticks", f"{doc['ticks']}{skipped}")
     for name, value in doc["counters"].items():
         row("counter", f"{name}: {value}")
     state = doc["state"]

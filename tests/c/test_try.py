@@ -249,6 +249,85 @@ static void look(void *state, struct dps_packet *packets, uint32_t n)
     assert one["kind"] == "burst" and one["packet"] > 64
 
 
+TICKS = """
+static void tick(void *state)
+{
+	uint64_t *mine = env->state;
+	(void)state;
+	dps_touch(mine, 8); mine[0]++;
+	uint8_t *e = dps_emit(dps_out(0), 60); if (e) memcpy(e, mine, 8);
+	%s
+}
+static void bucket_tick(void *state, uint32_t bucket, void *bucket_state)
+{
+	struct bucket *b = bucket_state;
+	(void)state;
+	if (b->n == 0) abort();
+	%s
+}
+static uint16_t packet"""
+TICK_FACTS = f"""{STATE} .emits = 1, .state_size = 8,
+	.tick_us = 1000000, .tick = tick, .bucket_tick_us = 2000000, .bucket_tick = bucket_tick,"""
+
+
+def ticking(
+    folder: Path, tick: str, bucket_tick: str = "dps_touch(&b->n, 8); b->n += 100;"
+) -> Path:
+    source = HEAD.replace("static uint16_t packet", TICKS % (tick, bucket_tick))
+    (folder / "ticks.c").write_text(f"{source}{COUNT}{TAIL}{TICK_FACTS}\n}};\n")
+    subprocess.run(
+        ["cc", "-O1", "-g", "-w", "-shared", "-fPIC", f"-DLAST={LAST}", f"-I{SDK}",
+         folder / "ticks.c", "-o", folder / "ticks.so"],
+        check=True,
+    )  # fmt: skip
+    return folder / "ticks.so"
+
+
+@pytest.fixture
+def seconds(tmp_path: Path) -> Path:
+    """Of the packets of one flow, one each 0.4 s; the fourth one comes an hour late."""
+    path = tmp_path / "seconds.pcapng"
+    parts = [pcapng.section("test"), pcapng.interface("wan", "", 0)]
+    frame = TRAFFIC[0]
+    for i in range(8):
+        at = 10**18 + i * 400_000_000 + (3600 * 10**9 if i > 2 else 0)
+        parts.append(pcapng.packet(0, at, frame, len(frame)))
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def test_ticks_follow_the_capture_s_clock(tmp_path: Path, seconds: Path) -> None:
+    """Due before packets 4, after the pause, and 7: the worker's; before 4 also the bucket's."""
+    out = tmp_path / "out.pcapng"
+    doc = tried(ticking(tmp_path, ""), seconds, "--kill-sweep", "--out", out, code=0)
+    assert (doc["ticks"], doc["ticks_skipped"], doc["emitted"]) == (3, 0, 2)
+    left = list(frames(out.read_bytes()))
+    own = [i for i, one in enumerate(left) if len(one.data) == 60 and one.data[8:] == bytes(52)]
+    assert own == [3, 7] and [left[i].data[0] for i in own] == [1, 2]
+    text = subprocess.run([DPSUP, "try", tmp_path / "ticks.so", seconds], capture_output=True,
+                          text=True, check=True).stdout  # fmt: skip
+    assert "  ticks        3\n" in text
+
+
+def test_a_tick_without_a_touch(tmp_path: Path, seconds: Path) -> None:
+    plugin = ticking(tmp_path, "env->counters[1]++;", "b->n += 100;")
+    found = tried(plugin, seconds, "--kill-sweep", code=1)["findings"]
+    assert {one["kind"] for one in found} == {"twice"}
+    assert all("the tick before this packet is run again" in one["message"] for one in found)
+    assert {one["backtrace"][0].partition("+")[0] for one in found} == {"tick", "bucket_tick"}
+
+
+def test_a_tick_that_ends_the_process(tmp_path: Path, seconds: Path) -> None:
+    plugin = ticking(tmp_path, "if (mine[0] == 2) *(volatile int *)8 = 1;")
+    doc = tried(plugin, seconds, code=1)
+    one = only(doc)
+    assert (one["kind"], one["packet"]) == ("crash", 7)
+    assert "SIGSEGV in a tick before this packet" in one["message"]
+    assert one["backtrace"][0].startswith("tick+")
+    assert (doc["ticks"], doc["ticks_skipped"], doc["emitted"]) == (2, 1, 1)
+    assert doc["done"] == 8 and doc["quarantined"] == 0
+
+
 def test_segments_and_their_ports(tmp_path: Path) -> None:
     """Packets longer than a buffer, from two interfaces of a pcapng file."""
     long = bytes(range(12)) + b"\x08\x00" + bytes(i % 251 for i in range(9000))

@@ -141,6 +141,8 @@ nursery_main(void)
 	board->emits = plugin->emits;
 	board->needs = plugin->needs;
 	board->looks = plugin->look != NULL;
+	board->tick_us = plugin->tick_us;
+	board->bucket_tick_us = plugin->bucket_tick_us;
 	board->has_seated = plugin->seated != NULL;
 	board->touches = plugin->state_size + plugin->bucket_state_size > 0 || plugin->emits > 0 ||
 			 plugin->needs & DPS_PLUGIN_TOUCHES;

@@ -30,7 +30,7 @@ static struct refusal {
 static struct {
 	uint64_t out[DPS_MAX_PORTS], out_bytes[DPS_MAX_PORTS], copies[DPS_MAX_PORTS];
 	uint64_t dropped[DPS_REASONS], on[DPS_MAX_GROUPS];
-	uint64_t packets, quarantined, refused, emitted, no_blank, given_up;
+	uint64_t packets, quarantined, refused, emitted, no_blank, given_up, ticks, ticks_skipped;
 } count;
 
 static uint64_t digest = 14695981039346656037ull;       // FNV-1a
@@ -272,10 +272,28 @@ take_blanks(uint32_t number, uint32_t n)
 		f = fate_of(m, word & ~DPS_W_EXTRA, true);
 		count.emitted++;
 		m->data_len = m->pkt_len = f.len;
-		take(number, ROLE_EMITTED, &f, m);
+		take(number, the_try.ticking ? ROLE_TICKED : ROLE_EMITTED, &f, m);
 		check_rest(IN_EMITTED, number, m, (int32_t)f.len);
 	}
 	return true;
+}
+
+uint32_t
+fate_number(uint32_t index)
+{
+	return the_try.first + (the_try.ticking ? 0 : index - the_try.lane->collected);
+}
+
+// One that was taken, or that is skipped as it ended two workers.
+static void
+take_tick(uint32_t number, uint64_t word)
+{
+	bool is_taken = (word & DPS_V_KIND) == DPS_V_TICK &&
+			take_blanks(number, DPS_FIELD(word, DPS_W_EMITS, 4));
+
+	count.no_blank += is_taken ? DPS_FIELD(word, DPS_W_MISSED, 4) : 0;
+	count.ticks += is_taken;
+	count.ticks_skipped += !is_taken;
 }
 
 // Verdicts in the order of the packets; what has none yet stays lent.
@@ -285,12 +303,16 @@ fate_collect(void)
 	struct lane *lane = the_try.lane;
 	uint32_t end = world_done();
 
-	for (; lane->collected != end; lane->collected++, the_try.first++) {
+	for (; lane->collected != end; lane->collected++, the_try.first += !the_try.ticking) {
 		uint32_t number = the_try.first;
 		uint64_t word = lane_get(lane, lane->collected);
 		struct rte_mbuf *m = lane->shadow[lane->collected & lane->mask];
 		struct fate f;
 
+		if (the_try.ticking) {
+			take_tick(number, word);
+			continue;
+		}
 		if (!take_blanks(number, DPS_FIELD(word, DPS_W_EMITS, 4)))
 			f = refused("its verdict says that it filled packets of its own, and it did not");
 		else
@@ -312,7 +334,7 @@ fate_refuse_packet(const char *why)
 
 	if (at == lane->sent)
 		return;
-	add_refusal(the_try.first + at - lane->collected, why);
+	add_refusal(fate_number(at), why);
 	count.given_up++;
 	lane_put(lane, at, dps_word_verdict(DPS_V_QUARANTINE));
 	dps_store64((uint64_t *)&lane->shared->done, dps_lane_done(at + 1, lane->shared->taken));
@@ -382,11 +404,13 @@ fate_report(void)
 		fputs("}\n", r);
 	}
 	fprintf(r, "{\"t\": \"total\", \"packets\": %lu, \"quarantined\": %lu, \"refused\": %lu, "
-		   "\"emitted\": %lu, \"no_blank\": %lu, \"given_up\": %lu, \"cycles\": %lu, "
+		   "\"emitted\": %lu, \"no_blank\": %lu, \"given_up\": %lu, \"ticks\": %lu, "
+		   "\"ticks_skipped\": %lu, \"cycles\": %lu, "
 		   "\"ns\": %lu, \"digest\": \"%016lx\"",
 		(unsigned long)count.packets, (unsigned long)count.quarantined,
 		(unsigned long)count.refused, (unsigned long)count.emitted,
 		(unsigned long)count.no_blank, (unsigned long)count.given_up,
+		(unsigned long)count.ticks, (unsigned long)count.ticks_skipped,
 		(unsigned long)the_try.board->cycles, (unsigned long)the_try.board->ns,
 		(unsigned long)digest);
 	say_list("out", count.out, the_try.ctl->n_ports);

@@ -116,7 +116,8 @@ say_plugin(void)
 
 // --- the run --------------------------------------------------------------------------------------
 
-static uint32_t deaths, deaths_here, died_at;
+static uint32_t deaths, deaths_here;
+static uint64_t died_at;                // number of a packet, or a tick's index and 1 << 32
 
 // As the warden does it; then the next worker goes on. False: no more of this.
 static bool
@@ -128,10 +129,12 @@ bury(int status, bool hung)
 				   .sender = s->sender, .hung = hung };
 	uint64_t in_hand = slot_in_hand(0);
 	bool looks = the_try.slot->hand & DPS_BIT(DPS_HAND_LOOKS);
-	uint32_t number = in_hand != 0 ? the_try.first + ((uint32_t)in_hand - lane->collected) :
-			  looks ? the_try.first + (world_done() - lane->collected) : UINT32_MAX;
+	uint32_t number = in_hand != 0 ? fate_number((uint32_t)in_hand) :
+			  looks ? fate_number(world_done()) : UINT32_MAX;
+	uint64_t here = in_hand != 0 && the_try.ticking ? 1ull << 32 | (uint32_t)in_hand : number;
 
-	say_death(number, status, hung, looks ? "look" : in_hand != 0 ? "packet" : "seated");
+	say_death(number, status, hung, looks ? "look" : in_hand == 0 ? "seated" :
+					the_try.ticking ? "tick" : "packet");
 	the_try.worker = 0;
 	slot_repair(0, hung ? in_hand : 0, &story);
 	if (story.corrupt) {
@@ -139,12 +142,12 @@ bury(int status, bool hung)
 		fprintf(the_try.report, ", \"packet\": %u}\n", the_try.first + 1);
 		return false;
 	}
-	deaths_here = number == died_at ? deaths_here + 1 : 1;
-	died_at = number;
+	deaths_here = here == died_at ? deaths_here + 1 : 1;
+	died_at = here;
 	if (in_hand != 0 && deaths_here >= DEATHS_HERE)
 		fate_refuse_packet("ends the process again and again");
 	fate_collect();
-	if (lane->collected != lane->sent)
+	if (lane->collected != lane->sent && !the_try.ticking)
 		fate_check(the_try.first, lane->shadow[lane->collected & lane->mask], false, NULL);
 	return ++deaths < DEATHS_MOST && (in_hand != 0 || looks || deaths_here < DEATHS_HERE);
 }
@@ -167,19 +170,14 @@ wait_or_abort(bool *hung)
 	return status;
 }
 
+// What is lent.
 static bool
-run_burst(uint32_t first, uint32_t n)
+run_lent(void)
 {
 	struct lane *lane = the_try.lane;
 	bool hung;
 	int status;
 
-	the_try.first = first;
-	the_try.board->now = the_try.packet[first].ns;
-	world_begin();
-	world_blanks();
-	for (uint32_t i = 0; i < n; i++)
-		world_lend(first + i);
 	world_publish();
 	while (lane->collected != lane->sent) {
 		if (the_try.worker == 0) {
@@ -202,13 +200,49 @@ run_burst(uint32_t first, uint32_t n)
 }
 
 static void
+begin_burst(uint32_t first)
+{
+	the_try.first = first;
+	the_try.board->now = the_try.packet[first].ns;
+	world_begin();
+	world_blanks();
+}
+
+static bool
+run_burst(uint32_t first, uint32_t n)
+{
+	begin_burst(first);
+	for (uint32_t i = 0; i < n; i++)
+		world_lend(first + i);
+	return run_lent();
+}
+
+static bool
+run_ticks(uint32_t number, const uint32_t *ticks, uint32_t n)
+{
+	bool ran;
+
+	begin_burst(number);
+	the_try.ticking = true;
+	the_try.board->timed = false;   // figures are of packets
+	for (uint32_t i = 0; i < n; i++)
+		world_lend_tick(ticks[i]);
+	ran = run_lent();
+	the_try.board->timed = true;
+	the_try.ticking = false;
+	return ran;
+}
+
+static void
 run(void)
 {
-	uint32_t done = 0, n;
+	uint32_t done = 0, n = 0;
 
 	for (; done < the_try.n_packets; done += n) {
-		n = RTE_MIN(the_try.burst, the_try.n_packets - done);
-		if (!run_burst(done, n)) {
+		bool ran = ticks_run(done, run_ticks);
+
+		n = ticks_before(done, RTE_MIN(the_try.burst, the_try.n_packets - done));
+		if (!ran || !run_burst(done, n)) {
 			fprintf(the_try.report, "{\"t\": \"stopped\", \"packet\": %u}\n",
 				the_try.first + 1);
 			break;

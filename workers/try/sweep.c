@@ -66,6 +66,7 @@ static uint64_t points;
 static struct finding {
 	const char *kind;
 	enum section section;
+	bool is_tick;
 	uint64_t pc;
 	uint32_t number, latest, packets;
 	int32_t first, last;
@@ -230,7 +231,7 @@ add_finding(const char *kind, enum section section, uint64_t pc, uint32_t number
 	for (uint32_t i = 0; i < FINDINGS && findings[i].kind != NULL; i++) {
 		struct finding *f = &findings[i];
 
-		if (f->kind != kind || f->section != section)
+		if (f->kind != kind || f->section != section || f->is_tick != the_try.ticking)
 			continue;
 		if (f->latest == number && f->packets > 0) {
 			found = f;
@@ -245,7 +246,7 @@ add_finding(const char *kind, enum section section, uint64_t pc, uint32_t number
 	if (found == NULL)
 		return;
 	if (found->kind == NULL)
-		*found = (struct finding){ kind, section, pc, number, 0, 0, first, last };
+		*found = (struct finding){ kind, section, the_try.ticking, pc, number, 0, 0, first, last };
 	if (found->packets == 0 || found->latest != number)
 		found->packets++;
 	found->latest = number;
@@ -426,7 +427,7 @@ step_through(uint32_t number, struct rte_mbuf *m)
 			   (void *)(intptr_t)signo) != 0)
 			fail("the worker cannot be stepped");
 		if (waitpid(pid, &status, __WALL) != pid || !WIFSTOPPED(status)) {
-			say_lost(number, status, false, "packet");
+			say_lost(number, status, false, the_try.ticking ? "tick" : "packet");
 			the_try.worker = 0;
 			return false;
 		}
@@ -438,20 +439,14 @@ step_through(uint32_t number, struct rte_mbuf *m)
 		if (look() && !die_here(number, m))
 			return false;
 	}
-	say_lost(number, 0, true, "packet");
+	say_lost(number, 0, true, the_try.ticking ? "tick" : "packet");
 	return false;
 }
 
+// Of what is lent: one packet, or one tick.
 static bool
-sweep_packet(uint32_t number)
+sweep_lent(uint32_t number, struct rte_mbuf *m)
 {
-	struct rte_mbuf *m;
-
-	the_try.first = number;
-	the_try.board->now = the_try.packet[number].ns;
-	world_begin();
-	world_blanks();
-	m = world_lend(number);
 	world_publish();
 	find_regions(m);
 	if (!run_anew(number))
@@ -477,8 +472,40 @@ sweep_packet(uint32_t number)
 			memcpy(state_was + (region[i].at - (uint8_t *)the_try.state), region[i].at,
 			       region[i].len);
 	fate_collect();
-	own_look(number, number + 1 == the_try.n_packets);
+	own_look(number, number + 1 == the_try.n_packets && !the_try.ticking);
 	return true;
+}
+
+static void
+begin_one(uint32_t number)
+{
+	the_try.first = number;
+	the_try.board->now = the_try.packet[number].ns;
+	world_begin();
+	world_blanks();
+}
+
+static bool
+sweep_ticks(uint32_t number, const uint32_t *ticks, uint32_t n)
+{
+	bool ok = true;
+
+	the_try.ticking = true;
+	for (uint32_t i = 0; i < n && ok; i++) {
+		begin_one(number);
+		ok = sweep_lent(number, world_lend_tick(ticks[i]));
+	}
+	the_try.ticking = false;
+	return ok;
+}
+
+static bool
+sweep_packet(uint32_t number)
+{
+	if (!ticks_run(number, sweep_ticks))
+		return false;
+	begin_one(number);
+	return sweep_lent(number, world_lend(number));
 }
 
 static bool
@@ -526,9 +553,10 @@ sweep(void)
 
 		fprintf(the_try.report,
 			"{\"t\": \"finding\", \"kind\": \"%s\", \"section\": \"%s\", \"packet\": %u, "
-			"\"packets\": %u, \"first\": %d, \"last\": %d, \"program_base\": %lu, "
+			"\"packets\": %u, \"tick\": %s, \"first\": %d, \"last\": %d, \"program_base\": %lu, "
 			"\"plugin_base\": %lu, \"frames\": [",
-			f->kind, section_names[f->section], f->number + 1, f->packets, f->first, f->last,
+			f->kind, section_names[f->section], f->number + 1, f->packets,
+			f->is_tick ? "true" : "false", f->first, f->last,
 			(unsigned long)the_try.sitter->program_base,
 			(unsigned long)the_try.sitter->plugin_base);
 		if (f->pc != 0)

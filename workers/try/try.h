@@ -38,6 +38,7 @@ struct board {
 	uint64_t thread;                // of the thread's own data
 	uint32_t rewrites, prepends, state_size, bucket_state_size, state_version, emits, needs;
 	uint32_t looks, has_seated, touches;
+	uint32_t tick_us, bucket_tick_us;
 	char name[DPS_PATH];
 };
 
@@ -71,6 +72,7 @@ struct try {
 	uint32_t n_packets;
 	struct try_packet *packet;
 	uint32_t first;                 // number of the packet at the lane's `collected`
+	bool ticking;                   // what is lent is ticks, which come before `first`
 };
 
 extern struct try the_try;
@@ -78,6 +80,7 @@ extern struct try the_try;
 // world.c
 void world_create(void);
 struct rte_mbuf *world_lend(uint32_t number);   // one packet; after the last one: world_publish
+struct rte_mbuf *world_lend_tick(uint32_t tick);        // likewise
 void world_publish(void);
 void world_begin(void);                         // no packet is lent
 void world_blanks(void);                        // as many as a burst may fill
@@ -87,7 +90,7 @@ const uint8_t *world_was(const struct rte_mbuf *m);     // its whole buffer, as 
 
 // fate.c: what verdicts say, as the io core takes them.
 enum fate_kind { FATE_OUT, FATE_DROP, FATE_ON, FATE_QUARANTINE, FATE_REFUSED };
-enum fate_role { ROLE_PACKET, ROLE_EMITTED, ROLE_COPY };
+enum fate_role { ROLE_PACKET, ROLE_EMITTED, ROLE_COPY, ROLE_TICKED };
 
 struct fate {
 	enum fate_kind kind;
@@ -103,6 +106,12 @@ void fate_collect(void);                        // all that has verdicts: counts
 void fate_report(void);
 void fate_check(uint32_t number, const struct rte_mbuf *m, bool has_fate, const struct fate *f);
 void fate_refuse_packet(const char *why);       // the one in hand gets no verdict: quarantine
+
+uint32_t fate_number(uint32_t index);           // of the packet at, or of the one after the tick at, an index
+
+// ticks.c
+bool ticks_run(uint32_t number, bool (*run)(uint32_t number, const uint32_t *ticks, uint32_t n));
+uint32_t ticks_before(uint32_t number, uint32_t n);
 
 // child.c
 void child_start(void);                         // the nursery; ends this program if the plugin is refused

@@ -261,8 +261,27 @@ world_lend(uint32_t number)
 		lane_put(lane, lane->sent, lane_word(lane, first, first->data_len, first->port));
 	}
 	lane->shadow[at] = first;
+	lane->tick[at] = 0;
 	lane->sent++;
 	return first;
+}
+
+// As shim/io/ticks.c lends it.
+struct rte_mbuf *
+world_lend_tick(uint32_t tick)
+{
+	struct lane *lane = the_try.lane;
+	uint32_t at = lane->sent & lane->mask;
+	struct rte_mbuf *m = take_buffer();
+
+	m->hash.rss = tick == DPS_TICK_SLOT ? 0 : tick - 1;
+	mark_of(m)->bucket = m->hash.rss;
+	lane_put(lane, lane->sent, lane_tick_word(lane, m, tick));
+	lane->shadow[at] = m;
+	lane->tick[at] = tick;
+	lane->sent++;
+	dps_store32(&lane->shared->ticked, lane->sent);
+	return m;
 }
 
 void
