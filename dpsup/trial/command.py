@@ -17,6 +17,7 @@ from dpsup.host.symbols import CRASHED, Loaded, named, variable
 from dpsup.packets import frames as captures
 from dpsup.packets import pcapng
 from dpsup.packets.frames import Frame
+from dpsup.plugin_source import SUFFIX
 from dpsup.trial import findings, program
 from dpsup.trial.program import Fate, Run, Setting
 
@@ -103,6 +104,12 @@ def _is_builtin(plugin: str) -> bool:
 
 
 def _setting(options: Options) -> Setting:
+    if options.plugin.endswith(SUFFIX):
+        raise UsageError(
+            f"{options.plugin} is a plugin in Python, which `dpsup try` does not run",
+            code="E0541",
+            help="test it by pytest with `dpsup.testing`: `dpsup init --template python` shows how",
+        )
     if _is_builtin(options.plugin):
         if options.plugin not in BUILT_IN:
             raise UsageError(

@@ -391,6 +391,7 @@ def test_what_cannot_be_tried(tmp_path: Path, capture: Path) -> None:
     for words, text in (
         (("none.so", capture), "cannot read none.so"),
         (("nothing", capture), "is no plugin"),
+        (("fw.py", capture), "is a plugin in Python"),
         (("sink", tmp_path / "none.pcap"), "cannot read"),
         (("sink", damaged), f"ends in the middle of packet {len(TRAFFIC)}"),
         (("sink", __file__), "neither a pcap nor a pcapng file"),
