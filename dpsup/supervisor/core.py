@@ -70,3 +70,7 @@ class Core(Protocol):
 
     def fail(self, error: Exception) -> None:
         """End the instance in order, for a reason that a person must correct. The first counts."""
+
+
+async def at_once() -> None:
+    """Nothing is waited for."""

@@ -23,7 +23,7 @@ from dpsup.plan.diff import keep
 from dpsup.plan.model import PortPlan
 from dpsup.supervisor import blocked
 from dpsup.supervisor.children import Children
-from dpsup.supervisor.core import AGAIN_S, QUIT_S
+from dpsup.supervisor.core import AGAIN_S, QUIT_S, at_once
 from dpsup.supervisor.engine import Actions, Engine
 from dpsup.supervisor.model import Child, Model
 from dpsup.supervisor.policy import Ending, Policy, Verdict, decide
@@ -40,7 +40,7 @@ class Generation:
 
     def __init__(self, core: Engine, model: Model, children: Children, sitters: Sitters) -> None:
         self._core, self._model = core, model
-        self.laid_out: Callable[[], Awaitable[None]] = _at_once
+        self.laid_out: Callable[[], Awaitable[None]] = at_once
         self._children, self._sitters = children, sitters
         # Generations that a port ended. One that an adopted plan leaves out stays so.
         self._blocked = Counter({p.name: blocked.TWICE for p in model.plan.ports if p.left_out})
@@ -99,7 +99,8 @@ class Generation:
             model.progress(f"warning    {note}")
             self._core.events.add(type="warning", message=note)
         await self.laid_out()
-        if model.primary.state == "running":
+        # That may take minutes: an order to end has come meanwhile, perhaps.
+        if model.primary.state == "running" and model.state not in ("stopping", "stopped"):
             self._core.fire(model.seed, "start")
 
     def kill(self, primary: Child) -> None:
@@ -215,10 +216,6 @@ class Generation:
             ledger.slots[0] = ledger.current.number
         model.progress(f"generation {model.plan.generation} starts")
         self._core.fire(model.primary, "start")
-
-
-async def _at_once() -> None:
-    """Nothing is waited for."""
 
 
 def _refusal(text: str) -> DpsupError:

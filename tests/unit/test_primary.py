@@ -90,6 +90,21 @@ def test_a_primary_that_is_ready_is_met_and_the_seed_follows(parts: Parts) -> No
     assert any("pid 400" in line for line in said) and any("wan" in line for line in said)
 
 
+@pytest.mark.parametrize("state", ["stopping", "stopped"])
+def test_no_seed_is_forked_into_an_end_that_came_meanwhile(parts: Parts, state: str) -> None:
+    """Live tables may be read for minutes: Ctrl-C in that time forked a seed all the same."""
+
+    async def laid_out() -> None:
+        parts.model.state = state
+
+    parts.generation.laid_out = laid_out
+    parts.model.primary.identity = Identity(400, 1)
+    parts.core.answers["hello"] = {"dpdk": "22.11", "ports": [], "notes": []}
+    parts.generation.actions()["announce"](parts.model.primary)
+    run(parts.core.settle())
+    assert not parts.core.fired
+
+
 def test_a_primary_is_asked_to_stop_and_has_so_long(parts: Parts) -> None:
     parts.core.answers["stop"] = DpsupError("no")
     parts.generation.quit(parts.model.primary)
