@@ -45,7 +45,7 @@ LOCK, PRIMARY_LOCK = "lock", "primary.lock"
 STATE = "state.json"
 PLAN = "plan.json"
 ROLLOUT, MARK = "rollout.json", "mark.json"
-TABLES = "tables"
+TABLES, TABLES_LOCK = "tables", ":lock"  # a builder that writes there holds it
 # Everything that may be in a runtime directory, in the order of removal; "dpdk" is EAL's, if
 # RUNTIME_DIRECTORY names this directory; the private copies of plugins: instance.plugins.
 OURS = (
@@ -57,6 +57,7 @@ OURS = (
 DIRECTORIES = (PLUGINS, TABLES, "dpdk")
 SOCKETS = (CONTROL, EVENTS, PRIMARY, SEED, BUILDER)
 
+BUILDER_ENDS_S = 10.0
 ACQUIRE_S = 0.3  # for processes that only test the lock to release it
 
 
@@ -452,6 +453,35 @@ class Runtime:
                     os.unlink(name, dir_fd=here)
         return removed
 
+    def empty_tables(self) -> None:
+        """Remove the live tables of an instance that is dead as a whole: they hold memory, and what
+        their logs say is not true of the next one. The caller holds the lock and has ended the
+        processes. Raises: OSError, TimedOut."""
+        with (
+            self.at() as here,
+            contextlib.ExitStack() as opened,
+            contextlib.suppress(FileNotFoundError),
+        ):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            directory = os.open(TABLES, flags, dir_fd=here)
+            opened.callback(os.close, directory)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            lock = os.open(TABLES_LOCK, flags, 0o600, dir_fd=directory)
+            opened.callback(os.close, lock)
+            deadline = time.monotonic() + BUILDER_ENDS_S
+            while not _try_flock(lock):  # the builder ends with its supervisor, a moment later
+                if time.monotonic() > deadline:
+                    raise TimedOut(
+                        f'the builder of a dead "{self.name}" does not end',
+                        code="E0609",
+                        why=f"it may still write to {self.path / TABLES}",
+                        help="`ps` shows what it waits for: the disk of a table's file, perhaps",
+                    )
+                time.sleep(0.01)
+            for one in os.listdir(directory):  # noqa: PTH208
+                if one != TABLES_LOCK:
+                    os.unlink(one, dir_fd=directory)
+
     def _dead_sockets(self) -> list[str]:
         """Remove what the plan's net_memif servers left: nobody could listen there again."""
         from dpsup.topology.values import memif_of
@@ -474,6 +504,14 @@ def hold(directory: Path) -> int:
     fd = os.open(directory / PRIMARY_LOCK, flags, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)  # a process that tests it holds it for a moment
     return fd
+
+
+def _try_flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_sound(name: str, found: os.stat_result) -> bool:

@@ -102,6 +102,7 @@ def _take_over(where: Runtime, plan: Plan | None) -> adopt.Found | int:
     if not where.end_processes(state):
         raise DpsupError(f'processes of a dead "{where.name}" do not end', code="E0609")
     where.sweep()
+    where.empty_tables()
     return max(known, default=0) + 1
 
 

@@ -13,15 +13,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from unit.fakehost import FULL, machine
+from unit.fakehost import FILE, FULL, machine
 from unit.test_private import OTHER, root_only
 
 from dpsup.errors import DpsupError, NotPermitted
 from dpsup.host import process
 from dpsup.host.process import Identity
 from dpsup.instance import remains, runtime_dir
-from dpsup.instance.runtime_dir import DIRECTORIES, LOCK, OURS, PLAN, SEED, STATE, Runtime, State
+from dpsup.instance.runtime_dir import (
+    DIRECTORIES,
+    LOCK,
+    OURS,
+    PLAN,
+    SEED,
+    STATE,
+    TABLES_LOCK,
+    Runtime,
+    State,
+)  # fmt: skip
 from dpsup.plan import paths
+from dpsup.plan.place import make_plan
 from dpsup.supervisor import adopt, launch
 from dpsup.topology.load import load
 
@@ -389,3 +400,47 @@ def test_a_lock_of_another_program_stays(root: Path, kind: str) -> None:
         acquired(root)
     assert caught.value.code in ("E0604", "E0613")
     assert lock.stat() == before
+
+
+# --- live tables ----------------------------------------------------------------------------------
+
+
+def tables_of_the_dead(root: Path) -> tuple[Runtime, Path]:
+    where = acquired(root)
+    directory = root / "edge" / "tables"
+    directory.mkdir(mode=0o700)
+    for name in ("fw", "fw:readers", "fw=routes", "fw=routes:new", TABLES_LOCK):
+        (directory / name).touch()
+    return where, directory
+
+
+def test_a_start_empties_the_tables_of_the_dead(root: Path) -> None:
+    """They stayed in memory; or the next builder took them for true."""
+    where, directory = tables_of_the_dead(root)
+    topology, _ = load(FILE, machine(FULL))
+    assert topology is not None
+    plan = make_plan(topology, machine(FULL))
+    where.sweep()
+    assert (directory / "fw").exists(), "between two generations they hold"
+    assert launch._take_over(where, None) == 0
+    assert (directory / "fw").exists(), "nothing is started"
+    assert launch._take_over(where, plan) == 1
+    assert [one.name for one in directory.iterdir()] == [TABLES_LOCK]
+    directory.joinpath(TABLES_LOCK).unlink()
+    directory.rmdir()
+    where.empty_tables()
+    where.release()
+
+
+def test_a_builder_of_the_dead_is_waited_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, directory = tables_of_the_dead(root)
+    monkeypatch.setattr(runtime_dir, "BUILDER_ENDS_S", 0.02)
+    with (directory / TABLES_LOCK).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(DpsupError, match="does not end") as caught:
+            where.empty_tables()
+        assert caught.value.code == "E0609"
+        assert (directory / "fw").exists()
+    where.empty_tables()
+    assert not (directory / "fw").exists()
+    where.release()
