@@ -647,6 +647,16 @@ CODES: dict[str, Entry] = {
         " that name.",
         "`dpsup table` lists them; write GROUP/NAME where the name alone is not enough.",
     ),
+    "E0528": Entry(
+        "the builder of live tables ended",
+        "No worker starts before the builder has laid out the tables, so a start ends where several"
+        " builders end before that, or one is not ready in ten minutes. A command that names a file"
+        " is not repeated where the builder ends while it carries it out: reading that file may be"
+        " what ended it.",
+        "`dpsup logs builder` shows what it said, `dpsup table` what the tables are. See that the"
+        " machine has memory for the builder and the runtime directory has room; `dpsup check FILE`"
+        " reads the tables' files.",
+    ),
     "E0541": Entry(
         "a plugin or a capture that `dpsup try` cannot read",
         "It takes a plugin's file (or the name of a built-in plugin) and a pcap or pcapng file of"

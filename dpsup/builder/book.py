@@ -15,8 +15,13 @@ and brings it to what the log says.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 import time
+import traceback
+from collections import deque
 from pathlib import Path
 
 from dpsup.builder.log import Log, Record
@@ -30,10 +35,30 @@ from dpsup.tables.model import Entries, Table
 
 GRACE_S = 5.0  # for workers to leave the copy that does not hold: a burst takes microseconds
 LOOK_S = 0.0002
+Stamp = tuple[int, ...]
+REQUESTS_KEPT = 256  # of which a builder that follows knows that they were carried out
+SETTLED_NS = 2_000_000_000  # a file that changed later may change again without another time
 
 
 def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_text(path: str) -> tuple[str, Stamp]:
+    """A file's text, and what is other once the file is. Nobody else answers requests meanwhile, so
+    it does not wait for the other end of a FIFO. Raises: OSError, UnicodeDecodeError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, encoding="utf-8") as f:  # noqa: PTH123
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        text = f.read()
+        found = os.fstat(fd)
+    late = max(found.st_mtime_ns, found.st_ctime_ns) > time.time_ns() - SETTLED_NS
+    return text, () if late else stamp_of(found)
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def refusal(problems: list[Problem]) -> DpsupError:
@@ -60,7 +85,8 @@ class Book:
         self.entries: Entries = {}
         self.version = 0
         self.digest = "-"
-        self.last_request = "-"
+        self._requests: deque[str] = deque(maxlen=REQUESTS_KEPT)
+        self._on_disk: tuple[Stamp, str] = ((), "-")  # the topology's file as it was read last
         self._lacking: list[bytes] = []  # packed operations that the other copy lacks
         self._keys: tuple[int, list[str]] = (-1, [])
 
@@ -83,7 +109,7 @@ class Book:
                 lacking += operations
             batch.carry_out(self.entries, operations)
             self.version, self.digest = record.version, record.digest
-            self.last_request = record.request
+            self._requests.extend(record.requests)
         if self.version < seen:  # the disk lost what the workers see
             self.version = seen + 1
             lacking = [Operation(batch.Verb.CLEAR), *batch.diff({}, self.entries)]
@@ -99,7 +125,7 @@ class Book:
         entries, digest = self.read_file(self.source)
         operations = batch.diff({}, entries)
         text = batch.text(self.table, operations, self.names)
-        self.log.append(Record(1, "-", digest, text))
+        self.log.append(Record(1, (), digest, text))
         self.log.snapshot_bytes = self.log.bytes
         self.entries, self.digest, self.version = entries, digest, 1
         self._wait()
@@ -109,7 +135,7 @@ class Book:
     def read_file(self, path: str) -> tuple[Entries, str]:
         """Raises: DpsupError with all that is wrong with it."""
         try:
-            text = Path(path).read_text()
+            text, stamp = read_text(path)
         except (OSError, UnicodeDecodeError) as e:
             why = e.strerror if isinstance(e, OSError) else "it is not UTF-8"
             raise DpsupError(
@@ -118,6 +144,8 @@ class Book:
                 why=f"it says what table {self.table.name} of group {self.group} holds",
                 help="correct the path, or make the file readable for the instance's user",
             ) from None
+        if path == self.source:
+            self._on_disk = stamp, digest_of(text)
         reading = file.parse(text, self.table, self.names, path)
         if reading.problems:
             raise refusal(reading.problems)
@@ -133,7 +161,7 @@ class Book:
 
     def change(self, text: str, name: str, request: str, *, dry_run: bool) -> Changed:
         """Carry out a batch of operations, whole or not at all. Raises: DpsupError."""
-        if request == self.last_request:
+        if request in self._requests:
             # It was carried out, and the builder before this one died before it could say so.
             return self._changed([], dry_run=False)
         operations = self._parse(text, name)
@@ -142,7 +170,7 @@ class Book:
 
     def load(self, path: str, request: str, *, dry_run: bool) -> Changed:
         """Make the table say what a file says. Raises: DpsupError."""
-        if request == self.last_request:
+        if request in self._requests:
             return self._changed([], dry_run=False)
         entries, digest = self.read_file(path)
         if path != self.source:
@@ -157,9 +185,13 @@ class Book:
         if not self.source:
             return False
         try:
-            return digest_of(Path(self.source).read_text()) != self.digest
+            # A list of tables reads no file that is as it was.
+            if self._on_disk[0] != stamp_of(os.stat(self.source)):  # noqa: PTH116
+                text, stamp = read_text(self.source)
+                self._on_disk = stamp, digest_of(text)
         except (OSError, UnicodeDecodeError):
             return True  # what reads it says what is wrong
+        return self._on_disk[1] != self.digest
 
     def _commit(
         self,
@@ -182,7 +214,7 @@ class Book:
         try:
             # Before it is true: a batch that no worker could be shown is refused.
             self._wait()
-            self.log.append(Record(self.version + 1, request, digest, text))
+            self.log.append(Record(self.version + 1, (request,), digest, text))
         except OSError as e:
             batch.restore(self.entries, undo)
             raise DpsupError(
@@ -194,17 +226,24 @@ class Book:
         except TimedOut:
             batch.restore(self.entries, undo)
             raise
-        self.version += 1
-        self.digest, self.last_request = digest, request
-        self._show(self.shape.pack(operations))
-        if self.log.is_long:
-            self._compact()
+        try:
+            self.version += 1
+            self.digest = digest
+            self._requests.append(request)
+            self._show(self.shape.pack(operations))
+            if self.log.is_long:
+                self._compact()
+        except Exception as e:
+            # It is true, and this process cannot show it: the next one makes the copy anew. What
+            # answers requests would go on after any other exception.
+            traceback.print_exc()
+            raise SystemExit(1) from e
         return self._changed(operations, dry_run=False)
 
     def _compact(self) -> None:
         text = batch.text(self.table, batch.diff({}, self.entries), self.names)
         try:
-            self.log.replace(Record(self.version, self.last_request, self.digest, text))
+            self.log.replace(Record(self.version, tuple(self._requests), self.digest, text))
         except OSError:
             self.log.snapshot_bytes = self.log.bytes  # tried again when it is twice as long
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is true of a table: a log of the batches that made it, in the runtime directory.
 
-A record is a line that says its version, the id of the request that asked for it, the digest of the
-topology's file as it was read last, the length and the checksum; then the batch as text. It counts
-once it is there whole: what a builder that died has left of one is cut off.
+A record is a line that says its version, the ids of the requests that it carries out, the digest of
+the topology's file as it was read last, the length and the checksum; then the batch as text. It
+counts once it is there whole: what a builder that died has left of one is cut off.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ COMPACT_BYTES = 4 << 20  # of batches beyond twice the snapshot, then the log is
 
 class Record(NamedTuple):
     version: int
-    request: str  # "-": of no request
+    requests: tuple[str, ...]  # a log that was written anew names the last ones in one record
     digest: str  # of the topology's file, "-": it was never read
     text: str
 
 
 def encode(record: Record) -> bytes:
     body = record.text.encode()
-    head = f"batch {record.version} {record.request} {record.digest} {len(body)} {zlib.crc32(body)}"
+    requests = ",".join(record.requests) or "-"
+    head = f"batch {record.version} {requests} {record.digest} {len(body)} {zlib.crc32(body)}"
     return f"{head}\n".encode() + body
 
 
@@ -40,7 +41,8 @@ def decode(data: bytes) -> tuple[list[Record], int]:
         body = data[end + 1 : end + 1 + int(words[4])]
         if len(body) != int(words[4]) or zlib.crc32(body) != int(words[5]):
             break
-        found.append(Record(int(words[1]), words[2], words[3], body.decode()))
+        requests = () if words[2] == "-" else tuple(words[2].split(","))
+        found.append(Record(int(words[1]), requests, words[3], body.decode()))
         at = end + 1 + len(body)
     return found, at
 
@@ -50,6 +52,8 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._new = path.with_name(f"{path.name}:new")
+        self._new.unlink(missing_ok=True)  # of a builder that died while it wrote the log anew
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(path, flags, 0o600)
         self.snapshot_bytes = 0
@@ -83,12 +87,21 @@ class Log:
 
     def replace(self, record: Record) -> None:
         """Write the log anew, with one record that says all."""
-        new = self._path.with_name(f"{self._path.name}:new")
         data = encode(record)
-        new.write_bytes(data)
-        new.replace(self._path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self._new, flags, 0o600)
+        try:
+            done = 0
+            while done < len(data):
+                done += os.pwrite(fd, data[done:], done)
+            self._new.replace(self._path)
+        except OSError:
+            # What is there of it would keep a full disk full.
+            os.close(fd)
+            self._new.unlink(missing_ok=True)
+            raise
         os.close(self._fd)
-        self._fd = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._fd = fd
         self.bytes = self.snapshot_bytes = len(data)
 
     def close(self) -> None:

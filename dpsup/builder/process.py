@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from dpsup.builder.book import Book
+from dpsup.builder.book import Book, read_text
 from dpsup.builder.region import Region
 from dpsup.bus.messages import Args, ProtocolError, Request, as_error, want
 from dpsup.bus.sockets import Responder
@@ -20,13 +20,13 @@ from dpsup.documents.plan import Plan
 from dpsup.documents.tables import Changed, TableLines, TableRow
 from dpsup.errors import DpsupError, Exit, NoSuchObject, UsageError
 from dpsup.host import process
-from dpsup.instance.runtime_dir import BUILDER, TABLES
+from dpsup.instance.runtime_dir import BUILDER, TABLES, TABLES_LOCK
 from dpsup.tables.fields import Names
 from dpsup.tables.model import declare
 from dpsup.text import suggest
 
-LOCK = ":lock"
 PAGE = 256 << 10  # bytes of lines in a reply
+REFUSAL_MOST = 3500  # characters of the line that says why, which a longer one would be cut off
 SETTLE_S = 0.005  # between two looks whether the workers have moved on
 
 
@@ -57,6 +57,7 @@ class Builder:
                 book = Book(region, i, names, log, declared[5], group["name"])
                 book.begin()
                 self.books.append(book)
+            region.appear()
 
     def settle(self) -> bool:
         """False: a copy still lacks the last batch, as a worker reads it."""
@@ -123,7 +124,7 @@ class Builder:
         """The operations of a file, which may be large."""
         path = want(request.args, "path", str)
         try:
-            text = Path(path).read_text()
+            text, _ = read_text(path)
         except (OSError, UnicodeDecodeError) as e:
             raise DpsupError(
                 f"cannot read {path}: {e}", code="E0521", help="correct the path"
@@ -154,7 +155,8 @@ class Builder:
 
 def _lock(directory: Path) -> int:
     """The builder before this one may still be on its way out."""
-    fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(directory / TABLES_LOCK, flags, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
 
@@ -165,8 +167,26 @@ def _say(notify: int, text: str) -> None:
     os.close(notify)
 
 
+def refusal_line(e: DpsupError | OSError) -> str:
+    """Why it does not start. The supervisor reads lines of a bounded length: of many problems the
+    first are told, and `dpsup check` tells all."""
+    if isinstance(e, OSError):
+        e = DpsupError(
+            f"the live tables cannot be laid out: {e}",
+            code="E0525",
+            why="they, and the log of their changes, lie in the runtime directory",
+            help="free some space there, or set [host] runtime_dir to a directory with more room",
+        )
+    error = as_error(e)
+    for key in ("why", "message"):
+        while error[key] and len(json.dumps(error)) > REFUSAL_MOST:
+            left = error[key].removesuffix(" ...")
+            error[key] = f"{left[: len(left) * 3 // 4]} ..." if len(left) > 8 else ""
+    return json.dumps(error)
+
+
 def main(argv: list[str]) -> int:
-    plan_file, fresh, _, notify_fd = argv
+    plan_file, _, notify_fd = argv
     notify = int(notify_fd)
     process.die_with_parent(yes=True)
     if not process.is_read(notify):
@@ -180,15 +200,10 @@ def main(argv: list[str]) -> int:
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         _lock(directory)
-        if fresh == "fresh":
-            # What an instance of this name has left: the files say anew what holds.
-            for one in directory.iterdir():
-                if one.name != LOCK:
-                    one.unlink()
         builder = Builder(plan, directory)
         responder = Responder(str(Path(plan_file).parent / BUILDER), builder.handle)
-    except DpsupError as e:
-        _say(notify, "REFUSED " + json.dumps(as_error(e)))
+    except (DpsupError, OSError) as e:
+        _say(notify, "REFUSED " + refusal_line(e))
         return int(Exit.FAILED)
     _say(notify, "READY")
     while True:

@@ -101,6 +101,7 @@ class Region:
             self._places.append((at, at + _aligned(shape.bytes)))
             at += 2 * _aligned(shape.bytes)
         self.bytes = at
+        self._path = path
         # An older builder of this instance has laid it out, or died before it had.
         self.is_new = not self._open(path)
         if self.is_new:
@@ -117,8 +118,7 @@ class Region:
         return True
 
     def _begin(self, path: Path) -> None:
-        """Under another name, until all is in its place: a worker never finds half of it."""
-        new = path.with_name(f"{path.name}:new")
+        new = self._new
         for old in (new, self._readers_at):
             old.unlink(missing_ok=True)
         try:
@@ -148,7 +148,17 @@ class Region:
         self._head.abi_version = lib.DPS_ABI_VERSION
         lib.builder_publish(ffi.addressof(self._head, "holds"), 1 << lib.DPS_TABLES_SEQ)
         self._head.magic = lib.DPS_TABLES_MAGIC
-        new.replace(path)
+
+    @property
+    def _new(self) -> Path:
+        """Its name until its tables say what they should: no worker finds half of it."""
+        return self._path.with_name(f"{self._path.name}:new")
+
+    def appear(self) -> None:
+        """Workers may map it. Raises: OSError."""
+        if self.is_new:
+            self._new.replace(self._path)
+            self.is_new = False
 
     def _map(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, self.bytes)

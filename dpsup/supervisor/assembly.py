@@ -73,9 +73,9 @@ class Supervisor:
         self.workers = Workers(core, model, self.sitters, self.buckets, self.spares)
         self.deaths = Deaths(core, model, self.sitters, self.buckets, self.spares, self.workers)
         self.attach = Attach(core, model, self.children, self.sitters, self.workers)
-        self.tables = Tables(core, model, self.children)
+        self.tables = Tables(core, model, self.children, core.fault)
         self.generation = Generation(core, model, self.children, self.sitters)
-        self.generation.laid_out = self.tables.laid_out
+        self.generation.laid_out = self.attach.laid_out = self.tables.laid_out
         self.scaler = Scaler(core, model, self.buckets)
         self.rollouts = Rollouts(core, model, self.sitters, self.spares, self.workers, core.fault)
         self.reload = Reload(core, model, self.buckets, self.spares, self.scaler, self.rollouts)

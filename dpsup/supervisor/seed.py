@@ -13,7 +13,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from dpsup._build import MAX_LCORE
@@ -22,7 +22,7 @@ from dpsup.errors import DpsupError
 from dpsup.host import process, python
 from dpsup.instance.runtime_dir import SEED
 from dpsup.supervisor.children import Children, refusal
-from dpsup.supervisor.core import QUIT_S, Core
+from dpsup.supervisor.core import QUIT_S, Core, at_once
 from dpsup.supervisor.engine import Actions
 from dpsup.supervisor.model import Child, Model
 from dpsup.supervisor.policy import PERMANENT, Ending, Pace, Policy, Verdict, decide
@@ -39,6 +39,8 @@ STUCK_MOST = 5  # attaches in a row that met their deadline
 
 
 class Attach:
+    """`laid_out` returns once what workers map beside the primary's memory is there."""
+
     def __init__(
         self, core: Core, model: Model, children: Children, sitters: Sitters, workers: Workers
     ) -> None:
@@ -49,6 +51,7 @@ class Attach:
         self.said: tuple[str, ...] = ()  # locks that were reported as left
         self._began = 0.0
         self.after_fill: Callable[[], None] = lambda: None
+        self.laid_out: Callable[[], Awaitable[None]] = at_once
         sitters.on_orders = self._fork_those_that_wait
 
     def actions(self) -> Actions:
@@ -150,6 +153,7 @@ class Attach:
     async def _start_anew(self) -> None:
         # Whatever goes wrong on the way, it is tried again: no process forks without a seed.
         try:
+            await self.laid_out()
             if await self._clear_way() and self._may_attach():
                 self._core.fire(self._model.seed, "start")
         except (DpsupError, OSError) as e:

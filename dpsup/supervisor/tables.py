@@ -14,13 +14,14 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from dpsup.bus.messages import as_exception
 from dpsup.bus.sockets import AsyncClient, Gone
-from dpsup.errors import NoSuchObject, TimedOut
+from dpsup.errors import DpsupError, NoSuchObject, TimedOut
 from dpsup.host import process
-from dpsup.instance.runtime_dir import BUILDER, PLAN
+from dpsup.instance.runtime_dir import BUILDER, PLAN, TABLES
 from dpsup.supervisor.children import Children
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.journal import Lines
@@ -32,34 +33,55 @@ POLICY = Policy(intensity=1e9, period=60, initial=0.01, factor=1.5, most=2)
 READY_S = 600.0  # a file of a million lines is read in seconds
 ASK_S = 600.0
 SLOW_S = 3.0  # without a builder
+TRIES = 5  # builders that end before the tables are laid out
+READ_FILES = ("batch", "load")  # requests that name a file
+LAST_WORDS = 6  # lines of a builder that did not get ready
 
 
 class Tables:
-    def __init__(self, core: Core, model: Model, children: Children) -> None:
+    """`fault(feature, error)` reports an unforeseen exception."""
+
+    def __init__(
+        self,
+        core: Core,
+        model: Model,
+        children: Children,
+        fault: Callable[[str, BaseException], None],
+    ) -> None:
         self._core, self._model, self._children = core, model, children
+        self._fault = fault
         self._client: AsyncClient | None = None  # while a builder is ready
-        self._is_laid_out = model.adopted
         self._history = History()
+        self._failures = 0  # of builders, before the tables are laid out
 
     @property
     def is_wanted(self) -> bool:
         return any(g.tables for g in self._model.plan.groups)
 
+    @property
+    def is_laid_out(self) -> bool:
+        """A group's file appears in one step, once its tables say what they should: whichever
+        supervisor started the builder."""
+        directory = self._model.runtime.path / TABLES
+        return all((directory / g.name).exists() for g in self._model.plan.groups if g.tables)
+
     async def run(self) -> None:
         """Until cancelled."""
         if not self.is_wanted:
             return
-        fresh = not self._model.adopted
-        self._is_laid_out = not fresh
         while True:
             await self._core.until(lambda: self._model.primary.state == "running", READY_S)
             if self._model.primary.state != "running":
                 continue
             why = ""
             try:
-                why = await self._serve(fresh=fresh and not self._is_laid_out)
+                why = await self._serve()
             except OSError as e:  # no process, no descriptor to be had
-                why = str(e)
+                why = f"cannot be started: {e}"
+            except Exception as e:  # nothing else starts a builder
+                self._fault("tables", e)
+                why = f"is started again after an internal error: {e!r}"
+            self._note_failure(why)
             if self._model.state in ("stopping", "stopped"):
                 return
             decision = decide(POLICY, self._history, Ending(), wanted=True, now=time.monotonic())
@@ -67,11 +89,28 @@ class Tables:
             self._core.events.add(type="warning", name=NAME, message=f"the builder {why}")
             await asyncio.sleep(decision.delay or 0)
 
-    async def _serve(self, *, fresh: bool) -> str:
+    def _note_failure(self, why: str) -> None:
+        """Without tables no worker starts: a start that waits for them must end."""
+        if self.is_laid_out or self._model.state in ("stopping", "stopped"):
+            return
+        self._failures += 1
+        if self._failures >= TRIES:
+            self._core.fail(self._unready(f"{TRIES} builders ended: the last one {why}"))
+
+    def _unready(self, what: str) -> DpsupError:
+        words = [e["line"] for e in self._core.log.since(0) if e["name"] == NAME]
+        return DpsupError(
+            f"the live tables cannot be laid out: {what}",
+            code="E0528",
+            why="\n        ".join(words[-LAST_WORDS:]),
+            help="`dpsup check FILE` reads the tables' files; see that the machine has memory for"
+            " the builder, and the runtime directory room",
+        )
+
+    async def _serve(self) -> str:
         """One builder, from its start to its end; why it ended."""
         plan = self._model.runtime.file(PLAN)
-        argv = [sys.executable, "-P", "-m", "dpsup.builder", plan, "fresh" if fresh else "again"]
-        spawned = process.spawn(argv)
+        spawned = process.spawn([sys.executable, "-P", "-m", "dpsup.builder", plan])
         self._children.expect(spawned.pid)
         words: list[str] = []
 
@@ -79,25 +118,37 @@ class Tables:
             words.append(word)
             if word == "READY":
                 self._client = AsyncClient(self._model.runtime.file(BUILDER))
-                self._is_laid_out = True
                 self._core.wake()
                 self._core.log.add(name=NAME, line=f"ready, pid {spawned.pid}")
 
+        def late() -> None:
+            if "READY" in words:
+                return
+            words.append("late")
+            process.signal_pidfd(spawned.pidfd, signal.SIGKILL)
+            if not self.is_laid_out:
+                # Not after its end: one that waits for a disk or a network may not come to it.
+                self._core.fail(self._unready(f"the builder is not ready after {READY_S:g} s"))
+
         Lines(spawned.output, lambda line: self._core.log.add(name=NAME, line=line))
         Lines(spawned.notify, noted)
+        deadline = asyncio.get_running_loop().call_later(READY_S, late)
         try:
             await _end(spawned.pidfd)
         finally:
+            deadline.cancel()
             process.signal_pidfd(spawned.pidfd, signal.SIGKILL)
             os.close(spawned.pidfd)
             if self._client is not None:
                 self._client.close()
                 self._client = None
-        last = words[-1] if words else ""
-        if not last.startswith("REFUSED "):
+        if "late" in words:
+            return f"was not ready after {READY_S:g} s, and was ended"
+        refused = [w.removeprefix("REFUSED ") for w in words if w.startswith("REFUSED ")]
+        if not refused:
             return "ended, and is started again"
-        error = as_exception(json.loads(last.removeprefix("REFUSED ")))
-        if not self._is_laid_out:
+        error = _refusal(refused[0])
+        if not self.is_laid_out:
             # A person waits for the start, and no packet is under way.
             self._core.fail(error)
         return f"refused: {error.message}"
@@ -105,7 +156,7 @@ class Tables:
     async def laid_out(self) -> None:
         """Returns once the tables are what workers can map."""
         said = False
-        while self.is_wanted and not await self._core.until(lambda: self._is_laid_out, SLOW_S):
+        while self.is_wanted and not await self._core.until(lambda: self.is_laid_out, SLOW_S):
             if self._model.state in ("stopping", "stopped"):
                 return
             if not said:
@@ -129,12 +180,28 @@ class Tables:
                 assert self._client is not None
                 return await self._client.ask(verb, deadline - time.monotonic(), **args)
             except Gone:
+                if verb in READ_FILES:
+                    # It may be reading that file that ended it, or kept it until it was ended.
+                    raise DpsupError(
+                        f"the builder ended while it carried out `{verb}`",
+                        code="E0528",
+                        why="a request that names a file is not repeated: it may be the cause",
+                        help="`dpsup table` shows the version, and so whether it was carried out;"
+                        " `dpsup logs builder` shows what the builder said",
+                    ) from None
                 continue
         raise TimedOut(
             f"no answer of the builder to `{verb}` within {ASK_S:g} s",
             code="E0904",
             help="`dpsup logs builder` shows what it said",
         )
+
+
+def _refusal(text: str) -> DpsupError:
+    try:
+        return as_exception(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return DpsupError(f"the builder refused: {text}", code="E0528")
 
 
 async def _end(pidfd: int) -> None:

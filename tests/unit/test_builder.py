@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from dpsup.builder import book as builder_book
 from dpsup.builder.book import Book
 from dpsup.builder.log import Log, Record, decode, encode
-from dpsup.builder.process import lives
+from dpsup.builder.process import lives, refusal_line
 from dpsup.builder.region import Region
+from dpsup.bus.messages import answer
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
+from dpsup.supervisor import journal
 from dpsup.tables.fields import NO_NAMES
 from dpsup.tables.model import declare
 
@@ -36,6 +39,7 @@ def open_book(folder: Path, kind: str = "array", **more: str) -> Book:
     source = folder / "routes.txt"
     found = Book(region, 0, NO_NAMES, folder / "t" / "fw=routes", str(source), "fw")
     found.begin()
+    region.appear()
     return found
 
 
@@ -119,7 +123,7 @@ def test_a_builder_that_dies_anywhere_leaves_a_batch_whole_or_not_at_all(
 
 
 def test_what_is_left_of_a_record_is_cut_off(tmp_path: Path) -> None:
-    one, two = Record(1, "-", "abc", "add 0 1\n"), Record(2, "r2", "abc", "del 0\n")
+    one, two = Record(1, (), "abc", "add 0 1\n"), Record(2, ("r2",), "abc", "del 0\n")
     whole = encode(one) + encode(two)
     for n in range(len(encode(one)), len(whole)):
         assert decode(whole[:n]) == ([one], len(encode(one))), n
@@ -130,9 +134,10 @@ def test_what_is_left_of_a_record_is_cut_off(tmp_path: Path) -> None:
     assert log.read() == [one]
     log.append(two)
     assert Log(path).read() == [one, two]
-    log.replace(Record(2, "r2", "abc", ""))
-    log.append(Record(3, "r3", "abc", "clear\n"))
+    log.replace(Record(2, ("r1", "r2"), "abc", ""))
+    log.append(Record(3, ("r3",), "abc", "clear\n"))
     assert [r.version for r in Log(path).read()] == [2, 3]
+    assert Log(path).read()[0].requests == ("r1", "r2")
 
 
 def test_a_full_disk_refuses_the_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,3 +199,140 @@ def test_each_kind_of_table_comes_back(folder: Path) -> None:
         loaded = book.load(str(own / "routes.txt"), "r3", dry_run=False)
         assert loaded["entries"] == len(text.splitlines())
         assert not book.is_changed_on_disk
+
+
+def test_no_request_is_carried_out_twice_however_many_came_between(folder: Path) -> None:
+    """Only the last one was known: one that was asked again after another undid that."""
+    book = open_book(folder)
+    book.change("set 5 1\n", "", "r1", dry_run=False)
+    # The builder dies before it answers, and the next one is asked something else at first.
+    book = open_book(folder)
+    book.change("set 5 2\n", "", "r2", dry_run=False)
+    assert book.change("set 5 1\n", "", "r1", dry_run=False)["version"] == 3
+    assert "5 2\n" in said(book)
+    book._compact()
+    book = open_book(folder)
+    assert book.change("set 5 1\n", "", "r1", dry_run=False)["version"] == 3
+    assert book.load(book.source, "r1", dry_run=False)["version"] == 3
+    assert "5 2\n" in said(book)
+
+
+def test_a_log_that_cannot_be_written_anew_leaves_nothing_behind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there was of it kept a full disk full."""
+    book = open_book(folder)
+    book.change(BATCH, "", "r1", dry_run=False)
+    new = folder / "t" / "fw=routes:new"
+    with monkeypatch.context() as patch:
+        write = os.pwrite
+        calls = [0]
+
+        def full(fd: int, data: bytes, at: int) -> int:
+            calls[0] += 1
+            if calls[0] == 1:
+                return write(fd, data[:5], at)
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(os, "pwrite", full)
+        book._compact()
+        assert calls[0] == 2
+    assert not new.exists()
+    # A builder that died meanwhile leaves it to the next one.
+    new.write_text("half of it")
+    book = open_book(folder)
+    assert not new.exists()
+    assert said(book) == AFTER
+    book._compact()
+    assert (folder / "t" / "fw=routes").stat().st_mode & 0o777 == 0o600
+    assert said(open_book(folder)) == AFTER
+
+
+@pytest.mark.parametrize("where", ["apply", "note_version", "publish", "compact"])
+def test_a_builder_that_cannot_show_what_is_true_ends(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It went on, with entries that no worker saw."""
+    book = open_book(folder)
+
+    def fault(*_: Any) -> None:
+        raise AssertionError("operation 0 of 1 failed")
+
+    with monkeypatch.context() as patch:
+        if where == "compact":
+            patch.setattr(Log, "is_long", True)
+            patch.setattr(Log, "replace", fault)
+        else:
+            of = type(book.shape) if where == "apply" else Region
+            patch.setattr(of, where, fault)
+        with pytest.raises(SystemExit):
+            answer("r1", lambda: book.change(BATCH, "", "r1", dry_run=False))
+    following = open_book(folder)
+    assert said(following) == AFTER
+    assert shown(following) == expected(folder, AFTER)
+    assert following.version == following.region.version(0) == 2
+
+
+def test_tables_appear_once_they_say_what_they_should(folder: Path) -> None:
+    """A supervisor that adopts concludes from the file that workers can start."""
+    (folder / "routes.txt").write_text("0 wrong\n")
+    with pytest.raises(DpsupError, match=r"routes\.txt:1"):
+        open_book(folder)
+    assert not (folder / "t" / "fw").exists()
+    (folder / "routes.txt").write_text(FIRST)
+    book = open_book(folder)
+    assert (folder / "t" / "fw").exists()
+    assert shown(book) == expected(folder, FIRST)
+
+
+def test_a_file_that_has_another_end_is_not_waited_for(folder: Path) -> None:
+    book = open_book(folder)
+    source = folder / "routes.txt"
+    source.unlink()
+    os.mkfifo(source)
+    assert book.is_changed_on_disk
+    with pytest.raises(DpsupError, match="it is not a regular file"):
+        book.load(str(source), "r1", dry_run=False)
+    with pytest.raises(DpsupError, match="it is not a regular file"):
+        book.load("/dev/zero", "r1", dry_run=False)
+    assert said(book) == FIRST
+
+
+def test_a_list_reads_no_file_that_is_as_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = open_book(folder)
+    source = folder / "routes.txt"
+    # Just written, so it may be written again without another time: it is read.
+    source.write_text("7 7\n")
+    assert book.is_changed_on_disk
+    # As of this machine's tomorrow it was written long ago.
+    monkeypatch.setattr(builder_book, "SETTLED_NS", -(10**15))
+    assert book.is_changed_on_disk
+    reads: list[str] = []
+    inner = builder_book.read_text
+
+    def read(path: str) -> Any:
+        reads.append(path)
+        return inner(path)
+
+    monkeypatch.setattr(builder_book, "read_text", read)
+    for _ in range(3):
+        assert book.is_changed_on_disk
+    assert not reads
+    source.write_text(FIRST + "# longer\n")
+    assert book.is_changed_on_disk
+    assert reads == [str(source)]
+
+
+def test_a_refusal_fits_the_line_that_the_supervisor_reads() -> None:
+    """A longer one was cut off, and then it was none: no builder was started any more."""
+    for message, why in (("m" * 9000, "w" * 9000), ("\u20ac" * 9000, ""), ("m", "\n" * 9000)):
+        line = refusal_line(DpsupError(message, code="E0521", why=why, help="correct it"))
+        assert len(line) + len("REFUSED \n") < journal.LINE_MOST
+        told = json.loads(line)
+        assert (told["id"], told["help"]) == ("E0521", "correct it")
+        assert told["message"].startswith(message[0])
+    told = json.loads(refusal_line(OSError(28, "No space left on device")))
+    assert told["id"] == "E0525"
+    assert "No space left" in told["message"]

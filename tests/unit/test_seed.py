@@ -207,6 +207,28 @@ def anew(parts: Parts, *locks: Any) -> None:
     run(parts.core.settle())
 
 
+def test_a_seed_waits_for_the_live_tables(parts: Parts) -> None:
+    """The heir of a supervisor that died while a builder read its files forked workers at once:
+    none found its tables, and each was held."""
+    waited: list[str] = []
+
+    async def laid_out() -> None:
+        assert not parts.core.fired
+        waited.append("laid out")
+
+    parts.attach.laid_out = laid_out
+    anew(parts, FREE)
+    assert waited and parts.core.fired == [("seed", "start")]
+    parts.core.fired.clear()
+
+    async def ended() -> None:
+        parts.model.state = "stopping"
+
+    parts.attach.laid_out = ended
+    anew(parts, FREE)
+    assert not parts.core.fired
+
+
 def test_a_seed_starts_where_nothing_is_held(parts: Parts) -> None:
     for free in (None, FREE):
         parts.core.fired.clear()

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What keeps the builder of live tables running: no start waits for it without end."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.fakecore import FakeCore, model, run
+from unit.fakehost import MINIMAL
+
+from dpsup.builder.process import refusal_line
+from dpsup.bus.sockets import Gone
+from dpsup.errors import DpsupError
+from dpsup.host import process
+from dpsup.supervisor import tables
+from dpsup.supervisor.tables import Tables
+
+TEXT = MINIMAL.replace(
+    '[[workers]]\nname = "fw"',
+    '[[workers]]\nname = "fw"\ntables = { routes = { kind = "ipv4", entries = "1k" } }',
+)
+
+
+class Keeper:
+    """The part, and the programs that it starts in the builder's place."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.core = FakeCore()
+        core: Any = self.core
+        self.model = model(folder, TEXT)
+        self.model.primary.state = "running"
+        self.model.state = "starting"
+        children: Any = self
+        self.tables = Tables(core, self.model, children, self.core.fault)
+        self.started: list[list[str]] = []
+        self.programs: list[str | Exception | Callable[[], None]] = []
+        fail = self.core.fail
+
+        def failed(error: Exception) -> None:
+            fail(error)
+            self.model.state = "stopping"
+
+        self.core.fail = failed  # type: ignore[method-assign]
+        spawn = process.spawn
+
+        def start(argv: list[str]) -> process.Spawned:
+            self.started.append(argv)
+            program = self.programs.pop(0) if len(self.programs) > 1 else self.programs[0]
+            if isinstance(program, Exception):
+                raise program
+            if callable(program):
+                program()
+                program = "pass"
+            return spawn([sys.executable, "-I", "-S", "-c", program])
+
+        monkeypatch.setattr(tables.process, "spawn", start)
+        monkeypatch.setattr(
+            tables, "POLICY", dataclasses.replace(tables.POLICY, initial=0.0, most=0.0)
+        )
+
+    def expect(self, pid: int) -> None:
+        pass
+
+    def lay_out(self) -> None:
+        directory = self.model.runtime.path / "tables"
+        directory.mkdir(exist_ok=True)
+        (directory / "fw").touch()
+
+    def stop(self) -> None:
+        self.model.state = "stopping"
+
+    def run(self, *programs: str | Exception | Callable[[], None]) -> None:
+        self.programs = list(programs)
+        run(asyncio.wait_for(self.tables.run(), 60))
+
+
+@pytest.fixture
+def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keeper:
+    return Keeper(tmp_path, monkeypatch)
+
+
+def says(line: str) -> str:
+    return f"import os, sys; os.write(int(sys.argv[-1]), {(line + chr(10)).encode()!r})"
+
+
+def test_a_start_ends_where_builders_die_without_a_word(keeper: Keeper) -> None:
+    """Builder after builder was started, and the start waited without end."""
+    keeper.run("print('MemoryError', flush=True)")
+    assert len(keeper.started) == tables.TRIES
+    (error,) = keeper.core.failed
+    assert isinstance(error, DpsupError)
+    assert error.code == "E0528"
+    assert "MemoryError" in error.why
+    assert not keeper.core.faults
+
+
+def test_no_fault_of_ours_leaves_an_instance_without_a_builder(keeper: Keeper) -> None:
+    keeper.lay_out()
+    keeper.run(OSError(11, "no process"), ValueError("a bug"), KeyError("another"), keeper.stop)
+    assert len(keeper.started) == 4
+    assert [f for f, _ in keeper.core.faults] == ["tables", "tables"]
+    assert not keeper.core.failed, "packets are under way"
+    assert "no process" in keeper.core.events.of("warning")[0]["message"]
+
+
+def test_a_start_ends_where_no_builder_can_be_started(keeper: Keeper) -> None:
+    keeper.run(ValueError("a bug"))
+    assert len(keeper.started) == tables.TRIES
+    assert "a bug" in str(keeper.core.failed[0])
+
+
+@pytest.mark.parametrize(
+    "garbage", ["{", "[]", '"x"', "{}" + "x" * 6000, '{"message": "' + "y" * 6000]
+)
+def test_a_refusal_in_whatever_form_ends_the_start(keeper: Keeper, garbage: str) -> None:
+    """One that was cut off ended the task that starts builders."""
+    keeper.run(says(f"REFUSED {garbage}"))
+    assert len(keeper.started) == len(keeper.core.failed) == 1
+    assert "the builder refused" in str(keeper.core.failed[0])
+
+
+def test_a_refusal_of_many_problems_arrives(keeper: Keeper) -> None:
+    keeper.run(says("REFUSED " + refusal_line(DpsupError("m" * 9000, code="E0521", help="do it"))))
+    (error,) = keeper.core.failed
+    assert isinstance(error, DpsupError)
+    assert (error.code, error.help) == ("E0521", "do it")
+    # Later it is an event: forwarding goes on with what holds.
+    keeper.model.state = "running"
+    keeper.core.failed.clear()
+    keeper.lay_out()
+    keeper.run(says("REFUSED " + refusal_line(OSError(28, "No space"))), keeper.stop)
+    assert not keeper.core.failed
+    assert "refused: " in keeper.core.events.of("warning")[-1]["message"]
+
+
+def test_a_builder_that_hangs_is_ended(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "READY_S", 0.05)
+    keeper.run("import time; time.sleep(600)")
+    assert len(keeper.started) == 1
+    assert "is not ready after" in str(keeper.core.failed[0])
+    # Where workers have their tables the next one is tried.
+    keeper.model.state = "running"
+    keeper.core.failed.clear()
+    keeper.lay_out()
+    keeper.run("import time; time.sleep(600)", keeper.stop)
+    assert not keeper.core.failed
+    assert "was ended" in keeper.core.events.of("warning")[-1]["message"]
+
+
+def test_an_heir_knows_by_the_files_what_is_laid_out(keeper: Keeper) -> None:
+    """It took them for laid out, whatever the dead one had come to."""
+    keeper.model.adopted = True
+    assert not keeper.tables.is_laid_out
+    keeper.lay_out()
+    assert keeper.tables.is_laid_out
+
+
+def test_a_request_that_names_a_file_is_not_repeated(keeper: Keeper) -> None:
+    """The file may be what ended the builder: it hung the next one too."""
+    asked: list[str] = []
+
+    class Client:
+        async def ask(self, verb: str, *_: Any, **__: Any) -> Any:
+            asked.append(verb)
+            if len(asked) < 3:
+                raise Gone("gone")
+            return verb
+
+    client: Any = Client()
+    keeper.tables._client = client
+    assert run(keeper.tables.ask("change")) == "change"
+    assert asked == ["change"] * 3
+    for verb in tables.READ_FILES:
+        asked.clear()
+        with pytest.raises(DpsupError, match="the builder ended") as refused:
+            run(keeper.tables.ask(verb))
+        assert refused.value.code == "E0528"
+        assert asked == [verb]
