@@ -153,7 +153,7 @@ def leftovers(name: str) -> list[str]:
         except OSError:
             continue
         if re.search(rf"dpsup-{re.escape(name)}-g\d|dpsup-worker: {re.escape(name)} ", words) or (
-            "dpsup.primary" in words and f"/{name}/" in words
+            ("dpsup.primary" in words or "dpsup.builder" in words) and f"/{name}/" in words
         ):
             found.append(f"{process.parent.name}: {words}")
     for folder in ("/run/dpsup", "/var/run/dpdk", "/dev/hugepages"):
@@ -163,6 +163,17 @@ def leftovers(name: str) -> list[str]:
                 for one in Path(folder).iterdir()
                 if one.name == name or re.match(rf"dpsup-{re.escape(name)}-g\d", one.name)
             ]
+    return found
+
+
+def pids_of(program: str, name: str) -> list[int]:
+    """The processes of an instance that run one of dpsup's modules."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (one / "cmdline").read_bytes().decode(errors="replace")
+            if program in words and f"/{name}/" in words:
+                found.append(int(one.name))
     return found
 
 

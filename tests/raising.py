@@ -41,6 +41,7 @@ PARTS = {
     "seed_socket": ["Seed"],
     "sitters": ["Sitters"],
     "spares": ["Spares"],
+    "tables": ["Tables"],
     "workers": ["Workers"],
 }
 # They only give the functions that are points of their own.

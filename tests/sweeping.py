@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import HEAD, PATIENCE, Run, wait_for
+from harness import HEAD, PATIENCE, Run, pids_of, wait_for
 from jobs import spare_pids
 
 import dpsup
@@ -52,6 +52,7 @@ restart = { intensity = 1000000, backoff = { initial = "1ms", factor = 1 } }
 name = "ids"
 plugin = "delay"
 args = { rewrite = true }
+tables = { seen = { kind = "array", entries = 4 } }
 input = ["lan"]
 count = 1
 max = 2
@@ -405,6 +406,13 @@ def looked_at(s: Sweep) -> None:
     time.sleep(0.6)
 
 
+def table_changed(s: Sweep) -> None:
+    """Also by a builder that has just been started anew."""
+    s.ask(lambda one: one.table_change("seen", "set 0 1"))
+    s.kill(*pids_of("dpsup.builder", s.instance.name))
+    s.ask(lambda one: one.table_change("seen", "set 0 2"))
+
+
 def primary_dies(s: Sweep) -> None:
     s.kill(s.status()["primary"]["pid"])
 
@@ -412,7 +420,7 @@ def primary_dies(s: Sweep) -> None:
 Stimulus = Callable[[Sweep], None]
 STIMULI: list[Stimulus] = [
     looked_at, worker_dies, spare_dies, seed_dies, all_die, scaled, restarted, rebalanced, reloaded,
-    rolled_out, stopped, held, held_and_scaled, hangs,
+    rolled_out, stopped, held, held_and_scaled, hangs, table_changed,
 ]  # fmt: skip
 
 

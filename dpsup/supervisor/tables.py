@@ -33,6 +33,7 @@ POLICY = Policy(intensity=1e9, period=60, initial=0.01, factor=1.5, most=2)
 READY_S = 600.0  # a file of a million lines is read in seconds
 ASK_S = 600.0
 SLOW_S = 3.0  # without a builder
+FAULT_S = 1.0  # after an internal error
 TRIES = 5  # builders that end before the tables are laid out
 READ_FILES = ("batch", "load")  # requests that name a file
 LAST_WORDS = 6  # lines of a builder that did not get ready
@@ -69,29 +70,38 @@ class Tables:
         """Until cancelled."""
         if not self.is_wanted:
             return
-        while True:
-            await self._core.until(lambda: self._model.primary.state == "running", READY_S)
-            if self._model.primary.state != "running":
-                continue
-            why = ""
+        while not self._is_over:
             try:
-                why = await self._serve()
-            except OSError as e:  # no process, no descriptor to be had
-                why = f"cannot be started: {e}"
+                await self._keep_one()
             except Exception as e:  # nothing else starts a builder
                 self._fault("tables", e)
-                why = f"is started again after an internal error: {e!r}"
-            self._note_failure(why)
-            if self._model.state in ("stopping", "stopped"):
-                return
-            decision = decide(POLICY, self._history, Ending(), wanted=True, now=time.monotonic())
-            self._history = decision.history
-            self._core.events.add(type="warning", name=NAME, message=f"the builder {why}")
-            await asyncio.sleep(decision.delay or 0)
+                self._note_failure(f"met an internal error: {e!r}")
+                await asyncio.sleep(FAULT_S)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._model.state in ("stopping", "stopped")
+
+    async def _keep_one(self) -> None:
+        """From the start of a builder to the time for the next one."""
+        await self._core.until(lambda: self._model.primary.state == "running", READY_S)
+        if self._model.primary.state != "running":
+            return
+        try:
+            why = await self._serve()
+        except OSError as e:  # no process, no descriptor to be had
+            why = f"cannot be started: {e}"
+        self._note_failure(why)
+        if self._is_over:
+            return
+        decision = decide(POLICY, self._history, Ending(), wanted=True, now=time.monotonic())
+        self._history = decision.history
+        self._core.events.add(type="warning", name=NAME, message=f"the builder {why}")
+        await asyncio.sleep(decision.delay or 0)
 
     def _note_failure(self, why: str) -> None:
         """Without tables no worker starts: a start that waits for them must end."""
-        if self.is_laid_out or self._model.state in ("stopping", "stopped"):
+        if self.is_laid_out or self._is_over:
             return
         self._failures += 1
         if self._failures >= TRIES:
@@ -157,7 +167,7 @@ class Tables:
         """Returns once the tables are what workers can map."""
         said = False
         while self.is_wanted and not await self._core.until(lambda: self.is_laid_out, SLOW_S):
-            if self._model.state in ("stopping", "stopped"):
+            if self._is_over:
                 return
             if not said:
                 said = True

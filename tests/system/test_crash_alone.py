@@ -84,6 +84,9 @@ PARTS: list[Case] = [
     (sweeping.looked_at, raising("entry PluginFiles.look")),
     (sweeping.looked_at, raising("listener event 0", "listener event 1", "listener event 2")),
     (sweeping.rolled_out, raising("wait disk.read")),
+    (sweeping.table_changed, raising("entry Tables.ask")),
+    (sweeping.table_changed, raising("sleep Tables._keep_one")),
+    (sweeping.seed_dies, raising("entry Tables.laid_out")),
     # Of each kind of wait one; the long sweep goes through all of them.
     (sweeping.all_die, raising("insist prepare")),
     (sweeping.worker_dies, raising("until Deaths._successor")),

@@ -60,6 +60,7 @@ class Keeper:
             return spawn([sys.executable, "-I", "-S", "-c", program])
 
         monkeypatch.setattr(tables.process, "spawn", start)
+        monkeypatch.setattr(tables, "FAULT_S", 0.0)
         monkeypatch.setattr(
             tables, "POLICY", dataclasses.replace(tables.POLICY, initial=0.0, most=0.0)
         )
