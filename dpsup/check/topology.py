@@ -68,14 +68,18 @@ def prepare(
     return topology, make_plan(topology, host, generation), problems
 
 
-def check(topology: Topology, host: Host, *, sound: bool = True) -> list[Problem]:
-    """Every finding, in the file's order.
+def check(
+    topology: Topology, host: Host, *, sound: bool = True, tables: bool = True
+) -> list[Problem]:
+    """Every finding, in the file's order. `tables`: also what is wrong in the files of live tables,
+    which may have millions of lines.
 
     A topology that is not `sound` lacks its faulty values: only what is said about single values
     that are there holds, and only that is reported.
     """
     checks = SINGLE + RELATED if sound else SINGLE
-    found = [problem for one in checks for problem in one(topology, host)]
+    wanted = [one for one in checks if tables or one is not _tables]
+    found = [problem for one in wanted for problem in one(topology, host)]
     return sorted(found, key=lambda p: p.line)
 
 
@@ -264,7 +268,7 @@ def _tables(topology: Topology, host: Host) -> Iterator[Problem]:
                 continue
             table = declare(one.name, one.kind, int(one.entries), key=one.key, value=one.value)
             try:
-                text = host.read_text(one.file)
+                text = host.read_data(one.file, table.file_most)
             except (OSError, ValueError) as e:
                 why = (isinstance(e, OSError) and e.strerror) or "it is not UTF-8"
                 yield topology.source.problem(
