@@ -123,6 +123,27 @@ def test_the_builder_alone_reads_the_files_of_tables(
     assert [a.get("dry_run") for verb, a in builder.asked if verb == "load"] == [True]
 
 
+def test_a_reload_does_not_wait_for_a_builder_that_is_not_there(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "LIST_S", 0.01)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    builder: Any = Builder(list=never)
+    office.reload.tables = builder
+    for text, done in ((TWO, []), (LIVE, ["workers.fw.count"])):
+        found = office.load(text)
+        assert "builder has not answered" in found["warnings"][0]
+        assert [c["key"] for c in found["changes"] if c["done"]] == done
+        assert not found["done"] and not found["failed"]  # nobody knows whether it is
+    assert len(office.core.events.of("warning")) == 2
+    builder.answers["list"] = [{**ROW, "changed_on_disk": False}]
+    found = office.load(LIVE)
+    assert found["done"] and not found["warnings"]
+
+
 def untouched(office: Office) -> bool:
     return not (office.core.fired or office.core.asked or office.begun)
 
