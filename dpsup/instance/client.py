@@ -424,7 +424,8 @@ class Instance:
         *,
         timeout: float = DEFAULT_S,
     ) -> list[LogLine]:
-        """Log lines of all processes, or of one ("fw/0", "primary", "seed"); pages as `events`."""
+        """Log lines of all processes, or of one ("fw/0", "primary", "seed",
+        "builder"); pages as `events`."""
         args: dict[str, Any] = {"name": name, "most": most}
         if since is not None:
             args["since"] = since

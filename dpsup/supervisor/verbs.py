@@ -412,7 +412,7 @@ async def _logs(sup: Supervisor, args: Args) -> Lines:
     name = want(args, "name", str, "")
     since, most = want(args, "since", int, None), max(1, want(args, "most", int, 1000))
     entries = [e for e in sup.core.log.since(since or 0) if not name or e["name"] == name]
-    if name and not entries and name not in ("primary", "seed"):
+    if name and not entries and name not in ("primary", "seed", "builder"):
         find_worker(sup, name)
     if since is None:
         return {"lines": _fitting(entries[-most:])}
