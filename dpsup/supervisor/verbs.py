@@ -54,7 +54,18 @@ REPLY_BYTES = 1 << 20
 SUM_S, RARELY_S = 1.0, 60.0  # between two events of the same user's changes of tables
 NAME_MOST, ARGS_MOST = 64, 300  # characters, of what an event repeats of a command
 ALL = "all"  # names every worker
-TABLE_ARGS = {"group", "table", "text", "name", "path", "key", "first", "dry_run", "request"}
+TABLE_ARGS = {
+    "group",
+    "table",
+    "text",
+    "name",
+    "path",
+    "key",
+    "first",
+    "version",
+    "dry_run",
+    "request",
+}
 ONLY_GROUP = "workers"  # names the only group where no group has that name
 
 
