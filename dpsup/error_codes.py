@@ -657,6 +657,12 @@ CODES: dict[str, Entry] = {
         " machine has memory for the builder and the runtime directory has room; `dpsup check FILE`"
         " reads the tables' files.",
     ),
+    "E0529": Entry(
+        "a live table that changed while it was read",
+        "It is read in parts, all of one version. The builder keeps the last few versions that were"
+        " asked for, and this one is not among them.",
+        "Read it again from its first line.",
+    ),
     "E0541": Entry(
         "a plugin or a capture that `dpsup try` cannot read",
         "It takes a plugin's file (or the name of a built-in plugin) and a pcap or pcapng file of"

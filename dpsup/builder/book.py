@@ -38,6 +38,7 @@ LOOK_S = 0.0002
 Stamp = tuple[int, ...]
 REQUESTS_KEPT = 256  # of which a builder that follows knows that they were carried out
 SETTLED_NS = 2_000_000_000  # a file that changed later may change again without another time
+READERS = 3  # versions whose lines are kept for those that read them in parts
 
 
 def digest_of(text: str) -> str:
@@ -88,7 +89,7 @@ class Book:
         self._requests: deque[str] = deque(maxlen=REQUESTS_KEPT)
         self._on_disk: tuple[Stamp, str] = ((), "-")  # the topology's file as it was read last
         self._lacking: list[bytes] = []  # packed operations that the other copy lacks
-        self._keys: tuple[int, list[str]] = (-1, [])
+        self._read: dict[int, list[str]] = {}  # version: its lines, in which it was read
 
     # --- the start -------------------------------------------------------------------------------
 
@@ -311,14 +312,27 @@ class Book:
             "changed_on_disk": self.is_changed_on_disk,
         }
 
-    def lines(self, first: int, most_bytes: int) -> tuple[str, int | None]:
-        """The table's file from a line on, and the line to go on with."""
-        if self._keys[0] != self.version:
+    def lines(
+        self, first: int, most_bytes: int, version: int | None = None
+    ) -> tuple[str, int | None]:
+        """The table's file from a line on, and the line to go on with. `version`: of which the
+        lines before were; the last few that were asked for are kept. Raises: DpsupError."""
+        wanted = self.version if version is None else version
+        if wanted not in self._read:
+            if wanted != self.version:
+                raise DpsupError(
+                    f"version {wanted} of table {self.table.name} is not kept any more",
+                    code="E0529",
+                    why=f"it has changed to version {self.version} while it was read",
+                    help="read it again from its first line",
+                )
             text = file.text(self.table, self.entries, self.names)
-            self._keys = (self.version, text.splitlines(keepends=True))
+            self._read[wanted] = text.splitlines(keepends=True)
+            while len(self._read) > READERS:
+                del self._read[next(iter(self._read))]
         found: list[str] = []
         size = 0
-        for line in self._keys[1][first:]:
+        for line in self._read[wanted][first:]:
             size += len(line)
             if size > most_bytes and found:
                 return "".join(found), first + len(found)

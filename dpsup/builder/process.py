@@ -95,8 +95,9 @@ class Builder:
 
     def do_show(self, request: Request) -> TableLines:
         book = self._book(request.args)
-        text, after = book.lines(want(request.args, "first", int, 0), PAGE)
-        return {"text": text, "next": after, "version": book.version}
+        version = want(request.args, "version", int, None)
+        text, after = book.lines(want(request.args, "first", int, 0), PAGE, version)
+        return {"text": text, "next": after, "version": version or book.version}
 
     def do_get(self, request: Request) -> TableLines:
         book = self._book(request.args)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, overload
 
-from dpsup.errors import DpsupError, Exit, ShimError
+from dpsup.errors import DpsupError, Exit, ShimError, UsageError
 
 VERSION = 1
 MAX_REQUEST = 64 << 10  # bytes
@@ -133,7 +133,18 @@ def _dump(**message: Any) -> bytes:
 
 
 def encode_request(request: Request) -> bytes:
-    return _dump(id=request.id, verb=request.verb, args=request.args)
+    """Raises: UsageError. A longer one would be dropped unread, and its answer waited for."""
+    raw = _dump(id=request.id, verb=request.verb, args=request.args)
+    if len(raw) > MAX_REQUEST:
+        raise UsageError(
+            f"the request `{request.verb}` is too long: {len(raw)} bytes of JSON",
+            code="E0901",
+            why=f"the instance accepts {MAX_REQUEST}; characters beyond ASCII take six or more",
+            help="operations on a table come from a file: `dpsup table TABLE batch FILE`"
+            if request.verb.startswith("table_")
+            else "say less in one request",
+        )
+    return raw
 
 
 def decode_request(raw: bytes) -> Request:

@@ -22,7 +22,7 @@ from dpsup.host.plugin_file import NoPlugin
 from dpsup.plan.copies import DIGEST, plugin_copy
 from dpsup.plan.model import Plan
 from dpsup.plan.paths import runtime_dir
-from dpsup.plan.place import make_plan, worker_cores
+from dpsup.plan.place import args_of, make_plan, worker_cores
 from dpsup.plugin_source import SUFFIX
 from dpsup.tables import file as table_file
 from dpsup.tables.fields import Names
@@ -68,14 +68,18 @@ def prepare(
     return topology, make_plan(topology, host, generation), problems
 
 
-def check(topology: Topology, host: Host, *, sound: bool = True) -> list[Problem]:
-    """Every finding, in the file's order.
+def check(
+    topology: Topology, host: Host, *, sound: bool = True, tables: bool = True
+) -> list[Problem]:
+    """Every finding, in the file's order. `tables`: also what is wrong in the files of live tables,
+    which may have millions of lines.
 
     A topology that is not `sound` lacks its faulty values: only what is said about single values
     that are there holds, and only that is reported.
     """
     checks = SINGLE + RELATED if sound else SINGLE
-    found = [problem for one in checks for problem in one(topology, host)]
+    wanted = [one for one in checks if tables or one is not _tables]
+    found = [problem for one in wanted for problem in one(topology, host)]
     return sorted(found, key=lambda p: p.line)
 
 
@@ -233,17 +237,21 @@ def _files(topology: Topology, host: Host) -> Iterator[Problem]:
     directory = runtime_dir(topology, host)
     for i, group in enumerate(topology.workers):
         # Plugins are handed paths of private copies.
-        copies = (
-            (f"{limits.FILE}{k}", plugin_copy(directory, " " * DIGEST, v)) for k, v in group.files
-        )
-        size = limits.args_size((*group.args, *copies))
-        if size > limits.ARGS and group.files:
+        copies = {
+            f"{limits.FILE}{k}": plugin_copy(directory, " " * DIGEST, v) for k, v in group.files
+        }
+        handed = tuple((k, copies.get(k, v)) for k, v in args_of(group, directory))
+        size = limits.args_size(handed)
+        if size > limits.ARGS >= limits.args_size(group.args):  # else it is told already
+            key = "files" if group.files else "args" if group.args else "tables"
             yield topology.source.problem(
-                ("workers", i, "files"),
-                f"`args` and the paths of `files` take {size} bytes",
+                ("workers", i, key),
+                f"what the plugin of group `{group.name}` is handed takes {size} bytes",
                 code="E0511",
-                why=f"shared memory has room for {limits.ARGS} in each group",
-                help="hand the plugin fewer files, or choose a shorter [host] runtime_dir",
+                why=f"shared memory has room for {limits.ARGS}: for `args`, the paths of `files`,"
+                " and where `tables` lie",
+                help="hand it shorter `args` or fewer `files`, or choose a shorter [host]"
+                " runtime_dir",
             )
         for name, file in group.files:
             if not host.is_file(file):
@@ -264,7 +272,7 @@ def _tables(topology: Topology, host: Host) -> Iterator[Problem]:
                 continue
             table = declare(one.name, one.kind, int(one.entries), key=one.key, value=one.value)
             try:
-                text = host.read_text(one.file)
+                text = host.read_data(one.file, table.file_most)
             except (OSError, ValueError) as e:
                 why = (isinstance(e, OSError) and e.strerror) or "it is not UTF-8"
                 yield topology.source.problem(

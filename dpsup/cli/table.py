@@ -92,6 +92,8 @@ def table(ctx: click.Context, words: tuple[str, ...], dry_run: bool, output: str
     click.echo(doc["text"], nl=False)
     count = f"{doc['operations']} operation{'s' * (doc['operations'] != 1)}"
     if doc["dry_run"]:
+        if more := doc["operations"] - doc["text"].count("\n"):
+            click.echo(f"# {more} more follow, which are not printed", err=True)
         click.echo(f"# {doc['group']}/{doc['table']}: {count}; nothing was changed", err=True)
     else:
         click.echo(

@@ -43,6 +43,7 @@ TYPES = {
 
 # Fields of events whose names the source passes as a whole table.
 MORE: dict[str, tuple[str, ...]] = {
+    "command": ("count",),
     "death": (
         "repaired", "successor", "notice", "tried", "hung", "times", "address", "backtrace",
         "blamed", "ticked",
@@ -64,6 +65,7 @@ class Fields(TypedDict, total=False):
         " the tick skipped",
     ]
     buckets_moved: Annotated[int, "buckets moved, of 512"]
+    count: Annotated[int, "changes of tables since the event before, of which this is the last"]
     cycles: Annotated[list[float], "cycles per packet of the old version and the new"]
     drops: Annotated[list[float], "shares dropped by the plugin, of the old version and the new"]
     dry_run: Annotated[bool, "decided, and not done"]

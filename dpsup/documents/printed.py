@@ -240,6 +240,7 @@ class Reload(Named):
     done: Annotated[bool, "the instance is as the file says"]
     restart_needed: Annotated[bool, "some keys need `stop` and `start`"]
     failed: Annotated[str, "what went wrong, or empty"]
+    warnings: Annotated[list[str], "what was left out, and why; then it is not `done`"]
 
 
 class Restarted(TypedDict):

@@ -27,6 +27,7 @@ from dpsup.host.offloads import Offloads
 from dpsup.host.offloads import read as read_offloads
 from dpsup.host.plugin_file import PluginFile
 from dpsup.packets.pcap import Capture, scan
+from dpsup.text import plural
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import CpuTimes
@@ -163,6 +164,19 @@ class Host:
             found = file.read(TEXT_MOST + 1)
         if len(found) > TEXT_MOST:
             raise OSError(errno.EFBIG, f"it has more than {TEXT_MOST >> 20} MiB")
+        return found.decode()
+
+    def read_data(self, path: str, most: int) -> str:
+        """A regular file of up to `most` bytes as UTF-8. It waits for no other process, as the
+        opening of a FIFO does. Raises: OSError, UnicodeDecodeError."""
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        with open(fd, "rb") as file:  # noqa: PTH123
+            found = file.read(most + 1)
+        if len(found) > most:
+            raise OSError(errno.EFBIG, f"it has more than {plural(most, 'byte')}")
         return found.decode()
 
 

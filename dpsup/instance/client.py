@@ -355,13 +355,15 @@ class Instance:
         return cast("Tables", self._ask("tables", timeout))
 
     def table_lines(self, table: str, *, timeout: float = TABLE_S) -> Iterator[str]:
-        """The lines of a table ("routes", or "fw/routes"), as its file has them, in parts."""
+        """The lines of a table ("routes", or "fw/routes"), as its file has them, in parts. All
+        are of one version. Raises: DpsupError E0529 where it has changed too often meanwhile."""
         first: int | None = 0
+        args: dict[str, Any] = _table(table)
         while first is not None:
-            args = {**_table(table), "first": first}
-            part: TableLines = self._ask("table_show", timeout, **args)
+            part: TableLines = self._ask("table_show", timeout, **{**args, "first": first})
             yield part["text"]
             first = part["next"]
+            args["version"] = part["version"]
 
     def table_get(self, table: str, key: str, *, timeout: float = TABLE_S) -> str:
         """The line of one key. Raises: NoSuchObject."""
@@ -424,7 +426,8 @@ class Instance:
         *,
         timeout: float = DEFAULT_S,
     ) -> list[LogLine]:
-        """Log lines of all processes, or of one ("fw/0", "primary", "seed"); pages as `events`."""
+        """Log lines of all processes, or of one ("fw/0", "primary", "seed",
+        "builder"); pages as `events`."""
         args: dict[str, Any] = {"name": name, "most": most}
         if since is not None:
             args["since"] = since

@@ -130,7 +130,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 name=group.name,
                 plugin=group.plugin,
                 plugin_path=group.plugin if group.is_file else "",
-                args=_args(group, runtime_dir(topology, host)),
+                args=args_of(group, runtime_dir(topology, host)),
                 count=group.count,
                 max=group.max,
                 spares=group.spares,
@@ -171,7 +171,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
     return tuple(groups)
 
 
-def _args(group: Group, directory: str) -> tuple[tuple[str, str], ...]:
+def args_of(group: Group, directory: str) -> tuple[tuple[str, str], ...]:
     """What its workers are told: arguments, the paths of files, and where its tables lie."""
     files = tuple((f"{limits.FILE}{name}", path) for name, path in group.files)
     tables = ((limits.TABLES, f"{directory}/tables/{group.name}"),) if group.tables else ()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, cast
 
+from dpsup.bus.messages import Request
 from dpsup.documents.counters import Counters
 from dpsup.documents.status import LastExit, Summary
 from dpsup.documents.story import Hello, Story
@@ -222,6 +223,8 @@ class Model(Machine):
         self.idle_limit = idle_limit
         self.topologies: tuple[Topology, Topology] | None = None  # as started, as last loaded
         self.loaded: dict[str, str] = {}  # digests of the files that the last one hands to plugins
+        # By user: the last of the changes of tables that no event tells yet, and how many.
+        self.frequent: dict[int | None, tuple[Request, int]] = {}
         self.primary = Primary(name="primary")
         self.seed = Seed(name="seed")
         self.groups = [_group(i, g) for i, g in enumerate(plan.groups)]

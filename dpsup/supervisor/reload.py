@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,8 +25,13 @@ from dpsup.supervisor.tables import Tables
 from dpsup.text import listing
 
 if TYPE_CHECKING:
+    from dpsup.documents.tables import TableRow
     from dpsup.plan.model import GroupPlan, Plan
     from dpsup.topology.model import Topology
+
+
+TABLE_FILE = ("E0521", "E0522", "E0523")  # what is wrong with the file of a live table
+LIST_S = 10.0  # for the builder to say which files have changed: it reads and hashes them
 
 
 def _read(path: str) -> tuple[Topology, Plan]:
@@ -39,7 +45,9 @@ def _read(path: str) -> tuple[Topology, Plan]:
     reading = read(path, host)
     problems = list(reading.problems)
     if reading.topology is not None and reading.sound:
-        found = check(reading.topology, host)
+        # The builder reads the files of live tables, where they have changed: a thread of this
+        # process that parses a million lines keeps the supervisor from its work.
+        found = check(reading.topology, host, tables=False)
         problems += [p for p in found if p.exit_code is Exit.BAD_TOPOLOGY]
     errors = [p for p in problems if p.severity is Severity.ERROR]
     if reading.topology is None or errors:
@@ -77,6 +85,7 @@ def _document(name: str, file: str, changes: list[Change]) -> Document:
         "done": False,
         "restart_needed": any(c.kind is Class.RESTART for c in changes),
         "failed": "",
+        "warnings": [],
     }
 
 
@@ -126,12 +135,17 @@ class Reload:
         digests = await _digests(plan)
         changes = pending(started, loaded, new)
         changes += self._files(plan, new, changes, digests)
-        tables = await self._table_files(new)
+        rows, unread = await self._table_rows()
+        tables = await self._table_files(new, rows)
         changes += tables.values()
         doc = _document(self._model.name, path, changes)
+        if unread:
+            doc["warnings"].append(unread)
+            if not dry_run:
+                self._core.events.add(type="warning", name=self._model.plan.name, message=unread)
         if dry_run or not changes or (doc["restart_needed"] and not partial):
-            doc["done"] = not changes
-            if doc["done"] and not dry_run:
+            doc["done"] = not changes and not unread
+            if not changes and not dry_run:
                 self._note(started, new, digests)
             return doc
         for group, table in tables:
@@ -143,7 +157,7 @@ class Reload:
         doc["failed"] = await self._rolling(plan, changes, doc, options)
         if not doc["failed"]:
             self._note(started, new, digests)
-        doc["done"] = not doc["failed"]
+        doc["done"] = not doc["failed"] and not unread
         self._core.events.add(
             type="reload", name=self._model.plan.name, message=doc["failed"], file=path
         )
@@ -176,17 +190,34 @@ class Reload:
                     found.append(Change(key, Class.ROLLING, was, now, lines[name], name, why))
         return found
 
-    async def _table_files(self, new: Topology) -> dict[tuple[str, str], Change]:
+    async def _table_rows(self) -> tuple[list[TableRow], str]:
+        """The live tables as the builder has them; else why it did not say in time."""
+        if self.tables is None or not self.tables.is_wanted:
+            return [], ""
+        try:
+            return await asyncio.wait_for(self.tables.ask("list"), LIST_S), ""
+        except TimeoutError:
+            return [], (
+                f"the files of live tables were left as they are: their builder has not answered"
+                f" for {LIST_S:g} s (`dpsup logs builder`)"
+            )
+
+    async def _table_files(
+        self, new: Topology, rows: list[TableRow]
+    ) -> dict[tuple[str, str], Change]:
         """By group and table: the files of tables that have other contents than when they were read
         last. Raises: DpsupError where one cannot be used."""
         found: dict[tuple[str, str], Change] = {}
-        if self.tables is None or not self.tables.is_wanted:
-            return found
-        for row in await self.tables.ask("list"):
-            if not row["changed_on_disk"]:
+        for row in rows:
+            if self.tables is None or not row["changed_on_disk"]:
                 continue
             group, table = row["group"], row["table"]
-            told = await self.tables.ask("load", group=group, table=table, dry_run=True)
+            try:
+                told = await self.tables.ask("load", group=group, table=table, dry_run=True)
+            except DpsupError as e:
+                if e.code in TABLE_FILE:
+                    e.exit_code = Exit.BAD_TOPOLOGY  # as `check` says of the same file
+                raise
             at = [i for i, g in enumerate(new.workers) if g.name == group]
             found[group, table] = Change(
                 f"workers.{group}.tables.{table}.file",

@@ -51,9 +51,21 @@ from dpsup.supervisor.view import view
 T = TypeVar("T")
 
 REPLY_BYTES = 1 << 20
+SUM_S, RARELY_S = 1.0, 60.0  # between two events of the same user's changes of tables
 NAME_MOST, ARGS_MOST = 64, 300  # characters, of what an event repeats of a command
 ALL = "all"  # names every worker
-TABLE_ARGS = {"group", "table", "text", "name", "path", "key", "first", "dry_run", "request"}
+TABLE_ARGS = {
+    "group",
+    "table",
+    "text",
+    "name",
+    "path",
+    "key",
+    "first",
+    "version",
+    "dry_run",
+    "request",
+}
 ONLY_GROUP = "workers"  # names the only group where no group has that name
 
 
@@ -79,6 +91,38 @@ def _note_command(sup: Supervisor, request: Request) -> None:
     args = request.args
     if args.get("dry_run"):
         return
+    if request.verb in FREQUENT:
+        _sum_up(sup, request)
+    else:
+        _tell_command(sup, request)
+
+
+def _sum_up(sup: Supervisor, request: Request) -> None:
+    """Changes of tables, which may be hundreds a second: a user's first is told at once, the others
+    as one event with their number, after a second and, while they go on, ever more rarely. The
+    journal keeps 2000 events, and the deaths among them are not to be pushed out."""
+    uid = request.peer.uid if request.peer else None
+    waiting = sup.model.frequent
+    if uid in waiting:
+        waiting[uid] = (request, waiting[uid][1] + 1)
+        return
+
+    def tell(wait: float) -> None:
+        last, count = waiting.pop(uid)
+        if count:
+            _tell_command(sup, last, count=count)
+            begin(min(2 * wait, RARELY_S))
+
+    def begin(wait: float) -> None:
+        waiting[uid] = (request, 0)
+        sup.core.later(wait, tell, wait)
+
+    _tell_command(sup, request)
+    begin(SUM_S)
+
+
+def _tell_command(sup: Supervisor, request: Request, **more: int) -> None:
+    args = request.args
     target = next((args[k] for k in ("worker", "group", "target") if args.get(k)), "")
     told = json.dumps({k: v for k, v in args.items() if v not in (None, "")})
     peer = request.peer
@@ -89,6 +133,7 @@ def _note_command(sup: Supervisor, request: Request) -> None:
         message=told if len(told) <= ARGS_MOST else f"{told[:ARGS_MOST]} ...",
         uid=peer.uid if peer else None,
         pid=peer.pid if peer else 0,
+        **more,
     )
 
 
@@ -378,7 +423,7 @@ async def _logs(sup: Supervisor, args: Args) -> Lines:
     name = want(args, "name", str, "")
     since, most = want(args, "since", int, None), max(1, want(args, "most", int, 1000))
     entries = [e for e in sup.core.log.since(since or 0) if not name or e["name"] == name]
-    if name and not entries and name not in ("primary", "seed"):
+    if name and not entries and name not in ("primary", "seed", "builder"):
         find_worker(sup, name)
     if since is None:
         return {"lines": _fitting(entries[-most:])}
@@ -451,3 +496,6 @@ CHANGING = frozenset(
         "kill", "stop", "table_change", "table_batch", "table_load",
     }
 )  # fmt: skip
+
+# Of these it says how many there were, not each.
+FREQUENT = frozenset({"table_change", "table_batch", "table_load"})

@@ -13,6 +13,7 @@ from dpsup.text import show
 
 KEY_BYTES = 64  # of an exact match
 RECORD_BYTES = 65536  # of an array
+FILE_HEAD, LINE_REST = 4 << 20, 256  # bytes of a file beside its words
 
 
 class Match(enum.StrEnum):
@@ -81,6 +82,13 @@ class Table:
     def show_value(self, value: Value, names: Names) -> str:
         data = value.to_bytes(8, "little") if isinstance(value, int) else value
         return _write(data, self.value, names)
+
+    @property
+    def file_most(self) -> int:
+        """Bytes that its file may have: of each entry its words, as long as they can be, and a
+        comment; and a large head. Only what is no file of this table has more."""
+        longest = sum(72 + 4 * part.size for part in (*self.key, *self.value))
+        return FILE_HEAD + self.entries * (LINE_REST + longest)
 
     @property
     def example(self) -> str:

@@ -309,6 +309,8 @@ def print_reload(doc: Reload) -> None:
         for c in found:
             why = f" ({c['why']})" if c["why"] else ""
             _say(f"  {doc['file']}:{c['line']}  {c['text']}{why}")
+    for warning in doc.get("warnings", ()):  # an older instance tells none
+        _say(f"warning: {warning}")
 
 
 def print_reloaded(doc: Reload) -> None:

@@ -150,6 +150,12 @@ class FakeHost(Host):
             raise FileNotFoundError(2, "No such file or directory", path)
         return self.files[path]
 
+    def read_data(self, path: str, most: int) -> str:
+        text = self.read_text(path)
+        if len(text.encode()) > most:
+            raise OSError(27, f"it has more than {most} bytes")
+        return text
+
 
 def machine(text: str = "", cpus: int = 8, **changes: Any) -> FakeHost:
     """A root shell on a sound machine, with `text` as the topology file."""

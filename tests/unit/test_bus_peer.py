@@ -88,9 +88,13 @@ def test_a_request_comes_with_the_process_that_sent_it(tmp_path: Path, uid: int)
 
 
 @pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def sup(tmp_path: Path) -> Any:
+    return Parts(tmp_path)
+
+
+@pytest.fixture
+def ask(sup: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The events of a command that is then carried out by nobody."""
-    sup: Any = Parts(tmp_path)
 
     async def nothing(*_: Any) -> None: ...
 
@@ -112,6 +116,35 @@ def test_each_command_that_changes_says_who_gave_it(ask: Any, verb: str) -> None
     assert len(event["message"]) < 400 and event["type"] in TYPES
     (event,) = ask(verb, None)
     assert (event["uid"], event["pid"], event["name"]) == (None, 0, "edge")
+
+
+def test_frequent_changes_of_tables_are_summed_up(ask: Any, sup: Any) -> None:
+    """Each event is one of 2000 that are kept, deaths among them."""
+
+    def pass_time() -> float:
+        wait, call, args = sup.core.timers.pop()
+        assert not sup.core.timers
+        sup.core.events.entries.clear()
+        call(*args)
+        return float(wait)
+
+    assert len(ask("table_change", Peer(1000, 77), table="t", text="1")) == 1
+    waits = []
+    for _ in range(9):
+        for n in range(100):
+            assert not ask("table_change", Peer(1000, 78 + n), table="t", text=str(n))
+        waits.append(pass_time())
+        (event,) = sup.core.events.of("command")
+        assert event["count"] == 100 and event["pid"] == 177
+        assert '"text": "99"' in event["message"]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    # Another user's is told at once, and so is the first after a silence.
+    assert len(ask("table_load", Peer(1001, 5), table="t")) == 1
+    sup.core.timers.pop()
+    pass_time()
+    assert not sup.core.events.of("command")
+    (event,) = ask("table_change", Peer(1000, 77), table="t", text="1")
+    assert "count" not in event
 
 
 def test_a_question_is_no_command(ask: Any) -> None:

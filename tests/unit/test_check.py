@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from unit.fakehost import FILE, FULL, GIB, MIB, MINIMAL, machine, pcap, swap
 
+from dpsup import limits
 from dpsup.check.memory import pool_needs
 from dpsup.check.topology import check, prepare
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.host.machine import Host, Hugetlbfs, Pages, PciDevice
+from dpsup.plan.paths import runtime_dir
+from dpsup.plan.place import args_of
 from dpsup.topology.load import load
 from dpsup.topology.model import Topology
 
@@ -452,4 +455,28 @@ def test_paths_of_files_count_among_the_arguments() -> None:
     long = own.replace("[mempools", f'[host]\nruntime_dir = "/run/{"d" * 60}"\n\n[mempools')
     for text, too_many in ((own, False), (long, True)):
         found = findings(text, files={FILE: text, **{f"/etc/dpsup/{n}": "" for n in names}})
-        assert ["paths of `files` take" in p.message for p in found] == [True] * too_many
+        assert ["is handed takes" in p.message for p in found] == [True] * too_many
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+def test_where_tables_lie_counts_among_the_arguments(with_file: bool) -> None:
+    """Of arguments that just fit, those of the tables make too many."""
+    table = 'tables = { t = { kind = "ipv4", entries = 1 } }\n'
+    file = 'files = { a = "a.txt" }\n' if with_file else ""
+
+    def handed(length: int, more: str) -> tuple[int, list[Problem]]:
+        text = f'{MINIMAL}{file}{more}args = {{ a = "{"x" * length}" }}\n'
+        files = {FILE: text, "/etc/dpsup/a.txt": ""}
+        topology, problems = load(FILE, machine(text, files=files))
+        assert topology is not None, problems
+        group = topology.workers[0]
+        size = limits.args_size(args_of(group, runtime_dir(topology, machine())))
+        return size, [p for p in check(topology, machine(text, files=files)) if p.code == "E0511"]
+
+    room = limits.ARGS - handed(0, "")[0]
+    while handed(room, "")[1]:  # the path of a file's copy is longer than the file's
+        room -= 1
+    (found,) = handed(room, table)[1]
+    assert "is handed takes" in found.message
+    assert found.line > 0 and found.source
+    assert found.source.startswith("files = " if with_file else "args = ")

@@ -57,6 +57,19 @@ def test_an_instance_is_found_by_name_or_as_the_only_one(root: Path) -> None:
     edge.release()
 
 
+def test_a_request_that_is_too_long_is_refused_at_once(root: Path) -> None:
+    edge = instance(root, "edge")
+    text = "clear # ää\n" * 3700  # 48,100 bytes, and 81,400 as JSON
+    assert len(text.encode()) <= client.TABLE_BYTES
+    found = Instance(edge)
+    try:
+        with pytest.raises(UsageError, match="too long"):  # nobody answers
+            found.table_change("routes", text, timeout=5)
+    finally:
+        found.close()
+        edge.release()
+
+
 def test_a_headless_instance_is_found_too(root: Path) -> None:
     instance(root, "edge", headless=True)
     assert client.find(None).name == "edge"

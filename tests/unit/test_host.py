@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -182,3 +183,17 @@ def test_a_file_without_an_end_is_not_read_for_ever() -> None:
     host = read_host()
     with pytest.raises(OSError, match="more than 4 MiB"):
         host.read_text("/dev/zero")
+
+
+def test_data_is_read_from_regular_files_alone(here: Host, tmp_path: Path) -> None:
+    file, fifo = tmp_path / "routes", tmp_path / "fifo"
+    file.write_text("x" * (5 << 20))
+    assert len(here.read_data(str(file), 5 << 20)) == 5 << 20
+    with pytest.raises(OSError, match="more than 5242879 bytes"):
+        here.read_data(str(file), (5 << 20) - 1)
+    os.mkfifo(fifo)  # nobody writes to it: who opens it as a file waits for ever
+    for path in (fifo, tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            here.read_data(str(path), 1 << 20)
+    with pytest.raises(FileNotFoundError):
+        here.read_data(str(tmp_path / "none"), 1)

@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import pytest
-from unit.fakehost import FILE, MINIMAL, machine
+from unit.fakehost import FILE, MINIMAL, FakeHost, machine
 
 from dpsup import limits
 from dpsup.check.topology import check
 from dpsup.errors import Problem
+from dpsup.host.machine import Host
 from dpsup.plan.diff import Class, diff
 from dpsup.plan.place import make_plan
 from dpsup.supervisor.adopt import plan_of
+from dpsup.tables.model import FILE_HEAD, Table, declare
 from dpsup.topology.load import load
 from dpsup.topology.model import Topology
 
@@ -100,6 +104,55 @@ def test_a_table_s_file_is_checked_line_by_line() -> None:
     assert len(wrong) == 2
     assert "/etc/dpsup/routes.txt:2" in wrong[0]
     assert "first in line 1" in wrong[1]
+
+
+class Files(FakeHost):
+    """A machine whose files of tables are on this one's disk."""
+
+    def read_data(self, path: str, most: int) -> str:
+        return Host.read_data(self, path, most)
+
+
+def on_disk(folder: Path, entries: str) -> tuple[Topology, Host]:
+    """A topology with a file of routes in a directory, on a machine that reads files."""
+    declared = ROUTES.replace("1k", entries).replace("routes.txt", str(folder / "routes.txt"))
+    topology, problems = load(FILE, machine(text(declared)))
+    assert topology is not None, problems
+    return topology, Files(
+        **{f.name: getattr(machine(), f.name) for f in dataclasses.fields(FakeHost)}
+    )
+
+
+def test_a_large_file_of_a_table_is_checked_to_its_end(tmp_path: Path) -> None:
+    topology, host = on_disk(tmp_path, "10k")
+    comment = f"#{'x' * 1022}\n"
+    # A topology file may have 4 MiB.
+    (tmp_path / "routes.txt").write_text(f"{comment * 5120}10.0.0.0/8 1\n10.0.0.0/99 1\n")
+    found = [p for p in check(topology, host) if p.code.startswith("E052")]
+    assert [p.line for p in found] == [5122]
+    # `reload` leaves them to the builder, which is another process.
+    assert not [p for p in check(topology, host, tables=False) if p.code.startswith("E052")]
+
+
+def test_a_fifo_as_the_file_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
+    topology, host = on_disk(tmp_path, "1k")
+    os.mkfifo(tmp_path / "routes.txt")
+    found = [p for p in check(topology, host) if p.code == "E0521"]
+    assert len(found) == 1 and "not a regular file" in found[0].message
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        declare("t", "ipv6", 1),
+        declare("t", "array", 1, value="hex65536"),
+        declare("t", "exact", 1, key="+".join(["ipv6"] * 4), value="u64"),
+    ],
+)
+def test_a_table_s_longest_line_fits_its_file(table: Table) -> None:
+    longest = {"ipv6": "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255", "u64": f"0x{'0' * 16}"}
+    words = [longest.get(p.name, "0" * (2 * p.size)) for p in (*table.key, *table.value)]
+    assert len(" ".join(words)) < table.file_most - FILE_HEAD
 
 
 def test_another_declaration_needs_a_restart() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dpsup.bus import messages
 from dpsup.bus.messages import Answered, Limiter, ProtocolError, Publication, Reply, Request
-from dpsup.errors import DpsupError, Exit, NoSuchObject
+from dpsup.errors import DpsupError, Exit, NoSuchObject, UsageError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
@@ -74,6 +74,19 @@ def test_size_and_depth_are_limited() -> None:
     del brackets["args"]["a"]
     brackets["args"]["b"] = "[[{" * 50
     messages.decode_request(json.dumps(brackets).encode())
+
+
+def test_a_request_that_no_server_reads_is_not_sent() -> None:
+    """What counts is its length as JSON, where an umlaut is six bytes."""
+    empty = messages.encode_request(Request("table_change", "1", {"t": ""}))
+    room = messages.MAX_REQUEST - len(empty)
+    fits = Request("table_change", "1", {"t": "ä" * (room // 6)})
+    assert messages.decode_request(messages.encode_request(fits)) == fits
+    with pytest.raises(UsageError, match="too long") as caught:
+        messages.encode_request(Request("table_change", "1", {"t": "ä" * (room // 6 + 1)}))
+    assert caught.value.code == "E0901" and "batch FILE" in caught.value.help
+    with pytest.raises(UsageError, match="too long"):
+        messages.encode_request(Request("logs", "1", {"name": "x" * messages.MAX_REQUEST}))
 
 
 def test_rates_are_limited_per_peer() -> None:

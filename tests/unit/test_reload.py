@@ -21,6 +21,8 @@ from dpsup.supervisor.reload import Reload
 from dpsup.supervisor.snapshot import note, recall
 from dpsup.topology.load import load
 
+READ = reload._read  # the one of an `Office` reads no file
+
 
 class Office(Parts):
     """`file` is what is read; `begun` are the rollouts, `fails` why they come to nothing."""
@@ -75,6 +77,71 @@ def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
 LIVE = TWO.replace("count = 2", "count = 3")
 ROLLING = f'{TWO}plugin = "sink"\n'
 RESTART = TWO.replace("max = 4", "max = 8")
+
+
+WITH_TABLE = TWO.replace(
+    'name = "fw"',
+    'name = "fw"\ntables = { routes = { kind = "ipv4", entries = "1k", file = "routes.txt" } }',
+)
+
+
+class Builder:
+    """What a reload asks of live tables: `answers[verb]` is returned, raised, or waited for."""
+
+    is_wanted = True
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    async def ask(self, verb: str, **args: Any) -> Any:
+        self.asked.append((verb, args))
+        answer = self.answers[verb]
+        if isinstance(answer, Exception):
+            raise answer
+        return await answer() if callable(answer) else answer
+
+
+ROW = {"group": "fw", "table": "routes", "entries": 1, "file": "/etc/dpsup/routes.txt"}
+
+
+def test_the_builder_alone_reads_the_files_of_tables(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = READ
+    files = {FILE: WITH_TABLE, "/etc/dpsup/routes.txt": "10.0.0.0/99 1\n"}
+    monkeypatch.setattr("dpsup.host.machine.read_host", lambda: machine(WITH_TABLE, files=files))
+    assert read(FILE)[0].workers[0].tables
+    # It says what is wrong with them, with the exit code that `check` has.
+    wrong = DpsupError("routes.txt:1: no prefix length", code="E0521")
+    builder: Any = Builder(list=[{**ROW, "changed_on_disk": True}], load=wrong)
+    office.reload.tables = builder
+    with pytest.raises(DpsupError) as caught:
+        office.load(TWO)
+    assert caught.value is wrong
+    assert wrong.exit_code == Exit.BAD_TOPOLOGY
+    assert [a.get("dry_run") for verb, a in builder.asked if verb == "load"] == [True]
+
+
+def test_a_reload_does_not_wait_for_a_builder_that_is_not_there(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "LIST_S", 0.01)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    builder: Any = Builder(list=never)
+    office.reload.tables = builder
+    for text, done in ((TWO, []), (LIVE, ["workers.fw.count"])):
+        found = office.load(text)
+        assert "builder has not answered" in found["warnings"][0]
+        assert [c["key"] for c in found["changes"] if c["done"]] == done
+        assert not found["done"] and not found["failed"]  # nobody knows whether it is
+    assert len(office.core.events.of("warning")) == 2
+    builder.answers["list"] = [{**ROW, "changed_on_disk": False}]
+    found = office.load(LIVE)
+    assert found["done"] and not found["warnings"]
 
 
 def untouched(office: Office) -> bool:

@@ -232,6 +232,7 @@ def test_logs_of_one_process(sup: Sup) -> None:
     assert [e["line"] for e in sup.ask("logs", name="fw/0", most=2)["lines"]] == ["1", "2"]
     assert len(sup.ask("logs", most=0)["lines"]) == 1
     assert sup.ask("logs", name="seed") == {"lines": []}
+    assert sup.ask("logs", name="builder") == {"lines": []}  # an error's help names it
     assert len(sup.ask("logs", name="gone/7")["lines"]) == 1, "of a worker that there was"
 
 
