@@ -31,9 +31,9 @@ SETTLE_S = 0.005  # between two looks whether the workers have moved on
 
 
 def lives(pid: int, start: int) -> bool:
-    """Is it there? Of a worker whose data thread has crashed, the process is a zombie."""
-    found = process.start_ticks(pid) if pid > 0 else 0
-    return found != 0 and start in (0, found)
+    """Is it there, or may it be? Of a worker whose data thread has crashed, the process is a
+    zombie."""
+    return pid > 0 and not process.is_surely_gone(pid, start)
 
 
 class Builder:

@@ -53,10 +53,26 @@ def start_ticks(pid: int) -> int:
 
 def _state_and_start(pid: int) -> tuple[str, int]:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return _read_stat(pid)
     except OSError:
         return "X", 0
+
+
+def _read_stat(pid: int) -> tuple[str, int]:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return fields[0], int(fields[19])
+
+
+def is_surely_gone(pid: int, start: int) -> bool:
+    """Gone, or a zombie; False where that cannot be read, as without a free descriptor. `start` 0:
+    whichever process has the pid."""
+    try:
+        state, found = _read_stat(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:
+        return False
+    return state in ("Z", "X") or start not in (0, found)
 
 
 def identify(pid: int) -> Identity:

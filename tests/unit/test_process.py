@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -187,6 +188,20 @@ def test_how_a_process_ended(status: int, how: str) -> None:
 def test_the_usage_of_none_is_nothing() -> None:
     assert process.usage(2**22 + 1) == {"cpu_seconds": 0.0, "rss_bytes": 0}
     assert process.usage(os.getpid())["rss_bytes"] > 0
+
+
+def test_only_proc_proves_that_one_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = process.own()
+    assert not process.is_surely_gone(me.pid, me.start)
+    assert not process.is_surely_gone(me.pid, 0)
+    assert process.is_surely_gone(me.pid, me.start + 1)
+    assert process.is_surely_gone(2**22 + 1, 0)
+
+    def full(path: Path) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", full)
+    assert not process.is_surely_gone(me.pid, me.start + 1)
 
 
 def test_a_wait_has_one_deadline_whatever_ends_meanwhile() -> None:
