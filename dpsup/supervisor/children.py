@@ -18,6 +18,17 @@ from dpsup.supervisor.model import Child, Model
 LAST_WORDS_S = 0.01  # after an end, so that the last words have been read
 
 
+async def until_end(pidfd: int) -> None:
+    """Returns once that process has ended."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+
+
 class Children:
     """`on_end(pid, status)` hears of other children: workers whose seed died."""
 

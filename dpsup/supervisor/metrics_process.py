@@ -13,7 +13,7 @@ import signal
 import sys
 
 from dpsup.host import process
-from dpsup.supervisor.children import Children
+from dpsup.supervisor.children import Children, until_end
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.journal import Lines
 from dpsup.supervisor.model import Model
@@ -46,18 +46,8 @@ async def _serve(core: Core, model: Model, children: Children) -> str:
     Lines(spawned.output, lambda line: core.log.add(name=NAME, line=line))
     Lines(spawned.notify, refused.append)
     try:
-        await _end(spawned.pidfd)
+        await until_end(spawned.pidfd)
     finally:
         process.signal_pidfd(spawned.pidfd, signal.SIGKILL)
         os.close(spawned.pidfd)
     return refused[-1] if refused and refused[-1] != "READY" else "it ended"
-
-
-async def _end(pidfd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(pidfd)

@@ -22,7 +22,7 @@ from dpsup.bus.sockets import AsyncClient, Gone
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut
 from dpsup.host import process
 from dpsup.instance.runtime_dir import BUILDER, PLAN, TABLES
-from dpsup.supervisor.children import Children
+from dpsup.supervisor.children import Children, until_end
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.journal import Lines
 from dpsup.supervisor.model import Model
@@ -144,7 +144,7 @@ class Tables:
         Lines(spawned.notify, noted)
         deadline = asyncio.get_running_loop().call_later(READY_S, late)
         try:
-            await _end(spawned.pidfd)
+            await until_end(spawned.pidfd)
         finally:
             deadline.cancel()
             process.signal_pidfd(spawned.pidfd, signal.SIGKILL)
@@ -212,13 +212,3 @@ def _refusal(text: str) -> DpsupError:
         return as_exception(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return DpsupError(f"the builder refused: {text}", code="E0528")
-
-
-async def _end(pidfd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(pidfd)
