@@ -24,6 +24,7 @@ class Keep(Parts):
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(folder)
+        process.reap()  # what another test left is not an end of ours
         self.started: list[int] = []
         self.program: str | None = WORDS
         real = process.spawn

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Keeper:
         self.model.state = "starting"
         children: Any = self
         self.tables = Tables(core, self.model, children, self.core.fault)
+        self.pids: list[int] = []
         self.started: list[list[str]] = []
         self.programs: list[str | Exception | Callable[[], None]] = []
         fail = self.core.fail
@@ -66,7 +68,12 @@ class Keeper:
         )
 
     def expect(self, pid: int) -> None:
-        pass
+        self.pids.append(pid)
+
+    def end(self) -> None:
+        """No zombie is left, which a later test would reap."""
+        for pid in self.pids:
+            os.waitpid(pid, 0)
 
     def lay_out(self) -> None:
         directory = self.model.runtime.path / "tables"
@@ -82,8 +89,10 @@ class Keeper:
 
 
 @pytest.fixture
-def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keeper:
-    return Keeper(tmp_path, monkeypatch)
+def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+    one = Keeper(tmp_path, monkeypatch)
+    yield one
+    one.end()
 
 
 def says(line: str) -> str:
