@@ -11,27 +11,13 @@ from pathlib import Path
 
 import pytest
 from harness import DPSUP, Run
+from pages import blocks, check
 
 pytestmark = pytest.mark.beside
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorial.md"
 TEN_MINUTES = 600.0  # of which deploy/host-setup takes most
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """(kind, content) of each fenced block."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def shows(line: str) -> re.Pattern[str]:
-    """What a line of the page may look like: other numbers, and anything for an ellipsis."""
-    words = re.sub(r"\s+", " ", line.strip())
-    parts = re.split(r"(…|\d+(?:\.\d+)?)", words)
-    made = [
-        ".*" if p == "…" else r"[\d.]+[kMG]?" if re.match(r"\d", p) else re.escape(p) for p in parts
-    ]
-    return re.compile("".join(made))
 
 
 def test_the_tutorial_works_as_it_is_written(instance: Run) -> None:
@@ -76,9 +62,7 @@ def test_the_tutorial_works_as_it_is_written(instance: Run) -> None:
     said = re.split(r"^@@ \d+$", done.stdout, flags=re.MULTILINE)[1:]
     assert len(said) == len(wanted)
     for output, lines in zip(said, wanted, strict=True):
-        flat = [re.sub(r"\s+", " ", line.strip()) for line in output.splitlines()]
-        for line in lines:
-            assert any(shows(line).search(one) for one in flat), f"{line!r} in {output}"
+        check(output, lines)
     # What the page claims beyond its samples: nothing leaked, and both kills went well.
     audit = next(o for o in said if "UNEXPLAINED" in o)
     assert re.search(r"^default .* 0\s*$", audit, re.MULTILINE)
