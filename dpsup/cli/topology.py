@@ -124,7 +124,7 @@ def print_plan(file: str, output: str) -> None:
 @click.argument("capture", type=click.Path(readable=False))
 @click.option("--kill-sweep", is_flag=True, help="Run each packet again from each of its stores.")
 @click.option(
-    "--topology", metavar="FILE", help="Take ports, groups, chains, args from a topology."
+    "--topology", metavar="FILE", help="Take ports, groups, chains, args, tables from a topology."
 )
 @click.option("--group", metavar="NAME", help="The plugin's group (workers, or the first of FILE).")
 @click.option("--port", "ports", metavar="NAME", multiple=True, help="A port (wan, lan).")

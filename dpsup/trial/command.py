@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,22 @@ def _key(spec: str) -> bytes:
     return rss_key(spec)
 
 
-def _of_topology(options: Options, plugin: str) -> Setting:
-    """What the group finds in the topology. Raises: DpsupError."""
+def _tables(directory: Path, ports: Sequence[str], groups: Sequence[str], own: Any) -> str:
+    """The group's live tables, as a worker maps them: their file. Raises: DpsupError."""
+    from dpsup.builder.process import Builder
+
+    known: Any = {
+        "ports": [{"name": port} for port in ports],
+        "groups": [
+            {"name": name, "tables": own.tables if name == own.name else ()} for name in groups
+        ],
+    }
+    Builder(known, directory)
+    return str(directory / own.name)
+
+
+def _of_topology(options: Options, plugin: str, directory: Path) -> Setting:
+    """What the group finds in the topology; `directory` gets its tables. Raises: DpsupError."""
     from dpsup.host.machine import read_host
     from dpsup.topology import chains
     from dpsup.topology.load import load
@@ -91,10 +106,12 @@ def _of_topology(options: Options, plugin: str) -> Setting:
             verdicts.append(_abi.DPS_V_OUT | port)
     given = dict(group.args) | dict(_pairs(options.args, "argument"))
     files = dict(group.files) | dict(_pairs(options.files, "file"))
+    ports = tuple(port.name for port in topology.ports)
+    told = [*given.items(), *((f"{limits.FILE}{k}", v) for k, v in files.items())]
+    if group.tables:
+        told.append((limits.TABLES, _tables(directory, ports, names, group)))
     return Setting(
-        plugin, _is_builtin(options.plugin), tuple(port.name for port in topology.ports),
-        tuple(order),
-        (*given.items(), *((f"{limits.FILE}{k}", v) for k, v in files.items())),
+        plugin, _is_builtin(options.plugin), ports, tuple(order), tuple(told),
         tuple(verdicts), _key(topology.ports[0].rss.key), _FIELDS, options.burst, options.timeout,
     )  # fmt: skip
 
@@ -103,7 +120,7 @@ def _is_builtin(plugin: str) -> bool:
     return "/" not in plugin and not plugin.endswith(".so")
 
 
-def _setting(options: Options) -> Setting:
+def _setting(options: Options, directory: Path) -> Setting:
     if options.plugin.endswith(SUFFIX):
         raise UsageError(
             f"{options.plugin} is a plugin in Python, which `dpsup try` does not run",
@@ -125,7 +142,7 @@ def _setting(options: Options) -> Setting:
                 f"cannot read {options.plugin}", code="E0541", help="build it, or correct the path"
             )
     if options.topology is not None:
-        return _of_topology(options, plugin)
+        return _of_topology(options, plugin, directory)
     ports = options.ports or ("wan", "lan")
     groups = (options.group or "workers", *options.groups)
     if len(ports) > limits.PORTS or len(groups) > limits.GROUPS:
@@ -283,7 +300,11 @@ def _fill(doc: Try, setting: Setting, plugin: dict[str, Any], total: dict[str, A
 
 def carry_out(options: Options) -> Try:
     """Raises: DpsupError."""
-    setting = _setting(options)
+    with tempfile.TemporaryDirectory(prefix="dpsup-try-") as directory:
+        return _carry_out(options, _setting(options, Path(directory)))
+
+
+def _carry_out(options: Options, setting: Setting) -> Try:
     frames, ports = _read(options, setting.ports)
     doc = _document(options, setting, frames)
     run = program.run(setting, frames, ports)
