@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Stories: what the wardens write of a death, a repair, a bucket given away, a worker's health. Pure.
+"""Stories: what the wardens write of a death, a repair, buckets moved, health. Pure.
 
 They lie in memory that workers can write, so each is checked before it is used. A story that cannot
 be read is skipped and reported; the pidfd still tells of the death that it may have been about.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dpsup.text import listing
-from dpsup.view.tables import ago, percent, si
+from dpsup.view.columns import ago, percent, si
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import GroupRates, Picture, WorkerRates

@@ -54,7 +54,7 @@ def test_scale_by_steps_and_dry(instance: Run) -> None:
 
 
 def test_who_comes_back_has_its_own_flows_again(instance: Run) -> None:
-    """At each death in a group without spares its buckets are given away: the same ones come back."""
+    """At each death in a group without spares its buckets are given away: the same come back."""
     instance.start(NULL + "spares = 0\n")  # one flow
 
     def has_it(member: int) -> bool:

@@ -16,8 +16,8 @@ from dpsup.errors import DpsupError
 from dpsup.instance.rates import picture
 from dpsup.text import fold
 from dpsup.view import graph, sections
+from dpsup.view.columns import Line, plain
 from dpsup.view.sections import Screen
-from dpsup.view.tables import Line, plain
 from dpsup.view.top import KEYS, Top
 
 PICTURES = {
