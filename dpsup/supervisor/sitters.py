@@ -54,7 +54,11 @@ class Sitters:
     def open_orders(self) -> None:
         """Raises: OSError while the seed does not listen."""
         if self._seed is None:
-            self._seed = Seed(self._model.runtime.file(SEED), self.says, self._cut_off)
+            path = self._model.runtime.file(SEED)
+            self._seed = Seed(path, self.says, self._cut_off, self._skip)
+
+    def _skip(self, message: str) -> None:
+        self._core.skip("seed", "a message", repr(message))
 
     def _cut_off(self) -> None:
         """The seed is dead, which its pidfd says too; or another process has come between."""

@@ -54,6 +54,8 @@ class Spares:
                 self._core.events.add(type="spare", name=sitter.name, message=why)
                 if code in PERMANENT and not self.on_refusal(group, sitter, why):
                     self._hold(group, sitter.name, why)
+            elif line:
+                self._core.skip(sitter.name, "a line about its start", repr(line))
 
         berth = await self._core.insist("spare", group=group.index, version=version)
         sitter = await self._sitters.fork(f"{group.plan.name}/spare", berth, noted, version)

@@ -127,9 +127,13 @@ class Tables:
         def noted(word: str) -> None:
             words.append(word)
             if word == "READY":
-                self._client = AsyncClient(self._model.runtime.file(BUILDER))
+                path = self._model.runtime.file(BUILDER)
+                skip = self._core.skip
+                self._client = AsyncClient(path, lambda e: skip(NAME, "an answer", e.message))
                 self._core.wake()
                 self._core.log.add(name=NAME, line=f"ready, pid {spawned.pid}")
+            elif word and not word.startswith("REFUSED "):
+                self._core.skip(NAME, "a line about its start", repr(word))
 
         def late() -> None:
             if "READY" in words:

@@ -75,6 +75,8 @@ class Workers:
                 self._core.fire(worker, "ready")
             elif line.startswith("REFUSED "):
                 worker.refused = refusal(line)
+            elif line:
+                self._core.skip(worker.name, "a line about its start", repr(line))
 
         try:
             berth = await self._sitters.open_slot(worker)
