@@ -652,10 +652,11 @@ CODES: dict[str, Entry] = {
         "No worker starts before the builder has laid out the tables, so a start ends where several"
         " builders end before that, or one is not ready in ten minutes. A command that names a file"
         " is not repeated where the builder ends while it carries it out: reading that file may be"
-        " what ended it.",
-        "`dpsup logs builder` shows what it said, `dpsup table` what the tables are. See that the"
-        " machine has memory for the builder and the runtime directory has room; `dpsup check FILE`"
-        " reads the tables' files.",
+        " what ended it. Once three builders in a row have ended before they were ready, commands"
+        " fail at once; dpsup goes on trying.",
+        "`dpsup logs builder` shows what it said, `dpsup status` how the last one ended, `dpsup"
+        " table` what the tables are. See that the machine has memory for the builder and the"
+        " runtime directory has room; `dpsup check FILE` reads the tables' files.",
     ),
     "E0529": Entry(
         "a live table that changed while it was read",

@@ -50,6 +50,12 @@ class Port(TypedDict):
     trouble: Annotated[str, "why it does not forward, in words; empty: it does"]
 
 
+class Builder(TypedDict):
+    pid: Annotated[int | None, "the process, null: none runs"]
+    state: Annotated[str, "starting, ready, failing: several ended, one after the other, unready"]
+    why: Annotated[str, "how the last one ended, empty: it is ready, or none has ended"]
+
+
 class Pool(TypedDict):
     name: Annotated[str, "the mempool"]
     size: Annotated[int, "its mbufs"]
@@ -196,6 +202,9 @@ class Status(Named):
     supervisor: Supervisor
     primary: Process
     seed: Process | None
+    builder: Annotated[
+        Builder | None, "what changes live tables, null: there are none, or it is not known"
+    ]
     topology_file: Annotated[str, "the file that it was started with"]
     started_ns: Annotated[int | None, "when the supervisor started"]
     ports: list[Port]
@@ -292,6 +301,7 @@ class View(TypedDict):
     state: str
     primary: Process
     seed: Process
+    builder: Builder | None
     absent: list[str]
     groups: list[GroupView]
     recovery: RecoveryView
