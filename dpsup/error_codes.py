@@ -664,6 +664,14 @@ CODES: dict[str, Entry] = {
         " asked for, and this one is not among them.",
         "Read it again from its first line.",
     ),
+    "E0534": Entry(
+        "live tables that no plugin looks up",
+        "Live tables are for plugins in C, which ask for them by name (docs/tables.md). A plugin in"
+        " Python has no call for it, and a built-in plugin needs none. Such a table takes its"
+        " memory, can be changed, and has no effect on a packet.",
+        "Leave `tables` out. A plugin in Python keeps its data in a dict, and can be handed a file"
+        " with `files`.",
+    ),
     "E0541": Entry(
         "a plugin or a capture that `dpsup try` cannot read",
         "It takes a plugin's file (or the name of a built-in plugin) and a pcap or pcapng file of"
