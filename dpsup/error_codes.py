@@ -526,7 +526,7 @@ CODES: dict[str, Entry] = {
     ),
     "E0442": Entry(
         "an output that is no file",
-        "A terminal, a disk or a device such as /dev/full takes packets, and nobody could tell what"
+        "A terminal, a disk or a device such as /dev/full takes packets, and no count can say what"
         " became of them; /dev/stdout is another file in each process.",
         "Name a file, or /dev/null.",
     ),

@@ -150,7 +150,7 @@ class Builder:
         )
 
     def do_load(self, request: Request) -> Changed:
-        """Make a table what a file says; without a path, the one that the topology names."""
+        """Change a table to what a file says; without a path, the one that the topology names."""
         book = self._book(request.args)
         path = want(request.args, "path", str, "") or book.source
         if not path:

@@ -36,7 +36,7 @@ VERBS = {
 
 @click.command(options_metavar="[OPTIONS]")
 @click.argument("words", nargs=-1, metavar="[WORDS...]")
-@click.option("--dry-run", is_flag=True, help="Check the change without making it.")
+@click.option("--dry-run", is_flag=True, help="Check the change without applying it.")
 @output_option
 @name_option
 @click.pass_context
@@ -54,7 +54,7 @@ def table(ctx: click.Context, words: tuple[str, ...], dry_run: bool, output: str
       set KEY VALUE         add or replace
       del KEY               remove an entry
       clear                 remove all
-      load [FILE]           make the table what FILE says; by default the topology's file
+      load [FILE]           change it to what FILE says; by default the topology's file
       diff [FILE]           print what `load` would do
       batch FILE            carry out the operations in FILE, all or none
 

@@ -86,7 +86,7 @@ class LaneRates(TypedDict):
     lane_full: Annotated[int, "packets dropped: no room"]
     corrupt: Annotated[int, "packets dropped: the lane was found corrupt"]
     pps: Annotated[float | None, "returned a second"]
-    full_pps: Annotated[float | None, "dropped for want of room a second"]
+    full_pps: Annotated[float | None, "dropped for lack of room a second"]
 
 
 class IoRates(TypedDict):

@@ -33,7 +33,7 @@ class Port(TypedDict):
     tx_packets: Annotated[int, "taken by the driver, without those that it failed to send"]
     rx_missed: Annotated[
         int,
-        "lost in the NIC or driver for want of a descriptor; of `net_af_packet`, dropped by the"
+        "lost in the NIC or driver for lack of a descriptor; of `net_af_packet`, dropped by the"
         " kernel as the ring of the port's sockets was full",
     ]
     tx_dropped: Annotated[int, "dropped because the tx queue was full"]
@@ -183,7 +183,7 @@ class Recovery(TypedDict):
     deaths: Annotated[int, "workers that died unasked"]
     primary_deaths: Annotated[int, "primaries that died unasked"]
     lost: Annotated[int, "packets that were under way when a primary died"]
-    duplicated: Annotated[int, "always 0, as nobody counts it; `dpsup chaos` does"]
+    duplicated: Annotated[int, "always 0, as an instance does not count it; `dpsup chaos` does"]
     quarantined: Annotated[int, "packets put in quarantine"]
     last_failover_us: Annotated[
         float | None,
@@ -224,7 +224,7 @@ class Fates(TypedDict):
     """Packets received, and what was added to them, by what became of them."""
 
     received: Annotated[int, "packets received"]
-    missed: Annotated[int, "lost by the drivers, for want of a descriptor or an mbuf"]
+    missed: Annotated[int, "lost by the drivers, for lack of a descriptor or an mbuf"]
     sent: Annotated[int, "packets sent"]
     dropped: Annotated[dict[str, int], "dropped, by reason"]
     in_flight: Annotated[int, "received, neither sent nor dropped yet"]

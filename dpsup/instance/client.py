@@ -404,7 +404,7 @@ class Instance:
     def table_load(
         self, table: str, file: str = "", *, dry_run: bool = False, timeout: float = TABLE_S
     ) -> Changed:
-        """Make a table what a file says, which the instance reads; by default the one that the
+        """Change a table to what a file says, which the instance reads; by default the one that the
         topology names."""
         args = {**_table(table), "path": file, "dry_run": dry_run, **_once()}
         return cast("Changed", self._ask("table_load", timeout, **args))

@@ -237,7 +237,7 @@ class _Maker:
         return found
 
     def _dropped_before(self, group: int) -> dict[str, int]:
-        """In the window, for want of a worker or of room to wait for one."""
+        """In the window, for lack of a worker or of room to wait for one."""
         if self.old is None or self.counters is None:
             return {}
         old, now = (group_dropped(c["groups"][group]) for c in (self.old, self.counters))

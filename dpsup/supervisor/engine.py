@@ -74,7 +74,7 @@ class Engine:
 
     def fire(self, machine: Machine, event: str) -> None:
         if self.crashed:
-            return  # what follows is the next supervisor's affair
+            return  # what follows is up to the next supervisor
         step = fsm.step(machine.kind, machine.state, event)
         old, machine.state = machine.state, step.state
         if old != step.state:

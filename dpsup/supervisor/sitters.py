@@ -26,7 +26,7 @@ from dpsup.supervisor.model import Model, Sitter, Worker
 from dpsup.supervisor.seed_socket import Seed, SeedError
 
 ENDINGS_MOST = 512  # above all processes of an instance
-ENDING_S = 30.0  # between a process's end and the word of who it was; milliseconds
+ENDING_S = 30.0  # between a process's end and the word of which one it was; milliseconds
 FATE_S = 0.002  # between two looks at whether a warden is done
 NOTES_PER_SECOND = 1 << 16  # lines from one process; its plugin may write them too
 STARTING, SEATED = _abi.DPS_HAND_STARTING, _abi.DPS_HAND_SEATED

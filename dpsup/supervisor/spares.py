@@ -22,7 +22,7 @@ POLICY = Policy(intensity=12, period=60, initial=0.001, factor=2, most=5)
 
 
 class Spares:
-    """`on_refusal(group, sitter, why)`: is a spare that refuses to start a rollout's affair?"""
+    """`on_refusal(group, sitter, why)`: does a spare that refuses to start belong to a rollout?"""
 
     def __init__(self, core: Core, model: Model, sitters: Sitters) -> None:
         self._core, self._model, self._sitters = core, model, sitters

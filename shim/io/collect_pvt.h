@@ -116,7 +116,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 	take(io, lane, lane->shadow[index & lane->mask], index, word);
 }
 
-// A blank that is said to be filled and is not: which ones are, nobody can say any more.
+// A blank that is said to be filled and is not: which ones are, nothing says any more.
 static void
 lane_spoilt(struct lane *lane)
 {

@@ -402,7 +402,7 @@ vdev = "net_null0"
     assert "reset-failed fw/0" in instance.do("status", check=False).stdout
     (event,) = [e for e in instance.events() if e["type"] == "held"]
     assert event["name"] == "fw/0"
-    # By the supervisor, not by the primary for want of an answer.
+    # By the supervisor, not by the primary for lack of an answer.
     instance.until(
         lambda _: [e for e in instance.events() if e["type"] == "steer" and e["seq"] > event["seq"]]
     )
