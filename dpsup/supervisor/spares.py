@@ -45,13 +45,18 @@ class Spares:
             group.filling = False
 
     async def fork(self, group: Group, version: int) -> None:
+        told = False
+
         def noted(sitter: Sitter, line: str) -> None:
+            nonlocal told
             if line == "READY":
                 sitter.ready = True
                 self._core.wake()
             elif line.startswith("REFUSED "):
                 code, why = refusal(line)
-                self._core.events.add(type="spare", name=sitter.name, message=why)
+                if not told:  # its plugin may write such lines too, without end
+                    self._core.events.add(type="spare", name=sitter.name, message=why)
+                told = True
                 if code in PERMANENT and not self.on_refusal(group, sitter, why):
                     self._hold(group, sitter.name, why)
             elif line:
