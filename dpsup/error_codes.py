@@ -526,7 +526,7 @@ CODES: dict[str, Entry] = {
     ),
     "E0442": Entry(
         "an output that is no file",
-        "A terminal, a disk or a device such as /dev/full takes packets, and nobody could tell what"
+        "A terminal, a disk or a device such as /dev/full takes packets, and no count can say what"
         " became of them; /dev/stdout is another file in each process.",
         "Name a file, or /dev/null.",
     ),
@@ -652,16 +652,25 @@ CODES: dict[str, Entry] = {
         "No worker starts before the builder has laid out the tables, so a start ends where several"
         " builders end before that, or one is not ready in ten minutes. A command that names a file"
         " is not repeated where the builder ends while it carries it out: reading that file may be"
-        " what ended it.",
-        "`dpsup logs builder` shows what it said, `dpsup table` what the tables are. See that the"
-        " machine has memory for the builder and the runtime directory has room; `dpsup check FILE`"
-        " reads the tables' files.",
+        " what ended it. Once three builders in a row have ended before they were ready, commands"
+        " fail at once; dpsup goes on trying.",
+        "`dpsup logs builder` shows what it said, `dpsup status` how the last one ended, `dpsup"
+        " table` what the tables are. See that the machine has memory for the builder and the"
+        " runtime directory has room; `dpsup check FILE` reads the tables' files.",
     ),
     "E0529": Entry(
         "a live table that changed while it was read",
         "It is read in parts, all of one version. The builder keeps the last few versions that were"
         " asked for, and this one is not among them.",
         "Read it again from its first line.",
+    ),
+    "E0534": Entry(
+        "live tables that no plugin looks up",
+        "Live tables are for plugins in C, which ask for them by name (docs/tables.md). A plugin in"
+        " Python has no call for it, and a built-in plugin needs none. Such a table takes its"
+        " memory, can be changed, and has no effect on a packet.",
+        "Leave `tables` out. A plugin in Python keeps its data in a dict, and can be handed a file"
+        " with `files`.",
     ),
     "E0541": Entry(
         "a plugin or a capture that `dpsup try` cannot read",

@@ -155,7 +155,7 @@ enum {
 	DPS_STORY_CONTINUED = 4,
 	DPS_STORY_STARVED = 5,      // ready to run, and gets no CPU
 	DPS_STORY_FED = 6,          // gets CPU again
-	DPS_STORY_LENT = 7,         // no process took the slot over: other workers have its buckets,
+	DPS_STORY_REBUCKETED = 7,   // no process took the slot over: other workers have its buckets,
 				    // and `left` packets of its lanes
 	// Of an io core: `sitter` is its index, `pid` its thread.
 	DPS_STORY_IO_STUCK = 8,     // the primary ends for it

@@ -452,6 +452,7 @@ void capture_drop(struct io *io, uint32_t why, uint32_t at, bool is_of_group, st
 // perf.c
 struct stopwatch *stopwatch_of(uint32_t io);
 void stopwatch_lent(struct io *io, const struct lane *lane);    // before it is published
+void stopwatch_ticks(struct io *io, const struct lane *lane);   // before it is collected
 void stopwatch_back(struct io *io, const struct lane *lane);    // after it was collected
 
 // answers.c: do what is asked, and say so.

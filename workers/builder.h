@@ -5,7 +5,7 @@
 // Bytes of a copy of a table, 0: there is no such table.
 uint64_t builder_bytes(uint32_t kind, uint32_t key_bytes, uint32_t value_bytes, uint64_t entries);
 
-// Begin an empty table in a copy that nobody reads. 0 or -errno.
+// Begin an empty table in a copy that no worker reads. 0 or -errno.
 int builder_begin(void *copy, uint64_t bytes, uint32_t kind, uint32_t key_bytes, uint32_t value_bytes,
 		  uint64_t entries);
 

@@ -402,7 +402,7 @@ is_mine(pid_t pid)
 }
 
 // Children of plugins that left their worker's group come to the seed when their parent has ended, as
-// it is their subreaper. Nobody asked for them, and nobody else would end them.
+// it is their subreaper. No supervisor asked for them, and no other process would end them.
 static void
 end_orphans(void)
 {
@@ -652,7 +652,7 @@ keep_arguments(int argc, char **argv)
 	seed.shared.name = strdup(seed.shared.name);
 }
 
-// As dpsup.host.process of the supervisor's: no signal that nobody means ends the seed.
+// As dpsup.host.process of the supervisor's: no signal that was not meant for it ends the seed.
 static void
 ignore_accidents(void)
 {

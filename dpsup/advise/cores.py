@@ -11,7 +11,7 @@ from dpsup.advise.lanes import NOT_HIGHER, SPARE_TIME, USEFUL, loses
 from dpsup.advise.piece import FASTER, LOSING, RISK, Effect, Key, Piece, Where
 from dpsup.advise.window import Window, mersenne, pool_need
 from dpsup.text import listing
-from dpsup.view.tables import percent, si
+from dpsup.view.columns import percent, si
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.advice import PortSeen

@@ -14,7 +14,7 @@ from dpsup.advise.window import HALF, SMALLEST_BUSY, Window, mersenne, pool_need
 from dpsup.instance.rates import LANE_RESERVE
 from dpsup.supervisor.steering import WORTHWHILE
 from dpsup.text import listing
-from dpsup.view.tables import percent, si
+from dpsup.view.columns import percent, si
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.advice import GroupSeen

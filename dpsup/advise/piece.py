@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dpsup.view.tables import si
+from dpsup.view.columns import si
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents import advice as documents

@@ -9,7 +9,7 @@ from typing import Any
 from dpsup.advise.piece import FASTER, LOSING, RISK, Effect, Key, Piece
 from dpsup.advise.window import MBUF_MORE, Window, mersenne, pool_need
 from dpsup.text import listing
-from dpsup.view.tables import percent, si
+from dpsup.view.columns import percent, si
 
 LOW = 0.08  # of a pool: it is low if fewer were ever free
 SOON_S = 120.0  # until a shrinking pool is empty

@@ -10,8 +10,8 @@ from dpsup.advise import KINDS, cores, lanes, pools
 from dpsup.advise.piece import LEVELS, Piece
 from dpsup.advise.window import Window
 from dpsup.text import listing, plural
+from dpsup.view.columns import Line, percent, si, wrap
 from dpsup.view.sections import Screen
-from dpsup.view.tables import Line, percent, si, wrap
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.advice import Advice, Bottleneck

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpsup.bench import host, others, plot, run, table
+from dpsup.bench import host, others, plot, run, text
 from dpsup.bench.compare import Change, compare
 from dpsup.bench.document import from_document, to_document
 from dpsup.bench.model import Report
@@ -108,5 +108,5 @@ def _finish(report: Report, old: Report | None, options: Options) -> tuple[Bench
         link = None
         if options.plot:
             link = os.path.relpath(options.plot, Path(options.markdown).absolute().parent)
-        _write(options.markdown, table.markdown(report, changes, plot=link))
-    return doc, table.text(report, changes)
+        _write(options.markdown, text.markdown(report, changes, plot=link))
+    return doc, text.text(report, changes)

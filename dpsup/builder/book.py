@@ -9,7 +9,7 @@ The order of a batch, of which the builder's death may cut off any rest:
    the batch.
 4. One store says that this copy holds.
 
-A builder that follows does not trust the copy that does not hold: it makes it anew from the other,
+A builder that follows does not trust the copy that does not hold: it rebuilds it from the other,
 and brings it to what the log says.
 """
 
@@ -46,8 +46,8 @@ def digest_of(text: str) -> str:
 
 
 def read_text(path: str) -> tuple[str, Stamp]:
-    """A file's text, and what is other once the file is. Nobody else answers requests meanwhile, so
-    it does not wait for the other end of a FIFO. Raises: OSError, UnicodeDecodeError."""
+    """A file's text, and what is other once the file is. No request is answered meanwhile, so it
+    does not wait for the other end of a FIFO. Raises: OSError, UnicodeDecodeError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, encoding="utf-8") as f:  # noqa: PTH123
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -170,7 +170,7 @@ class Book:
         return self._commit(operations, name, request, self.digest, kept, dry_run=dry_run)
 
     def load(self, path: str, request: str, *, dry_run: bool) -> Changed:
-        """Make the table say what a file says. Raises: DpsupError."""
+        """Change the table to what a file says. Raises: DpsupError."""
         if request in self._requests:
             return self._changed([], dry_run=False)
         entries, digest = self.read_file(path)
@@ -235,7 +235,7 @@ class Book:
             if self.log.is_long:
                 self._compact()
         except Exception as e:
-            # It is true, and this process cannot show it: the next one makes the copy anew. What
+            # It is true, and this process cannot show it: the next one rebuilds the copy. What
             # answers requests would go on after any other exception.
             traceback.print_exc()
             raise SystemExit(1) from e

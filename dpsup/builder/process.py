@@ -97,12 +97,24 @@ class Builder:
         book = self._book(request.args)
         version = want(request.args, "version", int, None)
         text, after = book.lines(want(request.args, "first", int, 0), PAGE, version)
-        return {"text": text, "next": after, "version": version or book.version}
+        return self._lines(book, text, after, version)
 
     def do_get(self, request: Request) -> TableLines:
         book = self._book(request.args)
         text = book.get(want(request.args, "key", str))
-        return {"text": text, "next": None, "version": book.version}
+        return self._lines(book, text)
+
+    @staticmethod
+    def _lines(
+        book: Book, text: str, after: int | None = None, version: int | None = None
+    ) -> TableLines:
+        return {
+            "group": book.group,
+            "table": book.table.name,
+            "text": text,
+            "next": after,
+            "version": version or book.version,
+        }
 
     @staticmethod
     def _request(args: Args) -> str:
@@ -138,7 +150,7 @@ class Builder:
         )
 
     def do_load(self, request: Request) -> Changed:
-        """Make a table what a file says; without a path, the one that the topology names."""
+        """Change a table to what a file says; without a path, the one that the topology names."""
         book = self._book(request.args)
         path = want(request.args, "path", str, "") or book.source
         if not path:

@@ -192,7 +192,7 @@ class Region:
         self._head.table[i].version[which] = version
 
     def renew(self, i: int) -> None:
-        """Make the copy that does not hold anew, from the one that does."""
+        """Rebuild the copy that does not hold from the one that does."""
         which = self.which(i)
         size = self.shapes[i].bytes
         ffi.memmove(self.copy(i, 1 - which), self.copy(i, which), size)

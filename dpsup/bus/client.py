@@ -62,7 +62,7 @@ class Client:
         raw = messages.encode_request(request)
         try:
             self._socket.send_multipart([b"", raw], zmq.NOBLOCK)
-        except zmq.Again:  # a thousand requests wait: nobody reads them
+        except zmq.Again:  # a thousand requests wait, unread
             raise self._late(verb, timeout) from None
         while (left := deadline - time.monotonic()) > 0:
             if not self._socket.poll(min(200, int(left * 1000) + 1)):

@@ -9,8 +9,10 @@ that a subscriber knows how many it missed.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -264,6 +266,29 @@ class Limiter:
             # The least recently heard of; dicts keep order.
             del self._tokens[next(iter(self._tokens))]
         return allowed
+
+
+class Sparing:
+    """What of a flood is told: the first of a kind, then one in `every` seconds, and of all kinds
+    together `most` in that time. Senders may be many, so the kinds that are known are bounded."""
+
+    def __init__(self, every: float = 600.0, most: int = 20) -> None:
+        self.every, self.most = every, most
+        self._told: dict[Hashable, tuple[float, int]] = {}  # when, and how many came since
+        self._times: deque[float] = deque(maxlen=most)
+
+    def count(self, kind: Hashable, now: float) -> int:
+        """How many there were since the last one that was told, with this one; 0: do not tell."""
+        at, since = self._told.pop(kind, (-math.inf, 0))
+        is_due = now - at >= self.every
+        if is_due and len(self._times) == self.most:
+            is_due = now - self._times[0] >= self.every
+        if is_due:
+            self._times.append(now)
+        self._told[kind] = (now, 0) if is_due else (at, since + 1)
+        while len(self._told) > self.most * 4:
+            del self._told[next(iter(self._told))]
+        return since + 1 if is_due else 0
 
 
 class Answered:

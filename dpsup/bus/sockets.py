@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import time
 import uuid
 from collections import Counter
@@ -32,14 +33,19 @@ from dpsup.bus.messages import (
     Publication,
     Reply,
     Request,
+    Sparing,
 )
 from dpsup.errors import DpsupError, TimedOut
+from dpsup.text import plural
 
 HIGH_WATER = 1000  # messages queued for a slow peer, then dropped
 LINGER_MS = 500
 IN_PROGRESS_MOST = 32  # requests of one peer at a time
 TAKEN_MOST = 16  # messages, before the event loop has its turn
 FRAMES_MOST = 3  # of a request: its peer, an empty one, the request
+
+# Hears of a message that is no request, or comes too fast, and of the process that sent it.
+OnSkip = Callable[["Peer | None", ProtocolError], None]
 
 
 class Gone(DpsupError):
@@ -80,43 +86,71 @@ def _refusal(request_id: str, error: DpsupError) -> bytes:
     return messages.encode_reply(Reply(request_id, error=messages.as_error(error)))
 
 
-_TOO_MANY = _refusal(
-    "", ProtocolError("too many requests", code="E0902", help="send fewer requests")
-)
+def _tell_log() -> OnSkip:
+    """Of a process whose error output is its log."""
+    sparing = Sparing()
+
+    def skip(sender: Peer | None, error: ProtocolError) -> None:
+        count = sparing.count((sender, error.code), time.monotonic())
+        if count:
+            print(
+                f"skipped {plural(count, 'message')} of {sender_name(sender)}: {error.message}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return skip
+
+
+def sender_name(sender: Peer | None) -> str:
+    return f"pid {sender.pid} (uid {sender.uid})" if sender else "an unknown process"
+
+
+_FLOOD = ProtocolError("too many requests", code="E0902", help="send fewer requests")
+_TOO_MANY = _refusal("", _FLOOD)
 
 
 class _Door:
     """Checks each request before it is carried out: its rate, its form, and whether it is new."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_skip: OnSkip) -> None:
         self.limiter = Limiter()
         self.answered = Answered()
         self.refused = 0
+        self._on_skip = on_skip
 
-    def open(self, frames: list[bytes]) -> Request | bytes:
+    def refuse(self, who: Peer | None, error: ProtocolError, request_id: str = "") -> bytes:
+        self.refused += 1
+        self._on_skip(who, error)
+        return _TOO_MANY if error is _FLOOD else _refusal(request_id, error)
+
+    def open(self, frames: list[bytes], who: Peer | None) -> Request | bytes:
         """The request of a message, or the answer to it."""
         if not self.limiter.allows(frames[0], time.monotonic()):
-            self.refused += 1
-            return _TOO_MANY
+            return self.refuse(who, _FLOOD)
         try:
             if len(frames) > FRAMES_MOST:
                 raise ProtocolError(f"a request has one frame, not {len(frames) - 1}")
             request = messages.decode_request(frames[-1])
         except ProtocolError as e:
-            self.refused += 1
-            return _refusal("", e)
+            return self.refuse(who, e)
         return self.answered.get(request.id) or request
 
 
 class Server:
     """A control socket in an event loop. Each request is a task; `handle` returns the result."""
 
-    def __init__(self, path: str, handle: Callable[[Request], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        handle: Callable[[Request], Awaitable[Any]],
+        on_skip: OnSkip = lambda *_: None,
+    ) -> None:
         self._context = zmq.asyncio.Context.instance()
         self._socket = self._context.socket(zmq.ROUTER)
         _bind(self._socket, path, messages.MAX_REQUEST)
         self._handle = handle
-        self._door = _Door()
+        self._door = _Door(on_skip)
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: dict[str, list[bytes]] = {}  # by request: the peers that wait for it
         self._busy: Counter[bytes] = Counter()  # requests in progress, by the peer that came first
@@ -145,7 +179,7 @@ class Server:
 
     def _open(self, frames: list[bytes], who: Peer | None) -> bytes | None:
         """Begin to carry out a request; the answer, where there is one already."""
-        peer, opened = frames[0], self._door.open(frames)
+        peer, opened = frames[0], self._door.open(frames, who)
         if isinstance(opened, bytes):
             return opened
         peers = self._running.get(opened.id)
@@ -154,15 +188,12 @@ class Server:
                 peers.append(peer)
             return None
         if self._busy[peer] >= IN_PROGRESS_MOST:
-            self._door.refused += 1
-            return _refusal(
-                opened.id,
-                ProtocolError(
-                    f"{IN_PROGRESS_MOST} requests of this connection are in progress",
-                    code="E0902",
-                    help="wait for their answers",
-                ),
+            error = ProtocolError(
+                f"{IN_PROGRESS_MOST} requests of this connection are in progress",
+                code="E0902",
+                help="wait for their answers",
             )
+            return self._door.refuse(who, error, opened.id)
         self._busy[peer] += 1
         self._running[opened.id] = [peer]
         task = asyncio.create_task(self._answer(replace(opened, peer=who)))
@@ -228,7 +259,7 @@ class Responder:
         _bind(self._socket, path, messages.MAX_REQUEST)
         self._handle, self._long = handle, long
         self._aside = Aside(handle)
-        self._door = _Door()
+        self._door = _Door(_tell_log())
         # The one peer is this instance's supervisor, whose requests are not limited.
         self._door.limiter = Limiter(rate=1e6, burst=1e6)
         self._poller = zmq.Poller()
@@ -250,8 +281,9 @@ class Responder:
         return {fd for fd in ready if isinstance(fd, int)}
 
     def _answer(self) -> None:
-        frames = self._socket.recv_multipart()
-        peer, opened = frames[0], self._door.open(frames)
+        received = self._socket.recv_multipart(copy=False)
+        frames = [frame.bytes for frame in received]
+        peer, opened = frames[0], self._door.open(frames, _peer(received[-1]))
         if isinstance(opened, bytes):
             self._send(peer, opened)
         elif opened.verb in self._long:
@@ -274,9 +306,13 @@ class Responder:
 
 
 class AsyncClient:
-    """Ask a `Responder` from an event loop; requests may overlap."""
+    """Ask a `Responder` from an event loop; requests may overlap. `on_skip` hears of an answer that
+    cannot be read."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(
+        self, path: str, on_skip: Callable[[ProtocolError], None] = lambda _: None
+    ) -> None:
+        self._on_skip = on_skip
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(f"ipc://{path}")
@@ -288,7 +324,8 @@ class AsyncClient:
             frames = await self._socket.recv_multipart()
             try:
                 reply = messages.decode_reply(frames[-1])
-            except ProtocolError:
+            except ProtocolError as e:
+                self._on_skip(e)
                 continue
             future = self._waiting.pop(reply.id, None)
             if future is not None and not future.done():

@@ -133,7 +133,7 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
 
 
 def _offloads(topology: Topology, host: Host, i: int, interface: str) -> Iterator[Problem]:
-    """The first complaint of all who put dpsup between kernel interfaces."""
+    """What users complain of first who put dpsup between kernel interfaces."""
     found = host.offloads(interface)
     if found is None or not (commands := found.commands(interface)):
         return

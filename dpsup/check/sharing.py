@@ -2,8 +2,8 @@
 """Do two ports, or two instances, use one file or one interface? And can an output be written?
 
 A port empties its output file when it opens it, so whatever else that file is for is lost; an
-interface hands each packet to all who listen. Files are told apart by device and inode: links, and
-paths that are written differently, deceive nobody.
+interface hands each packet to every listener. Files are told apart by device and inode: links, and
+paths that are written differently, do not deceive it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _output(
             path,
             f"{show(file)[1:-1]} is no file that packets can be written to",
             code="E0442",
-            why="a device takes anything and keeps nothing, so that nobody could tell what arrived",
+            why="a device takes anything and keeps nothing, so that no count can say what arrived",
             help="name a file, or /dev/null",
         )
         return

@@ -216,7 +216,7 @@ def _pairs(words: tuple[str, ...]) -> dict[str, str]:
 @click.command()
 @click.argument("file", required=False, type=click.Path(readable=False))
 @click.option("--dry-run", is_flag=True, help="Print the changes without applying them.")
-@click.option("--partial", is_flag=True, help="Make the changes that need no restart.")
+@click.option("--partial", is_flag=True, help="Apply the changes that need no restart.")
 @judging_options
 @output_option
 @name_option

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from dpsup.errors import DpsupError, Exit, TopologyError
 from dpsup.host.machine import read_host
+from dpsup.packets.pcap import to_bytes
+from dpsup.packets.traffic import Traffic
 from dpsup.topology import templates
 from dpsup.topology.load import parse
 
@@ -17,6 +19,8 @@ def write(file: str, template: str, name: str, *, force: bool = False) -> list[s
     to print. Raises: DpsupError; TopologyError if `name` is not valid."""
     directory, topology = Path(file).parent, Path(file).name
     start = templates.make(template, name, topology, sorted(read_host().allowed))
+    if template == "ci":  # a job has no input of its own yet
+        start.files[templates.CAPTURE] = to_bytes(Traffic(flows=16, numbers=16).frames())
     reading = parse(start.files[topology].decode(), file, str(Path(file).absolute()))
     if not reading.sound:
         raise TopologyError(reading.problems)

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from dpsup.cli.options import connect, name_option, output_option, print_json
 from dpsup.errors import UsageError
+from dpsup.instance.status import API
 from dpsup.text import suggest
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
-    from dpsup.documents.tables import Changed
+    from dpsup.documents.tables import Changed, TableLines
     from dpsup.instance.client import Instance
 
 # By verb: how many words follow it, and what they are.
@@ -33,7 +36,7 @@ VERBS = {
 
 @click.command(options_metavar="[OPTIONS]")
 @click.argument("words", nargs=-1, metavar="[WORDS...]")
-@click.option("--dry-run", is_flag=True, help="Check the change without making it.")
+@click.option("--dry-run", is_flag=True, help="Check the change without applying it.")
 @output_option
 @name_option
 @click.pass_context
@@ -51,7 +54,7 @@ def table(ctx: click.Context, words: tuple[str, ...], dry_run: bool, output: str
       set KEY VALUE         add or replace
       del KEY               remove an entry
       clear                 remove all
-      load [FILE]           make the table what FILE says; by default the topology's file
+      load [FILE]           change it to what FILE says; by default the topology's file
       diff [FILE]           print what `load` would do
       batch FILE            carry out the operations in FILE, all or none
 
@@ -78,12 +81,13 @@ def table(ctx: click.Context, words: tuple[str, ...], dry_run: bool, output: str
     if verb in ("load", "diff", "batch"):
         rest = tuple(os.path.abspath(one) for one in rest)  # noqa: PTH100
     with connect(ctx) as instance:
-        if verb == "show":
-            for part in instance.table_lines(name):
+        if verb in ("show", "get"):
+            pages = instance.table_pages(name, *rest)
+            parts = (
+                _as_json(instance.name, pages) if output == "json" else (p["text"] for p in pages)
+            )
+            for part in parts:
                 click.echo(part, nl=False)
-            return
-        if verb == "get":
-            click.echo(instance.table_get(name, rest[0]), nl=False)
             return
         doc = _change(instance, name, verb, rest, dry_run=dry_run or verb == "diff")
     if output == "json":
@@ -100,6 +104,22 @@ def table(ctx: click.Context, words: tuple[str, ...], dry_run: bool, output: str
             f"{doc['group']}/{doc['table']}: {count}, {doc['entries']} entries, "
             f"version {doc['version']}"
         )
+
+
+def _as_json(name: str, pages: Iterator[TableLines]) -> Iterator[str]:
+    """A Table document, part by part: of a million entries it is 100 MB."""
+    comma = ""
+    for page in pages:
+        if not comma:
+            head = {"group": page["group"], "table": page["table"], "version": page["version"]}
+            text = json.dumps({"apiVersion": API, "kind": "Table", "name": name, **head}, indent=2)
+            yield f'{text[:-2]},\n  "entries": ['
+        for line in page["text"].splitlines():
+            key, value = line.split(" ", 1)
+            yield f"{comma}\n    {json.dumps({'key': key, 'value': value})}"
+            comma = ","
+        comma = comma or " "
+    yield "\n  ]\n}\n"
 
 
 def _check(verb: str, rest: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ class PortCounters(TypedDict):
     tx_bytes: Annotated[int, "bytes sent"]
     rx_missed: Annotated[
         int,
-        "lost in the NIC or driver for want of a descriptor; of `net_af_packet`, dropped by the"
+        "lost in the NIC or driver for lack of a descriptor; of `net_af_packet`, dropped by the"
         " kernel as the ring of the port's sockets was full",
     ]
     rx_errors: Annotated[int, "errors, as the driver counts them"]

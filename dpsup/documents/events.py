@@ -37,6 +37,7 @@ TYPES = {
     "port": "a port does not forward, or forwards again: interface, link, device",
     "warning": "a setting could not be applied",
     "error": "an operation failed and is tried again",
+    "skipped": "a message, answer or line that could not be read was skipped: from which process",
     "fault": "an internal error: its traceback is in the log, and the instance runs on",
     "failed": "the error that ends the instance",
 }
@@ -65,7 +66,7 @@ class Fields(TypedDict, total=False):
         " the tick skipped",
     ]
     buckets_moved: Annotated[int, "buckets moved, of 512"]
-    count: Annotated[int, "changes of tables since the event before, of which this is the last"]
+    count: Annotated[int, "changes of tables, or messages skipped, since the event before"]
     cycles: Annotated[list[float], "cycles per packet of the old version and the new"]
     drops: Annotated[list[float], "shares dropped by the plugin, of the old version and the new"]
     dry_run: Annotated[bool, "decided, and not done"]
@@ -110,7 +111,7 @@ class Fields(TypedDict, total=False):
     ]
     ticked: Annotated[bool, "`blamed` is said of a tick"]
     tried: Annotated[int, "spares that did not take the slot in time"]
-    uid: Annotated[int | None, "the user that the process of a command ran as, null: not known"]
+    uid: Annotated[int | None, "the user that a command or message came from, null: not known"]
     verb: Annotated[str, "the command: `scale`, `stop`"]
     verdict: Annotated[str, "the verdict's word, as the worker wrote it"]
     why: Annotated[str, "the cause, or the state machine's event"]

@@ -21,7 +21,7 @@ from dpsup.documents.quarantine import Packet
 from dpsup.documents.since import Mark as MarkAt
 from dpsup.documents.since import Since
 from dpsup.documents.status import Account, Head, Named, Rollout, Status, Usage
-from dpsup.documents.tables import Tables
+from dpsup.documents.tables import Table, Tables
 from dpsup.documents.trial import Try
 from dpsup.documents.where import Where
 
@@ -281,6 +281,9 @@ DOCUMENTS = {
     "Mempools": Printed("dpsup mempools", "", rates.Mempools),
     "Lanes": Printed("dpsup lanes", "", rates.Lanes),
     "Tables": Printed("dpsup table", "The live tables of all groups.", Tables),
+    "Table": Printed(
+        "dpsup table routes show", "Also of `get KEY`; entries as in the table's file.", Table
+    ),
     "Picture": Printed("dpsup graph", "The source of all tables and pictures.", rates.Picture),
     "Stats": Printed(
         "dpsup stats", "Counters as the primary has them, in cycles and by slot.", Stats

@@ -9,6 +9,7 @@ from dpsup.documents.counters import Counters, Lane, PortInfo
 from dpsup.documents.plan import Chain, Plan
 from dpsup.documents.status import (
     Account,
+    Builder,
     Group,
     Named,
     Pool,
@@ -85,7 +86,7 @@ class LaneRates(TypedDict):
     lane_full: Annotated[int, "packets dropped: no room"]
     corrupt: Annotated[int, "packets dropped: the lane was found corrupt"]
     pps: Annotated[float | None, "returned a second"]
-    full_pps: Annotated[float | None, "dropped for want of room a second"]
+    full_pps: Annotated[float | None, "dropped for lack of room a second"]
 
 
 class IoRates(TypedDict):
@@ -143,6 +144,7 @@ class Picture(Measured):
     up_s: Annotated[float | None, "seconds since the supervisor's start"]
     supervisor: Supervisor
     primary: Process
+    builder: Builder | None
     topology_file: Annotated[str, "the file that it was started with"]
     ports: list[PortRates]
     io: list[IoRates]

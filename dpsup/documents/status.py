@@ -33,7 +33,7 @@ class Port(TypedDict):
     tx_packets: Annotated[int, "taken by the driver, without those that it failed to send"]
     rx_missed: Annotated[
         int,
-        "lost in the NIC or driver for want of a descriptor; of `net_af_packet`, dropped by the"
+        "lost in the NIC or driver for lack of a descriptor; of `net_af_packet`, dropped by the"
         " kernel as the ring of the port's sockets was full",
     ]
     tx_dropped: Annotated[int, "dropped because the tx queue was full"]
@@ -48,6 +48,12 @@ class Port(TypedDict):
     link_mbps: Annotated[int, "its speed, 0: unknown"]
     absent: Annotated[bool, "it has no device now; it is opened once it has one"]
     trouble: Annotated[str, "why it does not forward, in words; empty: it does"]
+
+
+class Builder(TypedDict):
+    pid: Annotated[int | None, "the process, null: none runs"]
+    state: Annotated[str, "starting, ready, failing: several ended, one after the other, unready"]
+    why: Annotated[str, "how the last one ended, empty: it is ready, or none has ended"]
 
 
 class Pool(TypedDict):
@@ -177,7 +183,7 @@ class Recovery(TypedDict):
     deaths: Annotated[int, "workers that died unasked"]
     primary_deaths: Annotated[int, "primaries that died unasked"]
     lost: Annotated[int, "packets that were under way when a primary died"]
-    duplicated: Annotated[int, "always 0, as nobody counts it; `dpsup chaos` does"]
+    duplicated: Annotated[int, "always 0, as an instance does not count it; `dpsup chaos` does"]
     quarantined: Annotated[int, "packets put in quarantine"]
     last_failover_us: Annotated[
         float | None,
@@ -196,6 +202,9 @@ class Status(Named):
     supervisor: Supervisor
     primary: Process
     seed: Process | None
+    builder: Annotated[
+        Builder | None, "what changes live tables, null: there are none, or it is not known"
+    ]
     topology_file: Annotated[str, "the file that it was started with"]
     started_ns: Annotated[int | None, "when the supervisor started"]
     ports: list[Port]
@@ -215,7 +224,7 @@ class Fates(TypedDict):
     """Packets received, and what was added to them, by what became of them."""
 
     received: Annotated[int, "packets received"]
-    missed: Annotated[int, "lost by the drivers, for want of a descriptor or an mbuf"]
+    missed: Annotated[int, "lost by the drivers, for lack of a descriptor or an mbuf"]
     sent: Annotated[int, "packets sent"]
     dropped: Annotated[dict[str, int], "dropped, by reason"]
     in_flight: Annotated[int, "received, neither sent nor dropped yet"]
@@ -292,6 +301,7 @@ class View(TypedDict):
     state: str
     primary: Process
     seed: Process
+    builder: Builder | None
     absent: list[str]
     groups: list[GroupView]
     recovery: RecoveryView

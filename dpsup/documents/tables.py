@@ -35,7 +35,21 @@ class Changed(TypedDict):
     text: Annotated[str, "of a dry run the first operations, as text"]
 
 
+class TableEntry(TypedDict):
+    key: Annotated[str, "as in the table's file"]
+    value: Annotated[str, "likewise"]
+
+
+class Table(Named):
+    group: Annotated[str, "the group"]
+    table: Annotated[str, "the table"]
+    version: Annotated[int, "batches that made the table"]
+    entries: list[TableEntry]
+
+
 class TableLines(TypedDict):
+    group: Annotated[str, "the group"]
+    table: Annotated[str, "the table"]
     text: Annotated[str, "lines of the table's file"]
     next: Annotated[int | None, "the line to go on with, null: that was all"]
     version: Annotated[int, "batches that made the table"]

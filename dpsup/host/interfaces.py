@@ -116,8 +116,8 @@ def takes_connection(address: str) -> bool:
 
 
 def remove_dead_socket(path: str) -> bool:
-    """Remove the socket that a dead process left, of which it must have been the owner's: nobody
-    listens there. False: it is not there, not ours, not a socket, or alive."""
+    """Remove the socket of a dead process of this user: no process listens
+    there. False: it is not there, not ours, not a socket, or alive."""
     try:
         found = os.lstat(path)
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a plugin's file says before anybody loads it: an ELF file's exported `dps_plugin`, or a
+"""What a plugin's file says before a process loads it: an ELF file's exported `dps_plugin`, or a
 source in Python.
 
 Only numbers are read: pointers in a file are not what they are once it is loaded.

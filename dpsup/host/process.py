@@ -173,8 +173,8 @@ _ACCIDENTS = (
 
 
 def ignore_accidents() -> None:
-    """Of this process and what it starts: no signal that nobody means ends it. Those that are left
-    are orders, faults (SIGSEGV, SIGABRT …), and job control (SIGTSTP, SIGCONT)."""
+    """Of this process and what it starts: no signal that was sent by mistake ends it. Those that
+    are left are orders, faults (SIGSEGV, SIGABRT …), and job control (SIGTSTP, SIGCONT)."""
     real_time = range(signal.SIGRTMIN, signal.SIGRTMAX + 1)
     for number in (*_ACCIDENTS, *real_time):
         signal.signal(number, signal.SIG_IGN)
@@ -349,14 +349,17 @@ def is_ending(status: int) -> bool:
     )
 
 
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def describe_status(status: int) -> str:
     """ "exit 106" or "SIGKILL", from a waitpid status."""
     if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        try:
-            return signal.Signals(number).name
-        except ValueError:
-            return f"signal {number}"
+        return signal_name(os.WTERMSIG(status))
     return f"exit {os.waitstatus_to_exitcode(status)}"
 
 

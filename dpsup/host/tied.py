@@ -86,7 +86,7 @@ def wait_for(what: Callable[[], bool], timeout: float, doing: str, step: float =
     deadline = time.monotonic() + timeout
     while not what():
         if time.monotonic() > deadline:
-            raise DpsupError(f"waited {timeout:g} s in vain for {doing}")
+            raise DpsupError(f"waited {timeout:g} s for {doing}")
         time.sleep(step)
 
 

@@ -357,18 +357,27 @@ class Instance:
     def table_lines(self, table: str, *, timeout: float = TABLE_S) -> Iterator[str]:
         """The lines of a table ("routes", or "fw/routes"), as its file has them, in parts. All
         are of one version. Raises: DpsupError E0529 where it has changed too often meanwhile."""
+        for page in self.table_pages(table, timeout=timeout):
+            yield page["text"]
+
+    def table_pages(
+        self, table: str, key: str = "", *, timeout: float = TABLE_S
+    ) -> Iterator[TableLines]:
+        """The same, or the line of one key, with the table's group, name and version."""
         first: int | None = 0
         args: dict[str, Any] = _table(table)
+        if key:
+            yield self._ask("table_get", timeout, key=key, **args)
+            return
         while first is not None:
-            part: TableLines = self._ask("table_show", timeout, **{**args, "first": first})
-            yield part["text"]
-            first = part["next"]
-            args["version"] = part["version"]
+            page: TableLines = self._ask("table_show", timeout, **{**args, "first": first})
+            yield page
+            first = page["next"]
+            args["version"] = page["version"]
 
     def table_get(self, table: str, key: str, *, timeout: float = TABLE_S) -> str:
         """The line of one key. Raises: NoSuchObject."""
-        found: TableLines = self._ask("table_get", timeout, key=key, **_table(table))
-        return found["text"]
+        return "".join(page["text"] for page in self.table_pages(table, key, timeout=timeout))
 
     def table_change(
         self, table: str, operations: str, *, dry_run: bool = False, timeout: float = TABLE_S
@@ -395,7 +404,7 @@ class Instance:
     def table_load(
         self, table: str, file: str = "", *, dry_run: bool = False, timeout: float = TABLE_S
     ) -> Changed:
-        """Make a table what a file says, which the instance reads; by default the one that the
+        """Change a table to what a file says, which the instance reads; by default the one that the
         topology names."""
         args = {**_table(table), "path": file, "dry_run": dry_run, **_once()}
         return cast("Changed", self._ask("table_load", timeout, **args))

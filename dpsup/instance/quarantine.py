@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 from dpsup.errors import NoSuchObject, NotPermitted, NotRunning, UsageError
 from dpsup.host import private
+from dpsup.host.process import signal_name
 from dpsup.instance import client, runtime_dir
 from dpsup.instance.runtime_dir import PLAN, Runtime
 from dpsup.instance.status import API
@@ -166,13 +166,6 @@ def _worker(plan: Plan, slot: int) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def describe(plan: Plan, packet: Evidence, at: float, at_ns: int) -> Story:
     """The story of a packet as the primary tells it; `at` (wall clock, seconds) and `at_ns`
     (monotonic) are the same moment."""
@@ -191,7 +184,7 @@ def describe(plan: Plan, packet: Evidence, at: float, at_ns: int) -> Story:
                 "plugin": ran,
                 "pid": death["pid"],
                 "hung": bool(death["hung"]),
-                "signal": _signal(number) if number else None,
+                "signal": signal_name(number) if number else None,
                 "code": death["code"] if number else None,
                 "address": f"{death['address']:#x}" if number else None,
                 "backtrace": death["frames"],

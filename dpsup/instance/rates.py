@@ -82,6 +82,7 @@ def picture(before: Look | None, after: Look) -> Picture:
         "up_s": _since(status, status.get("started_ns")),
         "supervisor": status["supervisor"],
         "primary": status["primary"],
+        "builder": status.get("builder"),  # a supervisor of an older dpsup does not say
         "topology_file": status["topology_file"],
         "ports": made.ports(),
         "io": io,
@@ -236,7 +237,7 @@ class _Maker:
         return found
 
     def _dropped_before(self, group: int) -> dict[str, int]:
-        """In the window, for want of a worker or of room to wait for one."""
+        """In the window, for lack of a worker or of room to wait for one."""
         if self.old is None or self.counters is None:
             return {}
         old, now = (group_dropped(c["groups"][group]) for c in (self.old, self.counters))

@@ -483,7 +483,7 @@ class Runtime:
                     os.unlink(one, dir_fd=directory)
 
     def _dead_sockets(self) -> list[str]:
-        """Remove what the plan's net_memif servers left: nobody could listen there again."""
+        """Remove what the plan's net_memif servers left: no primary could listen there again."""
         from dpsup.topology.values import memif_of
 
         try:

@@ -225,7 +225,7 @@ class Ports:
             self._shut(one, False)
 
     def _is_there(self, one: Watched) -> bool:
-        """What the driver would look for; without it there is no use in an attempt."""
+        """What the driver would look for; without it no attempt can succeed."""
         if not one.port["vdev"]:
             device = one.port["device"]
             why = pci.trouble(device)

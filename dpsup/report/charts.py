@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dpsup.report.html import Html, tag
-from dpsup.view.tables import si
+from dpsup.view.columns import si
 
 if TYPE_CHECKING:
     from dpsup.documents.status import Histogram

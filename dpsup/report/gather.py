@@ -20,7 +20,7 @@ from dpsup.instance.history import Wanted
 from dpsup.instance.runtime_dir import PLAN
 from dpsup.report.page import Gathered, Told, page
 from dpsup.view import dot, graph, sections
-from dpsup.view.tables import plain
+from dpsup.view.columns import plain
 
 if TYPE_CHECKING:
     from dpsup.documents.plan import Plan

@@ -14,9 +14,9 @@ from dpsup.report import charts
 from dpsup.report.html import Html, cell, join, table, tag, trusted
 from dpsup.report.style import STYLE
 from dpsup.text import plural
+from dpsup.view.columns import ago, counts, percent, si
 from dpsup.view.hints import FULL, hints
 from dpsup.view.sections import BUSY, account
-from dpsup.view.tables import ago, counts, percent, si
 
 if TYPE_CHECKING:
     from dpsup.documents.advice import Advice

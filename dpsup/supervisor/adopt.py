@@ -92,7 +92,7 @@ def _flat(plan: Plan) -> Iterator[tuple[str, Any]]:
         if key in _VOLATILE:
             continue
         if key == "eal_args":
-            # The prefix has the generation's number; CPUs of the supervisor are its own affair.
+            # The prefix has the generation's number; CPUs of the supervisor may differ.
             words = [w for w in value if prefix not in w and not w.startswith("--lcores")]
             yield "host.eal_extra", tuple(words)
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from dpsup.bus.messages import Request
+from dpsup.bus.messages import Peer, ProtocolError, Request
 from dpsup.bus.sockets import Publisher, Server
 from dpsup.documents.counters import Counters
 from dpsup.errors import DpsupError, Exit
@@ -194,6 +194,9 @@ class Supervisor:
         self.model.rx_on = True
         self.life.rejoin = partial(self.rejoin.begin, found, past)
 
+    def _skip(self, sender: Peer | None, error: ProtocolError) -> None:
+        self.core.skip("bus", "a message", error.message, sender)
+
     async def run(self) -> int:
         """Until the instance has ended, or this supervisor has crashed; the exit code."""
         core, model = self.core, self.model
@@ -205,7 +208,7 @@ class Supervisor:
             loop.add_signal_handler(sig, core.guard, self._interrupted)
         loop.add_signal_handler(signal.SIGHUP, core.guard, self._hung_up, process.has_terminal())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ORDERS)
-        server = Server(model.runtime.file(CONTROL), partial(self._handle, self))
+        server = Server(model.runtime.file(CONTROL), partial(self._handle, self), self._skip)
         serving = asyncio.create_task(server.serve())
         core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches
         core.spawn(PluginFiles(core, model, core.fault).run(), feature="plugin files")

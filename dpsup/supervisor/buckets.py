@@ -103,7 +103,7 @@ class Buckets:
                 worker.takeovers = -1  # the next look grants it anew
                 raise
 
-    def lend(self, worker: Worker) -> None:
+    def rebucket(self, worker: Worker) -> None:
         """Until it is back, others of its group handle its buckets, and what is in its lanes."""
         worker.fed = False
         self._core.spawn(self.steer(self._model.group_of(worker)))

@@ -76,6 +76,8 @@ class Children:
                 self._core.fire(child, "ready")
             elif line.startswith("REFUSED "):
                 child.refused = line.removeprefix("REFUSED ")
+            elif line:
+                self._core.skip(child.name, "a line about its start", repr(line))
 
         Lines(spawned.output, lambda line: self._core.log.add(name=child.name, line=line))
         Lines(spawned.notify, noted)

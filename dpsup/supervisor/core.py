@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from dpsup.bus.messages import Peer
 from dpsup.documents.events import Event
 from dpsup.documents.printed import LogLine
 from dpsup.supervisor.journal import Journal
@@ -58,6 +59,10 @@ class Core(Protocol):
 
     def guard(self, call: Callable[..., object], *args: Any) -> None:
         """Call a function now; an unforeseen exception in it is a fault of the core."""
+
+    def skip(self, name: str, what: str, why: str, sender: Peer | None = None) -> None:
+        """Say that `what` came from `name`, or from the process `sender`, could not be read, and
+        was skipped. Of many alike the first is said, then one in some minutes."""
 
     def wake(self) -> None:
         """Wake `until`: a condition that it waits for may have changed."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Accounts for what the wardens did: deaths, successors, repairs, lent buckets."""
+"""Accounts for what the wardens did: deaths, successors, repairs, buckets given away."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dpsup.supervisor.policy import Ending, decide
 from dpsup.supervisor.silence import ANSWER_S
 from dpsup.supervisor.sitters import FATE_S, Sitters
 from dpsup.supervisor.spares import Spares
-from dpsup.supervisor.stories import DEATH, LENT
+from dpsup.supervisor.stories import DEATH, REBUCKETED
 from dpsup.supervisor.workers import Workers
 
 FATE_MOST_S = 10.0  # for a warden to notice an end; milliseconds
@@ -117,7 +117,7 @@ class Deaths:
     async def _follow(self, story: Story) -> None:
         if story["kind"] == DEATH:
             await self._hear_death(story)
-        elif story["kind"] == LENT:
+        elif story["kind"] == REBUCKETED:
             await self._hear_lent(story)
         elif story["kind"] in stories.IO_SAID:
             self._hear_io(story)
@@ -130,21 +130,22 @@ class Deaths:
         self._core.events.add(type="health", name=f"io core {core}", pid=story["pid"], message=said)
 
     def _hear_health(self, story: Story) -> None:
-        """A stopped worker lends its buckets out until it continues: what comes from now on need
-        not wait for it. What it has in its lanes does: no process may touch that while it lives."""
+        """The others of its group have a stopped worker's buckets until it continues: what comes
+        from now on need not wait for it. What is in its lanes does: no process may touch that while
+        it lives."""
         for worker in self._model.workers():
             if worker.pid != story["pid"]:
                 continue
             worker.health = stories.HEALTH[story["kind"]]
             said = stories.SAID[story["kind"]]
             self._core.events.add(type="health", name=worker.name, pid=worker.pid, message=said)
-            lends = worker.health == "stopped"
-            if worker.state == "running" and worker.fed == lends:
-                worker.fed = not lends
+            stopped = worker.health == "stopped"
+            if worker.state == "running" and worker.fed == stopped:
+                worker.fed = not stopped
                 self._core.spawn(self._buckets.steer(self._model.group_of(worker)))
 
     async def _hear_lent(self, story: Story) -> None:
-        """The primary lent a slot's buckets out, as no answer came in time: take over its map."""
+        """The primary gave a slot's buckets away, as no answer came in time: take over its map."""
         worker = self._model.worker_in(story["slot"])
         if worker is None:
             return
@@ -274,7 +275,7 @@ class Deaths:
         sitter, story = worker.sitter, worker.story
         if story is not None:
             await self._give_up_lanes(worker, story)
-        # What is in its lanes now, and what still comes until its buckets are lent out.
+        # What is in its lanes now, and what still comes until its buckets are given away.
         worker.left = True
         code = None
         if sitter is not None:
@@ -292,7 +293,7 @@ class Deaths:
         """A story from when no supervisor heard it; the worker, if it tells of a worker's death."""
         worker = self._model.worker_in(story["slot"])
         if story["kind"] != DEATH:
-            if worker is not None and story["kind"] == LENT:
+            if worker is not None and story["kind"] == REBUCKETED:
                 self._core.events.add(type="lent", name=worker.name, requeued=story["left"])
             elif worker is not None and story["kind"] in stories.SAID:
                 said = stories.SAID[story["kind"]]

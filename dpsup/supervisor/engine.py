@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
+from dpsup.bus.messages import Peer, Sparing
 from dpsup.bus.sockets import AsyncClient, Gone, Publisher
 from dpsup.documents.events import Event
 from dpsup.documents.printed import LogLine
@@ -38,6 +39,7 @@ SLOW = {  # what it mostly waits for
     "seed": "it attaches to the primary",
     "worker": "the plugin's init runs",
 }
+WHY_MOST = 200  # characters: the sender chose them, perhaps
 FAULT_QUIET_S = 60.0  # between two events about the same fault of a feature
 
 Actions = Mapping[str, Callable[[Any], None]]
@@ -62,6 +64,7 @@ class Engine:
         self._changed = asyncio.Event()
         self._writing = False
         self._unwritable = False
+        self._sparing = Sparing()  # of what is skipped
 
     def connect(self, kind: str, actions: Actions) -> None:
         """Register a part's methods for the actions of one machine of the table."""
@@ -71,7 +74,7 @@ class Engine:
 
     def fire(self, machine: Machine, event: str) -> None:
         if self.crashed:
-            return  # what follows is the next supervisor's affair
+            return  # what follows is up to the next supervisor
         step = fsm.step(machine.kind, machine.state, event)
         old, machine.state = machine.state, step.state
         if old != step.state:
@@ -115,6 +118,19 @@ class Engine:
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def skip(self, name: str, what: str, why: str, sender: Peer | None = None) -> None:
+        count = self._sparing.count((name, what, sender), time.monotonic())
+        if not count:
+            return
+        self.events.add(
+            type="skipped",
+            name=name,
+            pid=sender.pid if sender else 0,
+            uid=sender.uid if sender else None,
+            count=count,
+            message=f"{what} is skipped: {why[:WHY_MOST]}",
+        )
 
     def deadline(self, machine: Machine, seconds: float, event: str) -> None:
         machine.met()
@@ -209,7 +225,8 @@ class Engine:
     def open_asks(self) -> None:
         """The primary answers from now on."""
         self.close_asks()
-        self._asks = AsyncClient(self.model.runtime.file(PRIMARY))
+        path = self.model.runtime.file(PRIMARY)
+        self._asks = AsyncClient(path, lambda e: self.skip("primary", "an answer", e.message))
 
     def close_asks(self) -> bool:
         """Whether it answered before."""

@@ -63,7 +63,7 @@ class Life:
         model = self._model
         for worker in model.workers():
             worker.growing &= worker.state in ("stopped", "starting")
-        # Between two sizes a group lacks nobody: those that it grows by are on their way.
+        # Between two sizes a group lacks no worker: those that it grows by are on their way.
         whole = all(
             g.ready + sum(w.growing and w.wanted for w in g.workers) >= g.desired
             for g in model.groups
@@ -120,7 +120,7 @@ class Life:
                 return
         except Gone:
             raise
-        except DpsupError as e:  # an io core that did not answer: nobody else opens the input
+        except DpsupError as e:  # an io core that did not answer: no other part opens the input
             self._core.events.add(type="error", message=str(e))
             self._core.later(AGAIN_S, self._open_again, generation)
             return

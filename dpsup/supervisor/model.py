@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, cast
 
 from dpsup.bus.messages import Request
 from dpsup.documents.counters import Counters
-from dpsup.documents.status import LastExit, Summary
+from dpsup.documents.status import Builder, LastExit, Summary
 from dpsup.documents.story import Hello, Story
 from dpsup.errors import DpsupError
 from dpsup.host.process import Identity
@@ -234,6 +234,7 @@ class Model(Machine):
         self.troubles: dict[str, str] = {}  # ports that do not forward, and why
         self.adopted = False  # the data plane is older than this supervisor
         self.rx_on = False
+        self.builder: Builder | None = None  # of live tables, where there are any
         self.short: list[str] = []  # ports whose output files lack bytes
         self.is_done = False  # a job's input is idle: it ends by itself, not by a person's order
         self.promised: dict[str, int] = {}  # by port, the packets that a job's captures hold

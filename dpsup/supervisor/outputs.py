@@ -105,7 +105,7 @@ def complaints(short: list[Unwritten], not_read: list[Unread]) -> list[DpsupErro
             f"port `{one['port']}` read {one['read']} of {plural(one['packets'], 'packet')}",
             code="E0809",
             why="its captures hold more than the driver handed out",
-            help="a longer --exit-when-idle, or a file that nobody changes meanwhile",
+            help="a longer --exit-when-idle, or a file that is not changed meanwhile",
         )
         for one in not_read
     ]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether, when and with whom a worker that ended is started again. Pure: the time is an argument,
-and so is chance.
+"""Whether, when and with which others a worker that ended is started again. Pure: the time is an
+argument, and so is chance.
 
 OTP's words: at most `intensity` restarts within `period`, as a leaky bucket (so a worker that
 crashed five times last night has its credit back in the morning); the delay grows by `factor`
@@ -132,7 +132,7 @@ def last_credit(policy: Policy, now: float) -> History:
 
 def allowance(policy: Policy, history: History, now: float) -> int:
     """How many failures from `now` on are followed by a restart for certain: so often a spare may
-    take over before anybody has judged. With `on-failure` the warden has to leave out a worker that
+    take over before it has been judged. With `on-failure` the warden has to leave out a worker that
     says of itself that it left in order."""
     if policy.policy == "never":
         return 0

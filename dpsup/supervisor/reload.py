@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Make a running instance what its changed file says. plan.diff decides; this carries it out."""
+"""Changes a running instance as its changed file says. plan.diff decides; this carries it out."""
 
 from __future__ import annotations
 

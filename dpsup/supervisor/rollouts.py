@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from dpsup.documents.printed import Revisions, Rolled
 from dpsup.documents.state import Rollouts as Records
 from dpsup.documents.story import Story
 from dpsup.errors import DpsupError, TimedOut, UsageError
+from dpsup.host import process
 from dpsup.instance import plugins
 from dpsup.instance.runtime_dir import PLAN, ROLLOUT
 from dpsup.limits import ARGS, PLUGIN_PATH, args_size, is_plugin_file
@@ -138,7 +138,7 @@ class Rollouts:
         if story.get("hung"):
             one.blame(f"{worker.name} was stuck with it")
         elif story.get("signal") and story.get("sender", 0) in (0, sitter.pid):
-            one.blame(f"{worker.name} died of it: {signal.Signals(story['signal']).name}")
+            one.blame(f"{worker.name} died of it: {process.signal_name(story['signal'])}")
         elif code is not None and code >= 0 and code != _abi.DPS_EXIT_TEMPORARY:
             one.blame(f"{worker.name} left with exit code {code}")
 

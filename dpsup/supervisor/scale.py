@@ -212,7 +212,7 @@ class Scaler:
                 doc["why"] += "; one bucket alone is more than a share, and a flow is never split"
         if dry_run or doc["why"]:
             return doc
-        # From now on scaling and lending keep the loads even, not the numbers of buckets.
+        # From now on scaling and deaths keep the loads even, not the numbers of buckets.
         group.loads, group.home = loads, steering.EMPTY
         await self._buckets.steer(group)
         after = await self.measure(group, seconds)

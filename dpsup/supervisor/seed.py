@@ -180,7 +180,7 @@ class Attach:
     def quit(self, seed: Child) -> None:
         self._core.deadline(seed, QUIT_S, "late")
         if not self._sitters.can_fork:
-            # It was ready during the stop, and nobody has connected to it: it hears no word.
+            # It was ready during the stop, and no supervisor has connected to it: it hears no word.
             self.kill(seed)
         self._sitters.quit_seed()
 

@@ -29,13 +29,14 @@ class SeedError(DpsupError):
 
 class Seed:
     """A connection to the seed at `path`; `on_exit(pid, status)` hears of its children, `on_end` of
-    the connection's end by the other side."""
+    the connection's end by the other side, `on_skip` of what is no message of a seed."""
 
     def __init__(
         self,
         path: str,
         on_exit: Callable[[int, int], None],
         on_end: Callable[[], None] = lambda: None,
+        on_skip: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Others may wait at the door, without end; the seed itself answers at once.
@@ -47,7 +48,7 @@ class Seed:
             self._socket.close()
             raise
         self._socket.setblocking(False)
-        self._on_exit, self._on_end = on_exit, on_end
+        self._on_exit, self._on_end, self._on_skip = on_exit, on_end, on_skip
         self._waiting: dict[int, asyncio.Future[tuple[int, int]]] = {}
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
@@ -97,7 +98,8 @@ class Seed:
             self.close()
             self._on_end()
             return
-        word, *rest = data.decode(errors="replace").split(maxsplit=3) or [""]
+        text = data.decode(errors="replace")
+        word, *rest = text.split(maxsplit=3) or [""]
         numbers = [int(w) if _NUMBER.fullmatch(w) else None for w in rest]
         match word, numbers:
             case "exit", [_, int(pid), int(status)]:
@@ -106,7 +108,10 @@ class Seed:
                 self._waiting[berth].set_result((pid, fds.pop()))
             case (("forked" | "refused"), [int(berth), *_]) if self._awaits(berth):
                 self._waiting[berth].set_exception(SeedError(" ".join(rest[1:]) or "refused"))
-        # It is about a process that no part waits for any more, or is no message of a seed.
+            case (("exit" | "forked" | "refused"), [int(_), *_]):
+                pass  # about a process that no part waits for any more
+            case _:
+                self._on_skip(text)
         for fd in fds:
             os.close(fd)
 

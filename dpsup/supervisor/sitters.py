@@ -26,7 +26,7 @@ from dpsup.supervisor.model import Model, Sitter, Worker
 from dpsup.supervisor.seed_socket import Seed, SeedError
 
 ENDINGS_MOST = 512  # above all processes of an instance
-ENDING_S = 30.0  # between a process's end and the word of who it was; milliseconds
+ENDING_S = 30.0  # between a process's end and the word of which one it was; milliseconds
 FATE_S = 0.002  # between two looks at whether a warden is done
 NOTES_PER_SECOND = 1 << 16  # lines from one process; its plugin may write them too
 STARTING, SEATED = _abi.DPS_HAND_STARTING, _abi.DPS_HAND_SEATED
@@ -54,7 +54,11 @@ class Sitters:
     def open_orders(self) -> None:
         """Raises: OSError while the seed does not listen."""
         if self._seed is None:
-            self._seed = Seed(self._model.runtime.file(SEED), self.says, self._cut_off)
+            path = self._model.runtime.file(SEED)
+            self._seed = Seed(path, self.says, self._cut_off, self._skip)
+
+    def _skip(self, message: str) -> None:
+        self._core.skip("seed", "a message", repr(message))
 
     def _cut_off(self) -> None:
         """The seed is dead, which its pidfd says too; or another process has come between."""

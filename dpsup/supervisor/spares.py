@@ -22,7 +22,7 @@ POLICY = Policy(intensity=12, period=60, initial=0.001, factor=2, most=5)
 
 
 class Spares:
-    """`on_refusal(group, sitter, why)`: is a spare that refuses to start a rollout's affair?"""
+    """`on_refusal(group, sitter, why)`: does a spare that refuses to start belong to a rollout?"""
 
     def __init__(self, core: Core, model: Model, sitters: Sitters) -> None:
         self._core, self._model, self._sitters = core, model, sitters
@@ -45,15 +45,22 @@ class Spares:
             group.filling = False
 
     async def fork(self, group: Group, version: int) -> None:
+        told = False
+
         def noted(sitter: Sitter, line: str) -> None:
+            nonlocal told
             if line == "READY":
                 sitter.ready = True
                 self._core.wake()
             elif line.startswith("REFUSED "):
                 code, why = refusal(line)
-                self._core.events.add(type="spare", name=sitter.name, message=why)
+                if not told:  # its plugin may write such lines too, without end
+                    self._core.events.add(type="spare", name=sitter.name, message=why)
+                told = True
                 if code in PERMANENT and not self.on_refusal(group, sitter, why):
                     self._hold(group, sitter.name, why)
+            elif line:
+                self._core.skip(sitter.name, "a line about its start", repr(line))
 
         berth = await self._core.insist("spare", group=group.index, version=version)
         sitter = await self._sitters.fork(f"{group.plan.name}/spare", berth, noted, version)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Stories: what the wardens write of a death, a repair, a lent bucket, a worker's health. Pure.
+"""Stories: what the wardens write of a death, a repair, buckets moved, health. Pure.
 
 They lie in memory that workers can write, so each is checked before it is used. A story that cannot
 be read is skipped and reported; the pidfd still tells of the death that it may have been about.
@@ -15,7 +15,7 @@ from dpsup.documents.events import Repaired
 from dpsup.documents.story import Story
 
 DEATH = _abi.DPS_STORY_DEATH
-LENT = _abi.DPS_STORY_LENT
+REBUCKETED = _abi.DPS_STORY_REBUCKETED
 SAID = {
     kind: _abi.DPS_STORY_NAMES[kind]
     for kind in (
@@ -60,7 +60,7 @@ def check(story: Any, *, io_cores: int, slots: int) -> Story:
     if kind in IO_SAID:
         if not 0 <= story["sitter"] < io_cores:
             raise Unreadable(f"it names io core {story['sitter']} of {io_cores}")
-    elif kind == LENT:
+    elif kind == REBUCKETED:
         if not 0 <= story["slot"] < slots:
             raise Unreadable(f"it names slot {story['slot']} of {slots}")
         if not isinstance(story.get("left"), int):

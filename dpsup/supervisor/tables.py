@@ -34,7 +34,8 @@ READY_S = 600.0  # a file of a million lines is read in seconds
 ASK_S = 600.0
 SLOW_S = 3.0  # without a builder
 FAULT_S = 1.0  # after an internal error
-TRIES = 5  # builders that end before the tables are laid out
+TRIES = 5  # builders that end before the tables are laid out, or over the same request
+FAILING = 3  # builders that end unready, after which no request waits for the next one
 READ_FILES = ("batch", "load")  # requests that name a file
 LAST_WORDS = 6  # lines of a builder that did not get ready
 
@@ -54,6 +55,9 @@ class Tables:
         self._client: AsyncClient | None = None  # while a builder is ready
         self._history = History()
         self._failures = 0  # of builders, before the tables are laid out
+        self._unready_ends = 0  # in a row
+        if self.is_wanted:
+            self._note("starting")
 
     @property
     def is_wanted(self) -> bool:
@@ -99,13 +103,24 @@ class Tables:
         self._core.events.add(type="warning", name=NAME, message=f"the builder {why}")
         await asyncio.sleep(decision.delay or 0)
 
+    def _note(self, state: str, pid: int | None = None, why: str = "") -> None:
+        """What `status` says of the builder."""
+        self._model.builder = {"pid": pid, "state": state, "why": why}
+        self._core.wake()
+
     def _note_failure(self, why: str) -> None:
         """Without tables no worker starts: a start that waits for them must end."""
+        self._unready_ends += 1
+        self._note("failing" if self._is_failing else "starting", why=why)
         if self.is_laid_out or self._is_over:
             return
         self._failures += 1
         if self._failures >= TRIES:
             self._core.fail(self._unready(f"{TRIES} builders ended: the last one {why}"))
+
+    @property
+    def _is_failing(self) -> bool:
+        return self._unready_ends >= FAILING
 
     def _unready(self, what: str) -> DpsupError:
         words = [e["line"] for e in self._core.log.since(0) if e["name"] == NAME]
@@ -127,9 +142,15 @@ class Tables:
         def noted(word: str) -> None:
             words.append(word)
             if word == "READY":
-                self._client = AsyncClient(self._model.runtime.file(BUILDER))
+                self._unready_ends = -1  # its own end is none of an unready one
+                self._note("ready", spawned.pid)
+                path = self._model.runtime.file(BUILDER)
+                skip = self._core.skip
+                self._client = AsyncClient(path, lambda e: skip(NAME, "an answer", e.message))
                 self._core.wake()
                 self._core.log.add(name=NAME, line=f"ready, pid {spawned.pid}")
+            elif word and not word.startswith("REFUSED "):
+                self._core.skip(NAME, "a line about its start", repr(word))
 
         def late() -> None:
             if "READY" in words:
@@ -183,11 +204,14 @@ class Tables:
             )
         args.setdefault("request", uuid.uuid4().hex)
         deadline = time.monotonic() + ASK_S
+        ends = 0
         while time.monotonic() < deadline:
-            if not await self._core.until(lambda: self._client is not None, SLOW_S):
+            await self._core.until(lambda: self._client is not None or self._is_failing, SLOW_S)
+            if self._client is None:
+                if self._is_failing:
+                    raise self._failing()
                 continue
             try:
-                assert self._client is not None
                 return await self._client.ask(verb, deadline - time.monotonic(), **args)
             except Gone:
                 if verb in READ_FILES:
@@ -199,11 +223,28 @@ class Tables:
                         help="`dpsup table` shows the version, and so whether it was carried out;"
                         " `dpsup logs builder` shows what the builder said",
                     ) from None
-                continue
+                ends += 1
+                if ends == TRIES:
+                    raise DpsupError(
+                        f"{TRIES} builders ended while they carried out `{verb}`",
+                        code="E0528",
+                        why="the request may be the cause, so it is not repeated any more",
+                        help="`dpsup logs builder` shows what they said",
+                    ) from None
         raise TimedOut(
             f"no answer of the builder to `{verb}` within {ASK_S:g} s",
             code="E0904",
             help="`dpsup logs builder` shows what it said",
+        )
+
+    def _failing(self) -> DpsupError:
+        builder = self._model.builder
+        return DpsupError(
+            f"no builder gets ready: the last one {builder['why'] if builder else 'ended'}",
+            code="E0528",
+            why="workers go on with the tables as they are; the builder is tried again every 2 s",
+            help="`dpsup logs builder` shows what it said; see that the machine has memory for it,"
+            " and the runtime directory room",
         )
 
 

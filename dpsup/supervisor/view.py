@@ -19,6 +19,7 @@ def view(model: Model) -> View:
         "state": model.state,
         "primary": _child(model.primary),
         "seed": _child(model.seed),
+        "builder": model.builder,
         "absent": model.absent,
         "groups": [
             {

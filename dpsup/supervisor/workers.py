@@ -46,8 +46,7 @@ class Workers:
             "unfeed": self.unfeed,
             "halt": self.halt,
             "kill": self.kill,
-            "lend": self._buckets.lend,
-            "handback": self._buckets.lend,
+            "rebucket": self._buckets.rebucket,
             "wait": self.wait,
             "say": self.say,
             "forget": self.forget,
@@ -76,6 +75,8 @@ class Workers:
                 self._core.fire(worker, "ready")
             elif line.startswith("REFUSED "):
                 worker.refused = refusal(line)
+            elif line:
+                self._core.skip(worker.name, "a line about its start", repr(line))
 
         try:
             berth = await self._sitters.open_slot(worker)
@@ -128,7 +129,7 @@ class Workers:
         worker.history = decision.history
         self._restart_others(worker)
         group.spare_due_at = max(group.spare_due_at, time.monotonic() + decision.delay)
-        # One that was stopped had lent its buckets out.
+        # One that was stopped had given its buckets away.
         again = self._buckets.grant if worker.fed else self._buckets.feed
         self._core.spawn(again(worker))
         self._spares.refill(group)

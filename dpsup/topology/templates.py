@@ -5,7 +5,6 @@ write is returned, and nothing is written.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +15,8 @@ class Start(NamedTuple):
     files: dict[str, bytes]
     then: list[str]
 
+
+CAPTURE = "in.pcap"  # that the template `ci` reads
 
 TEMPLATES = {
     "forward": "from one port to another, by workers that can be killed; runs without a NIC",
@@ -278,7 +279,8 @@ _WIDTH = 36  # where comments begin
 
 
 def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
-    """The files of a template; `cpus` are those that may be used, `file` the topology's path."""
+    """The files of a template, but for its CAPTURE; `cpus` are those that may be used, `file` the
+    topology's path."""
     supervisor, io = cpus[0], cpus[min(1, len(cpus) - 1)]
     own = {"plugin": f"./{name}.so", "python": f"./{name}.py", "rust": f"./{name}.so"}.get(
         template, ""
@@ -308,7 +310,6 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
     }[template]
     files = {file: "".join(part.format(**values) for part in parts).encode()}
     if template == "ci":
-        files["in.pcap"] = capture()
         return Start(files, [f"dpsup start {file} --exit-when-idle 1s"])
     then = [f"dpsup start {file} --detach", "dpsup status", "dpsup kill fw/0", "dpsup stop"]
     if template == "plugin":
@@ -333,25 +334,3 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
 
 def _pad(key: str) -> str:
     return " " * max(1, _WIDTH - len(key))
-
-
-def capture(flows: int = 16, of_each: int = 16) -> bytes:
-    """A pcap of UDP packets of some flows, for a job that has no input of its own yet."""
-    out = [struct.pack("<I2H2i2I", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)]
-    for number in range(of_each):
-        for flow in range(flows):
-            payload = struct.pack(">Q", number).ljust(32, b"\0")
-            udp = struct.pack(">4H", 1024 + flow, 53, 8 + len(payload), 0) + payload
-            ends = bytes((10, 0, 0, flow, 192, 0, 2, 1))
-            head = struct.pack(">2B3H2BH", 0x45, 0, 20 + len(udp), number, 0, 64, 17, 0) + ends
-            head = head[:10] + struct.pack(">H", _checksum(head)) + head[12:]
-            frame = bytes.fromhex("0200000000020200000000010800") + head + udp
-            out.append(struct.pack("<4I", number, flow, len(frame), len(frame)) + frame)
-    return b"".join(out)
-
-
-def _checksum(header: bytes) -> int:
-    total: int = sum(struct.unpack(f">{len(header) // 2}H", header))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF

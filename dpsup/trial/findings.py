@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from dpsup import _abi
 from dpsup.documents.trial import TriedFinding
+from dpsup.host.process import signal_name
 from dpsup.text import plural
 
 UNDO = _abi.DPS_UNDO  # bytes that a plugin may declare
@@ -85,13 +85,6 @@ def _verdict(one: dict[str, Any], plugin: dict[str, Any]) -> TriedFinding:
     return finding("verdict", one["packet"], one["packets"], message, help)
 
 
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 _PHASES = {
     "init": "in init",
     "seated": "between packets, or in seated()",
@@ -111,7 +104,7 @@ def _death(one: dict[str, Any], names: Names) -> TriedFinding:
         message = f"it left the process {where}, with exit code {one['exit']}"
         help = "a plugin does not call exit: return dps_drop or dps_quarantine"
     else:
-        message = f"{_signal(one['signal'])} {where}"
+        message = f"{signal_name(one['signal'])} {where}"
         if one["address"]:
             message += f", at address {one['address']:#x}"
         help = "the backtrace says where; what it printed is above"

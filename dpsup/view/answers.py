@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dpsup.view.columns import Cell, Column, Line, ago, wrap
 from dpsup.view.sections import Screen, state
-from dpsup.view.tables import Cell, Column, Line, ago, wrap
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.instances import Instances

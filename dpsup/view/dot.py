@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dpsup.errors import DpsupError
-from dpsup.view.tables import percent, si
+from dpsup.view.columns import percent, si
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import GroupRates, Picture

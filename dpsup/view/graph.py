@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dpsup.view.columns import Line, percent, si
 from dpsup.view.sections import Screen, heading, hint_lines
-from dpsup.view.tables import Line, percent, si
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import GroupRates, Picture, PortRates, WorkerRates

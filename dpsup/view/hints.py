@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dpsup.text import listing
-from dpsup.view.tables import ago, percent, si
+from dpsup.view.columns import ago, percent, si
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import GroupRates, Picture, WorkerRates
@@ -30,6 +30,12 @@ def _hints(picture: Picture) -> Iterator[str]:
         yield f"no supervisor: `{start}` supervises it again, `{do} stop` ends it"
     elif picture["primary"]["state"] != "running":
         yield f"no primary yet ({picture['primary']['state']}): `{do} logs primary`, `{do} events`"
+    builder = picture["builder"]
+    if builder is not None and builder["state"] == "failing":
+        yield (
+            f"live tables cannot be changed, the builder {builder['why']}:"
+            f" `{do} logs builder`, `{do} events`"
+        )
     yield from _worker_hints(picture, do)
     yield from _group_hints(picture, do)
     drivers = {p["name"]: p["driver"] for p in picture["port_info"]}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dpsup.text import microseconds, plural
+from dpsup.view.columns import Cell, Column, Line, ago, counts, percent, si, table, wrap
 from dpsup.view.hints import FULL, hints
-from dpsup.view.tables import Cell, Column, Line, ago, counts, percent, si, table, wrap
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import Picture, WorkerRates

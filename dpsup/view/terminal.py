@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Documents as text for people, on a terminal or in a pipe.
 
-The tables are those of view.tables, for all commands. Own code instead of rich: that cost 28 ms of
+The tables are those of view.columns, for all commands. Own code instead of rich: that cost 28 ms of
 import (62 ms to load this module, 34 without), and its tables cannot leave out the columns that
 matter least. What is left of it is one page: styles, and drawing in place.
 """
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from dpsup.supervisor.steering import BUCKETS
 from dpsup.text import fold
 from dpsup.view import answers
+from dpsup.view.columns import Column, Line
 from dpsup.view.sections import Screen, account
-from dpsup.view.tables import Column, Line
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.audit import Stray

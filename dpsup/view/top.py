@@ -22,8 +22,8 @@ from dpsup.errors import DpsupError, NotRunning, UsageError
 from dpsup.instance import rates
 from dpsup.instance.client import connect
 from dpsup.view import sections
+from dpsup.view.columns import Cell, Column, Line, ago, percent, si, spark
 from dpsup.view.sections import Screen
-from dpsup.view.tables import Cell, Column, Line, ago, percent, si, spark
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import Look, Picture, WorkerRates

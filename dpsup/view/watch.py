@@ -14,7 +14,7 @@ from dpsup.instance import rates
 from dpsup.instance.client import connect
 from dpsup.text import listing, suggest
 from dpsup.view import graph, sections
-from dpsup.view.tables import Line
+from dpsup.view.columns import Line
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.rates import Picture

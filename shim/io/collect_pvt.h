@@ -116,7 +116,7 @@ take_back(struct io *io, struct lane *lane, uint32_t index, uint64_t word)
 	take(io, lane, lane->shadow[index & lane->mask], index, word);
 }
 
-// A blank that is said to be filled and is not: which ones are, nobody can say any more.
+// A blank that is said to be filled and is not: which ones are, nothing says any more.
 static void
 lane_spoilt(struct lane *lane)
 {
@@ -335,6 +335,8 @@ watch_back(struct io *io, const struct lane *lane)
 {
 	if (io->capture != NULL)
 		capture_back(io, lane, lane_back(lane, DPS_IO_BURST));
+	if (io->stopwatch != NULL)
+		stopwatch_ticks(io, lane);
 }
 
 static void __rte_noinline
@@ -386,7 +388,7 @@ collect_all(struct io *io)
 	// REQUEUE and GROUP verdicts lend packets in the middle of a collection.
 	publish_all(io);
 	if (unlikely(io->timed))
-		dps_count(&io->stats.stage_packets, total);
+		dps_count(&io->stats.stage_packets, total - io->ticks);
 	return total;
 }
 

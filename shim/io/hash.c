@@ -34,7 +34,7 @@ static bool with_ports[256];   // by IP protocol, over IPv4
 static uint64_t windows[3];    // the key's 64 bits from each 32nd on, the first one lowest
 static bool has_clmul;
 
-// What the calling thread counts fragments in: an io core's own, and nobody's.
+// What the calling thread counts fragments in: an io core's own, or none.
 static uint64_t not_counted;
 static __thread uint64_t *fragments = &not_counted;
 

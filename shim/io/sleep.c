@@ -14,7 +14,7 @@
 #include "primary.h"
 
 // A driver whose rx interrupts are descriptors that are there anyway, so that asking for them costs
-// nothing and cannot fail for want of hardware.
+// nothing and cannot fail for lack of hardware.
 bool
 sleep_wants_interrupts(const char *driver)
 {

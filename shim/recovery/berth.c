@@ -42,7 +42,7 @@ holder_is_alive(uint64_t *lease)
 // slot that the order was for.
 //
 // Any process may have written the pid in the berth, so that it is alive proves nothing. The lease
-// decides: nobody goes on without it, and its owner looks at its berth once more when it has it
+// decides: no thread goes on without it, and its owner looks at its berth once more when it has it
 // (workers/worker.c). Either it finds the berth closed, or it is seen here to have the lease.
 static int
 call_off(struct warden *w)

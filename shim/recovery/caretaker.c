@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The caretaker lends a dead worker's buckets out when the supervisor does not. While the supervisor
+// The caretaker gives a dead worker's buckets away when the supervisor does not. While the supervisor
 // lives this thread has nothing to do: within milliseconds the supervisor has a successor forked, or
-// the buckets lent out. With the supervisor dead or stopped, a death without a spare would leave them
+// the buckets given away. With the supervisor dead or stopped, a death without a spare would leave them
 // stuck. So the supervisor says beforehand how long a slot may stand empty (per group, 0: forever).
 // After that each bucket goes to the seated worker of its group that has the fewest, and then the
 // packets in the slot's lanes are handed back for steering. If the group has no other worker, packets
 // wait as they did.
 //
 // Map first, packets second: what comes back goes ahead of all that came later. The supervisor finds
-// the story of it afterwards (DPS_STORY_LENT), and can read the map back.
+// the story of it afterwards (DPS_STORY_REBUCKETED), and can read the map back.
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -155,7 +155,7 @@ static void
 settle(uint32_t slot)
 {
 	struct dps_story story = {
-		.kind = DPS_STORY_LENT,
+		.kind = DPS_STORY_REBUCKETED,
 		.slot = slot,
 		.sitter = DPS_MAX_SITTERS,
 		.noticed_ns = dps_now_ns(),

@@ -363,7 +363,7 @@ wardens_start(void)
 	return 0;
 }
 
-// The word says who holds the lease; a stray write would have it say that the primary is dead, or
+// The word says which thread holds the lease; a stray write would have it say that the primary is dead, or
 // nothing, for as long as the primary lives.
 void
 lease_restore(void)

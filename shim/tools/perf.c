@@ -25,6 +25,7 @@ struct stopwatch {
 	// the io core's
 	uint32_t at;                    // index up to which the lane is looked after
 	uint32_t end;                   // of the last mark
+	uint32_t ticked;                // index after the ticks that a collection begins with
 	uint32_t head;
 	uint32_t tail;
 	struct dps_delays delays;
@@ -53,6 +54,20 @@ stopwatch_lent(struct io *io, const struct lane *lane)
 	w->mark[w->head++ & (w->n_marks - 1)] = (struct mark){ lane->sent, rte_rdtsc() };
 }
 
+// A tick waits for nothing, and is no packet's delay. A collection takes those that are next, then
+// packets up to the next one; once they are back, nothing says any more which words they were.
+void
+stopwatch_ticks(struct io *io, const struct lane *lane)
+{
+	struct stopwatch *w = io->stopwatch;
+
+	if (lane->slot != w->slot)
+		return;
+	w->ticked = lane->collected;
+	while (w->ticked != lane->published && lane->tick[w->ticked & lane->mask] != 0)
+		w->ticked++;
+}
+
 void
 stopwatch_back(struct io *io, const struct lane *lane)
 {
@@ -63,16 +78,19 @@ stopwatch_back(struct io *io, const struct lane *lane)
 		return;
 	while (w->tail != w->head && (int32_t)(lane->collected - w->at) > 0) {
 		const struct mark *mark = &w->mark[w->tail & (w->n_marks - 1)];
-		uint32_t n;
 		uint64_t delay = now - mark->tsc;
-
 		// Indices come round again.
-		n = RTE_MIN(lane->collected - w->at, mark->end - w->at);
-		dps_count(&w->delays.packets, n);
-		dps_count(&w->delays.by_class[dps_class(delay)], n);
-		if (delay > w->delays.most)
-			dps_store64(&w->delays.most, delay);
+		uint32_t n = RTE_MIN(lane->collected - w->at, mark->end - w->at);
+		int32_t ticks = w->ticked - w->at;
+		uint32_t packets = ticks <= 0 ? n : n - RTE_MIN(n, (uint32_t)ticks);
+
 		w->at += n;
+		if (packets > 0) {
+			dps_count(&w->delays.packets, packets);
+			dps_count(&w->delays.by_class[dps_class(delay)], packets);
+			if (delay > w->delays.most)
+				dps_store64(&w->delays.most, delay);
+		}
 		if (w->at == mark->end)
 			w->tail++;
 	}

@@ -228,7 +228,7 @@ main(int argc, char **argv)
 			move(io, g, ++number);
 		if (g->together && (rand() % 5 == 0 || ends))
 			dps_store32(&io_cores[1].group[0].settled, number);
-		// One dies, with another left, and its buckets are lent at once; what it had comes back.
+		// One dies, with another left, and its buckets are given away at once; what it had comes back.
 		if (rand() % 40 == 0 && !ends && !dead[0] + !dead[1] + !dead[2] + !dead[3] > 1) {
 			dead[member] = true;
 			while (has_bucket(g, member))

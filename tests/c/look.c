@@ -1,52 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What a plugin that looks finds: through the worker's own loop and the primary's own finding of whom
-// to blame. The loop is included, not linked, as its parts are static.
+// to blame.
 
-#include <stdio.h>
-#include <stdlib.h>
-
-#include "../../workers/loop.c"
+#include "alone.h"
 
 enum { RING = 256, BUCKET_STATE = 64 };
-
-struct loop *touching;
-static uint64_t stamp = 7;
-
-uint64_t
-state_stamp(const struct dps_plugin *plugin)
-{
-	(void)plugin;
-	return stamp;
-}
-
-bool
-state_open(struct dps_state_head *head, uint8_t *bytes, uint64_t of, uint64_t size)
-{
-	head->stamp = of;
-	head->size = size;
-	memset(bytes, 0, size);
-	return false;
-}
-
-void
-perf_begin(struct loop *l, uint32_t asked)
-{
-	(void)l;
-	(void)asked;
-}
-
-void
-perf_note(struct loop *l, uint32_t lane, const uint64_t *word, uint32_t n, uint64_t tsc,
-	  uint64_t cycles)
-{
-	(void)l;
-	(void)lane;
-	(void)word;
-	(void)n;
-	(void)tsc;
-	(void)cycles;
-}
 
 static struct dps_slot slot;
 static struct { struct dps_lane lane; uint64_t word[RING]; } shared;
@@ -150,7 +109,7 @@ main(void)
 		if (plugin[k].bucket_state_size > 0) {
 			l.buckets.head = blocks;
 			l.buckets.stride = sizeof(struct dps_state_head) + BUCKET_STATE;
-			l.buckets.stamp = stamp;
+			l.buckets.stamp = STAMP;
 			l.bucket_size = BUCKET_STATE;
 		}
 		looks = bulk = looked_at = handled = 0;

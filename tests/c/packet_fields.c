@@ -1,52 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What a plugin finds in the fields of a packet: through the worker's own loop, with a plugin that
-// leaves rubbish in all of them, on a stack full of rubbish. The loop is included, not linked, as
-// its parts are static.
+// leaves rubbish in all of them, on a stack full of rubbish.
 
-#include <stdio.h>
-#include <stdlib.h>
-
-#include "../../workers/loop.c"
+#include "alone.h"
 
 enum { RING = 64, PACKETS = 32 };
-
-struct loop *touching;
-
-uint64_t
-state_stamp(const struct dps_plugin *plugin)
-{
-	(void)plugin;
-	return 0;
-}
-
-bool
-state_open(struct dps_state_head *head, uint8_t *bytes, uint64_t stamp, uint64_t size)
-{
-	(void)head;
-	(void)bytes;
-	(void)stamp;
-	(void)size;
-	return false;
-}
-
-void
-perf_begin(struct loop *l, uint32_t asked)
-{
-	(void)l;
-	(void)asked;
-}
-
-void
-perf_note(struct loop *l, uint32_t lane, const uint64_t *word, uint32_t n, uint64_t tsc, uint64_t cycles)
-{
-	(void)l;
-	(void)lane;
-	(void)word;
-	(void)n;
-	(void)tsc;
-	(void)cycles;
-}
 
 static struct dps_packet seen[PACKETS];
 static uint32_t n_seen;

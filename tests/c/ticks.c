@@ -1,52 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Ticks among packets, through the worker's own loop: each calls its function once and gets a tick's
-// verdict, packets are handled in between, and look sees none of them. The loop is included, not linked,
-// as its parts are static.
+// verdict, packets are handled in between, and look sees none of them.
 
-#include <stdio.h>
-#include <stdlib.h>
-
-#include "../../workers/loop.c"
+#include "alone.h"
 #include "../../workers/emit.c"
 
 enum { RING = 64, WORDS = 40, STRIDE = 64 };
-
-struct loop *touching;
-
-uint64_t
-state_stamp(const struct dps_plugin *plugin)
-{
-	(void)plugin;
-	return 7;
-}
-
-bool
-state_open(struct dps_state_head *head, uint8_t *bytes, uint64_t stamp, uint64_t size)
-{
-	(void)bytes;
-	head->stamp = stamp;
-	head->size = size;
-	return false;
-}
-
-void
-perf_begin(struct loop *l, uint32_t asked)
-{
-	(void)l;
-	(void)asked;
-}
-
-void
-perf_note(struct loop *l, uint32_t lane, const uint64_t *word, uint32_t n, uint64_t tsc, uint64_t cycles)
-{
-	(void)l;
-	(void)lane;
-	(void)word;
-	(void)n;
-	(void)tsc;
-	(void)cycles;
-}
 
 static char story[WORDS * 8];
 
@@ -113,11 +73,11 @@ run_one(const struct dps_plugin *plugin, const char *words, const char *expected
 	l.buckets.head = plugin->bucket_state_size > 0 ? buckets : NULL;
 	l.buckets.stride = sizeof(struct dps_state_head) + STRIDE;
 	l.bucket_size = STRIDE;
-	l.buckets.stamp = 7;
+	l.buckets.stamp = STAMP;
 	for (uint32_t i = 0; i < 10; i++) {
 		struct dps_state_head *head = (struct dps_state_head *)(buckets + i * l.buckets.stride);
 
-		head->stamp = i == 9 ? 5 : 7;
+		head->stamp = i == 9 ? 5 : STAMP;
 		head->size = STRIDE;
 	}
 	shared.lane.blanks = 2;

@@ -46,13 +46,13 @@ ACTIONS: list[Case] = [
     (sweeping.all_die, raising("action worker.feed")),
     (sweeping.all_die, raising("action worker.repair")),
     (sweeping.all_die, raising("action worker.wait")),
-    (sweeping.all_die, raising("action worker.lend")),
+    (sweeping.all_die, raising("action worker.rebucket")),
     (sweeping.all_die, raising("action topology.announce")),
     (sweeping.worker_dies, raising("action worker.adopt")),
     (sweeping.restarted, raising("action worker.unfeed")),
     (sweeping.restarted, raising("action worker.halt")),
     (sweeping.held, raising("action worker.say")),
-    (sweeping.held_and_scaled, raising("action worker.handback")),
+    (sweeping.held_and_scaled, raising("action worker.rebucket")),
     (sweeping.hangs, raising("action worker.kill")),
     (sweeping.seed_dies, raising("action seed.replace")),
     (sweeping.seed_dies, raising("action seed.spawn")),
@@ -245,7 +245,7 @@ static int init(const struct dps_env *env, void **state)
 
 	(void)env;
 	*state = NULL;
-	for (int fd = 3; fd < 64; fd++) {
+	for (int fd = 3; fd < 4096; fd++) {
 		if (fstat(fd, &st) != 0 || !S_ISFIFO(st.st_mode))
 			continue;
 		for (int i = 0; i < 1000; i++)
@@ -280,6 +280,8 @@ def test_a_line_of_a_plugin_that_cannot_be_read(instance: Run) -> None:
     after = instance.until(lambda s: s["state"] == "running" and s["recovery"]["deaths"] == 2 and s)
     assert after["supervisor"] == doc["supervisor"]
     assert not [e for e in instance.events() if e["type"] == "fault"]
+    said = [e["message"] for e in instance.events() if e["type"] == "skipped"]
+    assert said and all("'half'" in message for message in said), said
 
 
 def test_a_fault_in_each_watcher_of_the_counters(instance: Run) -> None:

@@ -70,6 +70,8 @@ def test_documents_have_the_keys_that_the_reference_says(
     write_pcap(instance.folder / "in.pcap", Traffic(2, 2).frames())  # for `try`
     wrong = []
     for name, (command, _, of) in DOCUMENTS.items():
+        if name == "Table":  # the template has no live table: unit/test_table_command.py
+            continue
         said = keys_of(of)
         done = dpsup(*shlex.split(command)[1:], "-o", "json")
         assert done.exit_code == 0, f"{command}: {done.output}"

@@ -54,7 +54,7 @@ def test_scale_by_steps_and_dry(instance: Run) -> None:
 
 
 def test_who_comes_back_has_its_own_flows_again(instance: Run) -> None:
-    """At each death in a group without spares its buckets are lent out: the same ones come back."""
+    """At each death in a group without spares its buckets are given away: the same come back."""
     instance.start(NULL + "spares = 0\n")  # one flow
 
     def has_it(member: int) -> bool:
@@ -74,7 +74,9 @@ def test_who_comes_back_has_its_own_flows_again(instance: Run) -> None:
     worker = instance.worker(name)["pid"]
     os.kill(worker, signal.SIGSTOP)
     instance.until(lambda s: s["groups"][0]["workers"][mine]["health"] == "stopped")
-    instance.until(lambda s: s["groups"][0]["held"])  # its bucket is lent, once it has returned all
+    instance.until(
+        lambda s: s["groups"][0]["held"]
+    )  # its bucket is given away, once it has returned all
     dies(supervisor(instance))
     instance.start()  # this one was told whose they are
     os.kill(worker, signal.SIGCONT)

@@ -41,7 +41,7 @@ def workers_of(status: dict[str, Any], group: int = 0) -> list[dict[str, Any]]:
     return status["groups"][group]["workers"]
 
 
-# --- lending without the supervisor ---------------------------------------------------------------
+# --- buckets given away without the supervisor --------------------------------------------------
 
 
 def until_out(instance: Run, packets: list[Packet], more: int) -> None:
@@ -110,7 +110,7 @@ def test_a_late_supervisor_goes_on_from_the_lent_map(
         os.kill(supervisor, signal.SIGSTOP)
         try:
             os.kill(victim, signal.SIGKILL)
-            # Its lanes fill up, the input stops; it goes on once the buckets are lent.
+            # Its lanes fill up, the input stops; it goes on once the buckets are given away.
             size = until_still(written, 0.3)
             wait_for(lambda size=size: written.stat().st_size > size + 200_000)
         finally:
@@ -402,11 +402,11 @@ vdev = "net_null0"
     assert "reset-failed fw/0" in instance.do("status", check=False).stdout
     (event,) = [e for e in instance.events() if e["type"] == "held"]
     assert event["name"] == "fw/0"
-    # By the supervisor, not by the primary for want of an answer.
+    # By the supervisor, not by the primary for lack of an answer.
     instance.until(
         lambda _: [e for e in instance.events() if e["type"] == "steer" and e["seq"] > event["seq"]]
     )
-    # The survivor has all of the traffic: nothing more is lent to the held one's slot.
+    # The survivor has all of the traffic: nothing more comes to the held one's slot.
     before = workers_of(instance.status())
     instance.until(lambda s: workers_of(s)[1]["rx_packets"] > before[1]["rx_packets"] + 10_000)
     assert workers_of(instance.status())[0]["rx_packets"] == before[0]["rx_packets"]

@@ -102,6 +102,9 @@ class FakeCore:
     def guard(self, call: Callable[..., object], *args: Any) -> None:
         call(*args)
 
+    def skip(self, name: str, what: str, why: str, sender: Any = None) -> None:
+        self.events.add(type="skipped", name=name, message=f"{what}: {why}", sender=sender)
+
     def wake(self) -> None:
         pass
 

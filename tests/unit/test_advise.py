@@ -22,8 +22,8 @@ from dpsup.primary.process import plan_document
 from dpsup.supervisor.notices import Notices
 from dpsup.topology.load import load
 from dpsup.view import sections
+from dpsup.view.columns import plain
 from dpsup.view.sections import Screen
-from dpsup.view.tables import plain
 
 Doc = dict[str, Any]
 Fault = Callable[[Doc, float], None]  # of a look after so many seconds

@@ -16,8 +16,8 @@ from scapy.layers.vxlan import VXLAN
 from unit.test_advise import only, sound, window
 
 from dpsup.advise import contents, lanes, report
+from dpsup.view.columns import plain
 from dpsup.view.sections import Screen
-from dpsup.view.tables import plain
 
 OUT = Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01")
 HOST = IP(src="192.0.2.1", dst="192.0.2.2")

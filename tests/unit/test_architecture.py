@@ -52,7 +52,7 @@ PURE = {
     "cli/manpage",
     "advise", "report",
     "bench/compare", "bench/document", "bench/model", "bench/plot", "bench/rows", "bench/stats",
-    "bench/table", "chaos/plot", "chaos/report", "chaos/schedule", "packets/traffic",
+    "bench/text", "chaos/plot", "chaos/report", "chaos/schedule", "packets/traffic",
 }  # fmt: skip
 # The modules of those directories that carry out what the others decide.
 EFFECTS = {
@@ -172,6 +172,37 @@ def test_no_directory_imports_another_one_by_a_detour() -> None:
             if one not in seen:
                 seen.add(one)
                 ahead += above.get(one, set())
+
+
+# A word of a module's name, and all modules that have it: one thing, or aspects of it.
+CLAIMED = {
+    "attach": set(),  # a process becomes one of EAL's (eal_locks); `adopt` is a supervisor's
+    "adopt": {"supervisor/adopt"},
+    "control": set(),
+    "faults?": set(),
+    "hold": set(),
+    "lend": set(),  # is of packets, in C: a supervisor that moves buckets rebuckets
+    "look": {"cli/look"},  # at an instance: client.Instance.look; of the SDK: a plugin's at a burst
+    "machine|host": {"bench/host", "host", "host/machine"},
+    "memory": {"check/memory", "doctor/memory", "plan/memory"},  # hugepages
+    "mirror|capturing": set(),
+    "tables?": {"cli/table", "documents/tables", "supervisor/tables", "tables"},  # live ones
+}
+
+
+@pytest.mark.parametrize("word", CLAIMED)
+def test_no_name_is_claimed_twice(word: str) -> None:
+    claims = re.compile(rf"(.*[/_])?({word})(_.*)?")
+    assert {module for module in MODULES if claims.fullmatch(module)} == CLAIMED[word]
+
+
+def test_python_lends_nothing() -> None:
+    """Packets are lent, by C; its only `lend` is the key of a document."""
+    for module, path in MODULES.items():
+        names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
+        assert not {n for n in names if re.fullmatch(r"(.*_)?(lend|lends|lending)(_.*)?", n)} - {
+            "lend_after"
+        }, module
 
 
 def test_a_long_file_says_why() -> None:

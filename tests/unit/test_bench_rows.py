@@ -8,7 +8,7 @@ from unit.benchdata import FAR, NEAR, add, report
 
 from dpsup.bench.model import Regime, Report
 from dpsup.bench.rows import TARGETS, Row, rows
-from dpsup.bench.table import as_markdown, lane_table, markdown, number, text
+from dpsup.bench.text import as_markdown, lane_table, markdown, number, text
 
 CSMP = "forward against client_server_mp"
 

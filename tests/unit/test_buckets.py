@@ -212,6 +212,6 @@ def test_maps_are_read_from_the_io_cores(parts: Parts) -> None:
 
 def test_what_is_lent_is_steered_anew(parts: Parts) -> None:
     both(parts)
-    parts.buckets.lend(parts.worker)
+    parts.buckets.rebucket(parts.worker)
     run(parts.core.settle())
     assert set(parts.group.map) == {1}

@@ -480,3 +480,15 @@ def test_where_tables_lie_counts_among_the_arguments(with_file: bool) -> None:
     assert "is handed takes" in found.message
     assert found.line > 0 and found.source
     assert found.source.startswith("files = " if with_file else "args = ")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "why"),
+    [("fw.py", "a plugin in Python"), ("sink", "built-in plugin `sink`"), ("fw.so", "")],
+)
+def test_tables_that_no_plugin_looks_up_are_a_warning(plugin: str, why: str) -> None:
+    table = 'tables = { t = { kind = "ipv4", entries = 1 } }\n'
+    text = f'{MINIMAL}plugin = "{plugin}"\n{table}'
+    found = [p for p in findings(text) if p.code == "E0534"]
+    assert [p.severity for p in found] == [Severity.WARNING] * bool(why)
+    assert all(why in p.why and p.line > 0 for p in found)

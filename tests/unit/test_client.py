@@ -123,7 +123,7 @@ def test_a_headless_instance_answers_for_its_data_plane_alone(
             return [
                 {**death, "slot": 0, "successor": 9}, {**death, "slot": 0},
                 {**death, "slot": 1, "handover": 1}, {**death, "slot": 1, "pid": 5},
-                {**death, "slot": 77}, {**death, "kind": _abi.DPS_STORY_LENT, "slot": 1},
+                {**death, "slot": 77}, {**death, "kind": _abi.DPS_STORY_REBUCKETED, "slot": 1},
             ]  # fmt: skip
         if request.verb == "sitters":
             parked = {"hand": _abi.DPS_HAND_PARKED, "group": 1}

@@ -14,7 +14,7 @@ from unit.test_stories import story
 from dpsup.bus.sockets import Gone
 from dpsup.errors import DpsupError
 from dpsup.supervisor import deaths
-from dpsup.supervisor.stories import LENT
+from dpsup.supervisor.stories import REBUCKETED
 
 STOPPED, CONTINUED = 3, 4
 
@@ -80,7 +80,7 @@ def test_a_story_that_ends_the_core_is_not_told(parts: Parts) -> None:
 def test_a_primary_that_ends_meanwhile_is_no_fault(parts: Parts) -> None:
     parts.core.answers["map_read"] = Gone("it ended")
     with pytest.raises(Gone):
-        told(parts, story(seq=3, kind=LENT))
+        told(parts, story(seq=3, kind=REBUCKETED))
     assert parts.core.crashed is None and parts.model.told == 0
 
 
@@ -208,7 +208,7 @@ def test_what_the_primary_lent_is_read_from_it(parts: Parts) -> None:
     parts.seat(1, 501)
     map_ = bytes([1]) * len(parts.group.map)
     parts.core.answers["map_read"] = map_.hex()
-    told(parts, story(LENT, slot=0, left=7))
+    told(parts, story(REBUCKETED, slot=0, left=7))
     (event,) = parts.core.events.of("lent")
     assert (event["requeued"], event["buckets_moved"]) == (7, len(map_))
     assert parts.group.map == tuple(map_)
@@ -276,6 +276,6 @@ def test_a_spare_s_death_is_said(parts: Parts) -> None:
 
 
 def test_what_else_happened_is_said_too(parts: Parts) -> None:
-    for one in (story(LENT, left=3), story(STOPPED), story(8)):
+    for one in (story(REBUCKETED, left=3), story(STOPPED), story(8)):
         assert account(parts, one, set(), {}) is None
     assert len(parts.core.events.of("lent")) == 1 and len(parts.core.events.of("health")) == 2

@@ -58,11 +58,11 @@ def broken(*_: Any) -> None:
 def test_an_event_runs_the_actions_of_the_table_in_their_order(core: Engine) -> None:
     worker = core.model.workers()[0]
     done: list[str] = []
-    core.connect("worker", {n: lambda w, n=n: done.append(n) for n in ("lend", "wait")})  # type: ignore[misc]
+    core.connect("worker", {n: lambda w, n=n: done.append(n) for n in ("rebucket", "wait")})  # type: ignore[misc]
     core.after_worker = lambda: done.append("after")
     worker.state = "recovering"
     core.fire(worker, "retry")
-    assert (worker.state, done) == ("backoff", ["lend", "wait", "after"])
+    assert (worker.state, done) == ("backoff", ["rebucket", "wait", "after"])
     (event,) = events(core, "state")
     assert (event["old"], event["new"], event["why"]) == ("recovering", "backoff", "retry")
     assert worker.since_ns > 0
@@ -88,10 +88,10 @@ def test_no_action_follows_one_that_crashed(core: Engine, raises: bool) -> None:
     worker = core.model.workers()[0]
     done: list[str] = []
 
-    def lend(_: Any) -> None:
+    def rebucket(_: Any) -> None:
         broken() if raises else core.crash(ZeroDivisionError("unforeseen"))
 
-    core.connect("worker", {"lend": lend, "wait": lambda _: done.append("wait")})
+    core.connect("worker", {"rebucket": rebucket, "wait": lambda _: done.append("wait")})
     core.after_worker = lambda: done.append("after")
     worker.state = "recovering"
     core.guard(core.fire, worker, "retry")

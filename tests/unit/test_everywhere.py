@@ -20,8 +20,8 @@ from dpsup.host import process
 from dpsup.instance import everywhere, runtime_dir
 from dpsup.instance.runtime_dir import LOCK, STATE, Runtime, State
 from dpsup.view import answers
+from dpsup.view.columns import plain
 from dpsup.view.sections import Screen
-from dpsup.view.tables import plain
 
 
 @pytest.fixture(autouse=True)

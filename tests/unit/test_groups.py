@@ -10,8 +10,8 @@ from unit import looks
 
 from dpsup.instance.rates import picture
 from dpsup.view import sections
+from dpsup.view.columns import plain
 from dpsup.view.sections import Screen
-from dpsup.view.tables import plain
 
 
 def edge(t: float) -> Any:

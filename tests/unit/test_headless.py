@@ -12,8 +12,8 @@ from dpsup.instance import status
 from dpsup.instance.rates import picture
 from dpsup.text import microseconds
 from dpsup.view import sections
+from dpsup.view.columns import plain
 from dpsup.view.sections import Screen
-from dpsup.view.tables import plain
 
 PLAN: Any = {**looks.PLAN, "primary_pid": 200}
 

@@ -18,6 +18,8 @@ WORDS = {
     "folders?": "directory",
     "for ever": "forever",
     "notwithstanding": "in spite of, or another sentence",
+    "for want of": "for lack of",
+    "in vain": "say what did not happen",
 }
 REFUSED = re.compile(rf"\b({'|'.join(WORDS)})\b", re.IGNORECASE)
 

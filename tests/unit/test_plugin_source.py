@@ -261,7 +261,7 @@ def packet(p):
     fw.packet(b"kept.append(bytes(p.data)); kept.append(place.state)")
     module = sys.modules["plugin_fw"]
     fw.packet(b"kept[:] = [p]")
-    with pytest.raises(ValueError, match="lent for the time"):
+    with pytest.raises(ValueError, match="lent for the duration"):
         module.kept[0].data  # noqa: B018
 
 

@@ -17,8 +17,8 @@ from dpsup.instance import mark, since
 from dpsup.instance.rates import picture
 from dpsup.instance.runtime_dir import MARK, OURS, Runtime
 from dpsup.view import sections
+from dpsup.view.columns import plain
 from dpsup.view.sections import Screen
-from dpsup.view.tables import plain
 
 # The other numbers of these documents: what is so now, and nothing that grows.
 STATES = {

@@ -200,3 +200,13 @@ def test_a_spare_that_took_over_before_its_fork_was_known_is_none(nest: Nest) ->
     seams.fork = fork
     run(nest.spares.fork(nest.group, 0))
     assert not nest.group.spares
+
+
+def test_a_plugin_that_writes_refusals_without_end_is_told_once(nest: Nest) -> None:
+    """Each was an event: they pushed all others out of the journal."""
+    nest.refill()
+    for _ in range(1000):
+        nest.noted(nest.forks[0], "REFUSED abc")
+    nest.noted(nest.forks[0], "REFUSED 108 no table")
+    assert len(nest.core.events.of("spare")) == 1
+    assert nest.group.spares_held == "no table", "what the worker itself says counts"

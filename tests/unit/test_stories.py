@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from unit.fakecore import Parts, run
 
 from dpsup.supervisor import stories
-from dpsup.supervisor.stories import DEATH, LENT, Unreadable, check
+from dpsup.supervisor.stories import DEATH, REBUCKETED, Unreadable, check
 
 IO, SLOTS = 1, 4
 
@@ -88,8 +88,8 @@ def test_stories_as_the_primary_tells_them_are_readable() -> None:
         {"signal": 11, "frames": None},
         {"repaired_ns": "soon"},
         {"kind": 0},
-        {"kind": LENT, "slot": 4},
-        {"kind": LENT, "left": None},
+        {"kind": REBUCKETED, "slot": 4},
+        {"kind": REBUCKETED, "left": None},
         {"kind": 8, "sitter": 1},
     ],
 )

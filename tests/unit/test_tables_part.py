@@ -171,6 +171,60 @@ def test_an_heir_knows_by_the_files_what_is_laid_out(keeper: Keeper) -> None:
     assert keeper.tables.is_laid_out
 
 
+def test_requests_fail_at_once_where_no_builder_gets_ready(keeper: Keeper) -> None:
+    """Each waited for ten minutes; and `status` said nothing."""
+    keeper.lay_out()
+    keeper.model.state = "running"
+    seen: list[Any] = []
+
+    def look() -> None:
+        seen.append(keeper.model.builder)
+        if len(seen) > tables.FAILING:
+            with pytest.raises(DpsupError, match="no builder gets ready") as refused:
+                keeper.tables.ask("list").send(None)  # it waits for nothing
+            seen.append(refused.value)
+            keeper.stop()
+
+    keeper.run(look)
+    *before, failing, error = seen
+    assert {b["state"] for b in before} == {"starting"}
+    assert failing == {
+        "pid": None, "state": "failing", "why": "ended, and is started again",
+    }  # fmt: skip
+    assert error.code == "E0528"
+    assert failing["why"] in str(error)
+
+
+def test_one_that_gets_ready_is_asked_again(keeper: Keeper) -> None:
+    keeper.lay_out()
+    keeper.model.state = "running"
+    states: list[Any] = []
+
+    def look() -> None:
+        states.append((keeper.model.builder or {})["state"])
+
+    ready = says("READY")
+    keeper.run("", "", "", look, ready, look, "", "", look, keeper.stop)
+    assert states == ["failing", "starting", "failing"]
+
+
+def test_a_request_over_which_builders_end_is_given_up(keeper: Keeper) -> None:
+    """It ended one after the other, for ten minutes."""
+    asked: list[str] = []
+
+    class Client:
+        async def ask(self, verb: str, *_: Any, **__: Any) -> Any:
+            asked.append(verb)
+            raise Gone("gone")
+
+    client: Any = Client()
+    keeper.tables._client = client
+    with pytest.raises(DpsupError, match="ended while they carried out `show`") as refused:
+        run(keeper.tables.ask("show"))
+    assert refused.value.code == "E0528"
+    assert len(asked) == tables.TRIES
+
+
 def test_a_request_that_names_a_file_is_not_repeated(keeper: Keeper) -> None:
     """The file may be what ended the builder: it hung the next one too."""
     asked: list[str] = []

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from dpsup.view import terminal
-from dpsup.view.tables import Line
+from dpsup.view.columns import Line
 
 LINES: list[Line] = [[("one", "bad"), (" two", "")], [("x" * 99, "dim")]]
 

@@ -16,8 +16,8 @@ from dpsup.errors import DpsupError
 from dpsup.instance.rates import picture
 from dpsup.text import fold
 from dpsup.view import graph, sections
+from dpsup.view.columns import Line, plain
 from dpsup.view.sections import Screen
-from dpsup.view.tables import Line, plain
 from dpsup.view.top import KEYS, Top
 
 PICTURES = {
@@ -99,6 +99,7 @@ def test_every_hint_names_commands_that_exist() -> None:
         ("broken", "mempool default ran empty (7 allocation failures)"),
         ("broken", "2 packets are in quarantine"),
         ("broken", "no spare of fw is forked (plugin refused)"),
+        ("broken", "live tables cannot be changed, the builder refused: no space"),
         ("broken", "12 packets wait for fw"),
         ("broken", "port dmz is absent: interface eth7 is gone; it is used again"),
     ],

@@ -17,8 +17,8 @@ from dpsup.packets.decode import one_line
 from dpsup.packets.flow import EXAMPLES, Flow, frame, parse
 from dpsup.primary.flow_hash import flow_hash
 from dpsup.view import answers
+from dpsup.view.columns import plain
 from dpsup.view.sections import Screen
-from dpsup.view.tables import plain
 
 FIELDS = ["ipv4", "ipv6", "tcp", "udp"]
 # "Verifying the RSS hash calculation": with ports, and of the addresses alone.

@@ -95,7 +95,7 @@ in_hand(PyObject *self)
 	struct host *h = host_of(self);
 
 	if (h == NULL || h->in_hand == NULL)
-		PyErr_SetString(PyExc_ValueError, "the packet was lent for the time of packet()");
+		PyErr_SetString(PyExc_ValueError, "the packet was lent for the duration of packet()");
 	return h == NULL ? NULL : h->in_hand;
 }
 

@@ -59,7 +59,7 @@ extern "C" {
 #define DPS_PLUGIN_TICK_US 1000u        /* least of tick_us */
 #define DPS_PLUGIN_BUCKET_TICK_US 10000u        /* and of bucket_tick_us */
 
-/* One packet, lent for the time of the call. Fields that the plugin did not ask for are 0. (While a
+/* One packet, lent for the duration of the call. Fields that the plugin did not ask for are 0. (While a
  * rollout is under way they may hold what the group's other version asked for.) */
 struct dps_packet {
 	uint8_t *data;          /* first byte; a plugin that prepends may move it */
@@ -137,7 +137,7 @@ struct dps_bytes {
  *     ...
  *     hop = dps_lpm_find((const struct dps_lpm *)routes->at, ip->destination);   // in look or packet
  *
- * It is read-only, and stays as it is for the time of a burst: between two bursts the worker may put
+ * It is read-only, and stays as it is for the duration of a burst: between two bursts the worker may put
  * another copy in its place. So keep the pointer to this struct and no pointer into the table. A batch
  * of changes is seen whole or not at all. `at` is NULL until seated().
  */

@@ -16,7 +16,7 @@
  *     read-only by the processes that only look things up.
  *   - X_bytes(n) says how large the block must be for n entries; X_init begins an empty table.
  *     Nothing is allocated later.
- *   - One writer changes it (set, del, clear), and nobody may read a copy in the meantime: dpsup
+ *   - One writer changes it (set, del, clear), and no thread may read a copy in the meantime: dpsup
  *     keeps two copies, and readers look at the one that is complete. The same operations leave
  *     the same bytes in both.
  *   - set adds (returns 1) or replaces (returns 0). A full table returns -ENOSPC, and is unchanged.

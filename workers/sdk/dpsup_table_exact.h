@@ -21,7 +21,7 @@
  * of up to 8 bytes: 23 MiB, of up to 24 bytes: 38 MiB.
  * Lookup: two lines, the bucket and the entry; 1 in 20 takes another one. Operation: the same.
  * Any n keys fit. Worst case: keys whose hashes are equal are searched one bucket after another, a
- * line for twelve of them; with a random seed nobody outside can choose such keys.
+ * line for twelve of them; with a random seed no sender can choose such keys.
  */
 
 #include "dpsup_table.h"

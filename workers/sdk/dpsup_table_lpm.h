@@ -393,7 +393,7 @@ dps_lpm_look_in(const struct dps_lpm *t, const void *const *addresses, uint32_t 
 
 			at[i] = dps_lpm_step(dps_lpm_node_at(t, at[i]), high[i], low[i], is_wide,
 					     &best[i]);
-			/* Line 0 and word 0 are the table's head: fetched in vain, and in the cache. */
+			/* Line 0 and word 0 are the table's head: fetched without need, and in the cache. */
 			dps_table_prefetch(at[i] ? (const void *)dps_lpm_node_at(t, at[i])
 						 : dps_lpm_values(t, best[i]));
 			under[more] = (uint8_t)i;

@@ -26,7 +26,7 @@ dps_lpm_class_of(uint32_t count, int is_children)
 	return c;
 }
 
-/* The word that says who owns the block at this byte of the table. */
+/* The word that says what owns the block at this byte of the table. */
 DPS_TABLE_INLINE uint32_t *
 dps_lpm_owner(const struct dps_lpm *t, uint32_t class_, uint64_t at)
 {

@@ -12,7 +12,7 @@
 struct try the_try;
 struct primary the_primary;
 
-// recover.c asks for these; nobody else is here.
+// recover.c asks for these; no other thread is here.
 void
 slot_lock(uint32_t slot)
 {

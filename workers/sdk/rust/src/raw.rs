@@ -142,7 +142,7 @@ pub struct dps_plugin {
     pub bucket_tick: Option<unsafe extern "C" fn(*mut c_void, u32, *mut c_void)>,
 }
 
-// A worker reads it, and nobody writes it.
+// A worker reads it, and no thread writes it.
 unsafe impl Sync for dps_plugin {}
 
 extern "C" {
