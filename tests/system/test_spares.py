@@ -59,7 +59,7 @@ def test_a_spare_takes_over_and_another_one_is_forked(instance: Run, packets: li
     job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=with_spares(1)))
     for i in range(30):
         wait_for(lambda: spares_ready(job) == 1, step=0.002)
-        (spare,) = spare_pids(instance)
+        (spare,) = wait_for(lambda: len(found := spare_pids(instance)) == 1 and found)
         kill_busy(job)
         wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] == n + 1, step=0.002)
         worker = job.instance.status()["groups"][0]["workers"][0]

@@ -11,6 +11,7 @@ import select
 import signal
 import time
 from statistics import median
+from typing import Any
 
 import pytest
 from harness import NULL, PATIENCE, Run, wait_for
@@ -155,8 +156,8 @@ def test_a_crash_leaves_its_signal_address_and_backtrace(
         assert death["address"] == "0x0"
         assert len(death["backtrace"]) > 3
         assert death["times"]["died_ns"] <= death["times"]["noticed_ns"]
-    lines = [e["line"] for e in job.instance.logs(name="fw/0")]
-    assert any("worker_loop" in line for line in lines), lines
+    # Its words come by a pipe.
+    wait_for(lambda: any("worker_loop" in e["line"] for e in job.instance.logs(name="fw/0")))
     accounted(job.end(3000), 3000)
     compare(packets[:3000], out(instance))
 
@@ -205,14 +206,18 @@ def test_core_dumps_hold_nobody_up(instance: Run, packets: list[Packet]) -> None
     args = f'in = "{folder}"'
     instance.start(pcap_port() + IO + group(str(plugin), 1, args))
     instance.until(lambda s: s["ports"][0]["tx_packets"] == 2000)
-    instance.until(lambda s: s["recovery"]["deaths"] >= 6)
-    found = [e for e in instance.events() if e["type"] == "death"]
+    found: list[dict[str, Any]] = []
+
+    def is_sooner() -> bool:
+        """Where others use the CPUs, the warden may have to wait for one now and then."""
+        found[:] = [e for e in instance.events() if e["type"] == "death"]
+        times = [e["times"] for e in found]
+        waits = [t["noticed_ns"] - t["died_ns"] for t in times]
+        dumps = [t["gone_ns"] - t["died_ns"] for t in times if "gone_ns" in t]
+        return len(found) >= 6 and (not dumps or median(waits) < max(dumps) / 2)
+
+    wait_for(is_sooner)
     assert {e["notice"] for e in found} == {"lease"}
-    waits = [e["times"]["noticed_ns"] - e["times"]["died_ns"] for e in found]
-    dumps = [
-        e["times"]["gone_ns"] - e["times"]["died_ns"] for e in found if "gone_ns" in e["times"]
-    ]
-    assert not dumps or median(waits) < max(dumps) / 2
 
     # The last one may still be on its way to the disk: the kernel removes the one before first.
     def size() -> int:
