@@ -105,16 +105,21 @@ def renew(instance: Run, client: dpsup.Instance) -> None:
     whole(client)
 
 
-def report(found: list[dict[int, int]], events: list[dict[str, Any]]) -> None:
-    """Figures of a run, for whoever reads its output."""
-    began, attaches = 0, []
+def attach_times(events: list[dict[str, Any]]) -> list[float]:
+    """In seconds, the shortest first, of the attaches that came to their end."""
+    began, found = 0, []
     for e in events:
         if e["type"] == "state" and e["kind"] == "seed":
             if e["new"] == "running":
-                attaches.append((e["at_ns"] - began) / 1e6)
+                found.append((e["at_ns"] - began) / 1e9)
             began = e["at_ns"]
-    attaches.sort()
-    quantiles = [round(attaches[int(len(attaches) * q)], 1) for q in (0.5, 0.99) if attaches]
+    return sorted(found)
+
+
+def report(found: list[dict[int, int]], events: list[dict[str, Any]]) -> None:
+    """Figures of a run, for whoever reads its output."""
+    attaches = attach_times(events)
+    quantiles = [round(attaches[int(len(attaches) * q)] * 1e3, 1) for q in (0.5, 0.99) if attaches]
     said = Counter(e["message"] for e in events if e["type"] in ("locks", "seed"))
     left = Counter(str(f) for f in found if f)
     print(f"{len(found)} kills; left held {dict(left)}; said {dict(said)}; ", end="")
@@ -203,7 +208,6 @@ def test_a_reader_left_in_the_lock_of_an_array_is_given_back(instance: Run) -> N
     at = head.index(b"memzone\0") + 88  # of rwlock in struct rte_fbarray
     with (eal_folder(instance.name) / "config").open("r+b", buffering=0) as file:
         os.pwrite(file.fileno(), struct.pack("I", READS), at)
-    assert config.held() == {at // 4: READS}
     with dpsup.connect(instance.name) as client:
         found = wait_for(lambda: said(client, "given back"))
         assert found[0]["released"] == {"zones": READS}
@@ -216,13 +220,22 @@ def test_what_a_dead_seed_wrote_under_is_given_back(instance: Run) -> None:
     with dpsup.connect(instance.name) as client:
         before = client.status()
         seed = before["seed"]["pid"]
-        for _ in range(20):  # it may be past that point by the time we have it
+
+        def dies_there() -> bool:
+            """A new seed, unless it was past that point by the time we had it."""
+            nonlocal seed
             os.kill(seed, signal.SIGKILL)
             seed = next_seed(before["supervisor"]["pid"], seed)
             traced = Traced(seed)
-            if run_to(traced, lambda: is_written(config)):
-                break
-        traced.kill()
+            run_to(traced, lambda: is_written(config) or not attaches(seed))
+            there = is_written(config)
+            if there:
+                traced.kill()
+            else:
+                traced.let_go()
+            return there
+
+        wait_for(dies_there)
         wait_for(lambda: said(client, "given back"))
         wait_for(lambda: client.status()["seed"]["state"] == "running")
         after = client.status()
@@ -308,7 +321,8 @@ def test_a_stuck_attach_is_ended_by_its_deadline(instance: Run) -> None:
         (late,) = wait_for(lambda: said(client, "attach not done"))
         assert late["pid"] == stuck
         # Measured from those that came through, not the first one's patience.
-        assert float(late["message"].split()[4]) < Pace.MOST
+        patience = float(late["message"].split()[4])
+        assert patience < Pace.MOST or max(attach_times(client.events())) * Pace.MARGIN >= Pace.MOST
         wait_for(lambda: client.status()["seed"]["state"] == "running")
         after = client.status()
         assert (after["generation"], pids(after)) == (1, pids(before))
@@ -372,7 +386,7 @@ def test_outsiders_killed_while_they_attach_stop_nobody(instance: Run, kills: in
             one.wait()
             left[str(config.held())] += 1
         wait_for(lambda: not config.held())
-        assert outsider().wait(timeout=30) == 0
+        assert outsider().wait(timeout=PATIENCE) == 0
         after = client.status()
         assert (after["generation"], pids(after)) == (1, pids(before))
         assert after["ports"][0]["rx_packets"] > before["ports"][0]["rx_packets"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import zmq
-from harness import NULL, Run, wait_for
+from harness import NULL, PATIENCE, Run, wait_for
 
 import dpsup
 from dpsup import DpsupError
@@ -32,7 +32,7 @@ class Raw:
 
     def say(self, raw: bytes) -> dict[str, Any] | None:
         self.socket.send_multipart([b"", raw])
-        if not self.socket.poll(10_000):
+        if not self.socket.poll(int(PATIENCE * 1000)):
             return None
         return json.loads(self.socket.recv_multipart()[-1])
 

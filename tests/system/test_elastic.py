@@ -177,8 +177,7 @@ scale = { min = 1, max = 3, target_busy = 0.6, cooldown = "2s" }
     instance.until(lambda s: s["groups"][0]["desired"] == 3)
     decisions = [e for e in instance.events() if e["type"] == "autoscale"]
     assert decisions and all(e["why"] and e["new"] > e["old"] for e in decisions)
-    scales = [e for e in instance.events() if e["type"] == "scale"]
-    assert [e["new"] for e in scales][-1] == 3
+    wait_for(lambda: [e["new"] for e in instance.events() if e["type"] == "scale"][-1:] == [3])
 
 
 def test_a_dry_run_only_says_what_it_would_do(instance: Run) -> None:

@@ -14,7 +14,19 @@ from typing import Any
 
 import pytest
 from harness import NULL, Run, wait_for
-from jobs import IO, LOSSLESS, SLOW, Job, accounted, build, death_events, group, out, pcap_port
+from jobs import (
+    IO,
+    LOSSLESS,
+    SLOW,
+    TOILS,
+    Job,
+    accounted,
+    build,
+    death_events,
+    group,
+    out,
+    pcap_port,
+)
 from traffic import Packet, compare, flows, mix, save, swapped, write_pcap
 
 from dpsup import connect
@@ -104,7 +116,7 @@ def test_a_worker_that_hangs_is_replaced(
 
 def test_slow_is_not_stuck(instance: Run) -> None:
     """Packets of a third of stall_after each, for many times stall_after."""
-    sent = mix(flows(1)[:10], 50, seed=1)
+    sent = mix(flows(1)[:10], 20, seed=1)
     save(instance.folder / "wan.in.pcap", sent)
     more = health('stall_after = "300ms"')
     # 2.5 to 4 GHz: 50 to 100 ms.
@@ -212,28 +224,6 @@ def hogs(core: int, n: int) -> Iterator[None]:
         for one in running:
             one.kill()
             one.wait()
-
-
-# Some milliseconds of CPU for each packet until there is a file: however late a test comes, the job
-# is not over.
-TOILS = """
-#include <time.h>
-#include <unistd.h>
-#include "dpsup_plugin.h"
-
-static uint16_t packet(void *state, struct dps_packet *p)
-{
-	(void)state;
-	if (access("FILE", F_OK) != 0)
-		for (clock_t until = clock() + CLOCKS_PER_SEC / 500; clock() < until;)
-			;
-	return dps_out(p->port);
-}
-
-const struct dps_plugin dps_plugin = {
-	DPS_PLUGIN_HEAD, .name = "toils", .packet = packet,
-};
-"""
 
 
 def test_a_starved_worker_is_not_killed(instance: Run, packets: list[Packet]) -> None:

@@ -224,7 +224,7 @@ def test_the_record_outlives_the_supervisor(instance: Run) -> None:
 def test_the_record_of_a_dead_instance_can_be_read_and_goes_with_its_folder(instance: Run) -> None:
     instance.start(QUIET)
     doc = instance.status()
-    for pid in (doc["supervisor"]["pid"], doc["primary"]["pid"], doc["seed"]["pid"]):
+    for pid in (doc["supervisor"]["pid"], doc["seed"]["pid"], doc["primary"]["pid"]):
         dies(pid)
     wait_for(lambda: instance.do("status", check=False).returncode == 3)
     done = instance.do("events", "--since", "10m", "--type", "state")
