@@ -295,5 +295,12 @@ def dies(pid: int) -> None:
     """SIGKILL, and wait until the kernel has let go of its lock."""
     pidfd = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
-    assert select.select([pidfd], [], [], 30)[0]
+    assert select.select([pidfd], [], [], PATIENCE)[0]
     os.close(pidfd)
+
+
+def kill_all(pids: list[int]) -> None:
+    """One after the other; those that end with the one before are gone by themselves."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

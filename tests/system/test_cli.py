@@ -7,11 +7,13 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 
-from harness import DPSUP, NULL, Run, leftovers, run, wait_for
+import pytest
+from harness import DPSUP, NULL, Run, kill_all, leftovers, run, wait_for
+
+pytestmark = pytest.mark.beside
 
 TALKER = r"""
 #include <stdio.h>
@@ -118,13 +120,6 @@ def test_a_detached_instance_keeps_nothing_of_its_caller(instance: Run) -> None:
     assert os.getsid(pid) == pid
 
 
-def kill_all(pids: list[int]) -> None:
-    """One after the other; those that end with the one before are gone by themselves."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
 def test_stale_state_of_a_dead_instance_is_swept_and_nobody_elses(instance: Run) -> None:
     instance.start(NULL)
     doc = instance.status()
@@ -152,26 +147,6 @@ def test_stale_state_of_a_dead_instance_is_swept_and_nobody_elses(instance: Run)
     finally:
         for one in others:
             one.rmdir()
-
-
-def test_clean_removes_the_dead_and_keeps_the_living(instance: Run, tmp_path: Path) -> None:
-    instance.start(NULL)
-    dead = Run(f"{instance.name}dead", tmp_path / "dead")
-    dead.folder.mkdir()
-    dead.start(NULL)
-    doc = dead.status()
-    kill_all([doc[part]["pid"] for part in ("supervisor", "primary", "seed")])
-    wait_for(lambda: dead.do("status", check=False).returncode == 3)
-    said = dead.do("status", check=False).stderr
-    assert f"it died: `dpsup -n {dead.name} events` shows its record" in said
-    assert "-> running" in dead.do("events").stdout
-    assert instance.name in run("status", "-n", instance.name, check=True).stdout
-    swept = run("clean", check=True).stdout.splitlines()
-    # What others left is swept as well.
-    (pages,) = (line for line in swept if "hugepage" in line and dead.name in line)
-    assert re.fullmatch(rf"removed \d+ hugepages, \S+/dpsup-{dead.name}-g1map_\*", pages)
-    assert wait_for(lambda: not leftovers(dead.name), 10)
-    assert instance.status()["state"] == "running"
 
 
 def test_several_instances_need_a_name(instance: Run, tmp_path: Path) -> None:

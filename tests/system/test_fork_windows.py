@@ -25,7 +25,7 @@ SPARE = NULL.replace("net_null0", "net_null0,size=64").replace(
 ).replace("intensity = 100", "intensity = 1000000")  # fmt: skip
 SEED_CALLS = 14  # from the order to the next wait: receive, fork, pidfd, tell, close
 CHILD_CALLS = 400  # more than a worker needs to READY
-STEP = 1 if LONG else 37
+STEP = 1 if LONG else 53
 
 
 def whole(client: dpsup.Instance) -> dict[str, Any] | None:

@@ -80,18 +80,22 @@ const struct dps_plugin dps_plugin = {
 	DPS_PLUGIN_HEAD, .name = "hang", .rewrites = 12, .packet = packet,
 };
 """
+DEAF = "signal(SIGABRT, SIG_IGN); for (;;);"
 
 
 @pytest.mark.parametrize(
-    ("act", "signal_"),
+    ("act", "signal_", "spares"),
     [
-        ("for (;;);", "SIGABRT"),
-        ("for (;;) pause();", "SIGABRT"),
-        ("signal(SIGABRT, SIG_IGN); for (;;);", "SIGKILL"),
+        pytest.param("for (;;);", "SIGABRT", 0, id="in a loop, no spare"),
+        pytest.param("for (;;);", "SIGABRT", 1, id="in a loop"),
+        pytest.param(
+            "for (;;) pause();", "SIGABRT", 0, id="asleep, no spare", marks=pytest.mark.long
+        ),
+        pytest.param("for (;;) pause();", "SIGABRT", 1, id="asleep"),
+        pytest.param(DEAF, "SIGKILL", 0, id="deaf, no spare"),
+        pytest.param(DEAF, "SIGKILL", 1, id="deaf", marks=pytest.mark.long),
     ],
-    ids=["in a loop", "asleep", "deaf"],
 )
-@pytest.mark.parametrize("spares", [0, 1])
 def test_a_worker_that_hangs_is_replaced(
     instance: Run, packets: list[Packet], act: str, signal_: str, spares: int
 ) -> None:

@@ -77,9 +77,16 @@ def without(packets: list[Packet], *places: int) -> list[Packet]:
     return [p for i, p in enumerate(packets) if i not in places]
 
 
-@pytest.mark.parametrize("n", [0, 1], ids=["no spare", "spares"])
 @pytest.mark.parametrize(
-    ("how", "signal_"), [("segv", "SIGSEGV"), ("abort", "SIGABRT"), ("hang", "SIGABRT")]
+    ("how", "signal_", "n"),
+    [
+        ("segv", "SIGSEGV", 0),
+        pytest.param("segv", "SIGSEGV", 1, marks=pytest.mark.long),
+        pytest.param("abort", "SIGABRT", 0, marks=pytest.mark.long),
+        ("abort", "SIGABRT", 1),
+        ("hang", "SIGABRT", 0),
+        ("hang", "SIGABRT", 1),
+    ],
 )
 def test_poison_is_quarantined_and_the_group_goes_on(
     instance: Run, packets: list[Packet], how: str, signal_: str, n: int

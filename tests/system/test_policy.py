@@ -492,13 +492,15 @@ const struct dps_plugin dps_plugin = {
 """
 
 
-@pytest.mark.parametrize("spares", [0, 1])
 @pytest.mark.parametrize(
-    ("strategy", "follow"),
+    ("strategy", "follow", "spares"),
     [
-        ("one-for-one", []),
-        ("all", ["b/1"]),
-        ("rest-for-chain", ["c/1", "c/0"]),
+        ("one-for-one", [], 0),
+        pytest.param("one-for-one", [], 1, marks=pytest.mark.long),
+        pytest.param("all", ["b/1"], 0, marks=pytest.mark.long),
+        ("all", ["b/1"], 1),
+        ("rest-for-chain", ["c/1", "c/0"], 0),
+        ("rest-for-chain", ["c/1", "c/0"], 1),
     ],
 )
 def test_strategies(

@@ -114,21 +114,31 @@ const struct dps_plugin dps_plugin = {
 """
 
 
+FAKE = "*(uint32_t *)me->lease = 0x41414141;"
+GIVEN_BACK = "*(uint32_t *)me->lease = 0;"
+FAKE_MARK = "*(uint32_t *)me->lease = 0x40000000;"
+NO_LIST = "*head = head; kill(getpid(), SIGKILL);"
+WILD_LIST = "*head = (void *)8; kill(getpid(), SIGKILL);"
+
+
 @pytest.mark.parametrize(
-    ("act", "notice"),
+    ("act", "notice", "spares"),
     [
         # A word that pthread_mutex_lock would take for a death, of a thread that goes on.
-        ("*(uint32_t *)me->lease = 0x41414141;", "doubt"),
-        ("*(uint32_t *)me->lease = 0;", "doubt"),
+        pytest.param(FAKE, "doubt", 0, id="a fake, no spare"),
+        pytest.param(FAKE, "doubt", 1, id="a fake"),
+        pytest.param(GIVEN_BACK, "doubt", 0, id="given back, no spare", marks=pytest.mark.long),
+        pytest.param(GIVEN_BACK, "doubt", 1, id="given back"),
         # The kernel's own mark: what it says of the thread counts.
-        ("*(uint32_t *)me->lease = 0x40000000;", "doubt"),
+        pytest.param(FAKE_MARK, "doubt", 0, id="a fake mark, no spare"),
+        pytest.param(FAKE_MARK, "doubt", 1, id="a fake mark", marks=pytest.mark.long),
         # The kernel's list is empty, or leads nowhere: it says nothing.
-        ("*head = head; kill(getpid(), SIGKILL);", "pidfd"),
-        ("*head = (void *)8; kill(getpid(), SIGKILL);", "pidfd"),
+        pytest.param(NO_LIST, "pidfd", 0, id="no list, no spare"),
+        pytest.param(NO_LIST, "pidfd", 1, id="no list", marks=pytest.mark.long),
+        pytest.param(WILD_LIST, "pidfd", 0, id="a wild list, no spare", marks=pytest.mark.long),
+        pytest.param(WILD_LIST, "pidfd", 1, id="a wild list"),
     ],
-    ids=["a fake", "given back", "a fake mark", "no list", "a wild list"],
 )
-@pytest.mark.parametrize("spares", [0, 1])
 def test_notices_that_are_false_or_do_not_come(
     instance: Run, packets: list[Packet], act: str, notice: str, spares: int
 ) -> None:
