@@ -60,6 +60,11 @@ max = 4
 restart = { intensity = 100, backoff = { initial = "10ms", factor = 1 } }
 """
 
+# The same without packets, for what is about processes: the CPUs are left to these.
+CALM = re.sub(r"(net_null\d)", r"\1,no-rx=1", NULL).replace(
+    'cores = "1"', 'cores = "1"\nidle = "adaptive"'
+)
+
 
 def run(
     *args: str, check: bool = False, timeout: float = PATIENCE

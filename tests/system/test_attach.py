@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from eal import Config, attach_arguments, eal_folder, kill_seeds, next_seed, run_to
-from harness import NULL, PATIENCE, Run, at_rest, wait_for
+from harness import CALM, NULL, PATIENCE, Run, at_rest, wait_for
 from jobs import spare_pids
 from ptrace import Traced
 
@@ -30,6 +30,7 @@ from dpsup.supervisor.policy import Pace
 pytestmark = pytest.mark.beside
 
 SLOW_NULL = NULL.replace("net_null0", "net_null0,size=64") + "spares = 1\n"
+NO_PACKETS = CALM + "spares = 1\n"
 
 
 def attaches(seed: int) -> bool:
@@ -189,7 +190,7 @@ def is_read(config: Config) -> bool:
 
 
 def test_what_a_dead_outsider_read_is_given_back(instance: Run, tmp_path: Path) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     config = Config(instance.name)
     with dpsup.connect(instance.name) as client:
         with by_hand(instance, tmp_path, lambda: is_read(config)):
@@ -202,7 +203,7 @@ def test_what_a_dead_outsider_read_is_given_back(instance: Run, tmp_path: Path) 
 
 def test_a_reader_left_in_the_lock_of_an_array_is_given_back(instance: Run) -> None:
     """Seen once in 2,000 kills, as it is held for some ten instructions: so it is put there."""
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     config = Config(instance.name)
     head = struct.pack(f"{len(config.free)}I", *config.free)
     at = head.index(b"memzone\0") + 88  # of rwlock in struct rte_fbarray
@@ -215,7 +216,7 @@ def test_a_reader_left_in_the_lock_of_an_array_is_given_back(instance: Run) -> N
 
 
 def test_what_a_dead_seed_wrote_under_is_given_back(instance: Run) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     config = Config(instance.name)
     with dpsup.connect(instance.name) as client:
         before = client.status()
@@ -244,7 +245,7 @@ def test_what_a_dead_seed_wrote_under_is_given_back(instance: Run) -> None:
 
 
 def test_a_lock_that_a_living_process_has_is_waited_for(instance: Run, tmp_path: Path) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     config = Config(instance.name)
     with dpsup.connect(instance.name) as client:
         before = client.status()
@@ -276,7 +277,7 @@ def dies_writing(instance: Run, folder: Path, change: bytes = b"") -> int:
 def test_what_a_dead_outsider_changed_nothing_under_is_given_back(
     instance: Run, tmp_path: Path
 ) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     config = Config(instance.name)
     with dpsup.connect(instance.name) as client:
         before = client.status()
@@ -291,7 +292,7 @@ def test_what_a_dead_outsider_changed_nothing_under_is_given_back(
 def test_past_what_an_outsider_may_have_left_half_done_a_generation_starts(
     instance: Run, tmp_path: Path
 ) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     with dpsup.connect(instance.name) as client:
         pid = dies_writing(instance, tmp_path, b"half")  # as if it had begun to reserve one
         wait_for(lambda: said(client, "an outsider died with locks"))
@@ -303,7 +304,7 @@ def test_past_what_an_outsider_may_have_left_half_done_a_generation_starts(
 
 
 def test_a_stuck_attach_is_ended_by_its_deadline(instance: Run) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     with dpsup.connect(instance.name) as client:
         before = client.status()
         seed = before["seed"]["pid"]
@@ -329,7 +330,7 @@ def test_a_stuck_attach_is_ended_by_its_deadline(instance: Run) -> None:
 
 
 def test_a_seed_may_die_right_after_it_said_ready(instance: Run) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     with dpsup.connect(instance.name) as client:
         before = client.status()
         parent, seed = before["supervisor"]["pid"], before["seed"]["pid"]
@@ -350,7 +351,7 @@ def test_a_seed_may_die_right_after_it_said_ready(instance: Run) -> None:
 
 def test_nothing_of_a_dead_seed_answers_the_primarys_requests(instance: Run) -> None:
     """Where a child held a dead seed's socket, EAL would wait 5 s for its answer to each one."""
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     folder = eal_folder(instance.name)
     with dpsup.connect(instance.name) as client:
         old = client.status()["seed"]["pid"]

@@ -6,14 +6,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from harness import NULL, Run, kill_all, leftovers, run, wait_for
+from harness import CALM, Run, kill_all, leftovers, run, wait_for
 
 
 def test_clean_removes_the_dead_and_keeps_the_living(instance: Run, tmp_path: Path) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     dead = Run(f"{instance.name}dead", tmp_path / "dead")
     dead.folder.mkdir()
-    dead.start(NULL)
+    dead.start(CALM)
     doc = dead.status()
     kill_all([doc[part]["pid"] for part in ("supervisor", "primary", "seed")])
     wait_for(lambda: dead.do("status", check=False).returncode == 3)
@@ -25,5 +25,5 @@ def test_clean_removes_the_dead_and_keeps_the_living(instance: Run, tmp_path: Pa
     # What others left is swept as well.
     (pages,) = (line for line in swept if "hugepage" in line and dead.name in line)
     assert re.fullmatch(rf"removed \d+ hugepages, \S+/dpsup-{dead.name}-g1map_\*", pages)
-    assert wait_for(lambda: not leftovers(dead.name), 10)
+    assert wait_for(lambda: not leftovers(dead.name))
     assert instance.status()["state"] == "running"

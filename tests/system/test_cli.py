@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import DPSUP, NULL, Run, kill_all, leftovers, run, wait_for
+from harness import CALM, DPSUP, Run, kill_all, leftovers, run, wait_for
 
 pytestmark = pytest.mark.beside
 
@@ -44,7 +44,7 @@ def test_what_workers_print_becomes_log_lines_with_their_names(instance: Run) ->
         ["cc", "-shared", "-fPIC", "-O2", *flags, str(source), "-o", source.with_suffix(".so")],
         check=True,
     )
-    instance.start(NULL.replace('"macswap"', '"./talker.so"').replace("args =", "# args ="))
+    instance.start(CALM.replace('"macswap"', '"./talker.so"').replace("args =", "# args ="))
 
     def lines() -> list[dict[str, str]]:
         found: list[dict[str, str]] = json.loads(instance.do("logs", "fw/1", "-o", "json").stdout)
@@ -60,7 +60,7 @@ def test_what_workers_print_becomes_log_lines_with_their_names(instance: Run) ->
 
 
 def test_logs_and_events_can_be_followed(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     with subprocess.Popen(
         [*DPSUP, "events", "-f", "-n", instance.name, "-o", "json"],
         stdout=subprocess.PIPE,
@@ -91,7 +91,7 @@ def test_logs_and_events_can_be_followed(instance: Run) -> None:
 
 
 def test_dry_run_starts_nothing(instance: Run) -> None:
-    instance.write(NULL)
+    instance.write(CALM)
     done = run("start", str(instance.file), "--dry-run", check=True)
     assert "hugepages" in done.stdout
     assert leftovers(instance.name) == []
@@ -99,7 +99,7 @@ def test_dry_run_starts_nothing(instance: Run) -> None:
 
 
 def test_a_detached_instance_keeps_nothing_of_its_caller(instance: Run) -> None:
-    instance.write(NULL)
+    instance.write(CALM)
     pipe_r, pipe_w = os.pipe()
     done = subprocess.run(
         [*DPSUP, "start", str(instance.file), "--detach"],
@@ -121,7 +121,7 @@ def test_a_detached_instance_keeps_nothing_of_its_caller(instance: Run) -> None:
 
 
 def test_stale_state_of_a_dead_instance_is_swept_and_nobody_elses(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     doc = instance.status()
     victims = [doc["supervisor"]["pid"], doc["primary"]["pid"], doc["seed"]["pid"]]
     victims += [w["pid"] for w in doc["groups"][0]["workers"]]
@@ -150,10 +150,10 @@ def test_stale_state_of_a_dead_instance_is_swept_and_nobody_elses(instance: Run)
 
 
 def test_several_instances_need_a_name(instance: Run, tmp_path: Path) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     other = Run(f"{instance.name}two", tmp_path / "two")
     other.folder.mkdir()
-    other.start(NULL)
+    other.start(CALM)
     try:
         done = run("status")
         assert done.returncode == 2
@@ -192,7 +192,7 @@ def test_a_runtime_folder_with_other_peoples_files_is_refused_and_kept(instance:
     precious = instance.folder / "precious"
     precious.mkdir()
     (precious / "thesis.tex").write_text("years of work")
-    instance.write(NULL)
+    instance.write(CALM)
     text = instance.file.read_text().replace("[host]", f'[host]\nruntime_dir = "{precious}"')
     instance.file.write_text(text)
     done = run("start", str(instance.file), "--detach")
@@ -207,7 +207,7 @@ def test_a_runtime_folder_with_other_peoples_files_is_refused_and_kept(instance:
 
 
 def test_one_name_runs_once_whatever_its_runtime_folder(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     pid = instance.status()["supervisor"]["pid"]
     elsewhere = instance.folder / "elsewhere"
     text = instance.file.read_text().replace("[host]", f'[host]\nruntime_dir = "{elsewhere}"')

@@ -11,7 +11,7 @@ import signal
 import time
 
 import pytest
-from harness import NULL, Run, dies, run, supervisor, wait_for
+from harness import CALM, NULL, Run, dies, run, supervisor, wait_for
 from jobs import IO, JUMBO, SLOW, Job, accounted, group, out, pcap_port
 from traffic import Flow, compare, flows, mix, save, swapped, write_pcap
 
@@ -34,7 +34,7 @@ vdev = "net_pcap0,rx_pcap=in.pcap,infinite_rx=1,tx_pcap=/dev/null"
 
 
 def test_scale_by_steps_and_dry(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     dry = json.loads(instance.do("scale", "fw", "+2", "--dry-run", "-o", "json").stdout)
     assert (dry["old"], dry["desired"], dry["ready"]) == (2, 4, 2)
     assert [one["worker"] for one in dry["add"]] == ["fw/2", "fw/3"]
@@ -97,7 +97,7 @@ def test_how_long_moved_buckets_waited_is_on_record(instance: Run) -> None:
 
 
 def test_two_scales_at_once_happen_one_after_the_other(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(4) as pool:

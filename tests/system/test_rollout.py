@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NULL, Run, dies, run, wait_for
+from harness import CALM, NULL, Run, dies, run, wait_for
 from jobs import IO, Job, accounted, group, out, pcap_port
 from traffic import Packet, compare, save
 from versions import ANY, MARK, many, plugin, start, unmarked
@@ -348,7 +348,7 @@ def _held(instance: Run) -> bool:
 
 
 def test_the_next_generation_runs_what_was_rolled_out(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     instance.do("rollout", "fw", "--plugin", "forward", "--judge", "0s", "--wait")
     os.kill(instance.status()["primary"]["pid"], signal.SIGKILL)
     doc = instance.until(lambda s: s["state"] == "running" and s["generation"] == 2 and s)
@@ -378,7 +378,7 @@ def test_the_next_generation_runs_what_was_rolled_out(instance: Run) -> None:
 def test_the_next_supervisor_knows_what_to_do(instance: Run, moment: str) -> None:
     """The supervisor is killed in the middle of a rollout, or after one: who adopts takes it back,
     or knows what runs."""
-    instance.start(NULL)
+    instance.start(CALM)
     judge = "0s" if moment == "done" else "1m"
     instance.do("rollout", "fw", "--plugin", "forward", "--judge", judge, "--more-drops", "100%",
                 "--slower", "10000%")  # fmt: skip
@@ -491,7 +491,7 @@ def test_reload_does_what_the_file_says(instance: Run) -> None:
 
 
 def test_reload_does_nothing_where_a_restart_is_needed(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     edited(instance, lambda t: t.replace("count = 2\nmax = 4", "count = 3\nmax = 6"))
     edited(instance, lambda t: t.replace("mbufs = 16383", "mbufs = 8191"))
     done = instance.do("reload", check=False)
