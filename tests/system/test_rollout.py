@@ -357,8 +357,8 @@ def test_the_next_generation_runs_what_was_rolled_out(instance: Run) -> None:
     assert plan["groups"][0]["plugin"] == "forward"
     # In the middle of one the old version counts.
     instance.do("rollout", "fw", "--plugin", "sink", "--judge", "1m")
-    # The next phase, which lasts, is as good where somebody looks late.
-    instance.until(lambda s: s["groups"][0]["rollout"]["phase"] in ("preparing", "canary"))
+    # For a minute: so long the old version is measured.
+    instance.until(lambda s: s["groups"][0]["rollout"]["phase"] == "preparing")
     os.kill(instance.status()["primary"]["pid"], signal.SIGKILL)
     doc = instance.until(lambda s: s["state"] == "running" and s["generation"] == 3 and s)
     assert doc["groups"][0]["plugin"] == "forward"
@@ -379,7 +379,8 @@ def test_the_next_supervisor_knows_what_to_do(instance: Run, moment: str) -> Non
     """The supervisor is killed in the middle of a rollout, or after one: who adopts takes it back,
     or knows what runs."""
     instance.start(CALM)
-    judge = "0s" if moment == "done" else "1m"
+    # The old version is measured for as long, before the canary.
+    judge = "0s" if moment == "done" else "1m" if moment == "preparing" else "3s"
     instance.do("rollout", "fw", "--plugin", "forward", "--judge", judge, "--more-drops", "100%",
                 "--slower", "10000%")  # fmt: skip
 
@@ -388,9 +389,9 @@ def test_the_next_supervisor_knows_what_to_do(instance: Run, moment: str) -> Non
         if moment == "done":
             return bool(now["phase"] == "idle" and now["revision"] == 2)
         if moment == "preparing":
-            # The next phase, which lasts, is as good where somebody looks late.
-            return now["phase"] in (moment, "canary")
-        return bool(now["phase"] == moment and 2 in now["workers"].values())
+            return bool(now["phase"] == moment)
+        # The next phase is as good where somebody looks late.
+        return bool(now["phase"] in (moment, "rolling") and 2 in now["workers"].values())
 
     instance.until(there)
     before = instance.status()

@@ -209,13 +209,13 @@ const struct dps_plugin dps_plugin = {
 
 def test_core_dumps_hold_nobody_up(instance: Run, packets: list[Packet]) -> None:
     """The kernel stops threads on their way out for a dump, if it begins first: several tries."""
-    save(instance.folder / "wan.in.pcap", packets[:2000])
+    save(instance.folder / "wan.in.pcap", packets[:6000])
     folder = instance.folder / "cores"
     folder.mkdir()
     plugin = build(instance.folder, CORE)
     args = f'in = "{folder}"'
     instance.start(pcap_port() + IO + group(str(plugin), 1, args))
-    instance.until(lambda s: s["ports"][0]["tx_packets"] == 2000)
+    instance.until(lambda s: s["ports"][0]["tx_packets"] >= 2000)
     found: list[dict[str, Any]] = []
 
     def is_sooner() -> bool:
@@ -229,7 +229,7 @@ def test_core_dumps_hold_nobody_up(instance: Run, packets: list[Packet]) -> None
     wait_for(is_sooner)
     assert {e["notice"] for e in found} == {"lease"}
 
-    # The last one may still be on its way to the disk: the kernel removes the one before first.
+    # The kernel removes the one before first; on a busy machine one may be ended before its dump.
     def size() -> int:
         with contextlib.suppress(FileNotFoundError):
             return (folder / "core").stat().st_size
