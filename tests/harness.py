@@ -60,6 +60,11 @@ max = 4
 restart = { intensity = 100, backoff = { initial = "10ms", factor = 1 } }
 """
 
+# The same without packets, for what is about processes: the CPUs are left to these.
+CALM = re.sub(r"(net_null\d)", r"\1,no-rx=1", NULL).replace(
+    'cores = "1"', 'cores = "1"\nidle = "adaptive"'
+)
+
 
 def run(
     *args: str, check: bool = False, timeout: float = PATIENCE
@@ -295,5 +300,12 @@ def dies(pid: int) -> None:
     """SIGKILL, and wait until the kernel has let go of its lock."""
     pidfd = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
-    assert select.select([pidfd], [], [], 30)[0]
+    assert select.select([pidfd], [], [], PATIENCE)[0]
     os.close(pidfd)
+
+
+def kill_all(pids: list[int]) -> None:
+    """One after the other; those that end with the one before are gone by themselves."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -30,6 +30,27 @@ on_full = "hold"
 restart = { intensity = 1000000, backoff = { initial = "1ms", factor = 1 } }
 """
 
+# Some milliseconds of CPU for each packet until there is a file: however late a test comes, the job
+# is not over.
+TOILS = """
+#include <time.h>
+#include <unistd.h>
+#include "dpsup_plugin.h"
+
+static uint16_t packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	if (access("FILE", F_OK) != 0)
+		for (clock_t until = clock() + CLOCKS_PER_SEC / 500; clock() < until;)
+			;
+	return dps_out(p->port);
+}
+
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "toils", .packet = packet,
+};
+"""
+
 ONCE = """
 on_full = "hold"
 restart = {{ intensity = {intensity}, backoff = {{ initial = "1ms", factor = 1 }} }}

@@ -10,6 +10,7 @@ from jobs import IO, LOSSLESS, Job, build, group, pcap_port
 from traffic import Flow, Packet, mix, save
 
 MARK = 5  # the byte of the destination address that a version writes its number to
+ANY = 1000.0  # times slower: how many cycles a packet takes is chance where others use the CPU
 CYCLES = 60_000  # TSC cycles for one packet: some 25 µs
 
 # Fit for any version: VERSION, and what WORSE makes of it.

@@ -32,6 +32,7 @@ T = TypeVar("T")
 SCALES = 10  # a run
 KILLS = 10
 COMMANDS = 7  # of each kind a run
+LEAST = 3
 BACK_S = 20.0
 # The back-off is a setting of the policy, no cost: it is as short as possible.
 RESTARTS = (
@@ -91,6 +92,11 @@ def _launch(setup: Setup) -> Step:
     return Step("start/launch", run)
 
 
+def _some(most: int, setup: Setup) -> int:
+    """Less of all where measurements are to be shorter than a second."""
+    return max(LEAST, round(most * min(1.0, setup.seconds)))
+
+
 def _scale(setup: Setup) -> Step:
     """On an instance without packets: beside a worker that polls, the figure would be how the
     kernel shares a core."""
@@ -99,7 +105,7 @@ def _scale(setup: Setup) -> Step:
     def run(_: Watch) -> list[Reading]:
         forks, ups, downs = [], [], []
         with rigs.instance(body, setup.cores) as rig:
-            for _i in range(SCALES):
+            for _i in range(_some(SCALES, setup)):
                 seen = rig.last_event()
                 begin = time.monotonic_ns()
                 rig.instance.scale("fw", 2)
@@ -126,7 +132,7 @@ def _failover(setup: Setup, name: str, spares: int) -> Step:
     def run(_: Watch) -> list[Reading]:
         times: dict[str, list[float]] = {}
         with rigs.instance(body, setup.cores) as rig, rig.meter():
-            for _i in range(KILLS):
+            for _i in range(_some(KILLS, setup)):
                 for part, ns in _one_death(rig, spares).items():
                     times.setdefault(part, []).append(ns)
         return [reading(f"{name}{part}", ns, "us") for part, ns in times.items()]
@@ -210,7 +216,7 @@ def _commands(setup: Setup) -> Step:
                 "help": (main, "--help"),
                 "status": (main, "-n", rig.name, "status"),
             }
-            for _i in range(COMMANDS):
+            for _i in range(_some(COMMANDS, setup)):
                 for name, words in asked.items():
                     # -P: the installed dpsup, even if the current directory has the sources.
                     begin = time.monotonic_ns()

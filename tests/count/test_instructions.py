@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from count.instructions import Counted, Unable, baseline, build, cases, count, moved, table
 
-# Two CPUs that others use too. One process of pytest-xdist has them all: it counts once.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("count")]
+# On two CPUs that others use too.
+pytestmark = pytest.mark.timeout(600)
 
 
 class Counts:
@@ -27,15 +27,14 @@ class Counts:
         return count(self.program, case, self.folder)
 
 
-@pytest.fixture(scope="module")
-def counts(tmp_path_factory: pytest.TempPathFactory) -> Counts:
+def test_the_loops_cost_what_they_did(tmp_path: Path) -> None:
+    """One test: each process of pytest-xdist that had a part of it would count anew, for 40 s."""
     try:
-        return Counts(tmp_path_factory.mktemp("count"))
+        counts = Counts(tmp_path)
     except Unable as e:
         pytest.fail(str(e), pytrace=False)
-
-
-def test_the_loops_cost_what_they_did(counts: Counts) -> None:
+    assert counts.again("hashed-forward") == counts.case["hashed-forward"], "counts are exact"
+    holds_with_any_compiler(counts.figures)
     before = baseline(counts.toolchain)
     if not before:
         pytest.skip(
@@ -53,12 +52,7 @@ def test_the_loops_cost_what_they_did(counts: Counts) -> None:
         )
 
 
-def test_counts_are_exact(counts: Counts) -> None:
-    assert counts.again("hashed-forward") == counts.case["hashed-forward"]
-
-
-def test_what_holds_with_any_compiler(counts: Counts) -> None:
-    f = counts.figures
+def holds_with_any_compiler(f: dict[str, dict[str, float]]) -> None:
     assert f["lone-forward"]["worker"] < 80
     assert f["lone-forward"]["worker"] < f["lone-macswap"]["worker"]  # that saves bytes
     assert f["lone-forward"]["worker"] < f["meta"]["worker"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import NULL, PATIENCE, Run, here, left_by_the_dead, leftovers, wait_for
+from harness import CALM, PATIENCE, Run, here, left_by_the_dead, leftovers, wait_for
 from netns import remove_dead_hosts
 
 
@@ -51,7 +51,7 @@ def started_by(test: str, folder: Path) -> Iterator[Run]:
                 one.process.kill()
                 one.process.communicate()
         end(one.name)
-    assert wait_for(lambda: not leftovers(one.name), 10), leftovers(one.name)
+    assert wait_for(lambda: not leftovers(one.name)), leftovers(one.name)
 
 
 @pytest.fixture
@@ -65,7 +65,6 @@ def shared(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Run]:
     """A running instance without traffic, for all tests of a module that leave it as it was."""
-    quiet = re.sub(r"(net_null\d)", r"\1,no-rx=1", NULL)
     stem = f"shared{request.path.stem.removeprefix('test_')}"
     with started_by(stem, tmp_path_factory.mktemp(stem)) as one:
-        yield one.start(quiet)
+        yield one.start(CALM)

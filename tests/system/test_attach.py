@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 from eal import Config, attach_arguments, eal_folder, kill_seeds, next_seed, run_to
-from harness import NULL, PATIENCE, Run, at_rest, wait_for
+from harness import CALM, NULL, PATIENCE, Run, at_rest, wait_for
 from jobs import spare_pids
-from ptrace import Traced
+from ptrace import Gone, Traced
 
 import dpsup
 from dpsup.primary.eal_locks import takes_connections
@@ -30,6 +30,7 @@ from dpsup.supervisor.policy import Pace
 pytestmark = pytest.mark.beside
 
 SLOW_NULL = NULL.replace("net_null0", "net_null0,size=64") + "spares = 1\n"
+NO_PACKETS = CALM + "spares = 1\n"
 
 
 def attaches(seed: int) -> bool:
@@ -105,16 +106,21 @@ def renew(instance: Run, client: dpsup.Instance) -> None:
     whole(client)
 
 
-def report(found: list[dict[int, int]], events: list[dict[str, Any]]) -> None:
-    """Figures of a run, for whoever reads its output."""
-    began, attaches = 0, []
+def attach_times(events: list[dict[str, Any]]) -> list[float]:
+    """In seconds, the shortest first, of the attaches that came to their end."""
+    began, found = 0, []
     for e in events:
         if e["type"] == "state" and e["kind"] == "seed":
             if e["new"] == "running":
-                attaches.append((e["at_ns"] - began) / 1e6)
+                found.append((e["at_ns"] - began) / 1e9)
             began = e["at_ns"]
-    attaches.sort()
-    quantiles = [round(attaches[int(len(attaches) * q)], 1) for q in (0.5, 0.99) if attaches]
+    return sorted(found)
+
+
+def report(found: list[dict[int, int]], events: list[dict[str, Any]]) -> None:
+    """Figures of a run, for whoever reads its output."""
+    attaches = attach_times(events)
+    quantiles = [round(attaches[int(len(attaches) * q)] * 1e3, 1) for q in (0.5, 0.99) if attaches]
     said = Counter(e["message"] for e in events if e["type"] in ("locks", "seed"))
     left = Counter(str(f) for f in found if f)
     print(f"{len(found)} kills; left held {dict(left)}; said {dict(said)}; ", end="")
@@ -184,7 +190,7 @@ def is_read(config: Config) -> bool:
 
 
 def test_what_a_dead_outsider_read_is_given_back(instance: Run, tmp_path: Path) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     config = Config(instance.name)
     with dpsup.connect(instance.name) as client:
         with by_hand(instance, tmp_path, lambda: is_read(config)):
@@ -197,13 +203,12 @@ def test_what_a_dead_outsider_read_is_given_back(instance: Run, tmp_path: Path) 
 
 def test_a_reader_left_in_the_lock_of_an_array_is_given_back(instance: Run) -> None:
     """Seen once in 2,000 kills, as it is held for some ten instructions: so it is put there."""
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     config = Config(instance.name)
     head = struct.pack(f"{len(config.free)}I", *config.free)
     at = head.index(b"memzone\0") + 88  # of rwlock in struct rte_fbarray
     with (eal_folder(instance.name) / "config").open("r+b", buffering=0) as file:
         os.pwrite(file.fileno(), struct.pack("I", READS), at)
-    assert config.held() == {at // 4: READS}
     with dpsup.connect(instance.name) as client:
         found = wait_for(lambda: said(client, "given back"))
         assert found[0]["released"] == {"zones": READS}
@@ -211,18 +216,28 @@ def test_a_reader_left_in_the_lock_of_an_array_is_given_back(instance: Run) -> N
 
 
 def test_what_a_dead_seed_wrote_under_is_given_back(instance: Run) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     config = Config(instance.name)
     with dpsup.connect(instance.name) as client:
         before = client.status()
         seed = before["seed"]["pid"]
-        for _ in range(20):  # it may be past that point by the time we have it
-            os.kill(seed, signal.SIGKILL)
+
+        def dies_there() -> bool:
+            """A new seed, unless it was past that point by the time we had it, or had its deadline
+            behind it by the time it was there."""
+            nonlocal seed
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(seed, signal.SIGKILL)
             seed = next_seed(before["supervisor"]["pid"], seed)
-            traced = Traced(seed)
-            if run_to(traced, lambda: is_written(config)):
-                break
-        traced.kill()
+            with contextlib.suppress(Gone, OSError, ValueError):
+                traced = Traced(seed)
+                if run_to(traced, lambda: is_written(config) or not attaches(seed)):
+                    there = is_written(config)
+                    traced.kill()
+                    return there
+            return False
+
+        wait_for(dies_there, 3 * PATIENCE)
         wait_for(lambda: said(client, "given back"))
         wait_for(lambda: client.status()["seed"]["state"] == "running")
         after = client.status()
@@ -231,7 +246,7 @@ def test_what_a_dead_seed_wrote_under_is_given_back(instance: Run) -> None:
 
 
 def test_a_lock_that_a_living_process_has_is_waited_for(instance: Run, tmp_path: Path) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     config = Config(instance.name)
     with dpsup.connect(instance.name) as client:
         before = client.status()
@@ -263,7 +278,7 @@ def dies_writing(instance: Run, folder: Path, change: bytes = b"") -> int:
 def test_what_a_dead_outsider_changed_nothing_under_is_given_back(
     instance: Run, tmp_path: Path
 ) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     config = Config(instance.name)
     with dpsup.connect(instance.name) as client:
         before = client.status()
@@ -278,7 +293,7 @@ def test_what_a_dead_outsider_changed_nothing_under_is_given_back(
 def test_past_what_an_outsider_may_have_left_half_done_a_generation_starts(
     instance: Run, tmp_path: Path
 ) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     with dpsup.connect(instance.name) as client:
         pid = dies_writing(instance, tmp_path, b"half")  # as if it had begun to reserve one
         wait_for(lambda: said(client, "an outsider died with locks"))
@@ -290,7 +305,7 @@ def test_past_what_an_outsider_may_have_left_half_done_a_generation_starts(
 
 
 def test_a_stuck_attach_is_ended_by_its_deadline(instance: Run) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     with dpsup.connect(instance.name) as client:
         before = client.status()
         seed = before["seed"]["pid"]
@@ -308,14 +323,15 @@ def test_a_stuck_attach_is_ended_by_its_deadline(instance: Run) -> None:
         (late,) = wait_for(lambda: said(client, "attach not done"))
         assert late["pid"] == stuck
         # Measured from those that came through, not the first one's patience.
-        assert float(late["message"].split()[4]) < Pace.MOST
+        patience = float(late["message"].split()[4])
+        assert patience < Pace.MOST or max(attach_times(client.events())) * Pace.MARGIN >= Pace.MOST
         wait_for(lambda: client.status()["seed"]["state"] == "running")
         after = client.status()
         assert (after["generation"], pids(after)) == (1, pids(before))
 
 
 def test_a_seed_may_die_right_after_it_said_ready(instance: Run) -> None:
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     with dpsup.connect(instance.name) as client:
         before = client.status()
         parent, seed = before["supervisor"]["pid"], before["seed"]["pid"]
@@ -336,7 +352,7 @@ def test_a_seed_may_die_right_after_it_said_ready(instance: Run) -> None:
 
 def test_nothing_of_a_dead_seed_answers_the_primarys_requests(instance: Run) -> None:
     """Where a child held a dead seed's socket, EAL would wait 5 s for its answer to each one."""
-    instance.start(SLOW_NULL)
+    instance.start(NO_PACKETS)
     folder = eal_folder(instance.name)
     with dpsup.connect(instance.name) as client:
         old = client.status()["seed"]["pid"]
@@ -372,7 +388,7 @@ def test_outsiders_killed_while_they_attach_stop_nobody(instance: Run, kills: in
             one.wait()
             left[str(config.held())] += 1
         wait_for(lambda: not config.held())
-        assert outsider().wait(timeout=30) == 0
+        assert outsider().wait(timeout=PATIENCE) == 0
         after = client.status()
         assert (after["generation"], pids(after)) == (1, pids(before))
         assert after["ports"][0]["rx_packets"] > before["ports"][0]["rx_packets"]

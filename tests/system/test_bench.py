@@ -111,8 +111,20 @@ def test_every_case_measures(tmp_path: Path, case: str) -> None:
     assert traces(bench.pid, tmp) == []
 
 
-@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("case", ["path", "others", "idle"])
+@pytest.mark.parametrize(
+    ("case", "sig"),
+    [
+        ("path", signal.SIGINT),
+        ("path", signal.SIGTERM),
+        ("path", signal.SIGKILL),
+        pytest.param("others", signal.SIGINT, marks=pytest.mark.long),
+        ("others", signal.SIGTERM),
+        ("others", signal.SIGKILL),
+        ("idle", signal.SIGINT),
+        pytest.param("idle", signal.SIGTERM, marks=pytest.mark.long),
+        ("idle", signal.SIGKILL),
+    ],
+)
 def test_nothing_stays_behind_whatever_ends_it(
     tmp_path: Path, case: str, sig: signal.Signals
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import zmq
-from harness import NULL, Run, wait_for
+from harness import CALM, PATIENCE, Run, wait_for
 
 import dpsup
 from dpsup import DpsupError
@@ -32,7 +32,7 @@ class Raw:
 
     def say(self, raw: bytes) -> dict[str, Any] | None:
         self.socket.send_multipart([b"", raw])
-        if not self.socket.poll(10_000):
+        if not self.socket.poll(int(PATIENCE * 1000)):
             return None
         return json.loads(self.socket.recv_multipart()[-1])
 
@@ -93,7 +93,7 @@ while True:
 
 def test_a_worker_comes_back_and_commands_are_answered_during_a_flood(instance: Run) -> None:
     """None of it waits for the flood's end: it has none."""
-    instance.start(NULL)
+    instance.start(CALM)
     request = messages.encode_request(messages.Request("status", "same")).decode()
     path = f"/run/dpsup/{instance.name}/control.sock"
     flooder = subprocess.Popen(
@@ -115,7 +115,7 @@ def test_a_worker_comes_back_and_commands_are_answered_during_a_flood(instance: 
 
 
 def test_the_same_request_is_carried_out_once(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     raw = Raw(instance)
     request = messages.encode_request(
         messages.Request("kill", uuid.uuid4().hex, {"worker": "fw/0", "signal": 9})
@@ -133,7 +133,7 @@ def test_the_same_request_is_carried_out_once(instance: Run) -> None:
 
 
 def test_events_are_numbered_and_a_snapshot_fills_gaps(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     with dpsup.connect(instance.name) as client:
         events = client.events()
         numbers = [e["seq"] for e in events]
@@ -176,7 +176,7 @@ def _with(following: Any, provoke: Any, client: dpsup.Instance) -> Any:
 
 
 def test_the_client_has_the_nouns_of_the_command_line(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     with dpsup.connect(instance.name) as client:
         assert client.scale("fw", 3)["ready"] == 3
         assert client.status()["groups"][0]["ready"] == 3

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DPSUP, Run, run, wait_for
+from harness import DPSUP, PATIENCE, Run, dies, run, wait_for
 from traffic import write_pcap
 
 import dpsup
@@ -257,12 +257,19 @@ def test_what_is_dropped_is_shown_by_its_reason(instance: Run, choosy: Path) -> 
     by_plugin = lines("fw", "--dropped", "odd one")
     assert len(by_plugin) == 8
     assert all(" fw/0 io/0 dropped, odd one, from wan: " in line for line in by_plugin)
-    done = instance.do("capture", "--dropped", "any", "--for", "500ms", "-w", str(file))
-    captured, missed = counted(done.stderr)
-    packets = tshark(file)
-    assert len(packets) == captured > 0 == missed
-    assert {p["comment"] for p in packets} == {"fw/0: odd one", "wan: oversize"}
+    packets: list[dict[str, str]] = []
+
+    def both() -> bool:
+        """On a busy machine the one long packet may come round late."""
+        done = instance.do("capture", "--dropped", "any", "--for", "500ms", "-w", str(file))
+        captured, missed = counted(done.stderr)
+        packets[:] = tshark(file)
+        assert (len(packets), missed) == (captured, 0)
+        return len({p["comment"] for p in packets}) > 1
+
+    wait_for(both)
     # Only those: what passes is not among them.
+    assert {p["comment"] for p in packets} == {"fw/0: odd one", "wan: oversize"}
     odd = [p for p in packets if p["comment"] == "fw/0: odd one"]
     assert {int(p["src"].rpartition(".")[2]) % 4 for p in odd} == {1}
     wrong = instance.do("capture", "--dropped", "oversise", check=False)
@@ -311,7 +318,7 @@ def test_nothing_stays_on_when_its_client_is_killed(
 
     assert "E0731" in more(capture).stderr
     assert "E0737" in more(perf).stderr
-    time.sleep(LEASE_S + 1.5)
+    time.sleep(LEASE_S + 0.5)
     # They are alive, although nobody reads what the one prints: one capture at a time.
     for one in (capture, perf):
         assert f"process {one.process.pid}" in more(one).stderr
@@ -335,7 +342,7 @@ def test_nothing_stays_on_when_its_client_is_killed(
     pipe = f"{DPSUP[0]} capture -n {instance.name} wan -w - | head -c 2000 | wc -c"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", pipe],
-        capture_output=True, text=True, check=False, timeout=30,
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     assert (done.stdout.strip(), done.returncode) == ("2000", 0), done.stderr
 
@@ -359,7 +366,7 @@ def test_captures_go_on_while_workers_and_the_supervisor_die(
                 )
             )
         killed = time.time()
-        kill(one.status()["supervisor"]["pid"])
+        dies(one.status()["supervisor"]["pid"])
     assert "E0731" in instance.do("capture", "wan", "-c", "1", check=False).stderr
     passed = instance.worker("fw/0")["rx_packets"]
     wait_for(lambda: instance.worker("fw/0")["rx_packets"] > passed)

@@ -111,7 +111,7 @@ def test_a_group_at_zero(instance: Run, rule: str) -> None:
     save(instance.folder / "lan.in.pcap", [])
     parked = LOSSLESS + f'at_zero = "{rule}"\n'
     text = (
-        pcap_port() + pcap_port("lan") + IO + member("fw", "delay", 1, f"cycles = {6 * SLOW}")
+        pcap_port() + pcap_port("lan") + IO + member("fw", "delay", 1, f"cycles = {12 * SLOW}")
         + member("nat", "forward", 2, more=parked) + chain("wan", "fw", "nat", "lan")
     )  # fmt: skip
     job = Job(instance, text)

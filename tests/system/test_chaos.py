@@ -106,6 +106,7 @@ def test_an_instance_that_runs_is_checked_by_its_counters(instance: Run, tmp_pat
     assert instance.status()["state"] == "running"
 
 
+@pytest.mark.beside
 def test_its_instance_ends_with_it(tmp_path: Path) -> None:
     # It is killed, and leaves a directory, which the next one would remove.
     env = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -119,6 +120,7 @@ def test_its_instance_ends_with_it(tmp_path: Path) -> None:
     wait_for(lambda: not leftovers(name), step=0.2)
 
 
+@pytest.mark.beside
 @pytest.mark.parametrize(
     "options",
     [

@@ -7,12 +7,13 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
-import time
 from pathlib import Path
 
-from harness import DPSUP, NULL, Run, leftovers, run, wait_for
+import pytest
+from harness import CALM, DPSUP, Run, kill_all, leftovers, run, wait_for
+
+pytestmark = pytest.mark.beside
 
 TALKER = r"""
 #include <stdio.h>
@@ -43,18 +44,23 @@ def test_what_workers_print_becomes_log_lines_with_their_names(instance: Run) ->
         ["cc", "-shared", "-fPIC", "-O2", *flags, str(source), "-o", source.with_suffix(".so")],
         check=True,
     )
-    instance.start(NULL.replace('"macswap"', '"./talker.so"').replace("args =", "# args ="))
-    lines = json.loads(instance.do("logs", "fw/1", "-o", "json").stdout)
-    assert {entry["name"] for entry in lines} == {"fw/1"}
-    assert [entry["line"] for entry in lines] == ["worker 1 of fw says hello", "and complains"]
-    everything = instance.do("logs").stdout
-    assert "fw/0" in everything
-    assert "EAL" in everything
+    instance.start(CALM.replace('"macswap"', '"./talker.so"').replace("args =", "# args ="))
+
+    def lines() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = json.loads(instance.do("logs", "fw/1", "-o", "json").stdout)
+        return found
+
+    # They come by a pipe.
+    wait_for(lambda: len(lines()) == 2)
+    assert {entry["name"] for entry in lines()} == {"fw/1"}
+    assert [entry["line"] for entry in lines()] == ["worker 1 of fw says hello", "and complains"]
+    wait_for(lambda: "fw/0" in instance.do("logs").stdout)
+    assert "EAL" in instance.do("logs").stdout
     assert instance.do("logs", "fw/7", check=False).returncode == 4
 
 
 def test_logs_and_events_can_be_followed(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     with subprocess.Popen(
         [*DPSUP, "events", "-f", "-n", instance.name, "-o", "json"],
         stdout=subprocess.PIPE,
@@ -85,7 +91,7 @@ def test_logs_and_events_can_be_followed(instance: Run) -> None:
 
 
 def test_dry_run_starts_nothing(instance: Run) -> None:
-    instance.write(NULL)
+    instance.write(CALM)
     done = run("start", str(instance.file), "--dry-run", check=True)
     assert "hugepages" in done.stdout
     assert leftovers(instance.name) == []
@@ -93,7 +99,7 @@ def test_dry_run_starts_nothing(instance: Run) -> None:
 
 
 def test_a_detached_instance_keeps_nothing_of_its_caller(instance: Run) -> None:
-    instance.write(NULL)
+    instance.write(CALM)
     pipe_r, pipe_w = os.pipe()
     done = subprocess.run(
         [*DPSUP, "start", str(instance.file), "--detach"],
@@ -114,15 +120,8 @@ def test_a_detached_instance_keeps_nothing_of_its_caller(instance: Run) -> None:
     assert os.getsid(pid) == pid
 
 
-def kill_all(pids: list[int]) -> None:
-    """One after the other; those that end with the one before are gone by themselves."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
 def test_stale_state_of_a_dead_instance_is_swept_and_nobody_elses(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     doc = instance.status()
     victims = [doc["supervisor"]["pid"], doc["primary"]["pid"], doc["seed"]["pid"]]
     victims += [w["pid"] for w in doc["groups"][0]["workers"]]
@@ -150,31 +149,11 @@ def test_stale_state_of_a_dead_instance_is_swept_and_nobody_elses(instance: Run)
             one.rmdir()
 
 
-def test_clean_removes_the_dead_and_keeps_the_living(instance: Run, tmp_path: Path) -> None:
-    instance.start(NULL)
-    dead = Run(f"{instance.name}dead", tmp_path / "dead")
-    dead.folder.mkdir()
-    dead.start(NULL)
-    doc = dead.status()
-    kill_all([doc[part]["pid"] for part in ("supervisor", "primary", "seed")])
-    wait_for(lambda: dead.do("status", check=False).returncode == 3)
-    said = dead.do("status", check=False).stderr
-    assert f"it died: `dpsup -n {dead.name} events` shows its record" in said
-    assert "-> running" in dead.do("events").stdout
-    assert instance.name in run("status", "-n", instance.name, check=True).stdout
-    swept = run("clean", check=True).stdout.splitlines()
-    # What others left is swept as well.
-    (pages,) = (line for line in swept if "hugepage" in line and dead.name in line)
-    assert re.fullmatch(rf"removed \d+ hugepages, \S+/dpsup-{dead.name}-g1map_\*", pages)
-    assert wait_for(lambda: not leftovers(dead.name), 10)
-    assert instance.status()["state"] == "running"
-
-
 def test_several_instances_need_a_name(instance: Run, tmp_path: Path) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     other = Run(f"{instance.name}two", tmp_path / "two")
     other.folder.mkdir()
-    other.start(NULL)
+    other.start(CALM)
     try:
         done = run("status")
         assert done.returncode == 2
@@ -194,9 +173,7 @@ def test_versions_in_the_two_ways_that_people_try() -> None:
 
 
 def test_help_is_quick_to_import_and_has_examples() -> None:
-    begun = time.monotonic()
     text = run("--help", check=True).stdout
-    assert time.monotonic() - begun < 5
     for command in ("start", "stop", "status", "scale", "restart", "check", "plan", "audit"):
         assert command in text
     for command in ("events", "logs", "stats", "kill", "clean", "version"):
@@ -215,7 +192,7 @@ def test_a_runtime_folder_with_other_peoples_files_is_refused_and_kept(instance:
     precious = instance.folder / "precious"
     precious.mkdir()
     (precious / "thesis.tex").write_text("years of work")
-    instance.write(NULL)
+    instance.write(CALM)
     text = instance.file.read_text().replace("[host]", f'[host]\nruntime_dir = "{precious}"')
     instance.file.write_text(text)
     done = run("start", str(instance.file), "--detach")
@@ -230,7 +207,7 @@ def test_a_runtime_folder_with_other_peoples_files_is_refused_and_kept(instance:
 
 
 def test_one_name_runs_once_whatever_its_runtime_folder(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     pid = instance.status()["supervisor"]["pid"]
     elsewhere = instance.folder / "elsewhere"
     text = instance.file.read_text().replace("[host]", f'[host]\nruntime_dir = "{elsewhere}"')

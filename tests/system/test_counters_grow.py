@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from harness import DPSUP, NULL, Run, wait_for
+from harness import DPSUP, NULL, Run, dies, wait_for
 
 import dpsup
 
@@ -54,7 +54,7 @@ def test_they_only_grow_over_takeovers_and_supervisors(instance: Run) -> None:
     recovery = live.status()["recovery"]
     pid = live.status()["supervisor"]["pid"]
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    dies(pid)
     with wait_for(lambda: _headless(instance.name)) as orphan:
         found = orphan.status()["recovery"]
     assert found["deaths"] >= recovery["deaths"] == DEATHS

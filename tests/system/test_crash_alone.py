@@ -168,7 +168,7 @@ def test_a_fault_at_the_start_and_at_the_end(instance: Run, first: str, last: st
     assert s.fired(ended)
     assert code == 1, errors
     assert "internal error" in errors
-    assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
+    assert wait_for(lambda: not leftovers(instance.name)), leftovers(instance.name)
 
 
 def primaries(instance: Run) -> list[int]:
@@ -194,7 +194,7 @@ def test_a_fault_where_a_start_is_given_up(instance: Run) -> None:
     code, errors = s.ended()
     assert s.fired(ids)
     assert code == 1, errors
-    assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
+    assert wait_for(lambda: not leftovers(instance.name)), leftovers(instance.name)
 
 
 @pytest.mark.long
@@ -380,7 +380,7 @@ def test_sigterm_between_two_supervisors_is_not_lost(instance: Run) -> None:
         process.send_signal(signal.SIGTERM)
         code, errors = s.ended()
         assert code == 0, errors
-    assert wait_for(lambda: not leftovers(instance.name), 10), leftovers(instance.name)
+    assert wait_for(lambda: not leftovers(instance.name)), leftovers(instance.name)
 
 
 def test_a_primary_that_hangs_and_forwards_is_left_alone(instance: Run) -> None:

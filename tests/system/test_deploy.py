@@ -182,8 +182,17 @@ def test_start_under_systemd(instance: Run) -> None:
 
 
 def quickstart(instance: Run, *options: str) -> subprocess.Popen[str]:
+    # Where tests run in the background of a shell SIGINT is ignored, and bash keeps to that.
     return subprocess.Popen(
-        [DEPLOY / "quickstart", "--no-setup", "--name", instance.name, *options],
+        [
+            "env",
+            "--default-signal=INT",
+            DEPLOY / "quickstart",
+            "--no-setup",
+            "--name",
+            instance.name,
+            *options,
+        ],
         env=env_with_dpsup(TMPDIR=str(instance.folder)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

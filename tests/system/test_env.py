@@ -159,5 +159,5 @@ def test_a_plugin_learns_of_links_and_buckets(instance: Run) -> None:
         instance.do("kill", "fw/0")
         instance.until(lambda s: s["recovery"]["deaths"] == 1 and s["state"] == "running")
         for worker in ("fw/0", "fw/1"):
-            last = counters(instance, worker)
-            assert last["hashed"] > 100 and last["wrong"] == 0
+            instance.until(lambda _, w=worker: counters(instance, w)["hashed"] > 100)
+            assert counters(instance, worker)["wrong"] == 0

@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 from eal import own_processes, zombies
-from harness import LONG, NULL, Run, wait_for
+from harness import CALM, LONG, Run, wait_for
 from ptrace import Gone, Traced
 
 import dpsup
 
 pytestmark = pytest.mark.beside
 
-SPARE = NULL.replace("net_null0", "net_null0,size=64").replace(
+SPARE = CALM.replace(
     "count = 2", 'count = 1\nspares = 1'
 ).replace("intensity = 100", "intensity = 1000000")  # fmt: skip
 SEED_CALLS = 14  # from the order to the next wait: receive, fork, pidfd, tell, close
 CHILD_CALLS = 400  # more than a worker needs to READY
-STEP = 1 if LONG else 37
+STEP = 1 if LONG else 53
 
 
 def whole(client: dpsup.Instance) -> dict[str, Any] | None:

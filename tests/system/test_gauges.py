@@ -9,7 +9,7 @@ import pytest
 from harness import Run
 from jobs import IO, LOSSLESS, build, group, pcap_port
 from traffic import flows, mix, save
-from versions import many, plugin, start
+from versions import ANY, many, plugin, start
 
 pytestmark = pytest.mark.beside
 
@@ -60,14 +60,15 @@ def test_a_gauge_ends_with_its_process(instance: Run) -> None:
 
 
 def test_a_version_that_drops_more_by_policy_is_accepted(instance: Run, tmp_path: Path) -> None:
+    # What is dropped is judged, not how long a packet takes on a busy machine.
     drops = "if (seen % 4) return dps_drop(1);"
     one = plugin(tmp_path, 1, reasons='"picky", "rule"')
     bad = plugin(tmp_path, 2, drops, reasons='"picky", "rule"', policy=1)
     good = plugin(tmp_path, 3, drops, reasons='"picky", "rule"', policy=2)
-    job = start(instance, many(100_000), one, count=1)
+    job = start(instance, many(100_000), one, count=1, args="cycles = 600000")
     job.until_sent(2000)
-    doc = job.instance.rollout("fw", bad, judge=0.4)
+    doc = job.instance.rollout("fw", bad, judge=0.4, slower=ANY)
     assert doc["phase"] == "undone" and "it drops" in doc["why"], doc
-    doc = job.instance.rollout("fw", good, judge=0.4)
+    doc = job.instance.rollout("fw", good, judge=0.4, slower=ANY)
     assert doc["phase"] == "done", doc
     job.instance.stop()

@@ -75,7 +75,7 @@ def test_a_quarantine_on_a_disk_that_hangs_holds_up_no_stop(
     wait_for(hangs.exists)
     # All else goes on.
     instance.until(lambda s: s["ports"][0]["tx_packets"] == len(packets) - 1)
-    assert instance.status()["recovery"]["quarantined"] == 1
+    instance.until(lambda s: s["recovery"]["quarantined"] == 1)
     instance.do("stop")
     out, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode in (0, 1), errors

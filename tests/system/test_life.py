@@ -9,7 +9,7 @@ import signal
 from typing import Any
 
 import pytest
-from harness import NULL, Run, leftovers, run, wait_for
+from harness import CALM, NULL, Run, leftovers, run, wait_for
 
 pytestmark = pytest.mark.beside
 
@@ -83,7 +83,7 @@ def test_scale_up_and_down(instance: Run) -> None:
 
 
 def test_restart_is_rolling_and_keeps_the_others(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     before = [w["pid"] for w in instance.status()["groups"][0]["workers"]]
     instance.do("restart", "fw/1")
     after = [w["pid"] for w in instance.status()["groups"][0]["workers"]]
@@ -96,7 +96,7 @@ def test_restart_is_rolling_and_keeps_the_others(instance: Run) -> None:
 
 
 def test_second_start_says_who_is_running(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     pid = instance.status()["supervisor"]["pid"]
     done = run("start", str(instance.file))
     assert done.returncode == 1
@@ -116,7 +116,7 @@ def test_foreground_ends_on_sigint_with_the_account(instance: Run) -> None:
 
 
 def test_second_signal_ends_at_once(instance: Run) -> None:
-    process = instance.foreground(NULL)
+    process = instance.foreground(CALM)
     instance.until_running()
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
@@ -125,7 +125,7 @@ def test_second_signal_ends_at_once(instance: Run) -> None:
 
 
 def test_dead_seed_is_replaced_and_workers_live_on(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     doc = instance.status()
     seed, pids = doc["seed"]["pid"], [w["pid"] for w in doc["groups"][0]["workers"]]
     os.kill(seed, signal.SIGKILL)
@@ -141,7 +141,7 @@ def test_dead_seed_is_replaced_and_workers_live_on(instance: Run) -> None:
 
 
 def test_dead_primary_takes_its_workers_along_and_a_new_generation_runs(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     doc = instance.status()
     old = [w["pid"] for w in doc["groups"][0]["workers"]]
     os.kill(doc["primary"]["pid"], signal.SIGKILL)
@@ -172,7 +172,7 @@ def test_headless_instance_forwards_and_can_be_stopped(instance: Run) -> None:
     instance.until(lambda s: s["ports"][0]["rx_packets"] > received)
     assert instance.audit()["pools"][0]["unexplained"] == 0
     instance.stop()
-    assert wait_for(lambda: not leftovers(instance.name), 10)
+    assert wait_for(lambda: not leftovers(instance.name))
 
 
 def test_start_over_a_headless_instance(instance: Run) -> None:

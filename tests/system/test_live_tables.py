@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NULL, Run, dies, run, supervisor, wait_for
+from harness import NULL, PATIENCE, Run, dies, run, supervisor, wait_for
 from jobs import build
 
 from dpsup import DpsupError, connect
@@ -186,7 +186,7 @@ class Changes:
                 self.version = live.tables()["tables"][0]["version"]
                 while not self._over.is_set():
                     text = step(self.version)
-                    self.version = live.table_change("routes", text, timeout=10)["version"]
+                    self.version = live.table_change("routes", text, timeout=PATIENCE)["version"]
                     self.done += 1
             self._over.wait(0.02)  # no supervisor is there, or it has no builder yet
 

@@ -18,6 +18,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jobs
 import pytest
 from harness import PATIENCE, Run, run, seed, wait_for
 from jobs import (
@@ -26,6 +27,7 @@ from jobs import (
     LOSSLESS,
     ONCE,
     SLOW,
+    TOILS,
     Job,
     accounted,
     deaths,
@@ -330,10 +332,16 @@ def test_every_verdict_is_carried_out_or_counted(instance: Run) -> None:
     write_pcap(instance.folder / "wan.in.pcap", [frame(what) for what in range(14)])
     plugin = build(instance.folder, "verdicts", VERDICTS)
     instance.start(pcap_port() + IO + group(str(plugin), 1))
-    status = instance.until(lambda s: s["ports"][0]["rx_packets"] and not s["in_flight"] and s)
-    worker = status["groups"][0]["workers"][0]
-    assert worker["dropped"] == {"bad_verdict": 7, "reason_7": 1, "quarantine": 1}
-    assert status["recovery"]["quarantined"] == 1
+
+    def dropped(status: dict[str, Any]) -> dict[str, int]:
+        found: dict[str, int] = status["groups"][0]["workers"][0]["dropped"]
+        return found
+
+    status = instance.until(
+        lambda s: sum(dropped(s).values()) + s["ports"][0]["tx_packets"] == 14 and s
+    )
+    assert dropped(status) == {"bad_verdict": 7, "reason_7": 1, "quarantine": 1}
+    instance.until(lambda s: s["recovery"]["quarantined"] == 1)
     assert instance.audit()["pools"][0]["unexplained"] == 0
     instance.stop()
     shapes = [frame(0), frame(1)[4:], b"pre\0" + frame(2), frame(3) + b"appended..", frame(13)]
@@ -568,7 +576,7 @@ static uint16_t packet(void *state, struct dps_packet *p)
 	if (p->len < 14)
 		return dps_out(p->port);
 	memmove(p->data - 4, p->data, 12);
-	for (uint64_t since = __builtin_ia32_rdtsc(); __builtin_ia32_rdtsc() - since < 500000;)
+	for (uint64_t since = __builtin_ia32_rdtsc(); __builtin_ia32_rdtsc() - since < 2000000;)
 		;
 	memcpy(p->data + 8, "\\x81\\x00\\x00\\x2a", 4);
 	p->data -= 4;
@@ -593,7 +601,7 @@ def test_kills_of_a_plugin_that_moves_the_start_of_packets(instance: Run) -> Non
     job = Job(instance, pcap_port(mtu=1500) + IO + group(str(plugin), 2))
     kill_often(job, 40, seed=4)
     assert deaths(job.events()).undone > 0
-    doc, received = job.cut(packets)
+    doc, received = job.cut(packets, 500)
     accounted(doc, len(received))
     compare(received, out(instance), tagged)
 
@@ -666,8 +674,9 @@ def test_a_packet_that_always_crashes_its_worker_costs_its_own_group_only(
     how = 'how = "exit", match = "is poison"'
     crash = group("crash", 1, how, more=ONCE.format(intensity=3))
     crash = crash.replace('"fw"', '"ids"').replace('["wan"]', '["lan"]')
-    text = pcap_port() + pcap_port("lan") + IO + group("delay", 2, f"cycles = {3 * SLOW}") + crash
-    instance.start(text)
+    enough = instance.folder / "enough"
+    toils = jobs.build(instance.folder, TOILS.replace("FILE", str(enough)))
+    instance.start(pcap_port() + pcap_port("lan") + IO + group(str(toils), 2) + crash)
     status = instance.until(
         lambda s: s["groups"][1]["workers"][0]["state"] == "held" and s, timeout=PATIENCE
     )
@@ -678,6 +687,7 @@ def test_a_packet_that_always_crashes_its_worker_costs_its_own_group_only(
     assert status["ports"][0]["tx_packets"] < len(packets), "the run was too short"
     held = [e for e in instance.events() if e["type"] == "held"]
     assert [e["name"] for e in held] == ["ids/0"]
+    enough.touch()
     status = instance.until(lambda s: s["ports"][0]["tx_packets"] == len(packets) and s)
     assert status["in_flight"] == 3
     assert instance.audit()["pools"][0]["unexplained"] == 0

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from harness import NULL, PATIENCE, Run, at_rest, lives, supervisor, wait_for
+from harness import CALM, PATIENCE, Run, at_rest, lives, supervisor, wait_for
 from jobs import IO, build, group, pcap_port
 from traffic import flows, mix, save
 
@@ -80,12 +80,8 @@ const struct dps_plugin dps_plugin = {
 """
 
 
-def quiet(text: str) -> str:
-    return text.replace("net_null0", "net_null0,no-rx=1").replace("net_null1", "net_null1,no-rx=1")
-
-
 def with_plugin(plugin: Path) -> str:
-    text = quiet(NULL).replace('plugin = "macswap"', f'plugin = "{plugin}"')
+    text = CALM.replace('plugin = "macswap"', f'plugin = "{plugin}"')
     return "\n".join(line for line in text.splitlines() if not line.startswith("args"))
 
 
@@ -137,7 +133,7 @@ def test_what_a_plugin_forks_has_no_packet_memory_and_ends_with_its_worker(insta
 @pytest.mark.parametrize("says", [b"", b"quit now", b"hello"])
 def test_another_client_of_the_seed_is_in_nobodys_way(instance: Run, says: bytes) -> None:
     """The last one does say that it supervises: then the supervisor calls again."""
-    instance.start(quiet(NULL))
+    instance.start(CALM)
     with contextlib.ExitStack() as stack:
         for _ in range(6):
             other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
@@ -158,7 +154,7 @@ def test_another_client_of_the_seed_is_in_nobodys_way(instance: Run, says: bytes
 def test_a_supervisor_that_reads_late_gets_every_word(instance: Run) -> None:
     """The seed keeps them while the socket is full, and takes no order meanwhile."""
     orders, sent = 3000, [0]
-    instance.start(quiet(NULL))
+    instance.start(CALM)
     pid = supervisor(instance)
     with contextlib.ExitStack() as stack:
         # Cut off, it would call again, and be heard.
@@ -195,7 +191,7 @@ def test_no_number_in_a_packets_header_leads_the_primary_astray(instance: Run) -
 
 
 def test_a_primary_that_is_told_to_end_crashes_no_warden(instance: Run) -> None:
-    instance.start(quiet(NULL))
+    instance.start(CALM)
     pid = instance.status()["primary"]["pid"]
     os.kill(pid, signal.SIGTERM)
     instance.until(lambda s: s["generation"] == 2 and s["state"] == "running")
@@ -204,9 +200,7 @@ def test_a_primary_that_is_told_to_end_crashes_no_warden(instance: Run) -> None:
 
 
 def test_many_deaths_at_once_lose_no_word_of_the_seed(instance: Run) -> None:
-    text = (
-        quiet(NULL).replace("count = 2", "count = 32\nspares = 32").replace("max = 4", "max = 32")
-    )
+    text = CALM.replace("count = 2", "count = 32\nspares = 32").replace("max = 4", "max = 32")
     instance.start(text.replace("intensity = 100", "intensity = 100000"))
     instance.until(lambda s: s["groups"][0]["spares_ready"] == 32)
     seed = instance.status()["seed"]["pid"]

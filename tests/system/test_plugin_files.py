@@ -115,7 +115,7 @@ def test_memory_that_is_gone_blames_no_packet(instance: Run, tmp_path: Path) -> 
     text = NULL.replace('"macswap"', f'"{so}"')
     text = text.replace('args = { map = { wan = "lan", lan = "wan" } }',
                         f'args = {{ table = "{table}" }}\non_full = "hold"').replace(
-        "count = 2", "count = 1")  # fmt: skip
+        "count = 2", "count = 1").replace("intensity = 100", "intensity = 100000")  # fmt: skip
     instance.write(text)
     instance.start(text)
     instance.until(lambda s: s["recovery"]["deaths"] >= 4)

@@ -129,16 +129,20 @@ def test_an_exception_is_a_crash_of_its_packet(instance: Run, tmp_path: Path) ->
     fw = group(write(tmp_path, RAISES), 1, more=LOSSLESS + "spares = 1\n")
     job = Job(instance, IO + pcap_port() + fw, idle="600s")
     job.until_sent(len(packets) - len(places))
-    text = "\n".join(line["line"] for line in job.instance.logs())
+
+    def text() -> str:
+        return "\n".join(line["line"] for line in job.instance.logs())
+
+    # Its words come by a pipe, its packets do not.
+    wait_for(lambda: "BufferError: packet() returned and keeps a view" in text())
+    wait_for(lambda: 'raise KeyError("the traceback says this")' in text())
+    wait_for(lambda: 'File "fw.py", line 12, in packet' in text())
     doc = job.end(len(packets))
     accounted(doc, len(packets), dropped=len(places))
     assert doc["dropped"] == {"quarantine": len(places)}
     assert doc["deaths"] == 2 * len(places)
     left = [p for i, p in enumerate(packets) if i not in places]
     compare(left, out(instance), lambda f: b"\x42" + f[1:])
-    assert 'raise KeyError("the traceback says this")' in text
-    assert 'File "fw.py", line 12, in packet' in text
-    assert "BufferError: packet() returned and keeps a view" in text
 
 
 MARKS = """
@@ -170,6 +174,7 @@ def test_a_rollout_to_a_changed_source(instance: Run, tmp_path: Path) -> None:
     job.until_sent(100)
     write(tmp_path, MARKS.format(said="1 / 0"))
     job.instance.kill("fw/0")
+    wait_for(lambda: job.instance.status()["recovery"]["deaths"] == 1)
     wait_for(lambda: job.instance.status()["state"] == "running")
     done = job.instance.rollout("fw", fw, judge=0)
     assert done["phase"] == "undone"

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NULL, Run, run, wait_for
+from harness import CALM, NULL, Run, dies, run, wait_for
 from jobs import IO, Job, accounted, group, out, pcap_port
 from traffic import Packet, compare, save
-from versions import MARK, many, plugin, start, unmarked
+from versions import ANY, MARK, many, plugin, start, unmarked
 
 from dpsup.errors import DpsupError
 
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.beside
 
 # Of a packet: so dear that packets are left for a rollout on a fast machine with many CPUs too.
 DEAR = "cycles = 600000"
-ANY = 1000.0  # times slower: how many cycles a packet takes is chance where others use the CPU
 
 
 def orders(instance: Run) -> dict[bytes, str]:
@@ -112,10 +111,10 @@ def test_counters_carry_on_exactly(instance: Run, tmp_path: Path) -> None:
 
 
 WORSE = {
-    "crash": ("if (seen > 200) *(volatile int *)0 = 1;", "died of it: SIGSEGV"),
-    "abort": ("if (seen > 200) abort();", "died of it: SIGABRT"),
-    "hang": ("if (seen > 200) for (;;) ;", "was stuck with it"),
-    "leave": ("if (seen > 200) exit(3);", "left with exit code 3"),
+    "crash": ("if (seen > 100) *(volatile int *)0 = 1;", "died of it: SIGSEGV"),
+    "abort": ("if (seen > 100) abort();", "died of it: SIGABRT"),
+    "hang": ("if (seen > 100) for (;;) ;", "was stuck with it"),
+    "leave": ("if (seen > 100) exit(3);", "left with exit code 3"),
     "drop": ("if (seen % 10 == 0) return dps_drop(0);", "of its packets, the old version 0.0%"),
     "drop all": ("return dps_drop(0);", "it drops all of its"),
     "bad verdict": ("return dps_out(13);", "verdicts have no meaning"),
@@ -349,7 +348,7 @@ def _held(instance: Run) -> bool:
 
 
 def test_the_next_generation_runs_what_was_rolled_out(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     instance.do("rollout", "fw", "--plugin", "forward", "--judge", "0s", "--wait")
     os.kill(instance.status()["primary"]["pid"], signal.SIGKILL)
     doc = instance.until(lambda s: s["state"] == "running" and s["generation"] == 2 and s)
@@ -358,6 +357,7 @@ def test_the_next_generation_runs_what_was_rolled_out(instance: Run) -> None:
     assert plan["groups"][0]["plugin"] == "forward"
     # In the middle of one the old version counts.
     instance.do("rollout", "fw", "--plugin", "sink", "--judge", "1m")
+    # For a minute: so long the old version is measured.
     instance.until(lambda s: s["groups"][0]["rollout"]["phase"] == "preparing")
     os.kill(instance.status()["primary"]["pid"], signal.SIGKILL)
     doc = instance.until(lambda s: s["state"] == "running" and s["generation"] == 3 and s)
@@ -378,8 +378,9 @@ def test_the_next_generation_runs_what_was_rolled_out(instance: Run) -> None:
 def test_the_next_supervisor_knows_what_to_do(instance: Run, moment: str) -> None:
     """The supervisor is killed in the middle of a rollout, or after one: who adopts takes it back,
     or knows what runs."""
-    instance.start(NULL)
-    judge = "0s" if moment == "done" else "1m" if moment == "preparing" else "2s"
+    instance.start(CALM)
+    # The old version is measured for as long, before the canary.
+    judge = "0s" if moment == "done" else "1m" if moment == "preparing" else "3s"
     instance.do("rollout", "fw", "--plugin", "forward", "--judge", judge, "--more-drops", "100%",
                 "--slower", "10000%")  # fmt: skip
 
@@ -394,7 +395,7 @@ def test_the_next_supervisor_knows_what_to_do(instance: Run, moment: str) -> Non
 
     instance.until(there)
     before = instance.status()
-    os.kill(before["supervisor"]["pid"], signal.SIGKILL)
+    dies(before["supervisor"]["pid"])
     instance.start()
     after = instance.status()
     assert after["primary"]["pid"] == before["primary"]["pid"]
@@ -433,7 +434,7 @@ def test_the_command_line(instance: Run, tmp_path: Path) -> None:
         done = run("rollout", "-n", instance.name, *words)
         assert done.returncode == code, (words, done.stderr)
     done = instance.do("rollout", "fw", "--plugin", "delay", "--args", "cycles=10", "x=y",
-                       "--judge", "100ms", "--slower", "10000%",
+                       "--judge", "100ms", "--slower", "100000%",
                        "--more-drops", "100%", "--wait")  # fmt: skip
     assert "fw: revision 2, delay, in all workers" in done.stdout
     assert "unchanged" in instance.do("rollout", "fw", "--plugin", "delay").stdout
@@ -491,7 +492,7 @@ def test_reload_does_what_the_file_says(instance: Run) -> None:
 
 
 def test_reload_does_nothing_where_a_restart_is_needed(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     edited(instance, lambda t: t.replace("count = 2\nmax = 4", "count = 3\nmax = 6"))
     edited(instance, lambda t: t.replace("mbufs = 16383", "mbufs = 8191"))
     done = instance.do("reload", check=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from eal import attach_arguments, eal_folder
-from harness import NULL, Run, at_rest, wait_for
+from harness import CALM, NULL, Run, at_rest, wait_for
 
 import dpsup
 from dpsup._shim import lib
@@ -53,7 +53,7 @@ def test_each_refusal_has_its_code(
 
 
 def test_a_worker_ends_with_its_primary_and_holds_no_socket_of_eal(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     doc = instance.status()
     pid = doc["groups"][0]["workers"][0]["pid"]
     held = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}

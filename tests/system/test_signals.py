@@ -11,7 +11,7 @@ import subprocess
 import termios
 
 import pytest
-from harness import DPSUP, NULL, Run, lives, supervisor, wait_for
+from harness import CALM, DPSUP, Run, lives, supervisor, wait_for
 
 pytestmark = pytest.mark.beside
 
@@ -25,7 +25,7 @@ REST = sorted({int(s) for s in signal.valid_signals()} - {int(s) for s in MEANT}
 
 
 def test_no_signal_makes_an_instance_headless_by_accident(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     before = instance.status()
     pids = [before[name]["pid"] for name in ("supervisor", "primary", "seed")]
     for number in REST:
@@ -55,7 +55,7 @@ def test_no_signal_makes_an_instance_headless_by_accident(instance: Run) -> None
 
 
 def test_a_closed_terminal_ends_nothing(instance: Run) -> None:
-    file = instance.write(NULL)
+    file = instance.write(CALM)
     ours, theirs = pty.openpty()
 
     def take_terminal() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NULL, Run, at_rest, seed, wait_for
+from harness import CALM, NULL, Run, at_rest, seed, wait_for
 from jobs import (
     IO,
     LOSSLESS,
@@ -59,7 +59,7 @@ def test_a_spare_takes_over_and_another_one_is_forked(instance: Run, packets: li
     job = Job(instance, pcap_port() + IO + group("delay", 1, args, more=with_spares(1)))
     for i in range(30):
         wait_for(lambda: spares_ready(job) == 1, step=0.002)
-        (spare,) = spare_pids(instance)
+        (spare,) = wait_for(lambda: len(found := spare_pids(instance)) == 1 and found)
         kill_busy(job)
         wait_for(lambda n=i: job.instance.status()["recovery"]["deaths"] == n + 1, step=0.002)
         worker = job.instance.status()["groups"][0]["workers"][0]
@@ -115,7 +115,7 @@ def test_whoever_dies_all_ends_as_declared(
 
 
 def test_a_dead_spare_is_replaced_and_nobody_else_hears_of_it(instance: Run) -> None:
-    instance.start(NULL + "spares = 2\n")
+    instance.start(CALM + "spares = 2\n")
     instance.until(lambda s: s["groups"][0]["spares_ready"] == 2)
     before = instance.status()
     old = spare_pids(instance)
@@ -257,7 +257,7 @@ def test_a_spare_learns_its_place_and_counts_on(instance: Run, packets: list[Pac
 
 
 def test_spares_run_what_was_restarted(instance: Run) -> None:
-    instance.start(NULL)
+    instance.start(CALM)
     instance.until(lambda s: s["groups"][0]["spares_ready"] == 1)
     old: list[Any] = spare_pids(instance)
     instance.do("restart")
@@ -268,7 +268,7 @@ def test_spares_run_what_was_restarted(instance: Run) -> None:
 def test_a_seat_that_was_called_off_holds_no_later_process(instance: Run) -> None:
     """A process was ordered for the third slot, and never came. Its berth goes to a spare, which
     takes another slot: the third one's next order must not touch that."""
-    instance.start(f"{NULL}spares = 1\n".replace("intensity = 100", "intensity = 1000000"))
+    instance.start(f"{CALM}spares = 1\n".replace("intensity = 100", "intensity = 1000000"))
 
     def workers() -> list[int]:
         return [w["pid"] for w in instance.status()["groups"][0]["workers"] if w["pid"]]
@@ -314,7 +314,7 @@ def test_a_seat_that_was_called_off_holds_no_later_process(instance: Run) -> Non
 
 def test_a_stray_pid_in_a_berth_costs_no_berth(instance: Run) -> None:
     """It lives, as pid 1 does always: the order is called off all the same."""
-    instance.start(f"{NULL}spares = 1\n")
+    instance.start(f"{CALM}spares = 1\n")
 
     def is_whole() -> bool:
         doc = instance.status()

@@ -448,5 +448,6 @@ def test_a_wrong_touch_is_a_crash_with_a_word(instance: Run, wrong: str, words: 
     more = 'restart = { policy = "never" }\n'
     instance.start(pcap_port() + IO + group(str(plugin), 1, more=more) + "state = 128\n")
     instance.until(lambda s: s["recovery"]["deaths"] == 1)
-    assert words in instance.do("logs").stdout
+    # Its words come by a pipe.
+    wait_for(lambda: words in instance.do("logs").stdout)
     assert instance.worker("fw/0")["last_exit"]["signal"] == signal.SIGABRT

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import NULL, Run, dies, pids_of, wait_for
+from harness import CALM, Run, dies, pids_of, wait_for
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.beside]
 
@@ -21,7 +21,7 @@ def test_the_next_supervisor_waits_for_the_tables(instance: Run) -> None:
     """It forked at once; no worker found its tables, and each was held."""
     with (instance.folder / "routes.txt").open("w") as file:
         file.writelines(f"10.{n >> 8}.{n & 255}.0/24 {n}\n" for n in range(ROUTES))
-    process = instance.foreground(NULL.replace("input =", TABLES))
+    process = instance.foreground(CALM.replace("input =", TABLES))
     # It starts once the primary is ready. Where it is stopped too late, nothing is to be waited
     # for, and the rest holds all the same.
     (builder,) = wait_for(lambda: pids_of("dpsup.builder", instance.name), step=0.002)

@@ -11,6 +11,7 @@ import select
 import signal
 import time
 from statistics import median
+from typing import Any
 
 import pytest
 from harness import NULL, PATIENCE, Run, wait_for
@@ -113,21 +114,31 @@ const struct dps_plugin dps_plugin = {
 """
 
 
+FAKE = "*(uint32_t *)me->lease = 0x41414141;"
+GIVEN_BACK = "*(uint32_t *)me->lease = 0;"
+FAKE_MARK = "*(uint32_t *)me->lease = 0x40000000;"
+NO_LIST = "*head = head; kill(getpid(), SIGKILL);"
+WILD_LIST = "*head = (void *)8; kill(getpid(), SIGKILL);"
+
+
 @pytest.mark.parametrize(
-    ("act", "notice"),
+    ("act", "notice", "spares"),
     [
         # A word that pthread_mutex_lock would take for a death, of a thread that goes on.
-        ("*(uint32_t *)me->lease = 0x41414141;", "doubt"),
-        ("*(uint32_t *)me->lease = 0;", "doubt"),
+        pytest.param(FAKE, "doubt", 0, id="a fake, no spare"),
+        pytest.param(FAKE, "doubt", 1, id="a fake"),
+        pytest.param(GIVEN_BACK, "doubt", 0, id="given back, no spare", marks=pytest.mark.long),
+        pytest.param(GIVEN_BACK, "doubt", 1, id="given back"),
         # The kernel's own mark: what it says of the thread counts.
-        ("*(uint32_t *)me->lease = 0x40000000;", "doubt"),
+        pytest.param(FAKE_MARK, "doubt", 0, id="a fake mark, no spare"),
+        pytest.param(FAKE_MARK, "doubt", 1, id="a fake mark", marks=pytest.mark.long),
         # The kernel's list is empty, or leads nowhere: it says nothing.
-        ("*head = head; kill(getpid(), SIGKILL);", "pidfd"),
-        ("*head = (void *)8; kill(getpid(), SIGKILL);", "pidfd"),
+        pytest.param(NO_LIST, "pidfd", 0, id="no list, no spare"),
+        pytest.param(NO_LIST, "pidfd", 1, id="no list", marks=pytest.mark.long),
+        pytest.param(WILD_LIST, "pidfd", 0, id="a wild list, no spare", marks=pytest.mark.long),
+        pytest.param(WILD_LIST, "pidfd", 1, id="a wild list"),
     ],
-    ids=["a fake", "given back", "a fake mark", "no list", "a wild list"],
 )
-@pytest.mark.parametrize("spares", [0, 1])
 def test_notices_that_are_false_or_do_not_come(
     instance: Run, packets: list[Packet], act: str, notice: str, spares: int
 ) -> None:
@@ -155,8 +166,8 @@ def test_a_crash_leaves_its_signal_address_and_backtrace(
         assert death["address"] == "0x0"
         assert len(death["backtrace"]) > 3
         assert death["times"]["died_ns"] <= death["times"]["noticed_ns"]
-    lines = [e["line"] for e in job.instance.logs(name="fw/0")]
-    assert any("worker_loop" in line for line in lines), lines
+    # Its words come by a pipe.
+    wait_for(lambda: any("worker_loop" in e["line"] for e in job.instance.logs(name="fw/0")))
     accounted(job.end(3000), 3000)
     compare(packets[:3000], out(instance))
 
@@ -198,23 +209,27 @@ const struct dps_plugin dps_plugin = {
 
 def test_core_dumps_hold_nobody_up(instance: Run, packets: list[Packet]) -> None:
     """The kernel stops threads on their way out for a dump, if it begins first: several tries."""
-    save(instance.folder / "wan.in.pcap", packets[:2000])
+    save(instance.folder / "wan.in.pcap", packets[:6000])
     folder = instance.folder / "cores"
     folder.mkdir()
     plugin = build(instance.folder, CORE)
     args = f'in = "{folder}"'
     instance.start(pcap_port() + IO + group(str(plugin), 1, args))
-    instance.until(lambda s: s["ports"][0]["tx_packets"] == 2000)
-    instance.until(lambda s: s["recovery"]["deaths"] >= 6)
-    found = [e for e in instance.events() if e["type"] == "death"]
-    assert {e["notice"] for e in found} == {"lease"}
-    waits = [e["times"]["noticed_ns"] - e["times"]["died_ns"] for e in found]
-    dumps = [
-        e["times"]["gone_ns"] - e["times"]["died_ns"] for e in found if "gone_ns" in e["times"]
-    ]
-    assert not dumps or median(waits) < max(dumps) / 2
+    instance.until(lambda s: s["ports"][0]["tx_packets"] >= 2000)
+    found: list[dict[str, Any]] = []
 
-    # The last one may still be on its way to the disk: the kernel removes the one before first.
+    def is_sooner() -> bool:
+        """Where others use the CPUs, the warden may have to wait for one now and then."""
+        found[:] = [e for e in instance.events() if e["type"] == "death"]
+        times = [e["times"] for e in found]
+        waits = [t["noticed_ns"] - t["died_ns"] for t in times]
+        dumps = [t["gone_ns"] - t["died_ns"] for t in times if "gone_ns" in t]
+        return len(found) >= 6 and (not dumps or median(waits) < max(dumps) / 2)
+
+    wait_for(is_sooner)
+    assert {e["notice"] for e in found} == {"lease"}
+
+    # The kernel removes the one before first; on a busy machine one may be ended before its dump.
     def size() -> int:
         with contextlib.suppress(FileNotFoundError):
             return (folder / "core").stat().st_size

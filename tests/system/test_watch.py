@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DPSUP, NULL, Run, dies, run, supervisor, wait_for
+from harness import CALM, DPSUP, NULL, Run, dies, run, supervisor, wait_for
 
 pytestmark = pytest.mark.beside
 
@@ -201,7 +201,7 @@ def test_a_hint_says_what_to_type_and_that_helps(instance: Run) -> None:
 
 
 def test_the_record_outlives_the_supervisor(instance: Run) -> None:
-    instance.start(QUIET)
+    instance.start(CALM)
     instance.do("kill", "fw/0")
     wait_for(lambda: any(e["type"] == "death" for e in instance.events()))
     before = instance.events()
@@ -222,9 +222,9 @@ def test_the_record_outlives_the_supervisor(instance: Run) -> None:
 
 
 def test_the_record_of_a_dead_instance_can_be_read_and_goes_with_its_folder(instance: Run) -> None:
-    instance.start(QUIET)
+    instance.start(CALM)
     doc = instance.status()
-    for pid in (doc["supervisor"]["pid"], doc["primary"]["pid"], doc["seed"]["pid"]):
+    for pid in (doc["supervisor"]["pid"], doc["seed"]["pid"], doc["primary"]["pid"]):
         dies(pid)
     wait_for(lambda: instance.do("status", check=False).returncode == 3)
     done = instance.do("events", "--since", "10m", "--type", "state")
@@ -239,7 +239,7 @@ def test_the_record_of_a_dead_instance_can_be_read_and_goes_with_its_folder(inst
 
 
 def test_events_are_chosen_by_type_and_time(instance: Run) -> None:
-    instance.start(QUIET)
+    instance.start(CALM)
     with subprocess.Popen(
         [*DPSUP, "events", "-n", instance.name, "-f", "--type", "scale,death", "-o", "jsonl"],
         stdout=subprocess.PIPE, text=True,
@@ -257,7 +257,7 @@ def test_what_a_worker_prints_cannot_command_the_terminal(instance: Run) -> None
     from dpsup.view.terminal import _printable
 
     assert _printable("a\x1b[2Jb\tc\x07µ") == "a?[2Jb\tc?µ"
-    instance.start(QUIET)
+    instance.start(CALM)
     text, code = shown(instance, "logs")
     assert code == 0
     assert "primary" in text

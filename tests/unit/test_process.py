@@ -206,7 +206,7 @@ def test_only_proc_proves_that_one_is_gone(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_wait_has_one_deadline_whatever_ends_meanwhile() -> None:
     """Each end of one of many began the time anew."""
-    naps = [subprocess.Popen(["sleep", f"{n / 4}"]) for n in range(1, 25)]
+    naps = [subprocess.Popen(["sleep", f"{n / 4}"]) for n in range(1, 61)]
     with subprocess.Popen(["sleep", "60"]) as lasting:
         pids = [process.identify(p.pid) for p in (lasting, *naps)]
         assert not process.wait_gone(pids, 0.3)
