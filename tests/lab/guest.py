@@ -113,10 +113,20 @@ class Nic:
             time.sleep(0.2)
 
 
+@dataclass(frozen=True)
+class Tap:
+    """A net_tap port's interface, which is its far end."""
+
+    name: str
+
+    def netdev(self) -> str:
+        return self.name
+
+
 class End:
     """The far end of a wire: an interface of the kernel that sends and receives raw frames."""
 
-    def __init__(self, nic: Nic, mtu: int = 1500) -> None:
+    def __init__(self, nic: Nic | Tap, mtu: int = 1500) -> None:
         self.nic = nic
         self.device = nic.netdev()
         # Nothing may be on the wire that the test did not send.
