@@ -28,6 +28,7 @@ MACHINES = (
     # Two nodes, both with pages of 2M and 1G.
     Machine(
         "whole",
+        nics=TWO_PORTS,
         cpus=4,
         nodes=2,
         memory=4608,

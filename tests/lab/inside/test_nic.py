@@ -34,7 +34,7 @@ DRIVERS = {"e1000e": "net_e1000_em", "virtio-net-pci": "net_virtio", "vmxnet3": 
 LARGE = {"vmxnet3": 'mempool = "large"\n'}
 POOL = """
 [mempools.large]
-mbufs = 8191
+mbufs = 16383
 data_room = 9600
 """
 NAMES = ("wan0", "lan0", "dmz0")
