@@ -51,6 +51,7 @@ plugin = "forward"
 args = {MAP}
 input = ["t0", "t1"]
 count = {count}
+max = 8
 cores = "3"
 {RESTART}
 """
@@ -136,15 +137,16 @@ def test_memory_is_on_the_node_of_the_packets(started: tuple[Run, tuple[End, End
     told = maps(pids(instance)["primary"])
     huge = pages_of([line for line in told if "dpsup-" in line and "huge" in line])
     print("hugepages by node:", huge)
-    # EAL's own, and what it gives drivers, comes from where the supervisor runs.
-    assert huge.get(0, 0) <= 2, told
+    # EAL's own, what it gives drivers, and the control block come from where the supervisor runs;
+    # eight slots are more.
+    assert huge.get(0, 0) <= 4, told
     assert huge[1] >= 10
     own = pages_of([line for line in told if " prefer" in line and "anon=" in line])
     print("the io core's own pages by node:", own)
     assert own.get(0, 0) == 0, told
     assert own[1] >= 10
     worker = pages_of([one for one in maps(pids(instance)["fw/0"]) if "dpsup-" in one])
-    assert worker.get(0, 0) <= 2
+    assert worker.get(0, 0) <= 4
     assert worker[1] >= 10
 
 
