@@ -90,6 +90,10 @@ def pages_of(lines: list[str]) -> dict[int, int]:
     return found
 
 
+def huge_pages(pid: int) -> dict[int, int]:
+    return pages_of([line for line in maps(pid) if "dpsup-" in line and "huge" in line])
+
+
 def affinity(pid: int) -> list[int]:
     return sorted(os.sched_getaffinity(pid))
 
@@ -135,7 +139,7 @@ def test_memory_is_on_the_node_of_the_packets(started: tuple[Run, tuple[End, End
     planned = run("plan", str(instance.file), check=True).stdout
     assert "lanes) on NUMA node 1" in " ".join(planned.split())
     told = maps(pids(instance)["primary"])
-    huge = pages_of([line for line in told if "dpsup-" in line and "huge" in line])
+    huge = huge_pages(pids(instance)["primary"])
     print("hugepages by node:", huge)
     # EAL's own, what it gives drivers, and the control block come from where the supervisor runs;
     # eight slots are more.
@@ -145,7 +149,7 @@ def test_memory_is_on_the_node_of_the_packets(started: tuple[Run, tuple[End, End
     print("the io core's own pages by node:", own)
     assert own.get(0, 0) == 0, told
     assert own[1] >= 10
-    worker = pages_of([one for one in maps(pids(instance)["fw/0"]) if "dpsup-" in one])
+    worker = huge_pages(pids(instance)["fw/0"])
     assert worker.get(0, 0) <= 4
     assert worker[1] >= 10
 
