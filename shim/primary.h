@@ -251,8 +251,9 @@ struct primary {
 	uint32_t slot_group[DPS_MAX_SLOTS];
 	uint64_t perf_at[DPS_MAX_SLOTS];        // dps_slot.perf_at
 	uint64_t state[DPS_MAX_SLOTS];  // offset of its dps_state_head from ctl->base, 0: none
-	char *slots;                    // where the next slot will lie
-	char *slots_end;
+	int group_node[DPS_MAX_GROUPS]; // NUMA node of its slots
+	char *slots[DPS_MAX_GROUPS];    // where the group's next slot will lie
+	char *slots_end[DPS_MAX_GROUPS];
 	uint32_t n_io;
 	uint32_t n_pools;
 	uint32_t n_ports;
@@ -419,6 +420,10 @@ void tx_flush(struct io *io, uint32_t port);
 
 // requests.c: zeroed, in lines of its own, outside the hugepages that workers can write; for free().
 void *own_zalloc(size_t len);
+
+// near.c: the same, never freed, and on a NUMA node: that of the last near_begin, -1: any.
+void near_begin(int node);
+void *near_zalloc(size_t len);
 
 // requests.c: they take asking_lock; 0 or -ETIMEDOUT.
 int io_ask(struct io *io, enum io_op op, uint32_t arg);

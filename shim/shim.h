@@ -413,6 +413,7 @@ void dps_test_hash_burst(const uint8_t *const *packet, const uint32_t *len, uint
 int dps_ctl_create(uint64_t generation, uint32_t n_io);
 int dps_ctl_port(uint32_t port, const char *name);
 int dps_ctl_group(uint32_t group, const struct dps_group_conf *conf);
+int dps_group_node(uint32_t group, int node);    // NUMA node of its slots, if not any
 int dps_group_version(uint32_t group, uint32_t version,  // -EBUSY: a process has that version
 		      const struct dps_version *conf);
 int dps_ctl_publish(void);

@@ -103,6 +103,13 @@ go_to_core(struct dps_sitter *me, int core, int notify)
 	CPU_SET(core, &set);
 	if (sched_setaffinity(0, sizeof(set), &set) == 0)
 		return;
+	// A CPU that went offline, or out of our cpuset, since the start: packets are served by any other.
+	// The supervisor says so, and puts us back once it can: dpsup/supervisor/pinning.py.
+	if (errno == EINVAL) {
+		memset(&set, 0xff, sizeof(set));
+		if (sched_setaffinity(0, sizeof(set), &set) == 0)
+			return;
+	}
 	snprintf(me->error, sizeof(me->error), "cannot run on core %d: %s", core, strerror(errno));
 	leave(me, notify, DPS_EXIT_CORE);
 }

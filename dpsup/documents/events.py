@@ -34,6 +34,7 @@ TYPES = {
     "quarantine": "a packet was put in quarantine",
     "verdict": "a worker returns verdicts that have no meaning: its packets are dropped",
     "advice": "packets are lost for lack of a resource: `dpsup advise` suggests changes",
+    "cpu": "a worker or an io core cannot run on its CPU, or runs there again",
     "port": "a port does not forward, or forwards again: interface, link, device",
     "warning": "a setting could not be applied",
     "error": "an operation failed and is tried again",

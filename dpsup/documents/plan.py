@@ -14,6 +14,7 @@ class Io(TypedDict):
     burst: Annotated[int, "most packets that it receives at once"]
     idle: Annotated[str, "`poll`, `adaptive`"]
     table: Annotated[int, "index of its `[[io]]`"]
+    numa: Annotated[int, "the NUMA node of its CPU and of its own memory"]
 
 
 class Pool(TypedDict):
@@ -93,6 +94,7 @@ class Group(TypedDict):
     tables: Annotated[
         list[list[str]], "its live tables, of each name, kind, entries, key, value, and file"
     ]
+    numa: Annotated[int, "the NUMA node of its slots and their lanes"]
 
 
 class Version(TypedDict):

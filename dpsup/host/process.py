@@ -89,7 +89,18 @@ def own() -> Identity:
     return identify(os.getpid())
 
 
-_IO_THREAD = re.compile(r"(rte|dpdk|lcore|eal)-?worker")  # as DPDK's releases name them
+_IO_THREAD = re.compile(r"(?:rte|dpdk|lcore|eal)-?worker-?(\d*)")  # as DPDK's releases name them
+
+
+def io_threads(pid: int) -> dict[int, int]:
+    """A primary's io threads, by EAL's number of the lcore."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            named = _IO_THREAD.match((task / "comm").read_text())
+            if named and named[1]:
+                found[int(named[1])] = int(task.name)
+    return found
 
 
 def waits_for_disk(pid: int) -> bool:

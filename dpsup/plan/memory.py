@@ -65,6 +65,16 @@ def page_size(topology: Topology) -> int:
     return next((pool.page_size for pool in topology.mempools.values()), 2 * MIB)
 
 
+def node_of(topology: Topology, group: Group) -> int:
+    """The NUMA node of the group's slots, and best of its workers: that of its packets."""
+    for name in group.input or ():
+        port = topology.port(name)
+        if port and port.mempool in topology.mempools:
+            return topology.mempools[port.mempool].numa
+    # Other groups send to it.
+    return min((pool.numa for pool in topology.mempools.values()), default=0)
+
+
 def memory_nodes(topology: Topology, host: Host) -> dict[int, int]:
     """The bytes needed of each NUMA node, a multiple of the page size each."""
     n_io = len(topology.io_cores)
@@ -73,7 +83,10 @@ def memory_nodes(topology: Topology, host: Host) -> dict[int, int]:
     for pool in topology.mempools.values():
         need[pool.numa] = need.get(pool.numa, 0) + _up(pool_bytes(pool), 2 * MIB)
     home = min(need, default=0)
-    need[home] = need.get(home, 0) + _slots(topology, n_io) + _RESERVE
+    need[home] = need.get(home, 0) + _CONTROL_BLOCK + _RESERVE
+    for group in topology.workers:
+        node = node_of(topology, group)
+        need[node] = need.get(node, 0) + _group_bytes(group, n_io)
     for port in topology.ports:
         device = host.pci.get(port.device)
         node = device.numa if device and device.numa >= 0 else home
@@ -85,10 +98,12 @@ def memory_nodes(topology: Topology, host: Host) -> dict[int, int]:
     return {node: _up(size, page) for node, size in need.items()}
 
 
+def _group_bytes(group: Group, n_io: int) -> int:
+    return slot_bytes(group, n_io) * group.max + buckets_bytes(group)
+
+
 def _slots(topology: Topology, n_io: int) -> int:
-    return _CONTROL_BLOCK + sum(
-        slot_bytes(g, n_io) * g.max + buckets_bytes(g) for g in topology.workers
-    )
+    return _CONTROL_BLOCK + sum(_group_bytes(group, n_io) for group in topology.workers)
 
 
 def memory_plan(topology: Topology, host: Host) -> tuple[MemoryPlan, dict[int, int]]:

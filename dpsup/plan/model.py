@@ -20,6 +20,7 @@ class IoPlan:
     burst: int
     idle: str  # "poll" | "adaptive"
     table: int = 0  # the [[io]] that it stands in, by number
+    numa: int = 0  # the CPU's node, on which the io core's own memory is
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class GroupPlan:
     lend_after: float = LEND_AFTER  # seconds without an answer, 0: never
     plugin_copy: str = ""  # what the workers load of plugin_path: instance.plugins
     tables: tuple[tuple[str, ...], ...] = ()  # of each name, kind, entries, key, value, file
+    numa: int = -1  # the node of its slots, -1: any
 
 
 @dataclass(frozen=True, slots=True)

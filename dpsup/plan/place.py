@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dpsup import limits
-from dpsup.plan.memory import MIB, memory_plan
+from dpsup.plan.memory import MIB, memory_plan, node_of
 from dpsup.plan.model import ChainPlan, GroupPlan, IoPlan, Plan, PoolPlan, PortPlan, ScalePlan
 from dpsup.plan.paths import quarantine_dir, runtime_dir
 from dpsup.topology import chains
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
     """Decide everything about a start. Total for every topology that `load` accepts."""
     supervisor_cores = topology.host.supervisor_cores
+    cores = [(core, n) for n, one in enumerate(topology.io) for core in one.cores]
+    node = {cpu: node for node, cpus in host.numa.items() for cpu in cpus}
     io = tuple(
-        IoPlan(i, i + 1, core, topology.io[table].burst, topology.io[table].idle, table)
-        for i, (core, table) in enumerate(
-            (core, n) for n, one in enumerate(topology.io) for core in one.cores
-        )
+        IoPlan(i, i + 1, core, topology.io[n].burst, topology.io[n].idle, n, node.get(core, 0))
+        for i, (core, n) in enumerate(cores)
     )
     pools = tuple(
         PoolPlan(name, pool.mbufs, pool.data_room, pool.cache, pool.numa, pool.page_size)
@@ -93,7 +93,7 @@ def worker_cores(topology: Topology, host: Host) -> tuple[tuple[int, ...], ...]:
 
     def choose(index: int, until: int) -> None:
         group = topology.workers[index]
-        near = host.numa.get(_node_of(topology, group), frozenset())
+        near = host.numa.get(node_of(topology, group), frozenset())
         while len(chosen[index]) < until:
             if group.cores:
                 core = group.cores[len(chosen[index]) % len(group.cores)]
@@ -107,15 +107,6 @@ def worker_cores(topology: Topology, host: Host) -> tuple[tuple[int, ...], ...]:
     for index, group in enumerate(topology.workers):
         choose(index, group.max)
     return tuple(tuple(cores) for cores in chosen)
-
-
-def _node_of(topology: Topology, group: Group) -> int:
-    """The NUMA node that the group's packets lie in."""
-    for name in group.input or ():
-        port = topology.port(name)
-        if port and port.mempool in topology.mempools:
-            return topology.mempools[port.mempool].numa
-    return 0
 
 
 def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
@@ -165,6 +156,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 backoff_jitter=restart.backoff.jitter,
                 held_retry=restart.retry,
                 tables=tuple(tuple(one) for one in group.tables),
+                numa=node_of(topology, group),
             )
         )
         first_slot += group.max

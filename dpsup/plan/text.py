@@ -33,8 +33,10 @@ def _paragraphs(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "", f"{plan.name}, generation {plan.generation}"
     yield "files", f"{plan.topology_file}, runtime {plan.runtime_dir}"
     yield "supervisor", f"CPU {ranges(plan.supervisor_cores)}, with the wardens"
+    nodes = {one.numa for some in (plan.io, plan.pools, plan.groups) for one in some} != {0}
     for io in plan.io:
-        yield f"io {io.index}", f"CPU {io.core}, a queue of each port, burst {io.burst}, {io.idle}"
+        where = f"CPU {io.core} of NUMA node {io.numa}" if nodes else f"CPU {io.core}"
+        yield f"io {io.index}", f"{where}, a queue of each port, burst {io.burst}, {io.idle}"
     for pool in plan.pools:
         yield (
             "mempool",
@@ -59,6 +61,7 @@ def _paragraphs(plan: Plan) -> Iterator[tuple[str, str]]:
             f"{slot_word} {slots}, "
             f"CPU {ranges(sorted(set(group.cores)))}, "
             f"rings of {group.ring} ({plural(queues * group.max, 'lane')})"
+            + (f" on NUMA node {group.numa}" if nodes else "")
             + (f", state of {plural(group.state, 'byte')} a worker" if group.state else "")
             + (f", {plural(group.bucket_state, 'byte')} a bucket" if group.bucket_state else "")
             + (f", down: {group.on_down}" if group.on_down != "hold" else ""),

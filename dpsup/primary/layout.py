@@ -323,6 +323,7 @@ class Layout:
         conf.state = group["state"]
         conf.bucket_state = group["bucket_state"]
         check("ctl_group", lib.dps_ctl_group(index, conf))
+        check("group_node", lib.dps_group_node(index, group.get("numa", -1)))
         check("group_version", lib.dps_group_version(index, 0, version_of(group)))
         set_health(index, group)
         check("group_rebucket", lib.dps_group_rebucket(index, int(group["lend_after"] * 1e9)))

@@ -32,6 +32,7 @@ from dpsup.supervisor.model import Model
 from dpsup.supervisor.monitor import Monitor
 from dpsup.supervisor.notices import BadVerdicts, Notices
 from dpsup.supervisor.outputs import Outputs
+from dpsup.supervisor.pinning import Pinning
 from dpsup.supervisor.plugin_files import PluginFiles
 from dpsup.supervisor.ports import Ports
 from dpsup.supervisor.primary import Generation
@@ -142,6 +143,7 @@ class Supervisor:
             [w.name for w in model.workers()], len(model.plan.ports), len(model.groups)
         )
         watchers["verdicts"] = partial(self._notice_verdicts, verdicts)
+        watchers["cpus"] = partial(self._keep_pinned, Pinning())
         watchers["quarantine"] = self._look_for_evidence
 
     def _publish(self, counters: Counters) -> None:
@@ -154,6 +156,20 @@ class Supervisor:
     def _note_stall(self, stall: Stall, counters: Counters) -> None:
         for notice in stall.look(counters, asyncio.get_running_loop().time()):
             self.core.events.add(type="stall", name=notice["name"], message=notice["message"])
+
+    def _keep_pinned(self, pinning: Pinning, _: Counters) -> None:
+        model = self.model
+        if not pinning.is_due(asyncio.get_running_loop().time()):
+            return
+        ours = [(w.name, w.pid, w.core) for w in model.workers() if w.pid]
+        lcores = process.io_threads(model.primary.identity.pid) if model.primary.identity else {}
+        ours += [
+            (f"io core {one.index}", lcores[one.lcore], one.core)
+            for one in model.plan.io
+            if one.lcore in lcores
+        ]
+        for notice in pinning.look(ours):
+            self.core.events.add(type="cpu", name=notice["name"], message=notice["message"])
 
     def _notice_verdicts(self, verdicts: BadVerdicts, counters: Counters) -> None:
         model, workers = self.model, self.model.workers()

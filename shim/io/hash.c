@@ -32,7 +32,9 @@ static uint32_t table[TUPLE_MOST][256];
 static uint64_t fields;
 static bool with_ports[256];   // by IP protocol, over IPv4
 static uint64_t windows[3];    // the key's 64 bits from each 32nd on, the first one lowest
+#ifdef RTE_ARCH_X86_64
 static bool has_clmul;
+#endif
 
 // What the calling thread counts fragments in: an io core's own, or none.
 static uint64_t not_counted;

@@ -117,7 +117,7 @@ lane_init(struct io *io, uint32_t slot)
 
 	lane->shared = (struct dps_lane *)((char *)s + s->lanes[io->index]);
 	lane->word = dps_lane_words(lane->shared);
-	lane->scatter = own_zalloc(sizeof(*lane->scatter) * (s->ring / DPS_LINE_WORDS));
+	lane->scatter = near_zalloc(sizeof(*lane->scatter) * (s->ring / DPS_LINE_WORDS));
 	if (lane->scatter == NULL)
 		return -ENOMEM;
 	dps_scatter_init(lane->scatter, s->ring);
@@ -136,9 +136,9 @@ lane_init(struct io *io, uint32_t slot)
 	lane->hold = io->group[s->group].hold;
 	lane->needs = group_needs(s->group);
 	// A burst is received in one piece, over the end of the ring if need be.
-	lane->shadow = own_zalloc(sizeof(*lane->shadow) * (s->ring + DPS_IO_BURST));
-	lane->blank = own_zalloc(sizeof(*lane->blank) * DPS_BLANKS);
-	lane->tick = own_zalloc(sizeof(*lane->tick) * s->ring);
+	lane->shadow = near_zalloc(sizeof(*lane->shadow) * (s->ring + DPS_IO_BURST));
+	lane->blank = near_zalloc(sizeof(*lane->blank) * DPS_BLANKS);
+	lane->tick = near_zalloc(sizeof(*lane->tick) * s->ring);
 	return lane->shadow == NULL || lane->blank == NULL || lane->tick == NULL ? -ENOMEM : 0;
 }
 
@@ -160,7 +160,7 @@ static int
 queue_init(struct waiting_queue *q, uint32_t room)
 {
 	q->mask = rte_align32pow2(room) - 1;
-	q->entry = own_zalloc(sizeof(*q->entry) * (q->mask + 1));
+	q->entry = near_zalloc(sizeof(*q->entry) * (q->mask + 1));
 	return q->entry == NULL ? -ENOMEM : 0;
 }
 
@@ -264,7 +264,8 @@ dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
 
 	if (index >= p->n_io || burst == 0 || burst > DPS_IO_BURST || !rte_lcore_is_enabled(lcore))
 		return -EINVAL;
-	io = own_zalloc(sizeof(*io));
+	near_begin((int)rte_lcore_to_socket_id(lcore));
+	io = near_zalloc(sizeof(*io));
 	if (io == NULL)
 		return -ENOMEM;
 	io->index = index;
@@ -284,7 +285,7 @@ dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
 			return ret;
 	}
 	for (uint32_t i = 0; i < p->n_io; i++) {
-		io->xfer[i] = own_zalloc(rte_ring_get_memsize(XFER_SIZE));
+		io->xfer[i] = near_zalloc(rte_ring_get_memsize(XFER_SIZE));
 		if (io->xfer[i] == NULL)
 			return -ENOMEM;
 		ret = rte_ring_init(io->xfer[i], "dpsup_xfer", XFER_SIZE,

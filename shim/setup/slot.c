@@ -104,6 +104,16 @@ dps_ctl_group(uint32_t group, const struct dps_group_conf *conf)
 	ctl->group[group] = *conf;
 	ctl->n_groups = RTE_MAX(ctl->n_groups, group + 1);
 	the_primary.n_groups = ctl->n_groups;
+	the_primary.group_node[group] = SOCKET_ID_ANY;
+	return 0;
+}
+
+int
+dps_group_node(uint32_t group, int node)
+{
+	if (group >= the_primary.n_groups)
+		return -EINVAL;
+	the_primary.group_node[group] = node;
 	return 0;
 }
 
@@ -186,26 +196,41 @@ buckets_len(struct dps_group_conf *conf)
 	return RTE_ALIGN((size_t)DPS_BUCKETS * conf->bucket_stride, (size_t)DPS_SLOT_PAGE);
 }
 
-// One zone for all slots: zones of their own would each lose a page to the allocator's header.
+static size_t
+group_len(const struct primary *p, uint32_t group)
+{
+	struct dps_group_conf *conf = &p->own->group[group];
+
+	return conf->max * slot_len(p->n_io, conf) + buckets_len(conf);
+}
+
+// One zone for all slots of a NUMA node: zones of their own would each lose a page to the allocator's
+// header.
 static int
-slots_reserve(struct primary *p)
+slots_reserve(struct primary *p, int node)
 {
 	const struct rte_memzone *mz;
+	char name[RTE_MEMZONE_NAMESIZE];
 	size_t len = 0;
+	char *at;
 
 	for (uint32_t g = 0; g < p->n_groups; g++)
-		len += p->own->group[g].max * slot_len(p->n_io, &p->own->group[g]) +
-		       buckets_len(&p->own->group[g]);
-	mz = rte_memzone_reserve_aligned("dpsup_slots", len, SOCKET_ID_ANY, 0, DPS_SLOT_PAGE);
+		if (p->group_node[g] == node)
+			len += group_len(p, g);
+	snprintf(name, sizeof(name), "dpsup_slots%d", node);
+	mz = rte_memzone_reserve_aligned(name, len, node, 0, DPS_SLOT_PAGE);
 	if (mz == NULL)
 		return rte_errno != 0 ? -rte_errno : -ENOMEM;
-	p->slots = mz->addr;
-	p->slots_end = p->slots + len;
+	at = mz->addr;
 	for (uint32_t g = 0; g < p->n_groups; g++) {
+		if (p->group_node[g] != node)
+			continue;
 		len = buckets_len(&p->own->group[g]);
-		memset(p->slots, 0, len);
-		p->own->group[g].buckets = (uintptr_t)p->slots - p->own->base;
-		p->slots += len;
+		memset(at, 0, len);
+		p->own->group[g].buckets = (uintptr_t)at - p->own->base;
+		p->slots[g] = at + len;
+		at += group_len(p, g);
+		p->slots_end[g] = at;
 	}
 	return 0;
 }
@@ -220,17 +245,17 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 
 	if (slot >= DPS_MAX_SLOTS || group >= p->n_groups)
 		return -EINVAL;
-	if (p->slots == NULL) {
-		int ret = slots_reserve(p);
+	if (p->slots[group] == NULL) {
+		int ret = slots_reserve(p, p->group_node[group]);
 
 		if (ret != 0)
 			return ret;
 	}
 	len = slot_len(p->n_io, &p->own->group[group]);
-	if (p->slots + len > p->slots_end)
+	if (p->slots[group] + len > p->slots_end[group])
 		return -ENOSPC;
-	s = (struct dps_slot *)p->slots;
-	p->slots += len;
+	s = (struct dps_slot *)p->slots[group];
+	p->slots[group] += len;
 	memset(s, 0, len);
 	s->index = slot;
 	s->group = group;

@@ -25,5 +25,17 @@ MACHINES = (
             ("test_enable.py::test_runs_after_the_next_boot",),
         ),
     ),
+    # Two nodes, both with pages of 2M and 1G.
+    Machine(
+        "whole",
+        nics=TWO_PORTS,
+        cpus=4,
+        nodes=2,
+        memory=4608,
+        pages_2m=128,
+        pages_1g=1,
+        boots=(("test_whole.py",),),
+        minutes=60,
+    ),
     *NICS,
 )

@@ -211,6 +211,38 @@ def test_memory_of_two_nodes() -> None:
     assert mem.replace("mem", "limit") in plan.eal_args
 
 
+def test_memory_is_near_what_uses_it() -> None:
+    """Slots lie on the node of their group's packets; a group that others send to: of the pools."""
+    numa = {0: frozenset(range(2)), 1: frozenset(range(2, 8))}
+    far = swap(MINIMAL, "[mempools.default]", "[mempools.default]\nnuma = 1")
+    far = swap(far, 'cores = "1"', 'cores = "2"')
+    plan = plan_of(far + '[[workers]]\nname = "b"\ninput = []\n', numa=numa)
+    assert [group.numa for group in plan.groups] == [1, 1]
+    assert all(core in numa[1] for group in plan.groups for core in group.cores)
+    assert [io.numa for io in plan.io] == [1]
+    shown = " ".join(format_plan(plan).split())
+    assert "CPU 2 of NUMA node 1, a queue of each port" in shown
+    assert "lanes) on NUMA node 1" in shown or "lane) on NUMA node 1" in shown
+    (mem,) = [arg for arg in plan.eal_args if arg.startswith("--socket-mem=")]
+    assert mem.startswith("--socket-mem=0,")
+    # Of two pools' groups, each group's slots are where its own packets are.
+    ports = '[[ports]]\nname = "lan"\nvdev = "net_null1"\nmempool = "near"\n[mempools.near]\n'
+    group = '[[workers]]\nname = "b"\ninput = ["lan"]\nstate = "64MiB"\n'
+    two = plan_of(far + 'input = ["wan"]\n' + group + ports, numa=numa)
+    assert [group.numa for group in two.groups] == [1, 0]
+    without = plan_of(
+        far + 'input = ["wan"]\n' + group.replace("64MiB", "64KiB") + ports, numa=numa
+    )
+    more, less = (
+        [int(size) for size in one.eal_args[4].partition("=")[2].split(",")]
+        for one in (two, without)
+    )
+    assert more[0] - less[0] == 64
+    assert more[1] == less[1]
+    assert "NUMA node 0" in " ".join(format_plan(plan_of(MINIMAL)).split())
+    assert "of NUMA node" not in format_plan(plan_of(MINIMAL))
+
+
 @pytest.mark.parametrize(
     ("device", "driver"),
     [

@@ -57,7 +57,7 @@ go(const struct crash *c)
 	if (strcmp(c->how, "exit") == 0)
 		exit(c->code);
 	for (;;)
-		__asm__ volatile("pause");
+		dps_order();
 }
 
 static uint16_t

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Threads that the kernel took off their CPUs, and puts nowhere by itself."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+
+from dpsup.supervisor.pinning import EVERY_S, Pinning
+
+
+class Kernel:
+    """Affinities by thread; CPUs that are not there cannot be chosen."""
+
+    def __init__(self, cpus: int, **threads: int) -> None:
+        self.there = set(range(cpus))
+        self.on: dict[int, set[int]] = {int(tid[1:]): {cpu} for tid, cpu in threads.items()}
+        self.pinned = 0
+
+    def read(self, tid: int) -> Iterable[int]:
+        if tid not in self.on:
+            raise ProcessLookupError(errno.ESRCH, "No such process")
+        return self.on[tid]
+
+    def pin(self, tid: int, cpus: Iterable[int]) -> None:
+        self.pinned += 1
+        if not set(cpus) & self.there:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        self.on[tid] = set(cpus)
+
+    def offline(self, cpu: int) -> None:
+        """What Linux does: those that could run nowhere else may run anywhere."""
+        self.there.discard(cpu)
+        for tid, cpus in self.on.items():
+            if cpus == {cpu}:
+                self.on[tid] = set(self.there)
+
+
+OURS = [("fw/0", 10, 2), ("fw/1", 11, 3), ("io core 0", 12, 1)]
+
+
+def test_a_cpu_goes_and_comes_back() -> None:
+    kernel = Kernel(4, t10=2, t11=3, t12=1)
+    pinning = Pinning(kernel.read, kernel.pin)
+    assert pinning.look(OURS) == []
+    assert not kernel.pinned
+    kernel.offline(3)
+    (said,) = pinning.look(OURS)
+    assert said["name"] == "fw/1"
+    assert said["message"] == (
+        "cannot run on CPU 3, offline or outside of its cpuset (Invalid argument): runs on 0-2"
+    )
+    assert pinning.look(OURS) == []  # once
+    kernel.there.add(3)
+    assert pinning.look(OURS) == [{"name": "fw/1", "message": "runs on CPU 3 again"}]
+    assert kernel.on[11] == {3}
+    assert pinning.look(OURS) == []
+
+
+def test_a_cpu_that_came_back_at_once_is_taken_again() -> None:
+    kernel = Kernel(4, t10=2, t11=3, t12=1)
+    kernel.offline(1)
+    kernel.there.add(1)
+    said = Pinning(kernel.read, kernel.pin).look(OURS)
+    assert said == [{"name": "io core 0", "message": "runs on CPU 1 again"}]
+
+
+def test_the_next_process_of_a_worker_may_be_where_it_belongs() -> None:
+    kernel = Kernel(4, t10=2, t11=3, t12=1)
+    pinning = Pinning(kernel.read, kernel.pin)
+    kernel.offline(2)
+    assert len(pinning.look(OURS)) == 1
+    kernel.there.add(2)
+    kernel.on[20] = {2}
+    told = pinning.look([("fw/0", 20, 2), *OURS[1:]])
+    assert told == [{"name": "fw/0", "message": "runs on CPU 2 again"}]
+
+
+def test_what_a_person_put_elsewhere_or_has_ended_is_left_alone() -> None:
+    kernel = Kernel(4, t10=0, t12=1)
+    assert Pinning(kernel.read, kernel.pin).look(OURS) == []
+    assert kernel.on[10] == {0}
+    assert not kernel.pinned
+
+
+def test_a_worker_that_is_gone_is_forgotten() -> None:
+    kernel = Kernel(4, t10=2, t11=3, t12=1)
+    pinning = Pinning(kernel.read, kernel.pin)
+    kernel.offline(3)
+    assert len(pinning.look(OURS)) == 1
+    assert pinning.look(OURS[:1]) == []
+    assert len(pinning.look(OURS)) == 1
+
+
+def test_it_looks_now_and_then() -> None:
+    pinning = Pinning()
+    assert pinning.is_due(5.0)
+    assert not pinning.is_due(5.0 + EVERY_S / 2)
+    assert pinning.is_due(5.0 + EVERY_S)
