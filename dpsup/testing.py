@@ -32,9 +32,10 @@ __all__ = ["Plugin", "Result"]
 class Result:
     """What became of a packet."""
 
-    verdict: str  # "out", "on", "drop" or "quarantine"
+    verdict: str  # "out", "on", "drop", "punt" or "quarantine"
     port: str = ""  # of "out": that it leaves by
     group: str = ""  # of "on"
+    bucket: int | None = None  # of "on" by a hash of the plugin's own
     reason: str = ""  # of "drop"
     also: str = ""  # the port that a copy leaves by
     data: bytes = b""  # its bytes, as the plugin left them
@@ -146,7 +147,13 @@ class Plugin:
         return 0x2000 | self.groups.index(name)
 
     def _result(self, verdict: int, data: bytes, emitted: tuple[Result, ...] = ()) -> Result:
-        index, also = verdict & 0xFFF, ""
+        index, also, bucket = verdict & 0xFFF, "", None
+        if verdict & _abi.DPS_V_HASHES == _abi.DPS_V_HASH:
+            bucket = verdict % _abi.DPS_PLUGIN_BUCKETS
+            verdict = _abi.DPS_V_GROUP | verdict >> _abi.DPS_V_HASH_GROUP & 0xF
+            index = verdict & 0xFFF
+        if verdict == _abi.DPS_V_PUNT:
+            return Result("punt", data=data, emitted=emitted)
         if verdict & 0x8000:
             index, also = verdict & 0xF, _name(self.ports, verdict >> 4 & 0xFF, "port")
         kind = verdict >> 12 & 0x7
@@ -155,7 +162,7 @@ class Plugin:
             return Result("out", port=name, also=also, data=data, emitted=emitted)
         if kind == 2:
             name = _name(self.groups, index, "group")
-            return Result("on", group=name, also=also, data=data, emitted=emitted)
+            return Result("on", group=name, bucket=bucket, also=also, data=data, emitted=emitted)
         if kind == 3:
             return Result("quarantine", data=data, emitted=emitted)
         if kind == 0 and index < _abi.DPS_PLUGIN_REASONS:

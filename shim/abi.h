@@ -65,9 +65,14 @@ enum {
 	DPS_V_QUARANTINE = 0x3000,
 	DPS_V_REQUEUE = 0x4000,     // steer it anew; only the primary says this
 	DPS_V_TICK = 0x5000,        // of a tick, and of nothing else: it was taken
+	DPS_V_HASH = 0x6000,        // and 0x7000: on to a group, by a hash of the plugin's own; the low 13
+				    // bits are the group, then the bucket
 	DPS_V_ALSO = 0x8000,        // with DROP, OUT, GROUP: and a copy out of the port in bits 4 to 11
+	DPS_V_PUNT = 0xc000,        // to the kernel
 	DPS_V_KIND = 0xf000,
-	DPS_V_ARG = 0x0fff
+	DPS_V_ARG = 0x0fff,
+	DPS_V_HASHES = 0xe000,      // of HASH, what it has in place of KIND
+	DPS_V_HASH_GROUP = 9        // and the group's lowest bit
 };
 
 // A packet in a lane is one 8-byte word, at its index modulo the ring. The io core writes a

@@ -57,6 +57,9 @@ _Static_assert(sizeof(struct dps_lane) == 256, "the words begin on a line");
 _Static_assert(offsetof(struct dps_lane, taken) == offsetof(struct dps_lane, done) + 4, "one store");
 _Static_assert((DPS_BLANKS & (DPS_BLANKS - 1)) == 0 && DPS_BLANKS < 1 << DPS_BLANK_BITS,
 	       "found by mask, told apart by index");
+_Static_assert(DPS_MAX_GROUPS == 1 << 4 && DPS_BUCKETS == 1 << DPS_V_HASH_GROUP &&
+		       (DPS_V_HASH | (DPS_MAX_GROUPS * DPS_BUCKETS - 1)) == (DPS_V_HASH | 0x1fff),
+	       "a verdict has room for both");
 _Static_assert(sizeof(struct dps_meta) == 32, "two to a line");
 _Static_assert(sizeof(struct dps_slot) % 64 == 0, "slots end on a line");
 _Static_assert(sizeof(struct dps_perf) % 64 == 0, "lanes after it begin on a line");
@@ -158,6 +161,32 @@ static inline uint64_t
 dps_lane_done(uint32_t done, uint32_t taken)
 {
 	return (uint64_t)taken << 32 | done;
+}
+
+// Does a packet with this verdict go out a second time?
+static inline int
+dps_word_copies(uint64_t word)
+{
+	return (word & (DPS_V_ALSO | DPS_V_ALSO / 2)) == DPS_V_ALSO;
+}
+
+// Is it on to a group by a hash of the plugin's own? To which, and to which bucket?
+static inline int
+dps_word_is_hash(uint64_t word)
+{
+	return (word & DPS_V_HASHES) == DPS_V_HASH;
+}
+
+static inline uint32_t
+dps_word_hash_group(uint64_t word)
+{
+	return DPS_FIELD(word, DPS_V_HASH_GROUP, 4);
+}
+
+static inline uint32_t
+dps_word_hash_bucket(uint64_t word)
+{
+	return word % DPS_BUCKETS;
 }
 
 static inline int

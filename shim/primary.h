@@ -26,6 +26,7 @@ enum {
 	TIMED_TURNS = 61,       // one turn in so many is timed stage by stage; a prime, as loads have rhythms
 	CELLS = 64,             // packets of an io core in quarantine, a power of two
 	NO_BUCKET = 0xffff,     // not hashed: its lane took every bucket
+	STEERED = 0x2000,       // dps_mark.bucket: the group above the bucket has steered it to itself
 	ETHER_MOST = 14 + 2 * 4 // Ethernet header with two VLAN tags
 };
 
@@ -496,7 +497,7 @@ port_of(const struct rte_mbuf *m)
 // What steering knows of a packet. Kept in the mbuf's first line, beside the hash, where only flow
 // director rules would write; from rx to tx, no thread but the io core uses the header.
 struct dps_mark {
-	uint16_t bucket;
+	uint16_t bucket;                // or NO_BUCKET; see STEERED
 	uint8_t hops;
 	uint8_t blame;                  // by its warden while it is in a lane; see evidence.c
 };

@@ -28,7 +28,9 @@ enum {
 	DPS_DROP_TX_FAILED = 12,    // taken by the port's driver, which says that it did not send it
 	DPS_DROP_PORT_DOWN = 13,    // the port's device is gone, or its interface down
 	DPS_DROP_WORKER_HELD = 14,  // the group's workers are all held: no process starts one soon
-	DPS_N_DROPS = 15
+	DPS_DROP_STEERED_TWICE = 15,    // in its own group, by a hash of the plugin's
+	DPS_DROP_NO_KERNEL = 16,    // for the kernel, which the port has no way to
+	DPS_N_DROPS = 17
 };
 
 struct dps_pool_conf {
@@ -115,6 +117,7 @@ struct dps_lane_stats {
 	uint64_t collected;         // packets returned
 	uint64_t out;               // of those, sent to a port
 	uint64_t on;                // of those, sent on to a group
+	uint64_t on_hash;           // of those, by a hash of the plugin's own
 	uint64_t requeued;
 	uint64_t lane_full;         // never lent: no room
 	uint64_t bad_verdict;

@@ -118,6 +118,7 @@ class LaneCounters(TypedDict):
     collected: Annotated[int, "packets that came back"]
     out: Annotated[int, "of those, sent out of a port"]
     on: Annotated[int, "of those, sent on to a group"]
+    on_hash: NotRequired[Annotated[int, "of those, steered by `dps_on_hash`"]]
     requeued: Annotated[int, "packets taken back and steered again"]
     lane_full: Annotated[int, "packets dropped: no room"]
     bad_verdict: Annotated[int, "packets dropped: the verdict has no meaning"]

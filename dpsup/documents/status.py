@@ -94,6 +94,7 @@ class Worker(TypedDict):
     no_blank: Annotated[int, "packets that it could not, for lack of an empty buffer"]
     copied: Annotated[int, "copies sent out of a second port (`dps_also`)"]
     no_copy: Annotated[int, "copies not made, for lack of an empty buffer"]
+    on_hash: Annotated[int, "packets sent on by a hash of its plugin's own (`dps_on_hash`)"]
     ticks: Annotated[int, "ticks that its plugin handled, its own and its buckets'"]
     ticks_skipped: Annotated[int, "ticks that were due and not handled"]
     counters: Annotated[dict[str, int], "the plugin's own counters"]

@@ -161,6 +161,12 @@ class Names:
         kind, arg = one.verdict & 0xF000, one.verdict & 0x0FFF
         if one.bad:
             return "bad verdict"
+        if kind & _abi.DPS_V_HASHES == _abi.DPS_V_HASH:
+            group, bucket = one.verdict >> _abi.DPS_V_HASH_GROUP & 0xF, arg % _abi.DPS_BUCKETS
+            first = replace(one, verdict=_abi.DPS_V_GROUP | group)
+            return f"{self.verdict(first)}, bucket {bucket}"
+        if kind == _abi.DPS_V_PUNT:
+            return "to the kernel"
         if kind & _abi.DPS_V_ALSO:
             first = replace(one, verdict=one.verdict & 0x700F)
             return f"{self.verdict(first)}, copy out {self.port(arg >> 4)}"

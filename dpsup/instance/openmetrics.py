@@ -304,6 +304,12 @@ def _worker(made: _Families, group: str, w: StatusWorker) -> None:
         **labels,
     )
     made.counter(
+        "worker_on_hash_packets",
+        "Number of packets sent on to a group by a hash of the plugin's own.",
+        w.get("on_hash", 0),
+        **labels,
+    )
+    made.counter(
         "worker_ticks",
         "Number of ticks that the plugin handled.",
         w.get("ticks", 0),

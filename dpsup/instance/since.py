@@ -29,8 +29,8 @@ GROWS = frozenset((
     # of groups
     "no_worker", "worker_held", "hold_full", "bypassed", "pause_ns",
     # of lanes and slots
-    "sent", "collected", "out", "on", "lane_full", "bad_verdict", "quarantined", "quarantine_full",
-    "corrupt", "lanes_corrupt", "beats", "bursts", "busy", "dropped_policy",
+    "sent", "collected", "out", "on", "on_hash", "lane_full", "bad_verdict", "quarantined",
+    "quarantine_full", "corrupt", "lanes_corrupt", "beats", "bursts", "busy", "dropped_policy",
     "emitted", "no_blank", "copied", "no_copy", "ticks", "ticks_skipped",
 ))  # fmt: skip
 TABLES = frozenset(("drops", "dropped", "counters", "stage_cycles", "pause"))  # all their entries

@@ -240,6 +240,7 @@ def groups(
                 "no_blank": slot.get("no_blank", 0),
                 "copied": slot.get("copied", 0),
                 "no_copy": slot.get("no_copy", 0),
+                "on_hash": slot.get("on_hash", 0),
                 "ticks": slot.get("ticks", 0),
                 "ticks_skipped": slot.get("ticks_skipped", 0),
                 "counters": slot["counters"],

@@ -53,12 +53,18 @@ def _grown(before: Counters, now: Counters, slots: range, key: Literal["lane_ful
     return sum(max(0, int(now["slots"][i][key]) - int(before["slots"][i][key])) for i in slots)
 
 
+_COPIED = (_abi.DPS_V_DROP, _abi.DPS_V_OUT, _abi.DPS_V_GROUP)  # a copy may go with these
+_SHAPED = (_abi.DPS_V_OUT, _abi.DPS_V_GROUP, _abi.DPS_V_PUNT)
+
+
 def meaning(word: int, length: int, ports: int, groups: int) -> str:
     """Why a verdict's word is none, for a person."""
     kind, argument = word & _abi.DPS_V_KIND, word & _abi.DPS_V_ARG
     if not word >> _abi.DPS_W_DONE & 1:
         return "no verdict was written"
-    if kind & _abi.DPS_V_ALSO:
+    if kind & _abi.DPS_V_HASHES == _abi.DPS_V_HASH:
+        kind, argument = _abi.DPS_V_GROUP, word >> _abi.DPS_V_HASH_GROUP & 0xF
+    if kind & _abi.DPS_V_ALSO and kind & ~_abi.DPS_V_ALSO in _COPIED:
         kind, argument, copy = kind & ~_abi.DPS_V_ALSO, argument % 16, argument >> 4
         if copy >= ports:
             return f"a copy out of port {copy}, of ports 0 to {ports - 1}"
@@ -66,7 +72,7 @@ def meaning(word: int, length: int, ports: int, groups: int) -> str:
         return f"out of port {argument}, of ports 0 to {ports - 1}"
     if kind == _abi.DPS_V_GROUP and argument >= groups:
         return f"on to group {argument}, of groups 0 to {groups - 1}"
-    if word >> _abi.DPS_W_CHANGED & 1 and kind in (_abi.DPS_V_OUT, _abi.DPS_V_GROUP):
+    if word >> _abi.DPS_W_CHANGED & 1 and kind in _SHAPED:
         new = word >> _abi.DPS_W_NEWLEN & 0xFFFF
         shift = word >> _abi.DPS_W_SHIFT & 0xFFFF
         shift -= (shift & 0x8000) << 1

@@ -229,10 +229,10 @@ def _loaded(setting: Setting, one: dict[str, Any]) -> list[Loaded]:
     return found
 
 
-def _by_packet(fates: Sequence[Fate]) -> dict[int, list[tuple[int, int, int, bytes]]]:
-    found: dict[int, list[tuple[int, int, int, bytes]]] = {}
+def _by_packet(fates: Sequence[Fate]) -> dict[int, list[tuple[object, ...]]]:
+    found: dict[int, list[tuple[object, ...]]] = {}
     for fate in fates:
-        found.setdefault(fate.number, []).append((fate.role, fate.kind, fate.arg, fate.data))
+        found.setdefault(fate.number, []).append(fate[2:])
     return found
 
 
@@ -262,8 +262,8 @@ def _document(options: Options, setting: Setting, frames: Sequence[Frame]) -> Tr
     return {
         "apiVersion": "dpsup/v1", "kind": "Try", "plugin": "", "file": options.plugin,
         "capture": options.capture, "ok": False, "packets": len(frames), "done": 0,
-        "out": {}, "on": {}, "dropped": {}, "quarantined": 0, "refused": 0, "emitted": 0,
-        "no_blank": 0, "ticks": 0, "ticks_skipped": 0, "counters": {},
+        "out": {}, "on": {}, "on_hash": {}, "dropped": {}, "quarantined": 0, "punted": 0,
+        "refused": 0, "emitted": 0, "no_blank": 0, "ticks": 0, "ticks_skipped": 0, "counters": {},
         "state": {"bytes": 0, "digest": "", "buckets": 0, "bucket_digest": ""},
         "digest": "", "ns_per_packet": 0.0, "cycles_per_packet": 0.0, "sweep": None,
         "findings": [],
@@ -280,12 +280,14 @@ def _fill(doc: Try, setting: Setting, plugin: dict[str, Any], total: dict[str, A
             "copies": total["copies"][i],
         }  # fmt: skip
     doc["on"] = dict(zip(setting.groups, total["on"], strict=True))
+    doc["on_hash"] = dict(zip(setting.groups, total["on_hash"], strict=True))
     doc["dropped"] = {
         reasons[i] if i < len(reasons) else f"reason {i}": n
         for i, n in enumerate(total["dropped"])
         if n or i < len(reasons)
     }
     doc["quarantined"], doc["refused"] = total["quarantined"], total["refused"]
+    doc["punted"] = total["punted"]
     doc["emitted"], doc["no_blank"] = total["emitted"], total["no_blank"]
     doc["ticks"], doc["ticks_skipped"] = total["ticks"], total["ticks_skipped"]
     doc["counters"] = _sum(plugin["counters"], total["counters"], plugin["gauges"])

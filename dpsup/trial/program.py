@@ -23,7 +23,7 @@ _OUT = struct.Struct("=QIIIIII")
 _BEGIN_NS = 10**9  # the plugin's clock at the first packet
 
 PACKET, EMITTED, COPY, TICKED = range(4)  # enum fate_role
-OUT, DROP, ON, QUARANTINE, REFUSED = range(5)  # enum fate_kind
+OUT, DROP, ON, QUARANTINE, REFUSED, PUNT = range(6)  # enum fate_kind
 
 
 class Fate(NamedTuple):
@@ -35,6 +35,7 @@ class Fate(NamedTuple):
     kind: int
     arg: int
     data: bytes
+    bucket: int  # 1 + the one that `dps_on_hash` says, 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,10 @@ def _packed(frames: Sequence[Frame], ports: Sequence[int]) -> bytes:
 def _fates(data: bytes) -> list[Fate]:
     found, at = [], 0
     while at + _OUT.size <= len(data):
-        ns, number, role, kind, arg, size, _ = _OUT.unpack_from(data, at)
+        ns, number, role, kind, arg, size, bucket = _OUT.unpack_from(data, at)
         at += _OUT.size
-        found.append(Fate(ns - _BEGIN_NS, number, role, kind, arg, data[at : at + size]))
+        bytes_ = data[at : at + size]
+        found.append(Fate(ns - _BEGIN_NS, number, role, kind, arg, bytes_, bucket))
         at += size
     return found
 

@@ -23,11 +23,14 @@ def lines(doc: Try) -> list[str]:
             )
     for group, packets in doc["on"].items():
         if packets:
-            row("on", f"{group}: {plural(packets, 'packet')}")
+            by_hash = doc["on_hash"][group]
+            of = f", by the plugin's own hash: {by_hash}" if by_hash else ""
+            row("on", f"{group}: {plural(packets, 'packet')}{of}")
     for reason, packets in doc["dropped"].items():
         row("dropped", f"{reason}: {plural(packets, 'packet')}")
     for name, packets in (
         ("quarantined", doc["quarantined"]),
+        ("to kernel", doc["punted"]),
         ("refused", doc["refused"]),
         ("originated", doc["emitted"]),
         ("no blank", doc["no_blank"]),

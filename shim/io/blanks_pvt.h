@@ -72,17 +72,22 @@ blanks_lend_all(struct io *io)
 static bool
 may_join(const struct io *io, uint64_t word, uint32_t n)
 {
-	uint32_t kind = word & DPS_V_KIND & ~(uint32_t)DPS_V_ALSO;
+	uint32_t kind = word & DPS_V_KIND;
 	uint32_t arg = word & DPS_V_ARG;
 	uint32_t copy = arg >> 4;
 
-	if (word & DPS_V_ALSO) {
+	if (dps_word_copies(word)) {
+		kind -= DPS_V_ALSO;
 		arg %= 16;
 		if (copy < the_primary.n_ports && !has_room_for(io, copy, n))
 			return false;
 	}
 	if (kind == DPS_V_OUT)
 		return arg >= the_primary.n_ports || has_room_for(io, arg, n);
+	if (dps_word_is_hash(word)) {
+		kind = DPS_V_GROUP;
+		arg = dps_word_hash_group(word);
+	}
 	if (kind == DPS_V_GROUP)
 		return arg >= the_primary.n_groups ||
 		       io->group[arg].n_waiting + n <= io->group[arg].waiting_most;
@@ -106,13 +111,13 @@ may_take_extra(const struct io *io, const struct lane *lane, const struct rte_mb
 	uint32_t n = DPS_FIELD(word, DPS_W_EMITS, 4);
 	uint32_t most = 2 * (n + 1);
 	bool may = may_join(io, word, most);
-	bool copies = word & DPS_V_ALSO;
+	bool copies = dps_word_copies(word);
 
 	for (uint32_t i = 0; i < n && may; i++) {
 		uint64_t blank = lane_blank_word(lane, lane->blanks_taken + i);
 
 		may = may_join(io, blank, most);
-		copies |= blank & DPS_V_ALSO;
+		copies |= dps_word_copies(blank);
 	}
 	return may && (!copies || has_mbufs(io, m->pool, most * m->nb_segs));
 }

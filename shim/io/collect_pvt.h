@@ -159,7 +159,32 @@ take_blanks(struct io *io, struct lane *lane, struct rte_mbuf *by, uint32_t inde
 	return true;
 }
 
-// What is not one packet with one verdict: blanks first, then a copy, then the packet.
+// Its plugin says the bucket; of the rest of the hash the old one's is left. Within its own group once, so that
+// two workers cannot send it to each other; a circle of groups ends at HOP_LIMIT. All that is known of the
+// packet from now on is of the new bucket: it waits where that moves, and comes back there as REQUEUE.
+static bool __rte_noinline
+take_hash(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t index, uint64_t word)
+{
+	uint32_t group = dps_word_hash_group(word), bucket = dps_word_hash_bucket(word);
+	uint16_t own = STEERED | lane->group << DPS_V_HASH_GROUP;
+	struct dps_mark *mark = mark_of(m);
+
+	// Before its start or length changes.
+	bucket_of(m);
+	if (group >= the_primary.n_groups || !reshape(m, word))
+		return false;
+	if (group == lane->group && (mark->bucket & ~HASH_MASK) == own) {
+		drop_at_port(io, port_of(m), DPS_DROP_STEERED_TWICE, m);
+		return true;
+	}
+	mark->bucket = group == lane->group ? own | bucket : bucket;
+	m->hash.rss = (m->hash.rss & ~(uint32_t)HASH_MASK) | bucket;
+	dps_count(&lane->stats.on_hash, mark->hops < HOP_LIMIT);
+	take(io, lane, m, index, dps_word_verdict(DPS_V_GROUP | group));
+	return true;
+}
+
+// What is not one packet with one plain verdict: blanks first, then a copy, then the packet.
 static void __rte_noinline
 take_extra(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t index, uint64_t word)
 {
@@ -181,7 +206,17 @@ take_extra(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t index,
 		take(io, lane, m, index, word & ~DPS_W_EXTRA);
 		return;
 	}
-	if (!(word & DPS_V_ALSO) || port >= the_primary.n_ports ||
+	if (dps_word_is_hash(word)) {
+		if (!take_hash(io, lane, m, index, word))
+			refuse_verdict(lane, m, index, word);
+		return;
+	}
+	// As yet no port has a way to the kernel.
+	if ((word & (DPS_V_KIND | DPS_V_ARG)) == DPS_V_PUNT && reshape(m, word)) {
+		drop_at_port(io, port_of(m), DPS_DROP_NO_KERNEL, m);
+		return;
+	}
+	if (!dps_word_copies(word) || port >= the_primary.n_ports ||
 	    (kind != DPS_V_OUT && kind != DPS_V_DROP && kind != DPS_V_GROUP)) {
 		refuse_verdict(lane, m, index, word);
 		return;
@@ -214,7 +249,7 @@ may_take_back(const struct io *io, const struct lane *lane, uint32_t index, uint
 		return arg >= the_primary.n_groups ||
 		       io->group[arg].n_waiting <= io->group[arg].waiting_most;
 	default:
-		return true;
+		return !dps_word_is_hash(word) || may_join(io, word, 1);
 	}
 }
 

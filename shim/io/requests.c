@@ -539,6 +539,7 @@ add_lane(struct dps_lane_stats *out, const struct lane *lane)
 	out->collected += packets_of(s->collected, lane->ticks_back);
 	out->out += s->out;
 	out->on += s->on;
+	out->on_hash += s->on_hash;
 	out->requeued += s->requeued;
 	out->lane_full += s->lane_full;
 	out->bad_verdict += s->bad_verdict;

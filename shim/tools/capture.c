@@ -279,11 +279,15 @@ is_good(const struct lane *lane, uint32_t index, uint64_t word, const struct rte
 
 	if (!dps_word_is_done(word))
 		return false;
-	if (kind & DPS_V_ALSO) {
-		kind &= ~(uint32_t)DPS_V_ALSO;
+	if (dps_word_copies(word)) {
+		kind -= DPS_V_ALSO;
 		if (arg >> 4 >= the_primary.n_ports || kind > DPS_V_GROUP)
 			return false;
 		arg %= 16;
+	}
+	if (dps_word_is_hash(word)) {
+		kind = DPS_V_GROUP;
+		arg = dps_word_hash_group(word);
 	}
 	switch (kind) {
 	case DPS_V_OUT:
@@ -296,6 +300,10 @@ is_good(const struct lane *lane, uint32_t index, uint64_t word, const struct rte
 		break;
 	case DPS_V_REQUEUE:
 		return lane_may_requeue(lane, index);
+	case DPS_V_PUNT:
+		if (arg != 0)
+			return false;
+		break;
 	case DPS_V_DROP:
 	case DPS_V_QUARANTINE:
 		break;

@@ -149,11 +149,26 @@ def test_a_verdict_that_is_none(tmp_path: Path, capture: Path) -> None:
     for verdict, why in (
         ("dps_out(9)", "a port that there is not"),
         ("dps_on(3)", "a group that there is not"),
-        ("0x7000", "its verdict is none"),
+        ("dps_on_hash(3, 5)", "a group that there is not"),
+        ("dps_on_hash(16, 5)", "its verdict is none"),
+        ("dps_also(dps_on_hash(0, 5), 0)", "its verdict is none: dps_also"),
+        ("dps_punt() | 1", "its verdict is none"),
+        ("0x5000", "its verdict is none"),
     ):
         plugin = build(tmp_path, f"if (is_marked(p)) return {verdict};", "")
         one = only(tried(plugin, capture, code=1))
         assert one["kind"] == "verdict" and one["packet"] == MARK + 1 and why in one["message"]
+
+
+def test_a_hash_of_its_own_and_the_kernel(tmp_path: Path, capture: Path) -> None:
+    body = SWAP + COUNT + "return is_marked(p) ? dps_punt() : dps_on_hash(0, p->data[p->len - 1]);"
+    facts = f".rewrites = 12, {STATE}"
+    doc = tried(build(tmp_path, body, facts), capture, "--kill-sweep", code=0)
+    assert doc["punted"] == 1 and doc["done"] == len(TRAFFIC)
+    assert [*doc["on"].values()] == [*doc["on_hash"].values()] == [len(TRAFFIC) - 1]
+    # The bucket is part of a packet's fate.
+    other = tried(build(tmp_path, body.replace("p->len - 1", "p->len - 2"), facts), capture, code=0)
+    assert other["on_hash"] == doc["on_hash"] and other["digest"] != doc["digest"]
 
 
 def test_a_crash_is_a_finding_with_a_backtrace(tmp_path: Path, capture: Path) -> None:

@@ -75,13 +75,13 @@ WRONG_TICK = {
 }
 
 
-def check(tmp: Path, define: str, cflags: str, *args: str) -> str:
+def check(tmp: Path, define: str, cflags: str, *args: str, model: Path = MODEL) -> str:
     """What pan says of the model with these definitions."""
     for tool, package in (("spin", "spin"), ("cc", "gcc")):
         if shutil.which(tool) is None:
             pytest.fail(f"no {tool}: apt-get install {package}, or deploy/host-setup --tests")
     steps = (
-        ["spin", *(f"-D{d}" for d in define.split()), "-a", str(MODEL)],
+        ["spin", *(f"-D{d}" for d in define.split()), "-a", str(model)],
         ["cc", *cflags.split(), "-o", "pan", "pan.c"],
         ["./pan", *args],
     )

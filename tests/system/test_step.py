@@ -23,7 +23,8 @@ EXAMPLE = Path(__file__).parents[2] / "workers" / "examples" / "count_ports.c"
 SAME, SWAP = 0, 1
 OUT, DROP = 0x1000, 0
 
-# By its length, a packet fills up to three blanks; each byte is a store of its own.
+# By its length, a packet fills up to three blanks; each byte is a store of its own. The third one
+# and some packets are steered by a hash of the plugin's own: these come again, and once more.
 ORIGINATES = """
 #include "dpsup_plugin.h"
 
@@ -32,12 +33,13 @@ packet(void *state, struct dps_packet *p)
 {
 	(void)state;
 	for (uint32_t i = 0; i < p->len % 4; i++) {
-		volatile uint8_t *own = dps_emit(dps_out(p->port), 60 + i);
+		uint16_t to = i == 2 ? dps_on_hash(0, p->len) : dps_out(p->port);
+		volatile uint8_t *own = dps_emit(to, 60 + i);
 
 		for (uint32_t k = 0; own != NULL && k < 8; k++)
 			own[k] = (uint8_t)(p->len + i + k);
 	}
-	return dps_out(p->port);
+	return p->len % 5 == 0 ? dps_on_hash(0, p->len * 3) : dps_out(p->port);
 }
 
 const struct dps_plugin dps_plugin = {

@@ -128,6 +128,8 @@ def test_a_workers_file_has_both_sides_and_verdicts(tmp_path: Path) -> None:
         (0x0000, 1, False, "drop runt"), (0x0000, 0, False, "drop, reason 0"),
         (0x2000, 0, False, "to nat"), (0x3000, 0, False, "quarantined"),
         (0x4000, 0, False, "requeued"), (0x1000, 0, True, "bad verdict"),
+        (0x60FF, 0, False, "to nat, bucket 255"), (0x7FFF, 0, False, "to group 15, bucket 511"),
+        (0xC000, 0, False, "to the kernel"), (0x9001, 0, False, "out lan, copy out wan"),
     ],
 )  # fmt: skip
 def test_verdicts_have_names(verdict: int, version: int, bad: bool, text: str) -> None:

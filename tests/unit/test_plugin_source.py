@@ -126,6 +126,19 @@ def test_a_name_that_ends_like_one_is_a_file() -> None:
     assert stem_of("/run/x/plugins/0123456789abcdef-fw.py") == stem_of("fw.py") == "fw"
 
 
+def test_a_hash_of_its_own_and_the_kernel(tmp_path: Path) -> None:
+    source = (
+        "def packet(p):\n    return dps.on_hash(1, p.length) if p.length > 60 else dps.punt()\n"
+    )
+    fw = started(tmp_path, source, groups=["fw", "nat"])
+    there = fw.packet(bytes(600))
+    assert (there.verdict, there.group, there.bucket) == ("on", "nat", 600 % 512)
+    assert fw.packet(bytes(60)).verdict == "punt"
+    for wrong in ("dps.on_hash(16, 1)", "dps.on_hash(0, -1)", "dps.also(dps.on_hash(0, 1), 0)"):
+        with pytest.raises((ValueError, OverflowError, TypeError)):
+            started(tmp_path, f"def packet(p):\n    return {wrong}\n").packet(bytes(60))
+
+
 # --- against the header --------------------------------------------------------------------------
 
 
@@ -138,6 +151,7 @@ def test_every_word_of_the_header_is_there_or_is_left_out_for_a_reason() -> None
         "table",  # its lookups are inline functions of dpsup_table_*.h: in C a few ns, here a call
         "next_segment",  # p.segments()
         "buckets_of",  # owns() of each
+        "port_in",  # hash_of() of each
         "sum", "sum_end", "sum_udp", "l4_sum",  # sum_changed and ipv4_sum are there
     }  # fmt: skip
     assert words - elsewhere - set(plugin.__all__) == set()

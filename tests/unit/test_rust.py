@@ -84,7 +84,10 @@ def test_layout_constants_and_verdicts_are_those_of_the_header(tmp_path: Path) -
         for word in ("out", "drop", "on", "bucket"):
             c.append(f'printf("{word} {n} %u\\n", (unsigned)dps_{word}({n}));')
             r.append(f'println!("{word} {n} {{}}", dpsup_plugin::{word}({n}));')
-        for verdict in ("out(3)", "drop(2)", "on(1)", "quarantine()", "out(16)"):
+        for group in (0, 1, 15, 16, 4096):
+            c.append(f'printf("on_hash %u\\n", (unsigned)dps_on_hash({group}, {n}));')
+            r.append(f'println!("on_hash {{}}", dpsup_plugin::on_hash({group}, {n}));')
+        for verdict in ("out(3)", "drop(2)", "on(1)", "quarantine()", "punt()", "out(16)"):
             c.append(f'printf("also %u\\n", (unsigned)dps_also(dps_{verdict}, {n}));')
             r.append(f'println!("also {{}}", dpsup_plugin::also(dpsup_plugin::{verdict}, {n}));')
     (tmp_path / "layout.c").write_text(

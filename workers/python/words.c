@@ -68,6 +68,18 @@ word_on(PyObject *module, PyObject *arg)
 }
 
 static PyObject *
+word_on_hash(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+	uint32_t group, hash;
+
+	(void)module;
+	if (!count_is("on_hash", n, 2, 2) || !read_u32(args[0], "on_hash: a group's index", 0xf, &group) ||
+	    !read_u32(args[1], "on_hash: a hash", UINT32_MAX, &hash))
+		return NULL;
+	return verdict(dps_on_hash(group, hash));
+}
+
+static PyObject *
 word_also(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
 	uint32_t of, port;
@@ -89,6 +101,14 @@ word_quarantine(PyObject *module, PyObject *none)
 	(void)module;
 	(void)none;
 	return verdict(dps_quarantine());
+}
+
+static PyObject *
+word_punt(PyObject *module, PyObject *none)
+{
+	(void)module;
+	(void)none;
+	return verdict(dps_punt());
 }
 
 // A word that means something while a function of the plugin is called.
@@ -431,9 +451,12 @@ PyMethodDef words[] = {
 	{ "out", word_out, METH_O, "out(port): out of the port with this index" },
 	{ "drop", FAST(word_drop), METH_FASTCALL, "drop(reason=0): drop, for this of `reasons`" },
 	{ "on", word_on, METH_O, "on(group): to the group with this index, by the packet's hash" },
+	{ "on_hash", FAST(word_on_hash), METH_FASTCALL,
+	  "on_hash(group, hash): to that group, steered by this hash instead of the packet's" },
 	{ "next", FAST(word_next), METH_FASTCALL, "next(): on along the packet's chain" },
 	{ "also", FAST(word_also), METH_FASTCALL, "also(verdict, port): a copy out of that port too" },
 	{ "quarantine", word_quarantine, METH_NOARGS, "quarantine(): take it out as evidence" },
+	{ "punt", word_punt, METH_NOARGS, "punt(): to the kernel; as yet dropped as no_kernel" },
 	{ "port", word_port, METH_O, "port(name): its index" },
 	{ "group", word_group, METH_O, "group(name): its index" },
 	{ "touch", word_touch, METH_O, "touch(view): that piece of state, writable until the call "

@@ -260,6 +260,26 @@ dps_on(uint32_t group)
 }
 
 /*
+ * On to a group, its own too, steered by a hash of the plugin's own: "this belongs to another bucket". For
+ * what lands elsewhere than its flow: an ICMP error about it, its fragments, what came out of a tunnel, the
+ * answers to an address that was translated. dps_hash_of says the hash of a flow.
+ *
+ *     if (dps_bucket(packet->hash) != dps_bucket(hash))       // needs = DPS_PLUGIN_HASH
+ *             return dps_on_hash(env->group_index, hash);
+ *
+ * Only the bucket counts, so from then on the lowest 9 bits of packet->hash are those of `hash`, and the others
+ * as they were. In its new bucket the packet is handled once more, by that bucket's worker and with its
+ * state, after all that came to the bucket before it. A packet goes to another bucket of its own group
+ * once: a second time it is dropped, counted as steered_twice. No copy is possible with it.
+ */
+static inline uint16_t
+dps_on_hash(uint32_t group, uint32_t hash)
+{
+	return (uint16_t)(group > 0xfu ? 0xffffu :
+					 0x6000u | group << 9 | hash % DPS_PLUGIN_BUCKETS);
+}
+
+/*
  * On along the packet's chain: to the next group, or out of the port at the chain's end. In a group
  * that is on no chain of the packet's input port: back out of that port.
  */
@@ -286,6 +306,16 @@ static inline uint16_t
 dps_quarantine(void)
 {
 	return 0x3000u;
+}
+
+/*
+ * To the kernel, at the port that it came in by. As yet no port has a way there: it is dropped, counted as
+ * no_kernel.
+ */
+static inline uint16_t
+dps_punt(void)
+{
+	return 0xc000u;
 }
 
 /* The value of an argument, or NULL. */
@@ -379,6 +409,36 @@ dps_buckets_of(const struct dps_env *env, uint32_t group, uint32_t worker, uint1
  * or IPv6, whose packets then go by their MAC addresses, it is 0. The worker program provides it.
  */
 uint32_t dps_hash_of(const struct dps_env *env, const struct dps_tuple *tuple);
+
+/*
+ * The first port number from `first` to `last` with which, as tuple->to_port, packets land in a bucket; 0:
+ * there is none. Of 512 numbers it is one, or none where the tuple has no ports. What translates addresses
+ * so has the answers come to the bucket that it wants: with `tuple` as they will have it, the bucket of the
+ * packet in hand, and `first` one more than the last number that was in use. The hash is linear, so
+ * one number more is an XOR with what the bits that change are worth.
+ */
+static inline uint16_t
+dps_port_in(const struct dps_env *env, const struct dps_tuple *tuple, uint32_t bucket, uint16_t first,
+	    uint16_t last)
+{
+	struct dps_tuple t = *tuple;
+	uint32_t flip[17], hash, port;
+
+	for (uint32_t i = 0; i <= 16; i++) {
+		port = (1u << i) - 1;
+		t.to_port = (uint16_t)(port >> 8 | port << 8);
+		flip[i] = dps_hash_of(env, &t);
+	}
+	t.to_port = (uint16_t)(first >> 8 | first << 8);
+	hash = dps_hash_of(env, &t);
+	for (port = first; port <= last; port++) {
+		if (port != 0 && dps_bucket(hash ^ bucket) == 0)
+			return (uint16_t)port;
+		if (port != 0xffff)
+			hash ^= flip[0] ^ flip[__builtin_ctz(port + 1) + 1];
+	}
+	return 0;
+}
 
 /*
  * Walk a packet's further segments, read-only, the slow path of jumbo frames: start with

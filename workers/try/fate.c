@@ -29,8 +29,8 @@ static struct refusal {
 
 static struct {
 	uint64_t out[DPS_MAX_PORTS], out_bytes[DPS_MAX_PORTS], copies[DPS_MAX_PORTS];
-	uint64_t dropped[DPS_REASONS], on[DPS_MAX_GROUPS];
-	uint64_t packets, quarantined, refused, emitted, no_blank, given_up, ticks, ticks_skipped;
+	uint64_t dropped[DPS_REASONS], on[DPS_MAX_GROUPS], on_hash[DPS_MAX_GROUPS];
+	uint64_t packets, quarantined, punted, refused, emitted, no_blank, given_up, ticks, ticks_skipped;
 } count;
 
 static uint64_t digest = 14695981039346656037ull;       // FNV-1a
@@ -47,7 +47,7 @@ digest_add(const void *bytes, size_t len)
 static struct fate
 refused(const char *why)
 {
-	return (struct fate){ .kind = FATE_REFUSED, .copy = -1, .why = why };
+	return (struct fate){ .kind = FATE_REFUSED, .copy = -1, .bucket = -1, .why = why };
 }
 
 // As reshape() has it, and no more headroom than was declared.
@@ -77,23 +77,28 @@ struct fate
 fate_of(const struct rte_mbuf *m, uint64_t word, bool is_blank)
 {
 	uint32_t kind = word & DPS_V_KIND, arg = word & DPS_V_ARG;
-	struct fate f = { .copy = -1 };
+	struct fate f = { .copy = -1, .bucket = -1 };
 	const char *why;
 
-	if (kind & DPS_V_ALSO) {
-		kind &= ~(uint32_t)DPS_V_ALSO;
+	if (dps_word_is_hash(word)) {
+		kind = DPS_V_GROUP;
+		arg = dps_word_hash_group(word);
+		f.bucket = (int32_t)dps_word_hash_bucket(word);
+	}
+	if (kind > (DPS_V_ALSO | DPS_V_GROUP) && kind != DPS_V_PUNT)
+		return refused("its verdict is none: dps_also is for dps_out, dps_on, dps_next, "
+			       "dps_drop");
+	if (dps_word_copies(word)) {
+		kind -= DPS_V_ALSO;
 		f.copy = arg >> 4;
 		arg &= 0xf;
-		if (kind > DPS_V_GROUP)
-			return refused("its verdict is none: dps_also is for dps_out, dps_on, dps_next, "
-				       "dps_drop");
 		if (f.copy >= (int32_t)the_try.ctl->n_ports)
 			return refused("sends a copy out of a port that there is not");
 	}
 	f.arg = arg;
 	f.kind = kind == DPS_V_OUT ? FATE_OUT : kind == DPS_V_DROP ? FATE_DROP :
 		 kind == DPS_V_GROUP ? FATE_ON : kind == DPS_V_QUARANTINE ? FATE_QUARANTINE :
-									   FATE_REFUSED;
+		 kind == DPS_V_PUNT && arg == 0 ? FATE_PUNT : FATE_REFUSED;
 	if (f.kind == FATE_REFUSED)
 		return refused("its verdict is none");
 	if (f.kind == FATE_OUT && arg >= the_try.ctl->n_ports)
@@ -132,13 +137,15 @@ write_out(uint32_t number, enum fate_role role, const struct fate *f, const stru
 	bool has_bytes = role == ROLE_COPY || (f->kind != FATE_DROP && f->kind != FATE_REFUSED);
 	struct {
 		uint64_t ns;
-		uint32_t number, role, kind, arg, len, pad;
+		uint32_t number, role, kind, arg, len;
+		uint32_t bucket;                // 1 + it, 0: by the packet's own hash
 	} head = {
 		.ns = the_try.packet[number].ns,
 		.number = number,
 		.role = role,
 		.kind = role == ROLE_COPY ? FATE_OUT : f->kind,
 		.arg = role == ROLE_COPY ? (uint32_t)f->copy : f->arg,
+		.bucket = role == ROLE_COPY ? 0 : (uint32_t)(f->bucket + 1),
 	};
 	uint32_t more = 0;
 
@@ -178,6 +185,10 @@ take(uint32_t number, enum fate_role role, const struct fate *f, const struct rt
 		break;
 	case FATE_ON:
 		count.on[f->arg]++;
+		count.on_hash[f->arg] += f->bucket >= 0;
+		break;
+	case FATE_PUNT:
+		count.punted++;
 		break;
 	case FATE_QUARANTINE:
 		count.quarantined++;
@@ -403,11 +414,11 @@ fate_report(void)
 		say_string("why", refusal[i].why);
 		fputs("}\n", r);
 	}
-	fprintf(r, "{\"t\": \"total\", \"packets\": %lu, \"quarantined\": %lu, \"refused\": %lu, "
+	fprintf(r, "{\"t\": \"total\", \"packets\": %lu, \"quarantined\": %lu, \"punted\": %lu, \"refused\": %lu, "
 		   "\"emitted\": %lu, \"no_blank\": %lu, \"given_up\": %lu, \"ticks\": %lu, "
 		   "\"ticks_skipped\": %lu, \"cycles\": %lu, "
 		   "\"ns\": %lu, \"digest\": \"%016lx\"",
-		(unsigned long)count.packets, (unsigned long)count.quarantined,
+		(unsigned long)count.packets, (unsigned long)count.quarantined, (unsigned long)count.punted,
 		(unsigned long)count.refused, (unsigned long)count.emitted,
 		(unsigned long)count.no_blank, (unsigned long)count.given_up,
 		(unsigned long)count.ticks, (unsigned long)count.ticks_skipped,
@@ -418,6 +429,7 @@ fate_report(void)
 	say_list("copies", count.copies, the_try.ctl->n_ports);
 	say_list("dropped", count.dropped, DPS_REASONS);
 	say_list("on", count.on, the_try.ctl->n_groups);
+	say_list("on_hash", count.on_hash, the_try.ctl->n_groups);
 	say_list("counters", the_try.sitter->counter, DPS_COUNTERS);
 	say_state();
 	fputs("}\n", r);

@@ -89,12 +89,13 @@ uint32_t world_done(void);                      // index after the last packet w
 const uint8_t *world_was(const struct rte_mbuf *m);     // its whole buffer, as it was lent
 
 // fate.c: what verdicts say, as the io core takes them.
-enum fate_kind { FATE_OUT, FATE_DROP, FATE_ON, FATE_QUARANTINE, FATE_REFUSED };
+enum fate_kind { FATE_OUT, FATE_DROP, FATE_ON, FATE_QUARANTINE, FATE_REFUSED, FATE_PUNT };
 enum fate_role { ROLE_PACKET, ROLE_EMITTED, ROLE_COPY, ROLE_TICKED };
 
 struct fate {
 	enum fate_kind kind;
 	uint32_t arg;                   // port, reason, group
+	int32_t bucket;                 // of a group's, by a hash of the plugin's own; -1: by the packet's
 	int32_t copy;                   // port of a copy, -1: none
 	int32_t shift;
 	uint32_t len;                   // of the first segment

@@ -38,6 +38,20 @@ pub const fn on(group: u32) -> u16 {
     (0x2000 | (group & 0xfff)) as u16
 }
 
+/// On to a group, its own too, steered by this hash instead of the packet's.
+pub const fn on_hash(group: u32, hash: u32) -> u16 {
+    if group > 0xf {
+        0xffff
+    } else {
+        (0x6000 | group << 9 | bucket(hash)) as u16
+    }
+}
+
+/// To the kernel; as yet dropped as `no_kernel`.
+pub const fn punt() -> u16 {
+    0xc000
+}
+
 /// Take it out of the traffic as evidence.
 pub const fn quarantine() -> u16 {
     0x3000
