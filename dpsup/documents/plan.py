@@ -93,6 +93,7 @@ class Group(TypedDict):
     tables: Annotated[
         list[list[str]], "its live tables, of each name, kind, entries, key, value, and file"
     ]
+    verify: Annotated[bool, "what its plugin changes is compared with what it declares"]
 
 
 class Version(TypedDict):

@@ -9,6 +9,7 @@ from dpsup import _abi
 from dpsup._abi import DPS_BUCKETS as BUCKETS
 from dpsup._build import MAX_LCORE
 from dpsup.plan.model import MemoryPlan
+from dpsup.plan.reserve import settled
 from dpsup.topology.model import Group, Mempool, Topology
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def page_size(topology: Topology) -> int:
 
 def memory_nodes(topology: Topology, host: Host) -> dict[int, int]:
     """The bytes needed of each NUMA node, a multiple of the page size each."""
+    topology = settled(topology, host)
     n_io = len(topology.io_cores)
     page = page_size(topology)
     need: dict[int, float] = {}
@@ -92,6 +94,7 @@ def _slots(topology: Topology, n_io: int) -> int:
 
 
 def memory_plan(topology: Topology, host: Host) -> tuple[MemoryPlan, dict[int, int]]:
+    topology = settled(topology, host)
     page = page_size(topology)
     by_node = memory_nodes(topology, host)
     if explicit := topology.host.hugepages:

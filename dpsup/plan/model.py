@@ -103,6 +103,7 @@ class GroupPlan:
     lend_after: float = LEND_AFTER  # seconds without an answer, 0: never
     plugin_copy: str = ""  # what the workers load of plugin_path: instance.plugins
     tables: tuple[tuple[str, ...], ...] = ()  # of each name, kind, entries, key, value, file
+    verify: bool = False  # what the plugin changes is compared with what it declares
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,11 @@ state_stamp(const struct dps_plugin *plugin)
 	return 0;
 }
 
-bool
-state_open(struct dps_state_head *head, uint8_t *bytes, uint64_t stamp, uint64_t size)
+void
+state_open_bucket(struct loop *l, struct dps_state_head *head)
 {
+	(void)l;
 	(void)head;
-	(void)bytes;
-	(void)stamp;
-	(void)size;
-	return false;
 }
 
 void
