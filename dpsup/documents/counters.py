@@ -162,9 +162,8 @@ class SlotCounters(LaneCounters):
     undeclared: NotRequired[
         Annotated[int, "packets of which the plugin changed undeclared bytes (`verify`)"]
     ]
-    undeclared_bytes: NotRequired[
-        Annotated[list[int], "of the latest: the first and last such byte"]
-    ]
+    undeclared_first: NotRequired[Annotated[int, "of the latest one: the first such byte"]]
+    undeclared_last: NotRequired[Annotated[int, "the last such byte"]]
     undeclared_len: NotRequired[Annotated[int, "its bytes"]]
     undeclared_port: NotRequired[Annotated[int, "index of its input port"]]
     undeclared_head: NotRequired[Annotated[str, "its first bytes as it came, in hex"]]

@@ -132,7 +132,7 @@ class UndeclaredWrites:
             if n <= was or now - self._told.get(key, -QUIET_S) < QUIET_S:
                 continue
             self._told[key] = now
-            first, last = slot["undeclared_bytes"]
+            first, last = slot["undeclared_first"], slot["undeclared_last"]
             port = slot["undeclared_port"]
             found.append((i, {
                 "name": self._workers[i],

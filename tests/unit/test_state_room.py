@@ -116,7 +116,7 @@ def counted(*undeclared: int, generation: int = 1, version: int = 0) -> Any:
     return {
         "generation": generation,
         "slots": [
-            {"version": version, "undeclared": n, "undeclared_bytes": [20, 23],
+            {"version": version, "undeclared": n, "undeclared_first": 20, "undeclared_last": 23,
              "undeclared_len": 60, "undeclared_port": 1, "undeclared_head": "0a0b"}
             for n in undeclared
         ],
