@@ -16,6 +16,7 @@ IO_BURST = _abi.DPS_IO_BURST
 RING = _abi.DPS_RING_MOST
 STATE = _abi.DPS_PLUGIN_STATE  # bytes
 BUCKET_STATE = _abi.DPS_PLUGIN_BUCKET_STATE  # bytes
+AUTO_STATE = -1  # of either: what the plugin declares, with room to migrate
 NAME = _abi.DPS_NAME - 1  # bytes, without the closing NUL, as are the next two
 PLUGIN_PATH = _abi.DPS_PATH - 1
 DEVICE = _abi.DPS_VDEV - 1

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
+// Over 600 lines: one text that C and Python read.
+//
 // The shared-memory ABI of dpsup: what the primary, the seed and the workers agree on.
 //
 // This is the only definition. C reads it through dpsup.h, which asserts every layout rule; Python
@@ -12,7 +14,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 13,
+	DPS_ABI_VERSION = 14,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -136,6 +138,12 @@ enum {
 				    // a packet may fill
 };
 
+// dps_facts.migrates: it takes over what an earlier version kept.
+enum {
+	DPS_MIGRATES_PLACE = 1,
+	DPS_MIGRATES_BUCKET = 2
+};
+
 // dps_slot.command
 enum {
 	DPS_RUN = 0,
@@ -232,6 +240,14 @@ struct dps_state_head {
 	uint64_t size;              // bytes that are
 };
 
+// Lies at the end of a block's room: what another version of the plugin, or another plugin, left before
+// the block became this one's. Its bytes lie before it. Written as the block is.
+struct dps_state_kept {
+	uint64_t stamp;             // as above; stored last
+	uint32_t size;              // bytes
+	uint32_t epoch;             // the dps_slot.epoch in which it was kept
+};
+
 // What a plugin says of itself.
 struct dps_facts {
 	uint32_t needs;             // DPS_NEED_*
@@ -243,7 +259,11 @@ struct dps_facts {
 	uint32_t gauges;            // bit c: counter c is the process's own, and ends with it
 	uint32_t tick_us;           // between two of the worker's ticks, 0: it has none
 	uint32_t bucket_tick_us;    // and between two of a bucket's
-	uint32_t pad[7];
+	uint32_t state;             // bytes that it keeps for a place
+	uint32_t bucket_state;      // and for a bucket
+	uint32_t migrates;          // DPS_MIGRATES_*
+	uint64_t stamp;             // of its blocks: dps_state_head
+	uint32_t pad[2];
 	char reason[DPS_REASONS][DPS_NAME];
 	char counter_name[DPS_COUNTERS][DPS_NAME];
 };
@@ -368,7 +388,8 @@ struct dps_group_conf {
 	uint64_t buckets;           // offset of the first one from dps_ctl.base
 	uint32_t state;             // bytes of state of a slot
 	uint32_t bucket_state;      // bytes of state of a bucket
-	uint32_t pad[2];
+	uint32_t verify;            // 1: what a plugin changes of a packet is compared with what it declares
+	uint32_t pad[1];
 	struct dps_version version[DPS_VERSIONS];
 };
 
@@ -455,7 +476,8 @@ struct dps_slot {
 	int32_t core;               // CPU of the next worker
 	uint32_t version;           // of the process that sits here, or is to
 	uint32_t perf;              // not 0: measure each burst (dps_perf); each time another number
-	uint32_t pad1[12];
+	uint32_t epoch;             // another number with each version that the group gets
+	uint32_t pad1[11];
 
 	// By compare-and-swap alone. The primary opens the seat with a new ticket (high 32 bits), the
 	// worker that was forked with that ticket takes it (low 32 bits: its pid); a worker that
@@ -506,7 +528,18 @@ struct dps_slot {
 	uint64_t bursts;
 	uint64_t packets;           // seen by this slot's workers
 	uint64_t busy;              // TSC cycles in bursts
-	uint64_t pad7[4];
+	uint64_t forgotten;         // blocks of state that its plugin's migrate refused
+	uint64_t pad7[3];
+
+	// Written by the worker of a group that verifies: packets of which the plugin changed bytes that it
+	// did not declare. The rest is of the latest one; offsets count from its start, as it came.
+	uint64_t undeclared;        // stored last
+	int32_t undeclared_first;   // bytes that changed
+	int32_t undeclared_last;
+	uint32_t undeclared_len;    // bytes over all segments
+	uint32_t undeclared_port;
+	uint64_t pad12[5];
+	uint8_t undeclared_head[DPS_HEAD];      // as it came
 
 	// Written by the primary: the plugins' counters of all dead workers of this slot, by name.
 	uint64_t counter[DPS_SLOT_COUNTERS];

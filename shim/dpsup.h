@@ -68,6 +68,7 @@ _Static_assert(offsetof(struct dps_sitter, error) - offsetof(struct dps_sitter, 
 		       sizeof(uint64_t) * DPS_COUNTERS &&
 	       DPS_ERROR >= 64,
 	       "what a plugin counts past its counters is no other process's");
+_Static_assert(sizeof(struct dps_state_kept) == 16, "dps_kept_at");
 _Static_assert((DPS_STORIES & (DPS_STORIES - 1)) == 0, "found by mask");
 
 // A process that is killed keeps all its retired stores (the kernel's entry drains the store
@@ -289,6 +290,29 @@ dps_class(uint64_t value)
 
 // A slot's block of state begins a line after its head, a bucket's right after it.
 enum { DPS_STATE_AT = 64 };
+
+// A block's room ends with a dps_state_kept, whose bytes lie before it. Where that head lies, in a room of
+// so many bytes; 0: there is none.
+static inline uint64_t
+dps_kept_at(uint64_t room)
+{
+	return room < 2 * sizeof(struct dps_state_kept) ?
+		       0 : (room & ~UINT64_C(15)) - sizeof(struct dps_state_kept);
+}
+
+static inline uint64_t
+dps_kept_len(uint64_t size)
+{
+	return (size + 15) & ~UINT64_C(15);
+}
+
+// The room in which a block of `old` bytes is kept while it becomes one of `size` bytes.
+static inline uint64_t
+dps_kept_room(uint64_t old, uint64_t size)
+{
+	return dps_kept_len((old > size ? old : size) + dps_kept_len(old)) +
+	       sizeof(struct dps_state_kept);
+}
 
 static inline uint64_t
 dps_bucket_head(const struct dps_group_conf *conf, uint32_t bucket)

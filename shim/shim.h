@@ -430,6 +430,18 @@ int dps_state_get(uint32_t slot, struct dps_state_head *head, uint8_t *bytes, ui
 int dps_bucket_state_get(uint32_t group, uint32_t bucket, struct dps_state_head *head,
 			 uint8_t *bytes, uint32_t len);
 
+// What a group's blocks of state hold that a plugin with these facts would forget.
+struct dps_state_lost {
+	uint32_t places;
+	uint32_t buckets;
+	uint64_t bytes;
+	uint32_t version;           // of one of them
+	uint32_t others;            // blocks that are of a plugin with another name
+	uint64_t place_room;        // bytes with which they would be kept, 0: it could not migrate them
+	uint64_t bucket_room;       // likewise
+};
+int dps_state_lost_get(uint32_t group, const struct dps_facts *facts, struct dps_state_lost *out);
+
 // health.c: after which time without progress a worker counts as stuck.
 int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
 

@@ -174,16 +174,15 @@ fetch(const struct loop *l, uint64_t word, bool saves)
 
 // The state of the packet's bucket, made the plugin's own if it is not.
 static inline uint8_t *
-bucket_of(const struct loop *l, uint32_t hash)
+bucket_of(struct loop *l, uint32_t hash)
 {
 	const struct loop_buckets *b = &l->buckets;
 	struct dps_state_head *head =
 		(struct dps_state_head *)(b->head + (uint64_t)(hash % DPS_BUCKETS) * b->stride);
-	uint8_t *bytes = (uint8_t *)(head + 1);
 
 	if (unlikely(head->stamp != b->stamp || head->size != l->bucket_size))
-		state_open(head, bytes, b->stamp, l->bucket_size);
-	return bytes;
+		state_open_bucket(l, head);
+	return (uint8_t *)(head + 1);
 }
 
 static bool
@@ -193,7 +192,10 @@ is_its_own(const struct loop *l, uint32_t bucket)
 	const struct dps_state_head *head =
 		(const struct dps_state_head *)(b->head + (uint64_t)bucket * b->stride);
 
-	return b->head != NULL && head->stamp == b->stamp && head->size == l->bucket_size;
+	if (b->head == NULL)
+		return false;
+	return head->stamp == b->stamp ? head->size == l->bucket_size :
+					 l->plugin->bucket_migrate != NULL && head->stamp >> 32 == b->stamp >> 32;
 }
 
 // Handle one packet, whose word becomes its verdict.
@@ -220,8 +222,11 @@ handle(struct loop *l, uint32_t lane_index, uint32_t index, uint64_t *word, stru
 	verdict = l->plugin->packet(l->state, p);
 	back = dps_word_verdict(verdict);
 	if (unlikely(p->data != data || p->len != len))
-		// A length that no buffer has becomes 0, which the io core refuses.
-		back = dps_word_changed(verdict, p->data - data, p->len <= UINT16_MAX ? p->len : 0);
+		// A length that no buffer has becomes 0, which the io core refuses; and that of a start in
+		// bytes that it did not declare, which would not be put back.
+		back = dps_word_changed(verdict, p->data - data,
+					p->len <= UINT16_MAX && p->data + l->plugin->prepends >= data ?
+						p->len : 0);
 	if (touches) {
 		back |= (uint64_t)l->filled << DPS_W_EMITS | (uint64_t)l->missed << DPS_W_MISSED;
 		l->from->taken += l->filled;
@@ -548,6 +553,7 @@ loop_state(struct loop *l, const struct dps_ctl *ctl, uint64_t *counters)
 		l->buckets.head = (uint8_t *)(uintptr_t)(ctl->base + conf->buckets);
 	l->buckets.stride = conf->bucket_stride;
 	l->buckets.stamp = state_stamp(p);
+	l->buckets.room = conf->bucket_state;
 	l->bucket_size = p->bucket_state_size;
 }
 

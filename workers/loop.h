@@ -57,6 +57,7 @@ struct loop {
 		uint8_t *head;          // the first bucket's dps_state_head, NULL: none
 		uint32_t stride;        // bytes
 		uint64_t stamp;         // that makes a block the plugin's
+		uint64_t room;          // bytes that each block may have, with what is kept
 	} buckets;
 	struct dps_perf *perf;          // what is measured while dps_slot.perf asks
 	struct loop_lane lane[DPS_MAX_IO];
@@ -80,6 +81,23 @@ void perf_note(struct loop *loop, uint32_t lane, const uint64_t *word, uint32_t 
 // state.c
 extern struct loop *touching;
 uint64_t state_stamp(const struct dps_plugin *plugin);
-bool state_open(struct dps_state_head *head, uint8_t *bytes, uint64_t stamp, uint64_t size);
+
+struct state_block {
+	struct dps_state_head *head;
+	uint8_t *bytes;
+	uint64_t room;                  // bytes, with what is kept
+};
+
+struct state_owner {
+	uint64_t stamp;
+	uint64_t size;                  // bytes
+	uint32_t epoch;
+	int (*migrate)(const void *old, uint32_t old_size, uint32_t old_version, void *fresh);
+	uint8_t *fresh;                 // [size], where `migrate` is not NULL
+	uint64_t *forgotten;            // counts what it refused
+};
+
+bool state_open(const struct state_block *block, const struct state_owner *owner);
+void state_open_bucket(struct loop *loop, struct dps_state_head *head);
 
 #endif

@@ -15,6 +15,7 @@
 
 #include <rte_cycles.h>
 
+#include "loop.h"
 #include "tables.h"
 #include "worker.h"
 
@@ -30,6 +31,9 @@ static const struct dps_plugin *const builtin[] = {
 #define FILE_KEY "file:"        // limits.FILE
 #define TABLES_KEY "tables:"    // limits.TABLES
 
+// Bytes of dps_plugin: as ABI 4 began, members are added at its end; and what none will have.
+enum { SIZE_FIRST = 128, SIZE_MOST = 1024 };
+
 enum { FILES_MOST = DPS_ARGS / 8 };     // more do not fit the arguments
 
 static struct dps_env env;
@@ -40,6 +44,7 @@ static const char *group_names[DPS_MAX_GROUPS];
 static uint16_t next[DPS_MAX_PORTS];
 static struct dps_bytes files[FILES_MOST];
 static uint32_t n_files, n_args;
+static uint64_t place_room;     // bytes of the topology's `state`
 
 static int __attribute__((format(printf, 3, 4)))
 refuse(struct dps_sitter *me, int code, const char *format, ...)
@@ -155,6 +160,33 @@ copy_names(char to[][DPS_NAME], uint32_t most, const char *const *from)
 	return n;
 }
 
+// A plugin may be built with a header that has members at the end of dps_plugin that this one does not
+// have, as long as it uses none of them.
+static bool
+has_more(const struct dps_plugin *p)
+{
+	const uint8_t *bytes = (const uint8_t *)p;
+
+	if (p->size > SIZE_MOST)
+		return true;
+	for (uint32_t i = sizeof(*p); i < p->size; i++)
+		if (bytes[i] != 0)
+			return true;
+	return false;
+}
+
+// With the members that it was built without: they are 0.
+static const struct dps_plugin *
+completed(const struct dps_plugin *p)
+{
+	static struct dps_plugin whole;
+
+	if (p->size >= sizeof(*p))
+		return p;
+	memcpy(&whole, p, p->size);
+	return &whole;
+}
+
 static int
 check(struct dps_sitter *me, const struct dps_plugin *p)
 {
@@ -162,7 +194,7 @@ check(struct dps_sitter *me, const struct dps_plugin *p)
 		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "its dps_plugin says nothing of itself: it is no struct dps_plugin, or "
 			      "begins without DPS_PLUGIN_HEAD");
-	if (p->abi != DPS_PLUGIN_ABI || p->size != sizeof(*p))
+	if (p->abi != DPS_PLUGIN_ABI || p->size < SIZE_FIRST || (p->size > sizeof(*p) && has_more(p)))
 		return refuse(me, DPS_EXIT_PLUGIN_ABI,
 			      "built against plugin ABI %u (%u bytes), this dpsup has %u (%zu): "
 			      "build it again with this dpsup_plugin.h%s",
@@ -315,8 +347,10 @@ plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_s
 		ret = check(me, p);
 	if (ret != 0)
 		return ret;
+	p = completed(p);
 	if (state_check(conf, p, me->error, sizeof(me->error)) != 0)
 		return DPS_EXIT_PLUGIN_INIT;
+	place_room = conf->state;
 	ret = read_args(me, version);
 	if (ret != 0)
 		return ret;
@@ -339,6 +373,11 @@ plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_s
 	me->facts.gauges = p->gauges;
 	me->facts.tick_us = p->tick_us;
 	me->facts.bucket_tick_us = p->bucket_tick_us;
+	me->facts.state = p->state_size;
+	me->facts.bucket_state = p->bucket_state_size;
+	me->facts.stamp = state_stamp(p);
+	me->facts.migrates = (p->migrate != NULL ? DPS_MIGRATES_PLACE : 0) |
+			     (p->bucket_migrate != NULL ? DPS_MIGRATES_BUCKET : 0);
 	*plugin = p;
 	return 0;
 }
@@ -350,11 +389,14 @@ plugin_seated(uint32_t member)
 	env.worker = member;
 }
 
-void
+// 0, or -ENOMEM.
+int
 plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state)
 {
-	state_seat(slot, plugin, &env);
+	if (!state_seat(slot, place_room, plugin, &env))
+		return -ENOMEM;
 	tables_seat(slot->index);
 	if (plugin->seated != NULL)
 		plugin->seated(state, &env);
+	return 0;
 }

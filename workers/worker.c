@@ -236,7 +236,10 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	close(notify);
 
 	*plugin_clock() = clock_ns(clock_rate(ctl->tsc_hz), rte_rdtsc());
-	plugin_takes(slot, plugin, state);
+	if (plugin_takes(slot, plugin, state) != 0)
+		_exit(DPS_EXIT_TEMPORARY);
+	if (ctl->group[slot->group % DPS_MAX_GROUPS].verify)
+		plugin = verify_plugin(plugin, slot);
 	worker_loop(ctl, slot, plugin, state, me->counter, plugin_clock());
 
 	if (plugin->fini != NULL)

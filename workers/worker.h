@@ -65,6 +65,9 @@ int watch_start(const struct shared *shared, struct dps_sitter *sitter);
 void worker_loop(const struct dps_ctl *ctl, struct dps_slot *slot, const struct dps_plugin *plugin,
 		 void *state, uint64_t *counters, uint64_t *clock);
 
+// verify.c: the same plugin, with what it changes of packets compared with what it declares.
+const struct dps_plugin *verify_plugin(const struct dps_plugin *plugin, struct dps_slot *slot);
+
 // plugin.c: 0, or the exit code; the reason is in me->error. `ctl` stays as it is, `view` is the shared
 // one.
 int plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_sitter *me,
@@ -90,16 +93,17 @@ clock_ns(uint64_t rate, uint64_t tsc)
 {
 	return (unsigned __int128)tsc * rate >> 32;
 }
-void plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state);
+int plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state);
 
 // hash.c: dps_hash_of's tables.
 void hash_init(const struct dps_ctl *ctl);
 
-// state.c: check that the group reserves what the plugin keeps, and open the slot's block. 0, or -1
-// with the reason in `why`.
+// state.c: check that the group reserves what the plugin keeps: 0, or -1 with the reason in `why`; and
+// open the slot's block, in a room of so many bytes.
 int state_check(const struct dps_group_conf *conf, const struct dps_plugin *plugin, char *why,
 		size_t len);
-void state_seat(struct dps_slot *slot, const struct dps_plugin *plugin, struct dps_env *env);
+bool state_seat(struct dps_slot *slot, uint64_t room, const struct dps_plugin *plugin,
+		struct dps_env *env);
 
 extern const struct dps_plugin plugin_forward;
 extern const struct dps_plugin plugin_macswap;

@@ -303,12 +303,19 @@ def _plugin_file(topology: Topology, host: Host, path: Path, group: Group) -> It
             ("state", "worker", found.state, group.state),
             ("bucket_state", "bucket", found.bucket_state, group.bucket_state),
         ) if found else ():  # fmt: skip
-            if declared > reserved:
+            if declared > reserved != limits.AUTO_STATE:
                 why = (
                     f"it keeps {declared} bytes of state for each {of}, and the topology reserves"
                     f" {reserved}"
                 )
-                help = f'write {key} = {declared} in [[workers]] of group "{group.name}"'
+                help = (
+                    f'write {key} = {declared} in [[workers]] of group "{group.name}", or'
+                    f' {key} = "auto"'
+                )
+        auto = limits.AUTO_STATE in (group.state, group.bucket_state)
+        if auto and found is None:
+            why = "it does not say how many bytes of state it keeps, and the topology says `auto`"
+            help = "write the bytes as a number"
     if why:
         yield topology.source.problem(
             path,

@@ -118,6 +118,10 @@ def judging_options(f: Callable[..., Any]) -> Callable[..., Any]:
             "--slower", metavar="SHARE", default="100%", callback=share,
             help="Largest increase of cycles per packet (100%).",
         ),
+        click.option(
+            "--forget-state", is_flag=True,
+            help="Also if the new version begins without what the old version keeps.",
+        ),
     )  # fmt: skip
     for option in reversed(options):
         f = option(f)
@@ -173,7 +177,7 @@ def rollout(
             elif first == "history":
                 doc = instance.rollout_history(*rest)
             else:
-                doc = instance.rollout_undo(*rest)
+                doc = instance.rollout_undo(*rest, forget_state=options["forget_state"])
     else:
         pairs = _pairs((*args, *rest))
         if plugin is None and not pairs:

@@ -156,9 +156,18 @@ class SlotCounters(LaneCounters):
     first_ns: Annotated[int, "when it took its first burst, 0: not yet"]
     dropped: Annotated[dict[str, int], "packets that the plugin dropped, by its own reasons"]
     counters: Annotated[dict[str, int], "the plugin's own counters"]
-    # The primary of an older dpsup knows neither.
+    # The primary of an older dpsup does not know them.
     gauges: NotRequired[Annotated[dict[str, int], "its gauges, of the process in the slot"]]
     dropped_policy: NotRequired[Annotated[int, "of `dropped`, by reasons marked as policy"]]
+    forgotten: NotRequired[Annotated[int, "blocks of state that a plugin's migrate refused"]]
+    undeclared: NotRequired[
+        Annotated[int, "packets of which the plugin changed undeclared bytes (`verify`)"]
+    ]
+    undeclared_first: NotRequired[Annotated[int, "of the latest one: the first such byte"]]
+    undeclared_last: NotRequired[Annotated[int, "the last such byte"]]
+    undeclared_len: NotRequired[Annotated[int, "its bytes"]]
+    undeclared_port: NotRequired[Annotated[int, "index of its input port"]]
+    undeclared_head: NotRequired[Annotated[str, "its first bytes as it came, in hex"]]
 
 
 class Counters(TypedDict):

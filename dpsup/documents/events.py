@@ -33,6 +33,7 @@ TYPES = {
     "reset": "past deaths were forgotten on request",
     "quarantine": "a packet was put in quarantine",
     "verdict": "a worker returns verdicts that have no meaning: its packets are dropped",
+    "undeclared": "a plugin changed bytes of packets that it does not declare (`verify`)",
     "advice": "packets are lost for lack of a resource: `dpsup advise` suggests changes",
     "cpu": "a worker or an io core cannot run on its CPU, or runs there again",
     "port": "a port does not forward, or forwards again: interface, link, device",
@@ -52,6 +53,7 @@ MORE: dict[str, tuple[str, ...]] = {
     ),
     "quarantine": ("why", "port", "length", "flow_hash"),
     "verdict": ("verdict", "length", "packets"),
+    "undeclared": ("port", "length", "packets"),
 }  # fmt: skip
 
 

@@ -95,6 +95,7 @@ class Group(TypedDict):
         list[list[str]], "its live tables, of each name, kind, entries, key, value, and file"
     ]
     numa: Annotated[int, "the NUMA node of its slots and their lanes"]
+    verify: Annotated[bool, "what its plugin changes is compared with what it declares"]
 
 
 class Version(TypedDict):

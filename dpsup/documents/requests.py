@@ -41,6 +41,16 @@ class BadVerdict(TypedDict):
     packets: int
 
 
+class Undeclared(TypedDict):
+    """An event of type "undeclared"."""
+
+    name: str
+    message: str
+    port: str
+    length: int
+    packets: int
+
+
 class Notice(TypedDict):
     """An event of type "advice"."""
 

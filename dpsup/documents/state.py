@@ -4,7 +4,7 @@ and read by the next supervisor, which takes what it finds. Times are CLOCK_MONO
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from dpsup.documents.printed import Revision
 from dpsup.documents.status import Histogram, LastExit
@@ -90,6 +90,7 @@ class Options(TypedDict):
     max_unavailable: int
     judge: float  # seconds
     margins: Margins
+    forget_state: NotRequired[bool]
 
 
 class Rollout(TypedDict):

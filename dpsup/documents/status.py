@@ -100,6 +100,12 @@ class Worker(TypedDict):
     counters: Annotated[dict[str, int], "the plugin's own counters"]
     gauges: Annotated[dict[str, int], "its gauges, of the present process"]
     dropped_policy: Annotated[int, "of `dropped`, by reasons that the plugin marks as policy"]
+    undeclared: NotRequired[
+        Annotated[
+            int,
+            "packets of which the plugin changed undeclared bytes; where the group has `verify`",
+        ]
+    ]
     # Without a supervisor, these are not known.
     health: NotRequired[Annotated[str, "ok, stuck, stopped, starved"]]
     retry_in_s: NotRequired[

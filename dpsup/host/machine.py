@@ -109,6 +109,15 @@ class Host:
         """Raises: NoPlugin, OSError."""
         return plugin_file.read(path)
 
+    def state_of(self, path: str) -> tuple[int, int]:
+        """What a plugin's file declares: bytes for each worker and for each bucket; 0 where it
+        cannot be read, which `check` says."""
+        try:
+            found = self.read_plugin(path)
+        except (plugin_file.NoPlugin, OSError):
+            found = None
+        return (found.state, found.bucket_state) if found else (0, 0)
+
     def is_dir(self, path: str) -> bool:
         return Path(path).is_dir()
 

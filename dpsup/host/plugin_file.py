@@ -25,7 +25,8 @@ _SHARED, _LOADED, _DYNSYM = 3, 1, 11  # ET_DYN, PT_LOAD, SHT_DYNSYM
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 _HEAD = struct.Struct("<II")  # struct dps_plugin: abi, size
 _STATE = struct.Struct("<II")  # state_size, bucket_state_size
-STATE_AT, SIZE = 64, 128
+STATE_AT = 64
+SIZE, SIZE_FIRST, SIZE_MOST = 144, 128, 1024  # now, as ABI 4 began, and what none will have
 SOURCE_MOST = 4 << 20  # bytes
 # As a worker says it (workers/plugin.c).
 SINCE_3 = (
@@ -115,7 +116,9 @@ def _exported(data: mmap.mmap, sections: list[tuple[int, ...]]) -> Iterator[tupl
 
 def _plugin(data: mmap.mmap, at: int) -> PluginFile:
     abi, size = _HEAD.unpack_from(data, at)
-    if (abi, size) != (_abi.DPS_PLUGIN_ABI, SIZE):
+    # One that is built with members that this dpsup does not have may use none of them.
+    more = data[at + SIZE : at + size] if SIZE < size <= SIZE_MOST else b""
+    if abi != _abi.DPS_PLUGIN_ABI or not SIZE_FIRST <= size <= SIZE_MOST or any(more):
         raise NoPlugin(
             f"it is built against plugin ABI {abi} ({size} bytes), this dpsup has"
             f" {_abi.DPS_PLUGIN_ABI} ({SIZE}): build it again with this dpsup_plugin.h"

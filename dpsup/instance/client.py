@@ -306,19 +306,29 @@ class Instance:
         *,
         wait: bool = True,
         timeout: float | None = None,
+        forget_state: bool = False,
         **options: float,
     ) -> Rolled:
-        """Change a group's plugin, or some of its arguments, slot by slot. `options`: canary,
+        """Change a group's plugin, or some of its arguments, slot by slot. `forget_state`: also
+        where the new version would begin without what the old one keeps. `options`: canary,
         max_unavailable, judge (seconds), more_drops, slower (shares)."""
         most = _or(timeout, _rollout_s(options.get("judge", 2.0)))
         asked = {"group": group, "plugin": plugin, "args": args, "wait": wait, **options}
+        asked["forget_state"] = forget_state
         return cast("Rolled", self._ask("rollout", most, **asked))
 
     def rollout_undo(
-        self, group: str = "workers", *, wait: bool = True, timeout: float = 310.0
+        self,
+        group: str = "workers",
+        *,
+        wait: bool = True,
+        timeout: float = 310.0,
+        forget_state: bool = False,
     ) -> Rolled:
-        """End a rollout and return to the old version; without a rollout, to the previous one."""
-        return cast("Rolled", self._ask("rollout_undo", timeout, group=group, wait=wait))
+        """End a rollout and return to the old version; without a rollout, to the previous one,
+        with `forget_state` also where that begins without what the one after it keeps."""
+        asked = {"group": group, "wait": wait, "forget_state": forget_state}
+        return cast("Rolled", self._ask("rollout_undo", timeout, **asked))
 
     def rollout_status(self, group: str = "", *, timeout: float = DEFAULT_S) -> Rollouts:
         return cast("Rollouts", self._ask("rollout_status", timeout, group=group))
@@ -333,12 +343,15 @@ class Instance:
         dry_run: bool = False,
         partial: bool = False,
         timeout: float | None = None,
+        forget_state: bool = False,
         **options: float,
     ) -> Reload:
         """Apply the changed file; `file`: by default the one that the instance was started with.
-        `options`, as those of `rollout`: of the changes that are made worker by worker.
+        `forget_state`, `options`, as those of `rollout`: of the changes that are made worker by
+        worker.
         `timeout`: by default 20 minutes, and with `judge` what all groups may take."""
         args = {"file": file, "dry_run": dry_run, "partial": partial, **options}
+        args["forget_state"] = forget_state
         judge = options.get("judge")
         # Of as many groups as there may be, one after the other.
         usual = RELOAD_S if judge is None else RELOAD_S + _abi.DPS_MAX_GROUPS * _rollout_s(judge)

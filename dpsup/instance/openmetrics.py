@@ -291,6 +291,13 @@ def _worker(made: _Families, group: str, w: StatusWorker) -> None:
         w.get("no_blank", 0),
         **labels,
     )
+    if "undeclared" in w:
+        made.counter(
+            "worker_undeclared_packets",
+            "Number of packets of which the plugin changed undeclared bytes (`verify`).",
+            w["undeclared"],
+            **labels,
+        )
     made.counter(
         "worker_copied_packets",
         "Number of copies sent out of a second port.",

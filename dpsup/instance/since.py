@@ -31,7 +31,8 @@ GROWS = frozenset((
     # of lanes and slots
     "sent", "collected", "out", "on", "on_hash", "lane_full", "bad_verdict", "quarantined",
     "quarantine_full", "corrupt", "lanes_corrupt", "beats", "bursts", "busy", "dropped_policy",
-    "emitted", "no_blank", "copied", "no_copy", "ticks", "ticks_skipped",
+    "emitted", "no_blank", "copied", "no_copy", "ticks", "ticks_skipped", "forgotten",
+    "undeclared",
 ))  # fmt: skip
 TABLES = frozenset(("drops", "dropped", "counters", "stage_cycles", "pause"))  # all their entries
 OF_SUPERVISOR = frozenset(("restarts", "deaths", "primary_deaths"))

@@ -247,6 +247,8 @@ def groups(
                 "gauges": slot.get("gauges", {}),
                 "dropped_policy": slot.get("dropped_policy", 0),
             }
+            if group.get("verify"):
+                one["undeclared"] = slot.get("undeclared", 0)
             if known is not None:
                 one["health"] = known["health"]
                 one["retry_in_s"] = known["retry_in_s"]

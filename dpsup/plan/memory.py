@@ -9,6 +9,7 @@ from dpsup import _abi
 from dpsup._abi import DPS_BUCKETS as BUCKETS
 from dpsup._build import MAX_LCORE
 from dpsup.plan.model import MemoryPlan
+from dpsup.plan.reserve import settled
 from dpsup.topology.model import Group, Mempool, Topology
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def node_of(topology: Topology, group: Group) -> int:
 
 def memory_nodes(topology: Topology, host: Host) -> dict[int, int]:
     """The bytes needed of each NUMA node, a multiple of the page size each."""
+    topology = settled(topology, host)
     n_io = len(topology.io_cores)
     page = page_size(topology)
     need: dict[int, float] = {}
@@ -107,6 +109,7 @@ def _slots(topology: Topology, n_io: int) -> int:
 
 
 def memory_plan(topology: Topology, host: Host) -> tuple[MemoryPlan, dict[int, int]]:
+    topology = settled(topology, host)
     page = page_size(topology)
     by_node = memory_nodes(topology, host)
     if explicit := topology.host.hugepages:

@@ -105,6 +105,7 @@ class GroupPlan:
     plugin_copy: str = ""  # what the workers load of plugin_path: instance.plugins
     tables: tuple[tuple[str, ...], ...] = ()  # of each name, kind, entries, key, value, file
     numa: int = -1  # the node of its slots, -1: any
+    verify: bool = False  # what the plugin changes is compared with what it declares
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dpsup import limits
 from dpsup.plan.memory import MIB, memory_plan, node_of
 from dpsup.plan.model import ChainPlan, GroupPlan, IoPlan, Plan, PoolPlan, PortPlan, ScalePlan
 from dpsup.plan.paths import quarantine_dir, runtime_dir
+from dpsup.plan.reserve import settled
 from dpsup.topology import chains
 from dpsup.topology.model import Group, Topology
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
     """Decide everything about a start. Total for every topology that `load` accepts."""
+    topology = settled(topology, host)
     supervisor_cores = topology.host.supervisor_cores
     cores = [(core, n) for n, one in enumerate(topology.io) for core in one.cores]
     node = {cpu: node for node, cpus in host.numa.items() for cpu in cpus}
@@ -130,6 +132,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 on_full=group.on_full,
                 state=group.state,
                 bucket_state=group.bucket_state,
+                verify=group.verify,
                 cores=cores,
                 restart_policy=restart.policy,
                 intensity=restart.intensity,

@@ -168,6 +168,13 @@ class Counters:
             "beats": int(slot.beats),
             "bursts": int(slot.bursts),
             "busy": int(slot.busy),
+            "forgotten": int(slot.forgotten),
+            "undeclared": int(slot.undeclared),
+            "undeclared_first": int(slot.undeclared_first),
+            "undeclared_last": int(slot.undeclared_last),
+            "undeclared_len": int(slot.undeclared_len),
+            "undeclared_port": int(slot.undeclared_port),
+            "undeclared_head": bytes(slot.undeclared_head).hex() if slot.undeclared else "",
             "perf": int(slot.perf),  # not 0: measured just now
             "ready_ns": int(slot.ready_ns),
             "first_ns": int(slot.first_ns),

@@ -322,6 +322,7 @@ class Layout:
         conf.next = [_verdict(group["next"], port) for port in range(lib.DPS_MAX_PORTS)]
         conf.state = group["state"]
         conf.bucket_state = group["bucket_state"]
+        conf.verify = group["verify"]
         check("ctl_group", lib.dps_ctl_group(index, conf))
         check("group_node", lib.dps_group_node(index, group.get("numa", -1)))
         check("group_version", lib.dps_group_version(index, 0, version_of(group)))

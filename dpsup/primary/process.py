@@ -282,6 +282,19 @@ class Primary:
         self.counters.reasons.setdefault(group, {})[version] = reasons_of(facts[0])
         return fields(facts)
 
+    def do_state_lost(self, args: Args) -> dict[str, int] | None:
+        """What a version would forget of what its group's blocks hold; None: it has no ready
+        spare."""
+        facts, lost = ffi.new("struct dps_facts *"), ffi.new("struct dps_state_lost *")
+        group, version = want(args, "group", int), want(args, "version", int)
+        ret = lib.dps_spare_facts(group, version, facts)
+        if ret == -errno.ENOENT:
+            return None
+        check("spare_facts", ret)
+        check("state_lost_get", lib.dps_state_lost_get(group, facts, lost))
+        # Stamps: state.c of the worker.
+        return {**fields(lost), "to": int(facts.stamp) & 0xFFFFFFFF}
+
     def do_also(self, args: Args) -> None:
         """What packets for a slot carry in addition to what its plugin asks for."""
         slot, needs = want(args, "slot", int), want(args, "needs", int)

@@ -30,7 +30,7 @@ from dpsup.supervisor.evidence import Keeper, loaded
 from dpsup.supervisor.life import Life
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.monitor import Monitor
-from dpsup.supervisor.notices import BadVerdicts, Notices
+from dpsup.supervisor.notices import BadVerdicts, Notices, UndeclaredWrites
 from dpsup.supervisor.outputs import Outputs
 from dpsup.supervisor.pinning import Pinning
 from dpsup.supervisor.plugin_files import PluginFiles
@@ -144,6 +144,10 @@ class Supervisor:
         )
         watchers["verdicts"] = partial(self._notice_verdicts, verdicts)
         watchers["cpus"] = partial(self._keep_pinned, Pinning())
+        undeclared = UndeclaredWrites(
+            [w.name for w in model.workers()], [p.name for p in model.plan.ports]
+        )
+        watchers["undeclared"] = partial(self._notice_undeclared, undeclared)
         watchers["quarantine"] = self._look_for_evidence
 
     def _publish(self, counters: Counters) -> None:
@@ -177,6 +181,13 @@ class Supervisor:
             ledger = model.ledgers[workers[slot].group]
             plugin = ledger.plugin_of(counters["slots"][slot]["bad_version"])
             self.core.events.add(type="verdict", plugin=plugin, **one)
+
+    def _notice_undeclared(self, writes: UndeclaredWrites, counters: Counters) -> None:
+        model, workers = self.model, self.model.workers()
+        for slot, one in writes.look(counters, asyncio.get_running_loop().time()):
+            ledger = model.ledgers[workers[slot].group]
+            plugin = ledger.plugin_of(counters["slots"][slot]["version"])
+            self.core.events.add(type="undeclared", plugin=plugin, **one)
 
     def _look_for_evidence(self, counters: Counters) -> None:
         if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from dpsup import _abi
 from dpsup.documents.counters import Counters
-from dpsup.documents.requests import BadVerdict, Notice
+from dpsup.documents.requests import BadVerdict, Notice, Undeclared
 
 QUIET_S = 600.0  # between two events about the same thing
 LOOKS = 3  # in a row that lanes were full: one burst is none of a person's business
@@ -78,7 +78,8 @@ def meaning(word: int, length: int, ports: int, groups: int) -> str:
         shift -= (shift & 0x8000) << 1
         return (
             f"{length} bytes become {new} and begin {shift} bytes later: the buffer does not have"
-            " them, or the packet has several segments"
+            " them, the plugin does not declare them in .prepends, or the packet has several"
+            " segments"
         )
     return f"a verdict of kind {kind >> 12}, which dpsup does not know"
 
@@ -112,5 +113,40 @@ class BadVerdicts:
                 "verdict": f"{word:#x}",
                 "length": length,
                 "packets": slot["bad_verdict"] - was,
+            }))  # fmt: skip
+        return found
+
+
+class UndeclaredWrites:
+    """Packets of which a plugin changed bytes that it did not declare, where a group verifies."""
+
+    def __init__(self, workers: list[str], ports: list[str]) -> None:
+        """Workers by slot."""
+        self._workers, self._ports = workers, ports
+        self._before: Counters | None = None
+        self._told: dict[tuple[int, int], float] = {}  # by slot and version
+
+    def look(self, counters: Counters, now: float) -> list[tuple[int, Undeclared]]:
+        """After each reading, at `now` seconds: by slot, events of type "undeclared"."""
+        before, self._before = self._before, counters
+        if before is not None and before["generation"] != counters["generation"]:
+            before = None
+        found: list[tuple[int, Undeclared]] = []
+        for i, slot in enumerate(counters["slots"]):
+            was = before["slots"][i].get("undeclared", 0) if before else 0
+            key, n = (i, slot["version"]), slot.get("undeclared", 0)
+            if n <= was or now - self._told.get(key, -QUIET_S) < QUIET_S:
+                continue
+            self._told[key] = now
+            first, last = slot["undeclared_first"], slot["undeclared_last"]
+            port = slot["undeclared_port"]
+            found.append((i, {
+                "name": self._workers[i],
+                "message": f"bytes {first} to {last} of a packet were changed, which neither"
+                " .rewrites nor .prepends declares: a kill would have them changed twice. It"
+                f" began {slot['undeclared_head']}",
+                "port": self._ports[port] if port < len(self._ports) else str(port),
+                "length": slot["undeclared_len"],
+                "packets": n - was,
             }))  # fmt: skip
         return found

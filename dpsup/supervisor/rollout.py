@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
@@ -42,6 +42,7 @@ from dpsup.supervisor.rollout_judge import Margins, Sample, hard_sign, judge, sa
 from dpsup.supervisor.sitters import Sitters
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.workers import Workers
+from dpsup.text import plural
 
 BLANKS = _abi.DPS_NEED_BLANKS * ((1 << _abi.DPS_EMITS) - 1)
 NEEDS = _abi.DPS_NEED_VLAN | _abi.DPS_NEED_TSC | _abi.DPS_NEED_HASH | BLANKS
@@ -70,6 +71,7 @@ class Options:
     max_unavailable: int = 1  # slots that change over at a time
     judge: float = 2.0  # seconds; 0: only crashes and stalls count
     margins: Margins = field(default_factory=Margins)
+    forget_state: bool = False  # it may begin without what the old version keeps
 
     def check(self) -> None:
         if self.canary < 0 or self.max_unavailable < 1:
@@ -109,6 +111,30 @@ def adopt_plan(model: Model, group: Group, revision: Revision) -> None:
     model.plan = replace(model.plan, groups=tuple(groups))
 
 
+def forgets(lost: Mapping[str, int]) -> str:
+    """Why a version would forget what is kept, and how much of it; "": it would not."""
+    buckets, places = lost["buckets"], lost["places"]
+    if not buckets + places:
+        return ""
+    whose = [plural(buckets, "bucket")] * bool(buckets) + [plural(places, "worker")] * bool(places)
+    if lost["others"]:
+        why = "they belong to a plugin of another name"
+    elif room := lost["bucket_room"] or lost["place_room"]:
+        key = "bucket_state" if lost["bucket_room"] else "state"
+        why = (
+            f"there is no room to keep version {lost['version']} beside version {lost['to']}"
+            f' ({key} = {room}, or "auto", reserves it from the next start on)'
+        )
+    else:
+        why = (
+            f"their state_version is {lost['version']}, its own {lost['to']}, and it has no migrate"
+        )
+    return (
+        f"it would forget the state of {' and '.join(whose)}, {plural(lost['bytes'], 'byte')}:"
+        f" {why}; --forget-state allows that"
+    )
+
+
 async def judged(core: Core, model: Model) -> None:
     """Every death so far has been judged."""
     await core.until(lambda: not model.unreported, SETTLE_S)
@@ -139,6 +165,7 @@ class Rollout:
         self.done = asyncio.Event()
         self.generation = hands.model.plan.generation
         self.baseline: dict[int, Sample] = {}  # by slot
+        self.forgotten: dict[int, int] = {}  # by slot: blocks that a migrate had refused before
         self.tries: dict[str, int] = {}
         self.patience = 4 * options.judge + 300.0
 
@@ -206,6 +233,7 @@ class Rollout:
         await self._measure()
         await self._write()
         await self._spares(self.new, options.max_unavailable)
+        await self._keep()
         await self._widen()
         wanted = [w for w in group.workers if w.wanted]
         if not any(w.state == "running" for w in wanted):
@@ -222,6 +250,7 @@ class Rollout:
         await self._move_all(self.new)
         await self._judge([w for w in group.workers if w.wanted])
         await self._spares(self.new, max(1, group.plan.spares))
+        self._note_forgotten(await self._core.ask("counters"))
         self._check()
         await self._close()
 
@@ -328,6 +357,33 @@ class Rollout:
             await asyncio.sleep(0.001)
             await self._core.until(
                 lambda: sum(s.ready for s in alive()) >= n or len(alive()) < n, ROUND_S
+            )
+
+    async def _keep(self) -> None:
+        """What the group's plugin keeps is not forgotten unasked."""
+        counters = await self._core.ask("counters")
+        self.forgotten = {w.slot: self._refused(counters, w) for w in self.group.workers}
+        if self.options.forget_state:
+            return
+        lost = await self._core.insist("state_lost", group=self.group.index, version=self.new)
+        if lost is None:
+            raise Failed("its spare ended")
+        if text := forgets(lost):
+            raise Failed(text)
+
+    @staticmethod
+    def _refused(counters: Counters, worker: Worker) -> int:
+        return counters["slots"][worker.slot].get("forgotten", 0)
+
+    def _note_forgotten(self, counters: Counters) -> None:
+        n = sum(
+            max(0, self._refused(counters, w) - self.forgotten.get(w.slot, 0))
+            for w in self.group.workers
+        )
+        if n and not self.options.forget_state:
+            self.blame(
+                f"its migrate refuses {plural(n, 'block')} of state, which would be forgotten:"
+                " --forget-state allows that"
             )
 
     async def _widen(self) -> None:
@@ -457,6 +513,7 @@ class Rollout:
                 now = await self._core.ask("counters")
             except DpsupError:
                 continue
+            self._note_forgotten(now)
             for worker in self.group.workers:
                 if now["slots"][worker.slot]["version"] == self.new:
                     seated.setdefault(worker.slot, now)

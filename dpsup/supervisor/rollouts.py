@@ -211,7 +211,7 @@ class Rollouts:
             doc["to_plugin"], doc["why"] = one.target.plugin, one.failed
         return doc
 
-    async def undo(self, group: Group, *, wait: bool) -> Rolled:
+    async def undo(self, group: Group, *, wait: bool, forget_state: bool = False) -> Rolled:
         """End what is under way and go back; with nothing under way, to what ran before."""
         ledger = self._model.ledgers[group.index]
         one = ledger.running
@@ -239,7 +239,7 @@ class Rollouts:
                     help=f"`dpsup rollout {group.plan.name} --plugin FILE` starts another one",
                 )
             # What is known to work needs no judge.
-            options = Options(canary=0, judge=0.0)
+            options = Options(canary=0, judge=0.0, forget_state=forget_state)
             args = dict(before.args)
             one = await self.begin(group, before.plugin, args, options, exact=True, again=before)
         if one is not None and wait:

@@ -296,6 +296,7 @@ def _options(args: Args) -> Options:
         max_unavailable=want(args, "max_unavailable", int, 1),
         judge=float(want(args, "judge", number, 2.0)),
         margins=Margins(drops, drops, float(want(args, "slower", number, usual.cycles))),
+        forget_state=want(args, "forget_state", bool, False),
     )
 
 
@@ -312,7 +313,8 @@ async def _rollout(sup: Supervisor, args: Args) -> Rolled:
 
 async def _rollout_undo(sup: Supervisor, args: Args) -> Rolled:
     group = find_group(sup, want(args, "group", str, ONLY_GROUP))
-    return await sup.rollouts.undo(group, wait=want(args, "wait", bool, True))
+    wait, forget = want(args, "wait", bool, True), want(args, "forget_state", bool, False)
+    return await sup.rollouts.undo(group, wait=wait, forget_state=forget)
 
 
 async def _rollout_status(sup: Supervisor, args: Args) -> Rollouts:

@@ -18,8 +18,9 @@ from dpsup.topology.values import (
     ARRAY,
     AUTO,
     Args,
+    AutoBucketState,
     AutoCores,
-    Bytes,
+    AutoState,
     Cores,
     Duration,
     Files,
@@ -213,11 +214,20 @@ class Group(Model):
     scale: Scale = _key(
         Scale(), "whether workers follow the load", "{ min = 1, max = 4, target_busy = 0.7 }"
     )
-    state: Bytes = _key(
-        0, "the bytes that a plugin can keep for each worker", '"64KiB"', ge=0, le=limits.STATE
+    state: AutoState = _key(
+        0,
+        "the bytes that a plugin can keep for each worker; auto: for what its file declares, and"
+        " to migrate it",
+        '"auto" or "64KiB"',
     )
-    bucket_state: Bytes = _key(
-        0, "the bytes that it can keep for each bucket", "64", ge=0, le=limits.BUCKET_STATE
+    bucket_state: AutoBucketState = _key(
+        0, "the bytes that it can keep for each bucket; auto: likewise", '"auto" or 64'
+    )
+    verify: bool = _key(
+        False,
+        "whether workers compare the bytes that the plugin changes with what it declares, which is"
+        " slow",
+        "true",
     )
     restart: Restart = _key(Restart(), "what follows a death", '{ policy = "always" }')
     health: Health = _key(Health(), "when a worker counts as stuck", '{ stall_after = "200ms" }')

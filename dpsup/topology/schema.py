@@ -19,6 +19,7 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -32,6 +33,7 @@ __all__ = [
     "Model",
     "Path",
     "PrivateAttr",
+    "WrapValidator",
     "field_at",
     "invalid",
     "json_schema",

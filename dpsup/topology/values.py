@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 from dpsup import limits
 from dpsup.tables.fields import Unreadable
 from dpsup.tables.model import declare
 from dpsup.text import DURATION, duration, listing, show, suggest
-from dpsup.topology.schema import AfterValidator, BeforeValidator, Path, invalid, written
+from dpsup.topology.schema import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    Path,
+    WrapValidator,
+    invalid,
+    written,
+)
 
 AUTO = "auto"
 MAX_CORE = 1023  # CPU_SETSIZE
@@ -83,6 +91,10 @@ def _parse_auto_cores(value: object) -> tuple[int, ...]:
 
 def _parse_auto_size(value: object) -> int:
     return 0 if value == AUTO else parse_size(value)
+
+
+def _parse_auto_bytes(value: object, otherwise: Callable[[object], int]) -> int:
+    return limits.AUTO_STATE if value == AUTO else otherwise(value)
 
 
 def _parse_page_size(value: object) -> int:
@@ -413,6 +425,14 @@ AutoCores = Annotated[  # empty: auto
     tuple[int, ...], BeforeValidator(_parse_auto_cores), _matching(AUTO, _CORES)
 ]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+AutoState = Annotated[
+    int, Field(ge=0, le=limits.STATE), BeforeValidator(parse_bytes),
+    WrapValidator(_parse_auto_bytes),
+]  # fmt: skip
+AutoBucketState = Annotated[
+    int, Field(ge=0, le=limits.BUCKET_STATE), BeforeValidator(parse_bytes),
+    WrapValidator(_parse_auto_bytes),
+]  # fmt: skip
 Texts = Annotated[tuple[str, ...], ARRAY]
 Args = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_flatten), written("object")]
 Files = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_files), written("object")]

@@ -61,14 +61,19 @@ slot_head(uint32_t slot)
 	return (void *)(uintptr_t)(the_primary.own->base + the_primary.state[slot]);
 }
 
-// A corrupt slot's state is as doubtful as its lanes: the next worker begins anew.
+// A corrupt slot's state is as doubtful as its lanes: the next worker begins anew, and finds nothing kept
+// at the room's end either.
 void
 state_forget(uint32_t slot)
 {
+	uint64_t at = dps_kept_at(the_primary.own->group[the_primary.slot_group[slot]].state);
 	struct dps_state_head *head = slot_head(slot);
 
-	if (head != NULL)
-		dps_store64(&head->stamp, 0);
+	if (head == NULL)
+		return;
+	if (at > 0)
+		dps_store64((uint64_t *)((uint8_t *)head + DPS_STATE_AT + at), 0);
+	dps_store64(&head->stamp, 0);
 }
 
 static int
@@ -112,4 +117,66 @@ dps_bucket_state_get(uint32_t group, uint32_t bucket, struct dps_state_head *hea
 		return 0;
 	at = (const void *)(uintptr_t)(the_primary.own->base + dps_bucket_head(conf, bucket));
 	return copy(at, sizeof(*head), conf->bucket_state, head, bytes, len);
+}
+
+// --- what another version would find --------------------------------------------------------------
+
+static bool
+is_blank(const uint8_t *bytes, uint64_t len)
+{
+	for (; len >= sizeof(uint64_t); bytes += sizeof(uint64_t), len -= sizeof(uint64_t))
+		if (dps_load64((const uint64_t *)(const void *)bytes) != 0)
+			return false;
+	while (len > 0)
+		if (bytes[--len] != 0)
+			return false;
+	return true;
+}
+
+// Adds a block that a plugin with other facts would forget; `size`: what that keeps in its place.
+static void
+add_lost(struct dps_state_lost *out, const struct dps_state_head *head, const uint8_t *bytes, uint64_t room,
+	 uint64_t size, const struct dps_facts *facts, uint32_t migrates)
+{
+	uint64_t stamp = dps_load64(&head->stamp), len = RTE_MIN(dps_load64(&head->size), room);
+	bool known = stamp >> 32 == facts->stamp >> 32 && (facts->migrates & migrates) != 0 && size > 0;
+
+	if (stamp == 0 || stamp == facts->stamp || is_blank(bytes, len) ||
+	    (known && dps_kept_room(len, size) <= room))
+		return;
+	if (migrates == DPS_MIGRATES_PLACE) {
+		out->places++;
+		out->place_room = RTE_MAX(out->place_room, known ? dps_kept_room(len, size) : 0);
+	} else {
+		out->buckets++;
+		out->bucket_room = RTE_MAX(out->bucket_room, known ? dps_kept_room(len, size) : 0);
+	}
+	out->bytes += len;
+	out->version = (uint32_t)stamp;
+	out->others += stamp >> 32 != facts->stamp >> 32;
+}
+
+// Read while workers write: what is there is right, how much of it there is may change.
+int
+dps_state_lost_get(uint32_t group, const struct dps_facts *facts, struct dps_state_lost *out)
+{
+	const struct primary *p = &the_primary;
+	const struct dps_group_conf *conf;
+
+	memset(out, 0, sizeof(*out));
+	if (group >= p->n_groups)
+		return -EINVAL;
+	conf = &p->own->group[group];
+	for (uint32_t s = conf->first_slot; s < conf->first_slot + conf->max; s++)
+		if (slot_head(s) != NULL)
+			add_lost(out, slot_head(s), (const uint8_t *)slot_head(s) + DPS_STATE_AT, conf->state,
+				 facts->state, facts, DPS_MIGRATES_PLACE);
+	for (uint32_t b = 0; b < DPS_BUCKETS && conf->bucket_state > 0; b++) {
+		const struct dps_state_head *head =
+			(const void *)(uintptr_t)(p->own->base + dps_bucket_head(conf, b));
+
+		add_lost(out, head, (const uint8_t *)(head + 1), conf->bucket_state, facts->bucket_state, facts,
+			 DPS_MIGRATES_BUCKET);
+	}
+	return 0;
 }

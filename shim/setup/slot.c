@@ -127,6 +127,10 @@ dps_group_version(uint32_t group, uint32_t version, const struct dps_version *co
 	// Plugins keep pointers to their arguments for as long as they live.
 	if (version_is_used(group, version))
 		return -EBUSY;
+	// What blocks of state were before a rollout is nothing to go back to in the next one.
+	for (uint32_t s = 0; s < the_primary.n_slots; s++)
+		if (the_primary.slot_group[s] == group)
+			dps_store32(&the_primary.slot[s]->epoch, the_primary.slot[s]->epoch + 1);
 	ctl->group[group].version[version] = *conf;
 	the_primary.ctl->group[group].version[version] = *conf;
 	return 0;

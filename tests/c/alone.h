@@ -21,13 +21,12 @@ state_stamp(const struct dps_plugin *plugin)
 	return STAMP;
 }
 
-bool
-state_open(struct dps_state_head *head, uint8_t *bytes, uint64_t stamp, uint64_t size)
+void
+state_open_bucket(struct loop *l, struct dps_state_head *head)
 {
-	head->stamp = stamp;
-	head->size = size;
-	memset(bytes, 0, size);
-	return false;
+	head->stamp = l->buckets.stamp;
+	head->size = l->bucket_size;
+	memset(head + 1, 0, l->bucket_size);
 }
 
 void

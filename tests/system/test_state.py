@@ -396,12 +396,20 @@ def test_a_block_is_kept_for_the_same_plugin_and_version(instance: Run) -> None:
     instance.do("restart")
     seen.append(block())
 
-    def changed(text: str) -> None:
-        """Workers keep to their copy of the file until a rollout brings the new one in."""
+    def changed(text: str, forgets: str = "") -> None:
+        """Workers keep to their copy of the file until a rollout brings the new one in; and what
+        that would forget, they keep unless it is said to."""
         build(instance.folder, text)
         instance.do("restart")
         assert block() == seen[-1]
-        instance.do("rollout", "fw", "--plugin", str(plugin), "--judge", "0s", "--wait")
+        command = ["rollout", "fw", "--plugin", str(plugin), "--judge", "0s", "--wait"]
+        if forgets:
+            done = instance.do(*command, check=False)
+            assert done.returncode == 1 and forgets in done.stdout, done.stdout
+            assert "1 worker, 32 bytes" in done.stdout
+            assert block() == seen[-1]
+            command.append("--forget-state")
+        instance.do(*command)
         seen.append(block())
 
     # What grew keeps what it had, and has zeroes behind that.
@@ -410,8 +418,9 @@ def test_a_block_is_kept_for_the_same_plugin_and_version(instance: Run) -> None:
     assert instance.worker("fw/0")["counters"] == {"cold": 1, "warm": 4}
     assert "1000" in instance.do("state").stdout
     # Another layout, or another plugin, begins anew.
-    changed(plain(2))
+    changed(plain(2), forgets="state_version is 1, its own 2, and it has no migrate")
     assert seen[-1] == (2, 0)
+    # What is all zero is nothing to forget.
     changed(plain(2, name="other"))
     assert seen[-1] == (2, 0)
     assert instance.worker("fw/0")["counters"] == {"cold": 3, "warm": 6}

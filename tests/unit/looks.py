@@ -121,7 +121,7 @@ PLAN: Doc = {
         },
         {
             "name": "nat", "plugin": "forward", "first_slot": 3, "max": 1, "count": 1, "ring": 1024,
-            "cores": [6], "next": [["port", 1], ["group", 0]], "reach": [0, 1],
+            "cores": [6], "next": [["port", 1], ["group", 0]], "reach": [0, 1], "verify": True,
         },
     ],
     "chains": [{"name": "up", "path": ["wan", "fw", "nat", "lan"], "on_down": "hold"}],

@@ -26,6 +26,15 @@ const struct dps_plugin dps_plugin = {
 	DPS_PLUGIN_HEAD, .name = "x", .packet = packet, .state_size = 48, .bucket_state_size = 16,
 };
 """
+# Built with a header that has one more member.
+LATER = (
+    SOURCE.replace(
+        "const struct dps_plugin dps_plugin = {",
+        "const struct { struct dps_plugin p; uint64_t more; } dps_plugin = { .more = MORE, .p = {",
+    )
+    .replace("DPS_PLUGIN_HEAD", ".abi = DPS_PLUGIN_ABI, .size = SIZE + 8")
+    .replace("\n};", "\n} };")
+)
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
 
@@ -53,6 +62,19 @@ def test_a_plugin_says_its_state(tmp_path: Path, flags: tuple[str, ...]) -> None
 
 
 @needs_cc
+@pytest.mark.parametrize(
+    "source",
+    [
+        SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = DPS_PLUGIN_ABI, .size = 128"),
+        LATER.replace("MORE", "0"),
+    ],
+    ids=["before", "after"],
+)
+def test_members_at_the_end_come_and_go_within_an_abi(tmp_path: Path, source: str) -> None:
+    assert read(build(tmp_path, source)) == PluginFile(48, 16)
+
+
+@needs_cc
 def test_a_file_without_sections_is_left_to_the_worker(tmp_path: Path) -> None:
     path = Path(build(tmp_path))
     data = bytearray(path.read_bytes())
@@ -69,6 +91,8 @@ def test_a_file_without_sections_is_left_to_the_worker(tmp_path: Path) -> None:
     [
         (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = 2, .size = 40"), (), "plugin ABI 2 (40 bytes)"),
         (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = DPS_PLUGIN_ABI, .size = 40"), (), "(40 bytes)"),
+        (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = DPS_PLUGIN_ABI, .size = 127"), (), "(127 byte"),
+        (LATER.replace("MORE", "7"), (), f"({SIZE + 8} bytes)"),
         (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = 3, .size = 88"), (), "plugin ABI 3 (88 bytes)"),
         (SOURCE.replace("DPS_PLUGIN_HEAD", ".abi = 3, .size = 88"), (), "needs no change: docs"),
         (SOURCE.replace(" dps_plugin = {", " my_plugin = {"), (), "no symbol dps_plugin"),

@@ -25,6 +25,7 @@ STATES = {
     "unwritten_bytes", "link_mbps", "size", "free", "low_water", "core", "held", "xfer",
     "tx_waiting", "quarantine", "watched", "moving", "outstanding", "bad_word", "bad_len",
     "bad_version", "pid", "version", "needs", "perf", "ready_ns", "first_ns", "io", "slot",
+    "undeclared_first", "undeclared_last", "undeclared_len", "undeclared_port",
 }  # fmt: skip
 
 

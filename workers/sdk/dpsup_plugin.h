@@ -231,6 +231,11 @@ struct dps_plugin {
 	uint32_t bucket_tick_us;
 	void (*tick)(void *state);
 	void (*bucket_tick)(void *state, uint32_t bucket, void *bucket_state);
+
+	/* Take over what a version of this plugin with another state_version kept: see below. NULL: such
+	 * state is forgotten. */
+	int (*migrate)(const void *old, uint32_t old_size, uint32_t old_version, void *fresh);
+	int (*bucket_migrate)(const void *old, uint32_t old_size, uint32_t old_version, void *fresh);
 };
 
 /* In C++ a constant is the file's own, under a name of C++'s, unless it was declared like this. */
@@ -652,6 +657,28 @@ dps_l4_sum(const struct dps_packet *packet, uint32_t ip_at, uint16_t *value)
  *     hand of a killed worker twice. Costs nothing more.
  *
  * What seated() changes is not put back: it must bear being cut short anywhere and run again.
+ *
+ * A version with another layout has another state_version, and `migrate` (a place's block) and
+ * `bucket_migrate` (a bucket's): each makes of an old block of `old_size` bytes the bytes of a new one,
+ * which are zero at first. It returns 0, or not: it does not know that version; the block then is zero.
+ *
+ *     static int bucket_migrate(const void *old, uint32_t old_size, uint32_t old_version, void *fresh)
+ *     {
+ *             const struct flow_1 *from = (const struct flow_1 *)old;
+ *             struct flow *to = (struct flow *)fresh;
+ *
+ *             if (old_version != 1 || old_size != sizeof(*from))
+ *                     return -1;
+ *             to->packets = from->packets;
+ *             return 0;
+ *     }
+ *
+ * A place's block is migrated before seated(), a bucket's before the first packet or tick of the bucket
+ * that this version gets. `fresh` is memory of the process's own: it takes effect whole, with one store,
+ * after the function has returned. A worker that is killed before that has changed nothing, and the next
+ * one calls it again. So it only reads `old` and only writes `fresh`; dps_touch has no place in it.
+ * The old block is kept beside the new one until the next rollout, so a rollout that goes back finds it.
+ * The topology reserves room for both (state = "auto" does).
  */
 void dps_touch(void *at, uint32_t len);
 

@@ -96,7 +96,8 @@ worker_main(const struct dps_plugin *plugin, void *state)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	plugin_seated(0);
 	*plugin_clock() = board->now;
-	plugin_takes(the_try.slot, plugin, state);
+	if (plugin_takes(the_try.slot, plugin, state) != 0)
+		_exit(DPS_EXIT_TEMPORARY);
 	loop_init(&l, the_try.ctl->base, the_try.slot, plugin, state);
 	loop_state(&l, the_try.ctl, the_try.sitter->counter);
 	for (;;) {

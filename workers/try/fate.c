@@ -64,12 +64,12 @@ reshape(const struct rte_mbuf *m, uint64_t word, struct fate *f)
 	start = (int32_t)m->data_off + f->shift;
 	if (m->nb_segs > 1)
 		return "changes start or length of a packet of several segments";
-	if (f->len == 0)
-		return "leaves a length of 0, or one that no buffer has";
 	if (start < 0 || start + f->len > m->buf_len)
 		return "leaves a start or a length outside of the packet's buffer";
 	if (f->shift < -(int32_t)the_try.board->prepends)
 		return "moves the start farther than `.prepends` says";
+	if (f->len == 0)
+		return "leaves a length of 0, or one that no buffer has";
 	return NULL;
 }
 

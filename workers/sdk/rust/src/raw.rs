@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
+// Over 600 lines: all unsafe code lies in one file.
+//
 //! dpsup_plugin.h, in Rust: the same names, layout and numbers. tests/unit/test_rust.py compares each
 //! with what a C compiler makes of the header.
 //!
@@ -140,6 +142,8 @@ pub struct dps_plugin {
     pub bucket_tick_us: u32,
     pub tick: Option<unsafe extern "C" fn(*mut c_void)>,
     pub bucket_tick: Option<unsafe extern "C" fn(*mut c_void, u32, *mut c_void)>,
+    pub migrate: Option<unsafe extern "C" fn(*const c_void, u32, u32, *mut c_void) -> i32>,
+    pub bucket_migrate: Option<unsafe extern "C" fn(*const c_void, u32, u32, *mut c_void) -> i32>,
 }
 
 // A worker reads it, and no thread writes it.
@@ -400,6 +404,8 @@ pub trait Plugin: Sized + 'static {
     /// Microseconds between two ticks of the worker, and of each bucket with state.
     const TICK_US: u32 = 0;
     const BUCKET_TICK_US: u32 = 0;
+    /// `migrate` and `bucket_migrate` are there; without them a rollout refuses to forget state.
+    const MIGRATES: bool = false;
 
     /// Err: why the worker must not start.
     fn init(env: &Env) -> Result<Self, &'static str>;
@@ -412,6 +418,17 @@ pub trait Plugin: Sized + 'static {
 
     /// Time has passed, for this bucket: every `BUCKET_TICK_US`.
     fn bucket_tick(&mut self, _env: &Env, _bucket: u32, _tick: &mut Tick) {}
+
+    /// Make of a block of another `STATE_VERSION` the bytes of a new one, which are zero at first.
+    /// false: this plugin does not know that version.
+    fn migrate(_old: &[u8], _version: u32, _fresh: &mut [u8]) -> bool {
+        false
+    }
+
+    /// Likewise, of a bucket's block.
+    fn bucket_migrate(_old: &[u8], _version: u32, _fresh: &mut [u8]) -> bool {
+        false
+    }
 }
 
 /// The plugin of this process, in a static of the shared object: no allocator is needed.
@@ -481,6 +498,22 @@ impl<P: Plugin> Host<P> {
             plugin.bucket_tick(env, bucket, &mut Tick::of::<P>(env, bucket_state));
         }
     }
+
+    /// # Safety
+    /// From a worker's migrate alone: blocks of that many bytes.
+    pub unsafe fn migrate(old: *const c_void, len: u32, version: u32, fresh: *mut c_void) -> i32 {
+        let old = core::slice::from_raw_parts(old as *const u8, len as usize);
+        let fresh = core::slice::from_raw_parts_mut(fresh as *mut u8, P::STATE_SIZE as usize);
+        P::migrate(old, version, fresh) as i32 - 1
+    }
+
+    /// # Safety
+    /// Likewise, from bucket_migrate.
+    pub unsafe fn bucket_migrate(old: *const c_void, len: u32, version: u32, fresh: *mut c_void) -> i32 {
+        let old = core::slice::from_raw_parts(old as *const u8, len as usize);
+        let fresh = core::slice::from_raw_parts_mut(fresh as *mut u8, P::BUCKET_STATE_SIZE as usize);
+        P::bucket_migrate(old, version, fresh) as i32 - 1
+    }
 }
 
 /// C texts, NULL at the end.
@@ -518,6 +551,24 @@ macro_rules! dpsup_plugin {
             bucket_state: *mut core::ffi::c_void,
         ) {
             DPSUP_HOST.bucket_tick(bucket, bucket_state)
+        }
+
+        unsafe extern "C" fn dpsup_migrate(
+            old: *const core::ffi::c_void,
+            len: u32,
+            version: u32,
+            fresh: *mut core::ffi::c_void,
+        ) -> i32 {
+            $crate::Host::<$plugin>::migrate(old, len, version, fresh)
+        }
+
+        unsafe extern "C" fn dpsup_bucket_migrate(
+            old: *const core::ffi::c_void,
+            len: u32,
+            version: u32,
+            fresh: *mut core::ffi::c_void,
+        ) -> i32 {
+            $crate::Host::<$plugin>::bucket_migrate(old, len, version, fresh)
         }
 
         static DPSUP_REASONS: $crate::raw::Names<{ 1 $(+ { let _ = $reason; 1 })* }> =
@@ -559,6 +610,12 @@ macro_rules! dpsup_plugin {
             tick: if <$plugin as $crate::Plugin>::TICK_US > 0 { Some(dpsup_tick) } else { None },
             bucket_tick: if <$plugin as $crate::Plugin>::BUCKET_TICK_US > 0 {
                 Some(dpsup_bucket_tick)
+            } else {
+                None
+            },
+            migrate: if <$plugin as $crate::Plugin>::MIGRATES { Some(dpsup_migrate) } else { None },
+            bucket_migrate: if <$plugin as $crate::Plugin>::MIGRATES {
+                Some(dpsup_bucket_migrate)
             } else {
                 None
             },
