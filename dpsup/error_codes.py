@@ -848,7 +848,7 @@ CODES: dict[str, Entry] = {
     "E0715": Entry(
         "no packets in quarantine",
         "No instance is running, and none left packets in quarantine.",
-        "`dpsup quarantine --dir DIR` reads a directory by its path.",
+        "`dpsup quarantine list --dir DIR` reads a directory by its path.",
     ),
     "E0716": Entry(
         "a rollout that is already under way",
@@ -1075,8 +1075,9 @@ CODES: dict[str, Entry] = {
     ),
     "E1003": Entry(
         "the file cannot be written",
-        "The directory does not exist, or this user may not write there.",
-        "Name a file in a directory of your own.",
+        "The directory does not exist, this user may not write there, or the command reads that"
+        " file and would overwrite it.",
+        "Name another file, in a directory of your own.",
     ),
     "E1004": Entry(
         "no terminal to draw on",
