@@ -193,7 +193,8 @@ def try_(
         command.Options(
             plugin, capture, topology, group, ports, groups, args, files, input_, packets, burst,
             timeout, out, kill_sweep, allow,
-        )
+        ),
+        lambda line: click.echo(line, err=True),
     )  # fmt: skip
     if output == "json":
         print_json(doc)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from dpsup import _abi, limits
 from dpsup.documents.trial import TriedFinding, Try
 from dpsup.errors import NoSuchObject, TopologyError, UsageError
+from dpsup.host.input_file import read_input
 from dpsup.host.symbols import CRASHED, Loaded, named, variable
 from dpsup.packets import frames as captures
 from dpsup.packets import pcapng
@@ -60,7 +61,7 @@ def _key(spec: str) -> bytes:
     return rss_key(spec)
 
 
-def _of_topology(options: Options, plugin: str) -> Setting:
+def _of_topology(options: Options, plugin: str, warn: Callable[[str], None]) -> Setting:
     """What the group finds in the topology. Raises: DpsupError."""
     from dpsup.host.machine import read_host
     from dpsup.topology import chains
@@ -80,6 +81,9 @@ def _of_topology(options: Options, plugin: str) -> Setting:
         )
     index = names.index(own)
     group = topology.workers[index]
+    if group.tables:
+        declared = ", ".join(table.name for table in group.tables)
+        warn(f"warning: a trial has no live tables: dps_table() finds none of {declared}")
     order = [own, *(name for name in names if name != own)]
     verdicts = []
     for port, hop in enumerate(chains.hops(topology)[index]):
@@ -99,11 +103,46 @@ def _of_topology(options: Options, plugin: str) -> Setting:
     )  # fmt: skip
 
 
+def _is_readable(path: str) -> bool:
+    return Path(path).is_file() and os.access(path, os.R_OK)
+
+
+def _inputs(options: Options, setting: Setting) -> dict[str, str]:
+    """The files that are read, and what each is. Raises: UsageError."""
+    named = ((key, value) for key, value in setting.args if key.startswith(limits.FILE))
+    files = {f'the file "{key.removeprefix(limits.FILE)}"': path for key, path in named}
+    for what, path in files.items():
+        if not _is_readable(path):
+            raise UsageError(
+                f"cannot read {what} of the plugin, {path}",
+                code="E0542",
+                help="write it, or correct the path",
+            )
+    found = {**files, "the capture": options.capture}
+    if not setting.builtin:
+        found["the plugin"] = setting.plugin
+    if options.topology is not None:
+        found["the topology"] = options.topology
+    return found
+
+
+def _check_output(out: str, inputs: dict[str, str]) -> None:
+    """Before anything is run. By device and inode: links deceive nobody. Raises: UsageError."""
+    for what, path in inputs.items():
+        with contextlib.suppress(OSError):
+            if Path(out).samefile(path):
+                raise UsageError(
+                    f"--out {out} is {what}: it would be overwritten",
+                    code="E1003",
+                    help="name another file",
+                )
+
+
 def _is_builtin(plugin: str) -> bool:
     return "/" not in plugin and not plugin.endswith(".so")
 
 
-def _setting(options: Options) -> Setting:
+def _setting(options: Options, warn: Callable[[str], None]) -> Setting:
     if options.plugin.endswith(SUFFIX):
         raise UsageError(
             f"{options.plugin} is a plugin in Python, which `dpsup try` does not run",
@@ -120,14 +159,22 @@ def _setting(options: Options) -> Setting:
         plugin = options.plugin
     else:
         plugin = str(Path(options.plugin).absolute())
-        if not os.access(plugin, os.R_OK):
+        if not _is_readable(plugin):
             raise UsageError(
                 f"cannot read {options.plugin}", code="E0541", help="build it, or correct the path"
             )
     if options.topology is not None:
-        return _of_topology(options, plugin)
+        return _of_topology(options, plugin, warn)
     ports = options.ports or ("wan", "lan")
     groups = (options.group or "workers", *options.groups)
+    for what, names in (("ports", ports), ("groups", groups)):
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(
+                    f"two {what} have the name `{name}`",
+                    code="E0542",
+                    help="give each a name of its own",
+                )
     if len(ports) > limits.PORTS or len(groups) > limits.GROUPS:
         raise UsageError(
             f"at most {limits.PORTS} ports and {limits.GROUPS} groups are possible", code="E0542"
@@ -149,7 +196,7 @@ def _setting(options: Options) -> Setting:
 
 def _read(options: Options, ports: Sequence[str]) -> tuple[list[Frame], list[int]]:
     try:
-        data = Path(options.capture).read_bytes()
+        data = read_input(options.capture)
     except OSError as e:
         raise UsageError(
             f"cannot read {options.capture}: {e.strerror}",
@@ -160,6 +207,12 @@ def _read(options: Options, ports: Sequence[str]) -> tuple[list[Frame], list[int
         frames = list(captures.frames(data))
     except captures.DamagedError as e:
         raise UsageError(f"{options.capture}: {e}", code="E0541") from None
+    if not frames:
+        raise UsageError(
+            f"{options.capture} has no packet",
+            code="E0541",
+            help="a trial without packets says nothing about a plugin: name another capture",
+        )
     frames = frames[: options.packets]
     for number, frame in enumerate(frames, 1):
         if not 0 < len(frame.data) <= program.PACKET_MOST:
@@ -281,9 +334,12 @@ def _fill(doc: Try, setting: Setting, plugin: dict[str, Any], total: dict[str, A
     doc["cycles_per_packet"] = round(total["cycles"] / done, 1) if done else 0.0
 
 
-def carry_out(options: Options) -> Try:
+def carry_out(options: Options, warn: Callable[[str], None]) -> Try:
     """Raises: DpsupError."""
-    setting = _setting(options)
+    setting = _setting(options, warn)
+    inputs = _inputs(options, setting)
+    if options.out is not None:
+        _check_output(options.out, inputs)
     frames, ports = _read(options, setting.ports)
     doc = _document(options, setting, frames)
     run = program.run(setting, frames, ports)
