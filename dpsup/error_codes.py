@@ -648,11 +648,11 @@ CODES: dict[str, Entry] = {
         "`dpsup table` lists them; write GROUP/NAME where the name alone is not enough.",
     ),
     "E0528": Entry(
-        "the builder of live tables ended",
+        "the builder of live tables ended, or is stopped",
         "No worker starts before the builder has laid out the tables, so a start ends where several"
         " builders end before that, or one is not ready in ten minutes. A command that names a file"
         " is not repeated where the builder ends while it carries it out: reading that file may be"
-        " what ended it.",
+        " what ended it. One that is stopped answers nothing until it continues.",
         "`dpsup logs builder` shows what it said, `dpsup table` what the tables are. See that the"
         " machine has memory for the builder and the runtime directory has room; `dpsup check FILE`"
         " reads the tables' files.",

@@ -9,6 +9,7 @@ from dpsup.documents.counters import Counters, Lane, PortInfo
 from dpsup.documents.plan import Chain, Plan
 from dpsup.documents.status import (
     Account,
+    BuilderProcess,
     Group,
     Named,
     Pool,
@@ -143,6 +144,7 @@ class Picture(Measured):
     up_s: Annotated[float | None, "seconds since the supervisor's start"]
     supervisor: Supervisor
     primary: Process
+    builder: BuilderProcess | None
     topology_file: Annotated[str, "the file that it was started with"]
     ports: list[PortRates]
     io: list[IoRates]

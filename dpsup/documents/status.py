@@ -23,6 +23,12 @@ class Process(TypedDict):
     state: Annotated[str, "its state"]
 
 
+class BuilderProcess(Process):
+    """Its state: absent, starting, ready, stopped (by a signal or a debugger)."""
+
+    trouble: Annotated[str, "why the last one ended; empty: it did not, or the next one is ready"]
+
+
 class Supervisor(TypedDict):
     pid: Annotated[int | None, "null: it is dead, the data plane goes on"]
 
@@ -196,6 +202,9 @@ class Status(Named):
     supervisor: Supervisor
     primary: Process
     seed: Process | None
+    builder: Annotated[
+        BuilderProcess | None, "of live tables, null: there are none, or no supervisor"
+    ]
     topology_file: Annotated[str, "the file that it was started with"]
     started_ns: Annotated[int | None, "when the supervisor started"]
     ports: list[Port]
@@ -292,6 +301,7 @@ class View(TypedDict):
     state: str
     primary: Process
     seed: Process
+    builder: BuilderProcess | None
     absent: list[str]
     groups: list[GroupView]
     recovery: RecoveryView

@@ -82,6 +82,7 @@ def picture(before: Look | None, after: Look) -> Picture:
         "up_s": _since(status, status.get("started_ns")),
         "supervisor": status["supervisor"],
         "primary": status["primary"],
+        "builder": status.get("builder"),
         "topology_file": status["topology_file"],
         "ports": made.ports(),
         "io": io,

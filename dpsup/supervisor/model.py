@@ -201,6 +201,16 @@ def _group(index: int, plan: GroupPlan) -> Group:
     return Group(plan, index, workers, policy_of(plan), plan.count)
 
 
+@dataclass(slots=True)
+class Builder:
+    """The builder of live tables, as far as it concerns a person."""
+
+    pid: int | None = None
+    state: str = "absent"  # absent, starting, ready, stopped
+    trouble: str = ""  # why the last one ended
+    failed: int = 0  # builders in a row that ended before they were ready
+
+
 class Model(Machine):
     """One instance. `replan(generation)` makes the plan of the next generation; `progress` hears,
     in words, what a person who waits wants to know."""
@@ -231,6 +241,7 @@ class Model(Machine):
         self.ledgers = [Ledger.begin(g) for g in plan.groups]
         self.sitters: dict[int, Sitter] = {}  # by pid, until their end is accounted for
         self.hello = cast(Hello, {})  # what the primary said of itself
+        self.builder = Builder()
         self.troubles: dict[str, str] = {}  # ports that do not forward, and why
         self.adopted = False  # the data plane is older than this supervisor
         self.rx_on = False

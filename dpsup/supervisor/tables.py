@@ -22,7 +22,7 @@ from dpsup.bus.sockets import AsyncClient, Gone
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut
 from dpsup.host import process
 from dpsup.instance.runtime_dir import BUILDER, PLAN, TABLES
-from dpsup.supervisor.children import Children, until_end
+from dpsup.supervisor.children import Children, how_of, until_end
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.journal import Lines
 from dpsup.supervisor.model import Model
@@ -36,6 +36,9 @@ SLOW_S = 3.0  # without a builder
 FAULT_S = 1.0  # after an internal error
 TRIES = 5  # builders that end before the tables are laid out
 READ_FILES = ("batch", "load")  # requests that name a file
+LOOK_S = 1.0  # between two looks whether it is stopped
+LIST_S = 8.0  # a person waits, and the command's own patience is 10 s
+UNREADY = 2  # builders in a row that do not get ready: a request waits for no further one
 LAST_WORDS = 6  # lines of a builder that did not get ready
 
 
@@ -91,6 +94,9 @@ class Tables:
             why = await self._serve()
         except OSError as e:  # no process, no descriptor to be had
             why = f"cannot be started: {e}"
+        one = self._model.builder
+        one.pid, one.state, one.trouble = None, "absent", why
+        one.failed += 1
         self._note_failure(why)
         if self._is_over:
             return
@@ -121,13 +127,17 @@ class Tables:
         """One builder, from its start to its end; why it ended."""
         plan = self._model.runtime.file(PLAN)
         spawned = process.spawn([sys.executable, "-P", "-m", "dpsup.builder", plan])
-        self._children.expect(spawned.pid)
+        ended: list[str] = []
+        self._children.expect(spawned.pid, ended.append)
+        one = self._model.builder
+        one.pid, one.state = spawned.pid, "starting"
         words: list[str] = []
 
         def noted(word: str) -> None:
             words.append(word)
             if word == "READY":
                 self._client = AsyncClient(self._model.runtime.file(BUILDER))
+                one.state, one.trouble, one.failed = "ready", "", 0
                 self._core.wake()
                 self._core.log.add(name=NAME, line=f"ready, pid {spawned.pid}")
 
@@ -143,9 +153,11 @@ class Tables:
         Lines(spawned.output, lambda line: self._core.log.add(name=NAME, line=line))
         Lines(spawned.notify, noted)
         deadline = asyncio.get_running_loop().call_later(READY_S, late)
+        watch = asyncio.create_task(self._watch(spawned.pid))
         try:
             await until_end(spawned.pidfd)
         finally:
+            watch.cancel()
             deadline.cancel()
             process.signal_pidfd(spawned.pidfd, signal.SIGKILL)
             os.close(spawned.pidfd)
@@ -156,12 +168,27 @@ class Tables:
             return f"was not ready after {READY_S:g} s, and was ended"
         refused = [w.removeprefix("REFUSED ") for w in words if w.startswith("REFUSED ")]
         if not refused:
-            return "ended, and is started again"
+            return f"ended ({await how_of(ended)}), and is started again"
         error = _refusal(refused[0])
         if not self.is_laid_out:
             # A person waits for the start, and no packet is under way.
             self._core.fail(error)
         return f"refused: {error.message}"
+
+    async def _watch(self, pid: int) -> None:
+        """Says that it is stopped: it does not end then, and answers nothing."""
+        one = self._model.builder
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                stopped = process.is_stopped(pid)
+            except OSError:
+                return
+            if stopped == (one.state == "stopped"):
+                continue
+            said = "is stopped, by a signal or a debugger" if stopped else "continues"
+            one.state = "stopped" if stopped else "ready" if self._client else "starting"
+            self._core.events.add(type="warning", name=NAME, message=f"the builder {said}")
 
     async def laid_out(self) -> None:
         """Returns once the tables are what workers can map."""
@@ -182,13 +209,24 @@ class Tables:
                 help='[[workers]] declares them: tables = { routes = { kind = "ipv4", ... } }',
             )
         args.setdefault("request", uuid.uuid4().hex)
-        deadline = time.monotonic() + ASK_S
-        while time.monotonic() < deadline:
-            if not await self._core.until(lambda: self._client is not None, SLOW_S):
+        patience = LIST_S if verb == "list" else ASK_S
+        deadline = time.monotonic() + patience
+        one = self._model.builder
+        while (left := deadline - time.monotonic()) > 0:
+            if not await self._core.until(lambda: self._client is not None, min(SLOW_S, left)):
+                if one.failed >= UNREADY:
+                    raise DpsupError(
+                        f"no builder of live tables gets ready: the last one {one.trouble}",
+                        code="E0528",
+                        why="packets are looked up in the tables as they are; no command can read"
+                        " or change them",
+                        help="`dpsup logs builder` and `dpsup events` show what each one said",
+                    )
                 continue
             try:
-                assert self._client is not None
-                return await self._client.ask(verb, deadline - time.monotonic(), **args)
+                return await self._answer(verb, left, args)
+            except TimedOut:
+                break
             except Gone:
                 if verb in READ_FILES:
                     # It may be reading that file that ended it, or kept it until it was ended.
@@ -201,10 +239,36 @@ class Tables:
                     ) from None
                 continue
         raise TimedOut(
-            f"no answer of the builder to `{verb}` within {ASK_S:g} s",
+            f"no answer of the builder (pid {one.pid}, {one.state}) to `{verb}` within"
+            f" {patience:g} s",
             code="E0904",
-            help="`dpsup logs builder` shows what it said",
+            why="it carries out one request after the other: a large file takes some seconds, a"
+            " disk or network that hangs takes longer",
+            help="`dpsup events --type command` shows what it was asked, `dpsup logs builder` what"
+            " it said",
         )
+
+    async def _answer(self, verb: str, timeout: float, args: dict[str, Any]) -> Any:
+        """Raises: TimedOut, also at once where the builder is stopped; Gone; what it refuses."""
+        assert self._client is not None
+        asked = asyncio.ensure_future(self._client.ask(verb, timeout, **args))
+        one = self._model.builder
+        try:
+            while True:
+                await asyncio.wait({asked}, timeout=LOOK_S)
+                if asked.done():
+                    return asked.result()
+                if one.state == "stopped":
+                    raise DpsupError(
+                        f"the builder of live tables, pid {one.pid}, is stopped, by a signal or a"
+                        " debugger",
+                        code="E0528",
+                        why=f"it does not answer `{verb}`; a change is carried out, if it came to"
+                        " it, once it continues",
+                        help=f"kill -CONT {one.pid}; `dpsup table` shows the version then",
+                    )
+        finally:
+            asked.cancel()
 
 
 def _refusal(text: str) -> DpsupError:

@@ -30,6 +30,14 @@ def _hints(picture: Picture) -> Iterator[str]:
         yield f"no supervisor: `{start}` supervises it again, `{do} stop` ends it"
     elif picture["primary"]["state"] != "running":
         yield f"no primary yet ({picture['primary']['state']}): `{do} logs primary`, `{do} events`"
+    builder = picture["builder"]
+    if builder and builder["state"] == "stopped":
+        yield (
+            f"the builder is stopped, by a signal or a debugger, and no live table can be changed:"
+            f" `kill -CONT {builder['pid']}`"
+        )
+    elif builder and builder["state"] != "ready" and builder["trouble"]:
+        yield f"no live table can be changed, the builder {builder['trouble']}: `{do} logs builder`"
     yield from _worker_hints(picture, do)
     yield from _group_hints(picture, do)
     drivers = {p["name"]: p["driver"] for p in picture["port_info"]}
