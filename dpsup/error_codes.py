@@ -96,7 +96,8 @@ CODES: dict[str, Entry] = {
         "no room for what a command writes",
         "The disk is full, or a quota or limit on sizes was reached: what was written so far ends"
         " somewhere.",
-        "Make room, and run the command again.",
+        "Make room, and run the command again. One that changes an instance has changed it: look"
+        " first.",
     ),
     # --- what the topology file says --------------------------------------------------------------
     "E0100": Entry(
@@ -922,8 +923,9 @@ CODES: dict[str, Entry] = {
     ),
     "E0735": Entry(
         "a capture cannot be written",
-        "The file cannot be created or written; nothing more was captured.",
-        "Give a writable path, on a disk with free space.",
+        "The file cannot be created or written, or the instance reads or writes it itself; nothing"
+        " more was captured.",
+        "Give another, writable path, on a disk with free space.",
     ),
     "E0736": Entry(
         "pcapng on a terminal",
