@@ -349,7 +349,7 @@ def _empty(out: IO[bytes]) -> None:
 
 def used_by(file: str, plan: Plan) -> str:
     """What the instance does with that file, empty: nothing. By device and inode."""
-    uses = {plan["topology_file"]: "its topology"}
+    uses = {plan["topology_file"]: "the instance's topology"}
     for port in plan["ports"]:
         for key, value in parse_vdev(port["vdev"])[1]:
             if key in ("rx_pcap", "tx_pcap"):

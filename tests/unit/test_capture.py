@@ -305,7 +305,8 @@ def test_no_file_of_the_instance_is_overwritten(tmp_path: Path) -> None:
     port = {"name": "wan", "vdev": f"net_pcap0,rx_pcap={inside},tx_pcap={tmp_path}/out.pcap"}
     plan: Any = {"topology_file": str(topology), "ports": [port, {"name": "lan", "vdev": ""}]}
     assert capture.used_by(str(link), plan) == "rx_pcap of port wan"
-    assert capture.used_by(f"{tmp_path}/../{tmp_path.name}/t.toml", plan) == "its topology"
+    said = capture.used_by(f"{tmp_path}/../{tmp_path.name}/t.toml", plan)
+    assert said == "the instance's topology"
     assert capture.used_by(str(tmp_path / "new.pcapng"), plan) == ""
     (tmp_path / "out.pcap").touch()
     assert capture.used_by(str(tmp_path / "out.pcap"), plan) == "tx_pcap of port wan"
