@@ -96,7 +96,8 @@ CODES: dict[str, Entry] = {
         "no room for what a command writes",
         "The disk is full, or a quota or limit on sizes was reached: what was written so far ends"
         " somewhere.",
-        "Make room, and run the command again.",
+        "Make room, and run the command again. One that changes an instance has changed it: look"
+        " first.",
     ),
     # --- what the topology file says --------------------------------------------------------------
     "E0100": Entry(
@@ -648,12 +649,13 @@ CODES: dict[str, Entry] = {
         "`dpsup table` lists them; write GROUP/NAME where the name alone is not enough.",
     ),
     "E0528": Entry(
-        "the builder of live tables ended",
+        "the builder of live tables ended, or is stopped",
         "No worker starts before the builder has laid out the tables, so a start ends where several"
         " builders end before that, or one is not ready in ten minutes. A command that names a file"
         " is not repeated where the builder ends while it carries it out: reading that file may be"
         " what ended it. Once three builders in a row have ended before they were ready, commands"
-        " fail at once; dpsup goes on trying.",
+        " fail at once; dpsup goes on trying. One that is stopped answers nothing until it"
+        " continues.",
         "`dpsup logs builder` shows what it said, `dpsup status` how the last one ended, `dpsup"
         " table` what the tables are. See that the machine has memory for the builder and the"
         " runtime directory has room; `dpsup check FILE` reads the tables' files.",
@@ -857,7 +859,7 @@ CODES: dict[str, Entry] = {
     "E0715": Entry(
         "no packets in quarantine",
         "No instance is running, and none left packets in quarantine.",
-        "`dpsup quarantine --dir DIR` reads a directory by its path.",
+        "`dpsup quarantine list --dir DIR` reads a directory by its path.",
     ),
     "E0716": Entry(
         "a rollout that is already under way",
@@ -931,8 +933,9 @@ CODES: dict[str, Entry] = {
     ),
     "E0735": Entry(
         "a capture cannot be written",
-        "The file cannot be created or written; nothing more was captured.",
-        "Give a writable path, on a disk with free space.",
+        "The file cannot be created or written, or the instance reads or writes it itself; nothing"
+        " more was captured.",
+        "Give another, writable path, on a disk with free space.",
     ),
     "E0736": Entry(
         "pcapng on a terminal",
@@ -1084,8 +1087,9 @@ CODES: dict[str, Entry] = {
     ),
     "E1003": Entry(
         "the file cannot be written",
-        "The directory does not exist, or this user may not write there.",
-        "Name a file in a directory of your own.",
+        "The directory does not exist, this user may not write there, or the command reads that"
+        " file and would overwrite it.",
+        "Name another file, in a directory of your own.",
     ),
     "E1004": Entry(
         "no terminal to draw on",

@@ -17,6 +17,7 @@ from dpsup.bench.document import from_document, to_document
 from dpsup.bench.model import Report
 from dpsup.bench.step import Setup
 from dpsup.errors import DpsupError, UsageError
+from dpsup.host.input_file import read_input
 
 if TYPE_CHECKING:
     from dpsup.documents.bench import Bench
@@ -48,7 +49,7 @@ def cases() -> dict[str, str]:
 
 def _read(path: str) -> Report:
     try:
-        doc = json.loads(Path(path).read_text())
+        doc = json.loads(read_input(path))
     except OSError as e:
         raise UsageError(f"cannot read {path}: {e.strerror}") from None
     except ValueError as e:

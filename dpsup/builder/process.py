@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +204,7 @@ def main(argv: list[str]) -> int:
     if not process.is_read(notify):
         return int(Exit.FAILED)
     process.ignore_accidents()
-    for sig in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(sig, signal.SIG_IGN)  # a terminal's are for the supervisor
+    process.ignore_terminal()
     plan: Plan = json.loads(Path(plan_file).read_text())
     process.pin(tuple(plan["supervisor_cores"]))
     directory = Path(plan_file).parent / TABLES

@@ -112,6 +112,16 @@ class Region:
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        size = os.fstat(fd).st_size
+        if size != self.bytes:
+            os.close(fd)
+            raise DpsupError(
+                f"{path} has {size} bytes, not {self.bytes}: another program changed it",
+                code="E0528",
+                why=f"it holds the live tables of group {path.name}, and its workers map it",
+                help="nothing but dpsup may write below the runtime directory: `dpsup stop`, and"
+                " start the instance again",
+            )
         self._map(fd)
         readers = os.open(self._readers_at, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._map_readers(readers)

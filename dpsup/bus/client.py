@@ -77,7 +77,9 @@ class Client:
 
     @staticmethod
     def _late(verb: str, timeout: float) -> DpsupError:
-        return TimedOut(f"no answer to `{verb}` within {max(0.0, timeout):g} s", code="E0904")
+        return TimedOut(
+            f"no answer to `{verb}` within {max(0.0, round(timeout, 2)):g} s", code="E0904"
+        )
 
     def demand_open(self) -> None:
         if self._closed:

@@ -343,7 +343,9 @@ class AsyncClient:
                 await self._socket.send_multipart([b"", raw])
                 reply = await future
         except TimeoutError:
-            raise TimedOut(f"no answer to `{verb}` within {timeout:g} s", code="E0904") from None
+            raise TimedOut(
+                f"no answer to `{verb}` within {round(timeout, 2):g} s", code="E0904"
+            ) from None
         finally:
             self._waiting.pop(request.id, None)
         return reply.value()

@@ -288,7 +288,7 @@ def _tables(topology: Topology, host: Host) -> Iterator[Problem]:
 
 def _plugin_file(topology: Topology, host: Host, path: Path, group: Group) -> Iterator[Problem]:
     """What a worker would refuse, before one is started."""
-    how = "correct the path, or build it: `dpsup init plugin` shows how"
+    how = "correct the path, or build it: `dpsup init --template plugin` shows how"
     if group.plugin.endswith(SUFFIX):
         how = "correct it: `dpsup init --template python` writes one to begin with"
     why, help = "", how

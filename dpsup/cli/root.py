@@ -233,7 +233,8 @@ def main() -> None:
         full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         click.echo(
             f"error[E0011]: what the command writes has no room: {e}\n"
-            "  help: the output ends before its end; make room, and run the command again"
+            "  help: the output ends before its end, and what the command changed is changed: make"
+            " room, and look with `dpsup status` before it is run again"
             if full
             else f"error[E0001]: internal error: {e!r}\n"
             "  help: run the command again with --debug and report the traceback",

@@ -9,7 +9,7 @@ from dpsup.documents.counters import Counters, Lane, PortInfo
 from dpsup.documents.plan import Chain, Plan
 from dpsup.documents.status import (
     Account,
-    Builder,
+    BuilderProcess,
     Group,
     Named,
     Pool,
@@ -144,7 +144,7 @@ class Picture(Measured):
     up_s: Annotated[float | None, "seconds since the supervisor's start"]
     supervisor: Supervisor
     primary: Process
-    builder: Builder | None
+    builder: BuilderProcess | None
     topology_file: Annotated[str, "the file that it was started with"]
     ports: list[PortRates]
     io: list[IoRates]

@@ -23,6 +23,13 @@ class Process(TypedDict):
     state: Annotated[str, "its state"]
 
 
+class BuilderProcess(Process):
+    """Its state: absent, starting, ready, stopped (by a signal or a debugger), failing (several
+    ended, one after the other, unready)."""
+
+    trouble: Annotated[str, "why the last one ended; empty: it did not, or the next one is ready"]
+
+
 class Supervisor(TypedDict):
     pid: Annotated[int | None, "null: it is dead, the data plane goes on"]
 
@@ -48,12 +55,6 @@ class Port(TypedDict):
     link_mbps: Annotated[int, "its speed, 0: unknown"]
     absent: Annotated[bool, "it has no device now; it is opened once it has one"]
     trouble: Annotated[str, "why it does not forward, in words; empty: it does"]
-
-
-class Builder(TypedDict):
-    pid: Annotated[int | None, "the process, null: none runs"]
-    state: Annotated[str, "starting, ready, failing: several ended, one after the other, unready"]
-    why: Annotated[str, "how the last one ended, empty: it is ready, or none has ended"]
 
 
 class Pool(TypedDict):
@@ -210,7 +211,7 @@ class Status(Named):
     primary: Process
     seed: Process | None
     builder: Annotated[
-        Builder | None, "what changes live tables, null: there are none, or it is not known"
+        BuilderProcess | None, "of live tables, null: there are none, or no supervisor"
     ]
     topology_file: Annotated[str, "the file that it was started with"]
     started_ns: Annotated[int | None, "when the supervisor started"]
@@ -308,7 +309,7 @@ class View(TypedDict):
     state: str
     primary: Process
     seed: Process
-    builder: Builder | None
+    builder: BuilderProcess | None
     absent: list[str]
     groups: list[GroupView]
     recovery: RecoveryView

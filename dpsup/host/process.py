@@ -63,6 +63,11 @@ def _read_stat(pid: int) -> tuple[str, int]:
     return fields[0], int(fields[19])
 
 
+def is_stopped(pid: int) -> bool:
+    """By a signal or a debugger; it neither ends nor answers then."""
+    return _state_and_start(pid)[0] in ("T", "t")
+
+
 def is_surely_gone(pid: int, start: int) -> bool:
     """Gone, or a zombie; False where that cannot be read, as without a free descriptor. `start` 0:
     whichever process has the pid."""
@@ -188,6 +193,12 @@ def ignore_accidents() -> None:
     are left are orders, faults (SIGSEGV, SIGABRT …), and job control (SIGTSTP, SIGCONT)."""
     real_time = range(signal.SIGRTMIN, signal.SIGRTMAX + 1)
     for number in (*_ACCIDENTS, *real_time):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def ignore_terminal() -> None:
+    """What a terminal sends to all that was started from it is for the supervisor."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
 
 

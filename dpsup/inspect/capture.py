@@ -11,8 +11,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import heapq
+import json
 import os
 import signal
+import stat
 import struct
 import sys
 import threading
@@ -28,13 +30,15 @@ from dpsup._build import VERSION
 from dpsup.bus.client import Client
 from dpsup.errors import DpsupError, HostError, UsageError
 from dpsup.instance import client
-from dpsup.instance.runtime_dir import PRIMARY
+from dpsup.instance.runtime_dir import PLAN, PRIMARY, Runtime
 from dpsup.packets import pcapng
 from dpsup.packets.decode import one_line
 from dpsup.text import plural
+from dpsup.topology.values import parse_vdev
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.inspect import CaptureStart
+    from dpsup.documents.plan import Plan
 
 SIGN_S = 1.0  # between two keep-alives
 EVERY_S = 0.05  # between two reads that found nothing
@@ -337,9 +341,46 @@ def _open(file: str | None) -> IO[bytes]:
             )
         return sys.stdout.buffer
     try:
-        return Path(str(file)).open("wb")
+        # Emptied once the capture begins: one that is refused leaves what is there.
+        fd = os.open(str(file), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as e:
         raise HostError(f"cannot write {file}: {e.strerror}", code="E0735") from e
+    return os.fdopen(fd, "wb")
+
+
+def _empty(out: IO[bytes]) -> None:
+    if out is not sys.stdout.buffer and stat.S_ISREG(os.fstat(out.fileno()).st_mode):
+        os.ftruncate(out.fileno(), 0)
+
+
+def used_by(file: str, plan: Plan) -> str:
+    """What the instance does with that file, empty: nothing. By device and inode."""
+    uses = {plan["topology_file"]: "the instance's topology"}
+    for port in plan["ports"]:
+        for key, value in parse_vdev(port["vdev"])[1]:
+            if key in ("rx_pcap", "tx_pcap"):
+                uses[value] = f"{key} of port {port['name']}"
+    for path, what in uses.items():
+        with contextlib.suppress(OSError):
+            if Path(file).samefile(path):
+                return what
+    return ""
+
+
+def _demand_free(file: str | None, where: Runtime) -> None:
+    """Raises: UsageError where the capture would overwrite a file of the instance's."""
+    if file in (None, "-"):
+        return
+    try:
+        plan: Plan = json.loads(where.read(PLAN))
+    except (OSError, ValueError):
+        return  # nothing is known
+    if what := used_by(str(file), plan):
+        raise UsageError(
+            f"cannot write {file}: it is {what}, and would be overwritten",
+            code="E0735",
+            help="give another file",
+        )
 
 
 def _names(options: Options, started: CaptureStart) -> Names:
@@ -377,6 +418,7 @@ def run(
     numbers of captured and missed packets. `begun` is called at the start. Raises: DpsupError."""
     where = client.find(name)
     where.demand_access()
+    _demand_free(options.file, where)
     primary = Client(where.file(PRIMARY), lambda: where.name in client.running())
     out = _open(options.file)
     try:
@@ -389,6 +431,7 @@ def run(
                 pid=os.getpid(),
                 dropped=list(options.dropped),
             )
+            _empty(out)
             begun()
             return _capture(primary.ask, where.file(PRIMARY), options, started, out, signals)
     except OSError as e:

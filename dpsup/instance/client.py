@@ -127,8 +127,8 @@ class Instance:
         """Why no answer comes."""
         if self._has_primary():
             return Unsupervised(
-                f'instance "{self.name}" has no supervisor: it forwards, but cannot be changed',
-                help="`dpsup start FILE` supervises it again, `dpsup stop` ends it",
+                f'instance "{self.name}" has no supervisor, which this needs: it forwards as it is',
+                help=f"`dpsup start FILE` supervises it again, `dpsup -n {self.name} stop` ends it",
             )
         return NotRunning(f'instance "{self.name}" has ended', code="E0906")
 

@@ -8,7 +8,6 @@ process ends with the instance, or when another supervisor, which starts its own
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
@@ -28,6 +27,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from dpsup.errors import DpsupError
+from dpsup.host import process
 from dpsup.instance import runtime_dir
 from dpsup.instance.client import Instance
 from dpsup.instance.runtime_dir import Runtime
@@ -565,6 +565,8 @@ def _is_over(where: Runtime, first: int | None) -> bool:
 def main(argv: list[str]) -> int:
     path, name, listen, _, notify_fd = argv[1:]
     where, parent = Runtime(path, name), os.getppid()
+    process.ignore_accidents()
+    process.ignore_terminal()
     os.nice(10)  # a worker may have to share the supervisor's core: it comes first
     registry = CollectorRegistry()
     registry.register(Source(looker(where)))
@@ -576,9 +578,8 @@ def main(argv: list[str]) -> int:
     os.write(int(notify_fd), b"READY\n")
     os.close(int(notify_fd))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with contextlib.suppress(KeyboardInterrupt):
-        while not _is_over(where, parent):
-            time.sleep(LOOK_S)
+    while not _is_over(where, parent):
+        time.sleep(LOOK_S)
     return 0
 
 

@@ -298,7 +298,7 @@ def status(
         "supervisor": {"pid": view["pid"] if view else None},
         "primary": view["primary"] if view else {"pid": plan["primary_pid"], "state": "running"},
         "seed": view["seed"] if view else None,
-        "builder": view["builder"] if view else None,
+        "builder": view.get("builder") if view else None,
         "topology_file": plan["topology_file"],
         "started_ns": view["started_ns"] if view else None,
         "ports": ports(plan, counters),

@@ -14,6 +14,7 @@ from dpsup.advise import command
 from dpsup.advise import report as advice
 from dpsup.advise.window import Window
 from dpsup.errors import DpsupError, NotRunning, UsageError
+from dpsup.host.input_file import read_input
 from dpsup.instance import history, runtime_dir
 from dpsup.instance.client import find
 from dpsup.instance.history import Wanted
@@ -36,7 +37,7 @@ def _document(path: str | None, kind: str) -> Any:
     if path is None:
         return None
     try:
-        doc = json.loads(Path(path).read_text(encoding="utf-8"))
+        doc = json.loads(read_input(path))
     except (OSError, ValueError) as e:
         reason = (isinstance(e, OSError) and e.strerror) or "it is not JSON"
         raise UsageError(f"cannot read {path}: {reason}", code="E0746") from None

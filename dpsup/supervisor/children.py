@@ -15,6 +15,7 @@ from dpsup.supervisor.core import Core
 from dpsup.supervisor.journal import Lines
 from dpsup.supervisor.model import Child, Model
 
+HEARD_TRIES = 50
 LAST_WORDS_S = 0.01  # after an end, so that the last words have been read
 
 
@@ -29,6 +30,16 @@ async def until_end(pidfd: int) -> None:
         loop.remove_reader(pidfd)
 
 
+async def how_of(ended: list[str]) -> str:
+    """How a process ended, which `Children.expect` appends: before its pidfd says that it did, or
+    soon after."""
+    for _ in range(HEARD_TRIES):
+        if ended:
+            break
+        await asyncio.sleep(LAST_WORDS_S)
+    return ended[-1] if ended else "unknown"
+
+
 class Children:
     """`on_end(pid, status)` hears of other children: workers whose seed died."""
 
@@ -36,7 +47,7 @@ class Children:
         self._core, self._model = core, model
         self._on_end = on_end
         self._mine: dict[int, Child] = {}
-        self._foreign: set[int] = set()  # pids that another part waits for
+        self._foreign: dict[int, Callable[[str], None]] = {}  # pids that another part waits for
 
     def spawn(self, child: Child, argv: list[str], ready_s: float) -> Identity:
         """Raises: OSError where no process, no descriptor is to be had."""
@@ -96,15 +107,15 @@ class Children:
             if child is not None:
                 how = process.describe_status(ended)
                 self._core.events.add(type="exit", name=child.name, pid=pid, how=how)
-            elif pid in self._foreign:
-                self._foreign.discard(pid)
+            elif (heard := self._foreign.pop(pid, None)) is not None:
+                heard(process.describe_status(ended))
             else:
                 process.end_group(pid)
                 self._on_end(pid, ended)
 
-    def expect(self, pid: int) -> None:
-        """Leave its end to another part, which watches its pidfd."""
-        self._foreign.add(pid)
+    def expect(self, pid: int, heard: Callable[[str], None]) -> None:
+        """Leave its end to another part, which watches its pidfd, and hears how it ended."""
+        self._foreign[pid] = heard
 
     def kill_all(self) -> None:
         """The primary, the seed, and all that the seed forked."""

@@ -13,7 +13,7 @@ import signal
 import sys
 
 from dpsup.host import process
-from dpsup.supervisor.children import Children, until_end
+from dpsup.supervisor.children import Children, how_of, until_end
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.journal import Lines
 from dpsup.supervisor.model import Model
@@ -41,7 +41,8 @@ async def _serve(core: Core, model: Model, children: Children) -> str:
     where = str(model.runtime.path), model.name, model.plan.metrics_listen
     argv = [sys.executable, "-P", "-m", "dpsup.instance.openmetrics", *where]
     spawned = process.spawn(argv)
-    children.expect(spawned.pid)
+    ended: list[str] = []
+    children.expect(spawned.pid, ended.append)
     refused: list[str] = []
     Lines(spawned.output, lambda line: core.log.add(name=NAME, line=line))
     Lines(spawned.notify, refused.append)
@@ -50,4 +51,5 @@ async def _serve(core: Core, model: Model, children: Children) -> str:
     finally:
         process.signal_pidfd(spawned.pidfd, signal.SIGKILL)
         os.close(spawned.pidfd)
-    return refused[-1] if refused and refused[-1] != "READY" else "it ended"
+    how = await how_of(ended)
+    return refused[-1] if refused and refused[-1] != "READY" else f"it ended ({how})"

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, cast
 
 from dpsup.bus.messages import Request
 from dpsup.documents.counters import Counters
-from dpsup.documents.status import Builder, LastExit, Summary
+from dpsup.documents.status import LastExit, Summary
 from dpsup.documents.story import Hello, Story
 from dpsup.errors import DpsupError
 from dpsup.host.process import Identity
@@ -201,6 +201,16 @@ def _group(index: int, plan: GroupPlan) -> Group:
     return Group(plan, index, workers, policy_of(plan), plan.count)
 
 
+@dataclass(slots=True)
+class Builder:
+    """The builder of live tables, as far as it concerns a person."""
+
+    pid: int | None = None
+    state: str = "absent"  # documents.status.BuilderProcess
+    trouble: str = ""  # why the last one ended
+    failed: int = 0  # builders in a row that ended before they were ready
+
+
 class Model(Machine):
     """One instance. `replan(generation)` makes the plan of the next generation; `progress` hears,
     in words, what a person who waits wants to know."""
@@ -231,10 +241,10 @@ class Model(Machine):
         self.ledgers = [Ledger.begin(g) for g in plan.groups]
         self.sitters: dict[int, Sitter] = {}  # by pid, until their end is accounted for
         self.hello = cast(Hello, {})  # what the primary said of itself
+        self.builder = Builder()
         self.troubles: dict[str, str] = {}  # ports that do not forward, and why
         self.adopted = False  # the data plane is older than this supervisor
         self.rx_on = False
-        self.builder: Builder | None = None  # of live tables, where there are any
         self.short: list[str] = []  # ports whose output files lack bytes
         self.is_done = False  # a job's input is idle: it ends by itself, not by a person's order
         self.promised: dict[str, int] = {}  # by port, the packets that a job's captures hold

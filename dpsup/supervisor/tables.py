@@ -22,7 +22,7 @@ from dpsup.bus.sockets import AsyncClient, Gone
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut
 from dpsup.host import process
 from dpsup.instance.runtime_dir import BUILDER, PLAN, TABLES
-from dpsup.supervisor.children import Children, until_end
+from dpsup.supervisor.children import Children, how_of, until_end
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.journal import Lines
 from dpsup.supervisor.model import Model
@@ -37,6 +37,8 @@ FAULT_S = 1.0  # after an internal error
 TRIES = 5  # builders that end before the tables are laid out, or over the same request
 FAILING = 3  # builders that end unready, after which no request waits for the next one
 READ_FILES = ("batch", "load")  # requests that name a file
+LOOK_S = 1.0  # between two looks whether it is stopped
+LIST_S = 8.0  # a person waits, and the command's own patience is 10 s
 LAST_WORDS = 6  # lines of a builder that did not get ready
 
 
@@ -55,9 +57,6 @@ class Tables:
         self._client: AsyncClient | None = None  # while a builder is ready
         self._history = History()
         self._failures = 0  # of builders, before the tables are laid out
-        self._unready_ends = 0  # in a row
-        if self.is_wanted:
-            self._note("starting")
 
     @property
     def is_wanted(self) -> bool:
@@ -103,15 +102,13 @@ class Tables:
         self._core.events.add(type="warning", name=NAME, message=f"the builder {why}")
         await asyncio.sleep(decision.delay or 0)
 
-    def _note(self, state: str, pid: int | None = None, why: str = "") -> None:
-        """What `status` says of the builder."""
-        self._model.builder = {"pid": pid, "state": state, "why": why}
-        self._core.wake()
-
     def _note_failure(self, why: str) -> None:
         """Without tables no worker starts: a start that waits for them must end."""
-        self._unready_ends += 1
-        self._note("failing" if self._is_failing else "starting", why=why)
+        one = self._model.builder
+        one.failed += 1
+        one.pid, one.trouble = None, why
+        one.state = "failing" if self._is_failing else "starting"
+        self._core.wake()
         if self.is_laid_out or self._is_over:
             return
         self._failures += 1
@@ -120,7 +117,7 @@ class Tables:
 
     @property
     def _is_failing(self) -> bool:
-        return self._unready_ends >= FAILING
+        return self._model.builder.failed >= FAILING
 
     def _unready(self, what: str) -> DpsupError:
         words = [e["line"] for e in self._core.log.since(0) if e["name"] == NAME]
@@ -136,17 +133,20 @@ class Tables:
         """One builder, from its start to its end; why it ended."""
         plan = self._model.runtime.file(PLAN)
         spawned = process.spawn([sys.executable, "-P", "-m", "dpsup.builder", plan])
-        self._children.expect(spawned.pid)
+        ended: list[str] = []
+        self._children.expect(spawned.pid, ended.append)
+        one = self._model.builder
+        one.pid, one.state = spawned.pid, "failing" if self._is_failing else "starting"
         words: list[str] = []
 
         def noted(word: str) -> None:
             words.append(word)
             if word == "READY":
-                self._unready_ends = -1  # its own end is none of an unready one
-                self._note("ready", spawned.pid)
                 path = self._model.runtime.file(BUILDER)
                 skip = self._core.skip
                 self._client = AsyncClient(path, lambda e: skip(NAME, "an answer", e.message))
+                # Its own end is none of an unready one.
+                one.state, one.trouble, one.failed = "ready", "", -1
                 self._core.wake()
                 self._core.log.add(name=NAME, line=f"ready, pid {spawned.pid}")
             elif word and not word.startswith("REFUSED "):
@@ -164,9 +164,11 @@ class Tables:
         Lines(spawned.output, lambda line: self._core.log.add(name=NAME, line=line))
         Lines(spawned.notify, noted)
         deadline = asyncio.get_running_loop().call_later(READY_S, late)
+        watch = asyncio.create_task(self._watch(spawned.pid))
         try:
             await until_end(spawned.pidfd)
         finally:
+            watch.cancel()
             deadline.cancel()
             process.signal_pidfd(spawned.pidfd, signal.SIGKILL)
             os.close(spawned.pidfd)
@@ -177,12 +179,27 @@ class Tables:
             return f"was not ready after {READY_S:g} s, and was ended"
         refused = [w.removeprefix("REFUSED ") for w in words if w.startswith("REFUSED ")]
         if not refused:
-            return "ended, and is started again"
+            return f"ended ({await how_of(ended)}), and is started again"
         error = _refusal(refused[0])
         if not self.is_laid_out:
             # A person waits for the start, and no packet is under way.
             self._core.fail(error)
         return f"refused: {error.message}"
+
+    async def _watch(self, pid: int) -> None:
+        """Says that it is stopped: it does not end then, and answers nothing."""
+        one = self._model.builder
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                stopped = process.is_stopped(pid)
+            except OSError:
+                return
+            if stopped == (one.state == "stopped"):
+                continue
+            said = "is stopped, by a signal or a debugger" if stopped else "continues"
+            one.state = "stopped" if stopped else "ready" if self._client else "starting"
+            self._core.events.add(type="warning", name=NAME, message=f"the builder {said}")
 
     async def laid_out(self) -> None:
         """Returns once the tables are what workers can map."""
@@ -203,16 +220,28 @@ class Tables:
                 help='[[workers]] declares them: tables = { routes = { kind = "ipv4", ... } }',
             )
         args.setdefault("request", uuid.uuid4().hex)
-        deadline = time.monotonic() + ASK_S
+        patience = LIST_S if verb == "list" else ASK_S
+        deadline = time.monotonic() + patience
+        one = self._model.builder
         ends = 0
-        while time.monotonic() < deadline:
-            await self._core.until(lambda: self._client is not None or self._is_failing, SLOW_S)
+        while (left := deadline - time.monotonic()) > 0:
+            await self._core.until(
+                lambda: self._client is not None or self._is_failing, min(SLOW_S, left)
+            )
             if self._client is None:
                 if self._is_failing:
-                    raise self._failing()
+                    raise DpsupError(
+                        f"no builder gets ready: the last one {one.trouble}",
+                        code="E0528",
+                        why="workers go on with the tables as they are; the builder is tried again"
+                        " every 2 s",
+                        help="`dpsup logs builder` and `dpsup events` show what each one said",
+                    )
                 continue
             try:
-                return await self._client.ask(verb, deadline - time.monotonic(), **args)
+                return await self._answer(verb, left, args)
+            except TimedOut:
+                break
             except Gone:
                 if verb in READ_FILES:
                     # It may be reading that file that ended it, or kept it until it was ended.
@@ -232,20 +261,36 @@ class Tables:
                         help="`dpsup logs builder` shows what they said",
                     ) from None
         raise TimedOut(
-            f"no answer of the builder to `{verb}` within {ASK_S:g} s",
+            f"no answer of the builder (pid {one.pid}, {one.state}) to `{verb}` within"
+            f" {patience:g} s",
             code="E0904",
-            help="`dpsup logs builder` shows what it said",
+            why="it carries out one request after the other: a large file takes some seconds, a"
+            " disk or network that hangs takes longer",
+            help="`dpsup events --type command` shows what it was asked, `dpsup logs builder` what"
+            " it said",
         )
 
-    def _failing(self) -> DpsupError:
-        builder = self._model.builder
-        return DpsupError(
-            f"no builder gets ready: the last one {builder['why'] if builder else 'ended'}",
-            code="E0528",
-            why="workers go on with the tables as they are; the builder is tried again every 2 s",
-            help="`dpsup logs builder` shows what it said; see that the machine has memory for it,"
-            " and the runtime directory room",
-        )
+    async def _answer(self, verb: str, timeout: float, args: dict[str, Any]) -> Any:
+        """Raises: TimedOut, also at once where the builder is stopped; Gone; what it refuses."""
+        assert self._client is not None
+        asked = asyncio.ensure_future(self._client.ask(verb, timeout, **args))
+        one = self._model.builder
+        try:
+            while True:
+                await asyncio.wait({asked}, timeout=LOOK_S)
+                if asked.done():
+                    return asked.result()
+                if one.state == "stopped":
+                    raise DpsupError(
+                        f"the builder of live tables, pid {one.pid}, is stopped, by a signal or a"
+                        " debugger",
+                        code="E0528",
+                        why=f"it does not answer `{verb}`; a change is carried out, if it came to"
+                        " it, once it continues",
+                        help=f"kill -CONT {one.pid}; `dpsup table` shows the version then",
+                    )
+        finally:
+            asked.cancel()
 
 
 def _refusal(text: str) -> DpsupError:

@@ -19,7 +19,13 @@ def view(model: Model) -> View:
         "state": model.state,
         "primary": _child(model.primary),
         "seed": _child(model.seed),
-        "builder": model.builder,
+        "builder": {
+            "pid": model.builder.pid,
+            "state": model.builder.state,
+            "trouble": model.builder.trouble,
+        }
+        if any(g.tables for g in model.plan.groups)
+        else None,
         "absent": model.absent,
         "groups": [
             {

@@ -14,6 +14,7 @@ from typing import Any
 from dpsup import _abi, limits
 from dpsup.documents.trial import TriedFinding, Try
 from dpsup.errors import NoSuchObject, TopologyError, UsageError
+from dpsup.host.input_file import read_input
 from dpsup.host.symbols import CRASHED, Loaded, named, variable
 from dpsup.packets import frames as captures
 from dpsup.packets import pcapng
@@ -116,6 +117,41 @@ def _of_topology(options: Options, plugin: str, directory: Path) -> Setting:
     )  # fmt: skip
 
 
+def _is_readable(path: str) -> bool:
+    return Path(path).is_file() and os.access(path, os.R_OK)
+
+
+def _inputs(options: Options, setting: Setting) -> dict[str, str]:
+    """The files that are read, and what each is. Raises: UsageError."""
+    named = ((key, value) for key, value in setting.args if key.startswith(limits.FILE))
+    files = {f'the file "{key.removeprefix(limits.FILE)}"': path for key, path in named}
+    for what, path in files.items():
+        if not _is_readable(path):
+            raise UsageError(
+                f"cannot read {what} of the plugin, {path}",
+                code="E0542",
+                help="write it, or correct the path",
+            )
+    found = {**files, "the capture": options.capture}
+    if not setting.builtin:
+        found["the plugin"] = setting.plugin
+    if options.topology is not None:
+        found["the topology"] = options.topology
+    return found
+
+
+def _check_output(out: str, inputs: dict[str, str]) -> None:
+    """Before anything is run. By device and inode: links deceive nobody. Raises: UsageError."""
+    for what, path in inputs.items():
+        with contextlib.suppress(OSError):
+            if Path(out).samefile(path):
+                raise UsageError(
+                    f"--out {out} is {what}: it would be overwritten",
+                    code="E1003",
+                    help="name another file",
+                )
+
+
 def _is_builtin(plugin: str) -> bool:
     return "/" not in plugin and not plugin.endswith(".so")
 
@@ -137,7 +173,7 @@ def _setting(options: Options, directory: Path) -> Setting:
         plugin = options.plugin
     else:
         plugin = str(Path(options.plugin).absolute())
-        if not os.access(plugin, os.R_OK):
+        if not _is_readable(plugin):
             raise UsageError(
                 f"cannot read {options.plugin}", code="E0541", help="build it, or correct the path"
             )
@@ -145,6 +181,14 @@ def _setting(options: Options, directory: Path) -> Setting:
         return _of_topology(options, plugin, directory)
     ports = options.ports or ("wan", "lan")
     groups = (options.group or "workers", *options.groups)
+    for what, names in (("ports", ports), ("groups", groups)):
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(
+                    f"two {what} have the name `{name}`",
+                    code="E0542",
+                    help="give each a name of its own",
+                )
     if len(ports) > limits.PORTS or len(groups) > limits.GROUPS:
         raise UsageError(
             f"at most {limits.PORTS} ports and {limits.GROUPS} groups are possible", code="E0542"
@@ -166,7 +210,7 @@ def _setting(options: Options, directory: Path) -> Setting:
 
 def _read(options: Options, ports: Sequence[str]) -> tuple[list[Frame], list[int]]:
     try:
-        data = Path(options.capture).read_bytes()
+        data = read_input(options.capture)
     except OSError as e:
         raise UsageError(
             f"cannot read {options.capture}: {e.strerror}",
@@ -177,6 +221,12 @@ def _read(options: Options, ports: Sequence[str]) -> tuple[list[Frame], list[int
         frames = list(captures.frames(data))
     except captures.DamagedError as e:
         raise UsageError(f"{options.capture}: {e}", code="E0541") from None
+    if not frames:
+        raise UsageError(
+            f"{options.capture} has no packet",
+            code="E0541",
+            help="a trial without packets says nothing about a plugin: name another capture",
+        )
     frames = frames[: options.packets]
     for number, frame in enumerate(frames, 1):
         if not 0 < len(frame.data) <= program.PACKET_MOST:
@@ -307,6 +357,9 @@ def carry_out(options: Options) -> Try:
 
 
 def _carry_out(options: Options, setting: Setting) -> Try:
+    inputs = _inputs(options, setting)
+    if options.out is not None:
+        _check_output(options.out, inputs)
     frames, ports = _read(options, setting.ports)
     doc = _document(options, setting, frames)
     run = program.run(setting, frames, ports)

@@ -87,7 +87,8 @@ def run(
     setting: Setting, frames: Sequence[Frame], ports: Sequence[int], *, sweeps: bool = False
 ) -> Run:
     """All packets, each coming in by its port. Raises: DpsupError."""
-    words = ["builtin" if setting.builtin else "plugin", setting.plugin]
+    words = ["parent", str(os.getpid())]
+    words += ["builtin" if setting.builtin else "plugin", setting.plugin]
     for port in setting.ports:
         words += ["port", port]
     for group in setting.groups:

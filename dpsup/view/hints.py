@@ -31,9 +31,14 @@ def _hints(picture: Picture) -> Iterator[str]:
     elif picture["primary"]["state"] != "running":
         yield f"no primary yet ({picture['primary']['state']}): `{do} logs primary`, `{do} events`"
     builder = picture["builder"]
-    if builder is not None and builder["state"] == "failing":
+    if builder and builder["state"] == "stopped":
         yield (
-            f"live tables cannot be changed, the builder {builder['why']}:"
+            f"the builder is stopped, by a signal or a debugger, and no live table can be changed:"
+            f" `kill -CONT {builder['pid']}`"
+        )
+    elif builder and builder["state"] != "ready" and builder["trouble"]:
+        yield (
+            f"live tables cannot be changed, the builder {builder['trouble']}:"
             f" `{do} logs builder`, `{do} events`"
         )
     yield from _worker_hints(picture, do)

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +66,9 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def build(folder: Path, body: str, facts: str, more: str = "") -> Path:
+def build(folder: Path, body: str, facts: str, more: str = "", first: str = "") -> Path:
     source, out = folder / "tried.c", folder / "tried.so"
-    source.write_text(f"{HEAD}{body}{TAIL}{facts}\n}};\n{more}")
+    source.write_text(f"{first}{HEAD}{body}{TAIL}{facts}\n}};\n{more}")
     subprocess.run(
         ["cc", "-O1", "-g", "-w", "-shared", "-fPIC", f"-DLAST={LAST}", f"-I{SDK}", source, "-o",
          out],
@@ -403,6 +408,8 @@ def test_what_cannot_be_tried(tmp_path: Path, capture: Path) -> None:
 
     damaged = tmp_path / "damaged.pcap"
     damaged.write_bytes(capture.read_bytes()[:-3])
+    (tmp_path / "empty.pcap").write_bytes(to_bytes([], 1.0))
+    os.mkfifo(tmp_path / "fifo.so")
     for words, text in (
         (("none.so", capture), "cannot read none.so"),
         (("nothing", capture), "is no plugin"),
@@ -412,6 +419,12 @@ def test_what_cannot_be_tried(tmp_path: Path, capture: Path) -> None:
         (("sink", __file__), "neither a pcap nor a pcapng file"),
         (("sink", capture, "--arg", "x"), "is no argument"),
         (("sink", capture, "--input", "dmz"), "no port `dmz`"),
+        (("sink", capture, "--port", "a", "--port", "a"), "two ports have the name `a`"),
+        (("sink", capture, "--other-group", "workers"), "two groups have the name `workers`"),
+        (("sink", capture, "--file", "r=none.txt"), 'cannot read the file "r" of the plugin'),
+        (("sink", tmp_path / "empty.pcap"), "has no packet"),
+        (("sink", "/dev/zero"), "it is a device"),
+        ((tmp_path / "fifo.so", capture), "fifo.so"),
     ):
         found, said = code(*words)
         assert found == 2 and text in said, said
@@ -431,3 +444,70 @@ def test_a_plugin_that_is_refused(tmp_path: Path, capture: Path) -> None:
     )
     one = only(tried(tmp_path / "r.so", capture, code=1))
     assert one["kind"] == "refused" and 'no "rate"' in one["message"]
+
+
+def test_no_input_is_overwritten(tmp_path: Path, capture: Path) -> None:
+    plugin = build(tmp_path, "", "")
+    routes, link = tmp_path / "routes.txt", tmp_path / "link"
+    routes.write_text("10.0.0.0/8 1\n")
+    link.symlink_to(capture)
+    inputs = (capture, plugin, routes)
+    before = [one.read_bytes() for one in inputs]
+    for out in (*inputs, link):
+        done = subprocess.run(
+            [DPSUP, "try", plugin, capture, "--file", f"routes={routes}", "--out", out],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2 and "would be overwritten" in done.stderr, done.stderr
+    assert [one.read_bytes() for one in inputs] == before
+
+
+def test_a_topology_s_tables_are_there(tmp_path: Path, capture: Path) -> None:
+    body = """
+	const struct dps_live_table *t = dps_table(env, "routes");
+	return dps_drop(t == NULL || dps_lpm_find(t->at, p->data + 30) != 7);
+    """
+    plugin = build(tmp_path, body, "", "", "#include <dpsup_table_lpm.h>")
+    topology = tmp_path / "t.toml"
+    topology.write_text(
+        'version = 1\nname = "t"\n[mempools.default]\nmbufs = 4096\n'
+        '[[ports]]\nname = "wan"\nvdev = "net_null0"\n[[io]]\ncores = "1"\n'
+        '[[workers]]\nname = "fw"\nplugin = "./tried.so"\ncount = 1\ninput = ["wan"]\n'
+        'tables = { routes = { kind = "ipv4", entries = 10, file = "routes" } }\n'
+    )
+    (tmp_path / "routes").write_text("default 7\n")
+    doc = tried(plugin, capture, "--topology", topology, "--kill-sweep", code=0)
+    assert doc["dropped"] == {"reason 0": len(TRAFFIC)}
+    assert doc["sweep"]["points"] > len(TRAFFIC)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_nothing_goes_on_after_the_command(
+    tmp_path: Path, capture: Path, number: signal.Signals
+) -> None:
+    """A plugin that loops would be tried for the time of all its packets."""
+    begun = tmp_path / "begun"
+    plugin = build(tmp_path, f'fclose(fopen("{begun}", "w")); for (;;) ;', "")
+    child = subprocess.Popen([DPSUP, "try", plugin, capture, "--timeout", "1000s"])
+    try:
+        until(begun.exists)
+    finally:
+        child.send_signal(number)
+        child.wait()
+    until(lambda: not trials_of(plugin))
+
+
+def trials_of(plugin: Path) -> list[str]:
+    found = []
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"dpsup-try" in (words := one.read_bytes()) and str(plugin).encode() in words:
+                found.append(one.parent.name)
+    return found
+
+
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)

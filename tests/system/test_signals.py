@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Each signal that can be caught, to supervisor, primary and seed; a closed terminal."""
+"""Each signal that can be caught, to dpsup's processes; a closed terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
 import signal
+import socket
 import subprocess
 import termios
+import urllib.request
+from pathlib import Path
 
 import pytest
-from harness import CALM, DPSUP, Run, lives, supervisor, wait_for
+from harness import CALM, DPSUP, NULL, Run, lives, pids_of, supervisor, wait_for
 
 pytestmark = pytest.mark.beside
 
@@ -52,6 +56,53 @@ def test_no_signal_makes_an_instance_headless_by_accident(instance: Run) -> None
     os.kill(pids[0], signal.SIGQUIT)
     wait_for(lambda: not any(map(lives, pids)))
     assert not instance.file.parent.joinpath("core").exists()
+
+
+def metrics_of(instance: Run) -> list[int]:
+    found = []
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = one.read_bytes().split(b"\0")
+            if b"dpsup.instance.openmetrics" in words and instance.name.encode() in words:
+                found.append(int(one.parent.name))
+    return found
+
+
+def test_builder_and_metrics_outlive_what_a_terminal_sends(instance: Run) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{one.getsockname()[1]}"
+    tables = 'tables = { t = { kind = "ipv4", entries = 10 } }'
+    text = NULL.replace("count = 2", f"count = 2\n{tables}")
+    instance.start(f'{text}\n[metrics]\nlisten = "{where}"\n')
+
+    def serves() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{where}/metrics", timeout=20) as answer:
+                return b"dpsup_up" in answer.read()
+        except OSError:
+            return False
+
+    wait_for(serves)
+    (builder,), (metrics,) = pids_of("dpsup.builder", instance.name), metrics_of(instance)
+    for number in (*REST, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        os.kill(builder, number)
+        os.kill(metrics, number)
+    instance.do("table", "t", "add", "10.0.0.0/8", "1")
+    assert serves()
+    assert instance.status()["builder"] == {"pid": builder, "state": "ready", "trouble": ""}
+    assert metrics_of(instance) == [metrics]
+    # One that is stopped is named, in place of a wait of minutes.
+    os.kill(builder, signal.SIGSTOP)
+    instance.until(lambda s: s["builder"]["state"] == "stopped")
+    done = instance.do("table", "t", "add", "11.0.0.0/8", "1", check=False)
+    assert done.returncode == 1 and f"kill -CONT {builder}" in done.stderr, done.stderr
+    assert f"kill -CONT {builder}" in instance.do("status").stdout
+    os.kill(builder, signal.SIGCONT)
+    instance.until(lambda s: s["builder"]["state"] == "ready")
+    os.kill(builder, signal.SIGSEGV)
+    wait_for(lambda: [e for e in instance.events() if "ended (SIGSEGV)" in e.get("message", "")])
+    instance.until(lambda s: s["builder"]["state"] == "ready")
 
 
 def test_a_closed_terminal_ends_nothing(instance: Run) -> None:

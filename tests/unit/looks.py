@@ -247,7 +247,7 @@ def broken(t: float = 0.0) -> Doc:
     fw["workers"][0].update(state="held", pid=None, last_exit=how, held_for="5 deaths in 60 s")
     fw["workers"][1].update(health="stopped")
     fw.update(ready=1, spares_held="plugin refused", spares_ready=0, held=12)
-    doc["builder"] = {"pid": None, "state": "failing", "why": "refused: no space"}
+    doc["builder"] = {"pid": None, "state": "failing", "trouble": "refused: no space"}
     doc["groups"][1]["workers"][0].update(state="backoff", pid=None, last_exit=how, retry_in_s=4.0)
     doc["groups"][1].update(ready=0)
     doc["ports"][1]["link_up"] = False

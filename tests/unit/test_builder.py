@@ -336,3 +336,12 @@ def test_a_refusal_fits_the_line_that_the_supervisor_reads() -> None:
     told = json.loads(refusal_line(OSError(28, "No space left on device")))
     assert told["id"] == "E0525"
     assert "No space left" in told["message"]
+
+
+def test_a_file_of_tables_that_was_cut_short_is_named(folder: Path) -> None:
+    """Builder after builder ended with a traceback."""
+    open_book(folder)
+    os.truncate(folder / "t" / "fw", 4096)
+    with pytest.raises(DpsupError, match="has 4096 bytes") as refused:
+        open_book(folder)
+    assert refused.value.code == "E0528"

@@ -297,3 +297,28 @@ def test_the_slowest_come_first_with_what_was_in_them() -> None:
     assert "2000000 cycles (1ms), 5 packets of io/0" in text
     assert "and 4 more" in text
     assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_no_file_of_the_instance_is_overwritten(tmp_path: Path) -> None:
+    inside, topology, link = tmp_path / "in.pcap", tmp_path / "t.toml", tmp_path / "link"
+    for one in (inside, topology):
+        one.write_text("x")
+    link.symlink_to(inside)
+    port = {"name": "wan", "vdev": f"net_pcap0,rx_pcap={inside},tx_pcap={tmp_path}/out.pcap"}
+    plan: Any = {"topology_file": str(topology), "ports": [port, {"name": "lan", "vdev": ""}]}
+    assert capture.used_by(str(link), plan) == "rx_pcap of port wan"
+    said = capture.used_by(f"{tmp_path}/../{tmp_path.name}/t.toml", plan)
+    assert said == "the instance's topology"
+    assert capture.used_by(str(tmp_path / "new.pcapng"), plan) == ""
+    (tmp_path / "out.pcap").touch()
+    assert capture.used_by(str(tmp_path / "out.pcap"), plan) == "tx_pcap of port wan"
+
+
+def test_a_file_is_emptied_once_a_capture_begins(tmp_path: Path) -> None:
+    """A capture that was refused, of a worker that is none, had emptied it before."""
+    old = tmp_path / "old.pcapng"
+    old.write_text("of yesterday")
+    with capture._open(str(old)) as out:
+        assert old.read_text() == "of yesterday"
+        capture._empty(out)
+        assert old.read_text() == ""

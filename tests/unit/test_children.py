@@ -105,11 +105,13 @@ def test_a_child_that_cannot_be_had_leaves_nothing(nursery: Nursery) -> None:
 
 def test_the_end_of_others_is_told_to_whom_it_concerns(nursery: Nursery) -> None:
     foreign, orphan = (subprocess.Popen(["true"]) for _ in range(2))
-    nursery.children.expect(foreign.pid)
+    heard: list[str] = []
+    nursery.children.expect(foreign.pid, heard.append)
     for one in (foreign, orphan):
         assert process.wait_gone([process.identify(one.pid)], 60)
         one.returncode = 0
     nursery.children.reap()
+    assert heard == ["exit 0"]
     assert nursery.ended == [(orphan.pid, 0)] and not nursery.core.events.of("exit")
     nursery.children.reap()
 

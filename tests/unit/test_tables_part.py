@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from unit.fakehost import MINIMAL
 
 from dpsup.builder.process import refusal_line
 from dpsup.bus.sockets import Gone
-from dpsup.errors import DpsupError
+from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
 from dpsup.supervisor import tables
 from dpsup.supervisor.tables import Tables
@@ -67,8 +68,9 @@ class Keeper:
             tables, "POLICY", dataclasses.replace(tables.POLICY, initial=0.0, most=0.0)
         )
 
-    def expect(self, pid: int) -> None:
+    def expect(self, pid: int, heard: Callable[[str], None]) -> None:
         self.pids.append(pid)
+        heard("exit 0")
 
     def end(self) -> None:
         """No zombie is left, which a later test would reap."""
@@ -178,7 +180,7 @@ def test_requests_fail_at_once_where_no_builder_gets_ready(keeper: Keeper) -> No
     seen: list[Any] = []
 
     def look() -> None:
-        seen.append(keeper.model.builder)
+        seen.append(dataclasses.replace(keeper.model.builder))
         if len(seen) > tables.FAILING:
             with pytest.raises(DpsupError, match="no builder gets ready") as refused:
                 keeper.tables.ask("list").send(None)  # it waits for nothing
@@ -187,12 +189,10 @@ def test_requests_fail_at_once_where_no_builder_gets_ready(keeper: Keeper) -> No
 
     keeper.run(look)
     *before, failing, error = seen
-    assert {b["state"] for b in before} == {"starting"}
-    assert failing == {
-        "pid": None, "state": "failing", "why": "ended, and is started again",
-    }  # fmt: skip
+    assert {b.state for b in before} == {"starting"}
+    assert (failing.pid, failing.state) == (None, "failing")
     assert error.code == "E0528"
-    assert failing["why"] in str(error)
+    assert failing.trouble and failing.trouble in str(error)
 
 
 def test_one_that_gets_ready_is_asked_again(keeper: Keeper) -> None:
@@ -201,7 +201,7 @@ def test_one_that_gets_ready_is_asked_again(keeper: Keeper) -> None:
     states: list[Any] = []
 
     def look() -> None:
-        states.append((keeper.model.builder or {})["state"])
+        states.append(keeper.model.builder.state)
 
     ready = says("READY")
     keeper.run("", "", "", look, ready, look, "", "", look, keeper.stop)
@@ -246,3 +246,64 @@ def test_a_request_that_names_a_file_is_not_repeated(keeper: Keeper) -> None:
             run(keeper.tables.ask(verb))
         assert refused.value.code == "E0528"
         assert asked == [verb]
+
+
+class Silent:
+    """A builder that answers nothing."""
+
+    async def ask(self, *_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+def test_a_stopped_builder_is_named_and_keeps_nobody_waiting(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dpsup table` waited for ten minutes, `dpsup status` said nothing."""
+    monkeypatch.setattr(tables, "LOOK_S", 0.01)
+    keeper.lay_out()
+    said: list[str] = []
+
+    async def work() -> None:
+        keeper.programs = [says("READY") + "; import time; time.sleep(600)", keeper.stop]
+        serving = asyncio.create_task(keeper.tables.run())
+        one = keeper.model.builder
+        while one.state != "ready":
+            await asyncio.sleep(0.01)
+        client: Any = Silent()
+        keeper.tables._client = client
+        assert one.pid is not None
+        os.kill(one.pid, signal.SIGSTOP)
+        with pytest.raises(DpsupError) as refused:
+            await keeper.tables.ask("change")
+        assert refused.value.code == "E0528" and f"kill -CONT {one.pid}" in refused.value.help
+        assert one.state == "stopped"
+        os.kill(one.pid, signal.SIGCONT)
+        while one.state != "ready":
+            await asyncio.sleep(0.01)
+        keeper.tables._client = None  # none of zmq's is left
+        os.kill(one.pid, signal.SIGSEGV)
+        await serving
+        said.extend(e["message"] for e in keeper.core.events.of("warning"))
+
+    run(asyncio.wait_for(work(), 60))
+    assert said[:2] == [
+        "the builder is stopped, by a signal or a debugger", "the builder continues",
+    ]  # fmt: skip
+    # The fake tells of the end at once, as "exit 0".
+    assert keeper.model.builder.trouble == "ended (exit 0), and is started again"
+
+
+def test_a_busy_builder_is_named(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "LOOK_S", 0.01)
+    monkeypatch.setattr(tables, "LIST_S", 0.05)
+
+    class Late:
+        async def ask(self, verb: str, timeout: float, **_: Any) -> Any:
+            await asyncio.sleep(timeout)
+            raise TimedOut("late")
+
+    client: Any = Late()
+    keeper.tables._client = client
+    keeper.model.builder.pid, keeper.model.builder.state = 7, "ready"
+    with pytest.raises(TimedOut, match=r"of the builder \(pid 7, ready\) to `list`"):
+        run(keeper.tables.ask("list"))

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -310,7 +311,12 @@ set(const char *name, const char *value)
 	struct dps_ctl *ctl = the_try.ctl;
 	struct dps_group_conf *own = &ctl->group[0];
 
-	if (strcmp(name, "plugin") == 0 || strcmp(name, "builtin") == 0) {
+	if (strcmp(name, "parent") == 0) {
+		// Nobody reads the report once it is gone: a plugin that loops would go on for hours.
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != atoi(value))
+			_exit(70);
+	} else if (strcmp(name, "plugin") == 0 || strcmp(name, "builtin") == 0) {
 		snprintf(own->version[0].plugin, sizeof(own->version[0].plugin), "%s", value);
 		own->version[0].builtin = name[0] == 'b';
 	} else if (strcmp(name, "port") == 0 && ctl->n_ports < DPS_MAX_PORTS) {
