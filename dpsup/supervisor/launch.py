@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dpsup.bus.guests import allow_files
 from dpsup.bus.messages import as_error
 from dpsup.check.devices import promised
 from dpsup.check.topology import prepare
@@ -158,6 +159,7 @@ def foreground(
     ready = _Ready(None if again.told else ready_fd)
     try:
         process.ignore_accidents()
+        allow_files()
         for sig in (signal.SIGTERM, signal.SIGQUIT):
             signal.signal(sig, signal.default_int_handler)
         # A handler, as SIG_IGN would forget one that waits for the supervisor to take it up.
