@@ -220,11 +220,10 @@ class Supervisor:
             core.guard(core.fire, model, "adopt" if model.adopted else "start")
             await core.gone.wait()
         finally:
-            if self.leaves_alone:
-                # An order that comes now is the next supervisor's, in this same process: exec(2)
-                # keeps what is blocked and pending, and `run` takes it up.
-                signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)
-            else:
+            # An order that comes now finds nothing to end; or it is the next supervisor's, in this
+            # same process: exec(2) keeps what is blocked and pending, and `run` takes it up.
+            signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)
+            if not self.leaves_alone:
                 self.children.kill_all()
             core.close()
             with contextlib.suppress(Exception):
