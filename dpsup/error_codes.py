@@ -387,6 +387,13 @@ CODES: dict[str, Entry] = {
         "It is mounted read-only, or belongs to another user.",
         "Run as root, or mount it with -o uid=UID,mode=0700.",
     ),
+    "E0310": Entry(
+        "a limit of the process is too low",
+        "What starts dpsup sets limits for it (`ulimit -a`, Limit...= in a unit, a container's"
+        " ulimits): the size of files, open files, addresses, data, processes, locked memory, CPU"
+        " time. EAL names none of them where it fails.",
+        "Raise the limit that the message names, for the process that starts dpsup.",
+    ),
     # --- devices and captures ---------------------------------------------------------------------
     "E0401": Entry(
         "no such PCI device",

@@ -25,6 +25,7 @@ import zmq.asyncio
 
 from dpsup.bus import messages
 from dpsup.bus.aside import Aside
+from dpsup.bus.guests import LOOK_S, Guests
 from dpsup.bus.messages import (
     Answered,
     Limiter,
@@ -72,6 +73,11 @@ def _bind(socket: Any, path: str, limit: int) -> None:
         ) from e
     finally:
         os.umask(mask)
+
+
+def _requested(received: list[Any]) -> list[bytes]:
+    """Its frames. Of more than a request has, only the number matters."""
+    return [frame.bytes for frame in received[:FRAMES_MOST]] + [b""] * len(received[FRAMES_MOST:])
 
 
 def _peer(frame: Any) -> Peer | None:
@@ -165,10 +171,7 @@ class Server:
         taken = 0
         while True:
             received = await self._socket.recv_multipart(copy=False)
-            # Of more frames only the number matters.
-            frames = [frame.bytes for frame in received[:FRAMES_MOST]] + [
-                b"" for _ in received[FRAMES_MOST:]
-            ]
+            frames = _requested(received)
             answer = self._open(frames, _peer(received[-1]))
             del received
             if answer is not None:
@@ -259,6 +262,7 @@ class Responder:
         _bind(self._socket, path, messages.MAX_REQUEST)
         self._handle, self._long = handle, long
         self._aside = Aside(handle)
+        self._guests = Guests(path)
         self._door = _Door(_tell_log())
         # The one peer is this instance's supervisor, whose requests are not limited.
         self._door.limiter = Limiter(rate=1e6, burst=1e6)
@@ -271,7 +275,8 @@ class Responder:
 
     def poll(self, timeout_s: float) -> set[int]:
         """Answer the requests that arrived; returns the watched descriptors that are readable."""
-        ready = dict(self._poller.poll(int(timeout_s * 1000)))
+        ready = dict(self._poller.poll(int(min(timeout_s, LOOK_S) * 1000)))
+        self._guests.look()
         if self._socket in ready:
             self._answer()
         if self._aside.fd in ready:
@@ -282,8 +287,9 @@ class Responder:
 
     def _answer(self) -> None:
         received = self._socket.recv_multipart(copy=False)
-        frames = [frame.bytes for frame in received]
+        frames = _requested(received)
         peer, opened = frames[0], self._door.open(frames, _peer(received[-1]))
+        del received
         if isinstance(opened, bytes):
             self._send(peer, opened)
         elif opened.verb in self._long:

@@ -15,6 +15,7 @@ from dpsup.check.buffers import buffers
 from dpsup.check.devices import devices
 from dpsup.check.drivers import drivers, kept
 from dpsup.check.memory import hugepages, pools
+from dpsup.check.process_limits import process_limits
 from dpsup.check.sharing import sharing
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.host import eal
@@ -469,6 +470,6 @@ SINGLE: tuple[Check, ...] = (
     _cores_exist, _numa, devices, drivers, _plugins, _files, _tables, _maps,
 )  # fmt: skip
 RELATED: tuple[Check, ...] = (
-    _cores_shared, _fed, pools, kept, hugepages, _runtime, sharing, buffers, _log,
+    _cores_shared, _fed, pools, kept, hugepages, process_limits, _runtime, sharing, buffers, _log,
     _unread_tables,
 )  # fmt: skip

@@ -88,8 +88,8 @@ CHECKS: dict[str, Entry] = {
     ),
     "D14": Entry(
         "limits",
-        "vfio locks all packet memory (memlock); each hugepage is a file (nofile) and a mapping"
-        " (vm.max_map_count).",
+        "vfio locks all packet memory (memlock); each hugepage is a file (nofile, fsize) and a"
+        " mapping (vm.max_map_count); EAL reserves 64 GiB of addresses (as).",
         "LimitMEMLOCK=infinity and LimitNOFILE=65536 in the unit, or ulimit; sysctl -w"
         " vm.max_map_count=NUMBER",
     ),

@@ -14,8 +14,7 @@ from dpsup.host.tree import Machine
 MIB = 1 << 20
 STATE_BYTES = 16 * MIB
 CORE_BYTES = 512 * MIB  # twice what a worker's core takes without its hugepages
-FILES_MORE = 256  # descriptors in addition to those of hugepages
-MAPS_MORE = 2048  # mappings, likewise
+MAPS_MORE = 2048  # mappings in addition to those of hugepages
 EAL_PROCESSES = 3  # primary, seed, and the seed that replaces it
 OLDEST = (22, 11)
 NEWEST = {"22.11": 11}  # the newest stable releases known
@@ -23,26 +22,7 @@ NEWEST = {"22.11": 11}  # the newest stable releases known
 
 def limits(m: Machine, n: Needs | None) -> Iterator[Finding]:
     pages = n.pages if n else 0
-    found = []
-    soft, _ = m.limit("Max locked memory")
-    vfio = bool(n and n.devices)
-    if vfio and n and m.uid != 0 and soft < pages * n.page_size:
-        found.append(
-            error(
-                "D14", f"{int(soft) // MIB} MiB may be locked, but vfio locks"
-                f" {pages * n.page_size // MIB} MiB", "/proc/self/limits: Max locked memory",
-                manual="ulimit -l unlimited as root, or LimitMEMLOCK=infinity in the unit",
-            )
-        )  # fmt: skip
-    _, files = m.limit("Max open files")
-    if files < pages + FILES_MORE:
-        found.append(
-            error(
-                "D14", f"{int(files)} files may be open, but {pages + FILES_MORE} are needed",
-                "/proc/self/limits: Max open files",
-                manual="ulimit -n 65536 as root, or LimitNOFILE=65536 in the unit",
-            )
-        )  # fmt: skip
+    found = list(checked("D14", n, "E0310"))
     maps = m.number("/proc/sys/vm/max_map_count")
     if maps is not None and maps < pages + MAPS_MORE:
         found.append(

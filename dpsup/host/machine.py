@@ -85,6 +85,8 @@ class Host:
     cwd: str
     is_here: bool = False  # this machine, not a copy of another's files
     env: Mapping[str, str] = field(default_factory=dict)  # of ENVIRONMENT, those that are set
+    # Of this process, soft and hard, by the kernel's names for them; infinite where not said.
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def with_free(self, page_size: int, pages: int) -> Host:
         """This machine with so many more free hugepages, on whatever node."""
@@ -237,7 +239,18 @@ def read_host(sysroot: str = "/") -> Host:
         cwd=str(Path.cwd()),
         is_here=root == Path("/"),
         env={key: os.environ[key] for key in ENVIRONMENT if os.environ.get(key)},
+        limits=read_limits(_text(root / "proc/self/limits")),
     )
+
+
+def read_limits(text: str) -> dict[str, tuple[float, float]]:
+    """What /proc/PID/limits says: "Max open files            1024       65536      files"."""
+    found = re.findall(r"^(Max [a-z -]+?)  +(\S+) +(\S+)", text, re.MULTILINE)
+    return {name: (_limit(soft), _limit(hard)) for name, soft, hard in found}
+
+
+def _limit(word: str) -> float:
+    return int(word) if word.isdigit() else float("inf")
 
 
 def read_pmds(directory: Path) -> tuple[dict[str, str], frozenset[str]]:

@@ -11,7 +11,7 @@ import stat
 import struct
 from pathlib import Path
 
-from dpsup.host.machine import Host, parse_cpulist, read_host
+from dpsup.host.machine import Host, parse_cpulist, read_host, read_limits
 
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux
 
@@ -122,15 +122,8 @@ class Machine:
 
     def limit(self, name: str) -> tuple[float, float]:
         """The soft and the hard limit "Max open files", ...; infinite where it is not said."""
-        for line in self.text("/proc/self/limits").splitlines():
-            if line.startswith(name):
-                soft, hard, *_ = (*line[len(name) :].split(), "unlimited", "unlimited")
-                return _limit(soft), _limit(hard)
-        return float("inf"), float("inf")
-
-
-def _limit(word: str) -> float:
-    return int(word) if word.isdigit() else float("inf")
+        found = read_limits(self.text("/proc/self/limits"))
+        return found.get(name, (float("inf"), float("inf")))
 
 
 def _build() -> tuple[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from dpsup.bus.guests import Guests
 from dpsup.bus.messages import Peer, ProtocolError, Request
 from dpsup.bus.sockets import Publisher, Server
 from dpsup.documents.counters import Counters
@@ -240,6 +241,8 @@ class Supervisor:
         core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches
         core.spawn(PluginFiles(core, model, core.fault).run(), feature="plugin files")
         core.spawn(self.tables.run(), feature="tables")
+        guests = Guests(model.runtime.file(CONTROL), model.runtime.file(EVENTS))
+        core.spawn(guests.keep(self._warn), feature="clients")
         if model.plan.metrics_listen:
             core.spawn(metrics_process.keep(core, model, self.children), feature="metrics")
         try:
@@ -247,11 +250,10 @@ class Supervisor:
             core.guard(core.fire, model, "adopt" if model.adopted else "start")
             await core.gone.wait()
         finally:
-            if self.leaves_alone:
-                # An order that comes now is the next supervisor's, in this same process: exec(2)
-                # keeps what is blocked and pending, and `run` takes it up.
-                signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)
-            else:
+            # An order that comes now finds nothing to end; or it is the next supervisor's, in this
+            # same process: exec(2) keeps what is blocked and pending, and `run` takes it up.
+            signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)
+            if not self.leaves_alone:
                 self.children.kill_all()
             core.close()
             with contextlib.suppress(Exception):
@@ -284,14 +286,13 @@ class Supervisor:
         self.model.progress("stopping at once" if again else "stopping")
         self.stop()
 
+    def _warn(self, text: str) -> None:
+        self.core.events.add(type="warning", name=self.model.name, message=text)
+
     def _hung_up(self, had_terminal: bool) -> None:
         """SIGHUP: reload, as other services do; but a terminal that was closed asks for nothing."""
         if had_terminal and not process.has_terminal():
-            self.core.events.add(
-                type="warning",
-                name=self.model.name,
-                message="the terminal was closed: the instance goes on, `dpsup stop` ends it",
-            )
+            self._warn("the terminal was closed: the instance goes on, `dpsup stop` ends it")
             return
         self.core.spawn(self._reload(), feature="reload")
 

@@ -21,6 +21,16 @@ def start_detached(file: str, idle_limit: float | None, say: Callable[[str], Non
     argv = [sys.executable, "-P", "-m", "dpsup", "start", file, "--ready-fd", str(ready_w)]
     if idle_limit is not None:
         argv += ["--exit-when-idle", f"{idle_limit:f}s"]
+    child: subprocess.Popen[bytes] | None = None
+    orders: list[int] = []
+
+    def pass_on(order: int, _: object) -> None:
+        """An order to this command is for the start; it ends by it, and this command thereafter."""
+        orders.append(order)
+        if child is not None:
+            child.send_signal(order)
+
+    before = {sig: signal.signal(sig, pass_on) for sig in (signal.SIGINT, signal.SIGTERM)}
     # What it says until it is ready is for the command that waits here; later it has no terminal.
     with open(os.devnull, "r+b") as null:  # noqa: PTH123
         child = subprocess.Popen(
@@ -33,12 +43,14 @@ def start_detached(file: str, idle_limit: float | None, say: Callable[[str], Non
         )
     os.close(ready_w)
     with os.fdopen(ready_r) as ready:
-        try:
-            line = ready.readline()
-        except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
-            child.wait()
-            raise
+        if orders:  # before there was a child
+            child.send_signal(orders[0])
+        line = ready.readline()
+    for sig, handler in before.items():
+        signal.signal(sig, handler)
+    if orders:
+        child.wait()
+        raise KeyboardInterrupt
     if not line:
         raise DpsupError(
             f"the supervisor ended with exit code {child.wait()} before it was ready", code="E0611"

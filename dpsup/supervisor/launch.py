@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dpsup.bus.guests import allow_files
 from dpsup.bus.messages import as_error
 from dpsup.check.devices import promised
 from dpsup.check.topology import prepare
@@ -158,8 +159,9 @@ def foreground(
     ready = _Ready(None if again.told else ready_fd)
     try:
         process.ignore_accidents()
-        for sig in (signal.SIGTERM, signal.SIGQUIT):
-            signal.signal(sig, signal.default_int_handler)
+        allow_files()
+        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(sig, _interrupt)
         # A handler, as SIG_IGN would forget one that waits for the supervisor to take it up.
         signal.signal(signal.SIGHUP, lambda *_: None)
         return _run(file, name, idle_limit, verbose, ready, again)
@@ -174,10 +176,27 @@ def foreground(
         raise
 
 
+_ordered: list[int] = []  # to end, before the supervisor's event loop takes such orders
+
+
+def _interrupt(order: int, _: object) -> NoReturn:
+    """The first order to end raises; what it puts in order is not to be interrupted by another."""
+    _ordered.append(order)
+    for sig in process.ORDERS:
+        signal.signal(sig, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _hand_over_orders() -> None:
+    """From here on they wait until the supervisor takes them. Raises: KeyboardInterrupt where one
+    has come: what raises in a finalizer, Python only prints."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)
+    if _ordered:
+        raise KeyboardInterrupt
+
+
 def _end_headless(file: str) -> None:
     """An order to stop that came before the data plane could be adopted: it is for that, too."""
-    for sig in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sig, signal.SIG_IGN)
     left = _headless(file, read_host())
     if left is None:
         return
@@ -270,10 +289,17 @@ def _run(
             _say(problem.in_one_line)
         # The file may name another directory by now.
         where = left or Runtime(now.runtime_dir, now.name)
-    where.acquire()
+    # From here on there is something to put in order. An order waits until that is sure to happen.
+    signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)
+    try:
+        where.acquire()
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ORDERS)
+        raise
     voice = _Voice()
     stays = False  # the data plane, when this supervisor leaves
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ORDERS)
         stays = bool(where.primaries()) or where.is_held()
         found = _take_over(where, now)
         going_on = found if isinstance(found, adopt.Found) else None
@@ -304,6 +330,7 @@ def _run(
             return make_plan(topology, read_host(), generation)
 
         async def life() -> tuple[int, Supervisor]:
+            _hand_over_orders()
             model = Model(plan, where, replan, voice.say, idle_limit)
             model.topologies = (topology, topology) if topology else None
             model.loaded = loaded
@@ -349,14 +376,14 @@ def _run(
         stays = False
         raise
     finally:
-        voice.close()
-        if not stays:
-            # What is being put in order is not to be interrupted.
-            for sig in process.ORDERS:
-                signal.signal(sig, signal.SIG_IGN)
-            where.end_processes(where.read_state())
-            where.sweep()
-            where.release()
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)  # the last moment for one
+        finally:
+            voice.close()
+            if not stays:
+                where.end_processes(where.read_state())
+                where.sweep()
+                where.release()
     model = sup.model
     if sup.core.crashed is not None:
         raise DpsupError(f"internal error: {sup.core.crashed!r}", code="E0001")

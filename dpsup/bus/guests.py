@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What clients may cost the process whose sockets they connect to.
+
+ZeroMQ bounds the bytes of a frame, but neither the frames of a message nor the connections; a
+process that has no file descriptor left for a connection it aborts. So a process with sockets looks
+at itself several times a second, and shuts connections that cost too much. A client of dpsup's
+connects again, and repeats its request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+CONNECTIONS_MOST = 512  # of all sockets of a process
+MEMORY_MOST = 128 << 20  # bytes that the process may grow by
+FILES = 65536
+LOOK_S = 0.2  # between two looks; some 20,000 connections a second can be made
+TELL_S = 10.0  # between two words about it
+
+_PEER = struct.Struct("3i")  # pid, uid, gid
+_PAGE = os.sysconf("SC_PAGESIZE")
+_FDS = Path("/proc/self/fd")
+
+
+def allow_files() -> None:
+    """More descriptors than clients can take between two looks, where that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _files() -> int:
+    return sum(1 for _ in _FDS.iterdir())
+
+
+def _memory() -> int:
+    """Bytes of this process, without those of files and of shared memory."""
+    _, resident, shared = Path("/proc/self/statm").read_text().split()[:3]
+    return (int(resident) - int(shared)) * _PAGE
+
+
+@contextlib.contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    """A socket that ZeroMQ goes on to own."""
+    one = socket.socket(fileno=fd)
+    try:
+        yield one
+    finally:
+        one.detach()
+
+
+class Guests:
+    """Those of the sockets at `paths`, which all belong to this process."""
+
+    def __init__(self, *paths: str) -> None:
+        self._paths = paths
+        self._files = _files()
+        self._least = _memory()
+        self.shut = 0
+
+    def look(self) -> None:
+        with contextlib.suppress(OSError):  # the next look is soon
+            self._look()
+
+    async def keep(self, say: Callable[[str], object]) -> None:
+        told, told_at = 0, 0.0
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look()
+            if self.shut > told and time.monotonic() > told_at + TELL_S:
+                say(
+                    f"{self.shut - told} connections of clients were shut: clients took more than"
+                    f" {CONNECTIONS_MOST} connections, or {MEMORY_MOST >> 20} MiB"
+                )
+                told, told_at = self.shut, time.monotonic()
+
+    def _look(self) -> None:
+        if _files() > self._files + CONNECTIONS_MOST:
+            self._shut_most()
+        now = _memory()
+        if now > self._least + MEMORY_MOST:
+            # Of a message that has not arrived as a whole, ZeroMQ does not tell the sender.
+            for fd in self._connections():
+                self._shut(fd)
+            self._least = now  # and less, once it is freed
+        self._least = min(self._least, now)
+
+    def _connections(self) -> dict[int, int]:
+        """The process at the other end, by descriptor."""
+        found = {}
+        for link in _FDS.iterdir():
+            with contextlib.suppress(OSError):
+                if str(link.readlink()).startswith("socket:"):
+                    pid = self._client(int(link.name))
+                    if pid is not None:
+                        found[int(link.name)] = pid
+        return found
+
+    def _client(self, fd: int) -> int | None:
+        with _borrowed(fd) as one:
+            if one.family != socket.AF_UNIX or one.getsockname() not in self._paths:
+                return None
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return None
+            peer = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            return int(_PEER.unpack(peer)[0])
+
+    def _shut_most(self) -> None:
+        """Connections of the processes that have most of them."""
+        of: dict[int, list[int]] = {}
+        for fd, pid in self._connections().items():
+            of.setdefault(pid, []).append(fd)
+        for _ in range(sum(map(len, of.values())) - CONNECTIONS_MOST):
+            self._shut(max(of.values(), key=len).pop())
+
+    def _shut(self, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            # ZeroMQ's own thread may have closed it meanwhile.
+            if self._client(fd) is not None:
+                with _borrowed(fd) as one:
+                    one.shutdown(socket.SHUT_RDWR)
+                self.shut += 1
