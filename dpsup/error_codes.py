@@ -663,6 +663,27 @@ CODES: dict[str, Entry] = {
         " asked for, and this one is not among them.",
         "Read it again from its first line.",
     ),
+    "E0535": Entry(
+        "a live table that cannot persist",
+        "persist = true keeps its changes in a file below [host] tables_dir, which is this user's"
+        " alone and of one instance. The file cannot be written, or has more entries than the table"
+        " has room for. One that is damaged, or does not fit the table's types, is set aside and"
+        " said.",
+        "Let the instance's user write there; give the table as many `entries` as it had, or remove"
+        " the file.",
+    ),
+    "E0536": Entry(
+        "words that no plugin can be told",
+        "`dpsup tell` says 1 to 1016 bytes to a group whose [[workers]] has control = true: the"
+        " room for them is reserved at the start.",
+        "Say it shorter; write control = true, and start anew.",
+    ),
+    "E0537": Entry(
+        "a plugin that takes no words",
+        "None of the group's workers runs a plugin with control(), so nothing would come of the"
+        " text, and it is not kept.",
+        "Give the plugin a control(), and `dpsup rollout` it.",
+    ),
     "E0541": Entry(
         "a plugin or a capture that `dpsup try` cannot read",
         "It takes a plugin's file (or the name of a built-in plugin) and a pcap or pcapng file of"

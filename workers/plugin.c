@@ -354,7 +354,8 @@ void
 plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state)
 {
 	state_seat(slot, plugin, &env);
-	tables_seat(slot->index);
+	tables_seat(slot->index, plugin, state);
 	if (plugin->seated != NULL)
 		plugin->seated(state, &env);
+	tables_control();
 }

@@ -25,7 +25,7 @@ _SHARED, _LOADED, _DYNSYM = 3, 1, 11  # ET_DYN, PT_LOAD, SHT_DYNSYM
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 _HEAD = struct.Struct("<II")  # struct dps_plugin: abi, size
 _STATE = struct.Struct("<II")  # state_size, bucket_state_size
-STATE_AT, SIZE = 64, 128
+STATE_AT, SIZE = 64, 136
 SOURCE_MOST = 4 << 20  # bytes
 # As a worker says it (workers/plugin.c).
 SINCE_3 = (

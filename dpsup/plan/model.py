@@ -102,7 +102,7 @@ class GroupPlan:
     held_retry: float = 0.0  # seconds until a held worker is tried once more, 0: never
     lend_after: float = LEND_AFTER  # seconds without an answer, 0: never
     plugin_copy: str = ""  # what the workers load of plugin_path: instance.plugins
-    tables: tuple[tuple[str, ...], ...] = ()  # of each name, kind, entries, key, value, file
+    tables: tuple[tuple[str, ...], ...] = ()  # values.DeclaredTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,7 @@ class Supervisor:
         core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches
         core.spawn(PluginFiles(core, model, core.fault).run(), feature="plugin files")
         core.spawn(self.tables.run(), feature="tables")
+        core.spawn(self.tables.watch(), feature="tables")
         if model.plan.metrics_listen:
             core.spawn(metrics_process.keep(core, model, self.children), feature="metrics")
         try:
