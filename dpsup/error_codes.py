@@ -675,11 +675,30 @@ CODES: dict[str, Entry] = {
     ),
     "E0534": Entry(
         "live tables that no plugin looks up",
-        "Live tables are for plugins in C, which ask for them by name (docs/tables.md). A plugin in"
-        " Python has no call for it, and a built-in plugin needs none. Such a table takes its"
-        " memory, can be changed, and has no effect on a packet.",
-        "Leave `tables` out. A plugin in Python keeps its data in a dict, and can be handed a file"
-        " with `files`.",
+        "A plugin asks for live tables by their names (docs/tables.md); a built-in one needs none."
+        " Such a table takes its memory, can be changed, and has no effect on a packet.",
+        "Leave `tables` out, or name a plugin that looks them up.",
+    ),
+    "E0535": Entry(
+        "a live table that cannot persist",
+        "persist = true keeps its changes in a file below [host] tables_dir, which is this user's"
+        " alone and of one instance. The file cannot be written, or has more entries than the table"
+        " has room for. One that is damaged, or does not fit the table's types, is set aside and"
+        " said.",
+        "Let the instance's user write there; give the table as many `entries` as it had, or remove"
+        " the file.",
+    ),
+    "E0536": Entry(
+        "words that no plugin can be told",
+        "`dpsup tell` says 1 to 1016 bytes to a group whose [[workers]] has control = true: the"
+        " room for them is reserved at the start.",
+        "Say it shorter; write control = true, and start anew.",
+    ),
+    "E0537": Entry(
+        "a plugin that takes no words",
+        "None of the group's workers runs a plugin with control(), so nothing would come of the"
+        " text, and it is not kept.",
+        "Give the plugin a control(), and `dpsup rollout` it.",
     ),
     "E0541": Entry(
         "a plugin or a capture that `dpsup try` cannot read",

@@ -27,7 +27,10 @@ SNAP = _abi.DPS_CAPTURE_SNAP  # bytes
 POLLED_QUEUES = _abi.DPS_POLLED_QUEUES
 HEADROOM = 128  # RTE_PKTMBUF_HEADROOM: bytes of a buffer before a received packet
 TABLES = "tables:"  # the key of the argument that says where a group's tables lie
-TABLES_MOST = _abi.DPS_TABLES  # of a group
+CONTROL = "control"  # the table of what an operator tells a group
+TABLES_MOST = _abi.DPS_TABLES - 1  # of a group, beside that one
+TELLS = _abi.DPS_TELLS  # texts that are kept
+TELL_BYTES = _abi.DPS_TELL_TEXT
 ETHERNET = 14  # bytes of an Ethernet header, which an MTU does not count
 FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
 

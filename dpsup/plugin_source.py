@@ -44,6 +44,7 @@ FUNCTIONS = {
     "init": "env",
     "seated": "env",
     "fini": "",
+    "control": "text",
     "tick": "now",
     "bucket_tick": "now, bucket, bucket_state",
 }

@@ -25,7 +25,7 @@ from dpsup import _abi
 from dpsup._python import Trial
 from dpsup.plugin_source import Declared
 
-__all__ = ["Plugin", "Result"]
+__all__ = ["Plugin", "Result", "Table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,26 @@ class Result:
     also: str = ""  # the port that a copy leaves by
     data: bytes = b""  # its bytes, as the plugin left them
     emitted: tuple[Result, ...] = field(default=())  # packets of its own, in order
+
+
+class Table:
+    """A live table in a test: an address's key is the whole of it, no prefix. What the plugin
+    tells is in `told`, and in the table once a test puts it there."""
+
+    def __init__(self, entries: Mapping[Any, Any]) -> None:
+        self.entries = dict(entries)
+        self.told: list[tuple[bytes, int]] = []
+        self.changes = 1
+
+    def version(self) -> int:
+        return self.changes
+
+    def get(self, key: Any) -> Any:
+        return self.entries.get(key if isinstance(key, int) else bytes(key))
+
+    def tell(self, key: bytes, value: int) -> bool:
+        self.told.append((bytes(key), value))
+        return True
 
 
 class Plugin:
@@ -59,13 +79,16 @@ class Plugin:
         chain: Mapping[str, str] | None = None,
         state: bytearray | None = None,
         buckets: dict[int, bytearray] | None = None,
+        tables: Mapping[str, Mapping[Any, Any]] | None = None,
     ) -> None:
-        """`chain`: where dps.next() leads, by input port; without it back out of that port."""
+        """`tables`: live tables, of each its entries by key. `chain`: where dps.next() leads, by
+        input port; without it back out of that port."""
         self.ports, self.groups = tuple(ports), tuple(groups)
         if group not in self.groups:
             self.groups += (group,)
         self.state = bytearray() if state is None else state
         self.buckets: dict[int, bytearray] = {} if buckets is None else buckets
+        self.tables = {name: Table(one) for name, one in (tables or {}).items()}
         chosen = {**dict(zip(self.ports, self.ports, strict=True)), **(chain or {})}
         pairs = tuple(_flat(args or {}))
         self._trial = Trial(
@@ -80,6 +103,7 @@ class Plugin:
             files=tuple((files or {}).items()),
             state=self.state,
             warm=state is not None,
+            tables=self.tables,
         )
         self.declared: Declared = self._trial.declared
         self._trial.begin()
@@ -127,6 +151,10 @@ class Plugin:
     def tick(self) -> tuple[Result, ...]:
         """Time has passed: set `now` before it. Returns the packets that it originates."""
         return tuple(self._result(v, d) for v, d in self._trial.tick())
+
+    def control(self, text: str) -> None:
+        """What an operator says with `dpsup tell`."""
+        self._trial.control(text)
 
     def bucket_tick(self, bucket: int) -> tuple[Result, ...]:
         """The same for a bucket; a worker's buckets are those of `buckets`."""

@@ -6,7 +6,7 @@
 //
 // This is the only definition. C reads it through dpsup.h, which asserts every layout rule; Python
 // reads this very text through cffi. So: enums and structs only, fixed-width fields, no pointers,
-// no preprocessor line. Raise DPS_ABI_VERSION with every change.
+// no preprocessor line. Raise DPS_ABI_VERSION with every change. Over 600 lines: it is one contract.
 //
 // Each 64-byte line has one writer, named at the line's head; every other process only reads it.
 // Addresses are offsets from dps_ctl.base, the lowest hugepage address of the generation: DPDK maps
@@ -582,8 +582,15 @@ struct dps_perf {
 enum {
 	DPS_TABLES_MAGIC = 0x544c4254,  // "TBLT"
 	DPS_TABLES = 16,                // of a group
-	DPS_TABLES_SEQ = 16             // dps_tables.holds: the lowest bit of what counts its changes; below,
+	DPS_TABLES_SEQ = 16,            // dps_tables.holds: the lowest bit of what counts its changes; below,
 					// bit i is the copy of table i that holds
+	DPS_TABLE_LEARNS = 1,           // workers tell what it is to hold: dps_told
+	DPS_TABLE_CONTROL = 2,          // an array of dps_tell_record: `dpsup tell`
+	DPS_TOLD = 256,                 // messages of a slot that the builder has not taken yet
+	DPS_TOLD_KEY = 64,              // bytes
+	DPS_TELL_TEXT = 1016,           // bytes of an operator's words
+	DPS_TELLS = 64,                 // of which the last ones are kept
+	DPS_TELLS_BAD = 3               // that a slot's workers leave out
 };
 
 // Written by the builder, the magic last; what changes while workers run has lines of its own.
@@ -592,13 +599,14 @@ struct dps_table_place {
 	uint32_t kind;              // DPS_TABLE_* of dpsup_plugin.h
 	uint32_t key_bytes;         // of an exact match, else 0
 	uint32_t value_bytes;
-	uint32_t pad0;
+	uint32_t use;               // DPS_TABLE_*
 	uint64_t entries;           // most
 	uint64_t bytes;             // of a copy
 
 	uint64_t at[2];             // offset of each copy from dps_tables
 	uint64_t version[2];        // batches that it has; written while no worker reads that copy
-	uint64_t pad1[4];
+	uint64_t again_ns;          // of a learned table: until a worker tells the same again
+	uint64_t pad1[3];
 };
 
 struct dps_tables {
@@ -618,8 +626,45 @@ struct dps_tables {
 // In a file of its own, DPS_MAX_SLOTS of them. Written by the worker in that slot.
 struct dps_table_reader {
 	int32_t pid;
-	uint32_t pad0;
+	uint32_t controls;          // 1: its plugin has control()
 	uint64_t start;             // of that process: clock ticks since boot
 	uint64_t seen;              // the value of holds that it works with, 0: with none
-	uint64_t pad1[5];
+	uint64_t control;           // number of the words that control() has in hand, 0: none
+	uint64_t blamed;            // in which a worker of this slot ended
+	uint64_t bad[DPS_TELLS_BAD]; // in which two did: they are left out
+};
+
+// An element of the table of an operator's words, which are in the order of their numbers.
+struct dps_tell_record {
+	uint64_t number;
+	char text[DPS_TELL_TEXT];   // zero behind its end
+};
+
+// What a worker tells the builder: a key of a table, and its value.
+struct dps_told {
+	uint8_t table;              // index
+	uint8_t pad[7];
+	uint8_t key[DPS_TOLD_KEY];
+	uint64_t value;
+};
+
+// A ring of them, of one writer and one reader. A message counts from the store to `sent` on that
+// follows it. In a file of its own, DPS_MAX_SLOTS of them; then DPS_TABLES of dps_learned.
+struct dps_tells {
+	uint64_t sent;              // by the worker in that slot, like `told` and `lost`
+	uint64_t pad0[7];
+	uint64_t lost[DPS_TABLES];  // by table: there was no room
+	uint64_t taken;             // by the builder
+	uint64_t pad1[7];
+	struct dps_told told[DPS_TOLD];
+};
+
+// What has become of them, by the builder.
+struct dps_learned {
+	uint64_t told;              // messages that were taken
+	uint64_t learned;           // entries that they added or changed
+	uint64_t refused;           // a full table, an operator's entry, no value of the table
+	uint64_t aged;              // entries that were not told again
+	uint64_t entries;           // that are there
+	uint64_t pad[3];
 };

@@ -50,6 +50,10 @@ DPS_LINE(dps_tables, table);
 DPS_LINE(dps_table_place, at);
 _Static_assert(sizeof(struct dps_table_place) == 128, "two lines");
 _Static_assert(sizeof(struct dps_table_reader) == 64, "each worker writes a line of its own");
+_Static_assert(sizeof(struct dps_tells) % 64 == 0 && offsetof(struct dps_tells, taken) % 64 == 0,
+	       "the builder writes a line of its own");
+_Static_assert(sizeof(struct dps_learned) == 64, "a line");
+_Static_assert(sizeof(struct dps_tell_record) == 1024, "an element of an array");
 _Static_assert((int)DPS_TABLES <= (int)DPS_TABLES_SEQ, "a bit for each");
 _Static_assert(offsetof(struct dps_slot, brief_of) == offsetof(struct dps_slot, brief) + DPS_BRIEF,
 	       "one store");

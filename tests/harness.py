@@ -296,6 +296,20 @@ def supervisor(instance: Run) -> int:
     return int(instance.status()["supervisor"]["pid"])
 
 
+def builder(instance: Run) -> int:
+    """The pid of its builder, once there is one."""
+
+    def find() -> int:
+        for one in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (one / "cmdline").read_bytes()
+                if b"dpsup.builder" in words and f"/{instance.name}/".encode() in words:
+                    return int(one.name)
+        return 0
+
+    return int(wait_for(find, step=0.005))
+
+
 def dies(pid: int) -> None:
     """SIGKILL, and wait until the kernel has let go of its lock."""
     pidfd = os.pidfd_open(pid)

@@ -134,3 +134,26 @@ builder_load(const uint64_t *word)
 {
 	return __atomic_load_n(word, __ATOMIC_SEQ_CST);
 }
+
+uint64_t
+builder_told(struct dps_tells *tells, uint32_t n_slots, uint64_t *taken, uint32_t each,
+	     struct dps_told *told)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < n_slots; i++) {
+		struct dps_tells *t = &tells[i];
+		uint64_t sent = __atomic_load_n(&t->sent, __ATOMIC_ACQUIRE);
+		uint64_t from = taken[i];
+
+		if (sent == from)
+			continue;
+		if (sent - from > DPS_TOLD)
+			from = sent - DPS_TOLD;
+		for (uint32_t k = 0; k < each && from != sent; k++, from++)
+			told[n++] = t->told[from % DPS_TOLD];
+		taken[i] = from;
+		__atomic_store_n(&t->taken, from, __ATOMIC_RELEASE);
+	}
+	return n;
+}

@@ -18,3 +18,9 @@ uint64_t builder_apply(void *copy, uint32_t kind, uint32_t key_bytes, uint32_t v
 // Say which copies hold; what workers say is looked at after it.
 void builder_publish(uint64_t *holds, uint64_t value);
 uint64_t builder_load(const uint64_t *word);
+
+// Messages of all slots, in the order of each: at most `each` of a slot, into told[n_slots * each].
+// `taken`: of each slot, what was taken so far. Returns how many there are now. What a worker that went
+// wild says of its ring is not followed: at most a ring's messages are of another one's bytes.
+uint64_t builder_told(struct dps_tells *tells, uint32_t n_slots, uint64_t *taken, uint32_t each,
+		      struct dps_told *told);

@@ -395,8 +395,9 @@ plugin_takes(struct dps_slot *slot, const struct dps_plugin *plugin, void *state
 {
 	if (!state_seat(slot, place_room, plugin, &env))
 		return -ENOMEM;
-	tables_seat(slot->index);
+	tables_seat(slot->index, plugin, state);
 	if (plugin->seated != NULL)
 		plugin->seated(state, &env);
+	tables_control();
 	return 0;
 }

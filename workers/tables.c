@@ -18,7 +18,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "dpsup_table_array.h"
+#include "dpsup_table_exact.h"
+#include "dpsup_table_lpm.h"
 #include "tables.h"
+
+enum { LATELY = 4096 };         // messages that are remembered
+
+_Static_assert(sizeof(((struct dps_told *)0)->key) >= 64, "any key of an exact match");
 
 static const uint64_t none;
 const uint64_t *tables_holds = &none;
@@ -29,6 +36,19 @@ static struct dps_table_reader *readers, *mine;
 static struct dps_live_table table[DPS_TABLES];
 static char name[DPS_TABLES][DPS_NAME];
 static uint32_t n_tables;
+
+// What was told lately, and until when it is not told again. By its hash: of two that share a place each
+// makes the other one be told again.
+static struct {
+	uint64_t hash;
+	uint64_t until;
+} lately[LATELY];
+static uint64_t again_ns[DPS_TABLES];
+static struct dps_tells *tells, *my_tells;
+static const struct dps_live_table *words;      // of an operator, NULL: none are meant for the group
+static uint64_t words_version, words_done;
+static const struct dps_plugin *the_plugin;
+static void *the_state;
 
 static int __attribute__((format(printf, 3, 4)))
 refuse(char *why, size_t len, const char *format, ...)
@@ -77,6 +97,12 @@ tables_map(const char *path, char *why, size_t len)
 		      &other_bytes);
 	if (readers == MAP_FAILED)
 		return refuse(why, len, "cannot map %s: %s", other, strerror(errno));
+	snprintf(other, sizeof(other), "%s:told", path);
+	tells = map(other, O_RDWR, PROT_READ | PROT_WRITE, DPS_MAX_SLOTS * sizeof(*tells), &other_bytes);
+	if (tells == MAP_FAILED && errno != ENOENT)
+		return refuse(why, len, "cannot map %s: %s", other, strerror(errno));
+	if (tells == MAP_FAILED)
+		tells = NULL;
 	for (uint32_t i = 0; i < t->n_tables; i++) {
 		const struct dps_table_place *place = &t->table[i];
 
@@ -90,7 +116,12 @@ tables_map(const char *path, char *why, size_t len)
 			.key_bytes = place->key_bytes,
 			.value_bytes = place->value_bytes,
 			.entries = place->entries,
+			.learns = tells != NULL && place->use & DPS_TABLE_LEARNS,
 		};
+		again_ns[i] = place->again_ns;
+		if (place->use & DPS_TABLE_CONTROL &&
+		    place->value_bytes == sizeof(struct dps_tell_record))
+			words = &table[i];
 	}
 	n_tables = t->n_tables;
 	shared = t;
@@ -125,8 +156,29 @@ own_start(void)
 	return at != NULL ? strtoull(at, NULL, 10) : 0;
 }
 
+// Words in which two workers of the slot have ended are left out by those that follow.
+static void
+blame(void)
+{
+	uint64_t number = mine->control;
+
+	if (number == 0)
+		return;
+	// A kill here makes it one death fewer, never one more.
+	dps_store64(&mine->control, 0);
+	if (mine->blamed != number) {
+		dps_store64(&mine->blamed, number);
+		return;
+	}
+	for (uint32_t i = DPS_TELLS_BAD - 1; i > 0; i--)
+		dps_store64(&mine->bad[i], mine->bad[i - 1]);
+	dps_store64(&mine->bad[0], number);
+	fprintf(stderr, "words %llu of `dpsup tell` are left out: two workers of this place ended in control()\n",
+		(unsigned long long)number);
+}
+
 void
-tables_seat(uint32_t slot)
+tables_seat(uint32_t slot, const struct dps_plugin *plugin, void *state)
 {
 	uint64_t start;
 
@@ -134,8 +186,14 @@ tables_seat(uint32_t slot)
 		return;
 	start = own_start();
 	mine = &readers[slot % DPS_MAX_SLOTS];
+	if (tells != NULL)
+		my_tells = &tells[slot % DPS_MAX_SLOTS];
+	the_plugin = plugin;
+	the_state = state;
 	// What a dead one says of itself must not become this process's.
 	__atomic_store_n(&mine->seen, 0, __ATOMIC_SEQ_CST);
+	blame();
+	dps_store32(&mine->controls, plugin->control != NULL);
 	__atomic_store_n(&mine->start, start, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&mine->pid, getpid(), __ATOMIC_SEQ_CST);
 	tables_holds = &shared->holds;
@@ -172,4 +230,117 @@ tables_leave(void)
 		return;
 	__atomic_store_n(&mine->seen, 0, __ATOMIC_RELEASE);
 	tables_seen = 0;        // which holds never is: the next turn enters again
+}
+
+// --- an operator's words --------------------------------------------------------------------------
+
+static bool
+is_bad(uint64_t number)
+{
+	for (uint32_t i = 0; i < DPS_TELLS_BAD; i++)
+		if (mine->bad[i] == number)
+			return true;
+	return false;
+}
+
+// The one with the lowest number above that, NULL: there is none.
+static const struct dps_tell_record *
+next_words(uint64_t above)
+{
+	const struct dps_array *t = (const struct dps_array *)words->at;
+	const struct dps_tell_record *found = NULL;
+
+	for (uint32_t i = 0; i < DPS_TELLS; i++) {
+		const struct dps_tell_record *one = dps_array_at(t, i);
+
+		if (one != NULL && one->number > above &&
+		    (found == NULL || one->number < found->number))
+			found = one;
+	}
+	return found;
+}
+
+void
+tables_control(void)
+{
+	const struct dps_tell_record *one;
+
+	if (words == NULL || mine == NULL || the_plugin->control == NULL ||
+	    words->version == words_version)
+		return;
+	words_version = words->version;
+	while ((one = next_words(words_done)) != NULL) {
+		words_done = one->number;
+		if (is_bad(one->number))
+			continue;
+		dps_store64(&mine->control, one->number);
+		dps_order();
+		the_plugin->control(the_state, one->text, strnlen(one->text, DPS_TELL_TEXT));
+		dps_order();
+		dps_store64(&mine->control, 0);
+	}
+}
+
+// --- lookups by a call ----------------------------------------------------------------------------
+
+uint64_t
+dps_table_find(const struct dps_live_table *t, const void *key)
+{
+	if (t->at == NULL || t->kind == DPS_TABLE_ARRAY)
+		return DPS_TABLE_NONE;
+	if (t->kind == DPS_TABLE_EXACT)
+		return dps_exact_find((const struct dps_exact *)t->at, key);
+	return dps_lpm_find((const struct dps_lpm *)t->at, key);
+}
+
+const void *
+dps_table_record(const struct dps_live_table *t, uint64_t index)
+{
+	if (t->at == NULL || t->kind != DPS_TABLE_ARRAY)
+		return NULL;
+	return dps_array_at((const struct dps_array *)t->at, index);
+}
+
+// --- what is learned ------------------------------------------------------------------------------
+
+static uint64_t
+hash_of(uint32_t index, const uint8_t *key, uint32_t len, uint64_t value)
+{
+	uint64_t hash = (value ^ (uint64_t)(index + 1) << 56) * 0x9e3779b97f4a7c15u;
+
+	for (uint32_t i = 0; i < len; i += 8) {
+		uint64_t part = 0;
+
+		memcpy(&part, key + i, len - i < 8 ? len - i : 8);
+		hash = (hash ^ hash >> 32 ^ part) * 0x9e3779b97f4a7c15u;
+	}
+	hash = (hash ^ hash >> 32) * 0x9e3779b97f4a7c15u;
+	return hash ^ hash >> 32;
+}
+
+int
+dps_tell(const struct dps_env *env, const struct dps_live_table *t, const void *key, uint64_t value)
+{
+	uint32_t index = t - table, len, at;
+	uint64_t sent, hash;
+
+	if (my_tells == NULL || index >= n_tables || !t->learns)
+		return -1;
+	len = t->kind == DPS_TABLE_EXACT ? t->key_bytes : t->kind == DPS_TABLE_IPV4 ? 4 : 16;
+	hash = hash_of(index, key, len, value);
+	at = hash % LATELY;
+	if (lately[at].hash == hash && env->now < lately[at].until)
+		return 1;
+	sent = my_tells->sent;
+	if (sent - dps_load64(&my_tells->taken) >= DPS_TOLD) {
+		dps_store64(&my_tells->lost[index], my_tells->lost[index] + 1);
+		return 0;
+	}
+	my_tells->told[sent % DPS_TOLD].table = index;
+	memcpy(my_tells->told[sent % DPS_TOLD].key, key, len);
+	my_tells->told[sent % DPS_TOLD].value = value;
+	__atomic_store_n(&my_tells->sent, sent + 1, __ATOMIC_RELEASE);
+	lately[at].hash = hash;
+	lately[at].until = env->now + again_ns[index];
+	return 1;
 }

@@ -22,7 +22,10 @@ int tables_map(const char *path, char *why, size_t len);
 const struct dps_live_table *tables_all(uint32_t *n);
 
 // From now on this process reads as the worker of that slot.
-void tables_seat(uint32_t slot);
+void tables_seat(uint32_t slot, const struct dps_plugin *plugin, void *state);
+
+// Hand control() what an operator has said, in order: what is new, and at first all that is kept.
+void tables_control(void);
 
 // Work with the copies that hold.
 void tables_enter(void);
@@ -34,8 +37,10 @@ void tables_leave(void);
 static inline void
 tables_turn(void)
 {
-	if (__builtin_expect(__atomic_load_n(tables_holds, __ATOMIC_ACQUIRE) != tables_seen, 0))
+	if (__builtin_expect(__atomic_load_n(tables_holds, __ATOMIC_ACQUIRE) != tables_seen, 0)) {
 		tables_enter();
+		tables_control();
+	}
 }
 
 #endif

@@ -15,51 +15,30 @@ and brings it to what the log says.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-import stat
 import time
 import traceback
-from collections import deque
+from collections import OrderedDict, deque
 from pathlib import Path
+from typing import Any, cast
 
-from dpsup.builder.log import Log, Record
+from dpsup.builder.log import Corrupt, Log, Record
 from dpsup.builder.region import Region
-from dpsup.documents.tables import Changed, TableRow
-from dpsup.errors import DpsupError, NoSuchObject, Problem, TimedOut, TopologyError
+from dpsup.builder.source import Stamp, digest_of, read_text, stamp_of
+from dpsup.documents.status import Learned
+from dpsup.documents.tables import Changed, TableRow, Told
+from dpsup.errors import DpsupError, NoSuchObject, Problem, TimedOut, TopologyError, UsageError
+from dpsup.limits import TELL_BYTES
 from dpsup.tables import batch, file
 from dpsup.tables.batch import Operation
-from dpsup.tables.fields import Names
-from dpsup.tables.model import Entries, Table
+from dpsup.tables.fields import Names, Unreadable
+from dpsup.tables.model import Entries, Key, Table
 
 GRACE_S = 5.0  # for workers to leave the copy that does not hold: a burst takes microseconds
 LOOK_S = 0.0002
-Stamp = tuple[int, ...]
 REQUESTS_KEPT = 256  # of which a builder that follows knows that they were carried out
-SETTLED_NS = 2_000_000_000  # a file that changed later may change again without another time
+LEARNED = "  # learned"
 READERS = 3  # versions whose lines are kept for those that read them in parts
-
-
-def digest_of(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def read_text(path: str) -> tuple[str, Stamp]:
-    """A file's text, and what is other once the file is. No request is answered meanwhile, so it
-    does not wait for the other end of a FIFO. Raises: OSError, UnicodeDecodeError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, encoding="utf-8") as f:  # noqa: PTH123
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        text = f.read()
-        found = os.fstat(fd)
-    late = max(found.st_mtime_ns, found.st_ctime_ns) > time.time_ns() - SETTLED_NS
-    return text, () if late else stamp_of(found)
-
-
-def stamp_of(found: os.stat_result) -> Stamp:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def refusal(problems: list[Problem]) -> DpsupError:
@@ -76,14 +55,27 @@ def refusal(problems: list[Problem]) -> DpsupError:
 
 class Book:
     def __init__(
-        self, region: Region, index: int, names: Names, path: Path, source: str, group: str
+        self,
+        region: Region,
+        index: int,
+        names: Names,
+        path: Path,
+        source: str,
+        group: str,
+        *,
+        persists: bool = False,
     ) -> None:
         self.region, self.index, self.names = region, index, names
         self.group, self.source = group, source
         self.shape = region.shapes[index]
         self.table: Table = self.shape.table
-        self.log = Log(path)
+        self.use = region.uses[index]
+        self.warnings: list[str] = []  # of the start
+        self._persists = str(path) if persists else ""
+        self.log = self._open(path)
         self.entries: Entries = {}
+        self.told: list[tuple[bytes, int]] = []  # by workers: keys and values as they wrote them
+        self._learned: OrderedDict[Key, float] = OrderedDict()  # and when, the oldest first
         self.version = 0
         self.digest = "-"
         self._requests: deque[str] = deque(maxlen=REQUESTS_KEPT)
@@ -96,32 +88,91 @@ class Book:
     def begin(self) -> None:
         """Read what is true, and bring the workers' copies to it. Raises: DpsupError of the file
         that the topology names, where nothing is true yet."""
-        records = self.log.read()
+        records = self._records()
         if not records:
             self._first()
             return
         seen = 0 if self.region.is_new else self.region.version(self.index)
         lacking: list[Operation] = []
-        for n, record in enumerate(records):
-            operations = self._parse(record.text)
+        for n, (record, operations) in enumerate(records):
             if n == 0 and record.version > seen:
                 lacking.append(Operation(batch.Verb.CLEAR))
             if record.version > seen:
                 lacking += operations
             batch.carry_out(self.entries, operations)
+            self._note_learned(operations, learned=record.learned)
             self.version, self.digest = record.version, record.digest
             self._requests.extend(record.requests)
+        if len(self.entries) > self.table.entries:
+            raise DpsupError(
+                f"table {self.table.name} of group {self.group} persists with"
+                f" {len(self.entries)} entries, and has room for {self.table.entries}",
+                code="E0535",
+                why=f"they are in {self._persists}",
+                help="give it as many `entries` in the topology file, or remove that file",
+            )
         if self.version < seen:  # the disk lost what the workers see
             self.version = seen + 1
             lacking = [Operation(batch.Verb.CLEAR), *batch.diff({}, self.entries)]
-        self.log.snapshot_bytes = len(records[0].text)
+        self.log.snapshot_bytes = len(records[0][0].text)
+        is_start = self.region.is_new
         self._wait()
         self.region.renew(self.index)
         if lacking:
             self._show(self.shape.pack(lacking))
+        if is_start and self.is_changed_on_disk:
+            # As `reload` would: the file was changed while no instance ran.
+            self.warnings.append(
+                f"table {self.group}/{self.table.name} is what {self.source} says: the file has"
+                " changed since it was read, so what was changed by hand is not used"
+            )
+            self.load(self.source, "", dry_run=False)
+        self._count_learned()
+
+    def _open(self, path: Path) -> Log:
+        """Raises: DpsupError, OSError."""
+        if not self._persists:
+            return Log(path)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return Log(path, durable=True)
+        except OSError as e:
+            raise DpsupError(
+                f"table {self.table.name} of group {self.group} cannot persist in {path}:"
+                f" {e.strerror}",
+                code="E0535",
+                why="the topology says persist = true: changes are kept there",
+                help="let the instance's user write there, or set [host] tables_dir to a directory"
+                " of its own",
+            ) from None
+
+    def _records(self) -> list[tuple[Record, list[Operation]]]:
+        """What is true. Of a table that persists, a file that cannot be used is set aside."""
+        try:
+            records = self.log.read()
+            # What workers learned ends with the instance.
+            kept = [r for r in records if not (r.learned and self.region.is_new)]
+            found = [(record, self._parse(record.text)) for record in kept]
+            if len(kept) < len(records):
+                self.log.replace(*kept)
+        except (Corrupt, DpsupError) as e:
+            if not self._persists:
+                raise
+            old = self.log.set_aside()
+            self.warnings.append(
+                f"what table {self.group}/{self.table.name} was is not used: {e}; it is in {old}"
+            )
+            return []
+        if self._persists and self.log.cut:
+            self.warnings.append(
+                f"{self._persists}: {self.log.cut} bytes of a change that was under way at the end"
+                " are left out"
+            )
+        return found
 
     def _first(self) -> None:
         if not self.source:
+            self._count_learned()
             return
         entries, digest = self.read_file(self.source)
         operations = batch.diff({}, entries)
@@ -166,6 +217,9 @@ class Book:
             # It was carried out, and the builder before this one died before it could say so.
             return self._changed([], dry_run=False)
         operations = self._parse(text, name)
+        removes = (batch.Verb.DEL, batch.Verb.CLEAR)
+        if self.use.control and any(o.verb not in removes for o in operations):
+            raise self._no_words()
         kept = text if text.endswith("\n") else f"{text}\n"
         return self._commit(operations, name, request, self.digest, kept, dry_run=dry_run)
 
@@ -173,12 +227,158 @@ class Book:
         """Change the table to what a file says. Raises: DpsupError."""
         if request in self._requests:
             return self._changed([], dry_run=False)
+        if self.use.control:
+            raise self._no_words()
         entries, digest = self.read_file(path)
         if path != self.source:
             digest = self.digest
-        operations = batch.diff(self.entries, entries)
+        # What workers have learned stays, but where the file has something to say of it.
+        known = {k: v for k, v in self.entries.items() if k not in self._learned}
+        operations = [
+            Operation(batch.Verb.SET, o.key, o.value) if o.key in self._learned else o
+            for o in batch.diff(known, entries)
+        ]
+        if operations and operations[0].verb is batch.Verb.CLEAR and self._learned:
+            operations = [Operation(batch.Verb.DEL, key) for key in sorted(known)]
         text = batch.text(self.table, operations, self.names)
         return self._commit(operations, path, request, digest, text, dry_run=dry_run)
+
+    def tell(self, text: str, request: str) -> Told:
+        """One more of an operator's words. Raises: DpsupError."""
+        size = len(text.encode())
+        if not 0 < size <= TELL_BYTES or "\0" in text:
+            raise UsageError(
+                f"the text has {size} bytes" if "\0" not in text else "the text has a NUL",
+                code="E0536",
+                why=f"control() of a plugin gets 1 to {TELL_BYTES} bytes without a NUL",
+                help="say it shorter, or put it into a table or a file",
+            )
+        there, controlled = self.region.controlled()
+        if there and not controlled:
+            raise DpsupError(
+                f"the plugin of group {self.group} has no control()",
+                code="E0537",
+                why="no worker would do anything about the text",
+                help="give the plugin one (dpsup_plugin.h), and `dpsup rollout` it",
+            )
+        if request not in self._requests:
+            at = self._free_place()
+            kept = self.table.show_value(
+                (self.version + 1).to_bytes(8, "little") + text.encode().ljust(TELL_BYTES, b"\0"),
+                self.names,
+            )
+            line = f"set {at} {kept}\n"
+            operations = self._parse(line)
+            self._commit(operations, "", request, self.digest, line, dry_run=False)
+        return {
+            "group": self.group,
+            "number": self.version,
+            "kept": len(self.entries),
+            "workers": there,
+        }
+
+    def _no_words(self) -> DpsupError:
+        return UsageError(
+            f"{self.group}/{self.table.name} takes words of `dpsup tell` alone",
+            code="E0536",
+            why="workers carry them out in the order of their numbers",
+            help=f'write dpsup tell {self.group} "TEXT"; `del` and `clear` remove texts',
+        )
+
+    def _free_place(self) -> int:
+        """Of one more text; else the oldest one's."""
+        for n in range(self.table.entries):
+            if Key(n.to_bytes(4, "big"), 32) not in self.entries:
+                return n
+        numbers = {
+            int.from_bytes(cast(bytes, value)[:8], "little"): key
+            for key, value in self.entries.items()
+        }
+        return int.from_bytes(numbers[min(numbers)].data, "big")
+
+    # --- what workers tell -----------------------------------------------------------------------
+
+    def learn(self, now: float) -> None:
+        """Carry out what was told, unless a worker still reads the other copy; and forget what
+        was not told again."""
+        oldest = next(iter(self._learned.values()), now)
+        is_aged = self.use.age > 0 and now - oldest > self.use.age
+        if not (self.told or is_aged) or self.region.readers_of_other(self.index):
+            return
+        told, self.told = self.told, []
+        found = self.region.learned(self.index)
+        found.told += len(told)
+        operations: dict[Key, Operation] = {}
+        room = self.table.entries - len(self.entries)
+        for data, number in told:
+            operation = self._operation(data, number)
+            if operation is None or operation.key is None:
+                found.refused += 1
+                continue
+            key = operation.key
+            is_new = key not in self.entries and key not in operations
+            is_known = self.entries.get(key) == operation.value and key not in operations
+            is_of_others = key in self.entries and key not in self._learned
+            if is_known and not is_of_others:
+                self._keep(key, now)
+            elif (is_new and room == 0) or (is_of_others and not is_known):
+                found.refused += 1
+            elif not is_known:
+                room -= is_new
+                operations[key] = operation
+        for key, at in self._learned.items():
+            if not self.use.age or now - at <= self.use.age:
+                break
+            if key not in operations:
+                operations[key] = Operation(batch.Verb.DEL, key)
+                found.aged += 1
+        done = list(operations.values())
+        if done:
+            self._commit_learned(done, found)
+        self._count_learned()
+
+    def _commit_learned(self, operations: list[Operation], found: Any) -> None:
+        text = batch.text(self.table, operations, self.names)
+        try:
+            self._commit(operations, "", "", self.digest, text, dry_run=False, learned=True)
+        except DpsupError:  # a full disk, which an operator's next change tells
+            found.refused += len(operations)
+        else:
+            found.learned += sum(o.verb is not batch.Verb.DEL for o in operations)
+
+    def _operation(self, data: bytes, number: int) -> Operation | None:
+        """What a worker told, if it is an entry of this table: it may have written anything."""
+        table = self.table
+        key = Key(data[: self.shape.key_bytes], 8 * self.shape.key_bytes)
+        try:
+            if number >> 8 * self.shape.value_bytes:
+                return None
+            words = table.show_key(key, self.names), table.show_value(number, self.names)
+            if table.read_key(words[0], self.names) != key:
+                return None
+            table.read_value(words[1], self.names)
+        except Unreadable:
+            return None
+        return Operation(batch.Verb.SET, key, number)
+
+    def _keep(self, key: Key, now: float) -> None:
+        self._learned[key] = now
+        self._learned.move_to_end(key)
+
+    def _note_learned(self, operations: list[Operation], *, learned: bool) -> None:
+        """Which entries are whose, after a batch."""
+        now = time.monotonic()
+        for verb, key, _, _ in operations:
+            if key is None:
+                self._learned.clear()
+            elif learned and verb is not batch.Verb.DEL:
+                self._keep(key, now)
+            else:
+                self._learned.pop(key, None)
+
+    def _count_learned(self) -> None:
+        if self.use.learns:
+            self.region.learned(self.index).entries = len(self._learned)
 
     @property
     def is_changed_on_disk(self) -> bool:
@@ -203,6 +403,7 @@ class Book:
         text: str,
         *,
         dry_run: bool,
+        learned: bool = False,
     ) -> Changed:
         found, undo = batch.change(self.entries, operations, self.table, self.names, name)
         if found:
@@ -215,7 +416,8 @@ class Book:
         try:
             # Before it is true: a batch that no worker could be shown is refused.
             self._wait()
-            self.log.append(Record(self.version + 1, (request,), digest, text))
+            requests = (request,) if request else ()
+            self.log.append(Record(self.version + 1, requests, digest, text, learned))
         except OSError as e:
             batch.restore(self.entries, undo)
             raise DpsupError(
@@ -230,7 +432,8 @@ class Book:
         try:
             self.version += 1
             self.digest = digest
-            self._requests.append(request)
+            self._requests.extend(requests)
+            self._note_learned(operations, learned=learned)
             self._show(self.shape.pack(operations))
             if self.log.is_long:
                 self._compact()
@@ -242,9 +445,16 @@ class Book:
         return self._changed(operations, dry_run=False)
 
     def _compact(self) -> None:
-        text = batch.text(self.table, batch.diff({}, self.entries), self.names)
+        learned = {k: v for k, v in self.entries.items() if k in self._learned}
+        known = {k: v for k, v in self.entries.items() if k not in learned}
+        text, more = (
+            batch.text(self.table, batch.diff({}, part), self.names) for part in (known, learned)
+        )
+        records = [Record(self.version, tuple(self._requests), self.digest, text)]
+        if more:
+            records.append(Record(self.version, (), self.digest, more, learned=True))
         try:
-            self.log.replace(Record(self.version, tuple(self._requests), self.digest, text))
+            self.log.replace(*records)
         except OSError:
             self.log.snapshot_bytes = self.log.bytes  # tried again when it is twice as long
 
@@ -310,7 +520,31 @@ class Book:
             "version": self.version,
             "file": self.source,
             "changed_on_disk": self.is_changed_on_disk,
+            "persists": self._persists,
+            "learned": self.learning(),
         }
+
+    def learning(self) -> Learned | None:
+        if not self.use.learns:
+            return None
+        found = self.region.learned(self.index)
+        return {
+            "age": self.use.age,
+            "entries": len(self._learned),
+            "told": int(found.told),
+            "learned": int(found.learned),
+            "refused": int(found.refused),
+            "aged": int(found.aged),
+            "lost": self.region.lost(self.index),
+        }
+
+    def _text(self) -> str:
+        """The table's file, which says what workers have learned."""
+        text = file.text(self.table, self.entries, self.names)
+        if not self._learned:
+            return text
+        rows = zip(sorted(self.entries), text.splitlines(), strict=True)
+        return "".join(f"{row}{LEARNED * (key in self._learned)}\n" for key, row in rows)
 
     def lines(
         self, first: int, most_bytes: int, version: int | None = None
@@ -326,7 +560,7 @@ class Book:
                     why=f"it has changed to version {self.version} while it was read",
                     help="read it again from its first line",
                 )
-            text = file.text(self.table, self.entries, self.names)
+            text = self._text()
             self._read[wanted] = text.splitlines(keepends=True)
             while len(self._read) > READERS:
                 del self._read[next(iter(self._read))]

@@ -8,24 +8,30 @@ import fcntl
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
-from dpsup.builder.book import Book, read_text
-from dpsup.builder.region import Region
+from dpsup.builder.book import Book
+from dpsup.builder.region import Region, Use
+from dpsup.builder.source import read_text
 from dpsup.bus.messages import Args, ProtocolError, Request, as_error, want
 from dpsup.bus.sockets import Responder
 from dpsup.documents.plan import Plan
-from dpsup.documents.tables import Changed, TableLines, TableRow
+from dpsup.documents.status import Learned
+from dpsup.documents.tables import Changed, TableLines, TableRow, Told
 from dpsup.errors import DpsupError, Exit, NoSuchObject, UsageError
 from dpsup.host import process
 from dpsup.instance.runtime_dir import BUILDER, TABLES, TABLES_LOCK
+from dpsup.limits import CONTROL
 from dpsup.tables.fields import Names
 from dpsup.tables.model import declare
 from dpsup.text import suggest
 
 PAGE = 256 << 10  # bytes of lines in a reply
 REFUSAL_MOST = 3500  # characters of the line that says why, which a longer one would be cut off
+LEARN_S, IDLE_S = 0.005, 0.02  # between two looks at what workers tell; where they tell nothing
+BUSY_S = 1.0  # since the last message
 SETTLE_S = 0.005  # between two looks whether the workers have moved on
 
 
@@ -45,22 +51,51 @@ class Builder:
         for group in plan["groups"]:
             tables = [
                 declare(name, kind, int(entries), key=key, value=value)
-                for name, kind, entries, key, value, _ in group["tables"]
+                for name, kind, entries, key, value, *_ in group["tables"]
             ]
             if not tables:
                 continue
-            region = Region(directory / group["name"], tables, lives)
+            uses = [Use.read(declared[6]) for declared in group["tables"]]
+            region = Region(directory / group["name"], tables, lives, uses)
             self.regions.append(region)
             for i, (table, declared) in enumerate(zip(tables, group["tables"], strict=True)):
-                log = directory / f"{group['name']}={table.name}"
-                book = Book(region, i, names, log, declared[5], group["name"])
+                log = Path(declared[7] or directory / f"{group['name']}={table.name}")
+                book = Book(
+                    region, i, names, log, declared[5], group["name"], persists=bool(declared[7])
+                )
                 book.begin()
                 self.books.append(book)
             region.appear()
+        self.learning = [r for r in self.regions if any(use.learns for use in r.uses)]
+        self._next = self._busy_until = 0.0  # of learning
 
     def settle(self) -> bool:
         """False: a copy still lacks the last batch, as a worker reads it."""
         return all([book.settle() for book in self.books])
+
+    def learn(self, now: float) -> None:
+        """Carry out what workers have told since the last time."""
+        if not self.learning or now < self._next:
+            return
+        self._next = now + LEARN_S
+        for region in self.learning:
+            books = {b.index: b for b in self.books if b.region is region and b.use.learns}
+            # What waits for a worker to leave a copy waits here, and what follows in the rings.
+            if not any(book.told for book in books.values()):
+                for index, key, value in region.told():
+                    self._busy_until = now + BUSY_S
+                    if index in books:
+                        books[index].told.append((key, value))
+            for book in books.values():
+                book.learn(now)
+
+    def patience(self) -> float:
+        """Seconds to wait for a request."""
+        if not self.settle():
+            return SETTLE_S
+        if not self.learning:
+            return 1.0
+        return LEARN_S if time.monotonic() < self._busy_until else IDLE_S
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -91,6 +126,14 @@ class Builder:
 
     def do_list(self, _: Request) -> list[TableRow]:
         return [book.row() for book in self.books]
+
+    def do_learned(self, _: Request) -> dict[str, dict[str, Learned]]:
+        """By group and table, what workers told."""
+        found: dict[str, dict[str, Learned]] = {}
+        for book in self.books:
+            if (learned := book.learning()) is not None:
+                found.setdefault(book.group, {})[book.table.name] = learned
+        return found
 
     def do_show(self, request: Request) -> TableLines:
         book = self._book(request.args)
@@ -131,6 +174,11 @@ class Builder:
             self._request(args),
             dry_run=want(args, "dry_run", bool, False),
         )
+
+    def do_tell(self, request: Request) -> Told:
+        """An operator's words for a group's plugin."""
+        book = self._book({**request.args, "table": CONTROL})
+        return book.tell(want(request.args, "text", str), self._request(request.args))
 
     def do_batch(self, request: Request) -> Changed:
         """The operations of a file, which may be large."""
@@ -216,6 +264,12 @@ def main(argv: list[str]) -> int:
     except (DpsupError, OSError) as e:
         _say(notify, "REFUSED " + refusal_line(e))
         return int(Exit.FAILED)
+    for book in builder.books:
+        for warning in book.warnings:
+            print(warning, flush=True)
+            with contextlib.suppress(BrokenPipeError):
+                os.write(notify, f"WARNING {warning}\n".encode())
     _say(notify, "READY")
     while True:
-        responder.poll(1.0 if builder.settle() else SETTLE_S)
+        builder.learn(time.monotonic())
+        responder.poll(builder.patience())

@@ -11,7 +11,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpsup._builder import ffi, lib
 from dpsup.errors import DpsupError
@@ -21,6 +21,29 @@ from dpsup.tables.model import Match, Table
 KINDS = {Match.EXACT: 1, Match.IPV4: 2, Match.IPV6: 3, Match.ARRAY: 4}  # dpsup_plugin.h
 _WHAT = {Verb.ADD: 1, Verb.REPLACE: 1, Verb.SET: 1, Verb.DEL: 2, Verb.CLEAR: 3}
 LINE = 64
+EACH = 32  # messages of a slot that are taken in one turn
+_TELLS_BYTES = lib.DPS_MAX_SLOTS * int(ffi.sizeof("struct dps_tells"))
+_TOLD_BYTES = _TELLS_BYTES + lib.DPS_TABLES * int(ffi.sizeof("struct dps_learned"))
+AGAIN_S = 1.0  # until a worker tells the builder the same again, or a part of its table's age
+AGAIN_OF_AGE = 0.25
+
+
+class Use(NamedTuple):
+    """What a table is for, beside lookups."""
+
+    control: bool = False  # an operator's words
+    learns: bool = False
+    age: float = 0.0  # seconds without being told until an entry goes, 0: never
+
+    @classmethod
+    def read(cls, words: str) -> Use:
+        """As the plan has it: values.DeclaredTable."""
+        learn, _, age = words.partition(" ")
+        return cls(learn == "control", learn == "learn", float(age or 0))
+
+    @property
+    def again(self) -> float:
+        return min(AGAIN_S, self.age * AGAIN_OF_AGE) if self.age else AGAIN_S
 
 
 class Shape:
@@ -91,7 +114,16 @@ def _create(path: Path, size: int) -> int:
 class Region:
     """The tables of one group. `lives(pid, start)`: is that process there?"""
 
-    def __init__(self, path: Path, tables: Sequence[Table], lives: Callable[[int, int], bool]):
+    def __init__(
+        self,
+        path: Path,
+        tables: Sequence[Table],
+        lives: Callable[[int, int], bool],
+        uses: Sequence[Use] = (),
+    ):
+        self.uses = tuple(uses) or (Use(),) * len(tables)
+        self._learns = any(use.learns for use in self.uses)
+        self._told_at = path.with_name(f"{path.name}:told")
         self.shapes = [Shape(table) for table in tables]
         self._lives = lives
         self._readers_at = path.with_name(f"{path.name}:readers")
@@ -125,13 +157,17 @@ class Region:
         self._map(fd)
         readers = os.open(self._readers_at, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._map_readers(readers)
+        if self._learns:
+            self._map_told(os.open(self._told_at, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
         return True
 
     def _begin(self, path: Path) -> None:
         new = self._new
-        for old in (new, self._readers_at):
+        for old in (new, self._readers_at, self._told_at):
             old.unlink(missing_ok=True)
         try:
+            if self._learns:
+                self._map_told(_create(self._told_at, _TOLD_BYTES))
             self._map_readers(_create(self._readers_at, 64 * LINE))
             self._map(_create(new, self.bytes))
         except OSError as e:
@@ -149,6 +185,9 @@ class Region:
             place.kind = shape.kind
             place.key_bytes = shape.key_bytes if shape.kind == 1 else 0
             place.value_bytes = shape.value_bytes
+            use = self.uses[i]
+            place.use = lib.DPS_TABLE_LEARNS * use.learns | lib.DPS_TABLE_CONTROL * use.control
+            place.again_ns = int(use.again * 1e9)
             place.entries, place.bytes = table.entries, shape.bytes
             for copy in (0, 1):
                 place.at[copy] = self._places[i][copy]
@@ -180,6 +219,43 @@ class Region:
         self._lines = mmap.mmap(fd, 64 * LINE)
         os.close(fd)
         self._readers = ffi.cast("struct dps_table_reader *", ffi.from_buffer(self._lines))
+
+    def _map_told(self, fd: int) -> None:
+        self._told_memory = mmap.mmap(fd, _TOLD_BYTES)
+        os.close(fd)
+        at = ffi.from_buffer(self._told_memory)
+        self._tells = ffi.cast("struct dps_tells *", at)
+        self._learned = ffi.cast("struct dps_learned *", at + _TELLS_BYTES)
+        self._taken = ffi.new("uint64_t[]", lib.DPS_MAX_SLOTS)
+        for i in range(lib.DPS_MAX_SLOTS):
+            self._taken[i] = self._tells[i].taken
+        self._some = ffi.new("struct dps_told[]", lib.DPS_MAX_SLOTS * EACH)
+
+    # --- what workers tell -----------------------------------------------------------------------
+
+    def told(self) -> list[tuple[int, bytes, int]]:
+        """Messages that are taken from all slots in turn: table, key, value, as workers wrote
+        them."""
+        tells, some = self._tells, self._some
+        n = lib.builder_told(tells, lib.DPS_MAX_SLOTS, self._taken, EACH, some)
+        return [(some[i].table, bytes(some[i].key), some[i].value) for i in range(n)]
+
+    def learned(self, i: int) -> Any:
+        """What has become of the messages about table i: struct dps_learned, written here alone."""
+        return self._learned + i
+
+    def lost(self, i: int) -> int:
+        """Messages about table i for which a ring had no room."""
+        return sum(int(self._tells[n].lost[i]) for n in range(lib.DPS_MAX_SLOTS))
+
+    def controlled(self) -> tuple[int, int]:
+        """Of the workers that are there, how many there are, and how many have a control()."""
+        found = [
+            int(self._readers[n].controls)
+            for n in range(lib.DPS_MAX_SLOTS)
+            if self._lives(int(self._readers[n].pid), int(self._readers[n].start))
+        ]
+        return len(found), sum(found)
 
     # --- copies ----------------------------------------------------------------------------------
 

@@ -407,20 +407,16 @@ def _log(topology: Topology, _: Host) -> Iterator[Problem]:
 
 def _unread_tables(topology: Topology, _: Host) -> Iterator[Problem]:
     for i, group in enumerate(topology.workers):
-        if not group.tables or not (group.plugin in PLUGINS or group.plugin.endswith(SUFFIX)):
-            continue
-        in_python = group.plugin.endswith(SUFFIX)
-        what = "a plugin in Python" if in_python else f"the built-in plugin `{group.plugin}`"
-        yield topology.source.problem(
-            ("workers", i, "tables"),
-            f"group `{group.name}` has live tables, and its plugin looks nothing up",
-            code="E0534",
-            why=f"{what} cannot read them: they take their memory, and change no packet",
-            help="keep the data in a dict of the plugin, and hand it a file with `files`"
-            if in_python
-            else "leave `tables` out, or name a plugin in C that looks them up",
-            severity=Severity.WARNING,
-        )
+        if group.tables and group.plugin in PLUGINS:
+            yield topology.source.problem(
+                ("workers", i, "tables"),
+                f"group `{group.name}` has live tables, and its plugin looks nothing up",
+                code="E0534",
+                why=f"the built-in plugin `{group.plugin}` has no use for them: they take their"
+                " memory, and change no packet",
+                help="leave `tables` out, or name a plugin that looks them up",
+                severity=Severity.WARNING,
+            )
 
 
 # --- runtime directory --------------------------------------------------------------------------

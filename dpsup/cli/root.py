@@ -39,6 +39,7 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
     }),
     "table": ("Live tables", {
         "table": "List, show or change live tables.",
+        "tell": "Say something to the plugin of a group.",
     }),
     "look": ("Look at a running instance", {
         "list": "List all instances, also dead ones.",

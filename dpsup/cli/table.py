@@ -153,3 +153,31 @@ def _change(
             help="several parts are written with commas: 02:00:00:00:00:01,80",
         )
     return instance.table_change(name, " ".join((verb, *rest)), dry_run=dry_run)
+
+
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("group")
+@click.argument("text")
+@output_option
+@name_option
+@click.pass_context
+def tell(ctx: click.Context, group: str, text: str, output: str) -> None:
+    """Say something to the plugin of GROUP while packets flow.
+
+    The plugin's control() gets TEXT, 1 to 1016 bytes, in every worker: between two bursts of
+    packets, and in the order of the commands. The last 64 texts are kept. A worker that starts
+    later gets these before its first packet, so each text should say what is to hold. What a text
+    means is the plugin's affair. The group needs control = true in the topology.
+
+    \b
+      dpsup tell fw "trace on"
+      dpsup table fw/control            print the texts that are kept
+      dpsup table fw/control clear      forget them
+    """
+    with connect(ctx) as instance:
+        doc = instance.tell(group, text)
+    if output == "json":
+        print_json(doc)
+        return
+    workers = f"{doc['workers']} worker{'s' * (doc['workers'] != 1)}"
+    click.echo(f"{doc['group']}: text {doc['number']}, told to {workers}; {doc['kept']} kept")

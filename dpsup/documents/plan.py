@@ -92,7 +92,9 @@ class Group(TypedDict):
     ]
     plugin_copy: Annotated[str, "the private copy of the plugin's file that workers load"]
     tables: Annotated[
-        list[list[str]], "its live tables, of each name, kind, entries, key, value, and file"
+        list[list[str]],
+        "its live tables, of each name, kind, entries, key, value, file, use (`learn` and the age"
+        " in seconds, or `control`), and the file of one that persists",
     ]
     numa: Annotated[int, "the NUMA node of its slots and their lanes"]
     verify: Annotated[bool, "what its plugin changes is compared with what it declares"]

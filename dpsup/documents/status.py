@@ -159,6 +159,16 @@ class Totals(TypedDict):
     counters: Annotated[dict[str, int], "the plugin's own counters, added up by name"]
 
 
+class Learned(TypedDict):
+    age: Annotated[float, "seconds until an entry goes that is not told again, 0: never"]
+    entries: Annotated[int, "entries that workers told, and that are there"]
+    told: Annotated[int, "messages of workers that the builder took"]
+    learned: Annotated[int, "entries that they added or changed"]
+    refused: Annotated[int, "messages that changed nothing: a full table, an operator's entry"]
+    aged: Annotated[int, "entries that were not told again in time"]
+    lost: Annotated[int, "messages that found their worker's ring full"]
+
+
 class Group(TypedDict):
     name: Annotated[str, "the group"]
     plugin: Annotated[str, "its plugin"]
@@ -185,6 +195,12 @@ class Group(TypedDict):
 
 class StatusGroup(Group):
     workers: list[StatusWorker]
+    learned: NotRequired[
+        Annotated[
+            dict[str, Learned],
+            "what workers told, by table, as of the last second or two; only where one learns",
+        ]
+    ]
 
 
 class Recovery(TypedDict):
@@ -290,6 +306,7 @@ class GroupView(TypedDict):
     plugin_on_disk: str
     rollout: Rollout
     workers: list[WorkerView]
+    learned: NotRequired[dict[str, Learned]]
 
 
 class RecoveryView(TypedDict):

@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from typing import Annotated, TypedDict
 
-from dpsup.documents.status import Named
+from dpsup.documents.status import Learned, Named
+
+
+class Told(TypedDict):
+    group: Annotated[str, "the group"]
+    number: Annotated[int, "the text's number: later ones have higher numbers"]
+    kept: Annotated[int, "texts that a worker gets that starts now"]
+    workers: Annotated[int, "workers that are there"]
 
 
 class TableRow(TypedDict):
@@ -18,6 +25,8 @@ class TableRow(TypedDict):
     version: Annotated[int, "batches that made it"]
     file: Annotated[str, "the file that the topology names, empty: none"]
     changed_on_disk: Annotated[bool, "whether the file has other contents than when it was read"]
+    persists: Annotated[str, "the file in which it outlives the instance, empty: it does not"]
+    learned: Annotated[Learned | None, "what workers told, null: it does not learn"]
 
 
 class Tables(Named):

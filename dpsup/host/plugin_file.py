@@ -26,7 +26,7 @@ _MACHINES = {62: "x86_64", 183: "aarch64"}
 _HEAD = struct.Struct("<II")  # struct dps_plugin: abi, size
 _STATE = struct.Struct("<II")  # state_size, bucket_state_size
 STATE_AT = 64
-SIZE, SIZE_FIRST, SIZE_MOST = 144, 128, 1024  # now, as ABI 4 began, and what none will have
+SIZE, SIZE_FIRST, SIZE_MOST = 152, 128, 1024  # now, as ABI 4 began, and what none will have
 SOURCE_MOST = 4 << 20  # bytes
 # As a worker says it (workers/plugin.c).
 SINCE_3 = (

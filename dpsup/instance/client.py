@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.state import Left, Memory
     from dpsup.documents.status import Status
     from dpsup.documents.story import Sitter, Story
-    from dpsup.documents.tables import Changed, TableLines, Tables
+    from dpsup.documents.tables import Changed, TableLines, Tables, Told
 
 
 def running() -> dict[str, Runtime]:
@@ -421,6 +421,13 @@ class Instance:
         topology names."""
         args = {**_table(table), "path": file, "dry_run": dry_run, **_once()}
         return cast("Changed", self._ask("table_load", timeout, **args))
+
+    def tell(self, group: str, text: str, *, timeout: float = TABLE_S) -> Told:
+        """Say something to the plugin of a group: every worker's control() gets it, and that of
+        each worker that starts later, in the order of the calls. Returns once every burst of
+        packets that begins is handled after it."""
+        args = {"group": group, "text": text, **_once()}
+        return cast("Told", self._ask("tell", timeout, **args))
 
     def kill(self, worker: str, signal: int = 9, *, timeout: float = DEFAULT_S) -> Killed:
         """Send a signal to a worker."""

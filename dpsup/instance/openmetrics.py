@@ -35,7 +35,7 @@ from dpsup.instance.runtime_dir import Runtime
 if TYPE_CHECKING:
     from dpsup.documents.plan import Plan
     from dpsup.documents.rates import Look, Reading
-    from dpsup.documents.status import Histogram, MovePause, Status, StatusWorker
+    from dpsup.documents.status import Histogram, MovePause, Status, StatusGroup, StatusWorker
 
 
 FRESH_S = 1.0  # largest age of an answer: the bus is asked no more often
@@ -238,8 +238,28 @@ def _groups(made: _Families, status: Status) -> None:
                 **group,
                 reason=reason,
             )
+        _learned(made, g)
         for w in g["workers"]:
             _worker(made, g["name"], w)
+
+
+def _learned(made: _Families, g: StatusGroup) -> None:
+    for table, one in g.get("learned", {}).items():
+        labels = {"group": g["name"], "table": table}
+        made.gauge(
+            "table_learned_entries",
+            "Number of entries that workers told and that are there.",
+            one["entries"],
+            **labels,
+        )
+        for name, what, n in (
+            ("told_messages", "messages of workers that the builder took", one["told"]),
+            ("lost_messages", "messages of workers that found their ring full", one["lost"]),
+            ("refused_messages", "messages of workers that could not be used", one["refused"]),
+            ("learned_changes", "entries that workers added or changed", one["learned"]),
+            ("aged_entries", "entries that no worker told again in time", one["aged"]),
+        ):
+            made.counter(f"table_{name}", f"Number of {what}.", n, **labels)
 
 
 def _worker(made: _Families, group: str, w: StatusWorker) -> None:

@@ -277,6 +277,8 @@ def groups(
                 "totals": totals(workers, group_dropped(counters["groups"][g])),
             }
         )
+        if seen and "learned" in seen:
+            found[-1]["learned"] = seen["learned"]
     return found
 
 

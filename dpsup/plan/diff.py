@@ -43,7 +43,7 @@ workers.plugin workers.args workers.files
 _RESTART = """
 version name
 host.supervisor_cores host.hugepages host.eal_extra host.runtime_dir host.quarantine_dir
-host.shared_cores
+host.tables_dir host.shared_cores
 mempools.mbufs mempools.data_room mempools.cache mempools.numa mempools.page_size
 ports.name ports.pci ports.vdev ports.mempool ports.required ports.descriptors.rx
 ports.descriptors.tx ports.thresholds.rx_free ports.thresholds.rx_drop ports.thresholds.tx_free
@@ -51,6 +51,7 @@ ports.mtu ports.promiscuous ports.rss.fields ports.rss.inner ports.rss.key
 io.cores io.burst io.idle
 workers.state workers.bucket_state workers.verify workers.name workers.input
 workers.max workers.cores workers.ring workers.on_full workers.tables
+workers.control
 chains.name chains.path
 bus.endpoint metrics.listen
 """

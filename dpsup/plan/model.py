@@ -103,7 +103,7 @@ class GroupPlan:
     held_retry: float = 0.0  # seconds until a held worker is tried once more, 0: never
     lend_after: float = LEND_AFTER  # seconds without an answer, 0: never
     plugin_copy: str = ""  # what the workers load of plugin_path: instance.plugins
-    tables: tuple[tuple[str, ...], ...] = ()  # of each name, kind, entries, key, value, file
+    tables: tuple[tuple[str, ...], ...] = ()  # values.DeclaredTable
     numa: int = -1  # the node of its slots, -1: any
     verify: bool = False  # what the plugin changes is compared with what it declares
 

@@ -38,6 +38,14 @@ def state_dir(name: str, env: Mapping[str, str], *, is_root: bool, uid: int) -> 
     return f"{state}/dpsup/{name}" if state else f"/var/tmp/dpsup-{uid}/{name}"
 
 
+def tables_dir(topology: Topology, host: Host) -> str:
+    """The directory of live tables that outlive the instance."""
+    if topology.host.tables_dir != AUTO:
+        return topology.host.tables_dir
+    directory = state_dir(topology.name, host.env, is_root=host.is_root, uid=host.uid)
+    return f"{directory}/tables"
+
+
 def quarantine_dir(topology: Topology, host: Host) -> str:
     if topology.host.quarantine_dir != AUTO:
         return topology.host.quarantine_dir

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from dpsup import limits
 from dpsup.plan.memory import MIB, memory_plan, node_of
 from dpsup.plan.model import ChainPlan, GroupPlan, IoPlan, Plan, PoolPlan, PortPlan, ScalePlan
-from dpsup.plan.paths import quarantine_dir, runtime_dir
+from dpsup.plan.paths import quarantine_dir, runtime_dir, tables_dir
 from dpsup.plan.reserve import settled
 from dpsup.topology import chains
 from dpsup.topology.model import Group, Topology
+from dpsup.topology.values import DeclaredTable
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
@@ -158,7 +159,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 strategy=restart.strategy,
                 backoff_jitter=restart.backoff.jitter,
                 held_retry=restart.retry,
-                tables=tuple(tuple(one) for one in group.tables),
+                tables=_tables(group, tables_dir(topology, host)),
                 numa=node_of(topology, group),
             )
         )
@@ -166,11 +167,32 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
     return tuple(groups)
 
 
+def _tables(group: Group, directory: str) -> tuple[tuple[str, ...], ...]:
+    """Those that the topology declares, and that of an operator's words."""
+    found = [
+        one._replace(persist=f"{directory}/{group.name}={one.name}") if one.persist else one
+        for one in group.tables
+    ]
+    if group.control:
+        words = DeclaredTable(
+            limits.CONTROL,
+            "array",
+            str(limits.TELLS),
+            "",
+            f"u64+text{limits.TELL_BYTES}",
+            "",
+            limits.CONTROL,
+        )
+        found.append(words)
+    return tuple(tuple(one) for one in found)
+
+
 def args_of(group: Group, directory: str) -> tuple[tuple[str, str], ...]:
     """What its workers are told: arguments, the paths of files, and where its tables lie."""
     files = tuple((f"{limits.FILE}{name}", path) for name, path in group.files)
-    tables = ((limits.TABLES, f"{directory}/tables/{group.name}"),) if group.tables else ()
-    return (*group.args, *files, *tables)
+    if not group.tables and not group.control:
+        return (*group.args, *files)
+    return (*group.args, *files, (limits.TABLES, f"{directory}/tables/{group.name}"))
 
 
 def _ports(topology: Topology, host: Host) -> tuple[PortPlan, ...]:

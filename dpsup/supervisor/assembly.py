@@ -243,6 +243,7 @@ class Supervisor:
         core.spawn(self.tables.run(), feature="tables")
         guests = Guests(model.runtime.file(CONTROL), model.runtime.file(EVENTS))
         core.spawn(guests.keep(self._warn), feature="clients")
+        core.spawn(self.tables.watch(), feature="tables")
         if model.plan.metrics_listen:
             core.spawn(metrics_process.keep(core, model, self.children), feature="metrics")
         try:

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, cast
 
 from dpsup.bus.messages import Request
 from dpsup.documents.counters import Counters
-from dpsup.documents.status import LastExit, Summary
+from dpsup.documents.status import LastExit, Learned, Summary
 from dpsup.documents.story import Hello, Story
 from dpsup.errors import DpsupError
 from dpsup.host.process import Identity
@@ -235,6 +235,7 @@ class Model(Machine):
         self.loaded: dict[str, str] = {}  # digests of the files that the last one hands to plugins
         # By user: the last of the changes of tables that no event tells yet, and how many.
         self.frequent: dict[int | None, tuple[Request, int]] = {}
+        self.learned: dict[str, dict[str, Learned]] = {}  # by group and table, as seen last
         self.primary = Primary(name="primary")
         self.seed = Seed(name="seed")
         self.groups = [_group(i, g) for i, g in enumerate(plan.groups)]

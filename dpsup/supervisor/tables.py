@@ -8,6 +8,7 @@ in its log. Forwarding needs no builder; workers that start need what one has la
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -33,6 +34,7 @@ POLICY = Policy(intensity=1e9, period=60, initial=0.01, factor=1.5, most=2)
 READY_S = 600.0  # a file of a million lines is read in seconds
 ASK_S = 600.0
 SLOW_S = 3.0  # without a builder
+WATCH_S = 1.0  # between two looks at what workers told
 FAULT_S = 1.0  # after an internal error
 TRIES = 5  # builders that end before the tables are laid out, or over the same request
 FAILING = 3  # builders that end unready, after which no request waits for the next one
@@ -80,6 +82,18 @@ class Tables:
                 self._fault("tables", e)
                 self._note_failure(f"met an internal error: {e!r}")
                 await asyncio.sleep(FAULT_S)
+
+    async def watch(self) -> None:
+        """Keep what workers told for `status`, which waits for no builder."""
+        while self._learns and not self._is_over:
+            if self._client is not None:
+                with contextlib.suppress(DpsupError):
+                    self._model.learned = await self._client.ask("learned", WATCH_S)
+            await asyncio.sleep(WATCH_S)
+
+    @property
+    def _learns(self) -> bool:
+        return any(t[6].startswith("learn") for g in self._model.plan.groups for t in g.tables)
 
     @property
     def _is_over(self) -> bool:
@@ -149,6 +163,9 @@ class Tables:
                 one.state, one.trouble, one.failed = "ready", "", -1
                 self._core.wake()
                 self._core.log.add(name=NAME, line=f"ready, pid {spawned.pid}")
+            elif word.startswith("WARNING "):
+                message = word.removeprefix("WARNING ")
+                self._core.events.add(type="warning", name=NAME, message=message)
             elif word and not word.startswith("REFUSED "):
                 self._core.skip(NAME, "a line about its start", repr(word))
 

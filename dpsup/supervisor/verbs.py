@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from dpsup import limits
 from dpsup.bus.messages import Args, ProtocolError, Request, want
 from dpsup.bus.sockets import Gone
 from dpsup.documents.counters import Counters
@@ -32,7 +33,7 @@ from dpsup.documents.printed import (
 from dpsup.documents.requests import Events, Killed, Lines, Ping, StatePart, Stopping
 from dpsup.documents.status import Status
 from dpsup.documents.story import StatePart as PrimaryState
-from dpsup.documents.tables import Tables
+from dpsup.documents.tables import Tables, Told
 from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
 from dpsup.host import process
 from dpsup.instance import status
@@ -267,6 +268,20 @@ async def _tables(sup: Supervisor, _: Args) -> Tables:
     }  # fmt: skip
 
 
+async def _tell(sup: Supervisor, args: Args) -> Told:
+    """An operator's words for the plugin of a group."""
+    group = find_group(sup, want(args, "group", str)).plan
+    if not any(one[0] == limits.CONTROL for one in group.tables):
+        raise UsageError(
+            f'group "{group.name}" takes no words',
+            code="E0536",
+            why="the topology does not say that it does",
+            help=f'write control = true in [[workers]] of "{group.name}", and start anew',
+        )
+    told: Told = await _table("tell", sup, {**args, "group": group.name})
+    return told
+
+
 async def _table(verb: str, sup: Supervisor, args: Args) -> Any:
     """What the builder answers."""
     return await sup.tables.ask(verb, **{k: v for k, v in args.items() if k in TABLE_ARGS})
@@ -489,13 +504,14 @@ VERBS: dict[str, Callable[[Supervisor, Args], Coroutine[Any, Any, Any]]] = {
     "table_change": partial(_table, "change"),
     "table_batch": partial(_table, "batch"),
     "table_load": partial(_table, "load"),
+    "tell": _tell,
 }
 
 # Of these an event says which user and process ordered them.
 CHANGING = frozenset(
     {
         "scale", "rebalance", "restart", "rollout", "rollout_undo", "reload", "reset_failed",
-        "kill", "stop", "table_change", "table_batch", "table_load",
+        "kill", "stop", "table_change", "table_batch", "table_load", "tell",
     }
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 
-from dpsup.documents.status import Process, Rollout, View, WorkerView
+from dpsup.documents.status import GroupView, Process, Rollout, View, WorkerView
 from dpsup.supervisor.model import Child, Group, Model, Worker
 
 
@@ -27,17 +27,7 @@ def view(model: Model) -> View:
         if any(g.tables for g in model.plan.groups)
         else None,
         "absent": model.absent,
-        "groups": [
-            {
-                "desired": g.desired,
-                "spares_ready": sum(s.ready for s in g.spares if s.version == g.version),
-                "rollout": rollout(model, g),
-                "spares_held": g.spares_held,
-                "plugin_on_disk": g.on_disk,
-                "workers": [_worker(w, g, now) for w in g.workers],
-            }
-            for g in model.groups
-        ],
+        "groups": [_group(model, g, now) for g in model.groups],
         "recovery": {
             "deaths": model.deaths,
             "primary_deaths": model.primary_deaths,
@@ -46,6 +36,20 @@ def view(model: Model) -> View:
             "histograms": model.failovers.document(),
         },
     }
+
+
+def _group(model: Model, g: Group, now: float) -> GroupView:
+    made: GroupView = {
+        "desired": g.desired,
+        "spares_ready": sum(s.ready for s in g.spares if s.version == g.version),
+        "rollout": rollout(model, g),
+        "spares_held": g.spares_held,
+        "plugin_on_disk": g.on_disk,
+        "workers": [_worker(w, g, now) for w in g.workers],
+    }
+    if learned := model.learned.get(g.plan.name):
+        made["learned"] = learned
+    return made
 
 
 def rollout(model: Model, group: Group) -> Rollout:

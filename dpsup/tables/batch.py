@@ -24,6 +24,7 @@ class Verb(enum.StrEnum):
 
 
 _WORDS = {Verb.ADD: 3, Verb.REPLACE: 3, Verb.SET: 3, Verb.DEL: 2, Verb.CLEAR: 1}
+_VERBS = {str(verb): (verb, n) for verb, n in _WORDS.items()}
 
 
 class Operation(NamedTuple):
@@ -49,8 +50,10 @@ def parse(text: str, table: Table, names: Names = NO_NAMES, file: str = "") -> B
     reader = Reader(table, names, found)
     operations = []
     for line in lines(text):
-        word = line.words[0]
-        if word not in set(Verb):
+        words = line.words
+        word = words[0]
+        verb, n = _VERBS.get(word, (None, 0))
+        if verb is None:
             close = suggest(word, list(Verb))
             found.add(
                 line,
@@ -60,19 +63,17 @@ def parse(text: str, table: Table, names: Names = NO_NAMES, file: str = "") -> B
                 help=f"did you mean {close}?" if close else f"write {', '.join(Verb)}",
             )
             continue
-        verb = Verb(word)
-        if len(line.words) != _WORDS[verb]:
+        if len(words) != n:
             found.add(
                 line,
-                f"`{verb}` has {plural(len(line.words) - 1, 'word')} behind it",
+                f"`{verb}` has {plural(len(words) - 1, 'word')} behind it",
                 code="E0521",
-                why=f"{verb} takes {('nothing', 'a key', 'a key and a value')[_WORDS[verb] - 1]}",
-                help=f"write {verb} {' '.join(table.example.split()[: _WORDS[verb] - 1])}".rstrip(),
+                why=f"{verb} takes {('nothing', 'a key', 'a key and a value')[n - 1]}",
+                help=f"write {verb} {' '.join(table.example.split()[: n - 1])}".rstrip(),
             )
             continue
-        key = reader.key(line, line.words[1]) if _WORDS[verb] > 1 else None
-        has_value = _WORDS[verb] > 2 and key is not None
-        value = reader.value(line, line.words[2]) if has_value else None
+        key = reader.key(line, words[1]) if n > 1 else None
+        value = reader.value(line, words[2]) if n > 2 and key is not None else None
         operations.append(Operation(verb, key, value, line.at))
     problems = found.all()
     return Batch([] if problems else operations, problems)

@@ -41,6 +41,10 @@ class Field(NamedTuple):
 
 _NUMBER = re.compile(r"0x[0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,19}")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2})(?:\1[0-9a-fA-F]{2}){4}")
+_ESCAPE = re.compile(rb"%([0-9a-fA-F]{2})")
+_BYTES = {str(n): n for n in range(256)}
+_LENGTHS = {str(n): n for n in range(129)}
+_NO_TEXT = '""'
 _V4 = re.compile(r"[0-9.]+")
 
 
@@ -59,12 +63,12 @@ def mac(word: str) -> bytes:
 
 def ipv4(word: str) -> bytes:
     """Four numbers without leading zeros: what 010 means differs between programs."""
-    try:
-        parts = [int(part) for part in word.split(".")] if _V4.fullmatch(word) else []
-        if len(parts) == 4 and ".".join(map(str, parts)) == word:
-            return bytes(parts)
-    except ValueError:
-        pass  # an empty part, or one above 255
+    parts = word.split(".")
+    if len(parts) == 4:
+        try:
+            return bytes([_BYTES[part] for part in parts])
+        except KeyError:
+            pass  # an empty part, one above 255, or 010
     if ":" in word:
         raise Unreadable(f"{show(word)} is an IPv6 address", "an IPv4 address belongs here")
     raise Unreadable(f"{show(word)} is not an IPv4 address", "write 192.0.2.1")
@@ -137,6 +141,27 @@ def _hex(size: int) -> Field:
     return Field(f"hex{size}", size, read, lambda data, _: data.hex(), "00" * size)
 
 
+def _text(size: int) -> Field:
+    """Text in UTF-8, zero behind its end; what would end a word is written as %20."""
+
+    def read(word: str, _: Names) -> bytes:
+        data = b"" if word == _NO_TEXT else word.encode()
+        data = _ESCAPE.sub(lambda m: bytes((int(m[1], 16),)), data)
+        if len(data) > size or 0 in data:
+            raise Unreadable(
+                f"{show(word)} does not fit {size} bytes of text",
+                "write fewer letters, a space as %20, and no %00",
+            )
+        return data.ljust(size, b"\0")
+
+    def write(data: bytes, _: Names) -> str:
+        kept = data.rstrip(b"\0")
+        words = (chr(b) if 32 < b < 127 and b not in b'"#%,' else f"%{b:02x}" for b in kept)
+        return "".join(words) or _NO_TEXT
+
+    return Field(f"text{size}", size, read, write, "hello%20there")
+
+
 FIELDS = {
     field.name: field
     for field in (
@@ -169,10 +194,12 @@ def field(name: str) -> Field:
         return FIELDS[name]
     if (m := re.fullmatch(r"hex([1-9][0-9]{0,4})", name)) and int(m[1]) <= 65536:
         return _hex(int(m[1]))
+    if (m := re.fullmatch(r"text([1-9][0-9]{0,4})", name)) and int(m[1]) <= 65536:
+        return _text(int(m[1]))
     close = suggest(name, FIELDS)
     raise Unreadable(
         f"there is no type {show(name)}",
-        f"did you mean {close}?" if close else f"the types are {', '.join(FIELDS)} and hexN",
+        f"did you mean {close}?" if close else f"the types are {', '.join(FIELDS)}, hexN and textN",
     )
 
 
@@ -184,12 +211,12 @@ def prefix(word: str, bits: int) -> tuple[bytes, int]:
     data = ipv4(address) if bits == 32 else ipv6(address)
     if not slash:
         return data, bits
-    if not re.fullmatch(r"0|[1-9][0-9]{0,2}", size) or int(size) > bits:
+    length = _LENGTHS.get(size, -1)
+    if not 0 <= length <= bits:
         raise Unreadable(f"{show('/' + size)} is no prefix length", f"write /0 to /{bits}")
-    length = int(size)
     whole = int.from_bytes(data, "big")
-    kept = whole >> (bits - length) << (bits - length)
-    if kept != whole:
+    if rest := whole & (1 << bits - length) - 1:
+        kept = whole - rest
         network = kept.to_bytes(bits // 8, "big")
         raise Unreadable(
             f"{show(word)} has bits set behind its length", f"write {show_prefix(network, length)}"

@@ -29,12 +29,13 @@ def lines(text: str) -> Iterator[Line]:
     """The lines that say something. A comment begins with # where a word could."""
     for at, line in enumerate(text.split("\n"), 1):
         words = line.split()
-        for i, word in enumerate(words):
-            if word.startswith("#"):
-                del words[i:]
-                break
+        if "#" in line:
+            for i, word in enumerate(words):
+                if word.startswith("#"):
+                    del words[i:]
+                    break
         if words:
-            yield Line(at, line.rstrip(), words)
+            yield Line(at, line, words)
 
 
 class Findings:
@@ -49,9 +50,9 @@ class Findings:
         if len(self.problems) >= MOST_PROBLEMS:
             self.more += 1
             return
-        source = (
-            line.text if line.text.isprintable() else line.text.encode("unicode_escape").decode()
-        )
+        source = line.text.rstrip()
+        if not source.isprintable():
+            source = source.encode("unicode_escape").decode()
         self.problems.append(
             Problem(message, self.file, line.at, source[:200], why=why, help=help, code=code)
         )
@@ -86,10 +87,11 @@ class Reader:
             return None
 
     def value(self, line: Line, word: str) -> Value | None:
+        if (known := self.values.get(word)) is not None:
+            return known
         try:
-            if word not in self.values:
-                self.values[word] = self.table.read_value(word, self.names)
-            return self.values[word]
+            value = self.values[word] = self.table.read_value(word, self.names)
+            return value
         except Unreadable as e:
             self._refuse(line, e)
             return None

@@ -138,7 +138,9 @@ def _complete(topology: Topology, source: Source, path: str) -> Topology:
         )
         for group in topology.workers
     )
-    directories = {key: getattr(topology.host, key) for key in ("runtime_dir", "quarantine_dir")}
+    directories = {
+        key: getattr(topology.host, key) for key in ("runtime_dir", "quarantine_dir", "tables_dir")
+    }
     host = topology.host.model_copy(
         update={k: path if path == AUTO else absolute(path) for k, path in directories.items()}
     )

@@ -59,6 +59,7 @@ class HostTable(Model):
     eal_extra: Texts = _key((), "arguments that EAL gets as they are", "[]")
     runtime_dir: str = _key(AUTO, "the directory of sockets and state", '"auto"', min_length=1)
     quarantine_dir: str = _key(AUTO, "the directory of quarantined packets", '"auto"', min_length=1)
+    tables_dir: str = _key(AUTO, "the directory of tables that persist", '"auto"', min_length=1)
     shared_cores: bool = _key(False, "whether io cores may share their CPU", "true or false")
 
 
@@ -193,6 +194,9 @@ class Group(Model):
         (),
         "the live tables that the plugin looks things up in",
         '{ routes = { kind = "ipv4", entries = "1M", file = "routes.txt" } }',
+    )
+    control: bool = _key(
+        False, "whether `dpsup tell` reaches its plugin's `control`", "true or false"
     )
     input: Texts | None = _key(None, "the ports that feed the group", '["wan"]')
     count: int = _key(1, "the workers of the group", "1", ge=1, le=limits.SLOTS)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from dpsup import limits
 from dpsup.tables.fields import Unreadable
-from dpsup.tables.model import declare
+from dpsup.tables.model import Match, Table, declare
 from dpsup.text import DURATION, duration, listing, show, suggest
 from dpsup.topology.schema import (
     AfterValidator,
@@ -313,9 +313,12 @@ class DeclaredTable(NamedTuple):
     key: str
     value: str
     file: str
+    use: str = ""  # "learn AGE": seconds, 0: it stays; "control"
+    persist: str = ""  # the path of what outlives the instance, "yes": below [host] tables_dir
 
 
-_TABLE_KEYS = ("kind", "entries", "key", "value", "file")
+_TABLE_KEYS = ("kind", "entries", "key", "value", "file", "learn", "age", "persist")
+_TRUTHS = ("learn", "persist")
 
 
 def _tables(value: object) -> object:
@@ -334,6 +337,12 @@ def _declared(name: str, value: object) -> DeclaredTable:
             why=f"names stand in commands and messages: {_NAME.pattern}",
             path=(name,),
         )
+    if name == limits.CONTROL:
+        raise invalid(
+            f"{show(name)} cannot be a table's name",
+            why="it is the table of what `dpsup tell` says, where control = true",
+            path=(name,),
+        )
     if not isinstance(value, dict):
         raise invalid(
             f"a table is declared as a table, not as {show(value)}",
@@ -348,7 +357,10 @@ def _declared(name: str, value: object) -> DeclaredTable:
                 help=f"did you mean `{close}`?" if close else f"it has {listing(_TABLE_KEYS)}",
                 path=(name, key),
             )
-        if key != "entries" and (not isinstance(word, str) or not word or not word.isprintable()):
+        if key in _TRUTHS and not isinstance(word, bool):
+            raise invalid(f"`{key}` is true or false, not {show(word)}", path=(name, key))
+        is_text = key not in ("entries", "age", *_TRUTHS)
+        if is_text and (not isinstance(word, str) or not word or not word.isprintable()):
             raise invalid(f"`{key}` must be a text, not {show(word)}", path=(name, key))
     for key in ("kind", "entries"):
         if key not in value:
@@ -364,7 +376,49 @@ def _declared(name: str, value: object) -> DeclaredTable:
         table = declare(name, value["kind"], value["entries"], key=words["key"], value=what)
     except Unreadable as e:
         raise invalid(f"table `{name}`: {e.message}", help=e.help, path=(name,)) from None
-    return DeclaredTable(name, value["kind"], str(table.entries), words["key"], what, words["file"])
+    file, persist = words["file"], "yes" if value.get("persist") else ""
+    use = _learning(name, value, table)
+    return DeclaredTable(
+        name, value["kind"], str(table.entries), words["key"], what, file, use, persist
+    )
+
+
+def _learning(name: str, value: dict[str, Any], table: Table) -> str:
+    age = 0.0
+    if "age" in value:
+        age = _parse_age(name, value["age"])
+        if not value.get("learn"):
+            raise invalid(
+                f"table `{name}` has `age`, and learns nothing",
+                why="what an operator adds stays until an operator removes it",
+                help="write learn = true beside it, or leave `age` out",
+                path=(name, "age"),
+            )
+    if not value.get("learn"):
+        return ""
+    if table.match is Match.ARRAY:
+        raise invalid(
+            f"table `{name}` cannot learn: it is an array",
+            why="a worker tells a key and a value of at most 8 bytes",
+            help="let an exact match learn the index of a record",
+            path=(name, "learn"),
+        )
+    return f"learn {age:g}"
+
+
+def _parse_age(name: str, value: object) -> float:
+    try:
+        age = duration(value)
+    except ValueError as e:
+        raise invalid(f"`age`: {e}", help='write "300s"', path=(name, "age")) from None
+    if age < 1:
+        raise invalid(
+            f"`age` of {show(value)} is too short",
+            why="workers tell an entry again four times in that time",
+            help='write "1s" or more',
+            path=(name, "age"),
+        )
+    return age
 
 
 def _leaves(table: dict[str, object], path: tuple[str, ...]) -> Iterator[tuple[Any, str]]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
         State,
     )
     from dpsup.documents.quarantine import Death, Packet
-    from dpsup.documents.status import Account, Summary
+    from dpsup.documents.status import Account, Learned, Summary
     from dpsup.documents.tables import Tables
     from dpsup.documents.where import Where
 
@@ -331,10 +331,23 @@ def print_tables(doc: Tables) -> None:
             f"{one['bytes'] / (1 << 20):.1f}",
             str(one["version"]),
             one["file"] + (" (changed since)" if one["changed_on_disk"] else ""),
+            _learned(one["learned"]),
         ]
         for one in doc["tables"]
     ]
-    _table(["TABLE", "KIND", "ENTRIES", "MOST", "MiB", "VERSION", "FILE"], rows)
+    titles = ["TABLE", "KIND", "ENTRIES", "MOST", "MiB", "VERSION", "FILE", "WORKERS TOLD"]
+    if not any(one["learned"] for one in doc["tables"]):
+        titles, rows = titles[:-1], [row[:-1] for row in rows]
+    _table(titles, rows)
+
+
+def _learned(found: Learned | None) -> str:
+    """Of a table what workers told, and what became of it."""
+    if found is None:
+        return ""
+    words = [f"{found['entries']} learned"]
+    words += [f"{found[k]} {k}" for k in ("aged", "refused", "lost") if found[k]]
+    return ", ".join(words)
 
 
 def print_rebalance(doc: Rebalance) -> None:

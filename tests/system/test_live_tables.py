@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NULL, PATIENCE, Run, dies, run, supervisor, wait_for
+from harness import NULL, PATIENCE, Run, builder, dies, run, supervisor, wait_for
 from jobs import build
 
 from dpsup import DpsupError, connect
@@ -112,20 +112,6 @@ def newest(worker: dict[str, Any]) -> int:
 def they_see(instance: Run, version: int) -> None:
     """All packets are of one flow, so one worker has them; another's number is an older one."""
     wait_for(lambda: max(map(newest, seen(instance)), default=0) == version)
-
-
-def builder(instance: Run) -> int:
-    """The pid of its builder, once there is one."""
-
-    def find() -> int:
-        for one in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                words = (one / "cmdline").read_bytes()
-                if b"dpsup.builder" in words and f"/{instance.name}/".encode() in words:
-                    return int(one.name)
-        return 0
-
-    return int(wait_for(find, step=0.005))
 
 
 def test_a_table_is_read_from_its_file_and_changed_while_packets_flow(instance: Run) -> None:

@@ -128,6 +128,11 @@ PLAN: Doc = {
 }  # fmt: skip
 
 
+LEARNED = {
+    "age": 300.0, "entries": 7, "told": 20, "learned": 9, "refused": 3, "aged": 2, "lost": 1,
+}  # fmt: skip
+
+
 def _view(t: float) -> Doc:
     def worker(n: int, hidden: bool = False) -> Doc:
         return {
@@ -159,7 +164,10 @@ def _view(t: float) -> Doc:
         "seed": {"pid": 201, "state": "running"},
         "builder": None,
         "absent": [],
-        "groups": [group(2, [worker(1), worker(2), worker(0, hidden=True)]), group(1, [worker(3)])],
+        "groups": [
+            group(2, [worker(1), worker(2), worker(0, hidden=True)]),
+            {**group(1, [worker(3)]), "learned": {"macs": dict(LEARNED)}},
+        ],
         "recovery": {
             "deaths": 6,
             "primary_deaths": 0,

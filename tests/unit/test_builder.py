@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dpsup.builder import book as builder_book
+from dpsup.builder import source as builder_source
 from dpsup.builder.book import Book
 from dpsup.builder.log import Log, Record, decode, encode
 from dpsup.builder.process import lives, refusal_line
@@ -307,7 +308,7 @@ def test_a_list_reads_no_file_that_is_as_it_was(
     source.write_text("7 7\n")
     assert book.is_changed_on_disk
     # As of this machine's tomorrow it was written long ago.
-    monkeypatch.setattr(builder_book, "SETTLED_NS", -(10**15))
+    monkeypatch.setattr(builder_source, "SETTLED_NS", -(10**15))
     assert book.is_changed_on_disk
     reads: list[str] = []
     inner = builder_book.read_text

@@ -484,7 +484,7 @@ def test_where_tables_lie_counts_among_the_arguments(with_file: bool) -> None:
 
 @pytest.mark.parametrize(
     ("plugin", "why"),
-    [("fw.py", "a plugin in Python"), ("sink", "built-in plugin `sink`"), ("fw.so", "")],
+    [("fw.py", ""), ("sink", "built-in plugin `sink`"), ("fw.so", "")],
 )
 def test_tables_that_no_plugin_looks_up_are_a_warning(plugin: str, why: str) -> None:
     table = 'tables = { t = { kind = "ipv4", entries = 1 } }\n'

@@ -40,7 +40,8 @@ def test_a_plan_says_where_tables_lie_and_what_they_are() -> None:
     assert topology is not None, problems
     plan = make_plan(topology, machine())
     group = plan.groups[0]
-    assert group.tables == (("routes", "ipv4", "1000", "", "u32", "/etc/dpsup/routes.txt"),)
+    words = ("routes", "ipv4", "1000", "", "u32", "/etc/dpsup/routes.txt", "", "")
+    assert group.tables == (words,)
     assert dict(group.args)[limits.TABLES] == f"{plan.runtime_dir}/tables/fw"
     assert plan_of(json.loads(json.dumps(dataclasses.asdict(plan)))) == plan
     assert limits.TABLES not in dict(make_plan(read("{}")[0] or topology, machine()).groups[0].args)
@@ -61,6 +62,13 @@ def test_a_plan_says_where_tables_lie_and_what_they_are() -> None:
         ('{ routes = { kind = "exact", entries = 5 } }', "needs the type of its key"),
         ('{ routes = { kind = "ipv4", entries = 5, value = "u64" } }', "is too long"),
         ('{ routes = { kind = "ipv4", entries = 5, file = "" } }', "must be a text"),
+        ('{ routes = { kind = "ipv4", entries = 5, learn = "yes" } }', "true or false"),
+        ('{ routes = { kind = "ipv4", entries = 5, persist = 1 } }', "true or false"),
+        ('{ routes = { kind = "ipv4", entries = 5, age = "5s" } }', "learns nothing"),
+        ('{ routes = { kind = "ipv4", entries = 5, learn = true, age = 5 } }', "not a duration"),
+        ('{ routes = { kind = "ipv4", entries = 5, learn = true, age = "9ms" } }', "too short"),
+        ('{ routes = { kind = "array", entries = 5, learn = true } }', "it is an array"),
+        ('{ control = { kind = "array", entries = 5 } }', "cannot be a table's name"),
     ],
 )  # fmt: skip
 def test_a_faulty_declaration_is_told_with_its_line(tables: str, said: str) -> None:
@@ -70,6 +78,37 @@ def test_a_faulty_declaration_is_told_with_its_line(tables: str, said: str) -> N
     found = problems[0]
     assert said in str(found)
     assert found.source.startswith("tables = ")
+
+
+def test_what_learns_and_what_persists_and_an_operators_words() -> None:
+    tables = """{
+        a = { kind = "ipv4", entries = 5, learn = true },
+        b = { kind = "ipv6", entries = 5, learn = true, age = "5m", persist = true },
+        c = { kind = "ipv6", entries = 5, learn = false, persist = false },
+    }""".replace("\n", " ").replace(",     }", " }")  # fmt: skip
+    topology, problems = load(FILE, machine(text(tables) + "\ncontrol = true"))
+    assert topology is not None, problems
+    host = machine()
+    group = make_plan(topology, host).groups[0]
+    assert [one[6:] for one in group.tables] == [
+        ("learn 0", ""),
+        ("learn 300", f"/var/lib/dpsup/{topology.name}/tables/fw=b"),
+        ("", ""),
+        ("control", ""),
+    ]
+    name, kind, entries, key, value, *_ = group.tables[3]
+    record = declare(name, kind, int(entries), key=key, value=value).value
+    assert sum(part.size for part in record) == 1024
+    # In a directory of one's own; and without tables, for the words alone.
+    own = text(tables) + '\n[host]\ntables_dir = "kept"\n'
+    topology, _ = load(FILE, machine(own))
+    assert topology is not None
+    assert make_plan(topology, host).groups[0].tables[1][7] == "/etc/dpsup/kept/fw=b"
+    topology, _ = load(FILE, machine(MINIMAL.replace(GROUP, f"{GROUP}\ncontrol = true")))
+    assert topology is not None
+    group = make_plan(topology, host).groups[0]
+    assert [one[0] for one in group.tables] == ["control"]
+    assert limits.TABLES in dict(group.args)
 
 
 def test_too_many_tables_are_refused() -> None:

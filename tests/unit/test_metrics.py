@@ -208,3 +208,12 @@ def test_alert_rules_fire_when_they_should(words: list[str]) -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_workers_told_is_metrics() -> None:
+    found = samples(exposed(looks.edge(5.0)))
+    for name, n in (
+        ("learned_entries", 7), ("told_messages_total", 20), ("lost_messages_total", 1),
+        ("refused_messages_total", 3), ("learned_changes_total", 9), ("aged_entries_total", 2),
+    ):  # fmt: skip
+        assert found[f"dpsup_table_{name}"] == [n], name

@@ -51,7 +51,6 @@ def rust_structs() -> dict[str, list[str]]:
 
 LEFT_OUT = {
     "dps_tuple": "dps_hash_of is not in the crate",
-    "dps_live_table": "its lookups are inline functions of dpsup_table_*.h, not yet in the crate",
 }
 VERDICTS = (0, 1, 9, 15, 16, 255, 256, 4095)
 
@@ -65,7 +64,8 @@ def test_structs_have_the_same_fields() -> None:
 def test_layout_constants_and_verdicts_are_those_of_the_header(tmp_path: Path) -> None:
     constants = sorted(set(re.findall(r"^#define (DPS_PLUGIN_\w+) ", HEADER, re.MULTILINE)))
     constants = [name for name in constants if name not in ("DPS_PLUGIN_H", "DPS_PLUGIN_HEAD")]
-    assert set(re.findall(r"pub const (DPS_\w+):", RAW)) == set(constants)
+    assert set(re.findall(r"pub const (DPS_PLUGIN_\w+):", RAW)) == set(constants)
+    constants += re.findall(r"pub const (DPS_TABLE_\w+):", RAW)
     structs = rust_structs()
 
     c = [f'printf("{name} %lld\\n", (long long){name});' for name in constants]
@@ -98,6 +98,11 @@ def test_layout_constants_and_verdicts_are_those_of_the_header(tmp_path: Path) -
         "use dpsup_plugin::raw;\nuse std::mem::{size_of, MaybeUninit};\nuse std::ptr::addr_of;\n"
         "#[no_mangle] extern \"C\" fn dps_touch(_: *mut u8, _: u32) {}\n"
         "#[no_mangle] extern \"C\" fn dps_emit(_: u16, _: u32) -> *mut u8 { 0 as *mut u8 }\n"
+        "#[no_mangle] extern \"C\" fn dps_tell(_: *mut u8, _: *mut u8, _: *mut u8, _: u64) -> i32"
+        " { 0 }\n"
+        "#[no_mangle] extern \"C\" fn dps_table_find(_: *mut u8, _: *mut u8) -> u64 { 0 }\n"
+        "#[no_mangle] extern \"C\" fn dps_table_record(_: *mut u8, _: u64) -> *mut u8"
+        " { 0 as *mut u8 }\n"
         f"fn main() {{\n{chr(10).join(r)}\n}}\n"
     )  # fmt: skip
     command = ["cc", f"-I{SDK}", str(tmp_path / "layout.c"), "-o", str(tmp_path / "in_c")]
@@ -137,6 +142,121 @@ def test_ticks_are_there_where_they_have_an_interval(tmp_path: Path) -> None:
     assert said.split() == ["5000", "0", "1", "0", "3", "touched", "3"]
 
 
+def test_tables_and_words_by_the_worker(tmp_path: Path) -> None:
+    (tmp_path / "tables.rs").write_text(TABLES)
+    (tmp_path / "worker.c").write_text(WORKER_OF_TABLES)
+    plugin = build(tmp_path, tmp_path / "tables.rs")
+    worker = tmp_path / "worker"
+    command = ["cc", "-rdynamic", f"-I{SDK}", str(tmp_path / "worker.c"), "-ldl", "-o", str(worker)]
+    subprocess.run(command, check=True)
+    said = subprocess.run([worker, plugin], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["7", "9", "3", "41", "50", "77"]
+    # A key of another length would be read beyond its end.
+    wrong = subprocess.run([worker, plugin, "wrong"], capture_output=True, text=True, check=False)
+    assert wrong.returncode < 0
+
+
+TABLES = """
+#![deny(unsafe_code)]
+use dpsup_plugin::{dpsup_plugin, drop, Env, Packet, Plugin, Table, Tick};
+
+struct Tables {
+    macs: Table,
+    hops: Table,
+    add: u64,
+}
+
+impl Plugin for Tables {
+    const TICK_US: u32 = 5000;
+    const NEEDS: u32 = 16;
+    const CONTROL: bool = true;
+
+    fn init(env: &Env) -> Result<Self, &'static str> {
+        if env.table("none").is_some() {
+            return Err("there is no such table");
+        }
+        let (macs, hops) = (env.table("macs").ok_or("macs")?, env.table("hops").ok_or("hops")?);
+        Ok(Tables { macs, hops, add: 0 })
+    }
+
+    fn packet(&mut self, _: &Env, _: &mut Packet) -> u16 {
+        drop(0)
+    }
+
+    fn tick(&mut self, env: &Env, tick: &mut Tick) {
+        let key = [2u8, 0, 0, 0, 0, 1];
+        assert!(env.find(self.macs, &[0; 6]).is_none() && env.record(self.hops, 9).is_none());
+        tick.count(0, env.find(self.macs, &key).unwrap());
+        tick.count(1, env.record(self.hops, 3).unwrap()[0] as u64);
+        tick.count(2, env.version(self.macs));
+        tick.count(3, self.add);
+        if env.tell(self.macs, &key, 50) {
+            tick.count(4, 50);
+        }
+    }
+
+    fn control(&mut self, env: &Env, text: &[u8]) {
+        if text == b"wrong" {
+            env.find(self.macs, &[0; 5]);
+        }
+        self.add = text.len() as u64;
+    }
+}
+
+dpsup_plugin!(Tables, "tables", reasons = [], counters = ["a", "b", "c", "d", "e"]);
+"""
+WORKER_OF_TABLES = """
+#include <dlfcn.h>
+#include <stdio.h>
+#include <dpsup_plugin.h>
+#include <dpsup_table_array.h>
+#include <dpsup_table_exact.h>
+
+static uint64_t told;
+void dps_touch(void *at, uint32_t len) { (void)at; (void)len; }
+uint8_t *dps_emit(uint16_t verdict, uint32_t len) { (void)verdict; (void)len; return NULL; }
+uint64_t dps_table_find(const struct dps_live_table *t, const void *key)
+{
+    return dps_exact_find(t->at, key);
+}
+const void *dps_table_record(const struct dps_live_table *t, uint64_t index)
+{
+    return dps_array_at(t->at, index);
+}
+int dps_tell(const struct dps_env *env, const struct dps_live_table *t, const void *key, uint64_t n)
+{
+    told += env != NULL && t->kind == 1 && ((const uint8_t *)key)[5] == 1 ? 27 + n : 0;
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    const struct dps_plugin *p = dlsym(dlopen(argv[1], RTLD_NOW), "dps_plugin");
+    uint64_t counters[DPS_PLUGIN_COUNTERS] = { 0 };
+    void *macs = aligned_alloc(64, 1 << 16), *hops = aligned_alloc(64, 1 << 16), *state = NULL;
+    struct dps_live_table tables[] = {
+        { .name = "macs", .kind = DPS_TABLE_EXACT, .key_bytes = 6, .at = macs, .version = 3 },
+        { .name = "hops", .kind = DPS_TABLE_ARRAY, .value_bytes = 4, .at = hops },
+    };
+    struct dps_env env = { .counters = counters, .n_tables = 2, .tables = tables };
+
+    memset(macs, 0, 1 << 16);
+    memset(hops, 0, 1 << 16);
+    dps_exact_init(macs, 1 << 16, 6, 9, 0);
+    dps_array_init(hops, 1 << 16, 4, 9);
+    dps_exact_set(macs, (uint8_t[]){ 2, 0, 0, 0, 0, 1 }, 7);
+    dps_array_set(hops, 3, (uint8_t[]){ 9, 0, 0, 0 });
+    if (p->init(&env, &state) != 0)
+        return 1;
+    p->control(state, argc > 2 ? "wrong" : "as long as this text, which has 41 bytes",
+        argc > 2 ? 5 : 41);
+    p->tick(state);
+    for (int i = 0; i < 5; i++)
+        printf("%u ", (unsigned)counters[i]);
+    printf("%u\\n", (unsigned)told);
+    return 0;
+}
+"""
 TICKS = """
 #![deny(unsafe_code)]
 use dpsup_plugin::{dpsup_plugin, drop, Env, Packet, Plugin, Tick};
@@ -168,12 +288,21 @@ dpsup_plugin!(Ticks, "ticks", reasons = [], counters = ["ticks"]);
 WORKER = """
 #include <dlfcn.h>
 #include <stdio.h>
+#define dps_tell dps_tell_of_header
+#define dps_table_find dps_table_find_of_header
+#define dps_table_record dps_table_record_of_header
 #include <dpsup_plugin.h>
+#undef dps_tell
+#undef dps_table_find
+#undef dps_table_record
 
 static unsigned int touched;
 
 void dps_touch(void *at, uint32_t len) { (void)at; touched += len == 8; }
 uint8_t *dps_emit(uint16_t verdict, uint32_t len) { (void)verdict; (void)len; return NULL; }
+int dps_tell(void) { return 0; }
+uint64_t dps_table_find(void) { return 0; }
+const void *dps_table_record(void) { return NULL; }
 
 int main(int argc, char **argv)
 {

@@ -26,6 +26,11 @@ uint32_t dps_next_segment(const struct dps_packet *packet, const void **segment,
 			  const uint8_t **bytes) __attribute__((weak));
 uint32_t dps_hash_of(const struct dps_env *env, const struct dps_tuple *tuple)
 	__attribute__((weak));
+uint64_t dps_table_find(const struct dps_live_table *table, const void *key) __attribute__((weak));
+const void *dps_table_record(const struct dps_live_table *table, uint64_t index)
+	__attribute__((weak));
+int dps_tell(const struct dps_env *env, const struct dps_live_table *table, const void *key,
+	     uint64_t value) __attribute__((weak));
 
 // --- load ----------------------------------------------------------------------------------------
 
@@ -65,6 +70,7 @@ fill(struct host *h)
 	    function_of(h->module, "packet", &h->packet) != 0 ||
 	    function_of(h->module, "seated", &h->seated) != 0 ||
 	    function_of(h->module, "fini", &h->fini) != 0 ||
+	    function_of(h->module, "control", &h->control) != 0 ||
 	    (p->tick_us != 0 && function_of(h->module, "tick", &h->tick) != 0) ||
 	    (p->bucket_tick_us != 0 && function_of(h->module, "bucket_tick", &h->bucket_tick) != 0))
 		return -1;
@@ -104,7 +110,7 @@ void
 host_free(struct host *h)
 {
 	PyObject *own[] = { h->module, h->declared, h->init, h->packet, h->seated, h->fini,
-			    h->tick, h->bucket_tick, h->packet_object, h->env_object };
+			    h->tick, h->bucket_tick, h->control, h->tables, h->packet_object, h->env_object };
 
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
 		Py_XDECREF(own[i]);
@@ -260,11 +266,21 @@ host_bucket_tick(struct host *h, uint32_t bucket, void *bucket_state)
 		    views, bucket_state);
 }
 
+int
+host_control(struct host *h, const char *text, uint32_t len)
+{
+	PyObject *arg = PyUnicode_DecodeUTF8(text, len, "replace");
+	int ret = arg == NULL ? -1 : call(h, h->control, arg);
+
+	Py_XDECREF(arg);
+	return ret;
+}
+
 // --- in a worker ---------------------------------------------------------------------------------
 
 static const struct backend worker = {
 	.touch = dps_touch, .emit = dps_emit, .next_segment = dps_next_segment,
-	.hash_of = dps_hash_of,
+	.hash_of = dps_hash_of, .find = dps_table_find, .record = dps_table_record, .tell = dps_tell,
 };
 
 static void
@@ -369,6 +385,15 @@ on_bucket_tick(void *state, uint32_t bucket, void *bucket_state)
 }
 
 static void
+on_control(void *state, const char *text, uint32_t len)
+{
+	if (host_control(state, text, len) == 0)
+		return;
+	tell("control", NULL, 0);
+	abort();
+}
+
+static void
 on_fini(void *state)
 {
 	struct host *h = state;
@@ -425,6 +450,7 @@ dps_python_open(const char *path, const char *program, char *why, uint32_t len)
 			h->plugin.fini = on_fini;
 			h->plugin.tick = h->tick != NULL ? on_tick : NULL;
 			h->plugin.bucket_tick = h->bucket_tick != NULL ? on_bucket_tick : NULL;
+			h->plugin.control = h->control != NULL ? on_control : NULL;
 			current = h;    // for on_init
 			return &h->plugin;
 		}

@@ -17,6 +17,10 @@ struct backend {
 	uint32_t (*next_segment)(const struct dps_packet *packet, const void **segment,
 				 const uint8_t **bytes);
 	uint32_t (*hash_of)(const struct dps_env *env, const struct dps_tuple *tuple);
+	uint64_t (*find)(const struct dps_live_table *table, const void *key);
+	const void *(*record)(const struct dps_live_table *table, uint64_t index);
+	int (*tell)(const struct dps_env *env, const struct dps_live_table *table, const void *key,
+		    uint64_t value);
 };
 
 enum { NAMES = DPS_PLUGIN_REASONS + 1 };
@@ -30,7 +34,8 @@ struct host {
 	PyObject *module;
 	PyObject *declared;                     // keeps the names alive
 	PyObject *init, *packet, *seated, *fini; // functions of the module; NULL: there is none
-	PyObject *tick, *bucket_tick;           // likewise
+	PyObject *tick, *bucket_tick, *control; // likewise
+	PyObject *tables;                       // a test's, by name; NULL: the worker's
 	PyObject *env_object, *packet_object;
 
 	// Of the packet or tick in hand.
@@ -54,6 +59,7 @@ int host_seated(struct host *h, const struct dps_env *env);     // likewise
 long host_packet(struct host *h, struct dps_packet *packet);    // verdict, or -1 likewise
 int host_tick(struct host *h);                                  // 0, or -1 likewise
 int host_bucket_tick(struct host *h, uint32_t bucket, void *bucket_state);      // likewise
+int host_control(struct host *h, const char *text, uint32_t len);                // likewise
 void host_free(struct host *h);
 
 // objects.c

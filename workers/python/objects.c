@@ -418,6 +418,123 @@ env_port_facts(PyObject *self, PyObject *arg)
 			     f->numa);
 }
 
+// --- a table -------------------------------------------------------------------------------------
+
+struct table_object {
+	PyObject_HEAD
+	struct host *host;
+	const struct dps_live_table *live;
+};
+
+// A key as the worker's lookups read it, which is so long.
+static int
+key_of(const struct dps_live_table *live, PyObject *key, Py_buffer *view)
+{
+	Py_ssize_t len = live->kind == DPS_TABLE_EXACT ? live->key_bytes :
+			 live->kind == DPS_TABLE_IPV4  ? 4 : 16;
+
+	if (PyObject_GetBuffer(key, view, PyBUF_SIMPLE) != 0)
+		return -1;
+	if (view->len == len)
+		return 0;
+	PyErr_Format(PyExc_ValueError, "a key of table %s has %zd bytes, not %zd", live->name, len,
+		     view->len);
+	PyBuffer_Release(view);
+	return -1;
+}
+
+static PyObject *
+table_get(PyObject *self, PyObject *key)
+{
+	struct table_object *t = (struct table_object *)self;
+	const struct backend *b = t->host->backend;
+	uint64_t value;
+	Py_buffer view;
+
+	if (t->live->kind == DPS_TABLE_ARRAY) {
+		uint64_t index = PyLong_AsUnsignedLongLong(key);
+		const char *record = PyErr_Occurred() == NULL ? b->record(t->live, index) : NULL;
+
+		if (PyErr_Occurred() != NULL)
+			return NULL;
+		if (record == NULL)
+			Py_RETURN_NONE;
+		return PyBytes_FromStringAndSize(record, t->live->value_bytes);
+	}
+	if (key_of(t->live, key, &view) != 0)
+		return NULL;
+	value = b->find(t->live, view.buf);
+	PyBuffer_Release(&view);
+	if (value == UINT64_MAX)
+		Py_RETURN_NONE;
+	return PyLong_FromUnsignedLongLong(value);
+}
+
+static PyObject *
+table_tell(PyObject *self, PyObject *args)
+{
+	struct table_object *t = (struct table_object *)self;
+	unsigned long long value;
+	PyObject *key, *number;
+	Py_buffer view;
+	int ret;
+
+	if (!PyArg_ParseTuple(args, "OO!", &key, &PyLong_Type, &number))
+		return NULL;
+	value = PyLong_AsUnsignedLongLong(number);
+	if (PyErr_Occurred() != NULL || key_of(t->live, key, &view) != 0)
+		return NULL;
+	ret = t->host->backend->tell(t->host->env, t->live, view.buf, value);
+	PyBuffer_Release(&view);
+	return PyBool_FromLong(ret > 0);
+}
+
+static PyObject *
+table_version(PyObject *self, PyObject *none)
+{
+	(void)none;
+	return PyLong_FromUnsignedLongLong(
+		*(const volatile uint64_t *)&((struct table_object *)self)->live->version);
+}
+
+static PyMethodDef table_methods[] = {
+	{ "get", table_get, METH_O, "the value of a key, an array's record; None: there is none" },
+	{ "tell", table_tell, METH_VARARGS, "tell the other workers a key and its value" },
+	{ "version", table_version, METH_NOARGS, "another number after each change" },
+	{ NULL, NULL, 0, NULL },
+};
+static PyType_Slot table_slots[] = { { Py_tp_methods, table_methods }, { 0, NULL } };
+static PyType_Spec table_spec = {
+	.name = "dpsup.plugin.Table", .basicsize = sizeof(struct table_object), .slots = table_slots,
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+};
+static PyTypeObject *table_type;
+
+static PyObject *
+env_table(PyObject *self, PyObject *arg)
+{
+	const struct dps_env *env = env_of(self);
+	const char *name = PyUnicode_AsUTF8(arg);
+
+	if (name == NULL)
+		return NULL;
+	if (host_of(self)->tables != NULL)
+		return PyObject_CallMethod(host_of(self)->tables, "get", "O", arg);
+	for (uint32_t i = 0; i < env->n_tables; i++) {
+		struct table_object *t;
+
+		if (strcmp(env->tables[i].name, name) != 0)
+			continue;
+		t = (struct table_object *)table_type->tp_alloc(table_type, 0);
+		if (t != NULL) {
+			t->host = host_of(self);
+			t->live = &env->tables[i];
+		}
+		return (PyObject *)t;
+	}
+	Py_RETURN_NONE;
+}
+
 static PyGetSetDef env_fields[] = {
 	{ "group", env_group, NULL, "the group's name", NULL },
 	{ "worker", env_worker, NULL, "index in the group; None: a spare", NULL },
@@ -434,6 +551,7 @@ static PyGetSetDef env_fields[] = {
 };
 static PyMethodDef env_methods[] = {
 	{ "port_facts", env_port_facts, METH_O, "mac, up, mbps, mtu, numa of a port, by index" },
+	{ "table", env_table, METH_O, "a live table by its name; None: the topology declares none" },
 	{ NULL, NULL, 0, NULL },
 };
 static PyType_Slot env_slots[] = {
@@ -477,5 +595,6 @@ objects_ready(void)
 	lent_type = (PyTypeObject *)PyType_FromSpec(&lent_spec);
 	packet_type = (PyTypeObject *)PyType_FromSpec(&packet_spec);
 	env_type = (PyTypeObject *)PyType_FromSpec(&env_spec);
-	return lent_type == NULL || packet_type == NULL || env_type == NULL ? -1 : 0;
+	table_type = (PyTypeObject *)PyType_FromSpec(&table_spec);
+	return lent_type && packet_type && env_type && table_type ? 0 : -1;
 }

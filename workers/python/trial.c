@@ -94,19 +94,19 @@ static int
 trial_init(PyObject *self, PyObject *args, PyObject *keywords)
 {
 	static char *known[] = { "path", "group", "worker", "ports", "groups", "keys", "values",
-				 "next", "files", "state", "warm", NULL };
+				 "next", "files", "state", "warm", "tables", NULL };
 	struct trial *t = (struct trial *)self;
-	PyObject *ports, *groups, *keys, *values, *next, *files, *state;
+	PyObject *ports, *groups, *keys, *values, *next, *files, *state, *tables;
 	const char **at, *path, *group;
 	unsigned int worker;
 	Py_ssize_t had;
 	int warm;
 
 	if (t->host != NULL || !PyArg_ParseTupleAndKeywords(
-		    args, keywords, "ssIO!O!O!O!O!O!O!p", known, &path, &group, &worker,
+		    args, keywords, "ssIO!O!O!O!O!O!O!pO!", known, &path, &group, &worker,
 		    &PyTuple_Type, &ports, &PyTuple_Type, &groups, &PyTuple_Type, &keys, &PyTuple_Type,
 		    &values, &PyTuple_Type, &next, &PyTuple_Type, &files, &PyByteArray_Type, &state,
-		    &warm))
+		    &warm, &PyDict_Type, &tables))
 		return -1;
 	t->kept = args;
 	Py_INCREF(args);
@@ -159,6 +159,8 @@ trial_init(PyObject *self, PyObject *args, PyObject *keywords)
 	t->host = host_load(path, &backend);
 	if (t->host == NULL)
 		return -1;
+	t->host->tables = tables;
+	Py_INCREF(tables);
 	had = PyByteArray_GET_SIZE(state);
 	if (had < (Py_ssize_t)t->host->plugin.state_size) {
 		if (PyByteArray_Resize(state, t->host->plugin.state_size) != 0)
@@ -328,6 +330,23 @@ trial_bucket_tick(PyObject *self, PyObject *args)
 }
 
 static PyObject *
+trial_control(PyObject *self, PyObject *arg)
+{
+	struct trial *t = (struct trial *)self;
+	Py_ssize_t len;
+	const char *text = is_ready(t) ? PyUnicode_AsUTF8AndSize(arg, &len) : NULL;
+
+	if (text == NULL)
+		return NULL;
+	if (t->host->control == NULL)
+		return PyErr_Format(PyExc_ValueError, "the plugin has no control");
+	running = t;
+	if (host_control(t->host, text, (uint32_t)len) != 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+static PyObject *
 trial_facts(PyObject *self, void *closure)
 {
 	struct trial *t = (struct trial *)self;
@@ -378,6 +397,7 @@ static PyMethodDef methods[] = {
 	{ "packet", trial_packet, METH_VARARGS, "packet()" },
 	{ "tick", trial_tick, METH_NOARGS, "tick()" },
 	{ "bucket_tick", trial_bucket_tick, METH_VARARGS, "bucket_tick()" },
+	{ "control", trial_control, METH_O, "control()" },
 	{ NULL, NULL, 0, NULL },
 };
 static PyGetSetDef fields[] = {

@@ -151,7 +151,7 @@ struct dps_live_table {
 	uint32_t kind;          /* DPS_TABLE_* */
 	uint32_t key_bytes;     /* of an exact match, else 0 */
 	uint32_t value_bytes;   /* as declared: of an array, the record's */
-	uint32_t pad;
+	uint32_t learns;        /* 1: dps_tell adds to it */
 	uint64_t entries;       /* most */
 	const void *at;
 	uint64_t version;       /* another number after each change */
@@ -236,6 +236,7 @@ struct dps_plugin {
 	 * state is forgotten. */
 	int (*migrate)(const void *old, uint32_t old_size, uint32_t old_version, void *fresh);
 	int (*bucket_migrate)(const void *old, uint32_t old_size, uint32_t old_version, void *fresh);
+	void (*control)(void *state, const char *text, uint32_t len); /* see below; may be NULL */
 };
 
 /* In C++ a constant is the file's own, under a name of C++'s, unless it was declared like this. */
@@ -733,6 +734,58 @@ uint8_t *dps_emit(uint16_t verdict, uint32_t len);
  * the move or its predecessor not handled yet is skipped, and so is one that waits for a worker whose
  * place is given up (ticks_skipped in dpsup stats). So measure time by env->now, never by the number of
  * ticks.
+ */
+
+/*
+ * Tell the other workers, by way of a table that the topology declares with learn = true: `key` has
+ * `value`, as a station's MAC address its port. The builder, the process that writes tables, adds it;
+ * all workers of the group find it there, usually within 20 ms, and before that perhaps not at all.
+ *
+ *     static const struct dps_live_table *stations;   // tables = { stations = { kind = "exact",
+ *                                                     //   entries = "64k", key = "mac",
+ *                                                     //   learn = true, age = "300s" } }
+ *     dps_tell(env, stations, p->data + 6, p->port);
+ *
+ * The key is key_bytes of an exact match, or a whole address (4 or 16 bytes) of a longest prefix match. It
+ * may be called for each packet: the same key and value are not told again for a second, or a quarter
+ * of `age` if that is less. An entry that was not told for as long as `age` goes. What an operator has
+ * added stays as it is.
+ *
+ * A message is advice. It takes effect when dps_tell returns, not with the packet's verdict: a packet that
+ * is run once more after a kill may tell once more, which changes nothing. It is never there in half. It is
+ * lost where messages come faster than the builder takes them (5,000 a second for each worker) or the
+ * table is full: so tell what you can do without, and tell it again.
+ *
+ * 1: handed over, or told a moment ago. 0: lost, and counted (`dpsup table`). -1: the table is not
+ * declared with learn = true, or this process has no place yet. The worker program provides it.
+ */
+int dps_tell(const struct dps_env *env, const struct dps_live_table *table, const void *key,
+	     uint64_t value);
+
+/*
+ * Lookups by a call, for languages that cannot inline those of dpsup_table_*.h. dps_table_find: the value of
+ * a key (key_bytes of an exact match, an address of a longest prefix match), or 2^64 - 1, also while
+ * `at` is NULL and of an array. dps_table_record: an array's record, value_bytes long, or NULL. The worker
+ * program provides them.
+ */
+uint64_t dps_table_find(const struct dps_live_table *table, const void *key);
+const void *dps_table_record(const struct dps_live_table *table, uint64_t index);
+
+/*
+ * control, optional: what an operator says with `dpsup tell GROUP "text"`, where the topology says
+ * control = true for the group. Called between two bursts, in each worker, for each text in the order of
+ * the commands; len bytes, at most 1016, in which there is no NUL and behind which need be none.
+ *
+ *     static void control(void *state, const char *text, uint32_t len)
+ *     {
+ *             if (len == 8 && memcmp(text, "trace on", 8) == 0)
+ *                     trace = 1;
+ *
+ * The last 64 texts are kept: a worker that starts (a successor, one more, another version) gets these before
+ * its first packet, after seated(). So a variable of the process is the right place for what they
+ * say, and a text should say what is to hold, not what to change: "limit 100" rather than "limit +10". A
+ * kill in the middle makes the next worker begin again; a text in which two workers of a place end is
+ * left out there. It is no packet: dps_touch and dps_emit do not belong here.
  */
 
 #ifdef __cplusplus

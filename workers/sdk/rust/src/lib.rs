@@ -21,7 +21,7 @@
 
 pub mod raw;
 
-pub use raw::{Env, Host, Packet, Plain, Plugin, State, Tick};
+pub use raw::{Env, Host, Packet, Plain, Plugin, State, Table, Tick};
 
 /// Out of a port.
 pub const fn out(port: u32) -> u16 {

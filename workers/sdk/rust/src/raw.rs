@@ -4,7 +4,7 @@
 //! dpsup_plugin.h, in Rust: the same names, layout and numbers. tests/unit/test_rust.py compares each
 //! with what a C compiler makes of the header.
 //!
-//! All unsafe code of a plugin lies in this file, for these reasons:
+//! Over 600 lines: all unsafe code of a plugin lies in this file, for these reasons:
 //!
 //! - A worker calls a plugin from one thread, and never from within itself: `Host::of` makes a
 //!   reference to the plugin from the pointer that init left, and no other one exists meanwhile.
@@ -14,6 +14,8 @@
 //! - `data` has `len` readable bytes, of which only the first `rewrites` (and `prepends` before them)
 //!   are handed out for writing: `Packet` remembers where they end. So a plugin changes no byte that a
 //!   kill would not put back.
+//! - A table's memory changes between bursts alone, so a record is borrowed from `Env`. Keys have the
+//!   length that the worker's lookups read: `key_of` checks it.
 //! - State is read by copies of values of any bits (`Plain`), and written by `touch` alone, which lets
 //!   the worker save the bytes first. A piece lies within what the plugin declared: `piece` checks it.
 #![allow(non_camel_case_types)]
@@ -44,6 +46,8 @@ pub const DPS_PLUGIN_EMITS: u32 = 8;
 pub const DPS_PLUGIN_TICK_US: u32 = 1000;
 pub const DPS_PLUGIN_BUCKET_TICK_US: u32 = 10000;
 pub const DPS_PLUGIN_SPARE: u32 = 0xffffffff;
+pub const DPS_TABLE_EXACT: u32 = 1;
+pub const DPS_TABLE_IPV4: u32 = 2;
 
 #[repr(C)]
 pub struct dps_packet {
@@ -87,6 +91,18 @@ pub struct dps_bytes {
 }
 
 #[repr(C)]
+pub struct dps_live_table {
+    pub name: *const c_char,
+    pub kind: u32,
+    pub key_bytes: u32,
+    pub value_bytes: u32,
+    pub learns: u32,
+    pub entries: u64,
+    pub at: *const c_void,
+    pub version: u64,
+}
+
+#[repr(C)]
 pub struct dps_env {
     pub group: *const c_char,
     pub worker: u32,
@@ -114,7 +130,7 @@ pub struct dps_env {
     pub files: *const dps_bytes,
     pub n_files: u32,
     pub n_tables: u32,
-    pub tables: *const c_void, // of dps_live_table, which is not in the crate
+    pub tables: *const dps_live_table,
 }
 
 #[repr(C)]
@@ -144,6 +160,7 @@ pub struct dps_plugin {
     pub bucket_tick: Option<unsafe extern "C" fn(*mut c_void, u32, *mut c_void)>,
     pub migrate: Option<unsafe extern "C" fn(*const c_void, u32, u32, *mut c_void) -> i32>,
     pub bucket_migrate: Option<unsafe extern "C" fn(*const c_void, u32, u32, *mut c_void) -> i32>,
+    pub control: Option<unsafe extern "C" fn(*mut c_void, *const c_char, u32)>,
 }
 
 // A worker reads it, and no thread writes it.
@@ -152,6 +169,9 @@ unsafe impl Sync for dps_plugin {}
 extern "C" {
     fn dps_touch(at: *mut c_void, len: u32);
     fn dps_emit(verdict: u16, len: u32) -> *mut u8;
+    fn dps_tell(env: *const dps_env, of: *const dps_live_table, key: *const c_void, value: u64) -> i32;
+    fn dps_table_find(of: *const dps_live_table, key: *const c_void) -> u64;
+    fn dps_table_record(of: *const dps_live_table, index: u64) -> *const u8;
 }
 
 /// The bytes of a C text.
@@ -225,6 +245,10 @@ impl<'a> State<'a> {
     }
 }
 
+/// A table that the topology declares: `Env::table`.
+#[derive(Clone, Copy)]
+pub struct Table(u32);
+
 /// What the plugin learns; of the packet in hand's worker.
 pub struct Env {
     raw: *const dps_env,
@@ -256,6 +280,58 @@ impl Env {
 
     pub fn port(&self, name: &str) -> Option<u32> {
         (0..self.raw().n_ports).find(|&i| unsafe { nth(self.raw().port_names, i) } == name)
+    }
+
+    /// None: the topology declares no table of that name.
+    pub fn table(&self, name: &str) -> Option<Table> {
+        let raw = self.raw();
+        let is_it = |i: &u32| unsafe { text((*raw.tables.add(*i as usize)).name) } == name;
+        (0..raw.n_tables).find(is_it).map(Table)
+    }
+
+    fn live(&self, table: Table) -> &dps_live_table {
+        assert!(table.0 < self.raw().n_tables);
+        unsafe { &*self.raw().tables.add(table.0 as usize) }
+    }
+
+    fn key_of(&self, table: Table, key: &[u8]) -> *const c_void {
+        let live = self.live(table);
+        let len = match live.kind {
+            DPS_TABLE_EXACT => live.key_bytes as usize,
+            DPS_TABLE_IPV4 => 4,
+            _ => 16,
+        };
+        assert!(key.len() == len);
+        key.as_ptr() as *const c_void
+    }
+
+    /// The value of a key, or of the longest prefix of an address, as it stands in a packet.
+    pub fn find(&self, table: Table, key: &[u8]) -> Option<u64> {
+        let at = self.key_of(table, key);
+        let value = unsafe { dps_table_find(self.live(table), at) };
+        if value == u64::MAX { None } else { Some(value) }
+    }
+
+    /// A record of an array.
+    pub fn record(&self, table: Table, index: u64) -> Option<&[u8]> {
+        let live = self.live(table);
+        let at = unsafe { dps_table_record(live, index) };
+        if at.is_null() {
+            return None;
+        }
+        Some(unsafe { core::slice::from_raw_parts(at, live.value_bytes as usize) })
+    }
+
+    /// Another number after each change.
+    pub fn version(&self, table: Table) -> u64 {
+        unsafe { core::ptr::addr_of!(self.live(table).version).read_volatile() }
+    }
+
+    /// Tell the other workers, by way of a table with learn = true: advice, see dpsup_plugin.h.
+    /// False: it was lost, or the table does not learn.
+    pub fn tell(&self, table: Table, key: &[u8], value: u64) -> bool {
+        let at = self.key_of(table, key);
+        unsafe { dps_tell(self.raw, self.live(table), at, value) > 0 }
     }
 
     pub fn find_group(&self, name: &str) -> Option<u32> {
@@ -406,6 +482,8 @@ pub trait Plugin: Sized + 'static {
     const BUCKET_TICK_US: u32 = 0;
     /// `migrate` and `bucket_migrate` are there; without them a rollout refuses to forget state.
     const MIGRATES: bool = false;
+    /// Whether `control` is there for an operator's words.
+    const CONTROL: bool = false;
 
     /// Err: why the worker must not start.
     fn init(env: &Env) -> Result<Self, &'static str>;
@@ -429,6 +507,8 @@ pub trait Plugin: Sized + 'static {
     fn bucket_migrate(_old: &[u8], _version: u32, _fresh: &mut [u8]) -> bool {
         false
     }
+    /// What an operator says with `dpsup tell`, between two bursts: see dpsup_plugin.h.
+    fn control(&mut self, _env: &Env, _text: &[u8]) {}
 }
 
 /// The plugin of this process, in a static of the shared object: no allocator is needed.
@@ -491,6 +571,14 @@ impl<P: Plugin> Host<P> {
     }
 
     /// # Safety
+    /// From a worker's control alone, after init.
+    pub unsafe fn control(&self, text: *const c_char, len: u32) {
+        if let Some(plugin) = &mut *self.plugin.get() {
+            plugin.control(&*self.env.get(), core::slice::from_raw_parts(text, len as usize));
+        }
+    }
+
+    /// # Safety
     /// From a worker's bucket_tick alone, after init.
     pub unsafe fn bucket_tick(&self, bucket: u32, bucket_state: *mut c_void) {
         let env = &*self.env.get();
@@ -543,6 +631,14 @@ macro_rules! dpsup_plugin {
 
         unsafe extern "C" fn dpsup_tick(_: *mut core::ffi::c_void) {
             DPSUP_HOST.tick()
+        }
+
+        unsafe extern "C" fn dpsup_control(
+            _state: *mut core::ffi::c_void,
+            text: *const $crate::raw::c_char,
+            len: u32,
+        ) {
+            DPSUP_HOST.control(text, len)
         }
 
         unsafe extern "C" fn dpsup_bucket_tick(
@@ -619,6 +715,7 @@ macro_rules! dpsup_plugin {
             } else {
                 None
             },
+            control: if <$plugin as $crate::Plugin>::CONTROL { Some(dpsup_control) } else { None },
         };
     };
 }
