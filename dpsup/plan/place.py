@@ -159,7 +159,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 strategy=restart.strategy,
                 backoff_jitter=restart.backoff.jitter,
                 held_retry=restart.retry,
-                tables=_tables(group, tables_dir(topology, host)),
+                tables=tables_of(group, tables_dir(topology, host)),
                 numa=node_of(topology, group),
             )
         )
@@ -167,8 +167,9 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
     return tuple(groups)
 
 
-def _tables(group: Group, directory: str) -> tuple[tuple[str, ...], ...]:
-    """Those that the topology declares, and that of an operator's words."""
+def tables_of(group: Group, directory: str) -> tuple[tuple[str, ...], ...]:
+    """The tables that the topology declares, and that of an operator's words; those that outlive
+    the instance in `directory`."""
     found = [
         one._replace(persist=f"{directory}/{group.name}={one.name}") if one.persist else one
         for one in group.tables

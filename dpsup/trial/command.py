@@ -65,12 +65,13 @@ def _key(spec: str) -> bytes:
 def _tables(directory: Path, ports: Sequence[str], groups: Sequence[str], own: Any) -> str:
     """The group's live tables, as a worker maps them: their file. Raises: DpsupError."""
     from dpsup.builder.process import Builder
+    from dpsup.plan.place import tables_of
 
+    # A trial changes nothing that outlives an instance.
+    tables = [[*one[:-1], ""] for one in tables_of(own, "")]
     known: Any = {
         "ports": [{"name": port} for port in ports],
-        "groups": [
-            {"name": name, "tables": own.tables if name == own.name else ()} for name in groups
-        ],
+        "groups": [{"name": g, "tables": tables if g == own.name else []} for g in groups],
     }
     Builder(known, directory)
     return str(directory / own.name)
@@ -109,7 +110,7 @@ def _of_topology(options: Options, plugin: str, directory: Path) -> Setting:
     files = dict(group.files) | dict(_pairs(options.files, "file"))
     ports = tuple(port.name for port in topology.ports)
     told = [*given.items(), *((f"{limits.FILE}{k}", v) for k, v in files.items())]
-    if group.tables:
+    if group.tables or group.control:
         told.append((limits.TABLES, _tables(directory, ports, names, group)))
     return Setting(
         plugin, _is_builtin(options.plugin), ports, tuple(order), tuple(told),
