@@ -601,8 +601,8 @@ CODES: dict[str, Entry] = {
         "It is no shared object of this machine, exports no `dps_plugin`, is built against another"
         " plugin ABI, or keeps more state than the topology reserves. A source in Python: it has a"
         " syntax error, no packet(p), or declares what is not possible.",
-        "Build it again with this dpsup_plugin.h (docs/plugins.md says what changed), correct the"
-        " line that the message names, or write the `state` or `bucket_state` that it names.",
+        "Build it again with this dpsup_plugin.h (docs/plugins/abi4.md says what changed), correct"
+        " the line that the message names, or write the `state` or `bucket_state` that it names.",
     ),
     "E0511": Entry(
         "a file for a plugin cannot be read",

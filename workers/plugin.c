@@ -26,7 +26,7 @@ static const struct dps_plugin *const builtin[] = {
 // What a source for ABI 3 has to change, and why its build does not fit.
 #define SINCE_3 \
 	" (in ABI 4 dps_packet and dps_plugin are larger: a plugin may look at a burst first. A " \
-	"source for ABI 3 needs no change: docs/plugins.md, \"From ABI 3 to 4\")"
+	"source for ABI 3 needs no change: docs/plugins/abi4.md)"
 
 #define FILE_KEY "file:"        // limits.FILE
 #define TABLES_KEY "tables:"    // limits.TABLES

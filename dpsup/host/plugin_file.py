@@ -31,7 +31,7 @@ SOURCE_MOST = 4 << 20  # bytes
 # As a worker says it (workers/plugin.c).
 SINCE_3 = (
     " (in ABI 4 dps_packet and dps_plugin are larger: a plugin may look at a burst first. A source"
-    ' for ABI 3 needs no change: docs/plugins.md, "From ABI 3 to 4")'
+    " for ABI 3 needs no change: docs/plugins/abi4.md)"
 )
 NAME = b"dps_plugin"
 

@@ -299,18 +299,24 @@ def _worker(made: _Families, group: str, w: StatusWorker) -> None:
         w["requeued"],
         **labels,
     )
-    made.counter(
-        "worker_emitted_packets",
-        "Number of packets that the plugin originated.",
-        w.get("emitted", 0),
-        **labels,
-    )
-    made.counter(
-        "worker_no_blank_packets",
-        "Number of packets that the plugin could not originate, for lack of an empty buffer.",
-        w.get("no_blank", 0),
-        **labels,
-    )
+    for name, what, n in (
+        ("emitted_packets", "packets that the plugin originated", w.get("emitted", 0)),
+        (
+            "no_blank_packets",
+            "packets that the plugin could not originate, for lack of an empty buffer",
+            w.get("no_blank", 0),
+        ),
+        ("copied_packets", "copies sent out of a second port", w.get("copied", 0)),
+        ("no_copy_packets", "copies not made, for lack of an empty buffer", w.get("no_copy", 0)),
+        (
+            "on_hash_packets",
+            "packets sent on to a group by a hash of the plugin's own",
+            w.get("on_hash", 0),
+        ),
+        ("ticks", "ticks that the plugin handled", w.get("ticks", 0)),
+        ("ticks_skipped", "ticks that were due and not handled", w.get("ticks_skipped", 0)),
+    ):
+        made.counter(f"worker_{name}", f"Number of {what}.", n, **labels)
     if "undeclared" in w:
         made.counter(
             "worker_undeclared_packets",
@@ -318,36 +324,6 @@ def _worker(made: _Families, group: str, w: StatusWorker) -> None:
             w["undeclared"],
             **labels,
         )
-    made.counter(
-        "worker_copied_packets",
-        "Number of copies sent out of a second port.",
-        w.get("copied", 0),
-        **labels,
-    )
-    made.counter(
-        "worker_no_copy_packets",
-        "Number of copies not made, for lack of an empty buffer.",
-        w.get("no_copy", 0),
-        **labels,
-    )
-    made.counter(
-        "worker_on_hash_packets",
-        "Number of packets sent on to a group by a hash of the plugin's own.",
-        w.get("on_hash", 0),
-        **labels,
-    )
-    made.counter(
-        "worker_ticks",
-        "Number of ticks that the plugin handled.",
-        w.get("ticks", 0),
-        **labels,
-    )
-    made.counter(
-        "worker_ticks_skipped",
-        "Number of ticks that were due and not handled.",
-        w.get("ticks_skipped", 0),
-        **labels,
-    )
     made.gauge(
         "worker_packets_outstanding",
         "Number of packets that the worker has now.",

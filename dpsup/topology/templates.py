@@ -183,7 +183,7 @@ _PYTHON = '''\
 """{name}: counts IPv4 and drops what is too short to be a frame.
 
 `dpsup stats` shows the counters, `dpsup status` the drops, `dpsup logs` what it prints. The words
-are those of dpsup_plugin.h; docs/plugins.md has a chapter on plugins in Python.
+are those of dpsup_plugin.h; docs/plugins-python.md has more.
 """
 
 from dpsup import plugin as dps

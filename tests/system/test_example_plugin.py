@@ -146,7 +146,7 @@ BAD = {
     "ABI 3": (
         'const struct dps_plugin dps_plugin = { .abi = 3, .size = 88, .name = "old",'
         " .packet = packet };",
-        ["ABI 3 (88 bytes)", "build it again", "may look at a burst first", "From ABI 3 to 4"],
+        ["ABI 3 (88 bytes)", "build it again", "may look at a burst first", "docs/plugins/abi4.md"],
     ),
     "other size": (
         "const struct dps_plugin dps_plugin = { .abi = DPS_PLUGIN_ABI, .size = 8,"

@@ -92,6 +92,7 @@ WRITE = {
         'tables = { routes = { kind = "ipv4", entries = 5 } }',
     ),
     "workers.control": ('name = "fw"', "control = true"),
+    "workers.verify": ('name = "fw"', "verify = true"),
     "workers.files": ('name = "fw"', 'files = { routes = "routes.txt" }'),
     "workers.count": ("count = 2", "count = 3"),
     "workers.max": ("max = 8", "max = 9"),

@@ -132,7 +132,7 @@ def test_a_file_that_was_cut_is_no_traceback(tmp_path: Path) -> None:
     [
         (PluginFile(48, 0), "", "48 bytes of state for each worker", "state = 48"),
         (PluginFile(0, 16), "state = 64", "16 bytes of state for each bucket", "bucket_state = 16"),
-        (NoPlugin("it is no shared object"), "", "no shared object", "dpsup init plugin"),
+        (NoPlugin("it is no shared object"), "", "no shared object", "--template plugin"),
         (PermissionError(13, "Permission denied"), "", "Permission denied", "readable"),
         (PluginFile(48, 16), "state = 48\nbucket_state = 16", "", ""),
         (PluginFile(), "", "", ""),

@@ -189,7 +189,7 @@ def test_requests_fail_at_once_where_no_builder_gets_ready(keeper: Keeper) -> No
 
     keeper.run(look)
     *before, failing, error = seen
-    assert {b.state for b in before} == {"starting"}
+    assert [b.state for b in before] == ["absent", "starting", "starting"]
     assert (failing.pid, failing.state) == (None, "failing")
     assert error.code == "E0528"
     assert failing.trouble and failing.trouble in str(error)
