@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Over 600 lines: one text that C and Python read.
-//
 // The shared-memory ABI of dpsup: what the primary, the seed and the workers agree on.
 //
 // This is the only definition. C reads it through dpsup.h, which asserts every layout rule; Python
 // reads this very text through cffi. So: enums and structs only, fixed-width fields, no pointers,
-// no preprocessor line. Raise DPS_ABI_VERSION with every change. Over 600 lines: it is one contract.
+// no preprocessor line. Raise DPS_ABI_VERSION with every change. Over 600 lines: it is one contract,
+// which C and Python read.
 //
 // Each 64-byte line has one writer, named at the line's head; every other process only reads it.
 // Addresses are offsets from dps_ctl.base, the lowest hugepage address of the generation: DPDK maps

@@ -445,7 +445,7 @@ int dps_state_lost_get(uint32_t group, const struct dps_facts *facts, struct dps
 // health.c: after which time without progress a worker counts as stuck.
 int dps_group_health(uint32_t group, uint64_t stall_ns, uint32_t kill_stopped);
 
-// recovery/berth.c, seat.c, counters.c, story.c: a berth for the next process, by its index; the ticket
+// recovery/berth.c, seat.c, successor.c, counters.c, story.c: a berth for the next process, by its index; the ticket
 // is what that process must show.
 int dps_slot_prepare(uint32_t slot, int32_t core, uint32_t *ticket);    // -EBUSY: a process sits
 int dps_spare_prepare(uint32_t group, uint32_t version, uint32_t *ticket);

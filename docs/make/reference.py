@@ -34,7 +34,7 @@ from dpsup.errors import Exit
 from dpsup.instance import client, openmetrics
 from dpsup.topology.jsonschema import topology_schema
 from dpsup.topology.model import Topology
-from dpsup.topology.schema import Model
+from dpsup.topology.typed import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

@@ -12,7 +12,7 @@ from dpsup.errors import Problem
 from dpsup.plan.place import driver_of
 from dpsup.text import plural
 from dpsup.topology.model import Port, Topology
-from dpsup.topology.schema import Path
+from dpsup.topology.typed import Path
 from dpsup.topology.values import parse_vdev
 
 if TYPE_CHECKING:

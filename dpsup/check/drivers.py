@@ -16,7 +16,7 @@ from dpsup.errors import Problem, Severity
 from dpsup.plan.place import driver_of
 from dpsup.text import plural
 from dpsup.topology.model import Port, Topology
-from dpsup.topology.schema import Path
+from dpsup.topology.typed import Path
 from dpsup.topology.values import memif_of, parse_vdev
 
 if TYPE_CHECKING:

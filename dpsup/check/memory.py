@@ -12,7 +12,7 @@ from dpsup.plan.memory import MIB, memory_nodes, page_size
 from dpsup.plan.place import make_plan
 from dpsup.text import plural
 from dpsup.topology.model import Topology
-from dpsup.topology.schema import Path
+from dpsup.topology.typed import Path
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host

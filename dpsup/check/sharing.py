@@ -17,7 +17,7 @@ from dpsup.plan.paths import quarantine_dir, runtime_dir
 from dpsup.plan.place import driver_of
 from dpsup.text import show
 from dpsup.topology.model import Topology
-from dpsup.topology.schema import Path
+from dpsup.topology.typed import Path
 from dpsup.topology.values import memif_of, parse_vdev
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from dpsup.tables.model import declare
 from dpsup.text import cpus, listing, plural, show, suggest
 from dpsup.topology.load import read
 from dpsup.topology.model import Group, Topology
-from dpsup.topology.schema import Path
+from dpsup.topology.typed import Path
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host

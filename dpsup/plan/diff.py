@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from dpsup.text import show
 from dpsup.topology.model import Topology
-from dpsup.topology.schema import Model, Path
+from dpsup.topology.typed import Model, Path
 
 if TYPE_CHECKING:
     from dpsup.plan.model import GroupPlan, Plan

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpsup.bus.guests import allow_files
 from dpsup.bus.messages import as_error
-from dpsup.check.devices import promised
+from dpsup.check.captures import promised
 from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, Exit, TimedOut, UsageError
 from dpsup.host import process

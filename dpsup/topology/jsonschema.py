@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from dpsup.topology.model import Topology
-from dpsup.topology.schema import json_schema
+from dpsup.topology.typed import json_schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 # What must be there: the models have defaults for it, so that a file can be read in part.

@@ -19,7 +19,7 @@ from dpsup.topology.lines import Source
 from dpsup.topology.model import Topology
 from dpsup.topology.problems import distinct, fault, syntax_fault
 from dpsup.topology.rules import default_pool, relations
-from dpsup.topology.schema import Path, validate
+from dpsup.topology.typed import Path, validate
 from dpsup.topology.values import AUTO, parse_vdev
 
 if TYPE_CHECKING:

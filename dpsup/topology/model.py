@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from dpsup import limits
 from dpsup.topology.lines import Source
-from dpsup.topology.schema import Field, Model, PrivateAttr, model_validator
+from dpsup.topology.typed import Field, Model, PrivateAttr, model_validator
 from dpsup.topology.values import (
     ARRAY,
     AUTO,

@@ -11,7 +11,7 @@ from dpsup.errors import Problem
 from dpsup.text import show, suggest
 from dpsup.topology.lines import Source
 from dpsup.topology.model import Mempool, Topology
-from dpsup.topology.schema import Issue, Path, field_at, keys_at
+from dpsup.topology.typed import Issue, Path, field_at, keys_at
 
 _KINDS = {
     "int_type": "a whole number",

@@ -15,7 +15,7 @@ from dpsup.errors import Problem, Severity
 from dpsup.text import plural, show, suggest
 from dpsup.topology.chains import mapped
 from dpsup.topology.model import Backoff, Topology
-from dpsup.topology.schema import Path
+from dpsup.topology.typed import Path
 
 
 class _View:

@@ -15,7 +15,7 @@ from dpsup import limits
 from dpsup.tables.fields import Unreadable
 from dpsup.tables.model import Match, Table, declare
 from dpsup.text import DURATION, duration, listing, show, suggest
-from dpsup.topology.schema import (
+from dpsup.topology.typed import (
     AfterValidator,
     BeforeValidator,
     Field,

@@ -5,6 +5,9 @@
 // warden has handed that back, which goes ahead of what waits: all of that came later, as a bucket is
 // never in two lanes. Another bucket's lane may be stuck for seconds, and others may move from the same
 // one later: neither costs it anything. tests/c/bucket_move.c has every order of these at random.
+//
+// A move begins in op_map (answers.c), which the supervisor asks for (supervisor/buckets.py);
+// supervisor/steering.py decides which buckets move.
 
 #include <string.h>
 

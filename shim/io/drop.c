@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // A packet that an io core drops: counted under its reason by the port, the group or the lane that it was
-// for, and shown to a capture of drops. What a plugin drops does not come here: collect_pvt.h.
+// for, and shown to a capture of drops. The reasons are in shim.h (DPS_DROP_*); dpsup/inspect/capture.py
+// names those of groups too. What a plugin drops does not come here: collect_pvt.h.
 
 #include "primary.h"
 

@@ -27,7 +27,8 @@ lanes_suit(uint32_t slot, const struct dps_facts *facts)
 	for (uint32_t i = 0; i < the_primary.n_io; i++) {
 		const struct lane *lane = &the_primary.io[i]->lane[slot];
 
-		if (needs & ~lane->needs || lane_emits(facts->needs) > lane->emits || (facts->rewrites + facts->prepends > 0 && !lane->changes))
+		if (needs & ~lane->needs || lane_emits(facts->needs) > lane->emits ||
+		    (facts->rewrites + facts->prepends > 0 && !lane->changes))
 			return false;
 	}
 	return true;

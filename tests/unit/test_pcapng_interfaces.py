@@ -14,7 +14,7 @@ import pytest
 from unit.fakehost import FILE, FULL, machine
 from unit.test_pcapfile import block
 
-from dpsup.check.devices import promised
+from dpsup.check.captures import promised
 from dpsup.check.topology import check
 from dpsup.errors import Severity
 from dpsup.packets.pcap import scan
