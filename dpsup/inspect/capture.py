@@ -47,7 +47,7 @@ LENT, BACK = _abi.DPS_CAPTURE_LENT, _abi.DPS_CAPTURE_BACK
 DROP = _abi.DPS_CAPTURE_DROP
 ANY = "any"
 _DROPS = tuple(_abi.DPS_DROP_NAMES.values())
-_OF_GROUPS = ("no_worker", "hold_full", "worker_held")  # as shim/io/drop.c counts them
+_OF_GROUPS = ("no_worker", "hold_full", "worker_held")
 _RECORD = struct.Struct("<QIIIIHBBBBBB")  # struct dps_captured
 
 Ask = Callable[..., Any]
