@@ -253,6 +253,7 @@ struct primary {
 	uint64_t perf_at[DPS_MAX_SLOTS];        // dps_slot.perf_at
 	uint64_t state[DPS_MAX_SLOTS];  // offset of its dps_state_head from ctl->base, 0: none
 	int group_node[DPS_MAX_GROUPS]; // NUMA node of its slots
+	uint32_t epoch[DPS_MAX_GROUPS]; // another number with each version that a group gets
 	char *slots[DPS_MAX_GROUPS];    // where the group's next slot will lie
 	char *slots_end[DPS_MAX_GROUPS];
 	uint32_t n_io;

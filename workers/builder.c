@@ -3,6 +3,8 @@
 // What the builder does with a copy of a table: bytes in, the SDK's tables out. No DPDK, and nothing of
 // a plugin's: a process that only holds tables.
 
+#include <sys/random.h>
+
 #include "dpsup.h"
 #include "dpsup_plugin.h"
 #include "dpsup_table_array.h"
@@ -13,9 +15,6 @@
 #include "builder.h"
 
 enum { SET = 1, DEL = 2, CLEAR = 3 };
-
-// Keys come from an operator's file, and equal hashes only cost time: no seed that would have to be kept.
-enum { SEED = 0 };
 
 static uint32_t
 bits_of(uint32_t kind)
@@ -43,9 +42,14 @@ int
 builder_begin(void *copy, uint64_t bytes, uint32_t kind, uint32_t key_bytes, uint32_t value_bytes,
 	      uint64_t entries)
 {
+	uint64_t seed;
+
 	switch (kind) {
 	case DPS_TABLE_EXACT:
-		return dps_exact_init(copy, bytes, key_bytes, entries, SEED);
+		// What is learned has keys that senders of packets choose.
+		if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
+			return -EAGAIN;
+		return dps_exact_init(copy, bytes, key_bytes, entries, seed);
 	case DPS_TABLE_IPV4:
 	case DPS_TABLE_IPV6:
 		return dps_lpm_init(copy, bytes, bits_of(kind), entries);
@@ -146,8 +150,12 @@ builder_told(struct dps_tells *tells, uint32_t n_slots, uint64_t *taken, uint32_
 		uint64_t sent = __atomic_load_n(&t->sent, __ATOMIC_ACQUIRE);
 		uint64_t from = taken[i];
 
-		if (sent == from)
+		if (sent == from) {
+			// The worker may have written over it, and would find its ring full from then on.
+			if (t->taken != from)
+				__atomic_store_n(&t->taken, from, __ATOMIC_RELEASE);
 			continue;
+		}
 		if (sent - from > DPS_TOLD)
 			from = sent - DPS_TOLD;
 		for (uint32_t k = 0; k < each && from != sent; k++, from++)

@@ -194,8 +194,10 @@ is_its_own(const struct loop *l, uint32_t bucket)
 
 	if (b->head == NULL)
 		return false;
+	// An older version's, which this one takes over; a newer one's stays for a rollout that goes on.
 	return head->stamp == b->stamp ? head->size == l->bucket_size :
-					 l->plugin->bucket_migrate != NULL && head->stamp >> 32 == b->stamp >> 32;
+					 l->plugin->bucket_migrate != NULL && head->stamp < b->stamp &&
+						 head->stamp >> 32 == b->stamp >> 32;
 }
 
 // Handle one packet, whose word becomes its verdict.

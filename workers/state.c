@@ -148,7 +148,7 @@ state_open(const struct state_block *b, const struct state_owner *o)
 		size = kept_of(b)->size;
 		old = kept_bytes(b);
 	}
-	fits = stamp != 0 && dps_kept_room(size, o->size) <= b->room;
+	fits = stamp != 0 && size <= b->room && dps_kept_room(size, o->size) <= b->room;
 	migrates = fits && o->migrate != NULL && is_of_another_version(stamp, o);
 	if (migrates && migrate(old, size, stamp, o)) {
 		if (found != 0)
@@ -161,7 +161,8 @@ state_open(const struct state_block *b, const struct state_owner *o)
 		own(b, o, kept_bytes(b), kept_of(b)->size < o->size ? kept_of(b)->size : o->size);
 		return true;
 	}
-	if (migrates)
+	// The version before may know nothing of the next one's: that is no fault of the next one.
+	if (migrates && (uint32_t)stamp < (uint32_t)o->stamp)
 		dps_count(o->forgotten, 1);
 	if (fits && found != 0)
 		keep(b, o->epoch);

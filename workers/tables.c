@@ -160,7 +160,7 @@ own_start(void)
 static void
 blame(void)
 {
-	uint64_t number = mine->control;
+	uint64_t number = mine->control, low;
 
 	if (number == 0)
 		return;
@@ -170,9 +170,16 @@ blame(void)
 		dps_store64(&mine->blamed, number);
 		return;
 	}
-	for (uint32_t i = DPS_TELLS_BAD - 1; i > 0; i--)
-		dps_store64(&mine->bad[i], mine->bad[i - 1]);
-	dps_store64(&mine->bad[0], number);
+	low = number;
+	for (uint32_t i = 0; i < DPS_TELLS_BAD - 1; i++)
+		if (mine->bad[i] < low) {
+			uint64_t lower = mine->bad[i];
+
+			dps_store64(&mine->bad[i], low);
+			low = lower;
+		}
+	if (low > mine->bad[DPS_TELLS_BAD - 1])
+		dps_store64(&mine->bad[DPS_TELLS_BAD - 1], low);
 	fprintf(stderr, "words %llu of `dpsup tell` are left out: two workers of this place ended in control()\n",
 		(unsigned long long)number);
 }
@@ -237,10 +244,10 @@ tables_leave(void)
 static bool
 is_bad(uint64_t number)
 {
-	for (uint32_t i = 0; i < DPS_TELLS_BAD; i++)
+	for (uint32_t i = 0; i < DPS_TELLS_BAD - 1; i++)
 		if (mine->bad[i] == number)
 			return true;
-	return false;
+	return number <= mine->bad[DPS_TELLS_BAD - 1];
 }
 
 // The one with the lowest number above that, NULL: there is none.

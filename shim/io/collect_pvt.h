@@ -159,6 +159,16 @@ take_blanks(struct io *io, struct lane *lane, struct rte_mbuf *by, uint32_t inde
 	return true;
 }
 
+// Has rx left no room for that bucket? Once this turn's packets are taken back there is some, and what waits
+// comes before the next ones of rx.
+static bool
+is_full(const struct io *io, uint32_t group, uint32_t bucket)
+{
+	const struct io_group *g = &io->group[group];
+
+	return g->map[bucket] != DPS_NO_SLOT && lane_room(&io->lane[g->first + g->map[bucket]]) == 0;
+}
+
 // Its plugin says the bucket; of the rest of the hash the old one's is left. Within its own group once, so that
 // two workers cannot send it to each other; a circle of groups ends at HOP_LIMIT. All that is known of the
 // packet from now on is of the new bucket: it waits where that moves, and comes back there as REQUEUE.
@@ -180,6 +190,13 @@ take_hash(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t index, 
 	mark->bucket = group == lane->group ? own | bucket : bucket;
 	m->hash.rss = (m->hash.rss & ~(uint32_t)HASH_MASK) | bucket;
 	dps_count(&lane->stats.on_hash, mark->hops < HOP_LIMIT);
+	if (group == lane->group && mark->hops < HOP_LIMIT && is_full(io, group, bucket)) {
+		mark->hops++;
+		dps_count(&lane->stats.on, 1);
+		io->group[group].load[bucket]++;
+		waiting_add(io, &io->group[group], m, bucket);
+		return true;
+	}
 	take(io, lane, m, index, dps_word_verdict(DPS_V_GROUP | group));
 	return true;
 }

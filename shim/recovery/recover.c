@@ -146,6 +146,7 @@ restore_head(uint32_t slot, struct dps_slot *s)
 	s->perf_at = p->perf_at[slot];
 	s->n_lanes = p->n_io;
 	s->ring = p->io[0]->lane[slot].size;
+	s->epoch = p->epoch[s->group];
 	for (uint32_t i = 0; i < p->n_io; i++) {
 		s->lanes[i] = (char *)p->io[i]->lane[slot].shared - (char *)s;
 		s->meta[i] = (char *)p->io[i]->lane[slot].meta - (char *)s;

@@ -128,9 +128,10 @@ dps_group_version(uint32_t group, uint32_t version, const struct dps_version *co
 	if (version_is_used(group, version))
 		return -EBUSY;
 	// What blocks of state were before a rollout is nothing to go back to in the next one.
+	the_primary.epoch[group]++;
 	for (uint32_t s = 0; s < the_primary.n_slots; s++)
 		if (the_primary.slot_group[s] == group)
-			dps_store32(&the_primary.slot[s]->epoch, the_primary.slot[s]->epoch + 1);
+			dps_store32(&the_primary.slot[s]->epoch, the_primary.epoch[group]);
 	ctl->group[group].version[version] = *conf;
 	the_primary.ctl->group[group].version[version] = *conf;
 	return 0;

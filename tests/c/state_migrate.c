@@ -201,6 +201,17 @@ main(void)
 		epoch += way->again;
 		stepped(w, ONE, check_back);
 	}
+	/* A stray store over a block's head, which a worker may do: the block is forgotten, and nothing else. */
+	way = ways + 3;
+	for (int i = 0; i < 4; i++) {
+		memset(w, 0, sizeof(*w));
+		open_as(w, ONE);
+		count(w, ONE);
+		w->head.size = (uint64_t[]){ UINT64_MAX, UINT64_MAX >> 1, 1ull << 63, ROOM + 1 }[i];
+		expect(w, TWO, 0);
+		w->head.stamp = UINT64_MAX;
+		expect(w, ONE, 0);
+	}
 	printf("%u states\n", checks);
 	return 0;
 }

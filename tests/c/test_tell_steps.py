@@ -42,3 +42,15 @@ def test_a_message_is_there_whole_or_not_at_all(tmp_path: Path, broken: bool) ->
     done = step(tmp_path, source)
     assert done.returncode == (8 if broken else 0), done
     assert broken or int(done.stdout) > 100
+
+
+@pytest.mark.parametrize("texts", [1, 3, 7])
+def test_words_that_end_workers_are_left_out_however_many(tmp_path: Path, texts: int) -> None:
+    """The fourth such text brought the first one back, and no worker of the place ever came to a
+    packet. And one that wrote over its ring's reader could never tell anything again."""
+    out = tmp_path / "words"
+    headers = [f"-I{ROOT / one}" for one in ("shim", "workers", "workers/sdk")]
+    source = ROOT / "tests" / "c" / "tell_words.c"
+    subprocess.run(["cc", "-O1", "-std=gnu11", *headers, source, "-o", out], check=True)
+    done = subprocess.run([out, str(texts)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{2 * texts}\n"), done

@@ -179,3 +179,52 @@ def test_to_another_group_and_no_further_than_once(instance: Run, tmp_path: Path
     assert min(w["rx_packets"] for w in workers) > 0
     left = sorted(p.frame[14:] for p in packets if p.frame[-1] % 8 > 1)
     assert sorted(read_pcap(instance.folder / "wan.out.pcap")) == left
+
+
+# Dear, so that its lane is full.
+TURNS = """
+#include <dpsup_plugin.h>
+
+static const struct dps_env *env;
+
+static int
+init(const struct dps_env *e, void **state)
+{
+	(void)state;
+	env = e;
+	return 0;
+}
+
+static uint16_t
+packet(void *state, struct dps_packet *p)
+{
+	(void)state;
+	for (volatile int i = 0; i < 2000; i++)
+		;
+	if (dps_bucket(p->hash) != 7)
+		return dps_on_hash(env->group_index, 7);
+	env->counters[0]++;
+	return dps_drop(0);
+}
+
+static const char *const counters[] = { "arrived", NULL };
+const struct dps_plugin dps_plugin = {
+	DPS_PLUGIN_HEAD, .name = "turns", .needs = DPS_PLUGIN_HASH, .init = init, .packet = packet,
+	.counters = counters,
+};
+"""
+
+
+def test_in_a_full_lane_they_come_before_what_rx_brings(instance: Run, tmp_path: Path) -> None:
+    """What rx left no room for was dropped, each time, exactly under load."""
+    save(instance.folder / "in.pcap", many(200))
+    port = '[[ports]]\nname = "wan"\nvdev = "net_pcap_wan,rx_pcap=in.pcap,infinite_rx=1"\n'
+    plugin = str(build(tmp_path, TURNS))
+    instance.start(IO + port + group(plugin, 1, more='on_full = "drop"\n'))
+
+    def overloaded() -> bool:
+        w = instance.worker("fw/0")
+        return w["dropped"].get("lane_full", 0) > 10_000 and w["counters"]["arrived"] > 10_000
+
+    wait_for(overloaded)
+    instance.stop()

@@ -275,7 +275,7 @@ dps_on(uint32_t group)
  *
  * Only the bucket counts, so from then on the lowest 9 bits of packet->hash are those of `hash`, and the others
  * as they were. In its new bucket the packet is handled once more, by that bucket's worker and with its
- * state, after all that came to the bucket before it. A packet goes to another bucket of its own group
+ * state, after all that this io core gave the bucket before it. A packet goes to another bucket of its own group
  * once: a second time it is dropped, counted as steered_twice. No copy is possible with it.
  */
 static inline uint16_t
@@ -418,7 +418,7 @@ uint32_t dps_hash_of(const struct dps_env *env, const struct dps_tuple *tuple);
 
 /*
  * The first port number from `first` to `last` with which, as tuple->to_port, packets land in a bucket; 0:
- * there is none. Of 512 numbers it is one, or none where the tuple has no ports. What translates addresses
+ * there is none. Of 512 numbers it is one; where the tuple has no ports, all or none. What translates addresses
  * so has the answers come to the bucket that it wants: with `tuple` as they will have it, the bucket of the
  * packet in hand, and `first` one more than the last number that was in use. The hash is linear, so
  * one number more is an XOR with what the bits that change are worth.
@@ -659,7 +659,7 @@ dps_l4_sum(const struct dps_packet *packet, uint32_t ip_at, uint16_t *value)
  *
  * What seated() changes is not put back: it must bear being cut short anywhere and run again.
  *
- * A version with another layout has another state_version, and `migrate` (a place's block) and
+ * A version with another layout has a higher state_version, and `migrate` (a place's block) and
  * `bucket_migrate` (a bucket's): each makes of an old block of `old_size` bytes the bytes of a new one,
  * which are zero at first. It returns 0, or not: it does not know that version; the block then is zero.
  *
@@ -685,7 +685,7 @@ void dps_touch(void *at, uint32_t len);
 
 /*
  * Originate a packet, from within packet() or a tick: `len` zero bytes to be filled, which leave with that verdict
- * (dps_out, dps_on, dps_also, dps_drop). Up to `emits` of them for each packet, in the order of the
+ * (dps_out, dps_on, dps_on_hash, dps_also, dps_drop). Up to `emits` of them for each packet, in the order of the
  * calls, just before the packet itself.
  *
  *     uint8_t *reply = dps_emit(dps_out(packet->port), 60);
@@ -753,7 +753,7 @@ uint8_t *dps_emit(uint16_t verdict, uint32_t len);
  *
  * A message is advice. It takes effect when dps_tell returns, not with the packet's verdict: a packet that
  * is run once more after a kill may tell once more, which changes nothing. It is never there in half. It is
- * lost where messages come faster than the builder takes them (5,000 a second for each worker) or the
+ * lost where messages come faster than the builder takes them (6,400 a second for each worker) or the
  * table is full: so tell what you can do without, and tell it again.
  *
  * 1: handed over, or told a moment ago. 0: lost, and counted (`dpsup table`). -1: the table is not

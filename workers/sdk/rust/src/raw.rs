@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Over 600 lines: all unsafe code lies in one file.
-//
 //! dpsup_plugin.h, in Rust: the same names, layout and numbers. tests/unit/test_rust.py compares each
 //! with what a C compiler makes of the header.
 //!
