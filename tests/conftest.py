@@ -71,6 +71,10 @@ class UnsureTests:
             unsure = ("unsure", True) in report.user_properties
             self._failed[report.nodeid] = unsure and self._failed.get(report.nodeid, True)
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:  # its tests did not run
+            self._failed[report.nodeid] = False
+
     def pytest_sessionfinish(self) -> None:
         if all(self._failed.values()) and len(self._failed) <= self.MOST:
             self._file.write_text("".join(f"{one}\n" for one in self._failed))

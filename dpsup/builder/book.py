@@ -114,11 +114,14 @@ class Book:
         if self.version < seen:  # the disk lost what the workers see
             self.version = seen + 1
             lacking = [Operation(batch.Verb.CLEAR), *batch.diff({}, self.entries)]
-        self.log.snapshot_bytes = len(records[0][0].text)
         is_start = self.region.is_new
+        if is_start:
+            # Not by the records: they may change what was learned, which is left out.
+            lacking = batch.diff({}, self.entries)
+        self.log.snapshot_bytes = len(records[0][0].text)
         self._wait()
         self.region.renew(self.index)
-        if lacking:
+        if lacking or is_start:
             self._show(self.shape.pack(lacking))
         if is_start and self.is_changed_on_disk:
             # As `reload` would: the file was changed while no instance ran.
@@ -245,10 +248,11 @@ class Book:
 
     def tell(self, text: str, request: str) -> Told:
         """One more of an operator's words. Raises: DpsupError."""
-        size = len(text.encode())
-        if not 0 < size <= TELL_BYTES or "\0" in text:
+        size = len(text.encode(errors="surrogatepass"))
+        is_text = "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+        if not 0 < size <= TELL_BYTES or not is_text:
             raise UsageError(
-                f"the text has {size} bytes" if "\0" not in text else "the text has a NUL",
+                f"the text has {size} bytes" if is_text else "the text has a NUL, or is no UTF-8",
                 code="E0536",
                 why=f"control() of a plugin gets 1 to {TELL_BYTES} bytes without a NUL",
                 help="say it shorter, or put it into a table or a file",

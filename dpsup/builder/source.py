@@ -18,8 +18,9 @@ def digest_of(text: str) -> str:
 
 
 def read_text(path: str) -> tuple[str, Stamp]:
-    """A file's text, and what is other once the file is. Nobody else answers requests meanwhile, so
-    it does not wait for the other end of a FIFO. Raises: OSError, UnicodeDecodeError."""
+    """A file's text, and what is other once the file is. No other process answers requests
+    meanwhile, so it does not wait for the other end of a FIFO. Raises: OSError,
+    UnicodeDecodeError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, encoding="utf-8") as f:  # noqa: PTH123
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -59,15 +59,21 @@ def _borrowed(fd: int) -> Iterator[socket.socket]:
 
 
 class Guests:
-    """Those of the sockets at `paths`, which all belong to this process."""
+    """Those of the sockets at `paths`, which all belong to this process. `friend`: a process whose
+    requests are not repeated, and whose connections stay."""
 
-    def __init__(self, *paths: str) -> None:
-        self._paths = paths
+    def __init__(self, *paths: str, friend: int = 0) -> None:
+        self._paths, self._friend = paths, friend
+        self._next = 0.0
         self._files = _files()
         self._least = _memory()
         self.shut = 0
 
     def look(self) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + LOOK_S / 2
         with contextlib.suppress(OSError):  # the next look is soon
             self._look()
 
@@ -89,8 +95,9 @@ class Guests:
         now = _memory()
         if now > self._least + MEMORY_MOST:
             # Of a message that has not arrived as a whole, ZeroMQ does not tell the sender.
-            for fd in self._connections():
-                self._shut(fd)
+            for fd, pid in self._connections().items():
+                if pid != self._friend:
+                    self._shut(fd)
             self._least = now  # and less, once it is freed
         self._least = min(self._least, now)
 

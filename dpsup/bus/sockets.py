@@ -262,7 +262,7 @@ class Responder:
         _bind(self._socket, path, messages.MAX_REQUEST)
         self._handle, self._long = handle, long
         self._aside = Aside(handle)
-        self._guests = Guests(path)
+        self._guests = Guests(path, friend=os.getppid())
         self._door = _Door(_tell_log())
         # The one peer is this instance's supervisor, whose requests are not limited.
         self._door.limiter = Limiter(rate=1e6, burst=1e6)

@@ -115,7 +115,8 @@ def _as_json(name: str, pages: Iterator[TableLines]) -> Iterator[str]:
             text = json.dumps({"apiVersion": API, "kind": "Table", "name": name, **head}, indent=2)
             yield f'{text[:-2]},\n  "entries": ['
         for line in page["text"].splitlines():
-            key, value = line.split(" ", 1)
+            key, rest = line.split(" ", 1)
+            value = rest.partition("  # ")[0]  # what was learned has that for a comment
             yield f"{comma}\n    {json.dumps({'key': key, 'value': value})}"
             comma = ","
         comma = comma or " "
@@ -167,7 +168,7 @@ def tell(ctx: click.Context, group: str, text: str, output: str) -> None:
     The plugin's control() gets TEXT, 1 to 1016 bytes, in every worker: between two bursts of
     packets, and in the order of the commands. The last 64 texts are kept. A worker that starts
     later gets these before its first packet, so each text should say what is to hold. What a text
-    means is the plugin's affair. The group needs control = true in the topology.
+    means is for the plugin to say. The group needs control = true in the topology.
 
     \b
       dpsup tell fw "trace on"

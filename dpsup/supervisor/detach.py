@@ -30,7 +30,11 @@ def start_detached(file: str, idle_limit: float | None, say: Callable[[str], Non
         if child is not None:
             child.send_signal(order)
 
-    before = {sig: signal.signal(sig, pass_on) for sig in (signal.SIGINT, signal.SIGTERM)}
+    # Where a shell has it ignored, as in the background, it stays so.
+    heard = [
+        sig for sig in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(sig) != signal.SIG_IGN
+    ]
+    before = {sig: signal.signal(sig, pass_on) for sig in heard}
     # What it says until it is ready is for the command that waits here; later it has no terminal.
     with open(os.devnull, "r+b") as null:  # noqa: PTH123
         child = subprocess.Popen(

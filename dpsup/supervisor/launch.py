@@ -290,16 +290,17 @@ def _run(
         # The file may name another directory by now.
         where = left or Runtime(now.runtime_dir, now.name)
     # From here on there is something to put in order. An order waits until that is sure to happen.
-    signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)
+    # What was blocked before, across exec(2), stays so: it is for the supervisor.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, process.ORDERS)
     try:
         where.acquire()
     except BaseException:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ORDERS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise
     voice = _Voice()
     stays = False  # the data plane, when this supervisor leaves
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ORDERS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         stays = bool(where.primaries()) or where.is_held()
         found = _take_over(where, now)
         going_on = found if isinstance(found, adopt.Found) else None

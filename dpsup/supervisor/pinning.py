@@ -28,6 +28,7 @@ class Pinning:
     ) -> None:
         self._read, self._pin = read, pin
         self._astray: dict[str, int] = {}  # by what runs
+        self._seen: set[int] = set()  # threads: a new one may be on its way to its CPU
         self._next = 0.0
 
     def is_due(self, now: float) -> bool:
@@ -40,6 +41,7 @@ class Pinning:
         """Puts back what can be; events of type "cpu"."""
         found: list[Notice] = []
         seen = set()
+        threads = list(threads)
         for name, tid, cpu in threads:
             seen.add(name)
             try:
@@ -49,6 +51,8 @@ class Pinning:
                         found.append({"name": name, "message": f"runs on CPU {cpu} again"})
                     continue
             except OSError:  # it has ended
+                continue
+            if tid not in self._seen:
                 continue
             try:
                 self._pin(tid, {cpu})
@@ -64,4 +68,5 @@ class Pinning:
             found.append({"name": name, "message": f"runs on CPU {cpu} again"})
         for name in self._astray.keys() - seen:
             del self._astray[name]
+        self._seen = {tid for _, tid, _ in threads}
         return found

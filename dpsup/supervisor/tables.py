@@ -205,13 +205,15 @@ class Tables:
 
     async def _watch(self, pid: int) -> None:
         """Says that it is stopped: it does not end then, and answers nothing."""
-        one = self._model.builder
+        one, before = self._model.builder, False
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                stopped = process.is_stopped(pid)
+                looked = process.is_stopped(pid)
             except OSError:
                 return
+            # A debugger stops it for some moments: two looks must agree.
+            stopped, before = looked and before, looked
             if stopped == (one.state == "stopped"):
                 continue
             said = "is stopped, by a signal or a debugger" if stopped else "continues"

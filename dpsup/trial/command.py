@@ -142,7 +142,7 @@ def _inputs(options: Options, setting: Setting) -> dict[str, str]:
 
 
 def _check_output(out: str, inputs: dict[str, str]) -> None:
-    """Before anything is run. By device and inode: links deceive nobody. Raises: UsageError."""
+    """Before anything is run. By device and inode, so that links count. Raises: UsageError."""
     for what, path in inputs.items():
         with contextlib.suppress(OSError):
             if Path(out).samefile(path):

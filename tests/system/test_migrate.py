@@ -131,6 +131,8 @@ def test_each_packet_is_counted_once_over_versions_and_deaths(instance: Run) -> 
 def test_what_would_be_forgotten_is_said_and_kept(instance: Run) -> None:
     one, two = version(instance.folder, 1, knows=False), version(instance.folder, 2, knows=False)
     begun(instance, one)
+    # A bucket is taken over when a packet comes: some must be left to come.
+    slow_down(instance.folder, 50 * SLOW)
     said = rolled(instance, two, code=1)
     assert "it would forget the state of" in said and "--forget-state" in said
     # Nor is one taken whose migrate refuses; what it left is put back.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,14 @@ class Bridge:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(builder_book.time, "monotonic", lambda: now[0])
+
+    class Clock:
+        """The book's own: a lock that waits anywhere else needs time that goes on."""
+
+        def __getattr__(self, name: str) -> Any:
+            return (lambda: now[0]) if name == "monotonic" else getattr(time, name)
+
+    monkeypatch.setattr(builder_book, "time", Clock())
     return now
 
 
@@ -529,3 +537,32 @@ def test_the_builder_asks_the_book_of_a_group(tmp_path: Path) -> None:
     learned = builder.handle(Request("learned", "2", {}))
     assert learned == {"br": {"macs": macs.learning()}}
     assert learned["br"]["macs"]["entries"] == 1
+
+
+@pytest.mark.parametrize(
+    ("operation", "left"),
+    [
+        ("del 02:00:00:00:00:02", {1: 1}),
+        ("replace 02:00:00:00:00:02 9", {1: 1, 2: 9}),
+        ("clear", {}),
+    ],
+)
+def test_what_was_learned_and_changed_by_hand_ends_with_the_instance(
+    tmp_path: Path, operation: str, left: dict[int, int]
+) -> None:
+    """The change was carried out anew, without what it changed: no builder began any more."""
+    bridge = Bridge(tmp_path, persists=True)
+    bridge.book.change("add 02:00:00:00:00:01 1\n", "", "r0", dry_run=False)
+    bridge.tell(0, 2, 2)
+    bridge.tell(0, 3, 3)
+    bridge.learn()
+    bridge.book.change(f"{operation}\n", "", "r1", dry_run=False)
+    bridge.book.log.close()
+    for name in ("br", "br:told", "br:readers"):
+        (tmp_path / "t" / name).unlink()
+    bridge.open()
+    assert bridge.found == left
+    assert bridge.region.version(0) == bridge.book.version
+    bridge.book.log.close()
+    bridge.open()
+    assert bridge.found == left

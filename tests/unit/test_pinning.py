@@ -59,15 +59,18 @@ def test_a_cpu_goes_and_comes_back() -> None:
 
 def test_a_cpu_that_came_back_at_once_is_taken_again() -> None:
     kernel = Kernel(4, t10=2, t11=3, t12=1)
+    pinning = Pinning(kernel.read, kernel.pin)
+    assert pinning.look(OURS) == []
     kernel.offline(1)
     kernel.there.add(1)
-    said = Pinning(kernel.read, kernel.pin).look(OURS)
+    said = pinning.look(OURS)
     assert said == [{"name": "io core 0", "message": "runs on CPU 1 again"}]
 
 
 def test_the_next_process_of_a_worker_may_be_where_it_belongs() -> None:
     kernel = Kernel(4, t10=2, t11=3, t12=1)
     pinning = Pinning(kernel.read, kernel.pin)
+    assert pinning.look(OURS) == []
     kernel.offline(2)
     assert len(pinning.look(OURS)) == 1
     kernel.there.add(2)
@@ -86,9 +89,11 @@ def test_what_a_person_put_elsewhere_or_has_ended_is_left_alone() -> None:
 def test_a_worker_that_is_gone_is_forgotten() -> None:
     kernel = Kernel(4, t10=2, t11=3, t12=1)
     pinning = Pinning(kernel.read, kernel.pin)
+    assert pinning.look(OURS) == []
     kernel.offline(3)
     assert len(pinning.look(OURS)) == 1
     assert pinning.look(OURS[:1]) == []
+    assert pinning.look(OURS) == []  # another thread, or one that is new
     assert len(pinning.look(OURS)) == 1
 
 
@@ -97,3 +102,15 @@ def test_it_looks_now_and_then() -> None:
     assert pinning.is_due(5.0)
     assert not pinning.is_due(5.0 + EVERY_S / 2)
     assert pinning.is_due(5.0 + EVERY_S)
+
+
+def test_one_on_its_way_to_its_cpu_is_no_event() -> None:
+    """A worker takes its CPU some time after its fork."""
+    kernel = Kernel(4, t10=2, t11=3, t12=1)
+    pinning = Pinning(kernel.read, kernel.pin)
+    assert pinning.look(OURS) == []
+    kernel.on[20] = {0, 1}
+    assert pinning.look([("fw/0", 20, 2), *OURS[1:]]) == []
+    kernel.on[20] = {2}
+    assert pinning.look([("fw/0", 20, 2), *OURS[1:]]) == []
+    assert not kernel.pinned

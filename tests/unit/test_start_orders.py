@@ -66,6 +66,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(launch.plugins, "copied", lambda _, plan: plan)
     monkeypatch.setattr(launch.plugins, "digests_of", lambda *_: {})
     monkeypatch.setattr(launch.process, "pin", lambda _: None)
+    # Other tests share this process.
+    monkeypatch.setattr(launch.process, "ignore_accidents", lambda: None)
+    monkeypatch.setattr(launch, "allow_files", lambda: None)
     monkeypatch.setattr(assembly, "Supervisor", FakeSupervisor)
     return where
 
