@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Writes a pcap of many flows for the examples: flows.py [FILE [FLOWS [PACKETS_OF_EACH]]].
 
-Without FILE it writes flows.pcap beside this program.
+It needs nothing of dpsup's. Without FILE it writes flows.pcap beside this program.
 """
 
 import struct

@@ -4,6 +4,7 @@
 Colours follow the reader's light or dark setting, text is text, nothing is fetched. A box's kind says
 what it is: "io" the primary's io cores, "worker" processes that may die, "spare" those that wait,
 "warden" the threads that repair, "data" memory, "dead" what is gone.
+Boxes and arrows are a few lines of text each: no library is needed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """man pages generated from the commands: the text of `--help`, as roff.
 
-Takes the command objects and uses only their methods, without importing click.
+Takes the command objects and uses only their methods, without importing click. A library for this
+would be one more package for a hundred lines.
 """
 
 from __future__ import annotations

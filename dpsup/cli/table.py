@@ -44,7 +44,7 @@ def table(ctx: click.Context, words: tuple[str, ...], dry_run: bool, output: str
     """List live tables, or show or change one while packets flow.
 
     WORDS is TABLE and a verb; without them it lists all tables. TABLE is a name, or GROUP/NAME
-    where several groups have one of that name. The verbs:
+    where several groups have one of that name. The verbs are listed below.
 
     \b
       show                  print all entries, as a table's file has them

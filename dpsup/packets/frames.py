@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The packets of a capture file of either format, with their times and interfaces. Pure."""
+"""The packets of a capture file of either format, with their times and interfaces. Pure.
+
+What is damaged raises: a trial of part of a capture would be no trial. pcap.scan, which `check`
+uses on files of any size, reads as far as it can and never raises.
+"""
 
 from __future__ import annotations
 

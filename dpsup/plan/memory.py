@@ -28,7 +28,7 @@ _SLACK = 1.01  # objects do not cross pages
 _CONTROL_BLOCK = 2 * MIB
 _SLOT_UNIT = _abi.DPS_SLOT_PAGE  # slots have pages of their own, in one zone
 _SLOT_HEAD = 64 * KIB
-_STATE_HEAD = 16  # struct dps_state_head
+_STATE_HEAD = 16  # before each block; tests/c/test_abi.py compares it
 # EAL, ethdev and drivers; the pages that alignment loses; 152 KiB for each seed's attach.
 _RESERVE = 32 * MIB
 _RESERVE_PER_1000_DESCRIPTORS = 64 * KIB

@@ -15,7 +15,7 @@ from dpsup.documents.status import Account, Unread, Unwritten
 from dpsup.errors import DpsupError
 from dpsup.packets import pcap
 from dpsup.plan.model import PortPlan
-from dpsup.supervisor.engine import Engine
+from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Model
 from dpsup.text import plural
 from dpsup.topology.values import parse_vdev
@@ -28,7 +28,7 @@ def files_of(port: PortPlan) -> list[str]:
 class Outputs:
     """Watches the counters of ports that write files; `judge` is called when one is short."""
 
-    def __init__(self, core: Engine, model: Model, judge: Callable[[], None]) -> None:
+    def __init__(self, core: Core, model: Model, judge: Callable[[], None]) -> None:
         self._core, self._model, self._judge = core, model, judge
 
     def look(self, counters: Counters) -> None:

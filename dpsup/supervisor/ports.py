@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from dpsup.documents.counters import Counters
 from dpsup.errors import DpsupError
-from dpsup.supervisor.engine import Engine
+from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Model
 
 DIFFERS = "its NIC hashes flows otherwise than its driver says: they are hashed in software"
@@ -17,7 +17,7 @@ DIFFERS = "its NIC hashes flows otherwise than its driver says: they are hashed 
 class Ports:
     """`judge` hears that the instance may be degraded, or whole again."""
 
-    def __init__(self, core: Engine, model: Model, judge: Callable[[], None]) -> None:
+    def __init__(self, core: Core, model: Model, judge: Callable[[], None]) -> None:
         self._core, self._model, self._judge = core, model, judge
         self._reopened: dict[str, int] | None = None  # not known yet
         self._hashes: dict[str, str] = {}

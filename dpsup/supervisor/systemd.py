@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What systemd wants to hear: sd_notify(3), and the watchdog of sd_watchdog_enabled(3)."""
+"""What systemd wants to hear: sd_notify(3), and the watchdog of sd_watchdog_enabled(3).
+A word is one datagram: no library is needed."""
 
 from __future__ import annotations
 

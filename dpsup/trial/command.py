@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dpsup.documents.trial import TriedFinding, Try
 from dpsup.errors import NoSuchObject, TopologyError, UsageError
 from dpsup.host.input_file import read_input
 from dpsup.host.symbols import CRASHED, Loaded, named, variable
+from dpsup.host.tied import sweep_dead
 from dpsup.packets import frames as captures
 from dpsup.packets import pcapng
 from dpsup.packets.frames import Frame
@@ -24,6 +26,7 @@ from dpsup.trial import findings, program
 from dpsup.trial.program import Fate, Run, Setting
 
 BUILT_IN = ("forward", "macswap", "sink", "delay", "crash")
+PREFIX = "dpsup-try-"
 SYMMETRIC = bytes.fromhex("6d5a") * 20  # the default of `rss`
 _FIELDS = _abi.DPS_RSS_IPV4 | _abi.DPS_RSS_IPV6 | _abi.DPS_RSS_TCP | _abi.DPS_RSS_UDP
 
@@ -351,9 +354,26 @@ def _fill(doc: Try, setting: Setting, plugin: dict[str, Any], total: dict[str, A
     doc["cycles_per_packet"] = round(total["cycles"] / done, 1) if done else 0.0
 
 
+@contextlib.contextmanager
+def _in_order() -> Iterator[None]:
+    """What ends this command lets it remove its directory."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def carry_out(options: Options) -> Try:
     """Raises: DpsupError."""
-    with tempfile.TemporaryDirectory(prefix="dpsup-try-") as directory:
+    sweep_dead(PREFIX)
+    prefix = f"{PREFIX}{os.getpid()}-"
+    with _in_order(), tempfile.TemporaryDirectory(prefix=prefix) as directory:
         return _carry_out(options, _setting(options, Path(directory)))
 
 

@@ -6,6 +6,9 @@
 // of anything but IP the MAC addresses and the EtherType, of 802.3 the MAC addresses alone. Where it is
 // asked for, the flow of a tunnel's packet is that of its inner headers; of a fragment of one, and of
 // one that cannot be read, that of the outer ones.
+//
+// DPDK's rte_softrss hashes numbers that a caller has found in a packet, a step for each bit; to find them
+// is most of this file, and a table for each byte of the key makes the rest short.
 
 #include <errno.h>
 #include <string.h>

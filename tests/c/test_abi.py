@@ -14,6 +14,7 @@ from dpsup import _abi
 from dpsup._shim import ffi, lib
 from dpsup.documents import audit as audit_document
 from dpsup.documents import counters, story
+from dpsup.plan import memory
 from dpsup.primary import audit
 from dpsup.primary.shim import fields
 from dpsup.supervisor import policy
@@ -115,3 +116,7 @@ def test_the_binding_has_every_name_that_python_uses() -> None:
     assert used <= set(dir(lib))
     for struct in set(re.findall(r'new\("(struct \w+)', text)):
         assert ffi.sizeof(struct)
+
+
+def test_the_plan_knows_the_head_of_a_block() -> None:
+    assert ffi.sizeof("struct dps_state_head") == memory._STATE_HEAD

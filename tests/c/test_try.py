@@ -490,13 +490,20 @@ def test_nothing_goes_on_after_the_command(
     plugin = build(tmp_path, f'fclose(fopen("{begun}", "w")); for (;;) ;', "")
     # The signal may be ignored where the tests run.
     heard = ["env", "--default-signal=HUP,TERM"]
-    child = subprocess.Popen([*heard, DPSUP, "try", plugin, capture, "--timeout", "1000s"])
+    space = tmp_path / "tmp"
+    space.mkdir()
+    env = {**os.environ, "TMPDIR": str(space)}
+    argv = [DPSUP, "try", plugin, capture]
+    child = subprocess.Popen([*heard, *argv, "--timeout", "1000s"], env=env)
     try:
         until(begun.exists)
     finally:
         child.send_signal(number)
         child.wait()
     until(lambda: not trials_of(plugin))
+    if number == signal.SIGKILL:  # the next one removes what it left
+        subprocess.run([DPSUP, "try", "sink", capture], env=env, check=True, capture_output=True)
+    assert list(space.iterdir()) == []
 
 
 def trials_of(plugin: Path) -> list[str]:
