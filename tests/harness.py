@@ -182,6 +182,15 @@ def pids_of(program: str, name: str) -> list[int]:
     return found
 
 
+def held_by(pid: int) -> list[str]:
+    """What its descriptors lead to; without those with which it looks at itself now and then."""
+    found = []
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(one.readlink()))
+    return [one for one in found if one not in (f"/proc/{pid}/fd", f"/proc/{pid}/statm")]
+
+
 def lives(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from eal import Config, attach_arguments, eal_folder, kill_seeds, next_seed, run_to
-from harness import CALM, NULL, PATIENCE, Run, at_rest, wait_for
+from harness import CALM, NULL, PATIENCE, Run, at_rest, held_by, wait_for
 from jobs import spare_pids
 from ptrace import Gone, Traced
 
@@ -60,7 +60,7 @@ def left_behind(instance: Run, client: dpsup.Instance) -> dict[str, Any]:
         "heap": client.stats()["heap_bytes"],
         "eal": kinds(f.name for f in eal_folder(instance.name).iterdir()),
         "pages": len(list(Path("/dev/hugepages").glob(f"dpsup-{instance.name}-*"))),
-        "fds": kinds(str(f.readlink()) for f in Path(f"/proc/{primary}/fd").iterdir()),
+        "fds": kinds(held_by(primary)),
         "threads": len(list(Path(f"/proc/{primary}/task").iterdir())),
     }
 

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import CALM, DPSUP, Run, kill_all, leftovers, run, wait_for
+from harness import CALM, DPSUP, Run, held_by, kill_all, leftovers, run, wait_for
 
 pytestmark = pytest.mark.beside
 
@@ -115,7 +115,7 @@ def test_a_detached_instance_keeps_nothing_of_its_caller(instance: Run) -> None:
     assert os.read(pipe_r, 1) == b""
     os.close(pipe_r)
     pid = instance.status()["supervisor"]["pid"]
-    held = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    held = held_by(pid)
     assert held.count("/dev/null") >= 3
     assert os.getsid(pid) == pid
 

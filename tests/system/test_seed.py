@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from eal import attach_arguments, eal_folder
-from harness import CALM, NULL, Run, at_rest, wait_for
+from harness import CALM, NULL, Run, at_rest, held_by, wait_for
 
 import dpsup
 from dpsup._shim import lib
@@ -56,7 +56,7 @@ def test_a_worker_ends_with_its_primary_and_holds_no_socket_of_eal(instance: Run
     instance.start(CALM)
     doc = instance.status()
     pid = doc["groups"][0]["workers"][0]["pid"]
-    held = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    held = set(held_by(pid))
     assert not any(h.startswith("socket:") for h in held), held
     assert len(held) <= 4, held  # stdin, its log twice, the primary's pidfd
     assert os.getsid(pid) == pid
@@ -72,7 +72,7 @@ def snapshot(instance: Run, client: dpsup.Instance) -> dict[str, Any]:
             p.name for p in Path("/run/dpsup", instance.name).iterdir() if p.suffix != ".1"
         ),
         "pages": sorted(p.name for p in Path("/dev/hugepages").glob(f"{prefix}map_*")),
-        "fds": len(list(Path(f"/proc/{client.status()['supervisor']['pid']}/fd").iterdir())),
+        "fds": len(held_by(client.status()["supervisor"]["pid"])),
     }
 
 
