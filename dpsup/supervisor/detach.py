@@ -23,11 +23,14 @@ def start_detached(file: str, idle_limit: float | None, say: Callable[[str], Non
         argv += ["--exit-when-idle", f"{idle_limit:f}s"]
     child: subprocess.Popen[bytes] | None = None
     orders: list[int] = []
+    early: list[int] = []  # of them, those from before there was a child
 
     def pass_on(order: int, _: object) -> None:
         """An order to this command is for the start; it ends by it, and this command thereafter."""
         orders.append(order)
-        if child is not None:
+        if child is None:
+            early.append(order)
+        else:
             child.send_signal(order)
 
     # Where a shell has it ignored, as in the background, it stays so.
@@ -35,23 +38,28 @@ def start_detached(file: str, idle_limit: float | None, say: Callable[[str], Non
         sig for sig in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(sig) != signal.SIG_IGN
     ]
     before = {sig: signal.signal(sig, pass_on) for sig in heard}
-    # What it says until it is ready is for the command that waits here; later it has no terminal.
-    with open(os.devnull, "r+b") as null:  # noqa: PTH123
-        child = subprocess.Popen(
-            argv,
-            stdin=null,
-            stdout=null,
-            stderr=null,
-            pass_fds=(ready_w,),
-            start_new_session=True,
-        )
-    os.close(ready_w)
-    with os.fdopen(ready_r) as ready:
-        if orders:  # before there was a child
-            child.send_signal(orders[0])
-        line = ready.readline()
-    for sig, handler in before.items():
-        signal.signal(sig, handler)
+    try:
+        with os.fdopen(ready_r) as ready:
+            try:
+                # What it says until it is ready is for the command that waits here; later it has
+                # no terminal.
+                with open(os.devnull, "r+b") as null:  # noqa: PTH123
+                    child = subprocess.Popen(
+                        argv,
+                        stdin=null,
+                        stdout=null,
+                        stderr=null,
+                        pass_fds=(ready_w,),
+                        start_new_session=True,
+                    )
+            finally:
+                os.close(ready_w)
+            if early:  # no more than once: a second order ends an instance without a drain
+                child.send_signal(early[0])
+            line = ready.readline()
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
     if orders:
         child.wait()
         raise KeyboardInterrupt
