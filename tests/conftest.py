@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -49,9 +50,13 @@ CLAIM = re.compile(
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[None]:
     report: Any = yield
-    if call.excinfo and not any(CLAIM.search(str(one.statement)) for one in call.excinfo.traceback):
-        # A process of xdist's tells the main one in this way.
-        report.user_properties.append(("unsure", True))
+    # A traceback whose source cannot be read, as of a deep recursion, is no such case.
+    with contextlib.suppress(Exception):
+        if call.excinfo and not any(
+            CLAIM.search(str(one.statement)) for one in call.excinfo.traceback
+        ):
+            # A process of xdist's tells the main one in this way.
+            report.user_properties.append(("unsure", True))
     return report
 
 
