@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import wait_for
 from unit.fakecore import Parts, descriptors, run, sitter
 from unit.test_seed_socket import FakeSeed, turns
 
@@ -35,7 +36,10 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parts:
 def worker_of(parts: Parts) -> subprocess.Popen[bytes]:
     """A process whose command line says that it is a worker of this instance's."""
     argv = [f"dpsup-worker: {parts.model.name} fw/0", "60"]
-    return subprocess.Popen(argv, executable="/bin/sleep")
+    child = subprocess.Popen(argv, executable="/bin/sleep")
+    # For a moment of exec(2) there is none.
+    wait_for(Path(f"/proc/{child.pid}/cmdline").read_bytes)
+    return child
 
 
 def with_seed(parts: Parts, work: Callable[[FakeSeed], Coroutine[Any, Any, None]]) -> None:
