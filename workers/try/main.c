@@ -200,19 +200,10 @@ run_lent(void)
 	return true;
 }
 
-static void
-begin_burst(uint32_t first)
-{
-	the_try.first = first;
-	the_try.board->now = the_try.packet[first].ns;
-	world_begin();
-	world_blanks();
-}
-
 static bool
 run_burst(uint32_t first, uint32_t n)
 {
-	begin_burst(first);
+	world_at(first);
 	for (uint32_t i = 0; i < n; i++)
 		world_lend(first + i);
 	return run_lent();
@@ -223,7 +214,7 @@ run_ticks(uint32_t number, const uint32_t *ticks, uint32_t n)
 {
 	bool ran;
 
-	begin_burst(number);
+	world_at(number);
 	the_try.ticking = true;
 	the_try.board->timed = false;   // figures are of packets
 	for (uint32_t i = 0; i < n; i++)

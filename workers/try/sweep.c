@@ -476,15 +476,6 @@ sweep_lent(uint32_t number, struct rte_mbuf *m)
 	return true;
 }
 
-static void
-begin_one(uint32_t number)
-{
-	the_try.first = number;
-	the_try.board->now = the_try.packet[number].ns;
-	world_begin();
-	world_blanks();
-}
-
 static bool
 sweep_ticks(uint32_t number, const uint32_t *ticks, uint32_t n)
 {
@@ -492,7 +483,7 @@ sweep_ticks(uint32_t number, const uint32_t *ticks, uint32_t n)
 
 	the_try.ticking = true;
 	for (uint32_t i = 0; i < n && ok; i++) {
-		begin_one(number);
+		world_at(number);
 		ok = sweep_lent(number, world_lend_tick(ticks[i]));
 	}
 	the_try.ticking = false;
@@ -504,7 +495,7 @@ sweep_packet(uint32_t number)
 {
 	if (!ticks_run(number, sweep_ticks))
 		return false;
-	begin_one(number);
+	world_at(number);
 	return sweep_lent(number, world_lend(number));
 }
 

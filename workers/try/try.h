@@ -82,8 +82,7 @@ void world_create(void);
 struct rte_mbuf *world_lend(uint32_t number);   // one packet; after the last one: world_publish
 struct rte_mbuf *world_lend_tick(uint32_t tick);        // likewise
 void world_publish(void);
-void world_begin(void);                         // no packet is lent
-void world_blanks(void);                        // as many as a burst may fill
+void world_at(uint32_t number);                 // that packet's time; none is lent, blanks are anew
 void world_reseat(void);                        // a new worker finds its slot
 uint32_t world_done(void);                      // index after the last packet with a verdict
 const uint8_t *world_was(const struct rte_mbuf *m);     // its whole buffer, as it was lent

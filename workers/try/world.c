@@ -174,16 +174,8 @@ world_was(const struct rte_mbuf *m)
 	return the_try.was + ((const uint8_t *)m->buf_addr - the_try.buffer);
 }
 
-void
-world_begin(void)
-{
-	the_try.n_buffers = 0;
-	// Blanks are lent anew with each burst.
-	the_try.lane->blanks_sent = the_try.lane->blanks_taken;
-}
-
-void
-world_blanks(void)
+static void
+lend_blanks(void)
 {
 	struct lane *lane = the_try.lane;
 	uint32_t n = the_try.board->emits * the_try.burst;
@@ -197,6 +189,17 @@ world_blanks(void)
 		lane->blanks_sent++;
 	}
 	dps_store32(&lane->shared->blanks, lane->blanks_sent);
+}
+
+void
+world_at(uint32_t number)
+{
+	the_try.first = number;
+	the_try.board->now = the_try.packet[number].ns;
+	the_try.n_buffers = 0;
+	// Blanks are lent anew with each burst.
+	the_try.lane->blanks_sent = the_try.lane->blanks_taken;
+	lend_blanks();
 }
 
 // What the io core tells beside the bytes: see describe_more in shim/io/steer_pvt.h.
