@@ -28,7 +28,7 @@ SETTLE_S = 60.0
 GAP_S = 30.0  # without a packet; the most of a whole sweep: 1 s alone, 5 s beside 18 busy processes
 ODD = 4  # packets of the second port, which has no other traffic
 
-# `fw` has the traffic and a spare; `ids` has no spare and little credit.
+# `fw` has the traffic; `ids` has little credit. Each has a spare.
 TOPOLOGY = """
 [[ports]]
 name = "wan"
@@ -142,7 +142,8 @@ class Sweep:
         def whole() -> bool:
             with contextlib.suppress(DpsupError):
                 doc = self.status()
-                return doc["state"] == "running" and doc["groups"][0]["spares_ready"] == 1
+                ready = [g["spares_ready"] for g in doc["groups"]]
+                return doc["state"] == "running" and ready == [1, 1]
             return False
 
         wait_for(whole, step=0.05)
