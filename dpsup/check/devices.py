@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Drivers that see frames as the kernel passes them on.
 OFFLOADED = ("net_af_packet", "net_pcap", "net_tap")
-PEER = "the same on its other end, in that network namespace"
+PEER = "on its other end, in that network namespace: ethtool -K NAME tx off tso off gso off"
 
 
 def devices(topology: Topology, host: Host) -> Iterator[Problem]:
