@@ -552,10 +552,13 @@ CODES: dict[str, Entry] = {
         " mtu, or use DPDK 24.11.5.",
     ),
     "E0445": Entry(
-        "packets of a pcapng file that would be passed over",
+        "packets of a capture that would be passed over, or cut",
         "libpcap, with which net_pcap reads, knows one link type and one snapshot length in a file:"
-        " packets of other interfaces (mergecap writes such) are left out without a word.",
-        "editcap -F pcap OLD NEW, or capture on one interface.",
+        " packets of other interfaces of a pcapng file (mergecap writes such) are left out without"
+        " a word. In a pcap file, packets that are longer than the snapshot length in its head are"
+        " cut to that.",
+        "editcap -F pcap OLD NEW, or capture on one interface; of a wrong head: mergecap -F pcap -w"
+        " NEW OLD.",
     ),
     "E0446": Entry(
         "a driver that dpsup is not tested with",
@@ -563,6 +566,13 @@ CODES: dict[str, Entry] = {
         " of dpsup runs with them: whether they lose packets, block an io core or work with"
         " processes that die is not known. A warning.",
         "Use net_af_packet, or try it with traffic that may be lost.",
+    ),
+    "E0447": Entry(
+        "a ring that the kernel cannot lay out",
+        "net_af_packet shares a ring of framecnt frames, in blocks, with the kernel. It takes"
+        " frames of a multiple of 16 bytes and blocks of whole pages, in which whole frames fit,"
+        " and as many frames as fill the blocks.",
+        "Write the framesz, blocksz and framecnt that the message says.",
     ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(

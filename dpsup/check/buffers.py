@@ -13,10 +13,12 @@ from dpsup.plan.place import driver_of
 from dpsup.text import plural
 from dpsup.topology.model import Port, Topology
 from dpsup.topology.typed import Path
-from dpsup.topology.values import parse_vdev
+from dpsup.topology.values import number, parse_vdev
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
+
+Devargs = tuple[tuple[str, str], ...]
 
 _MEMIF_BUFFER = 2048  # net_memif's default `bsize`
 _AF_PACKET_FRAME = 2048  # net_af_packet's default `framesz`
@@ -30,11 +32,11 @@ def buffers(topology: Topology, host: Host) -> Iterator[Problem]:
     for i, port in enumerate(topology.ports):
         if port.vdev:
             name, devargs = parse_vdev(port.vdev)
-            driver, given = driver_of(name, host), dict(devargs)
+            driver = driver_of(name, host)
             if driver == "net_memif":
-                yield from _memif(topology, host, i, port, given)
+                yield from _memif(topology, host, i, port, devargs)
             elif driver == "net_af_packet":
-                yield from _af_packet(topology, i, port, given)
+                yield from _af_packet(topology, i, port, devargs)
 
 
 def cuts_memif(version: str) -> bool:
@@ -45,18 +47,11 @@ def cuts_memif(version: str) -> bool:
     return numbers < [24, 11, 5] or [25, 0, 0] <= numbers < [25, 11, 0]
 
 
-def _size(given: dict[str, str], key: str, default: int) -> int:
-    text = given.get(key, "")
-    return int(text) if text.isdigit() else default
-
-
-def _memif(
-    topology: Topology, host: Host, i: int, port: Port, given: dict[str, str]
-) -> Iterator[Problem]:
+def _memif(topology: Topology, host: Host, i: int, port: Port, given: Devargs) -> Iterator[Problem]:
     if not host.dpdk_version or not cuts_memif(host.dpdk_version):
         return
     longest = port.mtu + limits.FRAME_MORE
-    bsize = _size(given, "bsize", _MEMIF_BUFFER)
+    bsize = number(given, "bsize", _MEMIF_BUFFER)
     pool = topology.mempools.get(port.mempool)
     room = pool.data_room - limits.HEADROOM if pool else longest
     if longest <= min(bsize, room):
@@ -76,9 +71,9 @@ def _memif(
     )
 
 
-def _af_packet(topology: Topology, i: int, port: Port, given: dict[str, str]) -> Iterator[Problem]:
+def _af_packet(topology: Topology, i: int, port: Port, given: Devargs) -> Iterator[Problem]:
     longest = port.mtu + limits.FRAME_MORE
-    size = _size(given, "framesz", _AF_PACKET_FRAME)
+    size = number(given, "framesz", _AF_PACKET_FRAME)
     if size >= longest + _AF_PACKET_HEAD:
         return
     needed = 1 << (longest + _AF_PACKET_HEAD - 1).bit_length()

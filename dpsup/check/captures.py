@@ -14,7 +14,7 @@ from dpsup.plan.place import driver_of
 from dpsup.text import plural
 from dpsup.topology.model import Port, Topology
 from dpsup.topology.typed import Path
-from dpsup.topology.values import parse_vdev
+from dpsup.topology.values import number, parse_vdev
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
@@ -102,6 +102,16 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
             " one's, or longer than that; libpcap reads only the others",
             help=f"merge anew into one interface: editcap -F pcap {posixpath.basename(file)} NEW",
         )
+    if capture.clipped:
+        yield problem(
+            path,
+            f"{capture.clipped} {of} would be cut to {plural(capture.snap, 'byte')}, the first is"
+            f" number {capture.first_clipped}",
+            code="E0445",
+            why="the file's head says that no packet is longer (its snapshot length), and libpcap"
+            " hands on no more of any",
+            help=f"write it anew: mergecap -F pcap -w NEW {posixpath.basename(file)}",
+        )
     if capture.cut:
         yield problem(
             path,
@@ -138,7 +148,7 @@ def promised(topology: Topology, host: Host) -> dict[str, int]:
     found: dict[str, int] = {}
     for port in topology.ports:
         name, devargs = parse_vdev(port.vdev or "")
-        if driver_of(name, host) != "net_pcap" or dict(devargs).get("infinite_rx", "0") != "0":
+        if driver_of(name, host) != "net_pcap" or number(devargs, "infinite_rx", 0) > 0:
             continue
         for key, value in devargs:
             if key == "rx_pcap":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Drivers that see frames as the kernel passes them on.
 OFFLOADED = ("net_af_packet", "net_pcap", "net_tap")
-PEER = "the same on its other end, in that network namespace"
+PEER = "on its other end, in that network namespace: ethtool -K NAME tx off tso off gso off"
 
 
 def devices(topology: Topology, host: Host) -> Iterator[Problem]:
@@ -108,6 +108,15 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
                 help=f"did you mean `{close}`?" if close else "leave it out",
                 severity=Severity.WARNING,
             )
+    if driver in ("net_af_packet", "net_af_xdp") and not any(key == "iface" for key, _ in devargs):
+        yield problem(
+            path,
+            f"{name} names no network interface",
+            code="E0406",
+            why=f"port `{port.name}` would send and receive through it, and the driver refuses to"
+            " start without a word",
+            help=f"write {name},iface=NAME; ip link shows those that are there",
+        )
     for value in interfaces_of(driver, port.vdev or ""):
         if value not in host.interfaces:
             close = suggest(value, host.interfaces)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from mmap import PAGESIZE
 from typing import TYPE_CHECKING
 
 from dpsup import limits
@@ -17,7 +18,7 @@ from dpsup.plan.place import driver_of
 from dpsup.text import plural
 from dpsup.topology.model import Port, Topology
 from dpsup.topology.typed import Path
-from dpsup.topology.values import memif_of, parse_vdev
+from dpsup.topology.values import memif_of, number, parse_vdev
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
@@ -26,6 +27,8 @@ Devargs = tuple[tuple[str, str], ...]
 
 _FILES_MOST = 16  # of one net_pcap in one direction
 _FRAME = 2048  # net_af_packet's framesz, if the file does not say
+_FRAME_UNIT = 16  # bytes, of which it is a multiple
+_BLOCK, _FRAMES = 4096, 512  # blocksz and framecnt, likewise
 _FRAME_HEAD = 32  # of the kernel's in each of those frames
 _MEMIF_PATH = 107  # bytes
 
@@ -39,19 +42,13 @@ def drivers(topology: Topology, host: Host) -> Iterator[Problem]:
                 yield from _CHECKS[driver](topology, host, i, devargs)
 
 
-def _number(devargs: Devargs, key: str, default: int) -> int:
-    """As the drivers read it: atoi."""
-    value = dict(devargs).get(key, "").strip()
-    return int(value) if value.isascii() and value.isdecimal() else default
-
-
 def _room(topology: Topology, port: Port) -> int:
     return topology.mempools[port.mempool].data_room - limits.HEADROOM
 
 
 def _af_packet(topology: Topology, _: Host, i: int, devargs: Devargs) -> Iterator[Problem]:
     port, path = topology.ports[i], ("ports", i, "vdev")
-    queues = _number(devargs, "qpairs", 1)
+    queues = number(devargs, "qpairs", 1)
     if not 1 <= queues <= limits.POLLED_QUEUES:
         yield topology.source.problem(
             path,
@@ -61,7 +58,8 @@ def _af_packet(topology: Topology, _: Host, i: int, devargs: Devargs) -> Iterato
             f" {limits.POLLED_QUEUES}",
             help=f"write qpairs = {len(topology.io_cores) or 1}, one for each io core",
         )
-    frame = _number(devargs, "framesz", _FRAME) - _FRAME_HEAD
+    yield from _ring(topology, path, devargs)
+    frame = number(devargs, "framesz", _FRAME) - _FRAME_HEAD
     room = _room(topology, port)
     if frame > room:
         yield topology.source.problem(
@@ -73,6 +71,32 @@ def _af_packet(topology: Topology, _: Host, i: int, devargs: Devargs) -> Iterato
             help=f"write data_room = {frame + limits.HEADROOM} for the mempool, or a smaller"
             " framesz",
         )
+
+
+def _ring(topology: Topology, path: Path, devargs: Devargs) -> Iterator[Problem]:
+    """What the kernel demands of PACKET_RX_RING; it answers with EINVAL."""
+    frame = number(devargs, "framesz", _FRAME)
+    block = number(devargs, "blocksz", _BLOCK)
+    count = number(devargs, "framecnt", _FRAMES)
+    if frame <= 0:
+        return  # said by `buffers`
+    fits = block // frame
+    whole = frame % _FRAME_UNIT == 0 and block % PAGESIZE == 0
+    if whole and fits > 0 and count > 0 and count % fits == 0:
+        return
+    frame += -frame % _FRAME_UNIT
+    block = max(block, frame)
+    block += -block % PAGESIZE
+    fits = block // frame
+    count = max(fits, count + -count % fits)
+    yield topology.source.problem(
+        path,
+        "the kernel lays out no ring of such framesz, blocksz and framecnt",
+        code="E0447",
+        why=f"a frame's size is a multiple of {_FRAME_UNIT}, a block's one of {PAGESIZE}; a block"
+        " holds a frame at least, and the frames fill all blocks",
+        help=f"write framesz={frame},blocksz={block},framecnt={count}",
+    )
 
 
 def _pcap(topology: Topology, host: Host, i: int, devargs: Devargs) -> Iterator[Problem]:
@@ -98,7 +122,7 @@ def _pcap(topology: Topology, host: Host, i: int, devargs: Devargs) -> Iterator[
             )
     if any(key in ("iface", "tx_iface") for key, _ in devargs):
         yield _untested(topology, i, "net_pcap sending to an interface")
-    if _number(devargs, "infinite_rx", 0) > 0:
+    if number(devargs, "infinite_rx", 0) > 0:
         yield from _infinite(topology, host, i, devargs)
 
 
@@ -140,7 +164,7 @@ def infinite_mbufs(topology: Topology, host: Host, pool: str) -> int:
         name, devargs = parse_vdev(port.vdev or "")
         if port.mempool != pool or driver_of(name, host) != "net_pcap":
             continue
-        if _number(devargs, "infinite_rx", 0) == 0:
+        if number(devargs, "infinite_rx", 0) == 0:
             continue
         for file in (value for key, value in devargs if key == "rx_pcap" and host.is_file(value)):
             try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from dpsup.errors import Problem, Severity
-from dpsup.plan.paths import quarantine_dir, runtime_dir
+from dpsup.plan.paths import quarantine_dir, runtime_dir, tables_dir
 from dpsup.plan.place import driver_of
 from dpsup.text import show
 from dpsup.topology.model import Topology
@@ -31,6 +31,11 @@ _RECEIVES = {
     "net_tap": ("remote",),
 }
 _ONCE = ("net_af_packet", "net_af_xdp", "net_tap")  # an argument that is repeated replaces the last
+_OURS = (
+    (runtime_dir, "the instance's runtime directory"),
+    (quarantine_dir, "its quarantine"),
+    (tables_dir, "its tables_dir"),
+)
 _VHOST = ("net_vhost", "eth_vhost")  # the driver takes a second port at one socket without a word
 
 
@@ -71,6 +76,9 @@ def sharing(topology: Topology, host: Host) -> Iterator[Problem]:
             inputs[host.file_id(group.plugin)] = f"it is the plugin of group `{group.name}`"
         for _, file in group.files:
             inputs[host.file_id(file)] = f"the plugin of group `{group.name}` reads it"
+        for table in group.tables:
+            if table.file:
+                inputs[host.file_id(table.file)] = f"it is table {table.name} of `{group.name}`"
     for stream in ("/dev/stdout", "/dev/stderr"):
         if host.is_file(stream):
             inputs[host.file_id(stream)] = "what this command says goes there"
@@ -116,9 +124,9 @@ def _output(
     one = host.file_id(file)
     why = inputs.get(one) or outputs.get(one) or others.file(one)
     directory = host.file_id(posixpath.dirname(file))
-    for ours, its in ((runtime_dir, "runtime directory"), (quarantine_dir, "quarantine")):
+    for ours, its in _OURS:
         if directory == host.file_id(ours(topology, host)):
-            why = f"it lies in the instance's {its}, whose files are dpsup's"
+            why = f"it lies in {its}, whose files are dpsup's"
     if why:
         yield topology.source.problem(
             path,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,14 +37,16 @@ class _Format(NamedTuple):
     order: str  # "<" | ">"
     head: int  # bytes of a record's header
     link_type: int
+    snap: int  # libpcap hands on no more of a packet
 
 
 def _format(data: Data) -> _Format | None:
     if len(data) >= _FILE.size:
         for order in "<>":
-            magic, link_type = struct.unpack_from(f"{order}I16xI", data)
+            magic, snap, link_type = struct.unpack_from(f"{order}I12xII", data)
             if magic in _HEADS:
-                return _Format(order, _HEADS[magic], link_type & 0xFFFF)
+                link_type &= 0xFFFF
+                return _Format(order, _HEADS[magic], link_type, pcapng.snapshot(snap))
     return None
 
 
@@ -129,6 +131,9 @@ class Capture:
     longest: int = 0  # bytes
     skipped: int = 0  # packets that libpcap passes over
     first_skipped: int = 0
+    snap: int = field(default=0, compare=False)  # of a pcap file, as its head says
+    clipped: int = 0  # packets of which libpcap hands on no more than that
+    first_clipped: int = 0
     damaged: bool = False  # its last packet is not whole, or no packet at all
     whole: bool = True  # nothing was left unread
 
@@ -139,7 +144,7 @@ def scan(data: Data, longest: int) -> Capture | None:
     found = Capture()
     pcap = _format(data)
     if pcap is not None:
-        found.link_type = pcap.link_type
+        found.link_type, found.snap = pcap.link_type, pcap.snap
         _count(_records(data, pcap.order, pcap.head), _FILE.size, data, longest, found)
     elif pcapng.is_pcapng(data):
         first = pcapng.Interface()
@@ -164,6 +169,9 @@ def _count(
             if captured < length:
                 found.cut += 1
                 found.first_cut = found.first_cut or packets
+            if captured > found.snap > 0:
+                found.clipped += 1
+                found.first_clipped = found.first_clipped or packets
             if captured > longest:
                 found.long += 1
                 found.first_long = found.first_long or packets

@@ -113,7 +113,8 @@ class Interface:
     snap: int | None = None
 
 
-def _snap(length: int) -> int:
+def snapshot(length: int) -> int:
+    """The bytes of a packet that libpcap hands on, of a file or interface that says so."""
     return length if 0 < length <= _SNAP_MOST else _SNAP_MOST
 
 
@@ -140,7 +141,7 @@ def records(data: bytes | mmap, first: Interface) -> Iterator[tuple[int, int, in
         if kind in (_PACKET, _OLD_PACKET) and size >= 32:
             captured, length = head(data, at + 20)
             number = struct.unpack_from(f"{order}{'I' if kind == _PACKET else 'H'}", data, at + 8)
-            if number[0] >= known or captured > _snap(first.snap or 0):
+            if number[0] >= known or captured > snapshot(first.snap or 0):
                 captured = SKIPPED
         elif kind == _SIMPLE_PACKET and size >= 16:
             (length,) = struct.unpack_from(f"{order}I", data, at + 8)
@@ -149,7 +150,7 @@ def records(data: bytes | mmap, first: Interface) -> Iterator[tuple[int, int, in
             link_type, snap = struct.unpack_from(f"{order}HxxI", data, at + 8)
             if first.snap is None:
                 first.link_type, first.snap = link_type, snap
-            same = link_type == first.link_type and _snap(snap) == _snap(first.snap)
+            same = link_type == first.link_type and snapshot(snap) == snapshot(first.snap)
             known += same and order == begun
         yield end, captured, length
         at = end

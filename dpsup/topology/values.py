@@ -216,6 +216,15 @@ def parse_vdev(spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return name.strip(), tuple((key.strip(), value) for key, _, value in pairs)
 
 
+def number(devargs: tuple[tuple[str, str], ...], key: str, default: int) -> int:
+    """Of a device's argument, as drivers read it: what atoi and strtoul make of " 512k" is 512."""
+    given = dict(devargs)
+    if key not in given:
+        return default
+    found = re.match(r"[ \t-\r]*([+-]?[0-9]+)", given[key])
+    return int(found[1]) if found else 0
+
+
 # Arguments of drivers that name an interface of the kernel's.
 _INTERFACES = {
     "net_af_packet": ("iface",),
@@ -249,11 +258,13 @@ def memif_of(spec: str) -> Memif | None:
     if not name.startswith("net_memif"):
         return None
     given = dict(devargs)
+    # The driver looks for these words anywhere in the value.
+    role, abstract = given.get("role", "client"), given.get("socket-abstract", "yes")
     return Memif(
-        given.get("role", "client") in ("server", "master"),
+        any(word in role for word in ("server", "master")),
         given.get("socket", MEMIF_SOCKET),
-        given.get("socket-abstract", "yes") != "no",
-        given.get("id", "0").strip(),
+        "yes" in abstract or "no" not in abstract,
+        str(number(devargs, "id", 0)),
     )
 
 

@@ -201,7 +201,7 @@ def pcap(
 ) -> bytes:
     """A capture of packets of these captured and original lengths."""
     more = bytes(8) if magic == 0xA1B2CD34 else b""
-    out = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 65535, link_type)
+    out = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 262144, link_type)
     for captured, length in packets:
         out += struct.pack(f"{order}IIII", 1, 2, captured, length) + more + bytes(captured)
     return out

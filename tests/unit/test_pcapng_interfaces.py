@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from unit.fakehost import FILE, FULL, machine
+from unit.fakehost import FILE, FULL, machine, pcap
 from unit.test_pcapfile import block
 
 from dpsup.check.captures import promised
@@ -82,6 +82,22 @@ def test_no_order_of_blocks_confuses_it() -> None:
         found = scan(section() + b"".join(order), 9000)
         assert found is not None
         assert 0 <= found.skipped <= found.packets <= 4
+
+
+def test_a_pcap_file_whose_head_is_wrong_is_read_in_part() -> None:
+    """libpcap cuts each packet to the snapshot length in the file's head."""
+    whole = pcap([(60, 60), (142, 142), (64, 142)])
+    for snap, clipped, first in ((141, 1, 2), (142, 0, 0), (59, 3, 1), (0, 0, 0), (1 << 31, 0, 0)):
+        data = whole[:16] + struct.pack("<I", snap) + whole[20:]
+        result = scan(data, 9000)
+        assert result is not None
+        assert (result.clipped, result.first_clipped) == (clipped, first)
+        host = machine(FULL, captures={"/etc/dpsup/in.pcap": data})
+        topology, _ = load(FILE, host)
+        assert topology is not None
+        said = [p.message for p in check(topology, host) if p.code == "E0445"]
+        assert len(said) == (clipped > 0)
+        assert all(f"cut to {snap} bytes, the first is number {first}" in one for one in said)
 
 
 def test_check_refuses_it_and_knows_how_many_a_job_will_read() -> None:

@@ -79,6 +79,16 @@ def test_an_output_is_no_file_that_a_plugin_reads() -> None:
     assert (problem.code, problem.why[:25]) == ("E0440", "the plugin of group `own`")
 
 
+def test_an_output_is_no_live_table() -> None:
+    head = '[[workers]]\nname = "own"\nplugin = "sink"\ninput = []\ntables = { r = { '
+    more = f'{head}kind = "ipv4", entries = "1k", file = "r.txt" }} }}'
+    (problem,) = (p for p in found("net_pcap0,tx_pcap=r.txt", more=more) if p.code == "E0440")
+    assert "table r of `own`" in problem.why
+    folders = frozenset({"/var/lib/dpsup/edge/tables"})
+    text = "net_pcap0,tx_pcap=/var/lib/dpsup/edge/tables/own=r"
+    assert the_one(text, folders=folders).code == "E0440"
+
+
 @pytest.mark.parametrize("stream", ["/dev/stdout", "/dev/stderr"])
 def test_an_output_is_not_where_the_command_writes(stream: str) -> None:
     """`dpsup start edge.toml 2>out.pcap`: its lines would overwrite the first packets."""
@@ -194,7 +204,7 @@ def test_an_interface_of_another_instance_is_warned_of() -> None:
     ("lan", "code", "help"),
     [
         ("net_af_packet0,iface=eth0", None, ""),
-        ("net_af_packet0,iface=eth0,framesz=1600,blocksz=4800", None, ""),
+        ("net_af_packet0,iface=eth0,framesz=1600,blocksz=8192,framecnt=510", None, ""),
         ("net_af_packet0,iface=eth0,framesz=1584", "E0443", "framesz=2048"),
         ("net_af_packet0,iface=eth0,framesz=1024", "E0443", "mtu = 935"),
         ("net_memif0,id=1", None, ""),
