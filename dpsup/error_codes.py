@@ -567,7 +567,7 @@ CODES: dict[str, Entry] = {
         " processes that die is not known. A warning.",
         "Use net_af_packet, or try it with traffic that may be lost.",
     ),
-    "E0447": Entry(
+    "E0451": Entry(
         "a ring that the kernel cannot lay out",
         "net_af_packet shares a ring of framecnt frames, in blocks, with the kernel. It takes"
         " frames of a multiple of 16 bytes and blocks of whole pages, in which whole frames fit,"

@@ -92,7 +92,7 @@ def _ring(topology: Topology, path: Path, devargs: Devargs) -> Iterator[Problem]
     yield topology.source.problem(
         path,
         "the kernel lays out no ring of such framesz, blocksz and framecnt",
-        code="E0447",
+        code="E0451",
         why=f"a frame's size is a multiple of {_FRAME_UNIT}, a block's one of {PAGESIZE}; a block"
         " holds a frame at least, and the frames fill all blocks",
         help=f"write framesz={frame},blocksz={block},framecnt={count}",
