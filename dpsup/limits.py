@@ -32,6 +32,7 @@ TABLES_MOST = _abi.DPS_TABLES - 1  # of a group, beside that one
 TELLS = _abi.DPS_TELLS  # texts that are kept
 TELL_BYTES = _abi.DPS_TELL_TEXT
 ETHERNET = 14  # bytes of an Ethernet header, which an MTU does not count
+INTERFACE_NAME = 15  # bytes of the name of one of the kernel's interfaces
 FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
 
 PLUGIN_FILES = (".so", ".py")  # how the name of a plugin's file ends
