@@ -25,8 +25,6 @@ enum {
 	TX_DIRECT = 8,          // packets worth a call of the driver's tx at once
 	TIMED_TURNS = 61,       // one turn in so many is timed stage by stage; a prime, as loads have rhythms
 	CELLS = 64,             // packets of an io core in quarantine, a power of two
-	KERNEL_OUT = 256,       // punted packets of an io core and a port, a power of two
-	KERNEL_IN = 128,        // mbufs for what the kernel sends, a power of two
 	NO_BUCKET = 0xffff,     // not hashed: its lane took every bucket
 	STEERED = 0x2000,       // dps_mark.bucket: the group above the bucket has steered it to itself
 	ETHER_MOST = 14 + 2 * 4 // Ethernet header with two VLAN tags
@@ -145,14 +143,14 @@ struct kernel_end {
 	uint32_t out_tail;
 	uint32_t in_head;
 	uint32_t in_tail;
-	struct rte_mbuf *out[KERNEL_OUT];
-	struct rte_mbuf *in[KERNEL_IN];
+	struct rte_mbuf *out[DPS_KERNEL_OUT];
+	struct rte_mbuf *in[DPS_KERNEL_IN];
 
 	// written by the kernel path's thread
 	uint32_t out_done __rte_cache_aligned;
 	uint32_t in_done;
-	bool failed[KERNEL_OUT];
-	uint32_t in_len[KERNEL_IN];
+	bool failed[DPS_KERNEL_OUT];
+	uint32_t in_len[DPS_KERNEL_IN];
 };
 
 enum io_op {

@@ -8,7 +8,9 @@ enum {
 	DPS_POLLED_QUEUES = 64,     // of a driver that spreads packets over all of its queues
 	DPS_XSTAT_NAME = 64,
 	DPS_SLOT_PAGE = 2 << 20,    // a slot begins on a hugepage of its own
-	DPS_VDEV = 4096
+	DPS_VDEV = 4096,
+	DPS_KERNEL_OUT = 256,       // punted packets of an io core and a port, a power of two
+	DPS_KERNEL_IN = 128         // mbufs for what the kernel sends there, a power of two
 };
 
 // Why an io core dropped a packet before or after the workers saw it.

@@ -106,7 +106,7 @@ to_kernel(const struct path *path, struct kernel_end *end)
 	uint32_t n = RTE_MIN(dps_load32(&end->out_head) - done, (uint32_t)AT_ONCE);
 
 	for (uint32_t i = 0; i < n; i++, done++) {
-		uint32_t at = done % KERNEL_OUT;
+		uint32_t at = done % DPS_KERNEL_OUT;
 
 		end->failed[at] = !tap_write(path->fd, end->out[at]);
 		dps_store32(&end->out_done, done + 1);
@@ -127,7 +127,7 @@ from_kernel(struct path *path)
 	uint32_t n = 0;
 
 	for (; path->readable && n < AT_ONCE && has_blanks(end); n++) {
-		uint32_t at = end->in_done % KERNEL_IN;
+		uint32_t at = end->in_done % DPS_KERNEL_IN;
 		uint8_t more;
 		struct iovec piece[2] = {
 			{ rte_pktmbuf_mtod(end->in[at], void *), end->frame_most }, { &more, 1 }
@@ -278,9 +278,9 @@ kernel_reap(struct io *io, struct kernel_end *end)
 	uint32_t done = dps_load32(&end->out_done);
 
 	for (uint32_t i = end->out_tail; i != done; i++) {
-		struct rte_mbuf *m = end->out[i % KERNEL_OUT];
+		struct rte_mbuf *m = end->out[i % DPS_KERNEL_OUT];
 
-		if (end->failed[i % KERNEL_OUT]) {
+		if (end->failed[i % DPS_KERNEL_OUT]) {
 			drop_at_port(io, end->port, DPS_DROP_KERNEL_FAILED, m);
 		} else {
 			dps_count(&stats->to_kernel_bytes, m->pkt_len);
@@ -300,19 +300,19 @@ kernel_punt(struct io *io, struct rte_mbuf *m)
 		drop_at_port(io, port, DPS_DROP_NO_KERNEL, m);
 		return;
 	}
-	if (end->out_head - end->out_tail == KERNEL_OUT)
+	if (end->out_head - end->out_tail == DPS_KERNEL_OUT)
 		kernel_reap(io, end);
 	// A packet costs `interval` of its path's time, which may be `burst` ahead of the clock.
 	if (end->paid_until > io->now + end->burst) {
 		drop_at_port(io, port, DPS_DROP_KERNEL_RATE, m);
 		return;
 	}
-	if (end->out_head - end->out_tail == KERNEL_OUT) {
+	if (end->out_head - end->out_tail == DPS_KERNEL_OUT) {
 		drop_at_port(io, port, DPS_DROP_KERNEL_FULL, m);
 		return;
 	}
 	end->paid_until = RTE_MAX(end->paid_until, io->now) + end->interval;
-	end->out[end->out_head % KERNEL_OUT] = m;
+	end->out[end->out_head % DPS_KERNEL_OUT] = m;
 	dps_store32(&end->out_head, end->out_head + 1);
 	io->punted = true;
 }
@@ -330,7 +330,7 @@ kernel_lend(struct kernel_end *end)
 	if (rte_pktmbuf_alloc_bulk(end->pool, m, AT_ONCE) != 0)
 		return;
 	for (uint32_t i = 0; i < AT_ONCE; i++)
-		end->in[(end->in_head + i) % KERNEL_IN] = m[i];
+		end->in[(end->in_head + i) % DPS_KERNEL_IN] = m[i];
 	dps_store32(&end->in_head, end->in_head + AT_ONCE);
 }
 
@@ -362,9 +362,9 @@ kernel_let_go(struct io *io)
 		kernel_reap(io, end);
 		for (; end->out_tail != end->out_head; end->out_tail++)
 			drop_at_port(io, end->port, DPS_DROP_STOPPED,
-				     end->out[end->out_tail % KERNEL_OUT]);
+				     end->out[end->out_tail % DPS_KERNEL_OUT]);
 		for (; end->in_tail != end->in_head; end->in_tail++)
-			rte_pktmbuf_free(end->in[end->in_tail % KERNEL_IN]);
+			rte_pktmbuf_free(end->in[end->in_tail % DPS_KERNEL_IN]);
 		// The thread is gone: nothing is lent to it any more.
 		io->kernel[end->port] = NULL;
 	}

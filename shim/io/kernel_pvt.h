@@ -16,7 +16,7 @@ kernel_send(struct io *io, struct kernel_end *end)
 
 	// A port that takes nothing now makes the kernel wait, as its own device would.
 	for (; end->in_tail != done && has_room(io, end->port); n++) {
-		uint32_t at = end->in_tail % KERNEL_IN;
+		uint32_t at = end->in_tail % DPS_KERNEL_IN;
 		struct rte_mbuf *m = end->in[at];
 		uint32_t len = end->in_len[at];
 
@@ -31,7 +31,7 @@ kernel_send(struct io *io, struct kernel_end *end)
 		else
 			tx_put(io, end->port, m);
 	}
-	if (end->in_head - end->in_tail <= KERNEL_IN / 2)
+	if (end->in_head - end->in_tail <= DPS_KERNEL_IN / 2)
 		kernel_lend(end);
 	return n;
 }

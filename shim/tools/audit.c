@@ -78,9 +78,9 @@ walk(struct io *io, visit_t *visit)
 		const struct kernel_end *end = io->kernel[io->kernel_port[k]];
 
 		for (uint32_t i = end->out_tail; i != end->out_head; i++)
-			visit(io, DPS_PLACE_KERNEL, end->port, end->out[i % KERNEL_OUT]);
+			visit(io, DPS_PLACE_KERNEL, end->port, end->out[i % DPS_KERNEL_OUT]);
 		for (uint32_t i = end->in_tail; i != end->in_head; i++)
-			visit(io, DPS_PLACE_KERNEL, end->port, end->in[i % KERNEL_IN]);
+			visit(io, DPS_PLACE_KERNEL, end->port, end->in[i % DPS_KERNEL_IN]);
 	}
 	for (uint32_t k = 0; k < the_primary.n_io; k++) {
 		struct rte_ring *r = io->xfer[k];

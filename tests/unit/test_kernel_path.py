@@ -14,6 +14,7 @@ from unit.fakehost import FILE, FULL, machine
 
 from dpsup import _abi, limits
 from dpsup.check.kernel import kernel_paths
+from dpsup.check.memory import pool_needs
 from dpsup.errors import Problem, Severity
 from dpsup.host import tap
 from dpsup.host.machine import Host
@@ -116,6 +117,18 @@ def test_a_frame_must_fit_one_mbuf() -> None:
     for mtu, codes in ((fits, []), (fits + 1, ["E0449"])):
         text = written('"tap"').replace("mtu = 1500", f"mtu = {mtu}")
         assert [p.code for p in load(FILE, machine(text))[1] if p.code == "E0449"] == codes
+
+
+def test_a_pool_has_mbufs_for_it() -> None:
+    without, _ = load(FILE, machine(FULL))
+    topology, _ = load(FILE, machine(written('"tap"')))
+    assert topology is not None and without is not None
+    n_io = len(topology.io_cores)
+    more = n_io * _abi.DPS_KERNEL_OUT + _abi.DPS_KERNEL_IN
+    for now, before in zip(
+        pool_needs(topology, "default"), pool_needs(without, "default"), strict=True
+    ):
+        assert now == before + more
 
 
 # --- the machine ----------------------------------------------------------------------------------
