@@ -567,6 +567,34 @@ CODES: dict[str, Entry] = {
         " processes that die is not known. A warning.",
         "Use net_af_packet, or try it with traffic that may be lost.",
     ),
+    "E0447": Entry(
+        "no TAP can be had for a port's way to the kernel",
+        'kernel = "tap" creates a TAP beside the port. That takes the device /dev/net/tun and'
+        " CAP_NET_ADMIN; in another network namespace (netns), that one, and CAP_SYS_ADMIN to enter"
+        " it.",
+        "`modprobe tun`; run as root, or give the process these rights; in a container, the device"
+        " too. `ip netns add NAME` creates a namespace.",
+    ),
+    "E0448": Entry(
+        "a TAP's name that is taken, or is none",
+        "The kernel's interfaces have names of at most 15 bytes, each once in a network namespace."
+        " dpsup attaches to a TAP that carries its own mark for this instance and port, and to no"
+        " other interface.",
+        "Give the TAP a name of its own, or remove the interface that has it.",
+    ),
+    "E0449": Entry(
+        "mbufs that are too short for the kernel's frames",
+        "The TAP has the port's mtu, and each frame that the kernel sends there is read into one"
+        " mbuf. Received packets may need several; these may not.",
+        "Raise the pool's data_room to mtu + 150, or lower the port's mtu.",
+    ),
+    "E0450": Entry(
+        "a TAP in the network namespace of its port's own interface",
+        "A port of net_af_packet, net_pcap or net_tap is an interface of the kernel's, which sees"
+        " the same packets and answers them by itself once it has an address in that namespace:"
+        " clients get two answers, or a reset. A warning.",
+        "Put the TAP into a namespace of its own (netns), with the programs that use it.",
+    ),
     "E0451": Entry(
         "a ring that the kernel cannot lay out",
         "net_af_packet shares a ring of framecnt frames, in blocks, with the kernel. It takes"

@@ -25,6 +25,8 @@ FILE = "file:"  # begins the key of an argument that is a file
 ORDER = _abi.DPS_ORDER  # bytes
 SNAP = _abi.DPS_CAPTURE_SNAP  # bytes
 POLLED_QUEUES = _abi.DPS_POLLED_QUEUES
+KERNEL_OUT = _abi.DPS_KERNEL_OUT  # punted packets under way from an io core and a port
+KERNEL_IN = _abi.DPS_KERNEL_IN  # mbufs for what the kernel sends to a port
 HEADROOM = 128  # RTE_PKTMBUF_HEADROOM: bytes of a buffer before a received packet
 TABLES = "tables:"  # the key of the argument that says where a group's tables lie
 CONTROL = "control"  # the table of what an operator tells a group
@@ -32,6 +34,7 @@ TABLES_MOST = _abi.DPS_TABLES - 1  # of a group, beside that one
 TELLS = _abi.DPS_TELLS  # texts that are kept
 TELL_BYTES = _abi.DPS_TELL_TEXT
 ETHERNET = 14  # bytes of an Ethernet header, which an MTU does not count
+INTERFACE_NAME = 15  # bytes of the name of one of the kernel's interfaces
 FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
 
 PLUGIN_FILES = (".so", ".py")  # how the name of a plugin's file ends

@@ -127,6 +127,32 @@ struct cell {
 	uint32_t slot;                  // whose lane it came out of
 };
 
+// One port's way to the kernel, as one io core has it: kernel.c.
+struct kernel_end {
+	// set up before the io core starts
+	uint32_t port;
+	uint32_t frame_most;            // bytes of the longest frame
+	struct rte_mempool *pool;
+	uint64_t interval;              // TSC cycles that one punted packet costs
+	uint64_t burst;                 // of them that may be spent in advance
+	bool sends;                     // what the kernel sends comes here
+
+	// written by the io core
+	uint64_t paid_until __rte_cache_aligned;        // TSC
+	uint32_t out_head;
+	uint32_t out_tail;
+	uint32_t in_head;
+	uint32_t in_tail;
+	struct rte_mbuf *out[DPS_KERNEL_OUT];
+	struct rte_mbuf *in[DPS_KERNEL_IN];
+
+	// written by the kernel path's thread
+	uint32_t out_done __rte_cache_aligned;
+	uint32_t in_done;
+	bool failed[DPS_KERNEL_OUT];
+	uint32_t in_len[DPS_KERNEL_IN];
+};
+
 enum io_op {
 	OP_NONE,
 	OP_RX,
@@ -202,6 +228,13 @@ struct io {
 	struct rx_queue rxq[RXQ_MOST];
 	uint32_t n_fds;
 	int fd[RXQ_MOST];
+	uint32_t n_kernel;              // ports with a way to the kernel
+	uint32_t kernel_port[DPS_MAX_PORTS];    // those
+	struct kernel_end *kernel[DPS_MAX_PORTS];       // by port, NULL: it has none
+	uint32_t kernel_rung;           // the thread's park that it was last woken from
+	bool punted;                    // since the thread was last seen awake
+	int wake_fd;                    // eventfd: ends a sleep, where n_kernel > 0
+	uint32_t asleep;                // 1: it sleeps, or is about to
 	uint32_t cell_head;
 	uint32_t cell_tail;             // moved only when the control thread asks
 	struct cell cell[CELLS];
@@ -305,6 +338,30 @@ pool_shared(const struct rte_mempool *mp)
 bool sleep_wants_interrupts(const char *driver);
 void sleep_find(struct queues *queues);
 bool sleep_on_queues(struct io *io, const struct timespec *most);
+void sleep_nap(struct io *io, const struct timespec *most);
+
+// kernel.c: the kernel path
+struct pollfd;
+int kernel_start(void);
+int kernel_stop(void);
+void kernel_punt(struct io *io, struct rte_mbuf *m);
+void kernel_reap(struct io *io, struct kernel_end *end);
+void kernel_lend(struct kernel_end *end);
+void kernel_ring(struct io *io);
+int kernel_sleep(struct io *io, struct pollfd *watched, uint32_t n, const struct timespec *most);
+void kernel_let_go(struct io *io);
+
+static inline bool
+kernel_has_frames(const struct io *io)
+{
+	for (uint32_t i = 0; i < io->n_kernel; i++) {
+		const struct kernel_end *end = io->kernel[io->kernel_port[i]];
+
+		if (end->sends && dps_load32(&end->in_done) != end->in_tail)
+			return true;
+	}
+	return false;
+}
 
 // packet_socket.c
 uint32_t packet_sockets(uint32_t if_index, int *found, uint32_t most);

@@ -8,7 +8,9 @@ enum {
 	DPS_POLLED_QUEUES = 64,     // of a driver that spreads packets over all of its queues
 	DPS_XSTAT_NAME = 64,
 	DPS_SLOT_PAGE = 2 << 20,    // a slot begins on a hugepage of its own
-	DPS_VDEV = 4096
+	DPS_VDEV = 4096,
+	DPS_KERNEL_OUT = 256,       // punted packets of an io core and a port, a power of two
+	DPS_KERNEL_IN = 128         // mbufs for what the kernel sends there, a power of two
 };
 
 // Why an io core dropped a packet before or after the workers saw it.
@@ -30,7 +32,10 @@ enum {
 	DPS_DROP_WORKER_HELD = 14,  // the group's workers are all held: no process starts one soon
 	DPS_DROP_STEERED_TWICE = 15,    // in its own group, by a hash of the plugin's
 	DPS_DROP_NO_KERNEL = 16,    // for the kernel, which the port has no way to
-	DPS_N_DROPS = 17
+	DPS_DROP_KERNEL_RATE = 17,  // for the kernel, beyond the path's rate
+	DPS_DROP_KERNEL_FULL = 18,  // for the kernel, which does not keep up
+	DPS_DROP_KERNEL_FAILED = 19,    // the kernel refused it: its interface is down, or gone
+	DPS_N_DROPS = 20
 };
 
 struct dps_pool_conf {
@@ -104,6 +109,10 @@ struct dps_port_stats {
 	uint64_t rx_nombuf;         // mbuf allocation failures
 	uint64_t tx_errors;
 	uint64_t drops[DPS_N_DROPS];
+	uint64_t to_kernel;         // punted packets that the port's TAP took
+	uint64_t to_kernel_bytes;
+	uint64_t from_kernel;       // frames that the kernel sent there, for the port
+	uint64_t from_kernel_bytes;
 };
 
 // One of a driver's own counters, by its own name for it.
@@ -157,6 +166,7 @@ struct dps_io_stats {
 	uint64_t held;              // packets waiting for buckets on the move, or for room
 	uint64_t xfer;              // packets on their way to the io core that owns their tx queue
 	uint64_t tx_waiting;
+	uint64_t kernel_waiting;    // packets on their way to the kernel
 	uint64_t requeued;
 	uint64_t rings;             // doorbells of parked workers
 	uint64_t fragments;         // steered by their addresses alone, as they are fragments
@@ -253,7 +263,8 @@ enum dps_place {
 	DPS_PLACE_XFER = 7,         // on their way from another io core
 	DPS_PLACE_QUARANTINE = 8,
 	DPS_PLACE_BLANKS = 9,       // lent to a slot, to be filled
-	DPS_N_PLACES = 10
+	DPS_PLACE_KERNEL = 10,      // on their way to the kernel, or for what it sends
+	DPS_N_PLACES = 11
 };
 
 struct dps_audit_place {
@@ -411,6 +422,9 @@ uint32_t dps_test_hash_fragments(const uint8_t *packet, uint32_t len);  // that 
 uint32_t dps_test_hash_compare(const uint8_t *packet, uint32_t len, uint32_t by_nic); // 1: both agree
 void dps_test_hash_burst(const uint8_t *const *packet, const uint32_t *len, uint32_t n,
 			 uint32_t by_tables, uint32_t by_nic, uint32_t *hash);
+
+// kernel.c: a port's way to the kernel, before the io cores start
+int dps_kernel_create(uint32_t port, int fd, uint32_t mtu, uint32_t rate);
 
 // slot.c
 int dps_ctl_create(uint64_t generation, uint32_t n_io);

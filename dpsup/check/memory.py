@@ -61,6 +61,8 @@ def pool_needs(topology: Topology, name: str) -> tuple[int, int]:
     users = {port.name for port in ports}
     groups = [group for group in topology.workers if users & set(group.input or ())]
     held = sum((port.descriptors.rx + port.descriptors.tx) * n_io for port in ports)
+    ways = sum(port.kernel is not None for port in ports)
+    held += ways * (n_io * limits.KERNEL_OUT + limits.KERNEL_IN)
     pool = topology.mempools[name]
     # A burst of the longest packets: an io core of a holding group asks for as many before it
     # polls, and leaves the other cores as many and a refill of their caches (shim/io/loop.c).

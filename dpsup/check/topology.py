@@ -14,6 +14,7 @@ from dpsup import limits
 from dpsup.check.buffers import buffers
 from dpsup.check.devices import devices
 from dpsup.check.drivers import drivers, kept
+from dpsup.check.kernel import kernel_paths
 from dpsup.check.memory import hugepages, pools
 from dpsup.check.process_limits import process_limits
 from dpsup.check.sharing import sharing
@@ -463,7 +464,7 @@ def _runtime(topology: Topology, host: Host) -> Iterator[Problem]:
 
 # A single value's faults, and what needs all values to be right.
 SINGLE: tuple[Check, ...] = (
-    _cores_exist, _numa, devices, drivers, _plugins, _files, _tables, _maps,
+    _cores_exist, _numa, devices, drivers, kernel_paths, _plugins, _files, _tables, _maps,
 )  # fmt: skip
 RELATED: tuple[Check, ...] = (
     _cores_shared, _fed, pools, kept, hugepages, process_limits, _runtime, sharing, buffers, _log,

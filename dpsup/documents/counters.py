@@ -6,6 +6,16 @@ from __future__ import annotations
 from typing import Annotated, NotRequired, TypedDict
 
 
+class KernelPath(TypedDict):
+    """A port's way to the kernel."""
+
+    tap: Annotated[str, "the TAP"]
+    netns: Annotated[str, "the network namespace that it is in, empty: dpsup's own"]
+    rate: Annotated[int, "packets per second that each io core hands over"]
+    carrier: Annotated[bool, "whether the kernel sees a link: the port's"]
+    trouble: Annotated[str, "why it does not forward, in words; empty: it does"]
+
+
 class PortCounters(TypedDict):
     name: Annotated[str, "the port"]
     drops: Annotated[dict[str, int], "packets dropped by io cores, by reason"]
@@ -32,6 +42,11 @@ class PortCounters(TypedDict):
     rx_errors: Annotated[int, "errors, as the driver counts them"]
     rx_nombuf: Annotated[int, "lost by the driver: no mbuf"]
     tx_errors: Annotated[int, "errors, as the driver counts them"]
+    to_kernel: Annotated[int, "punted packets that the kernel took"]
+    to_kernel_bytes: Annotated[int, "their bytes"]
+    from_kernel: Annotated[int, "frames that the kernel sent to its TAP, for the port"]
+    from_kernel_bytes: Annotated[int, "their bytes"]
+    kernel: Annotated[KernelPath | None, "its way to the kernel, null: it has none"]
 
 
 class PortInfo(TypedDict):
@@ -83,6 +98,7 @@ class Io(TypedDict):
     held: Annotated[int, "packets that wait for their bucket or lane"]
     xfer: Annotated[int, "packets on the way to the io core that owns their tx queue"]
     tx_waiting: Annotated[int, "packets that wait for a tx queue"]
+    kernel_waiting: NotRequired[Annotated[int, "punted packets that wait for the kernel"]]
     requeued: Annotated[int, "packets steered again"]
     rings: Annotated[int, "times that it woke a worker"]
     fragments: NotRequired[

@@ -44,6 +44,9 @@ class Port(TypedDict):
     rss_key: Annotated[str, "`symmetric`, `default`, or hex digits"]
     group: Annotated[int, "index of the group that it feeds, -1: none"]
     left_out: Annotated[str, "why no generation opens it any more; empty: it is opened"]
+    kernel_tap: Annotated[str, "the TAP beside it, empty: it has no way to the kernel"]
+    kernel_netns: Annotated[str, "the network namespace of the TAP, empty: dpsup's own"]
+    kernel_rate: Annotated[int, "packets per second that each io core hands to the kernel"]
 
 
 class Scale(TypedDict):

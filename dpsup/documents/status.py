@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Annotated, NotRequired, TypedDict
 
 from dpsup.documents.audit import AuditPool
-from dpsup.documents.counters import Io
+from dpsup.documents.counters import Io, KernelPath
 
 
 class Head(TypedDict):
@@ -55,6 +55,11 @@ class Port(TypedDict):
     link_mbps: Annotated[int, "its speed, 0: unknown"]
     absent: Annotated[bool, "it has no device now; it is opened once it has one"]
     trouble: Annotated[str, "why it does not forward, in words; empty: it does"]
+    to_kernel: Annotated[int, "punted packets that the kernel took"]
+    to_kernel_bytes: Annotated[int, "their bytes"]
+    from_kernel: Annotated[int, "frames that the kernel sent to its TAP, for the port"]
+    from_kernel_bytes: Annotated[int, "their bytes"]
+    kernel: Annotated[KernelPath | None, "its way to the kernel, null: it has none"]
 
 
 class Pool(TypedDict):
@@ -254,6 +259,8 @@ class Fates(TypedDict):
     in_flight: Annotated[int, "received, neither sent nor dropped yet"]
     emitted: Annotated[int, "packets that plugins originated, beside those received"]
     copied: Annotated[int, "copies of packets, likewise"]
+    to_kernel: Annotated[int, "packets that plugins punted and the kernel took"]
+    from_kernel: Annotated[int, "frames that the kernel sent to TAPs, beside those received"]
 
 
 class Account(Fates):

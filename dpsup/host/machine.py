@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dpsup.host import plugin_file
+from dpsup.host import plugin_file, tap
 from dpsup.host.neighbours import Neighbour, neighbours
 from dpsup.host.offloads import Offloads
 from dpsup.host.offloads import read as read_offloads
@@ -99,6 +99,14 @@ class Host:
 
         nodes = {node: more(sizes) for node, sizes in self.node_hugepages.items()}
         return replace(self, hugepages=more(self.hugepages), node_hugepages=nodes)
+
+    def no_taps(self) -> str:
+        """Why this process can create no TAP; "": it can, or it is another machine's."""
+        return tap.why_unusable() if self.is_here else ""
+
+    def tap(self, name: str, netns: str) -> tap.Seen:
+        """What is there under the name of a TAP that is wanted."""
+        return tap.look(name, netns) if self.is_here else tap.Seen()
 
     def offloads(self, interface: str) -> Offloads | None:
         """Of a kernel interface; None: it is another machine's."""

@@ -35,7 +35,7 @@ from dpsup.instance.runtime_dir import Runtime
 if TYPE_CHECKING:
     from dpsup.documents.plan import Plan
     from dpsup.documents.rates import Look, Reading
-    from dpsup.documents.status import Histogram, MovePause, Status, StatusGroup, StatusWorker
+    from dpsup.documents.status import Histogram, MovePause, Port, Status, StatusGroup, StatusWorker
 
 
 FRESH_S = 1.0  # largest age of an answer: the bus is asked no more often
@@ -185,11 +185,26 @@ def _ports(made: _Families, status: Status) -> None:
                 **port,
                 reason=reason,
             )
+        _kernel(made, p, port)
         made.gauge("port_link_up", "1 if the link is up.", float(p["link_up"]), **port)
         speed = p["link_mbps"] * 1e6 / 8
         made.gauge(
             "port_speed_bytes", "Link speed in bytes per second, 0 if unknown.", speed, **port
         )
+
+
+def _kernel(made: _Families, p: Port, port: dict[str, str]) -> None:
+    """A port's way to the kernel."""
+    said = {
+        "to_kernel": "that plugins punted and the kernel took",
+        "from_kernel": "that the kernel sent to the port's TAP",
+    }
+    for key, what in said.items():
+        of = "Number of {} " + what + "."
+        packets = p["to_kernel"] if key == "to_kernel" else p["from_kernel"]
+        size = p["to_kernel_bytes"] if key == "to_kernel" else p["from_kernel_bytes"]
+        made.counter(f"port_{key}_packets", of.format("packets"), packets, **port)
+        made.counter(f"port_{key}_bytes", of.format("bytes of packets"), size, **port)
 
 
 def _pools(made: _Families, status: Status) -> None:
@@ -381,6 +396,7 @@ def _io(made: _Families, counters: Reading, hz: float) -> None:
             "transfer": io["xfer"],
             "transmit": io["tx_waiting"],
             "quarantine": io["quarantine"],
+            "kernel": io.get("kernel_waiting", 0),
         }
         for reason, n in waiting.items():
             made.gauge(

@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
 GROWS = frozenset((
     # of ports
     "rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "rx_missed", "rx_errors", "rx_nombuf",
-    "tx_errors", "tx_dropped", "reopened",
+    "tx_errors", "tx_dropped", "reopened", "to_kernel", "to_kernel_bytes", "from_kernel",
+    "from_kernel_bytes",
     # of mempools
     "starved", "alloc_failures",
     # of io cores
@@ -114,6 +115,8 @@ def _account(old: Look, now: Look, less: Look, *, is_same: bool) -> Account:
         "in_flight": total["in_flight"],
         "emitted": found["emitted"],
         "copied": found["copied"],
+        "to_kernel": found["to_kernel"],
+        "from_kernel": found["from_kernel"],
         "in_flight_before": before,
         # Known of a moment at which nothing is in flight.
         "lost": None

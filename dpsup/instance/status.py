@@ -57,6 +57,12 @@ def ports(plan: Plan, counters: Counters) -> list[Port]:
             "unwritten_bytes": p.get("unwritten_bytes", 0),
             "absent": p.get("absent", False),
             "trouble": p.get("trouble", ""),
+            # nor these
+            "to_kernel": p.get("to_kernel", 0),
+            "to_kernel_bytes": p.get("to_kernel_bytes", 0),
+            "from_kernel": p.get("from_kernel", 0),
+            "from_kernel_bytes": p.get("from_kernel_bytes", 0),
+            "kernel": p.get("kernel"),
         }
         for p in counters["ports"]
         if p["name"] in known
@@ -146,7 +152,8 @@ def move_pause(group: GroupCounters) -> MovePause:
 def in_flight(counters: Counters) -> int:
     """Packets received and neither sent nor dropped: lent, held or waiting."""
     lent = sum(int(s["outstanding"]) for s in counters["slots"])
-    return lent + sum(int(io["held"] + io["xfer"] + io["tx_waiting"]) for io in counters["io"])
+    waits = sum(int(io["held"] + io["xfer"] + io["tx_waiting"]) for io in counters["io"])
+    return lent + waits + sum(io.get("kernel_waiting", 0) for io in counters["io"])
 
 
 def account(counters: Counters) -> Account:
@@ -161,9 +168,12 @@ def account(counters: Counters) -> Account:
         dropped.update(group_dropped(group))
     received = sum(p["rx_packets"] for p in counters["ports"])
     sent = sum(p["tx_packets"] for p in counters["ports"])
+    to_kernel = sum(p.get("to_kernel", 0) for p in counters["ports"])
+    from_kernel = sum(p.get("from_kernel", 0) for p in counters["ports"])
     flight = in_flight(counters)
     emitted = sum(s.get("emitted", 0) for s in counters["slots"])
     copied = sum(s.get("copied", 0) for s in counters["slots"])
+    came = received + emitted + copied + from_kernel
     return {
         "received": received,
         # as the drivers count, for lack of a descriptor or an mbuf
@@ -173,7 +183,9 @@ def account(counters: Counters) -> Account:
         "in_flight": flight,
         "emitted": emitted,
         "copied": copied,
-        "lost": 0 if flight else received + emitted + copied - sent - sum(dropped.values()),
+        "to_kernel": to_kernel,
+        "from_kernel": from_kernel,
+        "lost": 0 if flight else came - sent - to_kernel - sum(dropped.values()),
     }
 
 

@@ -55,6 +55,9 @@ class PortPlan:
     rss_key: str  # "symmetric" | "default" | hex digits
     group: int
     left_out: str = ""  # why no generation opens it any more
+    kernel_tap: str = ""  # the TAP beside it, "": it has no way to the kernel
+    kernel_netns: str = ""  # that the TAP is in, "": dpsup's own
+    kernel_rate: int = 0  # packets per second that each io core hands to the kernel
 
 
 @dataclass(frozen=True, slots=True)

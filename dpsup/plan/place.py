@@ -219,6 +219,9 @@ def _ports(topology: Topology, host: Host) -> tuple[PortPlan, ...]:
             rss_fields=(*port.rss.fields, *port.rss.inner),
             rss_key=port.rss.key,
             group=fed.get(port.name, -1),
+            kernel_tap=port.tap,
+            kernel_netns=port.kernel.netns if port.kernel else "",
+            kernel_rate=port.kernel.rate if port.kernel else 0,
         )
         for port in topology.ports
     )

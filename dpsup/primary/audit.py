@@ -80,7 +80,7 @@ class Audit:
             return self._layout.worker_name(index)
         if place in ("again", "front", "held"):
             return str(self._layout.plan["groups"][index]["name"])
-        if place == "tx":
+        if place in ("tx", "kernel"):
             return self._layout.port_name(index)
         return f"io/{index}" if place == "xfer" else None
 

@@ -67,7 +67,7 @@ class Counters:
         """Everything that is counted, read after the request came; `at_ns` is when."""
         at = time.monotonic_ns()
         ports: list[documents.PortCounters] = []
-        states = self._states()
+        states, kernel = self._states(), self._layout.kernel.states()
         for name, i in self._layout.port_index.items():
             stats = ffi.new("struct dps_port_stats *")
             check("port_stats_get", lib.dps_port_stats_get(i, stats))
@@ -91,6 +91,7 @@ class Counters:
                         "name": name,
                         "drops": drops,
                         "unwritten_bytes": unwritten,
+                        "kernel": kernel.get(name),
                         **link,
                         **fields(stats),
                     },

@@ -14,6 +14,7 @@ from dpsup.errors import DpsupError, ShimError
 from dpsup.host import pci
 from dpsup.host.interfaces import remove_dead_socket, takes_connection
 from dpsup.primary.eal_locks import Attachments
+from dpsup.primary.kernel import KernelPaths
 from dpsup.primary.outputs import Output, output_of
 from dpsup.primary.shim import check, ffi, lib, text
 from dpsup.topology.values import memif_of, pci_address
@@ -127,6 +128,7 @@ class Layout:
         self.port_index: dict[str, int] = {}
         self.outputs: dict[str, Output] = {}  # by port
         self.attachments: Attachments | None = None
+        self.kernel = KernelPaths(plan)
 
     def create(self) -> None:
         """Creates all that the plan asks for, up to io cores that run."""
@@ -163,6 +165,7 @@ class Layout:
                 lib.dps_io_create(io["index"], io["lcore"], io["burst"], io["idle"] == "adaptive"),
                 f"io core {io['core']}",
             )
+        self.notes += self.kernel.create(self.port_index)
         check("view_look", lib.dps_view_look())
         check("ctl_publish", lib.dps_ctl_publish())
         check("io_start", lib.dps_io_start())

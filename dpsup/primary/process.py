@@ -432,6 +432,7 @@ class Primary:
     def look(self, ready: set[int]) -> None:
         """See how the ports are, and turn off what no client asks for any more."""
         self.ports.look(time.monotonic(), news=self.ports.fd in ready)
+        self.layout.kernel.look(self.ports.states(), time.monotonic())
         for one in (self.capture, self.perf):
             with contextlib.suppress(ShimError):  # tried again at the next look
                 one.look(time.monotonic())

@@ -28,6 +28,7 @@ from dpsup.supervisor.core import QUIT_S
 from dpsup.supervisor.deaths import Deaths
 from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.evidence import Keeper, loaded
+from dpsup.supervisor.kernel import KernelPaths
 from dpsup.supervisor.life import Life
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.monitor import Monitor
@@ -121,6 +122,7 @@ class Supervisor:
         watchers["statistics"] = self._publish
         watchers["outputs"] = Outputs(self.core, model, self.life.judge).look
         watchers["ports"] = Ports(self.core, model, self.life.judge).look
+        watchers["kernel"] = KernelPaths(self.core, model).look
         for group in model.groups:
             follower = Follower(self.core, model, self.scaler, group)
             watchers[f"autoscale of {group.plan.name}"] = follower.look

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpsup.bus.guests import allow_files
@@ -25,12 +25,12 @@ from dpsup.bus.messages import as_error
 from dpsup.check.captures import promised
 from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, Exit, TimedOut, UsageError
-from dpsup.host import process
+from dpsup.host import process, tap
 from dpsup.host.machine import Host, read_host
 from dpsup.instance import plugins, runtime_dir
 from dpsup.instance.client import connect, find, running
 from dpsup.instance.runtime_dir import Runtime
-from dpsup.plan.model import Plan
+from dpsup.plan.model import Plan, PortPlan
 from dpsup.plan.place import make_plan
 from dpsup.supervisor import adopt, systemd
 from dpsup.supervisor.policy import Ending, History, Policy, Verdict, decide
@@ -102,9 +102,29 @@ def _take_over(where: Runtime, plan: Plan | None) -> adopt.Found | int:
         return 0
     if not where.end_processes(state):
         raise DpsupError(f'processes of a dead "{where.name}" do not end', code="E0609")
+    # Those that it goes on with keep their addresses.
+    kept = {(p.name, p.kernel_tap, p.kernel_netns) for p in plan.ports}
+    left = [p for p in _ports_of(where) if (p.name, p.kernel_tap, p.kernel_netns) not in kept]
+    _remove_taps(where.name, left)
     where.sweep()
     where.empty_tables()
     return max(known, default=0) + 1
+
+
+def _remove_taps(instance: str, ports: Iterable[PortPlan]) -> list[str]:
+    """Of an instance that has ended, or of ports that it no longer has. Returns which."""
+    return [
+        f"interface {port.kernel_tap}"
+        for port in ports
+        if port.kernel_tap
+        and tap.remove(port.kernel_tap, port.kernel_netns, tap.mark_of(instance, port.name))
+    ]
+
+
+def _ports_of(where: Runtime) -> tuple[PortPlan, ...]:
+    """As it was started."""
+    recorded = adopt.recorded_plan(where)
+    return recorded.ports if recorded is not None else ()
 
 
 class _Crashed(Exception):
@@ -202,6 +222,7 @@ def _end_headless(file: str) -> None:
         return
     left.acquire()
     if left.end_processes(left.read_state()):
+        _remove_taps(left.name, _ports_of(left))
         left.sweep()
         left.release()
 
@@ -298,6 +319,7 @@ def _run(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise
     voice = _Voice()
+    plan: Plan | None = None  # of what runs, or ran
     stays = False  # the data plane, when this supervisor leaves
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -383,6 +405,8 @@ def _run(
             voice.close()
             if not stays:
                 where.end_processes(where.read_state())
+                if plan is not None:
+                    _remove_taps(where.name, plan.ports)
                 where.sweep()
                 where.release()
     model = sup.model
@@ -474,6 +498,7 @@ def stop(name: str | None, drain: float | None) -> None:
         where.acquire(start=False)
         if not where.end_processes(where.read_state()):
             raise TimedOut("the data plane does not end", code="E0610")
+        _remove_taps(where.name, _ports_of(where))
         where.sweep()
         where.release()
         return
@@ -530,6 +555,7 @@ def clean(name: str | None) -> list[str]:
             done.append(f'processes of instance "{one}" do not end: it is left alone')
             where.unlock()
             continue
+        done += _removed(_remove_taps(where.name, _ports_of(where)))
         done += _removed(where.sweep())
         where.release()
         done.append(f"removed {where.path}")

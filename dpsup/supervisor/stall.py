@@ -81,7 +81,7 @@ def _left(counters: Counters) -> tuple[int, int, int]:
     """Packets that went somewhere so far: sent, dropped, handed back."""
     ports = counters["ports"]
     return (
-        sum(p["tx_packets"] for p in ports),
+        sum(p["tx_packets"] + p.get("to_kernel", 0) for p in ports),
         sum(sum(p["drops"].values()) for p in ports),
         sum(s["collected"] for s in counters["slots"]),
     )

@@ -25,6 +25,7 @@ from dpsup.topology.values import (
     Duration,
     Files,
     InstanceName,
+    Kernel,
     Listen,
     Name,
     PageSize,
@@ -120,11 +121,21 @@ class Port(Model):
     mtu: int = _key(1500, "the longest packet, Ethernet header aside", "1500", ge=68, le=65535)
     promiscuous: bool = _key(True, "whether frames to other MACs are taken", "true or false")
     rss: Rss = _key(Rss(), "how flows spread over queues and workers", '{ key = "symmetric" }')
+    kernel: Kernel = _key(
+        None,
+        "the port's way to the kernel, for what plugins punt and for what the kernel sends",
+        '"tap" or { tap = "wan0", netns = "edge", rate = 20000 }',
+    )
 
     @property
     def device(self) -> str:
         """EAL's name of the device."""
         return pci_address(self.pci) if self.pci else parse_vdev(self.vdev or "")[0]
+
+    @property
+    def tap(self) -> str:
+        """The name of its TAP, "" where it has no way to the kernel."""
+        return self.kernel.tap or self.name if self.kernel else ""
 
 
 class Io(Model):

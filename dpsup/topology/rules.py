@@ -16,6 +16,7 @@ from dpsup.text import plural, show, suggest
 from dpsup.topology.chains import mapped
 from dpsup.topology.model import Backoff, Topology
 from dpsup.topology.typed import Path
+from dpsup.topology.values import interface_fault
 
 
 class _View:
@@ -457,6 +458,51 @@ def _page_sizes(view: _View) -> Iterator[Problem]:
             return
 
 
+def _kernel_paths(view: _View) -> Iterator[Problem]:
+    first: dict[tuple[str, str], int] = {}
+    for i, port in enumerate(view.topology.ports):
+        path: Path = ("ports", i, "kernel")
+        if not port.kernel or not view.sound(path, ("ports", i, "name")):
+            continue
+        if not port.kernel.tap and (fault := interface_fault(port.tap)):
+            yield view.problem(
+                path,
+                f"the port's name cannot be its TAP's: {fault}",
+                code="E0448",
+                why=f"a TAP is named as its port, `{port.name}`, unless another name is given",
+                help='give it one: kernel = { tap = "wan0" }',
+            )
+        where = (port.kernel.netns, port.tap)
+        if where in first:
+            line = view.source.line(("ports", first[where], "kernel"))
+            yield view.problem(
+                path,
+                f"two ports have the TAP {port.tap}",
+                code="E0448",
+                why=f"the port on line {line} has it already",
+                help="give each a name of its own",
+            )
+        first.setdefault(where, i)
+        yield from _room_for_frames(view, i)
+
+
+def _room_for_frames(view: _View, i: int) -> Iterator[Problem]:
+    port = view.topology.ports[i]
+    pool = view.topology.mempools.get(port.mempool)
+    needed = port.mtu + limits.FRAME_MORE + limits.HEADROOM
+    if not pool or pool.data_room >= needed:
+        return
+    if not view.sound(("ports", i, "mtu"), ("mempools", port.mempool, "data_room")):
+        return
+    yield view.problem(
+        ("ports", i, "kernel"),
+        f"a frame of the kernel's may need {needed} bytes, and mbufs have {pool.data_room}",
+        code="E0449",
+        why=f"the TAP has the port's mtu, {port.mtu}, and each frame is read into one mbuf",
+        help=f"write data_room = {needed} in [mempools.{port.mempool}], or a lower mtu",
+    )
+
+
 # --- room ---------------------------------------------------------------------------------------
 
 
@@ -540,6 +586,7 @@ _LOOKS = (
     _ports,
     _one_hash,
     _page_sizes,
+    _kernel_paths,
     _room,
     _notes,
 )

@@ -34,6 +34,7 @@ __all__ = [
     "Path",
     "PrivateAttr",
     "WrapValidator",
+    "either",
     "field_at",
     "invalid",
     "json_schema",
@@ -77,6 +78,11 @@ def invalid(message: str, *, why: str = "", help: str = "", path: Path = ()) -> 
 def written(type_: str, **more: Any) -> WithJsonSchema:
     """JSON Schema of the written form of a value that a reader converts."""
     return WithJsonSchema({"type": type_, **more})
+
+
+def either(*forms: dict[str, Any]) -> WithJsonSchema:
+    """The same of a value that may be written in one of several forms."""
+    return WithJsonSchema({"anyOf": list(forms)})
 
 
 def json_schema(model: type[Model]) -> dict[str, Any]:

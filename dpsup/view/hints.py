@@ -10,6 +10,7 @@ from dpsup.text import listing
 from dpsup.view.columns import ago, percent, si
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.counters import KernelPath
     from dpsup.documents.rates import GroupRates, Picture, WorkerRates
 
 FULL = 0.8  # of a lane or a mempool: marked
@@ -69,6 +70,26 @@ def _hints(picture: Picture) -> Iterator[str]:
                 f" or switch off gro, tso and gso of its interface: "
                 f"`dpsup doctor {picture['topology_file']}` has the ethtool line"
             )
+        if p["drops_new"].get("no_kernel"):
+            yield (
+                f"a plugin hands packets of port {p['name']} to the kernel, and the port has no way"
+                ' there, so they are dropped (no_kernel): write kernel = "tap" in its [[ports]]'
+            )
+        kernel = p["kernel"]
+        if kernel and kernel["trouble"]:
+            yield f"port {p['name']} has no way to the kernel: {kernel['trouble']}"
+        elif kernel and p["drops_new"].get("kernel_failed"):
+            yield (
+                f"the kernel refuses packets of port {p['name']} (kernel_failed): set its TAP up,"
+                f" `ip{_in_namespace(kernel)} link set {kernel['tap']} up`"
+            )
+        beyond = p["drops_new"].get("kernel_rate", 0) + p["drops_new"].get("kernel_full", 0)
+        if kernel and beyond:
+            yield (
+                f"port {p['name']} has {beyond} packets for the kernel too many (kernel_rate,"
+                f" kernel_full): {kernel['rate']} per second may pass from each io core. Is it a"
+                " flood? If not, raise rate in its `kernel`"
+            )
         if p["drops_new"].get("tx_full"):
             yield f"port {p['name']} drops packets, its tx queue is full: `{do} ports -o wide`"
     for pool in picture["mempools"]:
@@ -79,6 +100,10 @@ def _hints(picture: Picture) -> Iterator[str]:
             )
     if picture["recovery"]["quarantined"]:
         yield f"{picture['recovery']['quarantined']} packets are in quarantine: `{do} quarantine`"
+
+
+def _in_namespace(kernel: KernelPath) -> str:
+    return f" -n {kernel['netns']}" if kernel["netns"] else ""
 
 
 def _worker_hints(picture: Picture, do: str) -> Iterator[str]:

@@ -178,6 +178,9 @@ def groups(picture: Picture, screen: Screen) -> list[Line]:
 
 
 def ports(picture: Picture, screen: Screen) -> list[Line]:
+    # Columns that only a port with a way to the kernel fills.
+    has_kernel = any(p["kernel"] for p in picture["ports"])
+    kernel = [Column("TO KERNEL", rank=2), Column("FROM KERNEL", rank=2)] if has_kernel else []
     columns = [
         Column("PORT", left=True),
         Column("LINK", left=True, rank=1),
@@ -187,6 +190,7 @@ def ports(picture: Picture, screen: Screen) -> list[Line]:
         Column("TX BIT/S", rank=3),
         Column("RX", rank=2),
         Column("TX", rank=2),
+        *kernel,
         Column("MISSED", rank=1),
         Column("DROPPED"),
         Column("NO MBUF", rank=5),
@@ -209,6 +213,7 @@ def ports(picture: Picture, screen: Screen) -> list[Line]:
                 si(p["tx_bps"]),
                 si(p["rx_packets"]),
                 si(p["tx_packets"]),
+                *([si(p["to_kernel"]), si(p["from_kernel"])] if has_kernel else []),
                 _mark(si(p["rx_missed"]), bool(p["missed_pps"]), "bad"),
                 _drops(sum(why.values()), p["drop_pps"]),
                 si(p["rx_nombuf"]),
@@ -506,12 +511,14 @@ def account(found: Account) -> str:
         for word, n in (
             ("originated", found.get("emitted", 0)),
             ("copies", found.get("copied", 0)),
+            ("from the kernel", found.get("from_kernel", 0)),
         )
         if n
     )
+    kernel = f", to the kernel {n}" if (n := found.get("to_kernel", 0)) else ""
     return (
-        f"in {found['received']}{missed}{more}, out {found['sent']}, dropped {total}{detail}, "
-        f"in flight {found['in_flight']}, lost {found['lost']}"
+        f"in {found['received']}{missed}{more}, out {found['sent']}{kernel}, "
+        f"dropped {total}{detail}, in flight {found['in_flight']}, lost {found['lost']}"
     )
 
 

@@ -186,6 +186,7 @@ static void
 op_stop(struct io *io)
 {
 	op_release(io, CELLS);
+	kernel_let_go(io);
 	for (uint32_t k = 0; k < the_primary.n_ports; k++) {
 		struct tx_port *tx = &io->tx[k];
 

@@ -228,9 +228,8 @@ take_extra(struct io *io, struct lane *lane, struct rte_mbuf *m, uint32_t index,
 			refuse_verdict(lane, m, index, word);
 		return;
 	}
-	// As yet no port has a way to the kernel.
 	if ((word & (DPS_V_KIND | DPS_V_ARG)) == DPS_V_PUNT && reshape(m, word)) {
-		drop_at_port(io, port_of(m), DPS_DROP_NO_KERNEL, m);
+		kernel_punt(io, m);
 		return;
 	}
 	if (!dps_word_copies(word) || port >= the_primary.n_ports ||

@@ -17,6 +17,7 @@
 #include <rte_pause.h>
 
 #include "collect_pvt.h"
+#include "kernel_pvt.h"
 #include "primary.h"
 #include "rx_pvt.h"
 #include "steer_pvt.h"
@@ -89,7 +90,7 @@ idle(struct io *io, uint64_t us)
 	if (us < LONG_US)
 		t.tv_nsec = us < SHORT_US ? NAP_SHORT_NS : NAP_LONG_NS;
 	bound_by_tick(io, &t);
-	nanosleep(&t, NULL);
+	sleep_nap(io, &t);
 }
 
 // A lone lane under full load: more packets come at once, and publishing costs two cores less per
@@ -123,6 +124,8 @@ io_turn(struct io *io)
 		work += xfer_pull(io);
 	if (unlikely(io->thirsty))
 		blanks_lend_all(io);
+	if (unlikely(io->n_kernel > 0))
+		work += kernel_turn(io);
 	for (uint32_t i = 0; i < the_primary.n_groups; i++)
 		if (unlikely(io->group[i].moving)) {
 			work += release_waiting(io, &io->group[i]);

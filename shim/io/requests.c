@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The control thread's side of the io cores: create, start and stop them, ask them through their
-// mailboxes, read their counters. audit.c accounts for every mbuf.
+// mailboxes, read their counters. audit.c accounts for every mbuf. Over 600 lines: whatever is asked of
+// an io core passes here, one thread at a time.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -306,6 +307,7 @@ int
 dps_io_start(void)
 {
 	struct primary *p = &the_primary;
+	int ret;
 
 	// What drivers hold from now on counts as theirs; see dps_audit_get. Some allocated in the
 	// set-up of their queues, on the main lcore: its caches keep nothing back.
@@ -320,12 +322,12 @@ dps_io_start(void)
 	audit_begin();
 	p->io_running = true;
 	for (uint32_t i = 0; i < p->n_io; i++) {
-		int ret = rte_eal_remote_launch(io_loop, p->io[i], p->io[i]->lcore);
-
+		ret = rte_eal_remote_launch(io_loop, p->io[i], p->io[i]->lcore);
 		if (ret != 0)
 			return ret;
 	}
-	return watchdog_start();
+	ret = kernel_start();
+	return ret != 0 ? ret : watchdog_start();
 }
 
 int
@@ -337,7 +339,9 @@ dps_io_stop(void)
 	rebucket_stop();
 	if (!p->io_running)
 		return 0;
-	ret = io_ask_all(OP_STOP, 0);
+	ret = kernel_stop();
+	if (ret == 0)
+		ret = io_ask_all(OP_STOP, 0);
 	if (ret != 0)
 		return ret;
 	for (uint32_t i = 0; i < p->n_io; i++)
@@ -490,12 +494,16 @@ dps_io_stats_get(uint32_t index, struct dps_io_stats *out)
 	out->held = 0;
 	out->xfer = 0;
 	out->tx_waiting = 0;
+	out->kernel_waiting = 0;
 	for (uint32_t i = 0; i < p->n_groups; i++)
 		out->held += waiting_in(&io->group[i]);
 	for (uint32_t i = 0; i < p->n_io; i++)
 		out->xfer += rte_ring_count(io->xfer[i]);
 	for (uint32_t i = 0; i < p->n_ports; i++)
 		out->tx_waiting += ahead(&io->tx[i].head, &io->tx[i].tail);
+	for (uint32_t i = 0; i < p->n_ports; i++)
+		if (io->kernel[i] != NULL)
+			out->kernel_waiting += ahead(&io->kernel[i]->out_head, &io->kernel[i]->out_tail);
 	return 0;
 }
 

@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "primary.h"
 
@@ -70,13 +71,15 @@ take_error(int fd)
 bool
 sleep_on_queues(struct io *io, const struct timespec *most)
 {
-	struct pollfd watched[RXQ_MOST];
+	struct pollfd watched[RXQ_MOST + 1];
 	bool readable = false;
 	int n;
 
 	for (uint32_t i = 0; i < io->n_fds; i++)
 		watched[i] = (struct pollfd){ .fd = io->fd[i], .events = POLLIN };
-	n = ppoll(watched, io->n_fds, most, NULL);
+	// A frame of the kernel's, for one of the ports, ends it too.
+	n = io->n_kernel > 0 ? kernel_sleep(io, watched, io->n_fds, most)
+			     : ppoll(watched, io->n_fds, most, NULL);
 	if (n <= 0)
 		return n < 0 && errno != EINTR;
 	for (uint32_t i = 0; i < io->n_fds; i++) {
@@ -87,4 +90,16 @@ sleep_on_queues(struct io *io, const struct timespec *most)
 	if (readable)
 		dps_count(&io->stats.woken, 1);
 	return true;
+}
+
+// Sleep that long, or until the kernel path's thread has a frame.
+void
+sleep_nap(struct io *io, const struct timespec *most)
+{
+	struct pollfd watched[1];
+
+	if (io->n_kernel > 0)
+		(void)kernel_sleep(io, watched, 0, most);
+	else
+		nanosleep(most, NULL);
 }

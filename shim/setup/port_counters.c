@@ -102,6 +102,10 @@ dps_port_stats_get(uint32_t index, struct dps_port_stats *out)
 		out->tx_bytes += s->tx_bytes;
 		for (int d = 0; d < DPS_N_DROPS; d++)
 			out->drops[d] += s->drops[d];
+		out->to_kernel += s->to_kernel;
+		out->to_kernel_bytes += s->to_kernel_bytes;
+		out->from_kernel += s->from_kernel;
+		out->from_kernel_bytes += s->from_kernel_bytes;
 	}
 	// After the io cores' counts: what the driver sent meanwhile has not failed.
 	port_ask_driver(port);

@@ -74,6 +74,14 @@ walk(struct io *io, visit_t *visit)
 	for (uint32_t k = 0; k < the_primary.n_ports; k++)
 		for (uint32_t i = io->tx[k].tail; i != io->tx[k].head; i++)
 			visit(io, DPS_PLACE_TX, k, io->tx[k].wait[i & (TX_WAIT - 1)]);
+	for (uint32_t k = 0; k < io->n_kernel; k++) {
+		const struct kernel_end *end = io->kernel[io->kernel_port[k]];
+
+		for (uint32_t i = end->out_tail; i != end->out_head; i++)
+			visit(io, DPS_PLACE_KERNEL, end->port, end->out[i % DPS_KERNEL_OUT]);
+		for (uint32_t i = end->in_tail; i != end->in_head; i++)
+			visit(io, DPS_PLACE_KERNEL, end->port, end->in[i % DPS_KERNEL_IN]);
+	}
 	for (uint32_t k = 0; k < the_primary.n_io; k++) {
 		struct rte_ring *r = io->xfer[k];
 		struct rte_mbuf **slots = (struct rte_mbuf **)&r[1];

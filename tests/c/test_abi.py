@@ -88,6 +88,7 @@ def test_every_value_of_an_enumeration_has_a_name() -> None:
                 "trouble",
                 "reopened",
                 "nic_hash",
+                "kernel",
             },
         ),
         ("dps_port_info", counters.PortInfo, {"name", "driver", "mac", "note", "reta"}),

@@ -35,7 +35,8 @@ HOMES = {
     "cffi": set(),
     "ctypes": set(),
     "dpsup._shim": {"primary/shim"},
-    "dpsup._libraries": {"packets/filter", "host/process"},  # libpcap and prctl, in ABI mode
+    # libpcap, prctl and setns, in ABI mode
+    "dpsup._libraries": {"packets/filter", "host/process", "host/tap"},
     "prometheus_client": {"instance/openmetrics"},
     "graphviz": {"view/dot"},
 }

@@ -82,6 +82,7 @@ WRITE = {
     "ports.rss.fields": ('name = "lan"', 'rss = { fields = ["ipv4"] }'),
     "ports.rss.inner": ('name = "lan"', 'rss = { inner = ["vxlan"] }'),
     "ports.rss.key": ('name = "lan"', 'rss = { key = "default" }'),
+    "ports.kernel": ('name = "lan"', 'kernel = "tap"'),
     "io.cores": ('cores = "1"', 'cores = "2"'),
     "io.burst": ("[[io]]", "burst = 64"),
     "io.idle": ("[[io]]", 'idle = "poll"'),

@@ -249,6 +249,11 @@ def test_an_order_to_stop_before_the_adoption_ends_what_was_to_be_adopted(
     did: list[str] = []
 
     class Left:
+        name = "edge"
+
+        def read(self, _: str) -> str:
+            raise FileNotFoundError
+
         def acquire(self) -> None:
             did.append("acquire")
 

@@ -456,7 +456,7 @@ PyMethodDef words[] = {
 	{ "next", FAST(word_next), METH_FASTCALL, "next(): on along the packet's chain" },
 	{ "also", FAST(word_also), METH_FASTCALL, "also(verdict, port): a copy out of that port too" },
 	{ "quarantine", word_quarantine, METH_NOARGS, "quarantine(): take it out as evidence" },
-	{ "punt", word_punt, METH_NOARGS, "punt(): to the kernel; as yet dropped as no_kernel" },
+	{ "punt", word_punt, METH_NOARGS, "punt(): to the kernel, at the port that it came in by" },
 	{ "port", word_port, METH_O, "port(name): its index" },
 	{ "group", word_group, METH_O, "group(name): its index" },
 	{ "touch", word_touch, METH_O, "touch(view): that piece of state, writable until the call "

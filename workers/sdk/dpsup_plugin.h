@@ -315,8 +315,8 @@ dps_quarantine(void)
 }
 
 /*
- * To the kernel, at the port that it came in by. As yet no port has a way there: it is dropped, counted as
- * no_kernel.
+ * To the kernel, at the TAP of the port that it came in by (`kernel` in [[ports]]). Without one it is dropped,
+ * counted as no_kernel.
  */
 static inline uint16_t
 dps_punt(void)

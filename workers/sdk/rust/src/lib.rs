@@ -47,7 +47,7 @@ pub const fn on_hash(group: u32, hash: u32) -> u16 {
     }
 }
 
-/// To the kernel; as yet dropped as `no_kernel`.
+/// To the kernel, at the port that it came in by; without a way there it is dropped as `no_kernel`.
 pub const fn punt() -> u16 {
     0xc000
 }

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Can this machine give the ports of a topology their ways to the kernel?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from dpsup.check.devices import offloaded
+from dpsup.errors import Exit, Problem, Severity
+from dpsup.topology.model import Port, Topology
+from dpsup.topology.typed import Path
+
+if TYPE_CHECKING:
+    from dpsup.host.machine import Host
+
+
+def kernel_paths(topology: Topology, host: Host) -> Iterator[Problem]:
+    wanted = [(i, port) for i, port in enumerate(topology.ports) if port.kernel]
+    if not wanted:
+        return
+    if why := host.no_taps():
+        yield topology.source.problem(
+            ("ports", wanted[0][0], "kernel"),
+            "this process can create no TAP",
+            code="E0447",
+            why=why,
+            help="run as root, or with CAP_NET_ADMIN and the device /dev/net/tun",
+            exit_code=Exit.HOST,
+        )
+        return
+    for i, port in wanted:
+        yield from _tap(topology, host, i, port)
+
+
+def _tap(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Problem]:
+    path: Path = ("ports", i, "kernel")
+    netns = port.kernel.netns
+    where = f" in network namespace {netns}" if netns else ""
+    found = host.tap(port.tap, netns)
+    if found.trouble:
+        yield topology.source.problem(
+            path,
+            f"there can be no TAP{where}",
+            code="E0447",
+            why=found.trouble,
+            help="`ip netns` lists the namespaces that are there; to enter one takes CAP_SYS_ADMIN"
+            if netns
+            else "`ip link` shows what is there",
+            exit_code=Exit.HOST,
+        )
+    elif found.is_there and not found.is_of(topology.name, port.name):
+        yield topology.source.problem(
+            path,
+            f"there is an interface {port.tap}{where} already",
+            code="E0448",
+            why="dpsup changes no other interface than its own",
+            help='choose another name: kernel = { tap = "NAME" }, or remove that interface',
+            exit_code=Exit.HOST,
+        )
+    if not netns and (interfaces := offloaded(port)):
+        yield topology.source.problem(
+            path,
+            f"the kernel sees the packets of {interfaces[0]} too, in the TAP's network namespace",
+            code="E0450",
+            why="it answers there by itself, beside what it does at the TAP: ARP, ping, TCP resets",
+            help='put the TAP into another namespace: kernel = { netns = "NAME" }',
+            severity=Severity.WARNING,
+            exit_code=Exit.HOST,
+        )
