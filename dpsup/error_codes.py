@@ -738,6 +738,18 @@ CODES: dict[str, Entry] = {
         " text, and it is not kept.",
         "Give the plugin a control(), and `dpsup rollout` it.",
     ),
+    "E0538": Entry(
+        "a change that the plugin does not take",
+        'A table of the kind "own" is laid out by the plugin\'s table_apply, in a process of its'
+        " own. It refused the batch, crashed or took longer than 20 s, so nothing has changed.",
+        "Correct what the message says; `dpsup logs builder` shows what table_apply printed.",
+    ),
+    "E0539": Entry(
+        "a plugin that does not fit a table of its own kind",
+        "Such a table needs a plugin with table_apply, and, while an instance runs, one with the"
+        " table_layout that the table began with.",
+        "Give the plugin a table_apply; start the instance anew with one of another table_layout.",
+    ),
     "E0541": Entry(
         "a plugin or a capture that `dpsup try` cannot read",
         "It takes a plugin's file (or the name of a built-in plugin) and a pcap or pcapng file of"

@@ -202,6 +202,13 @@ def examine(source: bytes, file: str) -> Declared:
         raise SourceError(f"{file}:{line}: {e}" if line else f"{file}: {e}") from None
 
 
+def has_control(source: bytes, file: str) -> bool:
+    """May a source that was examined have `control`? A star import may bring any name."""
+    tree = compile(source, file, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+    assert isinstance(tree, ast.Module)
+    return bool({"control", "*"} & _functions(tree, file).keys())
+
+
 def _functions(tree: ast.Module, file: str) -> dict[str, str]:
     """Checks them. The names that the source defines, and whether each is FUNCTION or OTHER."""
     defined: set[str] = set()

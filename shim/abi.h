@@ -596,7 +596,7 @@ enum {
 struct dps_table_place {
 	char name[DPS_NAME];
 	uint32_t kind;              // DPS_TABLE_* of dpsup_plugin.h
-	uint32_t key_bytes;         // of an exact match, else 0
+	uint32_t key_bytes;         // of an exact match and a plugin's own kind, else 0
 	uint32_t value_bytes;
 	uint32_t use;               // DPS_TABLE_*
 	uint64_t entries;           // most
@@ -605,7 +605,9 @@ struct dps_table_place {
 	uint64_t at[2];             // offset of each copy from dps_tables
 	uint64_t version[2];        // batches that it has; written while no worker reads that copy
 	uint64_t again_ns;          // of a learned table: until a worker tells the same again
-	uint64_t pad1[3];
+	uint32_t layout;            // of a plugin's own kind: the table_layout that it has
+	uint32_t pad0;
+	uint64_t pad1[2];
 };
 
 struct dps_tables {

@@ -10,12 +10,12 @@
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <rte_cycles.h>
 
 #include "loop.h"
+#include "object.h"
 #include "tables.h"
 #include "worker.h"
 
@@ -57,52 +57,6 @@ refuse(struct dps_sitter *me, int code, const char *format, ...)
 	return code;
 }
 
-// Code cannot be mapped from a file system that is mounted noexec, as /run is on some systems. The
-// copy of the plugin that lies there becomes sealed memory of this process. A descriptor, or -errno.
-static int
-memory_of(const char *path)
-{
-	int from = open(path, O_RDONLY | O_CLOEXEC);
-	int to = memfd_create("plugin", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	char bytes[16384];
-	ssize_t n = -1;
-
-	if (from >= 0 && to >= 0)
-		while ((n = read(from, bytes, sizeof(bytes))) > 0 && write(to, bytes, n) == n)
-			;
-	if (n == 0)
-		n = fcntl(to, F_ADD_SEALS,
-			  F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
-	else
-		n = n > 0 ? -ENOSPC : -errno;
-	if (from >= 0)
-		close(from);
-	if (n == 0)
-		return to;
-	if (to >= 0)
-		close(to);
-	return n;
-}
-
-static void *
-open_object(const char *path)
-{
-	char name[32];
-	struct statvfs fs;
-	void *object;
-	int fd;
-
-	if (statvfs(path, &fs) != 0 || !(fs.f_flag & ST_NOEXEC))
-		return dlopen(path, RTLD_NOW | RTLD_LOCAL);
-	fd = memory_of(path);
-	if (fd < 0)
-		return dlopen(path, RTLD_NOW | RTLD_LOCAL);     // whose error says why not
-	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
-	object = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-	close(fd);
-	return object;
-}
-
 // What names the frames of a crash: dpsup/host/symbols.py. The copy of a plugin's file is named after its
 // contents, dpsup/instance/plugins.py; the digest of a file that has another name is not known here.
 static void
@@ -137,7 +91,7 @@ find(struct dps_sitter *me, const struct dps_version *conf, const struct dps_plu
 		*plugin = python_load(conf->plugin, me->error, sizeof(me->error));
 		return *plugin == NULL ? DPS_EXIT_PLUGIN : 0;
 	}
-	object = open_object(conf->plugin);
+	object = object_open(conf->plugin);
 	if (object == NULL)
 		return refuse(me, DPS_EXIT_PLUGIN, "cannot load: %s", dlerror());
 	*plugin = dlsym(object, "dps_plugin");
@@ -354,6 +308,8 @@ plugin_load(const struct dps_ctl *ctl, const struct dps_view *view, struct dps_s
 	ret = read_args(me, version);
 	if (ret != 0)
 		return ret;
+	if (tables_check(p, me->error, sizeof(me->error)) != 0)
+		return DPS_EXIT_PLUGIN_INIT;
 	fill_env(ctl, view, me);
 	if (dps_load32(&me->hand) == DPS_HAND_GO)
 		plugin_seated(me->slot - conf->first_slot);

@@ -128,6 +128,25 @@ tables_map(const char *path, char *why, size_t len)
 	return 0;
 }
 
+int
+tables_check(const struct dps_plugin *plugin, char *why, size_t len)
+{
+	for (uint32_t i = 0; i < n_tables; i++) {
+		uint32_t layout = shared->table[i].layout;
+
+		if (table[i].kind != DPS_TABLE_OWN)
+			continue;
+		if (plugin->table_apply == NULL)
+			return refuse(why, len, "its table %s is of the kind \"own\", and it has no "
+				      "table_apply", name[i]);
+		if (plugin->table_layout != layout)
+			return refuse(why, len, "its table_layout is %u, and table %s is laid out as "
+				      "%u until the next start", plugin->table_layout, name[i],
+				      layout);
+	}
+	return 0;
+}
+
 const struct dps_live_table *
 tables_all(uint32_t *n)
 {
@@ -293,11 +312,11 @@ tables_control(void)
 uint64_t
 dps_table_find(const struct dps_live_table *t, const void *key)
 {
-	if (t->at == NULL || t->kind == DPS_TABLE_ARRAY)
-		return DPS_TABLE_NONE;
-	if (t->kind == DPS_TABLE_EXACT)
+	if (t->at != NULL && t->kind == DPS_TABLE_EXACT)
 		return dps_exact_find((const struct dps_exact *)t->at, key);
-	return dps_lpm_find((const struct dps_lpm *)t->at, key);
+	if (t->at != NULL && (t->kind == DPS_TABLE_IPV4 || t->kind == DPS_TABLE_IPV6))
+		return dps_lpm_find((const struct dps_lpm *)t->at, key);
+	return DPS_TABLE_NONE;
 }
 
 const void *

@@ -18,6 +18,9 @@ extern uint64_t tables_seen;
 // Map the group's tables, read-only: `path` is the file. 0, or -1 with the reason in `why`.
 int tables_map(const char *path, char *why, size_t len);
 
+// Can the plugin read the tables of its own kind? 0, or -1 with the reason in `why`.
+int tables_check(const struct dps_plugin *plugin, char *why, size_t len);
+
 // What dps_env has.
 const struct dps_live_table *tables_all(uint32_t *n);
 

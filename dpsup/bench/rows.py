@@ -95,6 +95,22 @@ TARGETS = (
            "start/command/status", "", "lower", "ms", _both(350), _both(250)),
     Target("a worker forked to ready, p50",
            "start/fork_ready", "", "lower", "ms", _both(5), _both(2)),
+    Target("10⁶ routes, random destinations: with `look` against without",
+           "sdk/look/gain", "", "higher", "×", _both(1.8), _both(3.0)),
+    Target("one emission of 64 bytes a packet against none",
+           "sdk/emit/cost", "", "lower", "×", _both(1.6), _both(1.3)),
+    Target("a copy to a second port, beyond sending it",
+           "sdk/copy/cycles", "", "lower", "cycles", _both(25), _both(25)),
+    Target("10,000 bucket ticks a second: loss",
+           "sdk/ticks/loss", "", "lower", "", _both(0.005), _both(0.005), doubt=True),
+    Target("what 10,000 changes a second of a table cost its readers",
+           "sdk/readers", "", "lower", "", _both(0.01), _both(0.001), doubt=True),
+    Target("one change of a table to visible at all workers, p50",
+           "sdk/change", "", "lower", "ms", _both(2), _both(0.5)),
+    Target("changes of a table in a batch",
+           "sdk/changes", "", "higher", "1/s", _both(2e5), _both(1e6)),
+    Target("a plugin in Python, forward",
+           "python/forward", "", "higher", "Mpps", _both(0.3), _both(0.3)),
 )  # fmt: skip
 
 

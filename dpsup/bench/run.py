@@ -38,6 +38,7 @@ CASES = {
     "capacity": Case(
         "1 to 4 workers on one core, and a model of more cores", "capacity:steps", False
     ),
+    "sdk": Case("lookahead, emissions, copies, ticks, live tables, Python", "sdk:steps", False),
     "python": Case("plugins in Python, and the same in C", "python:steps", False),
     "large": Case("64 slots, 8 io cores, 16 ports, 1 M packets: growth", "large:steps", False),
 }

@@ -10,7 +10,10 @@ The order of a batch, of which the builder's death may cut off any rest:
 4. One store says that this copy holds.
 
 A builder that follows does not trust the copy that does not hold: it rebuilds it from the other,
-and brings it to what the log says.
+and brings it to what the log says. A table of the plugin's own kind is laid out on that copy before
+the log has the batch, as the plugin may refuse it.
+
+Over 600 lines: it is one batch's way from its text to the workers.
 """
 
 from __future__ import annotations
@@ -22,35 +25,25 @@ from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any, cast
 
+from dpsup.builder import own as owns
 from dpsup.builder.log import Corrupt, Log, Record
+from dpsup.builder.own import Own
 from dpsup.builder.region import Region
-from dpsup.builder.source import Stamp, digest_of, read_text, stamp_of
+from dpsup.builder.source import Stamp, digest_of, read_text, refusal, stamp_of
 from dpsup.documents.status import Learned
 from dpsup.documents.tables import Changed, TableRow, Told
-from dpsup.errors import DpsupError, NoSuchObject, Problem, TimedOut, TopologyError, UsageError
+from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
 from dpsup.limits import TELL_BYTES
 from dpsup.tables import batch, file
 from dpsup.tables.batch import Operation
 from dpsup.tables.fields import Names, Unreadable
-from dpsup.tables.model import Entries, Key, Table
+from dpsup.tables.model import Entries, Key, Match, Table
 
 GRACE_S = 5.0  # for workers to leave the copy that does not hold: a burst takes microseconds
 LOOK_S = 0.0002
 REQUESTS_KEPT = 256  # of which a builder that follows knows that they were carried out
 LEARNED = "  # learned"
 READERS = 3  # versions whose lines are kept for those that read them in parts
-
-
-def refusal(problems: list[Problem]) -> DpsupError:
-    """Over the bus goes one text."""
-    if len(problems) == 1:
-        one = problems[0]
-        where = f"{one.file}:{one.line}: " if one.file and one.line else ""
-        where = where or (f"line {one.line}: " if one.line > 1 else "")
-        error = DpsupError(f"{where}{one.message}", code=one.code, why=one.why, help=one.help)
-    else:
-        error = DpsupError(str(TopologyError(problems)), code=problems[0].code)
-    return error
 
 
 class Book:
@@ -64,7 +57,9 @@ class Book:
         group: str,
         *,
         persists: bool = False,
+        own: Own | None = None,
     ) -> None:
+        """`own`: what changes a table of the plugin's own kind."""
         self.region, self.index, self.names = region, index, names
         self.group, self.source = group, source
         self.shape = region.shapes[index]
@@ -82,6 +77,7 @@ class Book:
         self._on_disk: tuple[Stamp, str] = ((), "-")  # the topology's file as it was read last
         self._lacking: list[bytes] = []  # packed operations that the other copy lacks
         self._read: dict[int, list[str]] = {}  # version: its lines, in which it was read
+        self._own = own if self.table.match is Match.OWN else None
 
     # --- the start -------------------------------------------------------------------------------
 
@@ -122,7 +118,9 @@ class Book:
         self._wait()
         self.region.renew(self.index)
         if lacking or is_start:
-            self._show(self.shape.pack(lacking))
+            if self._own is not None:
+                self._make([Operation(batch.Verb.CLEAR), *batch.diff({}, self.entries)])
+            self._show(lacking)
         if is_start and self.is_changed_on_disk:
             # As `reload` would: the file was changed while no instance ran.
             self.warnings.append(
@@ -176,16 +174,22 @@ class Book:
     def _first(self) -> None:
         if not self.source:
             self._count_learned()
+            if self._own is not None and self.region.is_new:
+                self._make([Operation(batch.Verb.CLEAR)])
+                self._show([])
             return
         entries, digest = self.read_file(self.source)
         operations = batch.diff({}, entries)
         text = batch.text(self.table, operations, self.names)
-        self.log.append(Record(1, (), digest, text))
-        self.log.snapshot_bytes = self.log.bytes
-        self.entries, self.digest, self.version = entries, digest, 1
+        self.entries = entries
         self._wait()
         self.region.renew(self.index)
-        self._show(self.shape.pack(operations))
+        if self._own is not None:
+            self._make([Operation(batch.Verb.CLEAR), *operations])
+        self.log.append(Record(1, (), digest, text))
+        self.log.snapshot_bytes = self.log.bytes
+        self.digest, self.version = digest, 1
+        self._show(operations)
 
     def read_file(self, path: str) -> tuple[Entries, str]:
         """Raises: DpsupError with all that is wrong with it."""
@@ -412,14 +416,19 @@ class Book:
         found, undo = batch.change(self.entries, operations, self.table, self.names, name)
         if found:
             raise refusal(found)
-        if dry_run:
+        if dry_run and self._own is None:
             batch.restore(self.entries, undo)
             return self._changed(operations, dry_run=True)
         if not operations and digest == self.digest:
-            return self._changed([], dry_run=False)
+            return self._changed([], dry_run=dry_run)
         try:
             # Before it is true: a batch that no worker could be shown is refused.
             self._wait()
+            if self._own is not None and operations:
+                self._make(operations)
+            if dry_run:
+                batch.restore(self.entries, undo)
+                return self._changed(operations, dry_run=True)
             requests = (request,) if request else ()
             self.log.append(Record(self.version + 1, requests, digest, text, learned))
         except OSError as e:
@@ -430,7 +439,7 @@ class Book:
                 why="what the runtime directory has no room for would be lost with this process",
                 help="free some space there, and try again",
             ) from None
-        except TimedOut:
+        except DpsupError:
             batch.restore(self.entries, undo)
             raise
         try:
@@ -438,7 +447,7 @@ class Book:
             self.digest = digest
             self._requests.extend(requests)
             self._note_learned(operations, learned=learned)
-            self._show(self.shape.pack(operations))
+            self._show(operations)
             if self.log.is_long:
                 self._compact()
         except Exception as e:
@@ -462,15 +471,25 @@ class Book:
         except OSError:
             self.log.snapshot_bytes = self.log.bytes  # tried again when it is twice as long
 
-    def _show(self, packed: list[bytes]) -> None:
+    def _show(self, operations: list[Operation]) -> None:
         """To the workers. No worker reads the other copy."""
         other = 1 - self.region.which(self.index)
-        copy = self.region.copy(self.index, other)
-        self.shape.apply(copy, self._lacking)
-        self.shape.apply(copy, packed)
+        if self._own is None:
+            packed = self.shape.pack(operations)
+            copy = self.region.copy(self.index, other)
+            self.shape.apply(copy, self._lacking)
+            self.shape.apply(copy, packed)
+            self._lacking = packed
+        elif not operations and self.version > self.region.version(self.index):
+            self.region.renew(self.index)  # only the file's digest is another
         self.region.note_version(self.index, other, self.version)
         self.region.publish(self.index)
-        self._lacking = packed
+
+    def _make(self, operations: list[Operation]) -> None:
+        """Let the plugin lay out the other copy, which no worker reads, as the entries are now.
+        Raises: DpsupError."""
+        assert self._own is not None
+        owns.lay_out(self._own, self.region, self.index, operations, self.entries)
 
     def settle(self) -> bool:
         """Give the other copy what it lacks, if no worker reads it. False: one still does."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import re
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dpsup.builder.book import Book
+from dpsup.builder.own import Own
 from dpsup.builder.region import Region, Use
 from dpsup.builder.source import read_text
 from dpsup.bus.messages import Args, ProtocolError, Request, as_error, want
@@ -25,8 +28,8 @@ from dpsup.host import process
 from dpsup.instance.runtime_dir import BUILDER, TABLES, TABLES_LOCK
 from dpsup.limits import CONTROL
 from dpsup.tables.fields import Names
-from dpsup.tables.model import declare
 from dpsup.text import suggest
+from dpsup.topology.values import DeclaredTable
 
 PAGE = 256 << 10  # bytes of lines in a reply
 REFUSAL_MOST = 3500  # characters of the line that says why, which a longer one would be cut off
@@ -42,27 +45,34 @@ def lives(pid: int, start: int) -> bool:
 
 
 class Builder:
-    def __init__(self, plan: Plan, directory: Path) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        directory: Path,
+        plugin_of: Callable[[str], str] = lambda _: "",
+        held: Sequence[int] = (),
+    ) -> None:
+        """`plugin_of`: by a group's name the file of its plugin, as it is now."""
         names = Names(
             tuple(p["name"] for p in plan["ports"]), tuple(g["name"] for g in plan["groups"])
         )
         self.books: list[Book] = []
         self.regions: list[Region] = []
         for group in plan["groups"]:
-            tables = [
-                declare(name, kind, int(entries), key=key, value=value)
-                for name, kind, entries, key, value, *_ in group["tables"]
-            ]
+            declared_tables = [DeclaredTable(*words) for words in group["tables"]]
+            tables = [declared.table() for declared in declared_tables]
             if not tables:
                 continue
-            uses = [Use.read(declared[6]) for declared in group["tables"]]
+            uses = [Use.read(declared.use) for declared in declared_tables]
+            own = Own(functools.partial(plugin_of, group["name"]), held)
             region = Region(directory / group["name"], tables, lives, uses)
             self.regions.append(region)
-            for i, (table, declared) in enumerate(zip(tables, group["tables"], strict=True)):
-                log = Path(declared[7] or directory / f"{group['name']}={table.name}")
+            for i, declared in enumerate(declared_tables):
+                log = Path(declared.persist or directory / f"{group['name']}={declared.name}")
                 book = Book(
-                    region, i, names, log, declared[5], group["name"], persists=bool(declared[7])
-                )
+                    region, i, names, log, declared.file, group["name"],
+                    persists=bool(declared.persist), own=own,
+                )  # fmt: skip
                 book.begin()
                 self.books.append(book)
             region.appear()
@@ -213,6 +223,12 @@ class Builder:
         )
 
 
+def plugin_in(plan_file: str, group: str) -> str:
+    """What workers of the group load: a rollout changes it, and writes it down there."""
+    plan: Plan = json.loads(Path(plan_file).read_text())
+    return next(g["plugin_copy"] for g in plan["groups"] if g["name"] == group)
+
+
 def _lock(directory: Path) -> int:
     """The builder before this one may still be on its way out."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -258,8 +274,8 @@ def main(argv: list[str]) -> int:
     directory = Path(plan_file).parent / TABLES
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
-        _lock(directory)
-        builder = Builder(plan, directory)
+        lock = _lock(directory)
+        builder = Builder(plan, directory, functools.partial(plugin_in, plan_file), (lock,))
         responder = Responder(str(Path(plan_file).parent / BUILDER), builder.handle)
     except (DpsupError, OSError) as e:
         _say(notify, "REFUSED " + refusal_line(e))

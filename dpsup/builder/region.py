@@ -11,16 +11,23 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from dpsup._builder import ffi, lib
 from dpsup.errors import DpsupError
 from dpsup.tables.batch import Operation, Verb
 from dpsup.tables.model import Match, Table
 
-KINDS = {Match.EXACT: 1, Match.IPV4: 2, Match.IPV6: 3, Match.ARRAY: 4}  # dpsup_plugin.h
+KINDS = {
+    Match.EXACT: 1,
+    Match.IPV4: 2,
+    Match.IPV6: 3,
+    Match.ARRAY: 4,
+    Match.OWN: 5,
+}  # dpsup_plugin.h
 _WHAT = {Verb.ADD: 1, Verb.REPLACE: 1, Verb.SET: 1, Verb.DEL: 2, Verb.CLEAR: 3}
 LINE = 64
+_ZEROES = bytes(1 << 20)
 EACH = 32  # messages of a slot that are taken in one turn
 _TELLS_BYTES = lib.DPS_MAX_SLOTS * int(ffi.sizeof("struct dps_tells"))
 _TOLD_BYTES = _TELLS_BYTES + lib.DPS_TABLES * int(ffi.sizeof("struct dps_learned"))
@@ -55,12 +62,14 @@ class Shape:
         self.value_bytes = sum(part.size for part in table.value)
         widths = {Match.IPV4: 4, Match.IPV6: 16, Match.ARRAY: 4}
         self.key_bytes = widths.get(table.match) or sum(part.size for part in table.key)
-        self.bytes = int(
+        self.bytes = table.bytes or int(
             lib.builder_bytes(self.kind, self.key_bytes, self.value_bytes, table.entries)
         )
 
     def begin(self, copy: Any) -> None:
-        """An empty table in a copy."""
+        """An empty table in a copy, which is zero."""
+        if self.table.match is Match.OWN:
+            return  # the plugin makes of it what it wants
         ret = lib.builder_begin(
             copy, self.bytes, self.kind, self.key_bytes, self.value_bytes, self.table.entries
         )
@@ -84,6 +93,15 @@ class Shape:
             length = 0 if self.kind in (1, 4) else key.length
             packed.append(bytes((_WHAT[verb], length)) + key.data + data)
         return packed
+
+    def changes(self, operations: Iterable[Operation]) -> bytes:
+        """The same for a plugin's table_apply, as workers/apply.c reads them."""
+        found = []
+        for verb, key, value, _ in operations:
+            assert key is not None, "a table that is cleared begins anew"
+            data = bytes(self.value_bytes) if value is None else cast(bytes, value)
+            found.append(bytes((verb is not Verb.DEL,)) + key.data + data)
+        return len(found).to_bytes(8, "little") + b"".join(found)
 
     def apply(self, copy: Any, packed: Sequence[bytes]) -> None:
         data = b"".join(packed)
@@ -183,7 +201,7 @@ class Region:
             place, table = self._head.table[i], shape.table
             place.name = table.name.encode()
             place.kind = shape.kind
-            place.key_bytes = shape.key_bytes if shape.kind == 1 else 0
+            place.key_bytes = shape.key_bytes if shape.table.key else 0
             place.value_bytes = shape.value_bytes
             use = self.uses[i]
             place.use = lib.DPS_TABLE_LEARNS * use.learns | lib.DPS_TABLE_CONTROL * use.control
@@ -260,7 +278,28 @@ class Region:
     # --- copies ----------------------------------------------------------------------------------
 
     def copy(self, i: int, which: int) -> Any:
-        return self._at + self._places[i][which]
+        return self._at + self.offset(i, which)
+
+    def offset(self, i: int, which: int) -> int:
+        """Of a copy in the file, a multiple of a page."""
+        return self._places[i][which]
+
+    @property
+    def file(self) -> Path:
+        return self._new if self.is_new else self._path
+
+    def begin_anew(self, i: int, which: int) -> None:
+        """A copy that no worker reads is zero."""
+        copy, size = self.copy(i, which), self.shapes[i].bytes
+        for at in range(0, size, len(_ZEROES)):
+            ffi.memmove(copy + at, _ZEROES, min(len(_ZEROES), size - at))
+
+    def note_layout(self, i: int, layout: int) -> None:
+        """Of a table of the plugin's own kind, before workers may map it."""
+        self._head.table[i].layout = layout
+
+    def layout(self, i: int) -> int:
+        return int(self._head.table[i].layout)
 
     @property
     def holds(self) -> int:

@@ -9,6 +9,8 @@ import os
 import stat
 import time
 
+from dpsup.errors import DpsupError, Problem, TopologyError
+
 Stamp = tuple[int, ...]
 SETTLED_NS = 2_000_000_000  # a file that changed later may change again without another time
 
@@ -33,3 +35,15 @@ def read_text(path: str) -> tuple[str, Stamp]:
 
 def stamp_of(found: os.stat_result) -> Stamp:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def refusal(problems: list[Problem]) -> DpsupError:
+    """Over the bus goes one text."""
+    if len(problems) == 1:
+        one = problems[0]
+        where = f"{one.file}:{one.line}: " if one.file and one.line else ""
+        where = where or (f"line {one.line}: " if one.line > 1 else "")
+        error = DpsupError(f"{where}{one.message}", code=one.code, why=one.why, help=one.help)
+    else:
+        error = DpsupError(str(TopologyError(problems)), code=problems[0].code)
+    return error

@@ -20,7 +20,7 @@ from dpsup.check.process_limits import process_limits
 from dpsup.check.sharing import sharing
 from dpsup.errors import Exit, Problem, Severity, TopologyError
 from dpsup.host import eal
-from dpsup.host.plugin_file import NoPlugin
+from dpsup.host.plugin_file import NoPlugin, PluginFile
 from dpsup.plan.copies import DIGEST, plugin_copy
 from dpsup.plan.model import Plan
 from dpsup.plan.paths import runtime_dir
@@ -28,7 +28,7 @@ from dpsup.plan.place import args_of, make_plan, worker_cores
 from dpsup.plugin_source import SUFFIX
 from dpsup.tables import file as table_file
 from dpsup.tables.fields import Names
-from dpsup.tables.model import declare
+from dpsup.tables.model import Match
 from dpsup.text import cpus, listing, plural, show, suggest
 from dpsup.topology.load import read
 from dpsup.topology.model import Group, Topology
@@ -272,7 +272,7 @@ def _tables(topology: Topology, host: Host) -> Iterator[Problem]:
         for one in group.tables:
             if not one.file:
                 continue
-            table = declare(one.name, one.kind, int(one.entries), key=one.key, value=one.value)
+            table = one.table()
             try:
                 text = host.read_data(one.file, table.file_most)
             except (OSError, ValueError) as e:
@@ -420,6 +420,42 @@ def _unread_tables(topology: Topology, _: Host) -> Iterator[Problem]:
             )
 
 
+def _readable(group: Group, host: Host) -> PluginFile | None:
+    """What the plugin's file says; None: it does not tell, or `_plugins` says what is wrong."""
+    if not group.is_file:
+        return PluginFile() if group.plugin in PLUGINS else None
+    try:
+        return host.read_plugin(group.plugin) if host.is_file(group.plugin) else None
+    except (NoPlugin, OSError):
+        return None
+
+
+def _functions(topology: Topology, host: Host) -> Iterator[Problem]:
+    """What the topology has for functions that the plugin does not have."""
+    for i, group in enumerate(topology.workers):
+        own = [one.name for one in group.tables if one.kind == Match.OWN]
+        found = _readable(group, host) if own or group.control else None
+        if found is None:
+            continue
+        if group.control and not found.control:
+            yield topology.source.problem(
+                ("workers", i, "control"),
+                f"the plugin of group `{group.name}` has no control()",
+                code="E0537",
+                why="`dpsup tell` refuses a text that no worker would do anything about",
+                help="leave `control` out, or give the plugin one (dpsup_plugin.h)",
+                severity=Severity.WARNING,
+            )
+        if own and not found.table_apply:
+            yield topology.source.problem(
+                ("workers", i, "tables", own[0]),
+                f"the plugin of group `{group.name}` has no table_apply",
+                code="E0539",
+                why=f'table `{own[0]}` is of the kind "own": the plugin makes its bytes',
+                help="give the plugin one (dpsup_plugin.h), or write another `kind`",
+            )
+
+
 # --- runtime directory --------------------------------------------------------------------------
 
 
@@ -468,5 +504,5 @@ SINGLE: tuple[Check, ...] = (
 )  # fmt: skip
 RELATED: tuple[Check, ...] = (
     _cores_shared, _fed, pools, kept, hugepages, process_limits, _runtime, sharing, buffers, _log,
-    _unread_tables,
+    _unread_tables, _functions,
 )  # fmt: skip

@@ -18,7 +18,7 @@ class Told(TypedDict):
 class TableRow(TypedDict):
     group: Annotated[str, "the group whose workers look things up in it"]
     table: Annotated[str, "its name"]
-    kind: Annotated[str, "`exact`, `ipv4`, `ipv6`, `array`"]
+    kind: Annotated[str, "`exact`, `ipv4`, `ipv6`, `array`, `own`"]
     entries: Annotated[int, "entries in it"]
     most: Annotated[int, "entries that it has room for"]
     bytes: Annotated[int, "bytes of both copies"]

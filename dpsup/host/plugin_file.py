@@ -2,7 +2,7 @@
 """What a plugin's file says before a process loads it: an ELF file's exported `dps_plugin`, or a
 source in Python.
 
-Only numbers are read: pointers in a file are not what they are once it is loaded.
+Only numbers are read, and of pointers whether they are set: what they are shows when it is loaded.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 PHDR = struct.Struct("<IIQQQQQQ")
 SHDR = struct.Struct("<IIQQQQIIQQ")
 SYM = struct.Struct("<IBBHQQ")
-_SHARED, _LOADED, _DYNSYM = 3, 1, 11  # ET_DYN, PT_LOAD, SHT_DYNSYM
+RELA = struct.Struct("<QQq")
+_SHARED, _LOADED, _DYNSYM, _RELA = 3, 1, 11, 4  # ET_DYN, PT_LOAD, SHT_DYNSYM, SHT_RELA
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 _HEAD = struct.Struct("<II")  # struct dps_plugin: abi, size
 _STATE = struct.Struct("<II")  # state_size, bucket_state_size
-STATE_AT = 64
-SIZE, SIZE_FIRST, SIZE_MOST = 152, 128, 1024  # now, as ABI 4 began, and what none will have
+STATE_AT, CONTROL_AT, APPLY_AT = 64, 144, 152
+SIZE, SIZE_FIRST, SIZE_MOST = 168, 128, 1024  # now, as ABI 4 began, and what none will have
 SOURCE_MOST = 4 << 20  # bytes
 # As a worker says it (workers/plugin.c).
 SINCE_3 = (
@@ -44,6 +45,8 @@ class NoPlugin(Exception):
 class PluginFile:
     state: int = 0  # bytes for each worker
     bucket_state: int = 0
+    control: bool = False  # it has that function
+    table_apply: bool = False
 
 
 def read(path: str) -> PluginFile | None:
@@ -63,11 +66,13 @@ def read(path: str) -> PluginFile | None:
 def _source(path: str) -> PluginFile:
     if Path(path).stat().st_size > SOURCE_MOST:
         raise NoPlugin("it is no source in Python: it is too large")
+    source = Path(path).read_bytes()
     try:
-        found = plugin_source.examine(Path(path).read_bytes(), path)
+        found = plugin_source.examine(source, path)
     except plugin_source.SourceError as e:
         raise NoPlugin(str(e)) from None
-    return PluginFile(found.state_size, found.bucket_state_size)
+    control = plugin_source.has_control(source, path)
+    return PluginFile(found.state_size, found.bucket_state_size, control)
 
 
 def _facts(data: mmap.mmap) -> PluginFile | None:
@@ -96,7 +101,8 @@ def _facts(data: mmap.mmap) -> PluginFile | None:
             continue  # wanted, not there
         for vaddr, offset, filesz in loaded:
             if vaddr <= value < vaddr + filesz:
-                return _plugin(data, offset + value - vaddr)
+                state = _plugin(data, offset + value - vaddr)
+                return PluginFile(*state, *_has(data, sections, offset + value - vaddr, value))
         return None
     raise NoPlugin("it exports no symbol dps_plugin: is it a dpsup plugin?")
 
@@ -114,7 +120,26 @@ def _exported(data: mmap.mmap, sections: list[tuple[int, ...]]) -> Iterator[tupl
                 yield index, value
 
 
-def _plugin(data: mmap.mmap, at: int) -> PluginFile:
+def _has(
+    data: mmap.mmap, sections: list[tuple[int, ...]], at: int, address: int
+) -> tuple[bool, bool]:
+    """Does it have control and table_apply? A pointer is there, or what the loader writes there."""
+    _, size = _HEAD.unpack_from(data, at)
+    written = {
+        RELA.unpack_from(data, entry)[0]
+        for section in sections
+        if section[1] == _RELA
+        for entry in range(section[4], section[4] + section[5] - RELA.size + 1, RELA.size)
+    }
+    control, table_apply = (
+        member < size and (any(data[at + member : at + member + 8]) or address + member in written)
+        for member in (CONTROL_AT, APPLY_AT)
+    )
+    return control, table_apply
+
+
+def _plugin(data: mmap.mmap, at: int) -> tuple[int, int]:
+    """Bytes of state for a worker and for a bucket."""
     abi, size = _HEAD.unpack_from(data, at)
     # One that is built with members that this dpsup does not have may use none of them.
     more = data[at + SIZE : at + size] if SIZE < size <= SIZE_MOST else b""
@@ -124,4 +149,5 @@ def _plugin(data: mmap.mmap, at: int) -> PluginFile:
             f" {_abi.DPS_PLUGIN_ABI} ({SIZE}): build it again with this dpsup_plugin.h"
             + (SINCE_3 if abi == 3 else "")
         )
-    return PluginFile(*_STATE.unpack_from(data, at + STATE_AT))
+    state, bucket_state = _STATE.unpack_from(data, at + STATE_AT)
+    return state, bucket_state

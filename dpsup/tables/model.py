@@ -11,8 +11,9 @@ from typing import NamedTuple
 from dpsup.tables.fields import Field, Names, Unreadable, field, number, prefix, show_prefix
 from dpsup.text import show
 
-KEY_BYTES = 64  # of an exact match
+KEY_BYTES = 64
 RECORD_BYTES = 65536  # of an array
+OWN_BYTES = 16 << 30  # that a plugin makes of a table of its own kind
 FILE_HEAD, LINE_REST = 4 << 20, 256  # bytes of a file beside its words
 
 
@@ -21,10 +22,19 @@ class Match(enum.StrEnum):
     IPV4 = "ipv4"  # longest prefix
     IPV6 = "ipv6"
     ARRAY = "array"
+    OWN = "own"  # bytes that the plugin makes of its entries
 
 
 # The most entries that the tables take, and the first number that is no value of theirs.
-_MOST = {Match.EXACT: 2**31 - 1, Match.IPV4: 2**27, Match.IPV6: 2**27, Match.ARRAY: 2**31}
+_MOST = {
+    Match.EXACT: 2**31 - 1,
+    Match.IPV4: 2**27,
+    Match.IPV6: 2**27,
+    Match.ARRAY: 2**31,
+    Match.OWN: 2**27,
+}
+_KEYED = (Match.EXACT, Match.OWN)
+_RECORDS = (Match.ARRAY, Match.OWN)  # whose values are bytes
 _VALUES = {Match.EXACT: 2**64 - 1, Match.IPV4: 2**32 - 1, Match.IPV6: 2**32 - 1}
 
 
@@ -35,7 +45,7 @@ class Key(NamedTuple):
     length: int  # bits
 
 
-# An exact match's and a prefix's is a number, an array's the bytes of a record.
+# An exact match's and a prefix's is a number, others' are bytes.
 Value = int | bytes
 Entries = dict[Key, Value]
 
@@ -47,6 +57,7 @@ class Table:
     entries: int  # at most
     key: tuple[Field, ...]  # none for prefixes and arrays
     value: tuple[Field, ...]
+    bytes: int = 0  # that the plugin makes of a table of its own kind
 
     def read_key(self, word: str, names: Names) -> Key:
         """Raises: Unreadable."""
@@ -57,7 +68,7 @@ class Table:
                     f"the table has no index {show(index)}", f"write 0 to {self.entries - 1}"
                 )
             return Key(index.to_bytes(4, "big"), 32)
-        if self.match is not Match.EXACT:
+        if not self.key:
             return Key(*prefix(word, 32 if self.match is Match.IPV4 else 128))
         data = _read(word, self.key, names, "the key")
         return Key(data, 8 * len(data))
@@ -65,7 +76,7 @@ class Table:
     def read_value(self, word: str, names: Names) -> Value:
         """Raises: Unreadable."""
         data = _read(word, self.value, names, "the value")
-        if self.match is Match.ARRAY:
+        if self.match in _RECORDS:
             return data
         value = int.from_bytes(data, "little")
         if value >= _VALUES[self.match]:
@@ -75,7 +86,7 @@ class Table:
     def show_key(self, key: Key, names: Names) -> str:
         if self.match is Match.ARRAY:
             return str(int.from_bytes(key.data, "big"))
-        if self.match is Match.EXACT:
+        if self.key:
             return _write(key.data, self.key, names)
         return show_prefix(*key)
 
@@ -127,7 +138,9 @@ def entries_of(value: object) -> int:
     return int(found[1]) * {"": 1, "k": 1000, "M": 1_000_000}[found[2]]
 
 
-def declare(name: str, match: str, entries: object, *, key: str = "", value: str = "u32") -> Table:
+def declare(
+    name: str, match: str, entries: object, *, key: str = "", value: str = "u32", size: int = 0
+) -> Table:
     """A table from the words of its declaration. Raises: Unreadable."""
     if match not in set(Match):
         raise Unreadable(
@@ -136,19 +149,28 @@ def declare(name: str, match: str, entries: object, *, key: str = "", value: str
     kind, most = Match(match), entries_of(entries)
     if most > _MOST[kind]:
         raise Unreadable(f"{show(entries)} entries are too many", f"at most {_MOST[kind]}")
-    if (kind is Match.EXACT) != bool(key):
-        say = "needs the type of its key" if kind is Match.EXACT else "has no key to declare"
+    if (kind in _KEYED) != bool(key):
+        say = "needs the type of its key" if kind in _KEYED else "has no key to declare"
         raise Unreadable(
-            f"a table of the kind {kind} {say}", 'write key = "mac" for an exact match alone'
+            f"a table of the kind {kind} {say}",
+            'write key = "mac" for the kinds exact and own alone',
         )
+    if (kind is Match.OWN) != bool(size):
+        say = "needs `bytes`" if kind is Match.OWN else "has no `bytes` to declare"
+        raise Unreadable(
+            f"a table of the kind {kind} {say}",
+            'write bytes = "4MiB": what the plugin makes of a table of the kind own',
+        )
+    if size > OWN_BYTES:
+        raise Unreadable(f"{size} bytes are too many", f"at most {OWN_BYTES >> 30} GiB")
     keys = tuple(field(part) for part in key.split("+")) if key else ()
     values = tuple(field(part) for part in value.split("+"))
     if sum(part.size for part in keys) > KEY_BYTES:
         raise Unreadable(f"the key {show(key)} is too long", f"at most {KEY_BYTES} bytes")
-    room = {Match.EXACT: 8, Match.ARRAY: RECORD_BYTES}.get(kind, 4)
+    room = {Match.EXACT: 8}.get(kind, RECORD_BYTES if kind in _RECORDS else 4)
     if sum(part.size for part in values) > room:
         raise Unreadable(
             f"the value {show(value)} is too long",
             f"at most {room} bytes; an array holds more, at the index that the value says",
         )
-    return Table(name, kind, most, keys, values)
+    return Table(name, kind, most, keys, values, size)

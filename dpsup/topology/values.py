@@ -327,6 +327,14 @@ class DeclaredTable(NamedTuple):
     file: str
     use: str = ""  # "learn AGE": seconds, 0: it stays; "control"
     persist: str = ""  # the path of what outlives the instance, "yes": below [host] tables_dir
+    size: str = "0"  # bytes of a table of the plugin's own kind
+
+    def table(self) -> Table:
+        """Raises: Unreadable."""
+        return declare(
+            self.name, self.kind, int(self.entries), key=self.key, value=self.value,
+            size=int(self.size),
+        )  # fmt: skip
 
 
 class KernelPath(NamedTuple):
@@ -391,7 +399,7 @@ def _is_namespace(name: object) -> bool:
     return name.startswith("/") or (name not in ("", ".", "..") and "/" not in name)
 
 
-_TABLE_KEYS = ("kind", "entries", "key", "value", "file", "learn", "age", "persist")
+_TABLE_KEYS = ("kind", "entries", "key", "value", "bytes", "file", "learn", "age", "persist")
 _TRUTHS = ("learn", "persist")
 
 
@@ -433,7 +441,7 @@ def _declared(name: str, value: object) -> DeclaredTable:
             )
         if key in _TRUTHS and not isinstance(word, bool):
             raise invalid(f"`{key}` is true or false, not {show(word)}", path=(name, key))
-        is_text = key not in ("entries", "age", *_TRUTHS)
+        is_text = key not in ("entries", "age", "bytes", *_TRUTHS)
         if is_text and (not isinstance(word, str) or not word or not word.isprintable()):
             raise invalid(f"`{key}` must be a text, not {show(word)}", path=(name, key))
     for key in ("kind", "entries"):
@@ -446,15 +454,35 @@ def _declared(name: str, value: object) -> DeclaredTable:
             )
     words = {key: value.get(key, "") for key in ("key", "file")}
     what = value.get("value", "u32")
+    size = _own_size(name, value)
     try:
-        table = declare(name, value["kind"], value["entries"], key=words["key"], value=what)
+        table = declare(
+            name, value["kind"], value["entries"], key=words["key"], value=what, size=size
+        )
     except Unreadable as e:
         raise invalid(f"table `{name}`: {e.message}", help=e.help, path=(name,)) from None
     file, persist = words["file"], "yes" if value.get("persist") else ""
     use = _learning(name, value, table)
     return DeclaredTable(
-        name, value["kind"], str(table.entries), words["key"], what, file, use, persist
+        name, value["kind"], str(table.entries), words["key"], what, file, use, persist, str(size)
     )
+
+
+def _own_size(name: str, value: dict[str, Any]) -> int:
+    """Bytes that the plugin makes of the table, 0: none are declared."""
+    if "bytes" not in value:
+        return 0
+    try:
+        size = parse_bytes(value["bytes"])
+    except ValueError:
+        size = 0
+    if size <= 0:
+        raise invalid(
+            f"`bytes` of table `{name}` is {show(value['bytes'])}: a size is wanted",
+            help='write bytes = "4MiB", or a number',
+            path=(name, "bytes"),
+        )
+    return size
 
 
 def _learning(name: str, value: dict[str, Any], table: Table) -> str:
@@ -470,9 +498,10 @@ def _learning(name: str, value: dict[str, Any], table: Table) -> str:
             )
     if not value.get("learn"):
         return ""
-    if table.match is Match.ARRAY:
+    if table.match in (Match.ARRAY, Match.OWN):
+        what = "an array" if table.match is Match.ARRAY else "of the plugin's own kind"
         raise invalid(
-            f"table `{name}` cannot learn: it is an array",
+            f"table `{name}` cannot learn: it is {what}",
             why="a worker tells a key and a value of at most 8 bytes",
             help="let an exact match learn the index of a record",
             path=(name, "learn"),

@@ -65,18 +65,21 @@ def _key(spec: str) -> bytes:
     return rss_key(spec)
 
 
-def _tables(directory: Path, ports: Sequence[str], groups: Sequence[str], own: Any) -> str:
+def _tables(
+    directory: Path, ports: Sequence[str], groups: Sequence[str], own: Any, plugin: str
+) -> str:
     """The group's live tables, as a worker maps them: their file. Raises: DpsupError."""
     from dpsup.builder.process import Builder
     from dpsup.plan.place import tables_of
+    from dpsup.topology.values import DeclaredTable
 
     # A trial changes nothing that outlives an instance.
-    tables = [[*one[:-1], ""] for one in tables_of(own, "")]
+    tables = [one._replace(persist="") for one in map(DeclaredTable._make, tables_of(own, ""))]
     known: Any = {
         "ports": [{"name": port} for port in ports],
         "groups": [{"name": g, "tables": tables if g == own.name else []} for g in groups],
     }
-    Builder(known, directory)
+    Builder(known, directory, lambda _: plugin)
     return str(directory / own.name)
 
 
@@ -114,7 +117,7 @@ def _of_topology(options: Options, plugin: str, directory: Path) -> Setting:
     ports = tuple(port.name for port in topology.ports)
     told = [*given.items(), *((f"{limits.FILE}{k}", v) for k, v in files.items())]
     if group.tables or group.control:
-        told.append((limits.TABLES, _tables(directory, ports, names, group)))
+        told.append((limits.TABLES, _tables(directory, ports, names, group, plugin)))
     return Setting(
         plugin, _is_builtin(options.plugin), ports, tuple(order), tuple(told),
         tuple(verdicts), _key(topology.ports[0].rss.key), _FIELDS, options.burst, options.timeout,

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from dpsup.bench import capacity, large, others, plot, run
+from dpsup.bench import capacity, large, others, plot, run, sdk
 from dpsup.bench.host import Cores, choose_cores
 from dpsup.bench.meter import SEGMENT, Segment, segments
 from dpsup.bench.model import Conditions, Reading, Report
 from dpsup.bench.path import throughput
 from dpsup.bench.step import Setup, Step
 from dpsup.errors import HostError, UsageError
+from dpsup.tables.file import parse
+from dpsup.tables.model import declare
 
 RING_PERF = """
 ### Testing empty bulk deq ###
@@ -155,3 +157,19 @@ def test_where_nothing_can_be_measured_the_first_reason_is_the_error(
     with pytest.raises(HostError, match="39 hugepages"):
         run.bench(["path"], setup, [])
     assert said == ["1/2 path/forward failed: 39 hugepages of 2 MiB needed"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [(), ("-DLOOK",), ("-DFIND",), ("-DALSO",), ("-DEMITS",), ("-DSTATE", "-DTICK_US=51200")],
+)
+def test_the_plugin_of_the_case_sdk_builds(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    sdk.build(tmp_path, ("-Wall", "-Wextra", "-Werror", *flags))
+    assert (tmp_path / "sdk.so").exists()
+
+
+def test_the_routes_of_the_case_sdk_are_a_table() -> None:
+    table = declare("routes", "ipv4", 1000)
+    reading = parse(sdk.routes_text(1000), table)
+    assert not reading.problems
+    assert len(reading.entries) == 1000

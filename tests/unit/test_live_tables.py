@@ -40,7 +40,7 @@ def test_a_plan_says_where_tables_lie_and_what_they_are() -> None:
     assert topology is not None, problems
     plan = make_plan(topology, machine())
     group = plan.groups[0]
-    words = ("routes", "ipv4", "1000", "", "u32", "/etc/dpsup/routes.txt", "", "")
+    words = ("routes", "ipv4", "1000", "", "u32", "/etc/dpsup/routes.txt", "", "", "0")
     assert group.tables == (words,)
     assert dict(group.args)[limits.TABLES] == f"{plan.runtime_dir}/tables/fw"
     assert plan_of(json.loads(json.dumps(dataclasses.asdict(plan)))) == plan
@@ -57,6 +57,11 @@ def test_a_plan_says_where_tables_lie_and_what_they_are() -> None:
         ('{ routes = { kind = "ipv4" } }', "has no `entries`"),
         ('{ routes = { kind = "ipv5", entries = 5 } }', "no table of the kind"),
         ('{ routes = { kind = 4, entries = 5 } }', "must be a text"),
+        ('{ r = { kind = "own", entries = 5, key = "u8" } }', "needs `bytes`"),
+        ('{ r = { kind = "own", entries = 5, key = "u8", bytes = "4 MB" } }', "a size is wanted"),
+        ('{ r = { kind = "own", entries = 5, key = "u8", bytes = 0 } }', "a size is wanted"),
+        ('{ r = { kind = "own", entries = 5, key = "u8", bytes = 8, learn = true } }', "cannot"),
+        ('{ r = { kind = "ipv4", entries = 5, bytes = 8 } }', "no `bytes` to declare"),
         ('{ routes = { kind = "ipv4", entries = "5X" } }', "is not a number of entries"),
         ('{ routes = { kind = "ipv4", entries = 5, keys = "mac" } }', "did you mean `key`"),
         ('{ routes = { kind = "exact", entries = 5 } }', "needs the type of its key"),
@@ -90,7 +95,7 @@ def test_what_learns_and_what_persists_and_an_operators_words() -> None:
     assert topology is not None, problems
     host = machine()
     group = make_plan(topology, host).groups[0]
-    assert [one[6:] for one in group.tables] == [
+    assert [one[6:8] for one in group.tables] == [
         ("learn 0", ""),
         ("learn 300", f"/var/lib/dpsup/{topology.name}/tables/fw=b"),
         ("", ""),

@@ -12,7 +12,15 @@ import pytest
 from unit.fakehost import FILE, MINIMAL, machine
 
 from dpsup.check.topology import check
-from dpsup.host.plugin_file import SIZE, STATE_AT, NoPlugin, PluginFile, read
+from dpsup.host.plugin_file import (
+    APPLY_AT,
+    CONTROL_AT,
+    SIZE,
+    STATE_AT,
+    NoPlugin,
+    PluginFile,
+    read,
+)
 from dpsup.topology.load import load
 
 SDK = Path(__file__).resolve().parents[2] / "workers" / "sdk"
@@ -150,3 +158,53 @@ def test_check_says_what_start_would(
     assert bool(told) == bool(why)
     for problem in told:
         assert why in problem.why and help in problem.help and "fw.so" in problem.source
+
+
+FUNCTIONS = """
+static void control(void *s, const char *t, uint32_t n) { (void)s; (void)t; (void)n; }
+static int apply(const struct dps_table_work *w) { (void)w; return 0; }
+"""
+
+
+@needs_cc
+@pytest.mark.parametrize("flags", [(), ("-shared", "-fPIC", "-O2", "-s")], ids=["", "stripped"])
+def test_which_functions_a_plugin_has(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """A pointer is 0 in the file, and the loader writes it."""
+    at = f"""
+_Static_assert(offsetof(struct dps_plugin, control) == {CONTROL_AT}, "");
+_Static_assert(offsetof(struct dps_plugin, table_apply) == {APPLY_AT}, "");
+const"""
+    source = SOURCE.replace("\nconst", FUNCTIONS + at)
+    for more, has in (
+        (".control = control,", (True, False)),
+        (".table_apply = apply,", (False, True)),
+        (".control = control, .table_apply = apply,", (True, True)),
+    ):
+        text = source.replace(".packet = packet,", f".packet = packet, {more}")
+        assert read(build(tmp_path, text, *flags)) == PluginFile(48, 16, *has)
+
+
+OWN = 'tables = { r = { kind = "own", key = "u8", entries = 5, bytes = 64 } }'
+
+
+@pytest.mark.parametrize(
+    ("plugin", "found", "more", "codes"),
+    [
+        ("./fw.so", PluginFile(), "control = true", ["E0537"]),
+        ("./fw.so", PluginFile(control=True), "control = true", []),
+        ("./fw.so", None, "control = true", []),
+        ("macswap", PluginFile(), "control = true", ["E0537"]),
+        ("./fw.so", PluginFile(control=True), OWN, ["E0539"]),
+        ("./fw.so", PluginFile(table_apply=True), OWN, []),
+        ("macswap", PluginFile(), OWN, ["E0539"]),
+    ],
+)
+def test_check_says_which_function_is_missing(
+    plugin: str, found: PluginFile | None, more: str, codes: list[str]
+) -> None:
+    path = "/etc/dpsup/fw.so"
+    text = f'{MINIMAL}plugin = "{plugin}"\ninput = ["wan"]\n{more}\n'
+    host = machine(text, files={FILE: text, path: ""}, plugins={path: found})
+    topology, problems = load(FILE, host)
+    assert topology is not None, problems
+    assert [p.code for p in check(topology, host) if p.code in ("E0537", "E0539")] == codes

@@ -271,4 +271,4 @@ def test_prefixes_are_those_of_the_standard_library(
 
 
 def test_kinds_are_those_of_the_headers() -> None:
-    assert [str(kind) for kind in Match] == ["exact", "ipv4", "ipv6", "array"]
+    assert [str(kind) for kind in Match] == ["exact", "ipv4", "ipv6", "array", "own"]

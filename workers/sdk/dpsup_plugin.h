@@ -145,11 +145,12 @@ struct dps_bytes {
 #define DPS_TABLE_IPV4 2u       /* struct dps_lpm */
 #define DPS_TABLE_IPV6 3u       /* struct dps_lpm */
 #define DPS_TABLE_ARRAY 4u      /* struct dps_array */
+#define DPS_TABLE_OWN 5u        /* what the plugin's table_apply makes of it: see below */
 
 struct dps_live_table {
 	const char *name;
 	uint32_t kind;          /* DPS_TABLE_* */
-	uint32_t key_bytes;     /* of an exact match, else 0 */
+	uint32_t key_bytes;     /* of an exact match and a table of the plugin's own, else 0 */
 	uint32_t value_bytes;   /* as declared: of an array, the record's */
 	uint32_t learns;        /* 1: dps_tell adds to it */
 	uint64_t entries;       /* most */
@@ -196,6 +197,30 @@ struct dps_env {
 	const struct dps_live_table *tables;         /* [n_tables]; dps_table finds one */
 };
 
+/* An entry of a table of the plugin's own kind, or one that is removed. */
+struct dps_table_change {
+	const void *key;        /* key_bytes */
+	const void *value;      /* value_bytes; NULL: the key is removed */
+};
+
+/* What table_apply works on: see below. */
+struct dps_table_work {
+	const char *table;      /* its name */
+	void *at;               /* the bytes to change, aligned to 4096 */
+	uint64_t bytes;         /* as declared */
+	uint64_t entries;       /* most */
+	uint32_t key_bytes;
+	uint32_t value_bytes;
+	const struct dps_table_change *changes; /* [n], in the order of the batch */
+	uint64_t n;
+	/* All entries as they are after the batch, sorted by the bytes of their keys: for what is computed
+	 * anew from all. */
+	const struct dps_table_change *(*all)(uint64_t *n);
+	char *error;            /* say here why the batch is refused, [error_len] */
+	uint32_t error_len;
+	uint32_t pad;
+};
+
 struct dps_plugin {
 	uint32_t abi;
 	uint32_t size;
@@ -237,6 +262,11 @@ struct dps_plugin {
 	int (*migrate)(const void *old, uint32_t old_size, uint32_t old_version, void *fresh);
 	int (*bucket_migrate)(const void *old, uint32_t old_size, uint32_t old_version, void *fresh);
 	void (*control)(void *state, const char *text, uint32_t len); /* see below; may be NULL */
+
+	/* Tables of the plugin's own kind: see below. NULL: it has none. */
+	int (*table_apply)(const struct dps_table_work *work); /* 0, or not: the batch is refused */
+	uint32_t table_layout;  /* of what table_apply leaves in them */
+	uint32_t pad;
 };
 
 /* In C++ a constant is the file's own, under a name of C++'s, unless it was declared like this. */
@@ -765,11 +795,44 @@ int dps_tell(const struct dps_env *env, const struct dps_live_table *table, cons
 /*
  * Lookups by a call, for languages that cannot inline those of dpsup_table_*.h. dps_table_find: the value of
  * a key (key_bytes of an exact match, an address of a longest prefix match), or 2^64 - 1, also while
- * `at` is NULL and of an array. dps_table_record: an array's record, value_bytes long, or NULL. The worker
+ * `at` is NULL, of an array and of a table of a plugin's own kind. dps_table_record: an array's record, value_bytes long, or NULL. The worker
  * program provides them.
  */
 uint64_t dps_table_find(const struct dps_live_table *table, const void *key);
 const void *dps_table_record(const struct dps_live_table *table, uint64_t index);
+
+/*
+ * table_apply: a table of the plugin's own kind. The topology declares its keys and values, which operators read
+ * and write like those of any other table, and how many bytes the plugin makes of them:
+ *
+ *     tables = { rules = { kind = "own", key = "be32", value = "ipv4+be16", entries = "10k", bytes = "4MiB" } }
+ *
+ * It is called for each batch of changes, before any worker sees one, and lays the table out in work->bytes
+ * bytes as the plugin's look and packet read them at dps_live_table.at: a classifier, a Maglev table.
+ *
+ *     static int apply(const struct dps_table_work *work)
+ *     {
+ *             struct rules *to = (struct rules *)work->at;
+ *             uint64_t n;
+ *             const struct dps_table_change *all = work->all(&n);
+ *
+ *             return compile(to, all, n, work->error, work->error_len);
+ *     }
+ *
+ *     .table_apply = apply, .table_layout = 1,
+ *
+ *   - The bytes are a copy of those that workers read, which are never changed under them. They are zero
+ *     where the table begins and after `clear`; then `changes` has what follows, perhaps nothing.
+ *   - It either carries out `changes`, or computes the bytes anew from all(). It returns 0, or not: the batch
+ *     is refused with work->error, and nothing has changed.
+ *   - It runs in a process of its own, without packets, state, init or env: what it needs stands in the table.
+ *     Where it crashes, or takes longer than 20 s, the batch is refused likewise; forwarding and all other tables
+ *     go on. Variables do not outlive a call. What it prints is in `dpsup logs builder`.
+ *   - The bytes hold no pointers: each worker has them at another address. Bytes and padding that it does not
+ *     write stay as they are.
+ *   - table_layout says how the bytes are laid out. While an instance runs it stays the same: a version
+ *     of the plugin with another one is refused, and a rollout to it undone before a worker has changed.
+ */
 
 /*
  * control, optional: what an operator says with `dpsup tell GROUP "text"`, where the topology says

@@ -159,6 +159,9 @@ pub struct dps_plugin {
     pub migrate: Option<unsafe extern "C" fn(*const c_void, u32, u32, *mut c_void) -> i32>,
     pub bucket_migrate: Option<unsafe extern "C" fn(*const c_void, u32, u32, *mut c_void) -> i32>,
     pub control: Option<unsafe extern "C" fn(*mut c_void, *const c_char, u32)>,
+    pub table_apply: Option<unsafe extern "C" fn(*const c_void) -> i32>,
+    pub table_layout: u32,
+    pub pad: u32,
 }
 
 // A worker reads it, and no thread writes it.
@@ -714,6 +717,9 @@ macro_rules! dpsup_plugin {
                 None
             },
             control: if <$plugin as $crate::Plugin>::CONTROL { Some(dpsup_control) } else { None },
+            table_apply: None,
+            table_layout: 0,
+            pad: 0,
         };
     };
 }
