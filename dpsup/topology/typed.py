@@ -79,6 +79,11 @@ def written(type_: str, **more: Any) -> WithJsonSchema:
     return WithJsonSchema({"type": type_, **more})
 
 
+def written_either(*forms: dict[str, Any], **more: Any) -> WithJsonSchema:
+    """The same of a value that is written in several forms."""
+    return WithJsonSchema({"anyOf": list(forms), **more})
+
+
 def json_schema(model: type[Model]) -> dict[str, Any]:
     return model.model_json_schema(mode="validation")
 
