@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import posixpath
+
 from dpsup import _abi
 
 IO_CORES = _abi.DPS_MAX_IO
@@ -38,11 +40,20 @@ INTERFACE_NAME = 15  # bytes of the name of one of the kernel's interfaces
 FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
 
 PLUGIN_FILES = (".so", ".py")  # how the name of a plugin's file ends
+BUILT_IN = ("forward", "macswap", "sink", "delay", "crash")  # parts of the worker program
+FUNCTIONS = ("route",)  # files that dpsup ships, named without their directory
 
 
 def is_plugin_file(plugin: str) -> bool:
-    """Does `plugin` of the topology name a file, not a built-in plugin?"""
+    """Is `plugin` of the topology a path, not the name of a plugin that comes with dpsup?"""
     return "/" in plugin or plugin.endswith(PLUGIN_FILES)
+
+
+def plugin_path(plugin: str) -> str:
+    """The file that workers load; "" for a built-in plugin."""
+    if plugin in FUNCTIONS:
+        return f"{posixpath.dirname(__file__)}/functions/{plugin}.so"
+    return plugin if is_plugin_file(plugin) else ""
 
 
 def args_size(args: tuple[tuple[str, str], ...]) -> int:

@@ -73,7 +73,7 @@ def sharing(topology: Topology, host: Host) -> Iterator[Problem]:
     inputs: dict[object, str] = {host.file_id(topology.file): "it is the topology file"}
     for group in topology.workers:
         if group.is_file:
-            inputs[host.file_id(group.plugin)] = f"it is the plugin of group `{group.name}`"
+            inputs[host.file_id(group.plugin_path)] = f"it is the plugin of group `{group.name}`"
         for _, file in group.files:
             inputs[host.file_id(file)] = f"the plugin of group `{group.name}` reads it"
         for table in group.tables:

@@ -37,7 +37,6 @@ from dpsup.topology.typed import Path
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
 
-PLUGINS = ("forward", "macswap", "sink", "delay", "crash")
 UNMAPPED = ("sink",)  # those that take no map of ports
 
 _SOCKET_PATH = 107  # sun_path without its closing zero
@@ -212,23 +211,23 @@ def _plugins(topology: Topology, host: Host) -> Iterator[Problem]:
     for i, group in enumerate(topology.workers):
         path: Path = ("workers", i, "plugin")
         if group.is_file:
-            if not host.is_file(group.plugin):
+            if not host.is_file(group.plugin_path):
                 yield topology.source.problem(
                     path,
-                    f"there is no plugin {group.plugin}",
+                    f"there is no plugin {group.plugin_path}",
                     code="E0501",
                     why=f"the workers of group `{group.name}` load it",
                     help="build it, or correct the path, which begins at the file's directory",
                 )
             else:
                 yield from _plugin_file(topology, host, path, group)
-        elif group.plugin not in PLUGINS:
-            close = suggest(group.plugin, PLUGINS)
+        elif group.plugin not in limits.BUILT_IN:
+            close = suggest(group.plugin, limits.BUILT_IN + limits.FUNCTIONS)
             yield topology.source.problem(
                 path,
                 f"there is no built-in plugin {show(group.plugin)}",
                 code="E0502",
-                why=f"built in are {', '.join(PLUGINS)}",
+                why=f"built in are {', '.join(limits.BUILT_IN + limits.FUNCTIONS)}",
                 help=f"did you mean `{close}`?"
                 if close
                 else 'write plugin = "./NAME.so" for a file of your own',
@@ -295,7 +294,7 @@ def _plugin_file(topology: Topology, host: Host, path: Path, group: Group) -> It
         how = "correct it: `dpsup init --template python` writes one to begin with"
     why, help = "", how
     try:
-        found = host.read_plugin(group.plugin)
+        found = host.read_plugin(group.plugin_path)
     except NoPlugin as e:
         why = str(e)
     except OSError as e:
@@ -408,7 +407,7 @@ def _log(topology: Topology, _: Host) -> Iterator[Problem]:
 
 def _unread_tables(topology: Topology, _: Host) -> Iterator[Problem]:
     for i, group in enumerate(topology.workers):
-        if group.tables and group.plugin in PLUGINS:
+        if group.tables and group.plugin in limits.BUILT_IN:
             yield topology.source.problem(
                 ("workers", i, "tables"),
                 f"group `{group.name}` has live tables, and its plugin looks nothing up",
@@ -423,9 +422,9 @@ def _unread_tables(topology: Topology, _: Host) -> Iterator[Problem]:
 def _readable(group: Group, host: Host) -> PluginFile | None:
     """What the plugin's file says; None: it does not tell, or `_plugins` says what is wrong."""
     if not group.is_file:
-        return PluginFile() if group.plugin in PLUGINS else None
+        return PluginFile() if group.plugin in limits.BUILT_IN else None
     try:
-        return host.read_plugin(group.plugin) if host.is_file(group.plugin) else None
+        return host.read_plugin(group.plugin_path) if host.is_file(group.plugin_path) else None
     except (NoPlugin, OSError):
         return None
 

@@ -123,7 +123,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
             GroupPlan(
                 name=group.name,
                 plugin=group.plugin,
-                plugin_path=group.plugin if group.is_file else "",
+                plugin_path=group.plugin_path,
                 args=args_of(group, runtime_dir(topology, host)),
                 count=group.count,
                 max=group.max,

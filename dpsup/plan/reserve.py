@@ -38,7 +38,7 @@ def reserved(declared: int) -> int:
 def _settled(group: Group, host: Host) -> Group:
     if AUTO_STATE not in (group.state, group.bucket_state):
         return group
-    state, bucket_state = host.state_of(group.plugin) if group.is_file else (0, 0)
+    state, bucket_state = host.state_of(group.plugin_path) if group.is_file else (0, 0)
     wanted = {"state": state, "bucket_state": bucket_state}
     auto = {k: reserved(v) for k, v in wanted.items() if getattr(group, k) == AUTO_STATE}
     return group.model_copy(update=auto)

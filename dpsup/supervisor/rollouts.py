@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from dpsup import _abi
-from dpsup.check.topology import PLUGINS
 from dpsup.documents.printed import Revision as RevisionDocument
 from dpsup.documents.printed import Revisions, Rolled
 from dpsup.documents.state import Rollouts as Records
@@ -22,7 +21,7 @@ from dpsup.errors import DpsupError, TimedOut, UsageError
 from dpsup.host import process
 from dpsup.instance import plugins
 from dpsup.instance.runtime_dir import PLAN, ROLLOUT
-from dpsup.limits import ARGS, PLUGIN_PATH, args_size, is_plugin_file
+from dpsup.limits import ARGS, BUILT_IN, FUNCTIONS, PLUGIN_PATH, args_size, plugin_path
 from dpsup.supervisor import disk, view
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
@@ -274,12 +273,13 @@ def _target(
     name = current.plugin
     if plugin is not None:
         name = plugin
-        path = plugin if is_plugin_file(plugin) else ""
-        if not path and plugin not in PLUGINS:
+        path = plugin_path(plugin)
+        if not path and plugin not in BUILT_IN:
             raise UsageError(
                 f'there is no built-in plugin "{plugin}"',
                 code="E0502",
-                help=f"built in are {', '.join(PLUGINS)}; a file is ./NAME.so or ./NAME.py",
+                help=f"built in are {', '.join(BUILT_IN + FUNCTIONS)}; a file is ./NAME.so"
+                " or ./NAME.py",
             )
         if len(path.encode()) > PLUGIN_PATH:
             raise UsageError(f"a plugin's path has at most {PLUGIN_PATH} bytes", code="E0719")

@@ -7,8 +7,10 @@ A reader raises `Unreadable` with what is wrong with the word and what to write.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from dpsup.text import listing, show, suggest
@@ -162,6 +164,72 @@ def _text(size: int) -> Field:
     return Field(f"text{size}", size, read, write, "hello%20there")
 
 
+# What a route leads to: a record of the table `hops`, one of `ecmp`, or a word. route.c reads it.
+_ECMP, _SPECIAL = 1 << 31, 0xFFFFFFF0
+_WORDS = ("local", "blackhole", "unreachable", "prohibited")
+_HOP = re.compile(r"(ecmp/)?(0|[1-9][0-9]{0,9})")
+_HOP_HELP = (
+    "write 3 for a next hop, ecmp/3 for several, local, blackhole, unreachable or prohibited"
+)
+_WAY = re.compile(r"(0|[1-9][0-9]{0,9})(?:\*([1-9][0-9]{0,3}))?")
+_SLOTS = 16  # of a record of `ecmp`: a flow has one of them
+
+
+def _hop(word: str, _: Names) -> bytes:
+    if word in _WORDS:
+        return (_SPECIAL + _WORDS.index(word)).to_bytes(4, "little")
+    found = _HOP.fullmatch(word)
+    if found is None:
+        close = suggest(word, _WORDS)
+        raise Unreadable(
+            f"{show(word)} is no next hop", f"did you mean {close}?" if close else _HOP_HELP
+        )
+    index, base = int(found[2]), _ECMP if found[1] else 0
+    if index >= _ECMP:
+        raise Unreadable(f"{show(word)} is too large a number", _HOP_HELP)
+    return (base + index).to_bytes(4, "little")
+
+
+def _show_hop(data: bytes, _: Names) -> str:
+    value = int.from_bytes(data, "little")
+    if 0 <= value - _SPECIAL < len(_WORDS):
+        return _WORDS[value - _SPECIAL]
+    return f"ecmp/{value - _ECMP}" if value >= _ECMP else str(value)
+
+
+def _ways(word: str, _: Names) -> bytes:
+    """ "3*2+4": of three flows two by next hop 3. Each gets of the slots what its weight is, and at
+    least one."""
+    found = [_WAY.fullmatch(part) for part in word.split("+")]
+    if not all(found) or len(found) > _SLOTS:
+        raise Unreadable(
+            f"{show(word)} does not say how flows are spread",
+            f"write 3+4, or 3*2+4 for twice as many by 3; at most {_SLOTS}",
+        )
+    ways = [(int(one[1]), int(one[2] or 1)) for one in found if one]
+    if max(hop for hop, _ in ways) >= 1 << 32:
+        raise Unreadable(f"{show(word)} names too large a number", f"write 0 to {(1 << 32) - 1}")
+    total = sum(weight for _, weight in ways)
+    shares = [max(1, _SLOTS * weight // total) for _, weight in ways]
+    while (rest := _SLOTS - sum(shares)) != 0:
+        # The one that is furthest from its share gets one more, or gives one.
+        off = [_SLOTS * w / total - share for (_, w), share in zip(ways, shares, strict=True)]
+        able = [i for i, share in enumerate(shares) if rest > 0 or share > 1]
+        one = max(able, key=lambda i: off[i] if rest > 0 else -off[i])
+        shares[one] += 1 if rest > 0 else -1
+    return b"".join(
+        hop.to_bytes(4, "little") * share for (hop, _), share in zip(ways, shares, strict=True)
+    )
+
+
+def _show_ways(data: bytes, _: Names) -> str:
+    slots = (int.from_bytes(data[i : i + 4], "little") for i in range(0, 4 * _SLOTS, 4))
+    runs = [(hop, len(list(run))) for hop, run in groupby(slots)]
+    common = math.gcd(*(length for _, length in runs))
+    weights = ((hop, length // common) for hop, length in runs)
+    return "+".join(f"{hop}*{weight}" if weight > 1 else str(hop) for hop, weight in weights)
+
+
 FIELDS = {
     field.name: field
     for field in (
@@ -184,6 +252,8 @@ FIELDS = {
             lambda d, names: _name_of(names.groups, d),
             "fw",
         ),
+        Field("hop", 4, _hop, _show_hop, "3"),
+        Field("ways", 4 * _SLOTS, _ways, _show_ways, "3*2+4"),
     )
 }
 

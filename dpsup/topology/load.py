@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dpsup import limits
 from dpsup.errors import Exit, Problem, Severity
 from dpsup.topology.chains import inputs
 from dpsup.topology.lines import Source
@@ -128,7 +129,9 @@ def _complete(topology: Topology, source: Source, path: str) -> Topology:
         group.model_copy(
             update={
                 "input": fed[group.name],
-                "plugin": absolute(group.plugin) if group.is_file else group.plugin,
+                "plugin": absolute(group.plugin)
+                if limits.is_plugin_file(group.plugin)
+                else group.plugin,
                 "files": tuple((name, absolute(file)) for name, file in group.files),
                 "tables": tuple(
                     one._replace(file=absolute(one.file)) if one.file else one

@@ -262,7 +262,11 @@ class Group(Model):
     @property
     def is_file(self) -> bool:
         """Is the plugin a file, not a built-in one?"""
-        return limits.is_plugin_file(self.plugin)
+        return self.plugin_path != ""
+
+    @property
+    def plugin_path(self) -> str:
+        return limits.plugin_path(self.plugin)
 
 
 class Chain(Model):

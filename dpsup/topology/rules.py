@@ -358,8 +358,8 @@ def _groups(view: _View) -> Iterator[Problem]:
                 why="rings and slots are created for `max` workers at start",
                 help=f"write max = {group.count}, or more",
             )
-        size = len(group.plugin.encode())
-        if group.is_file and size > limits.PLUGIN_PATH:
+        size = len(group.plugin_path.encode())
+        if size > limits.PLUGIN_PATH:
             yield view.problem(
                 (*path, "plugin"),
                 f"the plugin's path is {plural(size - limits.PLUGIN_PATH, 'byte')} too long",

@@ -21,6 +21,7 @@ CAPTURE = "in.pcap"  # that the template `ci` reads
 TEMPLATES = {
     "forward": "from one port to another, by workers that can be killed; runs without a NIC",
     "chain": "over two groups of workers, one after the other, both ways; runs without a NIC",
+    "router": "a router of IPv4 and IPv6, with routes that change while packets flow",
     "ci": "one capture through the workers into another, then the end, with an exit code",
     "plugin": "packet code of your own in C, built with one command",
     "python": "packet code of your own in Python, to prototype, with a test",
@@ -94,6 +95,55 @@ name = "main"
 path = ["wan", "fw", "nat", "lan"]  # and back: lan, nat, fw, wan
 on_down = "hold"                    # while none of a group's workers is up, packets wait; or
                                     # "bypass": they go on without it; "drop": counted
+"""
+
+_ROUTER = """
+[[workers]]
+name = "router"                     # its workers are router/0, router/1, ...
+plugin = "route"                    # comes with dpsup: docs/functions/route.md
+input = ["wan", "lan"]
+count = 1                           # to begin with
+max = 4                             # `dpsup scale router 4`: rings and memory are reserved
+spares = 1                          # waits, and takes a dead worker's place
+state = "auto"                      # counters of next hops, and the limit of ICMP errors
+
+[workers.args]                      # addresses that ICMP errors come from, by port
+address = {{ wan = "192.0.2.1", lan = "198.51.100.1" }}
+address6 = {{ wan = "2001:db8::1", lan = "2001:db8:1::1" }}
+count_hops = 1                      # packets and bytes of each next hop
+
+[workers.tables]                    # `dpsup table routes add 10.0.0.0/8 1`, while packets flow
+routes = {{ kind = "ipv4", value = "hop", entries = "10k", file = "routes.txt" }}
+routes6 = {{ kind = "ipv6", value = "hop", entries = "1k", file = "routes6.txt" }}
+hops = {{ kind = "array", value = "port+mac", entries = "256", file = "hops.txt" }}
+ecmp = {{ kind = "array", value = "ways", entries = "64" }}
+neighbours = {{ kind = "exact", key = "port+ipv4", value = "mac", entries = "1k" }}
+neighbours6 = {{ kind = "exact", key = "port+ipv6", value = "mac", entries = "1k" }}
+"""
+
+_ROUTES = """\
+# destination       next hop: a line of hops.txt; ecmp/1: several; or local, blackhole, unreachable,
+#                   prohibited
+default             0
+198.51.100.0/24     1
+10.0.0.0/8          2
+192.0.2.1           local
+198.51.100.1        local
+"""
+
+_ROUTES6 = """\
+default             0
+2001:db8:1::/48     1
+2001:db8::1         local
+2001:db8:1::1       local
+"""
+
+_HOPS = """\
+# next hop          port, and the MAC address of the router there; zeroes: the destination itself
+#                   is on the link, and `dpsup table neighbours` has its address
+0                   wan,02:00:00:00:00:fe
+1                   lan,00:00:00:00:00:00
+2                   lan,02:00:00:00:00:02
 """
 
 _CI_PORTS = """
@@ -303,6 +353,7 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
     parts = {
         "forward": (_HEAD, _FORWARD, _IO, _GROUP),
         "chain": (_HEAD, _FORWARD, _IO, _CHAIN),
+        "router": (_HEAD, _FORWARD, _IO, _ROUTER),
         "ci": (_HEAD, _CI_PORTS, _IO, _CI_GROUP),
         "plugin": (_HEAD, _FORWARD, _IO, _GROUP),
         "python": (_HEAD, _FORWARD, _IO, _GROUP),
@@ -312,6 +363,14 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
     if template == "ci":
         return Start(files, [f"dpsup start {file} --exit-when-idle 1s"])
     then = [f"dpsup start {file} --detach", "dpsup status", "dpsup kill fw/0", "dpsup stop"]
+    if template == "router":
+        files |= {
+            "routes.txt": _ROUTES.encode(),
+            "routes6.txt": _ROUTES6.encode(),
+            "hops.txt": _HOPS.encode(),
+        }
+        neighbour = "dpsup table neighbours add lan,198.51.100.7 02:00:00:00:00:07"
+        return Start(files, [f"dpsup check {file}", then[0], "dpsup table", neighbour, then[-1]])
     if template == "plugin":
         build = f"cc -shared -fPIC -O2 $(dpsup version --cflags) {name}.c -o {name}.so"
         files[f"{name}.c"] = _PLUGIN.format(name=name, build=build).encode()

@@ -34,7 +34,6 @@ __all__ = [
     "Path",
     "PrivateAttr",
     "WrapValidator",
-    "either",
     "field_at",
     "invalid",
     "json_schema",
@@ -42,6 +41,7 @@ __all__ = [
     "model_validator",
     "validate",
     "written",
+    "written_either",
 ]
 
 Path = tuple[str | int, ...]
@@ -80,9 +80,9 @@ def written(type_: str, **more: Any) -> WithJsonSchema:
     return WithJsonSchema({"type": type_, **more})
 
 
-def either(*forms: dict[str, Any]) -> WithJsonSchema:
-    """The same of a value that may be written in one of several forms."""
-    return WithJsonSchema({"anyOf": list(forms)})
+def written_either(*forms: dict[str, Any], **more: Any) -> WithJsonSchema:
+    """The same of a value that is written in several forms."""
+    return WithJsonSchema({"anyOf": list(forms), **more})
 
 
 def json_schema(model: type[Model]) -> dict[str, Any]:

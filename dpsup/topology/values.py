@@ -21,9 +21,9 @@ from dpsup.topology.typed import (
     Field,
     Path,
     WrapValidator,
-    either,
     invalid,
     written,
+    written_either,
 )
 
 AUTO = "auto"
@@ -564,6 +564,12 @@ def _matching(*patterns: str) -> Any:
     return written("string", pattern="|".join(f"^{pattern}$" for pattern in patterns))
 
 
+def _auto_bytes(most: int) -> Any:
+    patterns = f"^{AUTO}$|^{_SIZE.pattern}$"
+    text = {"type": "string", "pattern": patterns}
+    return written_either({"type": "integer"}, text, minimum=0, maximum=most)
+
+
 _CORES = r"\s*[0-9]{1,6}\s*(-\s*[0-9]{1,6}\s*)?(,\s*[0-9]{1,6}\s*(-\s*[0-9]{1,6}\s*)?)*"
 _TIME = _matching(DURATION.pattern)
 
@@ -584,11 +590,11 @@ AutoCores = Annotated[  # empty: auto
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 AutoState = Annotated[
     int, Field(ge=0, le=limits.STATE), BeforeValidator(parse_bytes),
-    WrapValidator(_parse_auto_bytes),
+    WrapValidator(_parse_auto_bytes), _auto_bytes(limits.STATE),
 ]  # fmt: skip
 AutoBucketState = Annotated[
     int, Field(ge=0, le=limits.BUCKET_STATE), BeforeValidator(parse_bytes),
-    WrapValidator(_parse_auto_bytes),
+    WrapValidator(_parse_auto_bytes), _auto_bytes(limits.BUCKET_STATE),
 ]  # fmt: skip
 Texts = Annotated[tuple[str, ...], ARRAY]
 Args = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_flatten), written("object")]
@@ -606,7 +612,7 @@ Pci = Annotated[
 Vdev = Annotated[str, AfterValidator(_vdev)]
 Kernel = Annotated[
     Any, BeforeValidator(_kernel),
-    either({"const": "tap"}, {
+    written_either({"const": "tap"}, {
         "type": "object", "additionalProperties": False, "properties": {
             "tap": {"type": "string", "maxLength": limits.INTERFACE_NAME},
             "netns": {"type": "string"},

@@ -25,7 +25,6 @@ from dpsup.plugin_source import SUFFIX
 from dpsup.trial import findings, program
 from dpsup.trial.program import Fate, Run, Setting
 
-BUILT_IN = ("forward", "macswap", "sink", "delay", "crash")
 PREFIX = "dpsup-try-"
 SYMMETRIC = bytes.fromhex("6d5a") * 20  # the default of `rss`
 _FIELDS = _abi.DPS_RSS_IPV4 | _abi.DPS_RSS_IPV6 | _abi.DPS_RSS_TCP | _abi.DPS_RSS_UDP
@@ -160,7 +159,7 @@ def _check_output(out: str, inputs: dict[str, str]) -> None:
 
 
 def _is_builtin(plugin: str) -> bool:
-    return "/" not in plugin and not plugin.endswith(".so")
+    return not limits.plugin_path(plugin)
 
 
 def _setting(options: Options, directory: Path) -> Setting:
@@ -171,15 +170,16 @@ def _setting(options: Options, directory: Path) -> Setting:
             help="test it by pytest with `dpsup.testing`: `dpsup init --template python` shows how",
         )
     if _is_builtin(options.plugin):
-        if options.plugin not in BUILT_IN:
+        if options.plugin not in limits.BUILT_IN:
+            known = ", ".join(limits.BUILT_IN + limits.FUNCTIONS)
             raise UsageError(
                 f"`{options.plugin}` is no plugin",
                 code="E0541",
-                help=f"name a file that ends in .so, or one of {', '.join(BUILT_IN)}",
+                help=f"name a file that ends in .so, or one of {known}",
             )
         plugin = options.plugin
     else:
-        plugin = str(Path(options.plugin).absolute())
+        plugin = str(Path(limits.plugin_path(options.plugin)).absolute())
         if not _is_readable(plugin):
             raise UsageError(
                 f"cannot read {options.plugin}", code="E0541", help="build it, or correct the path"

@@ -18,7 +18,11 @@ from dpsup.packets.traffic import Traffic
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BIN = Path(sys.executable).parent
-PAGES = [DOCS / "plugins.md", *sorted((DOCS / "plugins").glob("*.md"))]
+PAGES = [
+    DOCS / "plugins.md",
+    *sorted((DOCS / "plugins").glob("*.md")),
+    *sorted((DOCS / "functions").glob("*.md")),
+]
 SOURCE = re.compile(r"/\* (\w+\.c): ")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dpsup import limits
 from dpsup.host.machine import Host, Hugetlbfs, Pages, PciDevice
 from dpsup.host.neighbours import Neighbour
 from dpsup.host.offloads import Offloads
@@ -101,6 +102,9 @@ level = "info"
 """
 
 
+SHIPPED = frozenset(map(limits.plugin_path, limits.FUNCTIONS))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeHost(Host):
     files: Mapping[str, str] = field(default_factory=dict)
@@ -114,7 +118,7 @@ class FakeHost(Host):
     writable: frozenset[str] = frozenset({"/"})
 
     def read_plugin(self, path: str) -> PluginFile | None:
-        found = self.plugins.get(path)
+        found = self.plugins.get(path, PluginFile() if path in SHIPPED else None)
         if isinstance(found, Exception):
             raise found
         return found
@@ -123,7 +127,7 @@ class FakeHost(Host):
         return self.features.get(interface)
 
     def is_file(self, path: str) -> bool:
-        return path in self.files
+        return path in self.files or path in SHIPPED
 
     def is_dir(self, path: str) -> bool:
         return path in self.folders

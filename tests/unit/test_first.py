@@ -19,7 +19,8 @@ from click.shell_completion import BashComplete
 from click.testing import CliRunner
 from unit.fakehost import FULL, MINIMAL, machine, swap
 
-from dpsup.check.topology import PLUGINS, prepare
+from dpsup import limits
+from dpsup.check.topology import prepare
 from dpsup.cli import completion, init, manpage, root
 from dpsup.cli.root import cli
 from dpsup.errors import DpsupError, Exit, TopologyError
@@ -287,7 +288,7 @@ def test_did_you_mean() -> None:
     done = CliRunner().invoke(cli, ["explain", "E0230"], obj={})
     assert isinstance(done.exception, DpsupError)
     assert re.search("E02[0-9]{2}", done.exception.help)  # its area, by digits that changed places
-    assert "macswap" in PLUGINS
+    assert "macswap" in limits.BUILT_IN
     text = swap(FULL, '"macswap"', '"macswpa"')
     with pytest.raises(TopologyError) as caught:
         prepare(FILE, machine(text))
