@@ -363,11 +363,12 @@ def collected(instance: Run) -> dict[int, int]:
 
 
 def udp(flow: int) -> bytes:
+    """Flows differ in one field: with a key that repeats, equal bits in two cancel each other."""
     ip = bytes([69, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, flow >> 8, flow & 255, 10, 1, 0, 1])
     total = sum(int.from_bytes(ip[i : i + 2], "big") for i in range(0, 20, 2))
     total = (total & 0xFFFF) + (total >> 16)
     ip = ip[:10] + (~total & 0xFFFF).to_bytes(2, "big") + ip[12:]
-    ports = (1024 + flow).to_bytes(2, "big") + (53).to_bytes(2, "big")
+    ports = (1024).to_bytes(2, "big") + (53).to_bytes(2, "big")
     return (
         bytes([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]) + ip + ports + b"\0\x1a\0\0" + bytes(18)
     )
