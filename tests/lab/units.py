@@ -60,15 +60,20 @@ class Unit:
         return sh("systemctl", "show", "--value", "-p", what, self.unit).strip()
 
     def drop_in(self, text: str) -> None:
-        """More of the unit, as an administrator adds it; `remove` takes it away again."""
+        """More of the unit, as an administrator adds it; `undo` takes it away again."""
         place = ETC / f"{self.unit}.d"
         place.mkdir(exist_ok=True)
         (place / "test.conf").write_text(text)
         sh("systemctl", "daemon-reload")
 
+    def undo(self) -> None:
+        place = ETC / f"{self.unit}.d"
+        if place.exists():
+            shutil.rmtree(place)
+            sh("systemctl", "daemon-reload")
+
     def remove(self) -> None:
-        shutil.rmtree(ETC / f"{self.unit}.d", ignore_errors=True)
-        sh("systemctl", "daemon-reload")
+        self.undo()
         self.ctl("reset-failed", check=False)
         self.file.unlink(missing_ok=True)
 

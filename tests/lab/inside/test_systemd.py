@@ -26,30 +26,57 @@ def ends(nics: dict[str, Nic]) -> Iterator[tuple[End, End]]:
         end.close()
 
 
-@pytest.fixture
-def unit(nics: dict[str, Nic]) -> Iterator[Unit]:
-    """The unit, not started; stopped afterwards, with nothing left behind."""
+@pytest.fixture(scope="module")
+def installed(nics: dict[str, Nic]) -> Iterator[Unit]:
+    """The unit, ended with the module."""
     install()
     text = TOPOLOGY.format(name=NAME, wan="wan0", lan="lan0", io="1", cores="2-3")
     one = Unit(NAME, text + ports(nics["wan0"], nics["lan0"]))
     yield one
+    ended(one)
+    one.remove()
+
+
+def ended(unit: Unit) -> None:
+    """Stopped, with nothing left behind; what is left is put away for the next test."""
+    unit.ctl("stop")
     try:
-        one.ctl("stop")
-        one.is_gone()
+        unit.is_gone()
     except AssertionError:
         sh("/usr/local/bin/dpsup", "-n", NAME, "stop", check=False)
         sh("/usr/local/bin/dpsup", "-n", NAME, "clean", check=False)
         raise
-    finally:
-        one.remove()
 
 
 @pytest.fixture
-def running(unit: Unit, ends: tuple[End, End]) -> Unit:
-    unit.ctl("start")
-    unit.runs()
-    both_pass(ends)
-    return unit
+def tidy(installed: Unit, request: pytest.FixtureRequest) -> Iterator[Unit]:
+    """The unit as the test before left it; afterwards it is as shipped, and ended where that test
+    failed or wrote another topology."""
+    text, failed = installed.file.read_text(), request.session.testsfailed
+    yield installed
+    installed.undo()
+    if installed.file.read_text() != text or request.session.testsfailed != failed:
+        installed.file.write_text(text)
+        ended(installed)
+
+
+@pytest.fixture
+def running(tidy: Unit, ends: tuple[End, End]) -> Unit:
+    """The unit, running: an emulator takes half a minute for a start, so the instance is the one
+    of the test before, where that did not end it."""
+    if tidy.main == 0:
+        tidy.ctl("start")
+        tidy.runs()
+        both_pass(ends)
+    return tidy
+
+
+@pytest.fixture
+def unit(tidy: Unit) -> Iterator[Unit]:
+    """The unit, not started; stopped afterwards, with nothing left behind."""
+    ended(tidy)
+    yield tidy
+    ended(tidy)
 
 
 def both_pass(ends: tuple[End, End]) -> None:
@@ -66,27 +93,10 @@ def primary(unit: Unit) -> int:
 # --- a life without trouble ---------------------------------------------------------------------
 
 
-def test_start_forward_stop(running: Unit, ends: tuple[End, End]) -> None:
-    assert running.show("ActiveState") == "active"
-    exchange(*ends)
-    running.ctl("stop")
-    assert running.show("Result") == "success"
-    running.is_gone()
-
-
 def test_wardens_have_real_time_priority(running: Unit) -> None:
     """The sandbox leaves them SCHED_FIFO, with which they notice a death on a busy CPU too."""
     found = list(threads(running.status()["primary"]["pid"]))
     assert any(policy == os.SCHED_FIFO and priority == 1 for _, policy, priority in found), found
-
-
-def test_restrict_realtime_is_what_takes_it_away(unit: Unit) -> None:
-    """Why the unit has no RestrictRealtime=: with it the instance runs, its wardens do without."""
-    unit.drop_in("[Service]\nRestrictRealtime=yes\n")
-    unit.ctl("start")
-    found = list(threads(unit.runs()["primary"]["pid"]))
-    assert found
-    assert all(policy == os.SCHED_OTHER for _, policy, _ in found), found
 
 
 def test_journal_says_who_spoke(running: Unit) -> None:
@@ -98,32 +108,6 @@ def test_journal_says_who_spoke(running: Unit) -> None:
     assert any("edge is running" in str(one["MESSAGE"]) for one in spoken), spoken
 
 
-def test_restart(running: Unit, ends: tuple[End, End]) -> None:
-    before = running.status()["primary"]["pid"]
-    running.ctl("restart")
-    assert running.runs()["primary"]["pid"] != before
-    both_pass(ends)
-    exchange(*ends)
-
-
-def test_reload_applies_what_it_can(running: Unit, ends: tuple[End, End]) -> None:
-    before = running.status()
-    text = running.file.read_text()
-    running.file.write_text(text.replace("count = 2", "count = 3"))
-    running.ctl("reload")
-    wait_for(lambda: running.status()["groups"][0]["desired"] == 3, PATIENCE)
-    running.runs()
-    exchange(*ends)
-    # What needs a restart is refused, and nothing is changed.
-    running.file.write_text(text.replace("mbufs = 8191", "mbufs = 4095"))
-    failed = subprocess.run(["systemctl", "reload", running.unit], check=False).returncode
-    assert failed != 0
-    after = running.runs()
-    assert after["primary"]["pid"] == before["primary"]["pid"]
-    assert after["groups"][0]["desired"] == 3
-    running.file.write_text(text.replace("count = 2", "count = 3"))
-
-
 def test_two_instances(running: Unit, ends: tuple[End, End]) -> None:
     """Each its own unit: one stops, the other forwards."""
     text = TOPOLOGY.format(name="second", wan="t0", lan="t1", io="1", cores="2-3")
@@ -133,10 +117,10 @@ def test_two_instances(running: Unit, ends: tuple[End, End]) -> None:
     try:
         second.ctl("start")
         second.runs()
-        exchange(*ends)
+        exchange(*ends, packets=60)
         second.ctl("stop")
         second.is_gone()
-        exchange(*ends, seed=3)
+        exchange(*ends, packets=60, seed=3)
     finally:
         second.ctl("stop")
         second.remove()
@@ -149,29 +133,29 @@ def test_supervisor_is_killed(running: Unit, ends: tuple[End, End]) -> None:
     """Forwarding goes on; systemd starts another one, which adopts."""
     before, main = running.status(), running.main
     dies(main)
-    exchange(*ends)
+    exchange(*ends, packets=60)
     wait_for(lambda: running.main not in (0, main), PATIENCE, 0.5)
     after = running.runs()
     assert after["primary"]["pid"] == before["primary"]["pid"]
     assert running.show("ActiveState") == "active"
-    exchange(*ends, seed=5)
+    exchange(*ends, packets=60, seed=5)
 
 
 def test_a_hung_supervisor_is_replaced(running: Unit, ends: tuple[End, End]) -> None:
     """WatchdogSec: one that is stopped says nothing any more; forwarding goes on all the while."""
     before, main = running.status(), running.main
     os.kill(main, signal.SIGSTOP)
-    exchange(*ends)
+    exchange(*ends, packets=60)
     wait_for(lambda: running.main not in (0, main), PATIENCE, 0.5)
     after = running.runs()
     assert after["primary"]["pid"] == before["primary"]["pid"]
-    exchange(*ends, seed=5)
+    exchange(*ends, packets=60, seed=5)
 
 
 @pytest.mark.parametrize("who", ["worker", "spare", "seed", "primary"])
 def test_another_process_is_killed(running: Unit, ends: tuple[End, End], who: str) -> None:
     told = running.status()
-    main = running.main
+    main, restarts = running.main, running.show("NRestarts")
     if who == "worker":
         victim = told["groups"][0]["workers"][0]["pid"]
     elif who == "spare":
@@ -181,9 +165,55 @@ def test_another_process_is_killed(running: Unit, ends: tuple[End, End], who: st
     dies(victim)
     running.runs()
     both_pass(ends)
-    exchange(*ends)
+    exchange(*ends, packets=60)
     assert running.main == main
-    assert running.show("NRestarts") == "0"
+    assert running.show("NRestarts") == restarts
+
+
+# --- orders that end or change it ----------------------------------------------------------------
+
+
+def test_restart(running: Unit, ends: tuple[End, End]) -> None:
+    before = running.status()["primary"]["pid"]
+    running.ctl("restart")
+    assert running.runs()["primary"]["pid"] != before
+    both_pass(ends)
+    exchange(*ends, packets=60)
+
+
+def test_reload_applies_what_it_can(running: Unit, ends: tuple[End, End]) -> None:
+    before = running.status()
+    text = running.file.read_text()
+    running.file.write_text(text.replace("count = 2", "count = 3"))
+    running.ctl("reload")
+    wait_for(lambda: running.status()["groups"][0]["desired"] == 3, PATIENCE)
+    running.runs()
+    exchange(*ends, packets=60)
+    # What needs a restart is refused, and nothing is changed.
+    running.file.write_text(text.replace("mbufs = 8191", "mbufs = 4095"))
+    failed = subprocess.run(["systemctl", "reload", running.unit], check=False).returncode
+    assert failed != 0
+    after = running.runs()
+    assert after["primary"]["pid"] == before["primary"]["pid"]
+    assert after["groups"][0]["desired"] == 3
+    running.file.write_text(text.replace("count = 2", "count = 3"))
+
+
+def test_start_forward_stop(running: Unit, ends: tuple[End, End]) -> None:
+    assert running.show("ActiveState") == "active"
+    exchange(*ends, packets=60)
+    running.ctl("stop")
+    assert running.show("Result") == "success"
+    running.is_gone()
+
+
+def test_restrict_realtime_is_what_takes_it_away(unit: Unit) -> None:
+    """Why the unit has no RestrictRealtime=: with it the instance runs, its wardens do without."""
+    unit.drop_in("[Service]\nRestrictRealtime=yes\n")
+    unit.ctl("start")
+    found = list(threads(unit.runs()["primary"]["pid"]))
+    assert found
+    assert all(policy == os.SCHED_OTHER for _, policy, _ in found), found
 
 
 # --- systemctl stop, in every state -------------------------------------------------------------
@@ -225,7 +255,7 @@ def test_stop_while_a_dead_one_is_put_away(running: Unit) -> None:
     running.is_gone()
 
 
-@pytest.mark.parametrize("seconds", [0, 0.5, 2, 4, 8])
+@pytest.mark.parametrize("seconds", [0, 2, 8])
 def test_stop_while_adopting(running: Unit, seconds: float) -> None:
     """At several moments of the next supervisor's start, up to one after it has adopted."""
     main = running.main
