@@ -32,6 +32,9 @@ _STATE_HEAD = 16  # before each block; tests/c/test_abi.py compares it
 # EAL, ethdev and drivers; the pages that alignment loses; 152 KiB for each seed's attach.
 _RESERVE = 32 * MIB
 _RESERVE_PER_1000_DESCRIPTORS = 64 * KIB
+_EAL_NEAR = (
+    8 * MIB
+)  # what EAL and ethdev allocate on the main lcore's node; measured: 4 pages of 2M
 
 
 def _up(size: float, unit: int) -> int:
@@ -97,6 +100,10 @@ def memory_nodes(topology: Topology, host: Host) -> dict[int, int]:
         base = 0 if node in need else _RESERVE
         rings = -(-descriptors // 1000) * _RESERVE_PER_1000_DESCRIPTORS
         need[node] = need.get(node, 0) + base + rings
+    near = {node for node, cpus in host.numa.items() if cpus & set(topology.host.supervisor_cores)}
+    # With CPUs of several nodes EAL takes what there is.
+    if len(near) == 1 and not near & need.keys():
+        need[near.pop()] = _EAL_NEAR
     return {node: _up(size, page) for node, size in need.items()}
 
 

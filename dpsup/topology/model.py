@@ -12,6 +12,7 @@ import posixpath
 from typing import Annotated, Any, Literal
 
 from dpsup import limits
+from dpsup.topology.kernel_path import Kernel
 from dpsup.topology.lines import Source
 from dpsup.topology.typed import Field, Model, PrivateAttr, model_validator
 from dpsup.topology.values import (
@@ -25,7 +26,6 @@ from dpsup.topology.values import (
     Duration,
     Files,
     InstanceName,
-    Kernel,
     Listen,
     Name,
     PageSize,

@@ -14,9 +14,9 @@ from dpsup import limits
 from dpsup.errors import Problem, Severity
 from dpsup.text import plural, show, suggest
 from dpsup.topology.chains import mapped
+from dpsup.topology.kernel_path import interface_fault
 from dpsup.topology.model import Backoff, Topology
 from dpsup.topology.typed import Path
-from dpsup.topology.values import interface_fault
 
 
 class _View:

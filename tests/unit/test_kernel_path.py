@@ -21,8 +21,8 @@ from dpsup.host.machine import Host
 from dpsup.instance import status
 from dpsup.plan.place import make_plan
 from dpsup.supervisor.kernel import KernelPaths
+from dpsup.topology.kernel_path import KernelPath
 from dpsup.topology.load import load
-from dpsup.topology.values import KernelPath
 from dpsup.view.hints import hints
 
 PORT = 'name = "wan"'

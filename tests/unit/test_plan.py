@@ -224,7 +224,7 @@ def test_memory_is_near_what_uses_it() -> None:
     assert "CPU 2 of NUMA node 1, a queue of each port" in shown
     assert "lanes) on NUMA node 1" in shown or "lane) on NUMA node 1" in shown
     (mem,) = [arg for arg in plan.eal_args if arg.startswith("--socket-mem=")]
-    assert mem.startswith("--socket-mem=0,")
+    assert mem.startswith("--socket-mem=8,")  # EAL's own, near the supervisor
     # Of two pools' groups, each group's slots are where its own packets are.
     ports = '[[ports]]\nname = "lan"\nvdev = "net_null1"\nmempool = "near"\n[mempools.near]\n'
     group = '[[workers]]\nname = "b"\ninput = ["lan"]\nstate = "64MiB"\n'
