@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 from dpsup.bus.sockets import Gone
 from dpsup.documents.story import Story
@@ -33,12 +33,19 @@ STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 Reported = Callable[[Worker, Sitter, Story, int | None], None]
 
 
+class Crashing(Core, Protocol):
+    """The core, as it is used where a story's end must be the supervisor's, whatever called."""
+
+    def crash(self, error: BaseException) -> None:
+        """A fault of the core: the supervisor leaves, and the next one adopts."""
+
+
 class Deaths:
     """`on_report(worker, sitter, story, exit code)` hears of each death that was not asked for."""
 
     def __init__(
         self,
-        core: Core,
+        core: Crashing,
         model: Model,
         sitters: Sitters,
         buckets: Buckets,

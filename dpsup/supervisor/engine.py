@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The engine of the supervisor: events in, actions out. It implements `Core`.
+"""The engine of the supervisor: events in, actions out. It implements the protocols of core.py,
+which are all that the parts know of it; assembly.py alone knows both.
 
 It may crash alone (law 10). An unforeseen exception in an action, a task or a callback of the core
 leaves the model in a state that cannot be relied on. The engine does not go on with it: it writes
@@ -17,7 +18,7 @@ import signal
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
 from dpsup.instance.runtime_dir import PRIMARY
 from dpsup.supervisor import fsm, silence
-from dpsup.supervisor.core import AGAIN_S
+from dpsup.supervisor.core import AGAIN_S, Actions
 from dpsup.supervisor.journal import Journal
 from dpsup.supervisor.model import Machine, Model
 
@@ -41,8 +42,6 @@ SLOW = {  # what it mostly waits for
 }
 WHY_MOST = 200  # characters: the sender chose them, perhaps
 FAULT_QUIET_S = 60.0  # between two events about the same fault of a feature
-
-Actions = Mapping[str, Callable[[Any], None]]
 
 
 class Engine:

@@ -13,8 +13,8 @@ from dpsup.documents.counters import Counters
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.instance import status
 from dpsup.supervisor.buckets import Buckets
+from dpsup.supervisor.core import Link
 from dpsup.supervisor.deaths import Deaths
-from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.seed import Attach
 from dpsup.supervisor.silence import ANSWER_S, SILENCES
@@ -30,7 +30,7 @@ class Monitor:
 
     def __init__(
         self,
-        core: Engine,
+        core: Link,
         model: Model,
         attach: Attach,
         buckets: Buckets,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 
 from dpsup.instance import plugins
@@ -16,10 +15,8 @@ LOOK_S = 1.0  # between two looks
 
 
 class PluginFiles:
-    def __init__(
-        self, core: Core, model: Model, fault: Callable[[str, BaseException], None]
-    ) -> None:
-        self._core, self._model, self._fault = core, model, fault
+    def __init__(self, core: Core, model: Model) -> None:
+        self._core, self._model = core, model
 
     async def run(self) -> None:
         while True:
@@ -27,7 +24,7 @@ class PluginFiles:
                 try:
                     await self.look(group)
                 except Exception as e:
-                    self._fault("plugin files", e)
+                    self._core.fault("plugin files", e)
             await asyncio.sleep(LOOK_S)
 
     async def look(self, group: Group) -> None:

@@ -25,9 +25,8 @@ from dpsup.supervisor import stories
 from dpsup.supervisor.adopt import Found
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import Children
-from dpsup.supervisor.core import LOOK_S
+from dpsup.supervisor.core import LOOK_S, Link
 from dpsup.supervisor.deaths import Deaths
-from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.model import Model, Sitter, Worker
 from dpsup.supervisor.policy import PERMANENT, Ending, Verdict, decide
 from dpsup.supervisor.rollouts import Rollouts
@@ -47,7 +46,7 @@ NO_SLOT = _abi.DPS_NO_SLOT
 class Rejoin:
     def __init__(
         self,
-        core: Engine,
+        core: Link,
         model: Model,
         children: Children,
         sitters: Sitters,

@@ -94,7 +94,6 @@ class Hands:
     spares: Spares
     workers: Workers
     write: Callable[[], None]
-    fault: Callable[[str, BaseException], None]  # says that a feature had an unforeseen exception
 
 
 def adopt_plan(model: Model, group: Group, revision: Revision) -> None:
@@ -207,7 +206,7 @@ class Rollout:
         except (Failed, DpsupError, OSError) as e:
             self.failed = self.failed or str(e)
         except Exception as e:
-            self._hands.fault("rollout", e)
+            self._hands.core.fault("rollout", e)
             self.failed = self.failed or f"internal error: {e!r}"
         self.target.state, self.target.why = "undone", self.failed
         if not self._is_alive():
@@ -219,7 +218,7 @@ class Rollout:
             except (Failed, DpsupError, OSError) as e:
                 self._core.events.add(type="error", message=f"undoing a rollout: {e}")
             except Exception as e:
-                self._hands.fault("rollout", e)
+                self._hands.core.fault("rollout", e)
             if not self._is_alive():
                 return
             await asyncio.sleep(1.0)

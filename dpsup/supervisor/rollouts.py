@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,16 +36,10 @@ from dpsup.supervisor.workers import Workers
 
 class Rollouts:
     def __init__(
-        self,
-        core: Core,
-        model: Model,
-        sitters: Sitters,
-        spares: Spares,
-        workers: Workers,
-        fault: Callable[[str, BaseException], None],
+        self, core: Core, model: Model, sitters: Sitters, spares: Spares, workers: Workers
     ) -> None:
         self._core, self._model = core, model
-        self._hands = Hands(core, model, sitters, spares, workers, self.write, fault)
+        self._hands = Hands(core, model, sitters, spares, workers, self.write)
         self._taking = asyncio.Lock()
         spares.on_refusal = self.note_refusal
 

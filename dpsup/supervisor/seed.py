@@ -22,8 +22,7 @@ from dpsup.errors import DpsupError
 from dpsup.host import process, python
 from dpsup.instance.runtime_dir import SEED
 from dpsup.supervisor.children import Children, refusal
-from dpsup.supervisor.core import QUIT_S, Core, at_once
-from dpsup.supervisor.engine import Actions
+from dpsup.supervisor.core import QUIT_S, Actions, Core, at_once
 from dpsup.supervisor.model import Child, Model
 from dpsup.supervisor.policy import PERMANENT, Ending, Pace, Policy, Verdict, decide
 from dpsup.supervisor.sitters import Sitters

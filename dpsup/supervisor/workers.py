@@ -13,8 +13,7 @@ from dpsup.host import process
 from dpsup.supervisor import steering
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import refusal
-from dpsup.supervisor.core import AGAIN_S, HALT_S, LOOK_S, WORKER_READY_S, Core
-from dpsup.supervisor.engine import Actions
+from dpsup.supervisor.core import AGAIN_S, HALT_S, LOOK_S, WORKER_READY_S, Actions, Core
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
 from dpsup.supervisor.policy import (
     PERMANENT,

@@ -147,7 +147,7 @@ def _target(one: Parts, path: str) -> None:
 
 def test_a_change_on_disk_is_told_once(tmp_path: Path, so: Path) -> None:
     one = parts(tmp_path, so)
-    files = PluginFiles(one.core, one.model, one.core.fault)
+    files = PluginFiles(one.core, one.model)
     group = one.model.groups[0]
 
     def looks() -> list[str]:
@@ -167,7 +167,7 @@ def test_a_look_that_fails_is_not_the_last_one(
     tmp_path: Path, so: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = parts(tmp_path, so)
-    files, looks = PluginFiles(one.core, one.model, one.core.fault), []
+    files, looks = PluginFiles(one.core, one.model), []
 
     async def look(group: object) -> None:
         looks.append(group)
