@@ -163,7 +163,7 @@ class Layout:
                 lib.dps_io_create(io["index"], io["lcore"], io["burst"], io["idle"] == "adaptive"),
                 f"io core {io['core']}",
             )
-        check("view_look", lib.dps_view_look())
+        check("view_update", lib.dps_view_update())
         check("ctl_publish", lib.dps_ctl_publish())
         check("io_start", lib.dps_io_start())
 

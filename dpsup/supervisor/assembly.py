@@ -120,11 +120,11 @@ class Supervisor:
         model, watchers = self.model, self.monitor.watchers
         watchers["failover"] = model.note_first_packets
         watchers["statistics"] = self._publish
-        watchers["outputs"] = Outputs(self.core, model, self.life.judge).look
-        watchers["ports"] = Ports(self.core, model, self.life.judge).look
+        watchers["outputs"] = Outputs(self.core, model, self.life.judge).observe
+        watchers["ports"] = Ports(self.core, model, self.life.judge).observe
         for group in model.groups:
             follower = Follower(self.core, model, self.scaler, group)
-            watchers[f"autoscale of {group.plan.name}"] = follower.look
+            watchers[f"autoscale of {group.plan.name}"] = follower.observe
         notices = Notices(
             model.name,
             [p.name for p in model.plan.pools],
@@ -156,11 +156,11 @@ class Supervisor:
         self._publisher.publish("stat", status.account(counters))
 
     def _notice(self, notices: Notices, counters: Counters) -> None:
-        for notice in notices.look(counters, asyncio.get_running_loop().time()):
+        for notice in notices.observe(counters, asyncio.get_running_loop().time()):
             self.core.events.add(type="advice", name=notice["name"], message=notice["message"])
 
     def _note_stall(self, stall: Stall, counters: Counters) -> None:
-        for notice in stall.look(counters, asyncio.get_running_loop().time()):
+        for notice in stall.observe(counters, asyncio.get_running_loop().time()):
             self.core.events.add(type="stall", name=notice["name"], message=notice["message"])
 
     def _keep_pinned(self, pinning: Pinning, _: Counters) -> None:
@@ -174,19 +174,19 @@ class Supervisor:
             for one in model.plan.io
             if one.lcore in lcores
         ]
-        for notice in pinning.look(ours):
+        for notice in pinning.observe(ours):
             self.core.events.add(type="cpu", name=notice["name"], message=notice["message"])
 
     def _notice_verdicts(self, verdicts: BadVerdicts, counters: Counters) -> None:
         model, workers = self.model, self.model.workers()
-        for slot, one in verdicts.look(counters, asyncio.get_running_loop().time()):
+        for slot, one in verdicts.observe(counters, asyncio.get_running_loop().time()):
             ledger = model.ledgers[workers[slot].group]
             plugin = ledger.plugin_of(counters["slots"][slot]["bad_version"])
             self.core.events.add(type="verdict", plugin=plugin, **one)
 
     def _notice_undeclared(self, writes: UndeclaredWrites, counters: Counters) -> None:
         model, workers = self.model, self.model.workers()
-        for slot, one in writes.look(counters, asyncio.get_running_loop().time()):
+        for slot, one in writes.observe(counters, asyncio.get_running_loop().time()):
             ledger = model.ledgers[workers[slot].group]
             plugin = ledger.plugin_of(counters["slots"][slot]["version"])
             self.core.events.add(type="undeclared", plugin=plugin, **one)

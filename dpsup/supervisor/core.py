@@ -16,7 +16,7 @@ from dpsup.bus.messages import Peer
 from dpsup.documents.events import Event
 from dpsup.documents.printed import LogLine
 from dpsup.supervisor.journal import Journal
-from dpsup.supervisor.model import Machine
+from dpsup.supervisor.model import StateMachine
 
 # Deadlines, far above what is measured: they catch what hangs.
 WORKER_READY_S = 15.0  # 3 ms and the plugin's init
@@ -45,7 +45,7 @@ class Core(Protocol):
         primary may be asked twice. Raises: Gone where the primary ends, ShimError where it
         refuses three times."""
 
-    def fire(self, machine: Machine, event: str) -> None:
+    def fire(self, machine: StateMachine, event: str) -> None:
         """Look `event` up in the table of the state machine, change the state, run the actions."""
 
     async def until(self, condition: Callable[[], bool], timeout: float) -> bool:
@@ -55,7 +55,7 @@ class Core(Protocol):
         """Run a task. An unforeseen exception in it is a fault of the core, and the supervisor
         leaves; in a `feature` (its name) it is an event, and the instance runs on."""
 
-    def deadline(self, machine: Machine, seconds: float, event: str) -> None:
+    def deadline(self, machine: StateMachine, seconds: float, event: str) -> None:
         """Fire `event` unless `machine.met()` is called within so many seconds."""
 
     def later(self, seconds: float, call: Callable[..., object], *args: Any) -> None:

@@ -125,7 +125,7 @@ class Deaths:
         if story["kind"] == DEATH:
             await self._hear_death(story)
         elif story["kind"] == REBUCKETED:
-            await self._hear_lent(story)
+            await self._hear_rebucketed(story)
         elif story["kind"] in stories.IO_SAID:
             self._hear_io(story)
         else:
@@ -151,7 +151,7 @@ class Deaths:
                 worker.fed = not stopped
                 self._core.spawn(self._buckets.steer(self._model.group_of(worker)))
 
-    async def _hear_lent(self, story: Story) -> None:
+    async def _hear_rebucketed(self, story: Story) -> None:
         """The primary gave a slot's buckets away, as no answer came in time: take over its map."""
         worker = self._model.worker_in(story["slot"])
         if worker is None:

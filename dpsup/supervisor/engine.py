@@ -32,7 +32,7 @@ from dpsup.instance.runtime_dir import PRIMARY
 from dpsup.supervisor import fsm, silence
 from dpsup.supervisor.core import AGAIN_S, Actions
 from dpsup.supervisor.journal import Journal
-from dpsup.supervisor.model import Machine, Model
+from dpsup.supervisor.model import Model, StateMachine
 
 SLOW_S = 3.0  # after which a start is said to be slow
 SLOW = {  # what it mostly waits for
@@ -71,7 +71,7 @@ class Engine:
 
     # --- events and actions ----------------------------------------------------------------------
 
-    def fire(self, machine: Machine, event: str) -> None:
+    def fire(self, machine: StateMachine, event: str) -> None:
         if self.crashed:
             return  # what follows is up to the next supervisor
         step = fsm.step(machine.kind, machine.state, event)
@@ -131,14 +131,14 @@ class Engine:
             message=f"{what} is skipped: {why[:WHY_MOST]}",
         )
 
-    def deadline(self, machine: Machine, seconds: float, event: str) -> None:
+    def deadline(self, machine: StateMachine, seconds: float, event: str) -> None:
         machine.met()
         loop = asyncio.get_running_loop()
         machine.timer = loop.call_later(seconds, self.guard, self.fire, machine, event)
         if machine.kind in SLOW and seconds > SLOW_S:
             loop.call_later(SLOW_S, self.guard, self._say_slow, machine, machine.timer, seconds)
 
-    def _say_slow(self, machine: Machine, timer: asyncio.TimerHandle, most: float) -> None:
+    def _say_slow(self, machine: StateMachine, timer: asyncio.TimerHandle, most: float) -> None:
         """A start that takes long is not silent: a person waits for it."""
         if machine.timer is timer and machine.state in ("starting", "attaching"):
             self.model.progress(

@@ -53,11 +53,11 @@ class Monitor:
         while not self._core.crashed:
             await asyncio.sleep(LOOK_IDLE_S if self._model.idle_limit is not None else LOOK_S)
             try:
-                await self.look()
+                await self.observe()
             except Exception as e:
                 self._core.fault("monitor", e)
 
-    async def look(self) -> None:
+    async def observe(self) -> None:
         model = self._model
         if not model.is_open or not model.rx_on:
             self._quiet_since = time.monotonic()
@@ -129,7 +129,7 @@ class Monitor:
         except DpsupError:
             return None
         if self._model.seed.state == "running":
-            await self._try(self._attach.look())
+            await self._try(self._attach.read_locks())
         return counters
 
     async def _try(self, work: Awaitable[None]) -> None:

@@ -22,12 +22,12 @@ class PluginFiles:
         while True:
             for group in self._model.groups:
                 try:
-                    await self.look(group)
+                    await self.compare(group)
                 except Exception as e:
                     self._core.fault("plugin files", e)
             await asyncio.sleep(LOOK_S)
 
-    async def look(self, group: Group) -> None:
+    async def compare(self, group: Group) -> None:
         """On a thread of its own: a file system that hangs must not stop the supervisor."""
         plan = group.plan
         found = await aside(partial(plugins.on_disk, plan.plugin_path, plan.plugin_copy))

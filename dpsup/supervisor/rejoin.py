@@ -177,7 +177,7 @@ class Rejoin:
             if sitter is None:
                 continue
             if one["slot"] == NO_SLOT:
-                self._spares.adopt(self._model.groups[one["group"]], sitter)
+                self._spares.take_up(self._model.groups[one["group"]], sitter)
             elif one["slot"] not in seats or _is_dead(seats[one["slot"]][1]) < _is_dead(sitter):
                 # Of two the dead one comes first: its story, yet to be told, is about the other.
                 seats[one["slot"]] = one, sitter

@@ -96,7 +96,7 @@ class Hands:
     write: Callable[[], None]
 
 
-def adopt_plan(model: Model, group: Group, revision: Revision) -> None:
+def plan_revision(model: Model, group: Group, revision: Revision) -> None:
     """The group's plan, and the instance's, say what runs."""
     group.plan = replace(
         group.plan,
@@ -264,7 +264,7 @@ class Rollout:
         for one in self.ledger.revisions:
             if one is not self.target and one.state == "current":
                 one.state = "replaced"
-        adopt_plan(self._model, self.group, self.target)
+        plan_revision(self._model, self.group, self.target)
         await self._narrow()
         self._retire(self.old)
         held = [w for w in self.group.workers if w.state == "held" and w.wanted]

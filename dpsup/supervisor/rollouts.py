@@ -26,7 +26,7 @@ from dpsup.supervisor import disk, view
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
 from dpsup.supervisor.revisions import Ledger, Revision, UnderWay
-from dpsup.supervisor.rollout import Hands, Options, Rollout, adopt_plan
+from dpsup.supervisor.rollout import Hands, Options, Rollout, plan_revision
 from dpsup.supervisor.rollout_judge import Margins
 from dpsup.supervisor.scale import must_run
 from dpsup.supervisor.sitters import Sitters
@@ -107,7 +107,7 @@ class Rollouts:
             ledger.revisions = [_restored(r) for r in kept["revisions"]]
             ledger.slots = list(kept["slots"])
             group.version = int(kept["version"])
-            adopt_plan(model, group, ledger.current)
+            plan_revision(model, group, ledger.current)
             half = kept["rollout"]
             if half is None:
                 continue

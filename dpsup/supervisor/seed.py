@@ -225,9 +225,9 @@ class Attach:
         """The primary notes what the locks guard, now that the seed has attached: an outsider may
         come, and die, before the first look of the monitor's."""
         with contextlib.suppress(DpsupError):
-            await self.look()
+            await self.read_locks()
 
-    async def look(self) -> None:
+    async def read_locks(self) -> None:
         """Now and then, while the seed is ready: another process that attaches may die too."""
         found = await self._core.ask("locks", seed=self.pid, attach=False)
         if found is not None:

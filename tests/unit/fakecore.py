@@ -18,7 +18,7 @@ from dpsup.supervisor import fsm
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import Children
 from dpsup.supervisor.deaths import Deaths
-from dpsup.supervisor.model import Machine, Model, Sitter
+from dpsup.supervisor.model import Model, Sitter, StateMachine
 from dpsup.supervisor.primary import Generation
 from dpsup.supervisor.rollouts import Rollouts
 from dpsup.supervisor.scale import Scaler
@@ -81,7 +81,7 @@ class FakeCore:
     async def insist(self, verb: str, **args: Any) -> Any:
         return await self.ask(verb, **args)
 
-    def fire(self, machine: Machine, event: str) -> None:
+    def fire(self, machine: StateMachine, event: str) -> None:
         self.fired.append((machine.name, event))
         self.trace.append(f"{machine.name} {event}")
         if self.steps:
@@ -93,7 +93,7 @@ class FakeCore:
     def spawn(self, work: Coroutine[Any, Any, Any], *, feature: str = "") -> None:
         self.tasks.append(work)
 
-    def deadline(self, machine: Machine, seconds: float, event: str) -> None:
+    def deadline(self, machine: StateMachine, seconds: float, event: str) -> None:
         self.timers.append((seconds, self.fire, (machine, event)))
 
     def later(self, seconds: float, call: Callable[..., object], *args: Any) -> None:

@@ -196,6 +196,33 @@ def test_no_name_is_claimed_twice(word: str) -> None:
     assert {module for module in MODULES if claims.fullmatch(module)} == CLAIMED[word]
 
 
+# Those that look at an instance, as `Instance.look` does.
+LOOKS = {
+    "instance/client",
+    "instance/everywhere",
+    "instance/mark",
+    "instance/openmetrics",
+    "view/top",
+}
+
+
+def test_what_looks_looks_at_an_instance() -> None:
+    """Watchers observe, locks are reviewed; in the SDK a plugin looks at a burst."""
+    look = re.compile(r"def _?look\b")
+    assert {m for m, path in MODULES.items() if look.search(path.read_text())} == LOOKS
+
+
+@pytest.mark.parametrize("word", ["Machine", "Host"])
+def test_one_class_has_the_name(word: str) -> None:
+    """This machine, as the module host/ sees it; those of the state machine are StateMachines."""
+    known = {
+        "Machine": {"host/tree"},
+        "Host": {"host/machine", "documents/chaos"},
+    }
+    owner = re.compile(rf"^class {word}\b", re.MULTILINE)
+    assert {m for m, path in MODULES.items() if owner.search(path.read_text())} == known[word]
+
+
 def test_python_lends_nothing() -> None:
     """Packets are lent, by C; its only `lend` is the key of a document."""
     for module, path in MODULES.items():
