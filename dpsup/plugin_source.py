@@ -56,7 +56,7 @@ class SourceError(Exception):
 
 
 class Declared(NamedTuple):
-    """In the order that workers/python/host.c reads."""
+    """In the order that workers/python/pyplugin.c reads."""
 
     name: str
     needs: int

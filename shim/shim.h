@@ -435,7 +435,7 @@ int dps_group_version(uint32_t group, uint32_t version,  // -EBUSY: a process ha
 		      const struct dps_version *conf);
 int dps_ctl_publish(void);
 int dps_ctl_restore(void);              // where a process wrote to it; 1: one did. Before another reads it
-int dps_view_look(void);                // ports and groups as plugins see them: brought up to date
+int dps_view_update(void);              // ports and groups as plugins see them: brought up to date
 int dps_slot_create(uint32_t slot, uint32_t group, uint32_t member);
 int dps_slot_command(uint32_t slot, uint32_t command);
 

@@ -11,6 +11,7 @@ import random
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -171,13 +172,20 @@ def leftovers(name: str) -> list[str]:
     return found
 
 
+def free_port() -> int:
+    """Of this machine, for TCP."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
 def pids_of(program: str, name: str) -> list[int]:
     """The processes of an instance that run one of dpsup's modules."""
     found = []
     for one in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (one / "cmdline").read_bytes().decode(errors="replace")
-            if program in words and f"/{name}/" in words:
+            if program in words and re.search(rf"/{name}[/\0]", words):
                 found.append(int(one.name))
     return found
 

@@ -10,10 +10,14 @@ supervisor that crashes executes its own command again, so the next one is wrapp
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import enum
 import functools
+import importlib
 import inspect
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -23,27 +27,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-PARTS = {
-    "seed": ["Attach"],
-    "buckets": ["Buckets"],
-    "children": ["Children"],
-    "deaths": ["Deaths"],
-    "evidence": ["Keeper"],
-    "primary": ["Generation"],
-    "life": ["Life"],
-    "monitor": ["Monitor"],
-    "plugin_files": ["PluginFiles"],
-    "rejoin": ["Rejoin"],
-    "reload": ["Reload"],
-    "rollout": ["Rollout"],
-    "rollouts": ["Rollouts"],
-    "scale": ["Scaler"],
-    "seed_socket": ["Seed"],
-    "sitters": ["Sitters"],
-    "spares": ["Spares"],
-    "tables": ["Tables"],
-    "workers": ["Workers"],
-}
+import dpsup.supervisor
+
+# No parts: of the engine each verb is a point of its own, journals tell what happens and have their
+# listeners as points, and of the whole `wrap_assembly` takes what it needs.
+NO_PARTS = {"Engine", "Journal", "Throttle", "Lines", "Supervisor"}
 # They only give the functions that are points of their own.
 PLAIN = {"actions"}
 
@@ -182,17 +170,50 @@ def wrap_waits(points: Points) -> None:
     wrap(points, disk, "read", "wait disk.read")
 
 
-def wrap_parts(points: Points) -> None:
-    import importlib
+def is_part(one: Any, module: str) -> bool:
+    """A class of the supervisor's that does something: neither a value nor an exception."""
+    return (
+        inspect.isclass(one)
+        and one.__module__ == module
+        and not one.__name__.startswith("_")
+        and one.__name__ not in NO_PARTS
+        and not dataclasses.is_dataclass(one)
+        and not issubclass(one, BaseException | enum.Enum)
+        and not getattr(one, "_is_protocol", False)
+    )
 
-    for module, classes in PARTS.items():
-        found = importlib.import_module(f"dpsup.supervisor.{module}")
-        for name in classes:
-            owner = getattr(found, name)
-            for method, value in list(vars(owner).items()):
-                public = not method.startswith("_") and method not in PLAIN
-                if public and callable(getattr(owner, method)) and not isinstance(value, property):
-                    wrap(points, owner, method, f"entry {name}.{method}")
+
+def parts() -> dict[str, tuple[Any, list[str]]]:
+    """The entries of all parts, found in the code: by name of the class, or of the module whose
+    functions take the core."""
+    found: dict[str, tuple[Any, list[str]]] = {}
+    for info in pkgutil.iter_modules(dpsup.supervisor.__path__, "dpsup.supervisor."):
+        module = importlib.import_module(info.name)
+        for name, one in vars(module).items():
+            if is_part(one, info.name):
+                entries = [
+                    entry
+                    for entry, value in vars(one).items()
+                    if not entry.startswith("_")
+                    and entry not in PLAIN
+                    and not isinstance(value, property | classmethod)
+                    and callable(getattr(one, entry))
+                ]
+                found[name] = one, entries
+            elif (
+                inspect.iscoroutinefunction(one)
+                and one.__module__ == info.name
+                and not name.startswith("_")
+                and "core" in inspect.signature(one).parameters
+            ):
+                found.setdefault(info.name.rpartition(".")[2], (module, []))[1].append(name)
+    return found
+
+
+def wrap_parts(points: Points) -> None:
+    for name, (owner, entries) in parts().items():
+        for entry in entries:
+            wrap(points, owner, entry, f"entry {name}.{entry}")
 
 
 def wrap_assembly(points: Points) -> None:

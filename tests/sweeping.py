@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import HEAD, PATIENCE, Run, pids_of, wait_for
+from harness import HEAD, PATIENCE, Run, free_port, pids_of, wait_for
 from jobs import spare_pids
 
 import dpsup
@@ -30,6 +30,8 @@ ODD = 4  # packets of the second port, which has no other traffic
 
 # `fw` has the traffic; `ids` has little credit. Each has a spare.
 TOPOLOGY = """
+[metrics]
+listen = "127.0.0.1:PORT"
 [[ports]]
 name = "wan"
 vdev = "net_pcap_wan,rx_pcap=wan.in.pcap,infinite_rx=1,tx_pcap=wan.out.pcap"
@@ -116,7 +118,9 @@ class Sweep:
         self._watch = threading.Thread(target=self._look)
         write_pcap(instance.folder / "wan.in.pcap", self.traffic.frames())
         write_pcap(instance.folder / "lan.in.pcap", (frame(0, n) for n in range(ODD)))
-        instance.file.write_text(HEAD.format(name=instance.name) + text)
+        instance.file.write_text(
+            HEAD.format(name=instance.name) + text.replace("PORT", str(free_port()))
+        )
         self.arm("start")
 
     # --- life ------------------------------------------------------------------------------------
@@ -248,6 +252,9 @@ class Sweep:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, sig)
 
+    def metrics(self) -> list[int]:
+        return pids_of("dpsup.instance.openmetrics", self.instance.name)
+
     def spares(self) -> list[int]:
         return spare_pids(self.instance)
 
@@ -255,7 +262,7 @@ class Sweep:
         """Until it is what it was before, by orders of a person where one was left half done."""
         deadline = time.monotonic() + SETTLE_S
         told = 0.0
-        while (found := shape(self.status())) != self.wanted:
+        while (found := shape(self.status())) != self.wanted or not self.metrics():
             now = time.monotonic()
             assert now < deadline, f"{self.phase}: {found}\nis wanted: {self.wanted}"
             if now > told + 1.5:
@@ -414,6 +421,11 @@ def table_changed(s: Sweep) -> None:
     s.ask(lambda one: one.table_change("seen", "set 0 2"))
 
 
+def metrics_die(s: Sweep) -> None:
+    s.kill(*s.metrics())
+    s.until(lambda: not s.metrics())
+
+
 def primary_dies(s: Sweep) -> None:
     s.kill(s.status()["primary"]["pid"])
 
@@ -422,6 +434,7 @@ Stimulus = Callable[[Sweep], None]
 STIMULI: list[Stimulus] = [
     looked_at, worker_dies, spare_dies, seed_dies, all_die, scaled, restarted, rebalanced, reloaded,
     rolled_out, stopped, held, held_and_scaled, hangs, table_changed,
+    metrics_die,
 ]  # fmt: skip
 
 

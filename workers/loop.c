@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Over 600 lines: the compiler must see the loop as a whole.
-//
 // The worker's loop, and the worker's half of the lane protocol. A kill may come before any store;
 // what recovery then finds in the slot is a prefix of these stores, so their order is the protocol:
 //
@@ -22,31 +20,21 @@
 // same ones again (emit.c).
 
 #define _GNU_SOURCE
-#include <linux/futex.h>
-#include <sched.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <rte_branch_prediction.h>
 #include <rte_cycles.h>
 #include <rte_mbuf.h>
-#include <rte_pause.h>
 #include <rte_prefetch.h>
 
+#include "idle_pvt.h"
 #include "loop.h"
 #include "tables.h"
 #include "worker.h"
 
 enum {
-	AHEAD = 6,              // packets whose bytes are fetched
-	PAUSES = 4,             // between two looks at an empty lane
-	SPIN_US = 2,            // of nothing to do, before others on this CPU are let in
-	YIELD_US = 20,          // before the first nap
-	NAP_US = 200,           // before parking
-	NAP_NS = 5000,
-	PARK_MS = 100           // a parked worker shows a beat now and then
+	AHEAD = 6               // packets whose bytes are fetched
 };
 
 // 0 in one program alone, the benchmark of what it costs: no undo, and nothing kept in order.
@@ -557,55 +545,6 @@ loop_state(struct loop *l, const struct dps_ctl *ctl, uint64_t *counters)
 	l->buckets.stamp = state_stamp(p);
 	l->buckets.room = conf->bucket_state;
 	l->bucket_size = p->bucket_state_size;
-}
-
-static bool
-is_empty(const struct loop *l)
-{
-	for (uint32_t i = 0; i < l->n_lanes; i++)
-		if (dps_load32(&l->lane[i].shared->sent) != l->lane[i].done)
-			return false;
-	return dps_load32(&l->slot->command) != DPS_STOP;
-}
-
-// Sleep until an io core rings. An io core that lends sees `parks` odd, now or in its next turn, and
-// rings once; the bell then differs from what was read here, so that the worker does not sleep.
-static void
-park(struct loop *l)
-{
-	const struct timespec most = { .tv_nsec = PARK_MS * 1000000 };
-	struct dps_slot *slot = l->slot;
-	uint32_t bell = dps_load32(&slot->bell);
-
-	dps_store32(&slot->parks, slot->parks + 1);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	tables_leave();
-	if (is_empty(l))
-		syscall(SYS_futex, &slot->bell, FUTEX_WAIT, bell, &most, NULL, 0);
-	dps_store32(&slot->parks, slot->parks + 1);
-}
-
-// Each look takes the index's line from the io core that is about to write it: not too often.
-static inline void
-rest(void)
-{
-	for (int i = 0; i < PAUSES; i++)
-		rte_pause();
-}
-
-static void
-idle(struct loop *l, uint64_t us)
-{
-	const struct timespec nap = { .tv_nsec = NAP_NS };
-
-	if (us < SPIN_US)
-		rest();
-	else if (us < YIELD_US)
-		sched_yield();
-	else if (us < NAP_US)
-		nanosleep(&nap, NULL);
-	else
-		park(l);
 }
 
 void

@@ -69,19 +69,19 @@ class Guests:
         self._least = _memory()
         self.shut = 0
 
-    def look(self) -> None:
+    def limit(self) -> None:
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + LOOK_S / 2
         with contextlib.suppress(OSError):  # the next look is soon
-            self._look()
+            self._limit()
 
     async def keep(self, say: Callable[[str], object]) -> None:
         told, told_at = 0, 0.0
         while True:
             await asyncio.sleep(LOOK_S)
-            self.look()
+            self.limit()
             if self.shut > told and time.monotonic() > told_at + TELL_S:
                 say(
                     f"{self.shut - told} connections of clients were shut: clients took more than"
@@ -89,7 +89,7 @@ class Guests:
                 )
                 told, told_at = self.shut, time.monotonic()
 
-    def _look(self) -> None:
+    def _limit(self) -> None:
         if _files() > self._files + CONNECTIONS_MOST:
             self._shut_most()
         now = _memory()

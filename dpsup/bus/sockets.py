@@ -276,7 +276,7 @@ class Responder:
     def poll(self, timeout_s: float) -> set[int]:
         """Answer the requests that arrived; returns the watched descriptors that are readable."""
         ready = dict(self._poller.poll(int(min(timeout_s, LOOK_S) * 1000)))
-        self._guests.look()
+        self._guests.limit()
         if self._socket in ready:
             self._answer()
         if self._aside.fd in ready:

@@ -146,15 +146,15 @@ class Injector:
     def _await_seed(self, since_ns: int, kind: str) -> None:
         """Look again until another one is ready; its supervisor says since when."""
 
-        def look() -> None:
+        def see_whether_ready() -> None:
             ready_ns = self.target.seed_ready_ns(since_ns)
             if ready_ns:
                 took = (ready_ns - since_ns) / 1000
                 self.target.found.outages_us.setdefault(kind, []).append(took)
             elif time.monotonic_ns() - since_ns < NEXT_SEED_S * 1e9:
-                self.later(LOOK_S, look)
+                self.later(LOOK_S, see_whether_ready)
 
-        self.later(LOOK_S, look)
+        self.later(LOOK_S, see_whether_ready)
 
     def _attach_kill(self, pick: float) -> tuple[int, int] | None:
         state = self.target.state()

@@ -106,7 +106,7 @@ class Host:
 
     def tap(self, name: str, netns: str) -> tap.Seen:
         """What is there under the name of a TAP that is wanted."""
-        return tap.look(name, netns) if self.is_here else tap.Seen()
+        return tap.inspect(name, netns) if self.is_here else tap.Seen()
 
     def offloads(self, interface: str) -> Offloads | None:
         """Of a kernel interface; None: it is another machine's."""

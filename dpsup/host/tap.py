@@ -139,7 +139,7 @@ def find(name: str) -> Link | None:
     )
 
 
-def look(name: str, netns: str) -> Seen:
+def inspect(name: str, netns: str) -> Seen:
     try:
         with inside(netns):
             found = find(name)

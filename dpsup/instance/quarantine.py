@@ -55,7 +55,7 @@ class Folder:
         self.path = Path(path)
         self._kept: dict[int, _Kept] | None = None
 
-    def _look(self) -> dict[int, _Kept]:
+    def _read(self) -> dict[int, _Kept]:
         found: dict[int, _Kept] = {}
         with contextlib.suppress(FileNotFoundError):
             for one in self.path.iterdir():
@@ -78,7 +78,7 @@ class Folder:
         """Write one down; its number. Raises: OSError."""
         os.close(private.create_directory(self.path, _is_ours))
         if self._kept is None:
-            self._kept = self._look()
+            self._kept = self._read()
         kept = self._kept
         number = max(kept, default=0) + 1
         data = to_bytes([frame], story["at"])

@@ -497,7 +497,7 @@ class Runtime:
         return [path for path in paths if remove_dead_socket(path)]
 
 
-def hold(directory: Path) -> int:
+def lock_primary(directory: Path) -> int:
     """The primary's lock, for as long as the process lives, or keeps the descriptor. Raises:
     OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

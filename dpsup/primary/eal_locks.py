@@ -167,7 +167,7 @@ class Attachments:
                 if (absolved or pid in self._seeds) and not takes_connections(one):
                     one.unlink(missing_ok=True)
 
-    def look(self, seed: int) -> Locks | None:
+    def review(self, seed: int) -> Locks | None:
         """Called now and then, while a seed is ready or none attaches: releases what has been held
         since the last call. None: nothing was."""
         words = self.read()

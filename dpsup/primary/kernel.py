@@ -102,7 +102,7 @@ class KernelPaths:
 
     # --- while it runs ---------------------------------------------------------------------------
 
-    def look(self, states: Mapping[str, State], now: float) -> None:
+    def observe(self, states: Mapping[str, State], now: float) -> None:
         for name, path in self._paths.items():
             if path.is_open and interfaces.tap_is_gone(path.fd):
                 path.is_open, path.trouble = False, "its interface was deleted"

@@ -166,7 +166,7 @@ class Layout:
                 f"io core {io['core']}",
             )
         self.notes += self.kernel.create(self.port_index)
-        check("view_look", lib.dps_view_look())
+        check("view_update", lib.dps_view_update())
         check("ctl_publish", lib.dps_ctl_publish())
         check("io_start", lib.dps_io_start())
 

@@ -63,7 +63,7 @@ class Leased(ABC):
         self.lease.renew(want(args, "id", str), now)
         self._free()
 
-    def look(self, now: float) -> None:
+    def expire(self, now: float) -> None:
         if self.lease.has_run_out(now):
             self._free()
 

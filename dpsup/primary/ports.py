@@ -100,7 +100,7 @@ class Ports:
             for one in self._watched
         }
 
-    def look(self, now: float, *, news: bool = False) -> None:
+    def observe(self, now: float, *, news: bool = False) -> None:
         if not news and now - self._looked_at < LOOK_S:
             return
         self._looked_at = now
@@ -113,7 +113,7 @@ class Ports:
                     self._reopen(one, now)
             except ShimError as e:  # an io core that does not answer: tried again at the next look
                 one.trouble = str(e)
-        check("view_look", lib.dps_view_look())  # what plugins see of it
+        check("view_update", lib.dps_view_update())  # what plugins see of it
 
     # --- one that is open ------------------------------------------------------------------------
 

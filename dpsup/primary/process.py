@@ -38,7 +38,7 @@ from dpsup.documents.story import (
 )
 from dpsup.errors import DpsupError, Exit, ShimError
 from dpsup.host import process
-from dpsup.instance.runtime_dir import hold
+from dpsup.instance.runtime_dir import lock_primary
 from dpsup.primary.audit import Audit
 from dpsup.primary.capture import Capture
 from dpsup.primary.counters import Counters
@@ -398,7 +398,7 @@ class Primary:
             return None
         if attach:
             return self.layout.attachments.put_right(seed)
-        return self.layout.attachments.look(seed)
+        return self.layout.attachments.review(seed)
 
     # What `dpsup capture` and `dpsup perf` ask for.
 
@@ -429,13 +429,13 @@ class Primary:
     def do_perf_end(self, args: Args) -> None:
         self.perf.end(args, time.monotonic())
 
-    def look(self, ready: set[int]) -> None:
+    def maintain(self, ready: set[int]) -> None:
         """See how the ports are, and turn off what no client asks for any more."""
-        self.ports.look(time.monotonic(), news=self.ports.fd in ready)
-        self.layout.kernel.look(self.ports.states(), time.monotonic())
+        self.ports.observe(time.monotonic(), news=self.ports.fd in ready)
+        self.layout.kernel.observe(self.ports.states(), time.monotonic())
         for one in (self.capture, self.perf):
             with contextlib.suppress(ShimError):  # tried again at the next look
-                one.look(time.monotonic())
+                one.expire(time.monotonic())
 
     def do_stop(self, _: Args) -> None:
         self.stopping = True
@@ -463,7 +463,7 @@ def main(argv: list[str]) -> int:
         return int(Exit.FAILED)
     process.pin(tuple(plan["supervisor_cores"]))
     with contextlib.suppress(OSError):  # a full disk; its pid says the same in most cases
-        hold(Path(plan_file).parent)  # until the end of this process
+        lock_primary(Path(plan_file).parent)  # until the end of this process
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_w, False)
     asked_to_end: list[int] = []
@@ -494,7 +494,7 @@ def main(argv: list[str]) -> int:
         ready = responder.poll(1.0)
         if wake_r in ready:
             os.read(wake_r, 64)
-        primary.look(ready)
+        primary.maintain(ready)
     responder.finish()  # before the memory goes that it reads
     primary.stop()
     responder.close()

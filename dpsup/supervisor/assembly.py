@@ -50,6 +50,7 @@ from dpsup.supervisor.stall import Stall
 from dpsup.supervisor.tables import Tables
 from dpsup.supervisor.workers import Workers
 
+FAULT_S = 1.0  # after a fault of a feature, until it begins again
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)  # a person, or systemd, wants the end
 
 Handle = Callable[["Supervisor", Request], Coroutine[Any, Any, Any]]
@@ -76,11 +77,11 @@ class Supervisor:
         self.workers = Workers(core, model, self.sitters, self.buckets, self.spares)
         self.deaths = Deaths(core, model, self.sitters, self.buckets, self.spares, self.workers)
         self.attach = Attach(core, model, self.children, self.sitters, self.workers)
-        self.tables = Tables(core, model, self.children, core.fault)
+        self.tables = Tables(core, model, self.children)
         self.generation = Generation(core, model, self.children, self.sitters)
         self.generation.laid_out = self.attach.laid_out = self.tables.laid_out
         self.scaler = Scaler(core, model, self.buckets)
-        self.rollouts = Rollouts(core, model, self.sitters, self.spares, self.workers, core.fault)
+        self.rollouts = Rollouts(core, model, self.sitters, self.spares, self.workers)
         self.reload = Reload(core, model, self.buckets, self.spares, self.scaler, self.rollouts)
         self.reload.tables = self.tables
         self._evidence = Keeper(
@@ -120,12 +121,12 @@ class Supervisor:
         model, watchers = self.model, self.monitor.watchers
         watchers["failover"] = model.note_first_packets
         watchers["statistics"] = self._publish
-        watchers["outputs"] = Outputs(self.core, model, self.life.judge).look
-        watchers["ports"] = Ports(self.core, model, self.life.judge).look
-        watchers["kernel"] = KernelPaths(self.core, model).look
+        watchers["outputs"] = Outputs(self.core, model, self.life.judge).observe
+        watchers["ports"] = Ports(self.core, model, self.life.judge).observe
+        watchers["kernel"] = KernelPaths(self.core, model).observe
         for group in model.groups:
             follower = Follower(self.core, model, self.scaler, group)
-            watchers[f"autoscale of {group.plan.name}"] = follower.look
+            watchers[f"autoscale of {group.plan.name}"] = follower.observe
         notices = Notices(
             model.name,
             [p.name for p in model.plan.pools],
@@ -157,11 +158,11 @@ class Supervisor:
         self._publisher.publish("stat", status.account(counters))
 
     def _notice(self, notices: Notices, counters: Counters) -> None:
-        for notice in notices.look(counters, asyncio.get_running_loop().time()):
+        for notice in notices.observe(counters, asyncio.get_running_loop().time()):
             self.core.events.add(type="advice", name=notice["name"], message=notice["message"])
 
     def _note_stall(self, stall: Stall, counters: Counters) -> None:
-        for notice in stall.look(counters, asyncio.get_running_loop().time()):
+        for notice in stall.observe(counters, asyncio.get_running_loop().time()):
             self.core.events.add(type="stall", name=notice["name"], message=notice["message"])
 
     def _keep_pinned(self, pinning: Pinning, _: Counters) -> None:
@@ -175,19 +176,19 @@ class Supervisor:
             for one in model.plan.io
             if one.lcore in lcores
         ]
-        for notice in pinning.look(ours):
+        for notice in pinning.observe(ours):
             self.core.events.add(type="cpu", name=notice["name"], message=notice["message"])
 
     def _notice_verdicts(self, verdicts: BadVerdicts, counters: Counters) -> None:
         model, workers = self.model, self.model.workers()
-        for slot, one in verdicts.look(counters, asyncio.get_running_loop().time()):
+        for slot, one in verdicts.observe(counters, asyncio.get_running_loop().time()):
             ledger = model.ledgers[workers[slot].group]
             plugin = ledger.plugin_of(counters["slots"][slot]["bad_version"])
             self.core.events.add(type="verdict", plugin=plugin, **one)
 
     def _notice_undeclared(self, writes: UndeclaredWrites, counters: Counters) -> None:
         model, workers = self.model, self.model.workers()
-        for slot, one in writes.look(counters, asyncio.get_running_loop().time()):
+        for slot, one in writes.observe(counters, asyncio.get_running_loop().time()):
             ledger = model.ledgers[workers[slot].group]
             plugin = ledger.plugin_of(counters["slots"][slot]["version"])
             self.core.events.add(type="undeclared", plugin=plugin, **one)
@@ -241,13 +242,13 @@ class Supervisor:
         server = Server(model.runtime.file(CONTROL), partial(self._handle, self), self._skip)
         serving = asyncio.create_task(server.serve())
         core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches
-        core.spawn(PluginFiles(core, model, core.fault).run(), feature="plugin files")
-        core.spawn(self.tables.run(), feature="tables")
+        self._keep("plugin files", PluginFiles(core, model).run)
+        self._keep("tables", self.tables.run)
+        self._keep("tables", self.tables.watch)
         guests = Guests(model.runtime.file(CONTROL), model.runtime.file(EVENTS))
-        core.spawn(guests.keep(self._warn), feature="clients")
-        core.spawn(self.tables.watch(), feature="tables")
+        self._keep("clients", partial(guests.keep, self._warn))
         if model.plan.metrics_listen:
-            core.spawn(metrics_process.keep(core, model, self.children), feature="metrics")
+            self._keep("metrics", partial(metrics_process.keep, core, model, self.children))
         try:
             # One more turn: what an adopted primary's socket needs is there.
             core.guard(core.fire, model, "adopt" if model.adopted else "start")
@@ -268,6 +269,21 @@ class Supervisor:
         if model.failure is not None:
             return int(model.failure.exit_code)
         return int(Exit.FAILED) if model.primary_deaths and model.idle_limit is not None else 0
+
+    def _keep(self, feature: str, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a feature as long as the supervisor runs: after an unforeseen exception it begins
+        again."""
+
+        async def begun() -> None:
+            while True:
+                try:
+                    await begin()
+                    return
+                except Exception as e:
+                    self.core.fault(feature, e)
+                await asyncio.sleep(FAULT_S)
+
+        self.core.spawn(begun(), feature=feature)
 
     @property
     def leaves_alone(self) -> bool:

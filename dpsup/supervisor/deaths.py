@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 from dpsup.bus.sockets import Gone
 from dpsup.documents.story import Story
@@ -33,12 +33,19 @@ STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 Reported = Callable[[Worker, Sitter, Story, int | None], None]
 
 
+class Crashing(Core, Protocol):
+    """The core, as it is used where a story's end must be the supervisor's, whatever called."""
+
+    def crash(self, error: BaseException) -> None:
+        """A fault of the core: the supervisor leaves, and the next one adopts."""
+
+
 class Deaths:
     """`on_report(worker, sitter, story, exit code)` hears of each death that was not asked for."""
 
     def __init__(
         self,
-        core: Core,
+        core: Crashing,
         model: Model,
         sitters: Sitters,
         buckets: Buckets,
@@ -118,7 +125,7 @@ class Deaths:
         if story["kind"] == DEATH:
             await self._hear_death(story)
         elif story["kind"] == REBUCKETED:
-            await self._hear_lent(story)
+            await self._hear_rebucketed(story)
         elif story["kind"] in stories.IO_SAID:
             self._hear_io(story)
         else:
@@ -144,7 +151,7 @@ class Deaths:
                 worker.fed = not stopped
                 self._core.spawn(self._buckets.steer(self._model.group_of(worker)))
 
-    async def _hear_lent(self, story: Story) -> None:
+    async def _hear_rebucketed(self, story: Story) -> None:
         """The primary gave a slot's buckets away, as no answer came in time: take over its map."""
         worker = self._model.worker_in(story["slot"])
         if worker is None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The engine of the supervisor: events in, actions out. It implements `Core`.
+"""The engine of the supervisor: events in, actions out. It implements the protocols of core.py,
+which are all that the parts know of it; assembly.py alone knows both.
 
 It may crash alone (law 10). An unforeseen exception in an action, a task or a callback of the core
 leaves the model in a state that cannot be relied on. The engine does not go on with it: it writes
@@ -17,7 +18,7 @@ import signal
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -29,9 +30,9 @@ from dpsup.errors import DpsupError, TimedOut
 from dpsup.host import process
 from dpsup.instance.runtime_dir import PRIMARY
 from dpsup.supervisor import fsm, silence
-from dpsup.supervisor.core import AGAIN_S
+from dpsup.supervisor.core import AGAIN_S, Actions
 from dpsup.supervisor.journal import Journal
-from dpsup.supervisor.model import Machine, Model
+from dpsup.supervisor.model import Model, StateMachine
 
 SLOW_S = 3.0  # after which a start is said to be slow
 SLOW = {  # what it mostly waits for
@@ -41,8 +42,6 @@ SLOW = {  # what it mostly waits for
 }
 WHY_MOST = 200  # characters: the sender chose them, perhaps
 FAULT_QUIET_S = 60.0  # between two events about the same fault of a feature
-
-Actions = Mapping[str, Callable[[Any], None]]
 
 
 class Engine:
@@ -72,7 +71,7 @@ class Engine:
 
     # --- events and actions ----------------------------------------------------------------------
 
-    def fire(self, machine: Machine, event: str) -> None:
+    def fire(self, machine: StateMachine, event: str) -> None:
         if self.crashed:
             return  # what follows is up to the next supervisor
         step = fsm.step(machine.kind, machine.state, event)
@@ -132,14 +131,14 @@ class Engine:
             message=f"{what} is skipped: {why[:WHY_MOST]}",
         )
 
-    def deadline(self, machine: Machine, seconds: float, event: str) -> None:
+    def deadline(self, machine: StateMachine, seconds: float, event: str) -> None:
         machine.met()
         loop = asyncio.get_running_loop()
         machine.timer = loop.call_later(seconds, self.guard, self.fire, machine, event)
         if machine.kind in SLOW and seconds > SLOW_S:
             loop.call_later(SLOW_S, self.guard, self._say_slow, machine, machine.timer, seconds)
 
-    def _say_slow(self, machine: Machine, timer: asyncio.TimerHandle, most: float) -> None:
+    def _say_slow(self, machine: StateMachine, timer: asyncio.TimerHandle, most: float) -> None:
         """A start that takes long is not silent: a person waits for it."""
         if machine.timer is timer and machine.state in ("starting", "attaching"):
             self.model.progress(

@@ -24,7 +24,7 @@ class KernelPaths:
         self._troubles: dict[str, str] = {}
         self._told: set[str] = set()  # ports without a way whose plugins punt
 
-    def look(self, counters: Counters) -> None:
+    def observe(self, counters: Counters) -> None:
         for port in counters["ports"]:
             name, path = port["name"], port.get("kernel")
             if path is None:

@@ -14,8 +14,7 @@ from dpsup.errors import DpsupError
 from dpsup.instance import status
 from dpsup.supervisor import outputs
 from dpsup.supervisor.buckets import Buckets
-from dpsup.supervisor.core import AGAIN_S, AUDIT_S, HALT_S, QUIT_S, WORKER_READY_S, Core
-from dpsup.supervisor.engine import Actions
+from dpsup.supervisor.core import AGAIN_S, AUDIT_S, HALT_S, QUIT_S, WORKER_READY_S, Actions, Core
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.primary import Generation
 from dpsup.supervisor.spares import Spares

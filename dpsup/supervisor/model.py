@@ -32,7 +32,7 @@ DRAIN_S = 5.0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Machine:
+class StateMachine:
     """What has a state of the table of `fsm`, and one deadline at a time."""
 
     kind: ClassVar[Kind]
@@ -74,7 +74,7 @@ class Sitter:
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Worker(Machine):
+class Worker(StateMachine):
     """A slot, and the process that sits in it."""
 
     kind: ClassVar[Kind] = "worker"
@@ -155,7 +155,7 @@ class Group:
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Child(Machine):
+class Child(StateMachine):
     """The primary, or the seed."""
 
     state: str = "absent"
@@ -211,7 +211,7 @@ class Builder:
     failed: int = 0  # builders in a row that ended before they were ready
 
 
-class Model(Machine):
+class Model(StateMachine):
     """One instance. `replan(generation)` makes the plan of the next generation; `progress` hears,
     in words, what a person who waits wants to know."""
 

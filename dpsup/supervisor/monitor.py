@@ -13,8 +13,8 @@ from dpsup.documents.counters import Counters
 from dpsup.errors import DpsupError, TimedOut
 from dpsup.instance import status
 from dpsup.supervisor.buckets import Buckets
+from dpsup.supervisor.core import Link
 from dpsup.supervisor.deaths import Deaths
-from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.model import Model
 from dpsup.supervisor.seed import Attach
 from dpsup.supervisor.silence import ANSWER_S, SILENCES
@@ -30,7 +30,7 @@ class Monitor:
 
     def __init__(
         self,
-        core: Engine,
+        core: Link,
         model: Model,
         attach: Attach,
         buckets: Buckets,
@@ -53,11 +53,11 @@ class Monitor:
         while not self._core.crashed:
             await asyncio.sleep(LOOK_IDLE_S if self._model.idle_limit is not None else LOOK_S)
             try:
-                await self.look()
+                await self.observe()
             except Exception as e:
                 self._core.fault("monitor", e)
 
-    async def look(self) -> None:
+    async def observe(self) -> None:
         model = self._model
         if not model.is_open or not model.rx_on:
             self._quiet_since = time.monotonic()
@@ -129,7 +129,7 @@ class Monitor:
         except DpsupError:
             return None
         if self._model.seed.state == "running":
-            await self._try(self._attach.look())
+            await self._try(self._attach.read_locks())
         return counters
 
     async def _try(self, work: Awaitable[None]) -> None:

@@ -23,7 +23,7 @@ class Notices:
         self._full: dict[str, int] = {}  # looks in a row
         self._told: dict[str, float] = {}
 
-    def look(self, counters: Counters, now: float) -> list[Notice]:
+    def observe(self, counters: Counters, now: float) -> list[Notice]:
         """After each reading of the counters, at `now` seconds: events of type "advice"."""
         before, self._before = self._before, counters
         if before is None or before["generation"] != counters["generation"]:
@@ -93,7 +93,7 @@ class BadVerdicts:
         self._before: Counters | None = None
         self._told: dict[tuple[int, int], float] = {}  # by slot and version
 
-    def look(self, counters: Counters, now: float) -> list[tuple[int, BadVerdict]]:
+    def observe(self, counters: Counters, now: float) -> list[tuple[int, BadVerdict]]:
         """After each reading, at `now` seconds: by slot, events of type "verdict"."""
         before, self._before = self._before, counters
         if before is not None and before["generation"] != counters["generation"]:
@@ -126,7 +126,7 @@ class UndeclaredWrites:
         self._before: Counters | None = None
         self._told: dict[tuple[int, int], float] = {}  # by slot and version
 
-    def look(self, counters: Counters, now: float) -> list[tuple[int, Undeclared]]:
+    def observe(self, counters: Counters, now: float) -> list[tuple[int, Undeclared]]:
         """After each reading, at `now` seconds: by slot, events of type "undeclared"."""
         before, self._before = self._before, counters
         if before is not None and before["generation"] != counters["generation"]:

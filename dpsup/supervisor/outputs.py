@@ -31,7 +31,7 @@ class Outputs:
     def __init__(self, core: Core, model: Model, judge: Callable[[], None]) -> None:
         self._core, self._model, self._judge = core, model, judge
 
-    def look(self, counters: Counters) -> None:
+    def observe(self, counters: Counters) -> None:
         for port in counters["ports"]:
             name = port["name"]
             if port.get("unwritten_bytes") and name not in self._model.short:

@@ -37,7 +37,7 @@ class Pinning:
             self._next = now + EVERY_S
         return due
 
-    def look(self, threads: Iterable[Thread]) -> list[Notice]:
+    def observe(self, threads: Iterable[Thread]) -> list[Notice]:
         """Puts back what can be; events of type "cpu"."""
         found: list[Notice] = []
         seen = set()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 
 from dpsup.instance import plugins
@@ -16,21 +15,19 @@ LOOK_S = 1.0  # between two looks
 
 
 class PluginFiles:
-    def __init__(
-        self, core: Core, model: Model, fault: Callable[[str, BaseException], None]
-    ) -> None:
-        self._core, self._model, self._fault = core, model, fault
+    def __init__(self, core: Core, model: Model) -> None:
+        self._core, self._model = core, model
 
     async def run(self) -> None:
         while True:
             for group in self._model.groups:
                 try:
-                    await self.look(group)
+                    await self.compare(group)
                 except Exception as e:
-                    self._fault("plugin files", e)
+                    self._core.fault("plugin files", e)
             await asyncio.sleep(LOOK_S)
 
-    async def look(self, group: Group) -> None:
+    async def compare(self, group: Group) -> None:
         """On a thread of its own: a file system that hangs must not stop the supervisor."""
         plan = group.plan
         found = await aside(partial(plugins.on_disk, plan.plugin_path, plan.plugin_copy))

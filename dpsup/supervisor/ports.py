@@ -22,7 +22,7 @@ class Ports:
         self._reopened: dict[str, int] | None = None  # not known yet
         self._hashes: dict[str, str] = {}
 
-    def look(self, counters: Counters) -> None:
+    def observe(self, counters: Counters) -> None:
         model = self._model
         before = model.troubles
         model.troubles = {p["name"]: p["trouble"] for p in counters["ports"] if p.get("trouble")}

@@ -23,8 +23,7 @@ from dpsup.plan.diff import keep
 from dpsup.plan.model import PortPlan
 from dpsup.supervisor import blocked
 from dpsup.supervisor.children import Children
-from dpsup.supervisor.core import AGAIN_S, QUIT_S, at_once
-from dpsup.supervisor.engine import Actions, Engine
+from dpsup.supervisor.core import AGAIN_S, QUIT_S, Actions, Link, at_once
 from dpsup.supervisor.model import Child, Model
 from dpsup.supervisor.policy import Ending, Policy, Verdict, decide
 from dpsup.supervisor.sitters import Sitters
@@ -38,7 +37,7 @@ POLICY = Policy(intensity=5, period=60, initial=0.1, factor=2, most=5)
 class Generation:
     """`laid_out` returns once what workers map beside the primary's memory is there."""
 
-    def __init__(self, core: Engine, model: Model, children: Children, sitters: Sitters) -> None:
+    def __init__(self, core: Link, model: Model, children: Children, sitters: Sitters) -> None:
         self._core, self._model = core, model
         self.laid_out: Callable[[], Awaitable[None]] = at_once
         self._children, self._sitters = children, sitters

@@ -25,9 +25,8 @@ from dpsup.supervisor import stories
 from dpsup.supervisor.adopt import Found
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import Children
-from dpsup.supervisor.core import LOOK_S
+from dpsup.supervisor.core import LOOK_S, Link
 from dpsup.supervisor.deaths import Deaths
-from dpsup.supervisor.engine import Engine
 from dpsup.supervisor.model import Model, Sitter, Worker
 from dpsup.supervisor.policy import PERMANENT, Ending, Verdict, decide
 from dpsup.supervisor.rollouts import Rollouts
@@ -47,7 +46,7 @@ NO_SLOT = _abi.DPS_NO_SLOT
 class Rejoin:
     def __init__(
         self,
-        core: Engine,
+        core: Link,
         model: Model,
         children: Children,
         sitters: Sitters,
@@ -178,7 +177,7 @@ class Rejoin:
             if sitter is None:
                 continue
             if one["slot"] == NO_SLOT:
-                self._spares.adopt(self._model.groups[one["group"]], sitter)
+                self._spares.take_up(self._model.groups[one["group"]], sitter)
             elif one["slot"] not in seats or _is_dead(seats[one["slot"]][1]) < _is_dead(sitter):
                 # Of two the dead one comes first: its story, yet to be told, is about the other.
                 seats[one["slot"]] = one, sitter

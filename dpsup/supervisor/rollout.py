@@ -94,10 +94,9 @@ class Hands:
     spares: Spares
     workers: Workers
     write: Callable[[], None]
-    fault: Callable[[str, BaseException], None]  # says that a feature had an unforeseen exception
 
 
-def adopt_plan(model: Model, group: Group, revision: Revision) -> None:
+def plan_revision(model: Model, group: Group, revision: Revision) -> None:
     """The group's plan, and the instance's, say what runs."""
     group.plan = replace(
         group.plan,
@@ -207,7 +206,7 @@ class Rollout:
         except (Failed, DpsupError, OSError) as e:
             self.failed = self.failed or str(e)
         except Exception as e:
-            self._hands.fault("rollout", e)
+            self._hands.core.fault("rollout", e)
             self.failed = self.failed or f"internal error: {e!r}"
         self.target.state, self.target.why = "undone", self.failed
         if not self._is_alive():
@@ -219,7 +218,7 @@ class Rollout:
             except (Failed, DpsupError, OSError) as e:
                 self._core.events.add(type="error", message=f"undoing a rollout: {e}")
             except Exception as e:
-                self._hands.fault("rollout", e)
+                self._hands.core.fault("rollout", e)
             if not self._is_alive():
                 return
             await asyncio.sleep(1.0)
@@ -265,7 +264,7 @@ class Rollout:
         for one in self.ledger.revisions:
             if one is not self.target and one.state == "current":
                 one.state = "replaced"
-        adopt_plan(self._model, self.group, self.target)
+        plan_revision(self._model, self.group, self.target)
         await self._narrow()
         self._retire(self.old)
         held = [w for w in self.group.workers if w.state == "held" and w.wanted]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from dpsup.supervisor import disk, view
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
 from dpsup.supervisor.revisions import Ledger, Revision, UnderWay
-from dpsup.supervisor.rollout import Hands, Options, Rollout, adopt_plan
+from dpsup.supervisor.rollout import Hands, Options, Rollout, plan_revision
 from dpsup.supervisor.rollout_judge import Margins
 from dpsup.supervisor.scale import must_run
 from dpsup.supervisor.sitters import Sitters
@@ -36,16 +35,10 @@ from dpsup.supervisor.workers import Workers
 
 class Rollouts:
     def __init__(
-        self,
-        core: Core,
-        model: Model,
-        sitters: Sitters,
-        spares: Spares,
-        workers: Workers,
-        fault: Callable[[str, BaseException], None],
+        self, core: Core, model: Model, sitters: Sitters, spares: Spares, workers: Workers
     ) -> None:
         self._core, self._model = core, model
-        self._hands = Hands(core, model, sitters, spares, workers, self.write, fault)
+        self._hands = Hands(core, model, sitters, spares, workers, self.write)
         self._taking = asyncio.Lock()
         spares.on_refusal = self.note_refusal
 
@@ -113,7 +106,7 @@ class Rollouts:
             ledger.revisions = [_restored(r) for r in kept["revisions"]]
             ledger.slots = list(kept["slots"])
             group.version = int(kept["version"])
-            adopt_plan(model, group, ledger.current)
+            plan_revision(model, group, ledger.current)
             half = kept["rollout"]
             if half is None:
                 continue

@@ -245,7 +245,7 @@ class Follower:
         self.before: Counters | None = None
         self.told = 0  # workers, of the last decision of a dry run
 
-    def look(self, counters: Counters) -> None:
+    def observe(self, counters: Counters) -> None:
         """After each reading of the counters."""
         conf, before = self.group.plan.scale, self.before
         self.before = counters

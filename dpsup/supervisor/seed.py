@@ -22,8 +22,7 @@ from dpsup.errors import DpsupError
 from dpsup.host import process, python
 from dpsup.instance.runtime_dir import SEED
 from dpsup.supervisor.children import Children, refusal
-from dpsup.supervisor.core import QUIT_S, Core, at_once
-from dpsup.supervisor.engine import Actions
+from dpsup.supervisor.core import QUIT_S, Actions, Core, at_once
 from dpsup.supervisor.model import Child, Model
 from dpsup.supervisor.policy import PERMANENT, Ending, Pace, Policy, Verdict, decide
 from dpsup.supervisor.sitters import Sitters
@@ -226,9 +225,9 @@ class Attach:
         """The primary notes what the locks guard, now that the seed has attached: an outsider may
         come, and die, before the first look of the monitor's."""
         with contextlib.suppress(DpsupError):
-            await self.look()
+            await self.read_locks()
 
-    async def look(self) -> None:
+    async def read_locks(self) -> None:
         """Now and then, while the seed is ready: another process that attaches may die too."""
         found = await self._core.ask("locks", seed=self.pid, attach=False)
         if found is not None:

@@ -72,7 +72,7 @@ class Spares:
         if not self._model.is_open:
             self.retire(group.spares)
 
-    def adopt(self, group: Group, sitter: Sitter) -> None:
+    def take_up(self, group: Group, sitter: Sitter) -> None:
         """A spare that another supervisor ordered; its message that it is ready was not read."""
         group.spares.append(sitter)
         if not sitter.ready:

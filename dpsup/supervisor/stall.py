@@ -25,7 +25,7 @@ class Stall:
         self._since: dict[str, float] = {}  # by what stands still
         self._said: set[str] = set()
 
-    def look(self, counters: Counters, now: float) -> list[Notice]:
+    def observe(self, counters: Counters, now: float) -> list[Notice]:
         """After each reading of the counters, at `now` seconds: events of type "stall"."""
         before, self._before = self._before, counters
         if before is None or before["generation"] != counters["generation"]:

@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from dpsup.bus.messages import as_exception
@@ -45,17 +44,8 @@ LAST_WORDS = 6  # lines of a builder that did not get ready
 
 
 class Tables:
-    """`fault(feature, error)` reports an unforeseen exception."""
-
-    def __init__(
-        self,
-        core: Core,
-        model: Model,
-        children: Children,
-        fault: Callable[[str, BaseException], None],
-    ) -> None:
+    def __init__(self, core: Core, model: Model, children: Children) -> None:
         self._core, self._model, self._children = core, model, children
-        self._fault = fault
         self._client: AsyncClient | None = None  # while a builder is ready
         self._history = History()
         self._failures = 0  # of builders, before the tables are laid out
@@ -79,7 +69,7 @@ class Tables:
             try:
                 await self._keep_one()
             except Exception as e:  # nothing else starts a builder
-                self._fault("tables", e)
+                self._core.fault("tables", e)
                 self._note_failure(f"met an internal error: {e!r}")
                 await asyncio.sleep(FAULT_S)
 

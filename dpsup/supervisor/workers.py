@@ -13,8 +13,7 @@ from dpsup.host import process
 from dpsup.supervisor import steering
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import refusal
-from dpsup.supervisor.core import AGAIN_S, HALT_S, LOOK_S, WORKER_READY_S, Core
-from dpsup.supervisor.engine import Actions
+from dpsup.supervisor.core import AGAIN_S, HALT_S, LOOK_S, WORKER_READY_S, Actions, Core
 from dpsup.supervisor.model import Group, Model, Sitter, Worker
 from dpsup.supervisor.policy import (
     PERMANENT,
@@ -42,7 +41,7 @@ class Workers:
             "fork": self.fork,
             "await": self.await_seat,
             "feed": lambda w: self._core.spawn(self._buckets.feed(w)),
-            "adopt": self.adopt,
+            "succeed": self.succeed,
             "unfeed": self.unfeed,
             "halt": self.halt,
             "kill": self.kill,
@@ -106,7 +105,7 @@ class Workers:
             self._core.fire(worker, "ready")
             return
 
-        async def look() -> None:
+        async def await_hand() -> None:
             while worker.sitter is sitter and worker.state == "starting":
                 if await self._sitters.hand(sitter) == SEATED:
                     worker.met()
@@ -115,9 +114,9 @@ class Workers:
                 await asyncio.sleep(LOOK_S)
 
         self._core.deadline(worker, WORKER_READY_S, "late")
-        self._core.spawn(look())
+        self._core.spawn(await_hand())
 
-    def adopt(self, worker: Worker) -> None:
+    def succeed(self, worker: Worker) -> None:
         """A spare has taken the place already: keep the books, fork another spare."""
         group = self._model.group_of(worker)
         if worker.story and worker.story["handover"]:

@@ -59,7 +59,7 @@ view_group(uint32_t group)
 }
 
 int
-dps_view_look(void)
+dps_view_update(void)
 {
 	struct dps_port_view now[DPS_MAX_PORTS] = { 0 };
 	struct dps_view *shared, *own;

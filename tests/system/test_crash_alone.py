@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import raising as points
 import sweeping
 from harness import NULL, Run, leftovers, wait_for
 from jobs import build
@@ -48,7 +49,7 @@ ACTIONS: list[Case] = [
     (sweeping.all_die, raising("action worker.wait")),
     (sweeping.all_die, raising("action worker.rebucket")),
     (sweeping.all_die, raising("action topology.announce")),
-    (sweeping.worker_dies, raising("action worker.adopt")),
+    (sweeping.worker_dies, raising("action worker.succeed")),
     (sweeping.restarted, raising("action worker.unfeed")),
     (sweeping.restarted, raising("action worker.halt")),
     (sweeping.held, raising("action worker.say")),
@@ -74,19 +75,37 @@ PARTS: list[Case] = [
     (sweeping.scaled, raising("entry Scaler.scale")),
     (sweeping.all_die, raising("entry Workers.decide")),
     (sweeping.worker_dies, raising("entry Deaths.read_stories")),
-    (sweeping.looked_at, raising("entry Monitor.look")),
-    (sweeping.looked_at, raising("entry Attach.look")),
+    (sweeping.looked_at, raising("entry Monitor.observe")),
+    (sweeping.looked_at, raising("entry Attach.read_locks")),
     (sweeping.looked_at, raising("verb stats")),
     (sweeping.rolled_out, raising("entry Rollouts.begin")),
-    (sweeping.rolled_out, raising("action worker.adopt")),
+    (sweeping.rolled_out, raising("action worker.succeed")),
     (sweeping.reloaded, raising("entry Reload.reload")),
     (sweeping.spare_dies, raising("entry Seed.fork")),
-    (sweeping.looked_at, raising("entry PluginFiles.look")),
+    (sweeping.looked_at, raising("entry PluginFiles.compare")),
     (sweeping.looked_at, raising("listener event 0", "listener event 1", "listener event 2")),
     (sweeping.rolled_out, raising("wait disk.read")),
     (sweeping.table_changed, raising("entry Tables.ask")),
     (sweeping.table_changed, raising("sleep Tables._keep_one")),
     (sweeping.seed_dies, raising("entry Tables.laid_out")),
+    (
+        sweeping.looked_at,
+        raising(
+            "entry Outputs.observe",
+            "entry Ports.observe",
+            "entry Follower.observe",
+            "entry Notices.observe",
+            "entry BadVerdicts.observe",
+            "entry UndeclaredWrites.observe",
+            "entry Stall.observe",
+            "entry Pinning.observe",
+            "entry Failovers.hear",
+        ),
+    ),
+    (sweeping.spare_dies, raising("entry Numbers.reserve")),
+    (sweeping.rolled_out, raising("entry Rollout.start")),
+    (sweeping.metrics_die, raising("sleep keep")),
+    (sweeping.spare_dies, adopting(["entry metrics_process.keep"])),
     # Of each kind of wait one; the long sweep goes through all of them.
     (sweeping.all_die, raising("insist prepare")),
     (sweeping.worker_dies, raising("until Deaths._successor")),
@@ -128,6 +147,25 @@ def test_each_action_is_in_the_sweep() -> None:
     swept |= {*PRIMARY, AT_START, *(point for pair in ENDS for point in pair)}
     table = {f"action {kind}.{name}" for kind, names in fsm.ACTIONS.items() for name in names}
     assert table <= swept
+
+
+# Parts without a point among PARTS, and why.
+ELSEWHERE = {
+    "Generation": "PRIMARY: it acts where a primary starts or dies",
+    "Histogram": "it only adds up, for Failovers",
+    "Keeper": "packets in quarantine: test_life.py",
+    "rollout": "its function is called as one of Rollout's",
+}
+
+
+def test_each_part_is_in_the_sweep() -> None:
+    """A new part is found in the code; it lacks a stimulus here that leads to it."""
+    swept = {f["point"] for _, faults in PARTS for f in faults}
+    found = {
+        name for name, (_, entries) in points.parts().items()
+        if any(f"entry {name}.{entry}" in swept for entry in entries)
+    }  # fmt: skip
+    assert points.parts().keys() - found == ELSEWHERE.keys()
 
 
 def test_a_fault_at_each_action(instance: Run) -> None:

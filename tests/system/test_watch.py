@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import CALM, DPSUP, NULL, Run, dies, run, supervisor, wait_for
+from harness import CALM, DPSUP, NULL, Run, dies, free_port, run, supervisor, wait_for
 
 pytestmark = pytest.mark.beside
 
@@ -267,12 +267,6 @@ def test_what_a_worker_prints_cannot_command_the_terminal(instance: Run) -> None
 
 
 # --- metrics --------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def scrape(port: int, accept: str = "") -> str:

@@ -18,7 +18,7 @@ from dpsup.supervisor import fsm
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import Children
 from dpsup.supervisor.deaths import Deaths
-from dpsup.supervisor.model import Machine, Model, Sitter
+from dpsup.supervisor.model import Model, Sitter, StateMachine
 from dpsup.supervisor.primary import Generation
 from dpsup.supervisor.rollouts import Rollouts
 from dpsup.supervisor.scale import Scaler
@@ -81,11 +81,11 @@ class FakeCore:
     async def insist(self, verb: str, **args: Any) -> Any:
         return await self.ask(verb, **args)
 
-    def fire(self, who: Machine, event: str) -> None:
-        self.fired.append((who.name, event))
-        self.trace.append(f"{who.name} {event}")
+    def fire(self, machine: StateMachine, event: str) -> None:
+        self.fired.append((machine.name, event))
+        self.trace.append(f"{machine.name} {event}")
         if self.steps:
-            who.state = fsm.step(who.kind, who.state, event).state
+            machine.state = fsm.step(machine.kind, machine.state, event).state
 
     async def until(self, condition: Callable[[], bool], timeout: float) -> bool:
         return condition()
@@ -93,8 +93,8 @@ class FakeCore:
     def spawn(self, work: Coroutine[Any, Any, Any], *, feature: str = "") -> None:
         self.tasks.append(work)
 
-    def deadline(self, who: Machine, seconds: float, event: str) -> None:
-        self.timers.append((seconds, self.fire, (who, event)))
+    def deadline(self, machine: StateMachine, seconds: float, event: str) -> None:
+        self.timers.append((seconds, self.fire, (machine, event)))
 
     def later(self, seconds: float, call: Callable[..., object], *args: Any) -> None:
         self.timers.append((seconds, call, args))
@@ -120,7 +120,7 @@ class FakeCore:
     def fault(self, feature: str, error: BaseException) -> None:
         self.faults.append((feature, error))
 
-    async def end_if_dead(self, _: str) -> bool:
+    async def end_if_dead(self, what: str) -> bool:
         return self.deaf
 
     def open_asks(self) -> None:
@@ -179,9 +179,7 @@ class Parts:
         self.attach = Attach(core, one, self.children, self.sitters, self.workers)
         self.generation = Generation(core, one, self.children, self.sitters)
         self.scaler = Scaler(core, one, self.buckets)
-        self.rollouts = Rollouts(
-            core, one, self.sitters, self.spares, self.workers, self.core.fault
-        )
+        self.rollouts = Rollouts(core, one, self.sitters, self.spares, self.workers)
         self.group = one.groups[0]
         self.worker = one.workers()[0]
 

@@ -492,28 +492,28 @@ def notices() -> Notices:
 
 def test_nothing_is_noticed_where_all_is_well() -> None:
     one = notices()
-    assert [one.look(counted(3.0 + i), float(i)) for i in range(10)] == [[]] * 10
+    assert [one.observe(counted(3.0 + i), float(i)) for i in range(10)] == [[]] * 10
 
 
 def test_an_empty_pool_is_told_once_in_ten_minutes() -> None:
     one = notices()
-    found = [e for i in range(5) for e in one.look(counted(3.0 + i, starved=i), float(i))]
+    found = [e for i in range(5) for e in one.observe(counted(3.0 + i, starved=i), float(i))]
     assert [e["name"] for e in found] == ["default"]
     assert "dpsup -n edge advise" in found[0]["message"]
-    assert one.look(counted(9.0, starved=99), 700.0)
+    assert one.observe(counted(9.0, starved=99), 700.0)
 
 
 def test_lanes_that_are_full_for_long_are_told_and_one_burst_is_not() -> None:
     one = notices()
-    burst = [one.look(counted(3.0 + i, full=500 * (i > 2)), float(i)) for i in range(8)]
+    burst = [one.observe(counted(3.0 + i, full=500 * (i > 2)), float(i)) for i in range(8)]
     assert burst == [[]] * 8
     one = notices()
-    found = [e for i in range(8) for e in one.look(counted(3.0 + i, full=500 * i), float(i))]
+    found = [e for i in range(8) for e in one.observe(counted(3.0 + i, full=500 * i), float(i))]
     assert [e["name"] for e in found] == ["fw"]
     assert found[0]["message"].startswith("14% of its packets")
 
 
 def test_another_generation_is_nothing_to_compare_with() -> None:
     one = notices()
-    assert one.look(counted(3.0), 0.0) == []
-    assert one.look(counted(4.0, starved=5, generation=2), 1.0) == []
+    assert one.observe(counted(3.0), 0.0) == []
+    assert one.observe(counted(4.0, starved=5, generation=2), 1.0) == []

@@ -197,6 +197,33 @@ def test_no_name_is_claimed_twice(word: str) -> None:
     assert {module for module in MODULES if claims.fullmatch(module)} == CLAIMED[word]
 
 
+# Those that look at an instance, as `Instance.look` does.
+LOOKS = {
+    "instance/client",
+    "instance/everywhere",
+    "instance/mark",
+    "instance/openmetrics",
+    "view/top",
+}
+
+
+def test_what_looks_looks_at_an_instance() -> None:
+    """Watchers observe, locks are reviewed; in the SDK a plugin looks at a burst."""
+    look = re.compile(r"def _?look\b")
+    assert {m for m, path in MODULES.items() if look.search(path.read_text())} == LOOKS
+
+
+@pytest.mark.parametrize("word", ["Machine", "Host"])
+def test_one_class_has_the_name(word: str) -> None:
+    """This machine, as the module host/ sees it; those of the state machine are StateMachines."""
+    known = {
+        "Machine": {"host/tree"},
+        "Host": {"host/machine", "documents/chaos"},
+    }
+    owner = re.compile(rf"^class {word}\b", re.MULTILINE)
+    assert {m for m, path in MODULES.items() if owner.search(path.read_text())} == known[word]
+
+
 def test_python_lends_nothing() -> None:
     """Packets are lent, by C; its only `lend` is the key of a document."""
     for module, path in MODULES.items():
@@ -265,6 +292,56 @@ def test_no_module_reaches_into_another_s_private_parts(module: str) -> None:
 )
 def test_what_an_intrusion_is(source: str, found: list[str]) -> None:
     assert list(intrusions(ast.parse(source))) == found
+
+
+# --- the supervisor's parts and its engine --------------------------------------------------------
+
+SUPERVISOR = {name: path for name, path in MODULES.items() if name.startswith("supervisor/")}
+# Put the supervisor together, and run it: they know what the parts do not.
+WHOLE = {"supervisor/assembly", "supervisor/launch", "supervisor/verbs"}
+
+
+def protocols(tree: ast.AST) -> dict[str, set[str]]:
+    """The names of the classes that are protocols, and the methods that each adds."""
+    return {
+        node.name: {
+            n.name for n in node.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(b) == "Protocol" for b in node.bases)
+    }
+
+
+TREES = {name: ast.parse(path.read_text()) for name, path in SUPERVISOR.items()}
+PROTOCOLS = {name: verbs for tree in TREES.values() for name, verbs in protocols(tree).items()}
+
+
+def test_one_module_knows_the_engine() -> None:
+    assert {m for m in MODULES if "supervisor/engine" in ours(m)} == {"supervisor/assembly"}
+    for module in SUPERVISOR.keys() - WHOLE:
+        assert "supervisor/assembly" not in ours(module), module
+
+
+@pytest.mark.parametrize("module", sorted(SUPERVISOR.keys() - WHOLE))
+def test_a_part_takes_a_protocol(module: str) -> None:
+    """As `core` of its constructor, of a function, or of a dataclass."""
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.arg):
+            named, annotation = node.arg, node.annotation
+        elif isinstance(node, ast.AnnAssign):
+            named, annotation = ast.unparse(node.target), node.annotation
+        else:
+            continue
+        kind = ast.unparse(annotation) if annotation else ""
+        if named == "core" and kind != "int":  # that one is a CPU
+            assert kind in PROTOCOLS, f"{module}: core: {kind}"
+
+
+@pytest.mark.parametrize("verb", sorted(PROTOCOLS["Core"]))
+def test_what_one_part_alone_needs_is_not_the_core_s(verb: str) -> None:
+    """It stands in a protocol of that part's own."""
+    use = re.compile(rf"core\.{verb}\b")
+    assert sum(bool(use.search(p.read_text())) for m, p in SUPERVISOR.items() if m not in WHOLE) > 1
 
 
 def test_workers_know_nothing_of_the_primary_and_the_shim_nothing_of_workers() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,3 +107,26 @@ def test_only_a_crash_leaves_the_data_plane_alone(
         assert sup.leaves_alone
         sup.model.state = "stopping"
         assert not sup.leaves_alone
+
+
+def test_a_feature_outlives_its_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended with the first one, and was missed until the next supervisor."""
+    monkeypatch.setattr(assembly, "FAULT_S", 0.0)
+    begun: list[int] = []
+
+    async def feature() -> None:
+        begun.append(len(begun))
+        if len(begun) < 3:
+            raise KeyError("unforeseen")
+
+    async def go(sup: Supervisor) -> None:
+        sup._keep("metrics", feature)
+        async with asyncio.timeout(60):
+            while len(begun) < 3:
+                await asyncio.sleep(0)
+
+    with put_together(tmp_path, monkeypatch) as sup:
+        asyncio.run(go(sup))
+        faults = [e for e in sup.core.events.since(0) if e["type"] == "fault"]
+        assert [e["name"] for e in faults] == ["metrics"] and sup.core.crashed is None
+    assert begun == [0, 1, 2]

@@ -96,11 +96,11 @@ def test_what_an_outsider_may_have_left_half_done_stays(eal: Eal, name: str) -> 
 @pytest.mark.parametrize("name", ["memory", "memzone"])
 def test_what_an_outsider_wrote_nothing_under_is_given_back(eal: Eal, name: str) -> None:
     eal.sums[name] = 2  # somebody wrote, and gave it back
-    assert eal.of.look(seed=7) is None
+    assert eal.of.review(seed=7) is None
     eal.words[name] = WRITE
     eal.dead_socket(99)
-    assert eal.of.look(seed=7) is None
-    found = eal.of.look(seed=7)
+    assert eal.of.review(seed=7) is None
+    found = eal.of.review(seed=7)
     assert found is not None
     assert (found["released"], found["left"]) == ({name: WRITE}, {})
 
@@ -115,17 +115,17 @@ def test_what_somebody_writes_is_not_remembered(eal: Eal) -> None:
     eal.words["memzone"] = WRITE
     eal.mapped = {99}
     eal.sums["memzone"] = 2
-    assert eal.of.look(seed=7) is None
+    assert eal.of.review(seed=7) is None
     eal.mapped = set()
     eal.dead_socket(99)
-    found = eal.of.look(seed=7)
+    found = eal.of.review(seed=7)
     assert found is not None
     assert found["left"] == {"memzone": WRITE}
 
 
 def test_a_dead_outsider_is_absolved_once_nothing_is_held(eal: Eal) -> None:
     path = eal.dead_socket(99)
-    assert eal.of.look(seed=7) is None
+    assert eal.of.review(seed=7) is None
     assert not path.exists()
     eal.words["memzone"] = WRITE
     assert eal.of.put_right(seed=7)["released"] == {"memzone": WRITE}
@@ -133,8 +133,8 @@ def test_a_dead_outsider_is_absolved_once_nothing_is_held(eal: Eal) -> None:
 
 def test_only_what_stays_held_is_looked_at_closely(eal: Eal) -> None:
     eal.words["memory"] = READ
-    assert eal.of.look(seed=7) is None
-    found = eal.of.look(seed=7)
+    assert eal.of.review(seed=7) is None
+    found = eal.of.review(seed=7)
     assert found is not None
     assert found["released"] == {"memory": READ}
 

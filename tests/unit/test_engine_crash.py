@@ -85,7 +85,7 @@ def test_a_request_that_raises_is_told_with_its_traceback(tmp_path: Path) -> Non
 def test_a_supervisor_that_crashed_leaves_the_record_of_a_rollout_alone(tmp_path: Path) -> None:
     core: Any = fakecore.FakeCore()
     parts: Any = SimpleNamespace()
-    rollouts = Rollouts(core, fakecore.model(tmp_path), parts, parts, parts, core.fault)
+    rollouts = Rollouts(core, fakecore.model(tmp_path), parts, parts, parts)
     core.crash(ZeroDivisionError())
     rollouts.write()
     assert not (tmp_path / ROLLOUT).exists()

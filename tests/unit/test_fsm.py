@@ -114,4 +114,4 @@ def test_recovery_waits_for_its_verdict() -> None:
 def test_a_spare_that_took_over_from_one_that_was_starting_runs() -> None:
     """It says READY no more: nothing else would ever end the waiting."""
     step = fsm.step("worker", "starting", "succeeded")
-    assert (step.state, step.actions) == ("running", ("adopt",))
+    assert (step.state, step.actions) == ("running", ("succeed",))

@@ -176,9 +176,9 @@ def test_another_machine_is_not_asked() -> None:
 
 def test_what_is_there_under_a_name() -> None:
     """Needs no right."""
-    assert tap.look("lo", "").is_there
-    assert not tap.look("no-such-if", "").is_there
-    assert "no-such-netns" in tap.look("lo", "no-such-netns").trouble
+    assert tap.inspect("lo", "").is_there
+    assert not tap.inspect("no-such-if", "").is_there
+    assert "no-such-netns" in tap.inspect("lo", "no-such-netns").trouble
     assert tap.remove("lo", "", "dpsup edge wan") is False
     with pytest.raises(tap.Taken):
         tap.hold("lo", "", "dpsup edge wan")
@@ -260,7 +260,7 @@ def test_the_supervisor_holds_a_queue_and_says_what_is_wrong(
 
         def look(kernel: Any, **drops: int) -> None:
             port = {"name": "wan", "kernel": kernel, "drops": drops}
-            paths.look({"ports": [port]})  # type: ignore[typeddict-item]
+            paths.observe({"ports": [port]})  # type: ignore[typeddict-item]
 
         look(path())  # it fails, and is tried again
         look(path())

@@ -38,7 +38,7 @@ class Post(Parts):
     def look(self) -> list[str]:
         """One look, and what it led to; the questions."""
         self.core.asked.clear()
-        run(self.monitor.look())
+        run(self.monitor.observe())
         self.core.drop()
         return self.core.verbs()
 
@@ -73,7 +73,7 @@ def test_each_watcher_fails_alone(post: Post) -> None:
 def goes_on(post: Post, looks: int = 3) -> int:
     """How many looks were begun, of so many at which the supervisor ends."""
     begun = 0
-    real = post.monitor.look
+    real = post.monitor.observe
 
     async def look() -> None:
         nonlocal begun
@@ -85,7 +85,7 @@ def goes_on(post: Post, looks: int = 3) -> int:
         finally:
             post.core.drop()
 
-    post.monitor.look = look  # type: ignore[method-assign]
+    post.monitor.observe = look  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(monitor, "LOOK_S", 0.0)
         run(asyncio.wait_for(post.monitor.run(), 60))
@@ -114,16 +114,16 @@ def test_a_slow_grant_delays_no_look(post: Post) -> None:
     post.spares.refill = lambda _: None  # type: ignore[method-assign]
 
     async def looks() -> None:
-        await post.monitor.look()
+        await post.monitor.observe()
         assert len(post.core.tasks) == 1, "its turn has not come"
-        await post.monitor.look()
-        await post.monitor.look()
+        await post.monitor.observe()
+        await post.monitor.observe()
         assert len(post.core.tasks) == 1
         assert post.core.verbs().count("counters") == 3
         assert "takeovers" not in post.core.verbs()
         await post.core.settle()
         assert "takeovers" in post.core.verbs()
-        await post.monitor.look()
+        await post.monitor.observe()
         assert len(post.core.tasks) == 1, "and the next one"
         post.core.drop()
 
@@ -210,9 +210,9 @@ def test_what_was_refused_is_tried_again(post: Post) -> None:
     post.group.filling = True  # no spare is forked meanwhile
 
     async def work() -> None:
-        await post.monitor.look()
+        await post.monitor.observe()
         await post.core.settle()
-        await post.monitor.look()
+        await post.monitor.observe()
         await post.core.settle()
 
     run(work())

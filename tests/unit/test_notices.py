@@ -52,14 +52,14 @@ def counted(*bad: int, generation: int = 1, version: int = 0) -> Any:
 
 def test_bad_verdicts_are_told_once_for_each_worker_and_version() -> None:
     one = BadVerdicts(["fw/0", "fw/1"], 2, 1)
-    assert one.look(counted(0, 0), 0.0) == []
-    ((slot, told),) = one.look(counted(0, 5), 1.0)
+    assert one.observe(counted(0, 0), 0.0) == []
+    ((slot, told),) = one.observe(counted(0, 5), 1.0)
     assert (slot, told["name"], told["packets"], told["length"]) == (1, "fw/1", 5, 60)
     assert told["message"].startswith("out of port 9")
-    assert one.look(counted(0, 50), 2.0) == []
-    assert [slot for slot, _ in one.look(counted(3, 90), 3.0)] == [0]
-    assert [slot for slot, _ in one.look(counted(3, 95, version=1), 4.0)] == [1]
-    assert [slot for slot, _ in one.look(counted(3, 96), QUIET_S + 5.0)] == [1]
+    assert one.observe(counted(0, 50), 2.0) == []
+    assert [slot for slot, _ in one.observe(counted(3, 90), 3.0)] == [0]
+    assert [slot for slot, _ in one.observe(counted(3, 95, version=1), 4.0)] == [1]
+    assert [slot for slot, _ in one.observe(counted(3, 96), QUIET_S + 5.0)] == [1]
     # Those of a generation before are no news; those that a supervisor finds at its start are.
-    assert one.look(counted(0, 0, generation=2), QUIET_S + 6.0) == []
-    assert BadVerdicts(["fw/0"], 2, 1).look(counted(7), 0.0)
+    assert one.observe(counted(0, 0, generation=2), QUIET_S + 6.0) == []
+    assert BadVerdicts(["fw/0"], 2, 1).observe(counted(7), 0.0)

@@ -149,7 +149,7 @@ def test_a_service_says_it_once_and_is_degraded(parts: Parts) -> None:
     judged: list[int] = []
     watch = Outputs(core, parts.model, lambda: judged.append(1))
     for unwritten in (0, 5, 9):
-        watch.look(counters(20, unwritten))
+        watch.observe(counters(20, unwritten))
     (event,) = parts.core.events.of("error")
     assert event["name"] == "wan"
     assert "out.pcap" in event["message"]

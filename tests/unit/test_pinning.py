@@ -42,46 +42,46 @@ OURS = [("fw/0", 10, 2), ("fw/1", 11, 3), ("io core 0", 12, 1)]
 def test_a_cpu_goes_and_comes_back() -> None:
     kernel = Kernel(4, t10=2, t11=3, t12=1)
     pinning = Pinning(kernel.read, kernel.pin)
-    assert pinning.look(OURS) == []
+    assert pinning.observe(OURS) == []
     assert not kernel.pinned
     kernel.offline(3)
-    (said,) = pinning.look(OURS)
+    (said,) = pinning.observe(OURS)
     assert said["name"] == "fw/1"
     assert said["message"] == (
         "cannot run on CPU 3, offline or outside of its cpuset (Invalid argument): runs on 0-2"
     )
-    assert pinning.look(OURS) == []  # once
+    assert pinning.observe(OURS) == []  # once
     kernel.there.add(3)
-    assert pinning.look(OURS) == [{"name": "fw/1", "message": "runs on CPU 3 again"}]
+    assert pinning.observe(OURS) == [{"name": "fw/1", "message": "runs on CPU 3 again"}]
     assert kernel.on[11] == {3}
-    assert pinning.look(OURS) == []
+    assert pinning.observe(OURS) == []
 
 
 def test_a_cpu_that_came_back_at_once_is_taken_again() -> None:
     kernel = Kernel(4, t10=2, t11=3, t12=1)
     pinning = Pinning(kernel.read, kernel.pin)
-    assert pinning.look(OURS) == []
+    assert pinning.observe(OURS) == []
     kernel.offline(1)
     kernel.there.add(1)
-    said = pinning.look(OURS)
+    said = pinning.observe(OURS)
     assert said == [{"name": "io core 0", "message": "runs on CPU 1 again"}]
 
 
 def test_the_next_process_of_a_worker_may_be_where_it_belongs() -> None:
     kernel = Kernel(4, t10=2, t11=3, t12=1)
     pinning = Pinning(kernel.read, kernel.pin)
-    assert pinning.look(OURS) == []
+    assert pinning.observe(OURS) == []
     kernel.offline(2)
-    assert len(pinning.look(OURS)) == 1
+    assert len(pinning.observe(OURS)) == 1
     kernel.there.add(2)
     kernel.on[20] = {2}
-    told = pinning.look([("fw/0", 20, 2), *OURS[1:]])
+    told = pinning.observe([("fw/0", 20, 2), *OURS[1:]])
     assert told == [{"name": "fw/0", "message": "runs on CPU 2 again"}]
 
 
 def test_what_a_person_put_elsewhere_or_has_ended_is_left_alone() -> None:
     kernel = Kernel(4, t10=0, t12=1)
-    assert Pinning(kernel.read, kernel.pin).look(OURS) == []
+    assert Pinning(kernel.read, kernel.pin).observe(OURS) == []
     assert kernel.on[10] == {0}
     assert not kernel.pinned
 
@@ -89,12 +89,12 @@ def test_what_a_person_put_elsewhere_or_has_ended_is_left_alone() -> None:
 def test_a_worker_that_is_gone_is_forgotten() -> None:
     kernel = Kernel(4, t10=2, t11=3, t12=1)
     pinning = Pinning(kernel.read, kernel.pin)
-    assert pinning.look(OURS) == []
+    assert pinning.observe(OURS) == []
     kernel.offline(3)
-    assert len(pinning.look(OURS)) == 1
-    assert pinning.look(OURS[:1]) == []
-    assert pinning.look(OURS) == []  # another thread, or one that is new
-    assert len(pinning.look(OURS)) == 1
+    assert len(pinning.observe(OURS)) == 1
+    assert pinning.observe(OURS[:1]) == []
+    assert pinning.observe(OURS) == []  # another thread, or one that is new
+    assert len(pinning.observe(OURS)) == 1
 
 
 def test_it_looks_now_and_then() -> None:
@@ -108,9 +108,9 @@ def test_one_on_its_way_to_its_cpu_is_no_event() -> None:
     """A worker takes its CPU some time after its fork."""
     kernel = Kernel(4, t10=2, t11=3, t12=1)
     pinning = Pinning(kernel.read, kernel.pin)
-    assert pinning.look(OURS) == []
+    assert pinning.observe(OURS) == []
     kernel.on[20] = {0, 1}
-    assert pinning.look([("fw/0", 20, 2), *OURS[1:]]) == []
+    assert pinning.observe([("fw/0", 20, 2), *OURS[1:]]) == []
     kernel.on[20] = {2}
-    assert pinning.look([("fw/0", 20, 2), *OURS[1:]]) == []
+    assert pinning.observe([("fw/0", 20, 2), *OURS[1:]]) == []
     assert not kernel.pinned

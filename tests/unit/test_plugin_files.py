@@ -18,7 +18,7 @@ from dpsup.plan.copies import plugin_copy
 from dpsup.supervisor import disk
 from dpsup.supervisor.plugin_files import PluginFiles
 from dpsup.supervisor.revisions import Ledger
-from dpsup.supervisor.rollout import Options, adopt_plan
+from dpsup.supervisor.rollout import Options, plan_revision
 
 
 @pytest.fixture
@@ -142,16 +142,16 @@ def _target(one: Parts, path: str) -> None:
     digest, copy = plugins.take(one.model.runtime.path, path)
     ledger.current.plugin = ledger.current.plugin_path = path
     ledger.current.digest, ledger.current.plugin_copy = digest, copy
-    adopt_plan(one.model, group, ledger.current)
+    plan_revision(one.model, group, ledger.current)
 
 
 def test_a_change_on_disk_is_told_once(tmp_path: Path, so: Path) -> None:
     one = parts(tmp_path, so)
-    files = PluginFiles(one.core, one.model, one.core.fault)
+    files = PluginFiles(one.core, one.model)
     group = one.model.groups[0]
 
     def looks() -> list[str]:
-        asyncio.run(files.look(group))
+        asyncio.run(files.compare(group))
         return [e["message"] for e in one.core.events.of("advice")]
 
     assert looks() == [] and group.on_disk == "same"
@@ -167,15 +167,15 @@ def test_a_look_that_fails_is_not_the_last_one(
     tmp_path: Path, so: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = parts(tmp_path, so)
-    files, looks = PluginFiles(one.core, one.model, one.core.fault), []
+    files, looks = PluginFiles(one.core, one.model), []
 
-    async def look(group: object) -> None:
+    async def compare(group: object) -> None:
         looks.append(group)
         if len(looks) == 3:
             raise asyncio.CancelledError
         raise ZeroDivisionError
 
-    monkeypatch.setattr(files, "look", look)
+    monkeypatch.setattr(files, "compare", compare)
     monkeypatch.setattr("dpsup.supervisor.plugin_files.LOOK_S", 0.0)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(files.run())
@@ -255,7 +255,7 @@ def test_the_files_that_a_plugin_is_handed_are_copied_too(tmp_path: Path, so: Pa
         for revision in ledger.revisions:
             revision.state = "replaced" if revision.state == "current" else revision.state
         ledger.running, made.target.state = None, "current"
-        adopt_plan(one.model, group, made.target)
+        plan_revision(one.model, group, made.target)
         return dict(made.target.args)["file:routes"]
 
     copy = begin(dict(wanted))

@@ -36,7 +36,7 @@ class FakeLib:
     def __getattr__(self, name: str) -> Any:
         return getattr(lib, name)
 
-    def dps_view_look(self) -> int:
+    def dps_view_update(self) -> int:
         return 0
 
     def dps_port_info_get(self, _: int, info: Any) -> int:
@@ -92,7 +92,7 @@ class Fake:
 
     def look(self, seconds: float = LOOK_S) -> Any:
         self.now += seconds
-        self.ports.look(self.now)
+        self.ports.observe(self.now)
         return self.ports.states()["wan"]
 
 

@@ -34,7 +34,7 @@ class FakeLib:
         info.link_up = 1
         return 0
 
-    def dps_view_look(self) -> int:
+    def dps_view_update(self) -> int:
         return 0
 
     def dps_port_hashes(self, _: int) -> int:
@@ -73,7 +73,7 @@ class Fake:
 
     def look(self) -> str:
         self.now += 60
-        self.ports.look(self.now)
+        self.ports.observe(self.now)
         return self.ports.states()["wan"].trouble
 
 
@@ -128,8 +128,8 @@ def test_a_port_is_opened_again_once_its_interface_is_up(fake: Fake) -> None:
     """A driver that refuses meanwhile would be tried later and later."""
     fake.number, fake.up = 8, False
     fake.look()
-    fake.ports.look(fake.now, news=True)
+    fake.ports.observe(fake.now, news=True)
     assert fake.ports.states()["wan"].absent and fake.opened == 0
     fake.up = True
-    fake.ports.look(fake.now, news=True)
+    fake.ports.observe(fake.now, news=True)
     assert not fake.ports.states()["wan"].absent and fake.opened == 1

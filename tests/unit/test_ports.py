@@ -32,7 +32,7 @@ def test_each_change_is_said_once_and_judged(parts: Parts) -> None:
     core, model = parts.core, parts.model
     ports = Ports(core, model, lambda: judged.append(model.troubles))
     for look in (port(), port("interface eth0 is down"), port("interface eth0 is down"), port()):
-        ports.look(look)
+        ports.observe(look)
     said = [e["message"] for e in core.events.of("port")]
     assert said == ["interface eth0 is down", "it forwards again"]
     assert judged == [{"wan": "interface eth0 is down"}, {}]
@@ -41,7 +41,7 @@ def test_each_change_is_said_once_and_judged(parts: Parts) -> None:
 def test_a_port_that_was_opened_again_between_two_looks_is_said(parts: Parts) -> None:
     ports = Ports(parts.core, parts.model, lambda: None)
     for look in (port(), port(reopened=1), port(reopened=1)):
-        ports.look(look)
+        ports.observe(look)
     (event,) = parts.core.events.of("port")
     assert "opened again" in event["message"]
 
@@ -50,7 +50,7 @@ def test_a_nic_that_hashes_otherwise_is_said_once(parts: Parts) -> None:
     parts.core.answers["hello"] = {"absent": [], "ports": []}
     ports = Ports(parts.core, parts.model, lambda: None)
     for now in ("compared", "compared", "differs", "differs"):
-        ports.look(port(nic_hash=now))
+        ports.observe(port(nic_hash=now))
     (event,) = parts.core.events.of("port")
     assert event["message"] == DIFFERS and event["name"] == "wan"
     assert len(parts.core.tasks) == 1, "what is said of the port is asked for again"
@@ -61,7 +61,7 @@ def test_a_port_without_a_device_is_asked_about_again(parts: Parts) -> None:
     judged: list[bool] = []
     parts.core.answers["hello"] = {"absent": ["wan"], "ports": []}
     ports = Ports(parts.core, parts.model, lambda: judged.append(True))
-    ports.look(port("interface eth0 is gone", absent=True))
+    ports.observe(port("interface eth0 is gone", absent=True))
     for task in parts.core.tasks:
         run(task)
     assert parts.model.absent == ["wan"]

@@ -29,10 +29,8 @@ class Supervisor:
         self.core = FakeCore(versions=lambda berths: [{7: 1, 9: 0}[b] for b in berths])
         parts: Any = None
         spares: Any = SimpleNamespace()
-        self.rollouts = Rollouts(self.core, self.model, parts, spares, parts, self.core.fault)
-        self.hands = Hands(
-            self.core, self.model, parts, spares, parts, self.rollouts.write, self.core.fault
-        )
+        self.rollouts = Rollouts(self.core, self.model, parts, spares, parts)
+        self.hands = Hands(self.core, self.model, parts, spares, parts, self.rollouts.write)
         self.group, self.ledger = self.model.groups[0], self.model.ledgers[0]
 
     def resume(self) -> bool:

@@ -346,7 +346,7 @@ def test_a_primary_that_nobody_can_see_keeps_its_instance(root: Path) -> None:
     where = acquired(root)
     where.write_state(State("edge", 1, "p", "/h", "f", primary=Identity(2**22 - 1, 1)))
     where.unlock()
-    held = runtime_dir.hold(root / "edge")
+    held = runtime_dir.lock_primary(root / "edge")
     assert where.is_held() and where.primary() is None
     for name in (None, "edge"):
         assert launch.clean(name) == [
@@ -381,7 +381,7 @@ def test_of_a_stale_state_the_lock_says_who_lives(root: Path, start: Start) -> N
     where = acquired(root)
     where.write_state(State("edge", 1, "p", "/h", "f", primary=Identity(2**22 - 1, 1)))
     assert where.primary() is None
-    held = runtime_dir.hold(root / "edge")
+    held = runtime_dir.lock_primary(root / "edge")
     primary = start("dpsup.primary", where.file(PLAN), "--notify", "5")
     assert where.primary() == primary
     os.close(held)

@@ -210,7 +210,7 @@ def follower(parts: Parts, *, dry_run: bool = False) -> Follower:
 def test_a_group_follows_its_load(parts: Parts) -> None:
     one, clock = follower(parts), Clock()
     for _ in range(8):
-        one.look(clock.tick(0.97))
+        one.observe(clock.tick(0.97))
     assert parts.group.desired > 2
     (event,) = parts.core.events.of("autoscale")
     assert (event["old"], event["new"], event["dry_run"]) == (2, parts.group.desired, False)
@@ -219,7 +219,7 @@ def test_a_group_follows_its_load(parts: Parts) -> None:
 def test_a_dry_run_of_autoscale_says_each_decision_once(parts: Parts) -> None:
     one, clock = follower(parts, dry_run=True), Clock()
     for _ in range(30):
-        one.look(clock.tick(0.97))
+        one.observe(clock.tick(0.97))
         one.memory = dataclasses.replace(one.memory, changed_at=-1.0)
     assert parts.group.desired == 2 and len(parts.core.events.of("autoscale")) == 1
 
@@ -241,7 +241,7 @@ def test_nothing_is_measured_between_two_sizes(parts: Parts, why: str) -> None:
             worker.wanted = False
     for n in range(10):
         reading = clock.tick(0.97)
-        one.look({**reading, "generation": n} if why == "generation" else reading)
+        one.observe({**reading, "generation": n} if why == "generation" else reading)
     assert one.memory == autoscale.Memory() and not parts.core.events.of("autoscale")
 
 

@@ -277,7 +277,7 @@ def test_what_an_outsider_left_is_said_once(parts: Parts) -> None:
     looks = iter([left, left, FREE, left, {**FREE, "released": {"memory": 1}}, None])
     parts.core.answers["locks"] = lambda **_: next(looks)
     for _ in range(6):
-        run(parts.attach.look())
+        run(parts.attach.read_locks())
     messages = [e["message"] for e in parts.core.events.of("locks")]
     assert len(messages) == 3 and "given back: memory" in messages[-1]
 

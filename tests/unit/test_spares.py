@@ -182,10 +182,10 @@ def test_an_adopted_spare_is_asked_after_until_it_is_ready(
     nest.core.answers["sitters"] = lambda: {"sitters": [{"pid": 700, "hand": next(hands)}]}
     one = sitter(700)
     one.pidfd = 41
-    nest.spares.adopt(nest.group, one)
+    nest.spares.take_up(nest.group, one)
     run(nest.core.settle())
     assert one.ready and one in nest.group.spares and len(nest.core.timers) == 1
-    nest.spares.adopt(nest.group, sitter(701, ready=True))
+    nest.spares.take_up(nest.group, sitter(701, ready=True))
     assert len(nest.core.timers) == 1 and not nest.core.tasks
 
 

@@ -37,7 +37,7 @@ class Plane:
             for path, n in each.items():
                 kind, index, key = path.split("_", 2)
                 self.counters[kind][int(index)][key] += n
-            found = self.stall.look(copy.deepcopy(self.counters), self.now)
+            found = self.stall.observe(copy.deepcopy(self.counters), self.now)
             said += [(n["name"], n["message"]) for n in found]
         return said
 

@@ -125,15 +125,15 @@ def counted(*undeclared: int, generation: int = 1, version: int = 0) -> Any:
 
 def test_undeclared_writes_are_told_once_for_each_worker_and_version() -> None:
     one = UndeclaredWrites(["fw/0", "fw/1"], ["wan", "lan"])
-    assert one.look(counted(0, 0), 0.0) == []
-    ((slot, told),) = one.look(counted(0, 5), 1.0)
+    assert one.observe(counted(0, 0), 0.0) == []
+    ((slot, told),) = one.observe(counted(0, 5), 1.0)
     assert (slot, told["name"], told["packets"], told["length"]) == (1, "fw/1", 5, 60)
     assert told["port"] == "lan" and "bytes 20 to 23" in told["message"]
     assert "0a0b" in told["message"]
-    assert one.look(counted(0, 50), 2.0) == []
-    assert [slot for slot, _ in one.look(counted(3, 90), 3.0)] == [0]
-    assert [slot for slot, _ in one.look(counted(3, 95, version=1), 4.0)] == [1]
-    assert [slot for slot, _ in one.look(counted(3, 96), QUIET_S + 5.0)] == [1]
+    assert one.observe(counted(0, 50), 2.0) == []
+    assert [slot for slot, _ in one.observe(counted(3, 90), 3.0)] == [0]
+    assert [slot for slot, _ in one.observe(counted(3, 95, version=1), 4.0)] == [1]
+    assert [slot for slot, _ in one.observe(counted(3, 96), QUIET_S + 5.0)] == [1]
     # The primary of an older dpsup counts none.
     older: Any = {"generation": 1, "slots": [{"version": 0}]}
-    assert UndeclaredWrites(["fw/0"], []).look(older, 0.0) == []
+    assert UndeclaredWrites(["fw/0"], []).observe(older, 0.0) == []

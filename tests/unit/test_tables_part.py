@@ -39,7 +39,7 @@ class Keeper:
         self.model.primary.state = "running"
         self.model.state = "starting"
         children: Any = self
-        self.tables = Tables(core, self.model, children, self.core.fault)
+        self.tables = Tables(core, self.model, children)
         self.pids: list[int] = []
         self.started: list[list[str]] = []
         self.programs: list[str | Exception | Callable[[], None]] = []

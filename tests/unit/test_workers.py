@@ -151,13 +151,13 @@ def test_a_worker_that_was_found_is_awaited(
 
 def test_a_spare_in_the_seat_costs_credit_and_another_spare(shop: Shop) -> None:
     shop.seat(0, 500)
-    shop.workers.adopt(shop.worker)
+    shop.workers.succeed(shop.worker)
     assert shop.worker.history.level == 1 and shop.group.spare_due_at > 0
     assert len(shop.core.tasks) == 2  # takeovers are granted, a spare is forked
     shop.core.drop()
     shop.group.filling = False
     shop.worker.story = {"handover": 1}
-    shop.workers.adopt(shop.worker)
+    shop.workers.succeed(shop.worker)
     assert shop.worker.history.level == 1, "who made room has not died"
     shop.core.drop()
 

@@ -3,10 +3,10 @@
 // What a plugin in Python sees: its environment, the packet in hand, and views of bytes.
 //
 // A view is a memoryview of a `lent` object. Those of a packet end with the packet: the object counts the
-// views that exist, and host_packet refuses a plugin that keeps one. Bytes that a kill would not put back
+// views that exist, and pyplugin_packet refuses a plugin that keeps one. Bytes that a kill would not put back
 // are lent for reading alone, so a plugin cannot change them by mistake.
 
-#include "host.h"
+#include "pyplugin.h"
 
 static uint32_t views;          // that end with the packet
 
@@ -80,19 +80,19 @@ lent_out(void)
 
 struct object {
 	PyObject_HEAD
-	struct host *host;
+	struct pyplugin *pyplugin;
 };
 
-static struct host *
-host_of(PyObject *self)
+static struct pyplugin *
+pyplugin_of(PyObject *self)
 {
-	return ((struct object *)self)->host;
+	return ((struct object *)self)->pyplugin;
 }
 
 static struct dps_packet *
 in_hand(PyObject *self)
 {
-	struct host *h = host_of(self);
+	struct pyplugin *h = pyplugin_of(self);
 
 	if (h == NULL || h->in_hand == NULL)
 		PyErr_SetString(PyExc_ValueError, "the packet was lent for the duration of packet()");
@@ -112,7 +112,7 @@ static PyObject *
 packet_head(PyObject *self, void *closure)
 {
 	struct dps_packet *p = in_hand(self);
-	struct host *h = host_of(self);
+	struct pyplugin *h = pyplugin_of(self);
 	uint64_t len;
 
 	(void)closure;
@@ -132,7 +132,7 @@ packet_bucket_state(PyObject *self, void *closure)
 		return NULL;
 	if (p->bucket_state == NULL)
 		Py_RETURN_NONE;
-	return lend(p->bucket_state, host_of(self)->plugin.bucket_state_size, false);
+	return lend(p->bucket_state, pyplugin_of(self)->plugin.bucket_state_size, false);
 }
 
 #define NUMBER(field) \
@@ -200,10 +200,10 @@ packet_push(PyObject *self, PyObject *arg)
 
 	if (p == NULL || PyErr_Occurred() != NULL)
 		return NULL;
-	if (n < 0 || n > p->data - host_of(self)->least)
+	if (n < 0 || n > p->data - pyplugin_of(self)->least)
 		return PyErr_Format(PyExc_ValueError,
 				    "push: %zd bytes before the packet may be taken (prepends, headroom)",
-				    (Py_ssize_t)(p->data - host_of(self)->least));
+				    (Py_ssize_t)(p->data - pyplugin_of(self)->least));
 	p->data -= n;
 	p->len += (uint32_t)n;
 	Py_RETURN_NONE;
@@ -236,7 +236,7 @@ packet_segments(PyObject *self, PyObject *none)
 
 	(void)none;
 	while (list != NULL &&
-	       (n = host_of(self)->backend->next_segment(p, &segment, &bytes)) > 0) {
+	       (n = pyplugin_of(self)->backend->next_segment(p, &segment, &bytes)) > 0) {
 		PyObject *one = PyBytes_FromStringAndSize((const char *)bytes, n);
 
 		if (one == NULL || PyList_Append(list, one) != 0)
@@ -279,7 +279,7 @@ static PyTypeObject *packet_type;
 static const struct dps_env *
 env_of(PyObject *self)
 {
-	return host_of(self)->env;
+	return pyplugin_of(self)->env;
 }
 
 static PyObject *
@@ -370,7 +370,7 @@ env_state(PyObject *self, void *closure)
 	(void)closure;
 	if (env->state == NULL)
 		Py_RETURN_NONE;
-	return view_of(env->state, host_of(self)->plugin.state_size, false, false);
+	return view_of(env->state, pyplugin_of(self)->plugin.state_size, false, false);
 }
 
 static PyObject *
@@ -422,7 +422,7 @@ env_port_facts(PyObject *self, PyObject *arg)
 
 struct table_object {
 	PyObject_HEAD
-	struct host *host;
+	struct pyplugin *pyplugin;
 	const struct dps_live_table *live;
 };
 
@@ -447,7 +447,7 @@ static PyObject *
 table_get(PyObject *self, PyObject *key)
 {
 	struct table_object *t = (struct table_object *)self;
-	const struct backend *b = t->host->backend;
+	const struct backend *b = t->pyplugin->backend;
 	uint64_t value;
 	Py_buffer view;
 
@@ -484,7 +484,7 @@ table_tell(PyObject *self, PyObject *args)
 	value = PyLong_AsUnsignedLongLong(number);
 	if (PyErr_Occurred() != NULL || key_of(t->live, key, &view) != 0)
 		return NULL;
-	ret = t->host->backend->tell(t->host->env, t->live, view.buf, value);
+	ret = t->pyplugin->backend->tell(t->pyplugin->env, t->live, view.buf, value);
 	PyBuffer_Release(&view);
 	return PyBool_FromLong(ret > 0);
 }
@@ -518,8 +518,8 @@ env_table(PyObject *self, PyObject *arg)
 
 	if (name == NULL)
 		return NULL;
-	if (host_of(self)->tables != NULL)
-		return PyObject_CallMethod(host_of(self)->tables, "get", "O", arg);
+	if (pyplugin_of(self)->tables != NULL)
+		return PyObject_CallMethod(pyplugin_of(self)->tables, "get", "O", arg);
 	for (uint32_t i = 0; i < env->n_tables; i++) {
 		struct table_object *t;
 
@@ -527,7 +527,7 @@ env_table(PyObject *self, PyObject *arg)
 			continue;
 		t = (struct table_object *)table_type->tp_alloc(table_type, 0);
 		if (t != NULL) {
-			t->host = host_of(self);
+			t->pyplugin = pyplugin_of(self);
 			t->live = &env->tables[i];
 		}
 		return (PyObject *)t;
@@ -566,23 +566,23 @@ static PyTypeObject *env_type;
 // --- both ----------------------------------------------------------------------------------------
 
 static PyObject *
-object_new(PyTypeObject *type, struct host *h)
+object_new(PyTypeObject *type, struct pyplugin *h)
 {
 	struct object *o = (struct object *)type->tp_alloc(type, 0);
 
 	if (o != NULL)
-		o->host = h;
+		o->pyplugin = h;
 	return (PyObject *)o;
 }
 
 PyObject *
-env_new(struct host *h)
+env_new(struct pyplugin *h)
 {
 	return object_new(env_type, h);
 }
 
 PyObject *
-packet_new(struct host *h)
+packet_new(struct pyplugin *h)
 {
 	return object_new(packet_type, h);
 }

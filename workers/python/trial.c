@@ -3,7 +3,7 @@
 // A plugin in a test: dpsup/testing.py. The same plugin, objects and words as in a worker; what serves
 // touch and emit is here, as simple as it can be.
 
-#include "host.h"
+#include "pyplugin.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@ enum { HEADROOM = 128, ROOM = 65536, ERROR = 256 };
 
 struct trial {
 	PyObject_HEAD
-	struct host *host;
+	struct pyplugin *pyplugin;
 	struct dps_env env;
 	struct dps_port_facts *ports;
 	struct dps_group_facts *groups;
@@ -102,7 +102,7 @@ trial_init(PyObject *self, PyObject *args, PyObject *keywords)
 	Py_ssize_t had;
 	int warm;
 
-	if (t->host != NULL || !PyArg_ParseTupleAndKeywords(
+	if (t->pyplugin != NULL || !PyArg_ParseTupleAndKeywords(
 		    args, keywords, "ssIO!O!O!O!O!O!O!pO!", known, &path, &group, &worker,
 		    &PyTuple_Type, &ports, &PyTuple_Type, &groups, &PyTuple_Type, &keys, &PyTuple_Type,
 		    &values, &PyTuple_Type, &next, &PyTuple_Type, &files, &PyByteArray_Type, &state,
@@ -156,17 +156,17 @@ trial_init(PyObject *self, PyObject *args, PyObject *keywords)
 		if (!PyArg_ParseTuple(PyTuple_GET_ITEM(files, i), "sy#", &t->files[i].name,
 				      &t->files[i].at, &t->files[i].len))
 			return -1;
-	t->host = host_load(path, &backend);
-	if (t->host == NULL)
+	t->pyplugin = pyplugin_load(path, &backend);
+	if (t->pyplugin == NULL)
 		return -1;
-	t->host->tables = tables;
+	t->pyplugin->tables = tables;
 	Py_INCREF(tables);
 	had = PyByteArray_GET_SIZE(state);
-	if (had < (Py_ssize_t)t->host->plugin.state_size) {
-		if (PyByteArray_Resize(state, t->host->plugin.state_size) != 0)
+	if (had < (Py_ssize_t)t->pyplugin->plugin.state_size) {
+		if (PyByteArray_Resize(state, t->pyplugin->plugin.state_size) != 0)
 			return -1;
 		memset(PyByteArray_AS_STRING(state) + had, 0,
-		       (size_t)(t->host->plugin.state_size - had));
+		       (size_t)(t->pyplugin->plugin.state_size - had));
 	}
 	return 0;
 }
@@ -177,8 +177,8 @@ trial_free(PyObject *self)
 	struct trial *t = (struct trial *)self;
 	PyTypeObject *type = Py_TYPE(self);
 
-	if (t->host != NULL)
-		host_free(t->host);
+	if (t->pyplugin != NULL)
+		pyplugin_free(t->pyplugin);
 	free(t->names);
 	free(t->ports);
 	free(t->groups);
@@ -192,9 +192,9 @@ trial_free(PyObject *self)
 static bool
 is_ready(const struct trial *t)
 {
-	if (t->host == NULL)
+	if (t->pyplugin == NULL)
 		PyErr_SetString(PyExc_ValueError, "no plugin is loaded");
-	return t->host != NULL;
+	return t->pyplugin != NULL;
 }
 
 static PyObject *
@@ -208,11 +208,11 @@ trial_begin(PyObject *self, PyObject *none)
 	running = t;
 	// What the plugin keeps, such as env, may lead here for as long as this process lives.
 	Py_INCREF(self);
-	if (host_init(t->host, &t->env) != 0)
+	if (pyplugin_init(t->pyplugin, &t->env) != 0)
 		return NULL;
-	if (t->host->plugin.state_size > 0)
+	if (t->pyplugin->plugin.state_size > 0)
 		t->env.state = PyByteArray_AS_STRING(t->state);
-	if (host_seated(t->host, &t->env) != 0)
+	if (pyplugin_seated(t->pyplugin, &t->env) != 0)
 		return NULL;
 	Py_RETURN_NONE;
 }
@@ -281,11 +281,11 @@ trial_packet(PyObject *self, PyObject *args)
 	p.vlan = vlan < 0 ? 0 : (uint16_t)vlan;
 	p.has_vlan = vlan >= 0;
 	p.tsc = tsc;
-	p.bucket_state = t->host->plugin.bucket_state_size > 0 ? PyByteArray_AS_STRING(bucket) : NULL;
+	p.bucket_state = t->pyplugin->plugin.bucket_state_size > 0 ? PyByteArray_AS_STRING(bucket) : NULL;
 	PyBuffer_Release(&bytes);
 	running = t;
 	t->touched = 0;
-	verdict = host_packet(t->host, &p);
+	verdict = pyplugin_packet(t->pyplugin, &p);
 	if (verdict < 0)
 		return undo(t);         // for the same reason `room` stays
 	emitted = emitted_of(t);
@@ -304,11 +304,11 @@ trial_tick(PyObject *self, PyObject *none)
 	(void)none;
 	if (!is_ready(t))
 		return NULL;
-	if (t->host->tick == NULL)
+	if (t->pyplugin->tick == NULL)
 		return PyErr_Format(PyExc_ValueError, "the plugin has no tick");
 	running = t;
 	t->touched = 0;
-	return host_tick(t->host) != 0 ? undo(t) : emitted_of(t);
+	return pyplugin_tick(t->pyplugin) != 0 ? undo(t) : emitted_of(t);
 }
 
 // bucket_tick(bucket, its state): likewise.
@@ -321,11 +321,11 @@ trial_bucket_tick(PyObject *self, PyObject *args)
 
 	if (!is_ready(t) || !PyArg_ParseTuple(args, "IO!", &bucket, &PyByteArray_Type, &state))
 		return NULL;
-	if (t->host->bucket_tick == NULL)
+	if (t->pyplugin->bucket_tick == NULL)
 		return PyErr_Format(PyExc_ValueError, "the plugin has no bucket_tick");
 	running = t;
 	t->touched = 0;
-	return host_bucket_tick(t->host, bucket, PyByteArray_AS_STRING(state)) != 0 ? undo(t) :
+	return pyplugin_bucket_tick(t->pyplugin, bucket, PyByteArray_AS_STRING(state)) != 0 ? undo(t) :
 										      emitted_of(t);
 }
 
@@ -338,10 +338,10 @@ trial_control(PyObject *self, PyObject *arg)
 
 	if (text == NULL)
 		return NULL;
-	if (t->host->control == NULL)
+	if (t->pyplugin->control == NULL)
 		return PyErr_Format(PyExc_ValueError, "the plugin has no control");
 	running = t;
-	if (host_control(t->host, text, (uint32_t)len) != 0)
+	if (pyplugin_control(t->pyplugin, text, (uint32_t)len) != 0)
 		return NULL;
 	Py_RETURN_NONE;
 }
@@ -354,8 +354,8 @@ trial_facts(PyObject *self, void *closure)
 	(void)closure;
 	if (!is_ready(t))
 		return NULL;
-	Py_INCREF(t->host->declared);
-	return t->host->declared;
+	Py_INCREF(t->pyplugin->declared);
+	return t->pyplugin->declared;
 }
 
 static PyObject *
@@ -366,7 +366,7 @@ trial_counters(PyObject *self, void *closure)
 
 	(void)closure;
 	for (uint32_t i = 0; list != NULL && i < DPS_PLUGIN_COUNTERS; i++) {
-		bool is_gauge = t->host != NULL && (t->host->plugin.gauges >> i & 1) != 0;
+		bool is_gauge = t->pyplugin != NULL && (t->pyplugin->plugin.gauges >> i & 1) != 0;
 		PyObject *one = is_gauge ? PyLong_FromLongLong((int64_t)t->counters[i]) :
 					   PyLong_FromUnsignedLongLong(t->counters[i]);
 

@@ -2,7 +2,7 @@
 //
 // The words of dpsup_plugin.h, for plugins in Python: dpsup/plugin.py names them.
 
-#include "host.h"
+#include "pyplugin.h"
 
 #include <arpa/inet.h>
 
@@ -112,7 +112,7 @@ word_punt(PyObject *module, PyObject *none)
 }
 
 // A word that means something while a function of the plugin is called.
-static struct host *
+static struct pyplugin *
 called(const char *word, bool needs_packet)
 {
 	if (current == NULL || (needs_packet && current->in_hand == NULL)) {
@@ -122,7 +122,7 @@ called(const char *word, bool needs_packet)
 	return current;
 }
 
-static struct host *
+static struct pyplugin *
 called_exactly(const char *word)
 {
 	if (current == NULL || !current->is_exact) {
@@ -135,7 +135,7 @@ called_exactly(const char *word)
 static PyObject *
 word_next(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
-	struct host *h = called("next", true);
+	struct pyplugin *h = called("next", true);
 
 	(void)module;
 	(void)args;
@@ -155,7 +155,7 @@ index_of(const char *what, int found, PyObject *name)
 static PyObject *
 word_port(PyObject *module, PyObject *name)
 {
-	struct host *h = called("port", false);
+	struct pyplugin *h = called("port", false);
 	const char *text = h == NULL ? NULL : PyUnicode_AsUTF8(name);
 
 	(void)module;
@@ -165,7 +165,7 @@ word_port(PyObject *module, PyObject *name)
 static PyObject *
 word_group(PyObject *module, PyObject *name)
 {
-	struct host *h = called("group", false);
+	struct pyplugin *h = called("group", false);
 	const char *text = h == NULL ? NULL : PyUnicode_AsUTF8(name);
 
 	(void)module;
@@ -182,7 +182,7 @@ is_within(const uint8_t *at, Py_ssize_t len, const void *start, uint64_t size)
 
 // What is checked here ends a worker in C: dps_touch.
 static bool
-touch(struct host *h, uint8_t *at, Py_ssize_t len)
+touch(struct pyplugin *h, uint8_t *at, Py_ssize_t len)
 {
 	const struct dps_plugin *p = &h->plugin;
 
@@ -208,7 +208,7 @@ touch(struct host *h, uint8_t *at, Py_ssize_t len)
 }
 
 static bool
-touch_view(struct host *h, PyObject *view, Py_buffer *found)
+touch_view(struct pyplugin *h, PyObject *view, Py_buffer *found)
 {
 	if (PyObject_GetBuffer(view, found, PyBUF_SIMPLE) != 0)
 		return false;
@@ -221,7 +221,7 @@ touch_view(struct host *h, PyObject *view, Py_buffer *found)
 static PyObject *
 word_touch(PyObject *module, PyObject *view)
 {
-	struct host *h = called("touch", false);
+	struct pyplugin *h = called("touch", false);
 	PyObject *writable;
 	Py_buffer found;
 
@@ -236,7 +236,7 @@ word_touch(PyObject *module, PyObject *view)
 static PyObject *
 word_add(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
-	struct host *h = called("add", false);
+	struct pyplugin *h = called("add", false);
 	long long more = 1;
 	Py_buffer found;
 	uint64_t value;
@@ -267,7 +267,7 @@ touches(const struct dps_plugin *p)
 }
 
 static uint64_t *
-counter_of(struct host *h, const char *word, PyObject *index)
+counter_of(struct pyplugin *h, const char *word, PyObject *index)
 {
 	uint32_t i, n = 0;
 
@@ -283,7 +283,7 @@ counter_of(struct host *h, const char *word, PyObject *index)
 static PyObject *
 word_count(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
-	struct host *h = called("count", false);
+	struct pyplugin *h = called("count", false);
 	volatile uint64_t *counter;
 	unsigned long long more = 1;
 
@@ -305,7 +305,7 @@ word_count(PyObject *module, PyObject *const *args, Py_ssize_t n)
 static PyObject *
 word_gauge(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
-	struct host *h = called("gauge", false);
+	struct pyplugin *h = called("gauge", false);
 	volatile uint64_t *counter;
 	long long value;
 
@@ -323,7 +323,7 @@ word_gauge(PyObject *module, PyObject *const *args, Py_ssize_t n)
 static PyObject *
 word_emit(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
-	struct host *h = called_exactly("emit");
+	struct pyplugin *h = called_exactly("emit");
 	uint32_t of, len;
 	uint8_t *bytes;
 
@@ -355,7 +355,7 @@ word_bucket(PyObject *module, PyObject *arg)
 static PyObject *
 word_owns(PyObject *module, PyObject *arg)
 {
-	struct host *h = called("owns", false);
+	struct pyplugin *h = called("owns", false);
 	uint32_t bucket;
 
 	(void)module;
@@ -367,7 +367,7 @@ word_owns(PyObject *module, PyObject *arg)
 static PyObject *
 word_hash_of(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
-	struct host *h = called("hash_of", false);
+	struct pyplugin *h = called("hash_of", false);
 	struct dps_tuple tuple = { .version = 4 };
 	uint32_t protocol, from_port = 0, to_port = 0;
 	Py_buffer from, to;

@@ -10,12 +10,12 @@
 // An exception that leaves packet() or a tick ends the process by SIGABRT, as a C plugin's abort() does, once its
 // traceback is on stderr: the packet gets no verdict, and is blamed as for any crash.
 
-#include "host.h"
+#include "pyplugin.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-struct host *current;
+struct pyplugin *current;
 
 static PyObject *source;        // the module dpsup.plugin_source
 
@@ -55,7 +55,7 @@ names_of(PyObject *tuple, const char **to)
 }
 
 static int
-fill(struct host *h)
+fill(struct pyplugin *h)
 {
 	PyObject *reasons, *counters;
 	struct dps_plugin *p = &h->plugin;
@@ -79,10 +79,10 @@ fill(struct host *h)
 	return h->packet_object == NULL || h->env_object == NULL ? -1 : 0;
 }
 
-struct host *
-host_load(const char *path, const struct backend *backend)
+struct pyplugin *
+pyplugin_load(const char *path, const struct backend *backend)
 {
-	struct host *h = PyMem_Calloc(1, sizeof(*h));
+	struct pyplugin *h = PyMem_Calloc(1, sizeof(*h));
 	PyObject *loaded;
 
 	if (h == NULL) {
@@ -102,12 +102,12 @@ host_load(const char *path, const struct backend *backend)
 		}
 	}
 	Py_XDECREF(loaded);
-	host_free(h);
+	pyplugin_free(h);
 	return NULL;
 }
 
 void
-host_free(struct host *h)
+pyplugin_free(struct pyplugin *h)
 {
 	PyObject *own[] = { h->module, h->declared, h->init, h->packet, h->seated, h->fini,
 			    h->tick, h->bucket_tick, h->control, h->tables, h->packet_object, h->env_object };
@@ -120,9 +120,9 @@ host_free(struct host *h)
 // --- call ----------------------------------------------------------------------------------------
 
 static int
-call(struct host *h, PyObject *function, PyObject *arg)
+call(struct pyplugin *h, PyObject *function, PyObject *arg)
 {
-	struct host *before = current;
+	struct pyplugin *before = current;
 	PyObject *result;
 
 	if (function == NULL)
@@ -135,14 +135,14 @@ call(struct host *h, PyObject *function, PyObject *arg)
 }
 
 int
-host_init(struct host *h, const struct dps_env *env)
+pyplugin_init(struct pyplugin *h, const struct dps_env *env)
 {
 	h->env = env;
 	return call(h, h->init, h->env_object);
 }
 
 int
-host_seated(struct host *h, const struct dps_env *env)
+pyplugin_seated(struct pyplugin *h, const struct dps_env *env)
 {
 	int ret;
 
@@ -168,7 +168,7 @@ verdict_of(PyObject *result)
 }
 
 static void
-begin(struct host *h, struct dps_packet *p, void *bucket_state)
+begin(struct pyplugin *h, struct dps_packet *p, void *bucket_state)
 {
 	h->is_exact = true;
 	h->in_hand = p;
@@ -179,7 +179,7 @@ begin(struct host *h, struct dps_packet *p, void *bucket_state)
 }
 
 static void
-end(struct host *h, struct host *before)
+end(struct pyplugin *h, struct pyplugin *before)
 {
 	h->is_exact = false;
 	h->in_hand = NULL;
@@ -203,11 +203,11 @@ keeps_views(uint32_t before, const char *where)
 }
 
 long
-host_packet(struct host *h, struct dps_packet *p)
+pyplugin_packet(struct pyplugin *h, struct dps_packet *p)
 {
 	uint16_t room = p->headroom < h->plugin.prepends ? p->headroom : h->plugin.prepends;
 	uint32_t views = lent_out();    // 0 in a worker
-	struct host *before = current;
+	struct pyplugin *before = current;
 	PyObject *result;
 	long verdict = -1;
 
@@ -228,9 +228,10 @@ host_packet(struct host *h, struct dps_packet *p)
 
 // `args`: a new tuple, or NULL with a Python error. What the function returns does not count.
 static int
-tick(struct host *h, PyObject *function, const char *where, PyObject *args, uint32_t views, void *bucket_state)
+tick(struct pyplugin *h, PyObject *function, const char *where, PyObject *args, uint32_t views,
+     void *bucket_state)
 {
-	struct host *before = current;
+	struct pyplugin *before = current;
 	PyObject *result;
 
 	if (args == NULL)
@@ -248,14 +249,14 @@ tick(struct host *h, PyObject *function, const char *where, PyObject *args, uint
 }
 
 int
-host_tick(struct host *h)
+pyplugin_tick(struct pyplugin *h)
 {
 	return tick(h, h->tick, "tick", Py_BuildValue("(K)", (unsigned long long)h->env->now), lent_out(),
 		    NULL);
 }
 
 int
-host_bucket_tick(struct host *h, uint32_t bucket, void *bucket_state)
+pyplugin_bucket_tick(struct pyplugin *h, uint32_t bucket, void *bucket_state)
 {
 	uint32_t views = lent_out();
 	PyObject *view = lend(bucket_state, h->plugin.bucket_state_size, false);
@@ -267,7 +268,7 @@ host_bucket_tick(struct host *h, uint32_t bucket, void *bucket_state)
 }
 
 int
-host_control(struct host *h, const char *text, uint32_t len)
+pyplugin_control(struct pyplugin *h, const char *text, uint32_t len)
 {
 	PyObject *arg = PyUnicode_DecodeUTF8(text, len, "replace");
 	int ret = arg == NULL ? -1 : call(h, h->control, arg);
@@ -328,10 +329,10 @@ tell(const char *where, char *why, uint32_t len)
 static int
 on_init(const struct dps_env *env, void **state)
 {
-	struct host *h = *state = current;
+	struct pyplugin *h = *state = current;
 
 	current = NULL;
-	if (host_init(h, env) == 0) {
+	if (pyplugin_init(h, env) == 0) {
 		// What is there by now stays: the collector need not look at it again and again.
 		PyObject *gc = PyImport_ImportModule("gc");
 		PyObject *frozen = gc == NULL ? NULL : PyObject_CallMethod(gc, "freeze", NULL);
@@ -348,7 +349,7 @@ on_init(const struct dps_env *env, void **state)
 static void
 on_seated(void *state, const struct dps_env *env)
 {
-	if (host_seated(state, env) == 0)
+	if (pyplugin_seated(state, env) == 0)
 		return;
 	tell("seated", NULL, 0);
 	abort();
@@ -357,7 +358,7 @@ on_seated(void *state, const struct dps_env *env)
 static uint16_t
 on_packet(void *state, struct dps_packet *packet)
 {
-	long verdict = host_packet(state, packet);
+	long verdict = pyplugin_packet(state, packet);
 
 	if (__builtin_expect(verdict < 0, 0)) {
 		tell("packet", NULL, 0);
@@ -369,7 +370,7 @@ on_packet(void *state, struct dps_packet *packet)
 static void
 on_tick(void *state)
 {
-	if (host_tick(state) == 0)
+	if (pyplugin_tick(state) == 0)
 		return;
 	tell("tick", NULL, 0);
 	abort();
@@ -378,7 +379,7 @@ on_tick(void *state)
 static void
 on_bucket_tick(void *state, uint32_t bucket, void *bucket_state)
 {
-	if (host_bucket_tick(state, bucket, bucket_state) == 0)
+	if (pyplugin_bucket_tick(state, bucket, bucket_state) == 0)
 		return;
 	tell("bucket_tick", NULL, 0);
 	abort();
@@ -387,7 +388,7 @@ on_bucket_tick(void *state, uint32_t bucket, void *bucket_state)
 static void
 on_control(void *state, const char *text, uint32_t len)
 {
-	if (host_control(state, text, len) == 0)
+	if (pyplugin_control(state, text, len) == 0)
 		return;
 	tell("control", NULL, 0);
 	abort();
@@ -396,7 +397,7 @@ on_control(void *state, const char *text, uint32_t len)
 static void
 on_fini(void *state)
 {
-	struct host *h = state;
+	struct pyplugin *h = state;
 
 	if (call(h, h->fini, NULL) != 0)
 		tell("fini", NULL, 0);
@@ -436,13 +437,13 @@ const struct dps_plugin *
 dps_python_open(const char *path, const char *program, char *why, uint32_t len)
 {
 	PyObject *here;
-	struct host *h;
+	struct pyplugin *h;
 
 	if (!start(program, why, len))
 		return NULL;
 	here = PyImport_ImportModule("dpsup._python");
 	if (here != NULL && objects_ready() == 0) {
-		h = host_load(path, &worker);
+		h = pyplugin_load(path, &worker);
 		if (h != NULL) {
 			h->plugin.init = on_init;
 			h->plugin.packet = on_packet;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#ifndef DPSUP_PYTHON_HOST_H
-#define DPSUP_PYTHON_HOST_H
+#ifndef DPSUP_PYTHON_PYPLUGIN_H
+#define DPSUP_PYTHON_PYPLUGIN_H
 
-// A plugin written in Python, inside of a worker (host.c) or of a test (trial.c).
+// A plugin written in Python, inside of a worker (pyplugin.c) or of a test (trial.c).
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -25,7 +25,7 @@ struct backend {
 
 enum { NAMES = DPS_PLUGIN_REASONS + 1 };
 
-struct host {
+struct pyplugin {
 	struct dps_plugin plugin;               // as the worker sees it
 	const char *reasons[NAMES];
 	const char *counters[NAMES];
@@ -50,22 +50,22 @@ struct host {
 };
 
 // The plugin whose function is called now; NULL: none.
-extern struct host *current;
+extern struct pyplugin *current;
 
-// host.c: load a file. NULL: a Python error says why.
-struct host *host_load(const char *path, const struct backend *backend);
-int host_init(struct host *h, const struct dps_env *env);       // 0, or -1 with a Python error
-int host_seated(struct host *h, const struct dps_env *env);     // likewise
-long host_packet(struct host *h, struct dps_packet *packet);    // verdict, or -1 likewise
-int host_tick(struct host *h);                                  // 0, or -1 likewise
-int host_bucket_tick(struct host *h, uint32_t bucket, void *bucket_state);      // likewise
-int host_control(struct host *h, const char *text, uint32_t len);                // likewise
-void host_free(struct host *h);
+// pyplugin.c: load a file. NULL: a Python error says why.
+struct pyplugin *pyplugin_load(const char *path, const struct backend *backend);
+int pyplugin_init(struct pyplugin *h, const struct dps_env *env);       // 0, or -1 with a Python error
+int pyplugin_seated(struct pyplugin *h, const struct dps_env *env);     // likewise
+long pyplugin_packet(struct pyplugin *h, struct dps_packet *packet);    // verdict, or -1 likewise
+int pyplugin_tick(struct pyplugin *h);                                  // 0, or -1 likewise
+int pyplugin_bucket_tick(struct pyplugin *h, uint32_t bucket, void *bucket_state);      // likewise
+int pyplugin_control(struct pyplugin *h, const char *text, uint32_t len);                // likewise
+void pyplugin_free(struct pyplugin *h);
 
 // objects.c
 int objects_ready(void);
-PyObject *env_new(struct host *h);
-PyObject *packet_new(struct host *h);
+PyObject *env_new(struct pyplugin *h);
+PyObject *packet_new(struct pyplugin *h);
 PyObject *lend(void *at, uint64_t len, bool is_writable);       // until packet() or the tick returns
 uint32_t lent_out(void);                // how many of those views there are still
 
