@@ -671,7 +671,7 @@ CODES: dict[str, Entry] = {
         "an operation that does not fit the table",
         "`add` is for a key that the table does not have, `replace` and `del` for one that it has."
         " A batch is applied whole or not at all: the table is as it was.",
-        "Write `set`, which adds or replaces; remove a `del` of what is not there.",
+        "Write `set`, which adds or replaces; leave out a `del` of what is not there.",
     ),
     "E0525": Entry(
         "no room for a live table",
@@ -730,7 +730,7 @@ CODES: dict[str, Entry] = {
         "words that no plugin can be told",
         "`dpsup tell` says 1 to 1016 bytes to a group whose [[workers]] has control = true: the"
         " room for them is reserved at the start.",
-        "Say it shorter; write control = true, and start anew.",
+        "Shorten the text, or write control = true and start the instance again.",
     ),
     "E0537": Entry(
         "a plugin that takes no words",
@@ -754,7 +754,7 @@ CODES: dict[str, Entry] = {
         "a plugin or a capture that `dpsup try` cannot read",
         "It takes a plugin's file (or the name of a built-in plugin) and a pcap or pcapng file of"
         " whole Ethernet packets.",
-        "Correct the path, or write the capture anew: `tcpdump -w in.pcap -s 0`, `dpsup capture`.",
+        "Correct the path, or write the capture again: `tcpdump -w in.pcap -s 0`, `dpsup capture`.",
     ),
     "E0542": Entry(
         "what `dpsup try` is to put around the plugin is not possible",
@@ -1035,18 +1035,18 @@ CODES: dict[str, Entry] = {
         "`dpsup advise` and `dpsup report` look at an instance several times and say what happened"
         " in between. Less than a fifth of a second shows too little; more than an hour is"
         " refused.",
-        "dpsup advise --for 5s",
+        "Choose one in between: `dpsup advise --for 5s`.",
     ),
     "E0746": Entry(
         "no document of chaos or bench",
         "`dpsup report --chaos FILE --bench FILE` shows what those commands wrote as JSON; the file"
         " cannot be read, or holds something else.",
-        "dpsup chaos -o json > chaos.json, or dpsup bench -o json > bench.json",
+        "Write one: `dpsup chaos -o json > chaos.json`, `dpsup bench -o json > bench.json`.",
     ),
     "E0747": Entry(
         "the report cannot be written",
         "The directory does not exist, or the user may not write there; no instance was queried.",
-        "dpsup report -o /tmp/report.html, or -o - for stdout",
+        "Name another file: `dpsup report -o /tmp/report.html`; `-o -` is standard output.",
     ),
     "E0760": Entry(
         "no mark",
@@ -1221,7 +1221,7 @@ def page(more: dict[str, Entry]) -> str:
     out = [
         "# Errors",
         "",
-        "Made by `dpsup explain --markdown > docs/errors.md`; its source is"
+        "Written by `dpsup explain --markdown > docs/errors.md`; its source is"
         " `dpsup/error_codes.py`, and `dpsup/doctor`",
         "for the checks. Each error begins with `error[CODE]:`, each warning with"
         " `warning[CODE]:`;",

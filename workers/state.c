@@ -251,7 +251,7 @@ state_check(const struct dps_group_conf *conf, const struct dps_plugin *p, char 
 
 		snprintf(why, len,
 			 "it keeps %u bytes of state for each %s and the topology reserves %u: write "
-			 "%s = %u in [[workers]] of group \"%s\", and start the instance anew",
+			 "%s = %u in [[workers]] of group \"%s\", and start the instance again",
 			 slot ? p->state_size : p->bucket_state_size, slot ? "worker" : "bucket",
 			 slot ? conf->state : conf->bucket_state, slot ? "state" : "bucket_state",
 			 slot ? p->state_size : p->bucket_state_size, conf->name);

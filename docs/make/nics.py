@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 PAGE = Path(__file__).resolve().parents[1] / "nics.md"
-BEGIN, END = "<!-- made by docs/make/nics.py -->", "<!-- until here -->"
+BEGIN, END = "<!-- written by docs/make/nics.py -->", "<!-- until here -->"
 # By test in tests/lab/inside/test_nic.py.
 WHAT = {
     "test_traffic_and_kills": "traffic, VLAN tags, RSS table; worker and primary killed",

@@ -327,7 +327,7 @@ def chain() -> str:
     p.text(
         16,
         164,
-        "Between two groups it passes its io core, which steers it anew by the hash it "
+        "Between two groups it passes its io core, which steers it again by the hash it "
         "came in with.",
         "small",
     )

@@ -36,7 +36,7 @@ class Content:
 
 
 def content(frame: bytes) -> Content:
-    """Of an Ethernet frame, or of its first bytes."""
+    """What an Ethernet frame is, told from it or from its first bytes."""
     if len(frame) < 14:
         return Content("too short for Ethernet", "", frame, b"")
     kind, at = struct.unpack_from(">H", frame, 12)[0], 14

@@ -228,7 +228,7 @@ class Window:
     # --- queues ----------------------------------------------------------------------------------
 
     def lane_steps(self, group: str) -> list[list[Step]]:
-        """Of each lane of a group, between two looks: what found it full, and the time that its
+        """For each lane of a group, between two looks: what found it full, and the time that its
         worker had left. A worker that shares its CPU has no more than the kernel left unused."""
         seconds = self.seconds or 0.0
         found: list[list[Step]] = []
@@ -261,7 +261,7 @@ class Window:
         return made
 
     def rx_steps(self, port: str) -> list[Step]:
-        """Of a port's queues: what they missed, and what the io cores, awake, had time for."""
+        """For a port's queues: what they missed, and what the io cores, awake, had time for."""
         busy = [io["busy"] for io in self.io.values()]
         used = max(SMALLEST_BUSY, sum(busy) / len(busy)) if busy else 1.0
         found = []

@@ -294,7 +294,7 @@ class Book:
         )
 
     def _free_place(self) -> int:
-        """Of one more text; else the oldest one's."""
+        """The number of one more text; else the oldest one's."""
         for n in range(self.table.entries):
             if Key(n.to_bytes(4, "big"), 32) not in self.entries:
                 return n

@@ -267,7 +267,7 @@ class Region:
         return sum(int(self._tells[n].lost[i]) for n in range(lib.DPS_MAX_SLOTS))
 
     def controlled(self) -> tuple[int, int]:
-        """Of the workers that are there, how many there are, and how many have a control()."""
+        """How many workers are there, and how many of them have a control()."""
         found = [
             int(self._readers[n].controls)
             for n in range(lib.DPS_MAX_SLOTS)

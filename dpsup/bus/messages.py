@@ -46,7 +46,7 @@ class Peer(NamedTuple):
 
 
 def peer_of(address: str) -> Peer | None:
-    """Of ZeroMQ's "Peer-Address" of an ipc connection: "localhost:UID:GID:PID"."""
+    """The peer that ZeroMQ's "Peer-Address" of an ipc connection names: "localhost:UID:GID:PID"."""
     found = re.fullmatch(r".*:(\d{1,10}):\d{1,10}:(\d{1,10})", address, re.DOTALL | re.ASCII)
     return Peer(int(found[1]), int(found[2])) if found else None
 

@@ -93,7 +93,7 @@ def _refusal(request_id: str, error: DpsupError) -> bytes:
 
 
 def _tell_log() -> OnSkip:
-    """Of a process whose error output is its log."""
+    """For a process whose error output is its log."""
     sparing = Sparing()
 
     def skip(sender: Peer | None, error: ProtocolError) -> None:

@@ -100,7 +100,7 @@ def _capture(topology: Topology, host: Host, i: int, port: Port, file: str) -> I
             code="E0445",
             why="they are of an interface whose link type or snapshot length is not the first"
             " one's, or longer than that; libpcap reads only the others",
-            help=f"merge anew into one interface: editcap -F pcap {posixpath.basename(file)} NEW",
+            help=f"merge again into one interface: editcap -F pcap {posixpath.basename(file)} NEW",
         )
     if capture.clipped:
         yield problem(

@@ -136,7 +136,7 @@ def _vdev(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Proble
 
 
 def _offloads(topology: Topology, host: Host, i: int, interface: str) -> Iterator[Problem]:
-    """What users complain of first who put dpsup between kernel interfaces."""
+    """What users of kernel interfaces complain of first."""
     found = host.offloads(interface)
     if found is None or not (commands := found.commands(interface)):
         return

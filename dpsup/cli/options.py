@@ -89,7 +89,7 @@ def output_option(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def watch_options(over: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Of commands that measure rates over a moment, `over` by default."""
+    """Options of commands that measure rates over a moment, `over` by default."""
 
     def add(f: Callable[..., Any]) -> Callable[..., Any]:
         f = click.option(
@@ -101,7 +101,7 @@ def watch_options(over: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 
 def look_options(over: str = "300ms") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Of commands that print a section of an instance's tables."""
+    """Options of commands that print a section of an instance's tables."""
 
     def add(f: Callable[..., Any]) -> Callable[..., Any]:
         f = name_option(f)

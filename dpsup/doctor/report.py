@@ -145,7 +145,7 @@ def script(findings: list[Finding], file: str | None) -> str:
     of = f" {_plain(file)}" if file else ""
     out = [
         "#!/bin/sh",
-        f"# Made by `dpsup doctor{of} --fix-script`. Read it before you run it, as root.",
+        f"# Written by `dpsup doctor{of} --fix-script`. Read it before you run it, as root.",
         "# Commands that could cut your connection or remove wanted files are commented out.",
         "set -u",
     ]

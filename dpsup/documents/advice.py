@@ -41,7 +41,7 @@ class GroupSeen(TypedDict):
     lane_full_pps: Annotated[float, "packets a second that found the lane full"]
     lane_full: Annotated[dict[str, float], "the same by worker"]
     lane_full_most: Annotated[float, "most packets that found one lane full between two looks"]
-    busy: Annotated[float, "mean of its workers'"]
+    busy: Annotated[float, "mean busy share of its workers"]
     busiest: Annotated[float, "the busiest worker's"]
     fill: Annotated[float, "share of the lanes' room in use"]
     imbalance: Annotated[float, "the most loaded worker's share against an even one"]
@@ -75,7 +75,7 @@ class Seen(TypedDict):
 
 class Bottleneck(TypedDict):
     kind: Annotated[str, "`io core`, `worker`"]
-    who: Annotated[str, "which one"]
+    who: Annotated[str, "its name"]
     busy: Annotated[float, "share of its time with packets"]
     times_the_load: Annotated[float | None, "what it could take, null: too little is known"]
 

@@ -10,7 +10,7 @@ class Place(TypedDict):
     io: Annotated[int, "index of the io core"]
     place: Annotated[str, "what holds the mbufs there: `cache`, `lent`, ..."]
     of: Annotated[str | None, "the worker, port or group, null: the io core itself"]
-    mbufs: Annotated[int, "how many"]
+    mbufs: Annotated[int, "number of mbufs there"]
 
 
 class Stray(TypedDict):
@@ -38,7 +38,9 @@ class AuditPool(TypedDict):
     lanes: Annotated[int, "lent to workers"]
     io: Annotated[int, "held, or on their way, in io cores"]
     quarantine: Annotated[int, "waiting to be written to quarantine"]
-    unexplained: Annotated[int, "not found: a leak, if it stays on a settled instance"]
+    unexplained: Annotated[
+        int, "mbufs that were not found: a leak, if it stays on a settled instance"
+    ]
     moving: Annotated[int, "mbufs that changed place while they were counted"]
     strays: list[Stray]
     places: list[Place]

@@ -142,7 +142,9 @@ class LaneCounters(TypedDict):
     quarantine_full: Annotated[int, "packets dropped instead: the quarantine was full"]
     corrupt: Annotated[int, "packets given up with a corrupt slot"]
     emitted: NotRequired[Annotated[int, "packets that the plugin originated"]]
-    no_blank: NotRequired[Annotated[int, "packets that it did not: there was no empty buffer"]]
+    no_blank: NotRequired[
+        Annotated[int, "packets that it could not originate: there was no empty buffer"]
+    ]
     copied: NotRequired[Annotated[int, "copies sent out of a second port"]]
     no_copy: NotRequired[Annotated[int, "copies not made: there was no empty buffer"]]
     ticks: NotRequired[Annotated[int, "ticks that the plugin handled, its own and its buckets'"]]
@@ -164,7 +166,7 @@ class SlotCounters(LaneCounters):
     version: Annotated[int, "its version of the group's plugin"]
     needs: Annotated[int, "what the plugin asks for beside bytes: bits"]
     changes: Annotated[bool, "whether the plugin changes bytes"]
-    beats: Annotated[int, "looks at its lanes"]
+    beats: Annotated[int, "times that it looked at its lanes"]
     bursts: Annotated[int, "bursts"]
     busy: Annotated[int, "TSC cycles in bursts"]
     perf: Annotated[int, "not 0: it is measured now"]
@@ -174,7 +176,9 @@ class SlotCounters(LaneCounters):
     counters: Annotated[dict[str, int], "the plugin's own counters"]
     # The primary of an older dpsup does not know them.
     gauges: NotRequired[Annotated[dict[str, int], "its gauges, of the process in the slot"]]
-    dropped_policy: NotRequired[Annotated[int, "of `dropped`, by reasons marked as policy"]]
+    dropped_policy: NotRequired[
+        Annotated[int, "packets of `dropped` that were dropped for a reason marked as policy"]
+    ]
     forgotten: NotRequired[Annotated[int, "blocks of state that a plugin's migrate refused"]]
     undeclared: NotRequired[
         Annotated[int, "packets of which the plugin changed undeclared bytes (`verify`)"]

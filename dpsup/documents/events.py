@@ -58,7 +58,7 @@ MORE: dict[str, tuple[str, ...]] = {
 
 
 class Fields(TypedDict, total=False):
-    """Of any event, beside `seq`, `at`, `at_ns` and `type`."""
+    """The keys of any event, beside `seq`, `at`, `at_ns` and `type`."""
 
     address: Annotated[str, "the faulting address"]
     alive: Annotated[list[int], "processes that may hold the locks"]

@@ -37,7 +37,7 @@ class Listed(TypedDict):
 
 class Skipped(TypedDict):
     directory: Annotated[str, "a directory of instances that was not looked at"]
-    why: Annotated[str, "why not"]
+    why: Annotated[str, "why it was not looked at"]
 
 
 class Instances(Head):

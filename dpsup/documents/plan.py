@@ -75,7 +75,7 @@ class Group(TypedDict):
     intensity: Annotated[float, "restarts in `period` until a worker is held"]
     period: Annotated[float, "seconds"]
     backoff_initial: Annotated[float, "seconds to the first restart"]
-    backoff_factor: Annotated[float, "by which that grows with each restart"]
+    backoff_factor: Annotated[float, "factor by which that time grows with each restart"]
     backoff_max: Annotated[float, "seconds to a restart at most"]
     stall_after: Annotated[float, "seconds until a worker counts as stuck"]
     on_stopped: Annotated[str, "`keep`, `kill`"]
@@ -137,7 +137,7 @@ class Memory(TypedDict):
 
 class Plan(TypedDict):
     name: Annotated[str, "the instance"]
-    generation: Annotated[int, "the next primary's"]
+    generation: Annotated[int, "generation of the next primary"]
     topology_file: Annotated[str, "the file, absolute"]
     runtime_dir: Annotated[str, "the directory of sockets and state"]
     quarantine_dir: Annotated[str, "the directory of quarantined packets"]

@@ -40,7 +40,7 @@ class Stats(Named):
     groups: list[GroupCounters]
     slots: list[StatsSlot]
     tsc_hz: Annotated[int, "TSC cycles a second"]
-    heap_bytes: Annotated[int | None, "allocated in EAL's shared heaps"]
+    heap_bytes: Annotated[int | None, "bytes allocated in EAL's shared heaps"]
     account: Account
     port_info: list[PortInfo]
     processes: Annotated[
@@ -80,9 +80,9 @@ class State(Named):
 
 
 class LogLine(TypedDict):
-    at: Annotated[float, "when"]
+    at: Annotated[float, "when it was printed, in seconds since 1970"]
     seq: Annotated[int, "its number"]
-    at_ns: Annotated[int, "when"]
+    at_ns: Annotated[int, "when it was printed, in CLOCK_MONOTONIC"]
     name: Annotated[str, "the process"]
     line: Annotated[str, "what it printed"]
 
@@ -187,9 +187,9 @@ class Rebalance(TypedDict):
     elephants: list[Elephant]
     dry_run: Annotated[bool, "nothing was done"]
     done: Annotated[bool, "buckets were moved"]
-    why: Annotated[str, "why not"]
+    why: Annotated[str, "why no bucket was moved, or empty"]
     measured: Annotated[dict[str, float] | None, "shares afterwards, null: nothing was moved"]
-    imbalance_measured: Annotated[float | None, "the same of the imbalance"]
+    imbalance_measured: Annotated[float | None, "imbalance afterwards, null: nothing was moved"]
 
 
 class Rolled(Rollout):
@@ -207,7 +207,7 @@ class Revision(TypedDict):
     plugin: Annotated[str, "as the rollout named it"]
     plugin_path: Annotated[str, "the file"]
     args: Annotated[list[list[str]], "pairs of key and value"]
-    digest: Annotated[str, "of the file's bytes"]
+    digest: Annotated[str, "digest of the file's bytes"]
     at: Annotated[float, "when the rollout was asked for"]
     state: Annotated[str, "current, or what became of it"]
     why: Annotated[str, "why it was undone"]

@@ -10,7 +10,7 @@ from dpsup.documents.status import Head
 
 class Death(TypedDict):
     at: Annotated[float, "when a worker died with it in hand"]
-    at_ns: Annotated[int, "the same"]
+    at_ns: Annotated[int, "the same, in CLOCK_MONOTONIC"]
     group: Annotated[str, "the worker's group"]
     worker: Annotated[str, "the worker"]
     slot: Annotated[int, "index of its slot"]
@@ -24,9 +24,9 @@ class Death(TypedDict):
     program_base: NotRequired[Annotated[str, "where the worker program was mapped, 0x0: not known"]]
     plugin_base: NotRequired[Annotated[str, "where the plugin's file was, 0x0: built in"]]
     plugin_digest: NotRequired[
-        Annotated[str, "of the plugin's file, empty: built in, or loaded from its own place"]
+        Annotated[str, "digest of the plugin's file, empty: built in, or loaded from its own place"]
     ]
-    symbols: NotRequired[Annotated[list[str], "of each frame, what it is, as far as it is known"]]
+    symbols: NotRequired[Annotated[list[str], "what each frame is, as far as it is known"]]
     undone: Annotated[bool, "its changes of the packet were put back"]
 
 

@@ -37,7 +37,7 @@ class WorkerRates(Worker):
     since_s: Annotated[float | None, "seconds in this state"]
     fill: Annotated[float | None, "share of its lanes' room that is in use"]
     drop_pps: Annotated[float | None, "drops a second"]
-    fault_pps: Annotated[float | None, "of these, but those that are the plugin's policy"]
+    fault_pps: Annotated[float | None, "drops a second without those that are the plugin's policy"]
     drops_new: Annotated[dict[str, int], "dropped in the window, by reason"]
     pps: Annotated[float | None, "packets a second"]
     busy: Annotated[float | None, "share of the time spent in bursts"]
@@ -79,7 +79,7 @@ class LaneRates(TypedDict):
     worker: Annotated[str, "the worker"]
     size: Annotated[int, "most packets that it lends at a time"]
     out: Annotated[int, "packets lent now"]
-    fill: Annotated[float | None, "that, as a share of the most"]
+    fill: Annotated[float | None, "`out` as a share of `size`"]
     sent: Annotated[int, "packets lent so far"]
     returned: Annotated[int, "packets that came back so far"]
     requeued: Annotated[int, "packets taken back and steered again"]
@@ -105,11 +105,13 @@ class IoRates(TypedDict):
 
 class GroupRates(Group):
     pps: Annotated[float | None, "packets a second"]
-    busy: Annotated[float | None, "mean of its workers'"]
-    busy_sum: Annotated[float | None, "sum of its workers': 1.5 is one and a half cores"]
+    busy: Annotated[float | None, "mean busy share of its workers"]
+    busy_sum: Annotated[
+        float | None, "sum of its workers' busy shares: 1.5 is one and a half cores"
+    ]
     drops: Annotated[int, "all its drops: `totals.dropped`, added up"]
     drop_pps: Annotated[float | None, "drops a second"]
-    fault_pps: Annotated[float | None, "of these, but those that are the plugin's policy"]
+    fault_pps: Annotated[float | None, "drops a second without those that are the plugin's policy"]
     drops_new: Annotated[dict[str, int], "dropped in the window, by reason"]
     inputs: Annotated[list[str], "ports that feed it"]
     next: Annotated[list[str], "where its packets go"]
@@ -165,7 +167,7 @@ class Picture(Measured):
 
 
 class CpuTimes(TypedDict):
-    """Of a CPU, in ticks since boot."""
+    """A CPU's times, in ticks since boot."""
 
     total: int
     busy: int

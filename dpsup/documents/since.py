@@ -33,9 +33,10 @@ class Mark(TypedDict):
 class Account(Fates):
     """Every packet received since, by what became of it."""
 
-    in_flight_before: Annotated[int, "those of the moment of the mark"]
+    in_flight_before: Annotated[int, "packets that were in flight at the mark"]
     lost: Annotated[
-        int | None, "received and not found; null: packets were in flight then, or are now"
+        int | None,
+        "packets received and not found; null: packets were in flight at the mark, or are now",
     ]
 
 

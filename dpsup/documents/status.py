@@ -77,7 +77,7 @@ class LastExit(TypedDict):
     signal: Annotated[int | None, "the signal's number, null: none"]
     asked: Annotated[bool, "whether dpsup asked it to end"]
     reason: Annotated[str, "what dpsup knows of the cause"]
-    at_ns: Annotated[int, "when"]
+    at_ns: Annotated[int, "when it ended"]
 
 
 class Worker(TypedDict):
@@ -97,7 +97,7 @@ class Worker(TypedDict):
     outstanding: Annotated[int, "packets lent to it now"]
     requeued: Annotated[int, "packets taken back and steered again"]
     emitted: Annotated[int, "packets that its plugin originated (`dps_emit`)"]
-    no_blank: Annotated[int, "packets that it could not, for lack of an empty buffer"]
+    no_blank: Annotated[int, "packets that it could not originate, for lack of an empty buffer"]
     copied: Annotated[int, "copies sent out of a second port (`dps_also`)"]
     no_copy: Annotated[int, "copies not made, for lack of an empty buffer"]
     on_hash: Annotated[int, "packets sent on by a hash of its plugin's own (`dps_on_hash`)"]
@@ -105,7 +105,9 @@ class Worker(TypedDict):
     ticks_skipped: Annotated[int, "ticks that were due and not handled"]
     counters: Annotated[dict[str, int], "the plugin's own counters"]
     gauges: Annotated[dict[str, int], "its gauges, of the present process"]
-    dropped_policy: Annotated[int, "of `dropped`, by reasons that the plugin marks as policy"]
+    dropped_policy: Annotated[
+        int, "packets of `dropped` that were dropped for a reason that the plugin marks as policy"
+    ]
     undeclared: NotRequired[
         Annotated[
             int,
@@ -216,7 +218,7 @@ class Recovery(TypedDict):
     quarantined: Annotated[int, "packets put in quarantine"]
     last_failover_us: Annotated[
         float | None,
-        "from noticing the last death to the successor's first packet, null: none",
+        "time from the notice of the last death to the successor's first packet, null: none",
     ]
     histograms: Annotated[
         dict[str, Histogram],
@@ -256,7 +258,7 @@ class Fates(TypedDict):
     missed: Annotated[int, "lost by the drivers, for lack of a descriptor or an mbuf"]
     sent: Annotated[int, "packets sent"]
     dropped: Annotated[dict[str, int], "dropped, by reason"]
-    in_flight: Annotated[int, "received, neither sent nor dropped yet"]
+    in_flight: Annotated[int, "packets received, and neither sent nor dropped yet"]
     emitted: Annotated[int, "packets that plugins originated, beside those received"]
     copied: Annotated[int, "copies of packets, likewise"]
     to_kernel: Annotated[int, "packets that plugins punted and the kernel took"]
@@ -266,7 +268,9 @@ class Fates(TypedDict):
 class Account(Fates):
     """Every packet received, by what became of it."""
 
-    lost: Annotated[int, "received and not found; told once nothing is in flight"]
+    lost: Annotated[
+        int, "packets received, and neither sent, dropped nor found; counted once none is in flight"
+    ]
 
 
 class Unwritten(TypedDict):

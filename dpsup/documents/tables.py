@@ -22,7 +22,7 @@ class TableRow(TypedDict):
     entries: Annotated[int, "entries in it"]
     most: Annotated[int, "entries that it has room for"]
     bytes: Annotated[int, "bytes of both copies"]
-    version: Annotated[int, "batches that made it"]
+    version: Annotated[int, "number of batches applied to it"]
     file: Annotated[str, "the file that the topology names, empty: none"]
     changed_on_disk: Annotated[bool, "whether the file has other contents than when it was read"]
     persists: Annotated[str, "the file in which it outlives the instance, empty: it does not"]
@@ -39,20 +39,20 @@ class Changed(TypedDict):
     operations: Annotated[int, "operations of the batch; 0: nothing differed"]
     removed: Annotated[int, "of which removed an entry"]
     entries: Annotated[int, "entries before a dry run, else after the batch"]
-    version: Annotated[int, "batches that made the table"]
+    version: Annotated[int, "number of batches applied to the table"]
     dry_run: Annotated[bool, "whether it was only checked"]
     text: Annotated[str, "of a dry run the first operations, as text"]
 
 
 class TableEntry(TypedDict):
     key: Annotated[str, "as in the table's file"]
-    value: Annotated[str, "likewise"]
+    value: Annotated[str, "its value, as in the table's file"]
 
 
 class Table(Named):
     group: Annotated[str, "the group"]
     table: Annotated[str, "the table"]
-    version: Annotated[int, "batches that made the table"]
+    version: Annotated[int, "number of batches applied to the table"]
     entries: list[TableEntry]
 
 
@@ -61,4 +61,4 @@ class TableLines(TypedDict):
     table: Annotated[str, "the table"]
     text: Annotated[str, "lines of the table's file"]
     next: Annotated[int | None, "the line to go on with, null: that was all"]
-    version: Annotated[int, "batches that made the table"]
+    version: Annotated[int, "number of batches applied to the table"]

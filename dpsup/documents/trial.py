@@ -16,9 +16,9 @@ class TriedPort(TypedDict):
 
 class TriedState(TypedDict):
     bytes: Annotated[int, "state of the worker's place, 0: it keeps none"]
-    digest: Annotated[str, "of these bytes"]
+    digest: Annotated[str, "digest of these bytes"]
     buckets: Annotated[int, "buckets that have state"]
-    bucket_digest: Annotated[str, "of their bytes"]
+    bucket_digest: Annotated[str, "digest of the buckets' state"]
 
 
 class TriedFinding(TypedDict):
@@ -60,7 +60,9 @@ class Try(Head):
     ticks_skipped: Annotated[int, "ticks that ended the process twice"]
     counters: Annotated[dict[str, int], "the plugin's counters and gauges"]
     state: TriedState
-    digest: Annotated[str, "of every packet's fate and bytes: the same for the same behaviour"]
+    digest: Annotated[
+        str, "digest of every packet's fate and bytes: the same for the same behaviour"
+    ]
     ns_per_packet: Annotated[float, "time of the worker's loop; the only figures that vary"]
     cycles_per_packet: Annotated[float, "likewise, TSC cycles"]
     sweep: Annotated[Sweep | None, "of `--kill-sweep`, null: not asked for"]

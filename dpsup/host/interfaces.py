@@ -85,7 +85,7 @@ def _deleted(data: bytes) -> set[int]:
 
 
 def name_of(index: int) -> str:
-    """Of an interface, "" where there is none of that index here."""
+    """The name of an interface, "" where there is none of that index here."""
     try:
         return socket.if_indextoname(index)
     except OSError:

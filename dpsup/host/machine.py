@@ -109,7 +109,7 @@ class Host:
         return tap.inspect(name, netns) if self.is_here else tap.Seen()
 
     def offloads(self, interface: str) -> Offloads | None:
-        """Of a kernel interface; None: it is another machine's."""
+        """The facts of a kernel interface; None: it is another machine's."""
         return read_offloads(interface) if self.is_here else None
 
     def is_file(self, path: str) -> bool:

@@ -189,7 +189,7 @@ _ACCIDENTS = (
 
 
 def ignore_accidents() -> None:
-    """Of this process and what it starts: no signal that was sent by mistake ends it. Those that
+    """For this process and what it starts: no signal that was sent by mistake ends it. Those that
     are left are orders, faults (SIGSEGV, SIGABRT …), and job control (SIGTSTP, SIGCONT)."""
     real_time = range(signal.SIGRTMIN, signal.SIGRTMAX + 1)
     for number in (*_ACCIDENTS, *real_time):

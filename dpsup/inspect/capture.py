@@ -135,7 +135,7 @@ class Names:
         return self.groups.index(name) if name in self.groups else self.group
 
     def is_wanted(self, one: Captured) -> bool:
-        """Of drops: a rollout may bring other names for the same numbers."""
+        """The names of reasons for drops: a rollout may bring others for the same numbers."""
         return not self.dropped or ANY in self.dropped or self.reason(one) in self.dropped
 
     def reason(self, one: Captured) -> str:

@@ -45,7 +45,7 @@ def _of_values(counts: dict[int, int]) -> dict[str, int | None]:
 
 
 def percentiles(counts: Sequence[int], most: int) -> dict[str, int | None]:
-    """Of a histogram by class; `most` is the highest value measured."""
+    """The percentiles of a histogram by class; `most` is the highest value measured."""
     by_value = {highest(i): n for i, n in enumerate(counts) if n}
     found = _of_values(by_value)
     return {k: None if v is None else min(v, most) for k, v in found.items()} | {

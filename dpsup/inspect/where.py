@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
 
 
 def running(name: str | None, flow: str, port: str) -> Where:
-    """Of a running instance, with or without a supervisor. Raises: DpsupError."""
+    """The answer for a running instance, with or without a supervisor. Raises: DpsupError."""
     parse(flow)  # what is wrong with it is said first
     with client.connect(name) as instance:
         doc = instance.status()

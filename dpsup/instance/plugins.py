@@ -102,7 +102,7 @@ def _take_file(directory: Path, name: str, path: str) -> str:
 
 
 def digests(paths: Iterable[str]) -> dict[str, str]:
-    """Of each file, the digest of its contents; "" where it cannot be read: a rollout says why."""
+    """The digest of each file's contents; "" where it cannot be read: a rollout says why."""
     found = dict.fromkeys(paths, "")
     for path in found:
         with contextlib.suppress(OSError):

@@ -17,8 +17,8 @@ from dpsup.host.mounts import hugetlbfs
 
 
 def remove(name: str, owner: int, own: Path) -> list[str]:
-    """Of the instance `name` and that user. `own`: the directory that EAL has in the instance's.
-    Returns what was removed."""
+    """Remove what is left of the instance `name` of that user; what was removed. `own`: the
+    directory that EAL has in the instance's."""
     removed = []
     mine = re.compile(rf"dpsup-{re.escape(name)}-g\d+")
     for directory in (*map(Path, eal.runtime_dirs(os.environ)), own):

@@ -23,7 +23,7 @@ _FRAGMENT = 44
 
 
 def one_line(data: bytes) -> str:
-    """Of an Ethernet frame, or its first bytes."""
+    """An Ethernet frame, or its first bytes, as a line of text."""
     if len(data) < 14:
         return "too short for Ethernet"
     kind, at, tags = struct.unpack_from(">H", data, 12)[0], 14, ""

@@ -50,7 +50,7 @@ IN_THE_WAY = {"memory": WAIT | WRITE, "memzone": ~0, "tailq": 0, "mempool": 0, "
 
 
 def lock_names(n: int) -> tuple[str, ...]:
-    """Of a primary's first n locks: after those that each has, one for each list of memory."""
+    """A primary's first n locks: after those that each has, one for each list of memory."""
     return *FIRST[:n], *(f"segments {i}" for i in range(n - len(FIRST)))
 
 
@@ -86,7 +86,7 @@ def mappers(file: Path) -> set[int]:
 
 
 def _switches() -> dict[str, str] | None:
-    """Of the threads that may take EAL's locks, how often each has gone to sleep; None if one of
+    """How often each of the threads that may take EAL's locks has gone to sleep; None if one of
     them is awake."""
     seen = {}
     for task in Path("/proc/self/task").iterdir():

@@ -59,7 +59,7 @@ class Output:
 
 
 def output_of(vdev: str, mtu: int) -> Output | None:
-    """Of a port that writes files, those; called once its device is open."""
+    """The files that a port writes; called once its device is open."""
     pairs = [part.partition("=") for part in vdev.split(",")[1:]]
     paths = [value for key, _, value in pairs if key.strip() == "tx_pcap"]
     if not paths or mtu > _WHOLE_MOST - 22:
@@ -68,7 +68,7 @@ def output_of(vdev: str, mtu: int) -> Output | None:
 
 
 def _writer_of(path: str) -> int | None:
-    """Of this process's descriptor that writes to the file, a duplicate."""
+    """A duplicate of this process's descriptor that writes to the file."""
     with contextlib.suppress(OSError):
         file = os.stat(path)  # noqa: PTH116
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
@@ -81,7 +81,7 @@ def _writer_of(path: str) -> int | None:
 
 
 def _claim(path: str, fd: int) -> None:
-    """Of two instances that start at once, `check` finds neither: the second one is refused here.
+    """`check` finds neither of two instances that start at once: the second one is refused here.
     Raises: DpsupError."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

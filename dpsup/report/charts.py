@@ -178,7 +178,7 @@ def _seconds(value: float) -> str:
 
 
 def histogram(name: str, doc: Histogram) -> Html | None:
-    """Of a document with bounds in seconds and counts up to each; None where it is empty."""
+    """A chart of bounds in seconds and counts up to each; None where the document is empty."""
     if not doc["count"]:
         return None
     each, before = [], 0

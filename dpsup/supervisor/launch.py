@@ -432,7 +432,7 @@ def _follow_itself(forwards: bool, again: _Again, file: str) -> None:
     and everything is to be ended."""
     delay = again.decide()
     if delay is not None:
-        _say("the supervisor failed and starts anew; forwarding goes on (`dpsup logs supervisor`)")
+        _say("the supervisor failed and starts again; forwarding goes on (`dpsup logs supervisor`)")
         time.sleep(delay)
         raise _Crashed
     if forwards:

@@ -126,7 +126,7 @@ def retry_of(policy: Policy, reason: str = "") -> float:
 
 
 def last_credit(policy: Policy, now: float) -> History:
-    """Of a worker that is tried once more: the next failure gives it up again."""
+    """The history of a worker that is tried once more: the next failure gives it up again."""
     return History(policy.intensity, now)
 
 

@@ -56,7 +56,7 @@ def _read(path: str) -> tuple[Topology, Plan]:
 
 
 async def _digests(plan: Plan) -> dict[str, str]:
-    """Of the files that a topology hands to plugins. Raises: TimedOut."""
+    """The digests of the files that a topology hands to plugins. Raises: TimedOut."""
     paths = [path for group in plan.groups for path in plugins.files_of(group.args).values()]
     if not paths:
         return {}

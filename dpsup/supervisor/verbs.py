@@ -276,7 +276,7 @@ async def _tell(sup: Supervisor, args: Args) -> Told:
             f'group "{group.name}" takes no words',
             code="E0536",
             why="the topology does not say that it does",
-            help=f'write control = true in [[workers]] of "{group.name}", and start anew',
+            help=f'write control = true in [[workers]] of "{group.name}", and start again',
         )
     told: Told = await _table("tell", sup, {**args, "group": group.name})
     return told

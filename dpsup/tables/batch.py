@@ -190,7 +190,9 @@ def _refusal(verb: Verb, is_there: bool, is_full: bool) -> tuple[str, str, str] 
     if verb is Verb.ADD and is_there:
         return "is there already", "E0524", "write replace, or set, which does either"
     if verb in (Verb.REPLACE, Verb.DEL) and not is_there:
-        help = "remove the line" if verb is Verb.DEL else "write add, or set, which does either"
+        help = (
+            "leave this `del` out" if verb is Verb.DEL else "write add, or set, which does either"
+        )
         return "is not there", "E0524", help
     if not is_there and is_full:
         return "does not fit: the table is full", "E0523", "give the table more `entries`"

@@ -389,7 +389,7 @@ def _carry_out(options: Options, setting: Setting) -> Try:
     run = program.run(setting, frames, ports)
 
     def names(one: dict[str, Any]) -> list[str]:
-        """Of a crash without the frames of its handler; of a store, the one frame."""
+        """The frames of a crash without those of its handler; of a store, the one frame."""
         at = one["frames"] if len(one["frames"]) > CRASHED else ["0x0", *one["frames"]]
         skipped = CRASHED if len(one["frames"]) > CRASHED else 1
         return named(at, _loaded(setting, one))[skipped:] if one["frames"] else []

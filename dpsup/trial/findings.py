@@ -128,7 +128,7 @@ def _twice(one: dict[str, Any], names: Names) -> TriedFinding:
     trace = names(one)
     after = f" after its store in {trace[0]}" if trace else ""
     if one["kind"] == "restart":
-        message = f"a worker that starts anew before the {run} gives another outcome: {what}"
+        message = f"a worker that starts again before the {run} gives another outcome: {what}"
         if section not in ("verdict", "emitted"):
             message += f", {at}"
         return finding(

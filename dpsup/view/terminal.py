@@ -342,7 +342,7 @@ def print_tables(doc: Tables) -> None:
 
 
 def _learned(found: Learned | None) -> str:
-    """Of a table what workers told, and what became of it."""
+    """What workers told a table, and what became of it."""
     if found is None:
         return ""
     words = [f"{found['entries']} learned"]

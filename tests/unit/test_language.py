@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -70,3 +71,11 @@ def test_shipped_text_has_no_refused_word() -> None:
 )
 def test_what_is_refused(text: str, found: list[str]) -> None:
     assert offences(text) == found
+
+
+def test_a_docstring_is_no_fragment() -> None:
+    """It does not begin "Of ...": it names what it is about."""
+    for path in sorted((ROOT / "dpsup").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+                assert not (ast.get_docstring(node) or "").startswith("Of "), path
