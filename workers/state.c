@@ -14,6 +14,9 @@
 #include "loop.h"
 #include "worker.h"
 
+// In the epoch of what is kept: the block after it began with zeroes, as its version could not migrate.
+static const uint32_t ANEW = 1u << 31;
+
 // Of the loop that is in packet() or a tick.
 struct loop *touching;
 
@@ -61,13 +64,13 @@ forget_kept(const struct state_block *b)
 // Before the block is another's: what it is now, kept at the end of its room. A kill in the middle
 // leaves the block as it was.
 static void
-keep(const struct state_block *b, uint32_t epoch)
+keep(const struct state_block *b, uint32_t epoch, uint32_t anew)
 {
 	struct dps_state_kept *kept = kept_of(b);
 
 	forget_kept(b);
 	kept->size = b->head->size;
-	kept->epoch = epoch;
+	kept->epoch = (epoch & ~ANEW) | anew;
 	memcpy(kept_bytes(b), b->bytes, kept->size);
 	dps_order();
 	dps_store64(&kept->stamp, b->head->stamp);
@@ -130,14 +133,15 @@ migrate(const void *old, uint64_t size, uint64_t stamp, const struct state_owner
 // What it was is kept first, then the block is nobody's, then its bytes are the new ones, then one store
 // says whose it is. A worker that finds it nobody's begins again from what is kept; one of the version
 // before, which takes over after a death and when a rollout goes back, puts that back. A worker of the
-// version before that still runs does so too, if it gets the bucket.
+// version before that still runs does so too, if it gets the bucket; and one of the new version that gets
+// a bucket back which began anew meanwhile, as the version before could not migrate.
 bool
 state_open(const struct state_block *b, const struct state_owner *o)
 {
 	uint64_t found = dps_load64(&b->head->stamp), stamp = found, size = b->head->size;
 	const uint8_t *old = b->bytes;
 	bool kept = has_kept(b);
-	bool fits, migrates;
+	bool fits, migrates, mine;
 
 	if (found == o->stamp) {
 		grow(b, o);
@@ -150,14 +154,15 @@ state_open(const struct state_block *b, const struct state_owner *o)
 	}
 	fits = stamp != 0 && size <= b->room && dps_kept_room(size, o->size) <= b->room;
 	migrates = fits && o->migrate != NULL && is_of_another_version(stamp, o);
-	if (migrates && migrate(old, size, stamp, o)) {
+	mine = kept && kept_of(b)->stamp == o->stamp && kept_bytes(b) >= b->bytes + o->size &&
+	       (found == 0 || (kept_of(b)->epoch & ~ANEW) == (o->epoch & ~ANEW));
+	if (migrates && !(mine && (kept_of(b)->epoch & ANEW)) && migrate(old, size, stamp, o)) {
 		if (found != 0)
-			keep(b, o->epoch);
+			keep(b, o->epoch, 0);
 		own(b, o, o->fresh, o->size);
 		return true;
 	}
-	if (kept && kept_of(b)->stamp == o->stamp && kept_bytes(b) >= b->bytes + o->size &&
-	    (found == 0 || kept_of(b)->epoch == o->epoch)) {
+	if (mine) {
 		own(b, o, kept_bytes(b), kept_of(b)->size < o->size ? kept_of(b)->size : o->size);
 		return true;
 	}
@@ -165,7 +170,7 @@ state_open(const struct state_block *b, const struct state_owner *o)
 	if (migrates && (uint32_t)stamp < (uint32_t)o->stamp)
 		dps_count(o->forgotten, 1);
 	if (fits && found != 0)
-		keep(b, o->epoch);
+		keep(b, o->epoch, ANEW);
 	else if (!fits && kept)
 		forget_kept(b);
 	if (!fits && dps_kept_at(b->room) >= o->size && dps_kept_at(b->room) > 0) {

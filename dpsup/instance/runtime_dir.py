@@ -223,12 +223,15 @@ class Runtime:
                 raise error
             wrong = _misfit(name, found, os.fstat(directory).st_uid)
             if wrong:
-                raise NotPermitted(
-                    f"{self.path / name} {wrong}",
-                    code="E0613",
-                    why="dpsup did not create it, and would overwrite it or believe what it says",
-                    help="look at it, then remove it",
-                )
+                raise self._foreign(Path(name), wrong)
+
+    def _foreign(self, file: Path, wrong: str) -> DpsupError:
+        return NotPermitted(
+            f"{self.path / file} {wrong}",
+            code="E0613",
+            why="dpsup did not create it, and would overwrite it or believe what it says",
+            help="look at it, then remove it",
+        )
 
     def _close_to_others(self) -> None:
         """Once it is known that only dpsup uses it. Raises: DpsupError."""
@@ -480,7 +483,10 @@ class Runtime:
                 time.sleep(0.01)
             for one in os.listdir(directory):  # noqa: PTH208
                 if one != TABLES_LOCK:
-                    os.unlink(one, dir_fd=directory)
+                    try:
+                        os.unlink(one, dir_fd=directory)
+                    except IsADirectoryError:
+                        raise self._foreign(Path(TABLES, one), "is a directory") from None
 
     def _dead_sockets(self) -> list[str]:
         """Remove what the plan's net_memif servers left: no primary could listen there again."""

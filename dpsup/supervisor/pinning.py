@@ -2,7 +2,8 @@
 """Workers and io cores that the kernel took off their CPUs.
 
 It does so where a CPU goes offline or out of a cpuset, to whatever CPUs are left, and never puts
-them back. A thread that is on one other CPU was put there on purpose, and is left alone.
+them back. A thread that is on one other CPU, although it could be on its own, was put there on
+purpose, and is left alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Pinning:
         self._read, self._pin = read, pin
         self._astray: dict[str, int] = {}  # by what runs
         self._seen: set[int] = set()  # threads: a new one may be on its way to its CPU
+        self._moved: set[int] = set()  # threads that a person put elsewhere
         self._next = 0.0
 
     def is_due(self, now: float) -> bool:
@@ -46,13 +48,14 @@ class Pinning:
             seen.add(name)
             try:
                 runs = sorted(self._read(tid))
-                if len(runs) == 1:
-                    if runs == [cpu] and self._astray.pop(name, None) is not None:
+                if runs == [cpu]:
+                    self._moved.discard(tid)
+                    if self._astray.pop(name, None) is not None:
                         found.append({"name": name, "message": f"runs on CPU {cpu} again"})
                     continue
+                if tid not in self._seen or self._is_moved(name, tid, runs, cpu):
+                    continue
             except OSError:  # it has ended
-                continue
-            if tid not in self._seen:
                 continue
             try:
                 self._pin(tid, {cpu})
@@ -69,4 +72,19 @@ class Pinning:
         for name in self._astray.keys() - seen:
             del self._astray[name]
         self._seen = {tid for _, tid, _ in threads}
+        self._moved &= self._seen
         return found
+
+    def _is_moved(self, name: str, tid: int, runs: list[int], cpu: int) -> bool:
+        """By a person: it is on one CPU, and may be on its own. The kernel leaves it on one where
+        no more are left, and says which of those that it is asked for are. Raises: OSError."""
+        if len(runs) > 1 or name in self._astray:
+            self._moved.discard(tid)
+            return False
+        if tid not in self._moved:
+            self._pin(tid, {*runs, cpu})
+            may = cpu in self._read(tid)
+            self._pin(tid, runs)
+            if may:
+                self._moved.add(tid)
+        return tid in self._moved

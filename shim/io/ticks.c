@@ -80,14 +80,19 @@ tick_slot(struct io *io, struct lane *lane)
 		lane->tick_waits = lend(io, lane, DPS_TICK_SLOT);
 }
 
-// A bucket that no plugin has kept anything of has nothing that ages.
+// A bucket that no plugin has kept anything of has nothing that ages. One that is no plugin's may have lost
+// its worker as that migrated it: what it was is kept at the end of its room.
 static bool
 has_state(const struct dps_group_conf *conf, uint32_t bucket)
 {
 	uint64_t at = the_primary.own->base + dps_bucket_head(conf, bucket);
+	const struct dps_state_head *head = (const void *)(uintptr_t)at;
+	uint64_t kept = dps_kept_at(conf->bucket_state);
 
-	return conf->bucket_state > 0 &&
-	       dps_load64(&((const struct dps_state_head *)(uintptr_t)at)->stamp) != 0;
+	if (conf->bucket_state == 0)
+		return false;
+	return dps_load64(&head->stamp) != 0 ||
+	       (kept > 0 && dps_load64((const void *)((const uint8_t *)(head + 1) + kept)) != 0);
 }
 
 static void

@@ -13,15 +13,19 @@ STATE = ROOT / "workers" / "state.c"
 
 # What is taken out of state.c: the program must notice each.
 SPOILT = {
-    "nothing is kept": ("\t\tif (found != 0)\n\t\t\tkeep(b, o->epoch);\n", ""),
+    "nothing is kept": ("\t\tif (found != 0)\n\t\t\tkeep(b, o->epoch, 0);\n", ""),
     "the block is somebody's meanwhile": (
         "\tdps_store64(&b->head->stamp, 0);\n\tdps_order();\n\tmemcpy(b->bytes, from, len);",
         "\tmemcpy(b->bytes, from, len);",
     ),
     "what an earlier rollout kept": (
-        "(found == 0 || kept_of(b)->epoch == o->epoch)", "true",
+        "(found == 0 || (kept_of(b)->epoch & ~ANEW) == (o->epoch & ~ANEW))", "true",
     ),
-    "nothing is put back": ("if (kept && kept_of(b)->stamp == o->stamp &&", "if (0 &&"),
+    "nothing is put back": ("mine = kept && kept_of(b)->stamp == o->stamp &&", "mine = 0 &&"),
+    "what began anew counts for more than what was kept": ("keep(b, o->epoch, ANEW)", "keep(b, o->epoch, 0)"),
+    "what was migrated back counts for less": (
+        "keep(b, o->epoch, 0);\n\t\town(b, o, o->fresh", "keep(b, o->epoch, ANEW);\n\t\town(b, o, o->fresh",
+    ),
 }  # fmt: skip
 
 

@@ -26,14 +26,13 @@ class Kernel:
         self.pinned += 1
         if not set(cpus) & self.there:
             raise OSError(errno.EINVAL, "Invalid argument")
-        self.on[tid] = set(cpus)
+        self.on[tid] = set(cpus) & self.there
 
     def offline(self, cpu: int) -> None:
         """What Linux does: those that could run nowhere else may run anywhere."""
         self.there.discard(cpu)
         for tid, cpus in self.on.items():
-            if cpus == {cpu}:
-                self.on[tid] = set(self.there)
+            self.on[tid] = cpus & self.there or set(self.there)
 
 
 OURS = [("fw/0", 10, 2), ("fw/1", 11, 3), ("io core 0", 12, 1)]
@@ -81,9 +80,42 @@ def test_the_next_process_of_a_worker_may_be_where_it_belongs() -> None:
 
 def test_what_a_person_put_elsewhere_or_has_ended_is_left_alone() -> None:
     kernel = Kernel(4, t10=0, t12=1)
-    assert Pinning(kernel.read, kernel.pin).observe(OURS) == []
-    assert kernel.on[10] == {0}
-    assert not kernel.pinned
+    pinning = Pinning(kernel.read, kernel.pin)
+    for _ in range(3):
+        assert pinning.observe(OURS) == []
+        assert kernel.on[10] == {0}
+    asked = kernel.pinned
+    kernel.offline(2)  # its own, which it has left
+    assert pinning.observe(OURS) == []
+    kernel.there.add(2)
+    assert pinning.observe(OURS) == []
+    assert kernel.on[10] == {0} and kernel.pinned == asked  # not touched once it is known
+    # Put back by hand: from now on it is as any other.
+    kernel.on[10] = {2}
+    assert pinning.observe(OURS) == []
+    kernel.offline(2)
+    assert len(pinning.observe(OURS)) == 1
+
+
+def test_one_cpu_that_is_left_is_no_choice_of_a_person() -> None:
+    """A cpuset that shrinks to one CPU, or a machine of two of which one goes offline."""
+    kernel = Kernel(4, t10=2, t11=3, t12=1)
+    pinning = Pinning(kernel.read, kernel.pin)
+    assert pinning.observe(OURS) == []
+    for cpu in (0, 2, 3):
+        kernel.offline(cpu)
+    assert kernel.on == {10: {1}, 11: {1}, 12: {1}}
+    assert [one["message"] for one in pinning.observe(OURS)] == [
+        f"cannot run on CPU {cpu}, offline or outside of its cpuset (Invalid argument): runs on 1"
+        for cpu in (2, 3)
+    ]
+    assert pinning.observe(OURS) == []
+    assert kernel.on == {10: {1}, 11: {1}, 12: {1}}
+    kernel.there |= {2, 3}
+    assert [one["message"] for one in pinning.observe(OURS)] == [
+        f"runs on CPU {cpu} again" for cpu in (2, 3)
+    ]
+    assert kernel.on == {10: {2}, 11: {3}, 12: {1}}
 
 
 def test_a_worker_that_is_gone_is_forgotten() -> None:
