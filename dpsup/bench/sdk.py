@@ -225,7 +225,7 @@ def _pair(
 
 
 def _tx_cycles(rig: Rig, seconds: float) -> float:
-    """Of the io core, to send one packet."""
+    """Cycles of the io core to send one packet."""
     (first,) = rig.instance.stats()["io"]
     time.sleep(seconds)
     (last,) = rig.instance.stats()["io"]
@@ -265,13 +265,13 @@ def _ns_a_packet(rig: Rig, seconds: float) -> float:
     """CPU time of the worker for a packet: what others do on its core does not count."""
     pid = rig.pids()["fw/0"]
 
-    def look() -> tuple[int, int]:
+    def sample() -> tuple[int, int]:
         ran = sum(one[0] for one in read_waits(pid).values())
         return ran, _decided(rig)
 
-    ran, packets = look()
+    ran, packets = sample()
     time.sleep(seconds)
-    now, total = look()
+    now, total = sample()
     return (now - ran) / max(1, total - packets)
 
 

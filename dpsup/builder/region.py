@@ -281,7 +281,7 @@ class Region:
         return self._at + self.offset(i, which)
 
     def offset(self, i: int, which: int) -> int:
-        """Of a copy in the file, a multiple of a page."""
+        """Bytes of a copy in the file, a multiple of a page."""
         return self._places[i][which]
 
     @property
@@ -295,7 +295,7 @@ class Region:
             ffi.memmove(copy + at, _ZEROES, min(len(_ZEROES), size - at))
 
     def note_layout(self, i: int, layout: int) -> None:
-        """Of a table of the plugin's own kind, before workers may map it."""
+        """Say which layout a table of the plugin's own kind has, before workers may map it."""
         self._head.table[i].layout = layout
 
     def layout(self, i: int) -> int:

@@ -371,6 +371,14 @@ def is_ending(status: int) -> bool:
     )
 
 
+def parent_of(pid: int) -> int:
+    """0 where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[1])
+    return 0
+
+
 def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

@@ -62,7 +62,7 @@ def mark_of(instance: str, port: str) -> str:
 
 
 def namespace_path(name: str) -> str:
-    """Of a namespace by its name, as `ip netns` has it, or by its path."""
+    """The path of a namespace, by its name, as `ip netns` has it, or by its path."""
     return name if "/" in name else f"{NAMESPACES}/{name}"
 
 

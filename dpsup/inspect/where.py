@@ -5,14 +5,13 @@ instance, or a topology file."""
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, cast
 
 from dpsup.bus.client import Client
 from dpsup.errors import DpsupError
 from dpsup.instance import client
 from dpsup.instance import where as composed
-from dpsup.instance.runtime_dir import PLAN, PRIMARY
+from dpsup.instance.runtime_dir import PRIMARY
 from dpsup.packets.flow import parse
 from dpsup.primary.flow_hash import flow_hash
 
@@ -32,7 +31,7 @@ def running(name: str | None, flow: str, port: str) -> Where:
             raise DpsupError(
                 "no primary is running yet", code="E0705", help="`dpsup status` shows the state"
             )
-        plan: Plan = json.loads(instance.runtime.read(PLAN))
+        plan = client.read_plan(instance.runtime)
         plan["generation"] = doc["generation"]
         where = instance.runtime
     primary = Client(where.file(PRIMARY), lambda: where.name in client.running())

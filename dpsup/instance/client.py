@@ -162,7 +162,7 @@ class Instance:
         return self._headless_status(timeout)
 
     def _headless_status(self, timeout: float) -> Status:
-        plan: Running = json.loads(self.runtime.read(PLAN))
+        plan: Running = read_plan(self.runtime)
         state = self.runtime.read_state()
         plan["primary_pid"] = state.primary.pid if state and state.primary else None
         counters: Reading = self._primary.ask("counters", timeout)
@@ -212,8 +212,8 @@ class Instance:
             "processes": {},
             "cpus": machine.cpu_times(),
         }
-        with contextlib.suppress(OSError, ValueError):
-            found["plan"] = json.loads(self.runtime.read(PLAN))
+        with contextlib.suppress(DpsupError):
+            found["plan"] = read_plan(self.runtime)
         if self.headless:
             hello = self._primary.ask("hello")
             found["counters"] = self._primary.ask("counters")
@@ -233,7 +233,7 @@ class Instance:
     def xstats(self, *, timeout: float = DEFAULT_S) -> dict[str, dict[str, int] | None]:
         """By port: all that its driver counts, by the driver's own names, since it opened the
         device; None where the port has none. While no primary runs, no port is told."""
-        plan: Running = json.loads(self.runtime.read(PLAN))
+        plan: Running = read_plan(self.runtime)
         ask = self._primary.ask if self.headless else self._ask
         return {p["name"]: ask("xstats", timeout, port=p["name"]) for p in plan["ports"]}
 
@@ -493,6 +493,23 @@ class Instance:
                 heard = time.monotonic()
         finally:
             subscriber.close()
+
+
+def read_plan(where: Runtime) -> Running:
+    """What an instance runs, as its supervisor wrote it down. Raises: DpsupError."""
+    try:
+        plan: Running = json.loads(where.read(PLAN))
+        if {"ports", "groups"} <= plan.keys():
+            return plan
+        what: object = "it is no plan"
+    except (OSError, ValueError, AttributeError, RecursionError) as e:
+        what = e
+    raise DpsupError(
+        f"cannot read {where.file(PLAN)}: {what}",
+        code="E0616",
+        why="it says what the instance runs",
+        help=f"`dpsup -n {where.name} stop` works without it",
+    )
 
 
 def _table(name: str) -> dict[str, str]:

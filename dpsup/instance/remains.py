@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -15,19 +16,30 @@ from pathlib import Path
 from dpsup.host import eal
 from dpsup.host.mounts import hugetlbfs
 
+_PREFIX = re.compile(r"dpsup-(.+)-g\d+(?:map_\d+)?")
 
-def remove(name: str, owner: int, own: Path) -> list[str]:
+
+def names() -> set[str]:
+    """Instances of which something is there, whether or not they have a runtime directory."""
+    found = [one.name for mount in hugetlbfs() for one in children(mount)]
+    for directory in map(Path, eal.runtime_dirs(os.environ)):
+        # One without is only being created, perhaps.
+        found += [one.name for one in children(directory) if (one / "config").exists()]
+    return {match[1] for name in found if (match := _PREFIX.fullmatch(name))}
+
+
+def remove(name: str, owner: int, own: Path | None = None) -> list[str]:
     """Remove what is left of the instance `name` of that user; what was removed. `own`: the
     directory that EAL has in the instance's."""
     removed = []
     mine = re.compile(rf"dpsup-{re.escape(name)}-g\d+")
-    for directory in (*map(Path, eal.runtime_dirs(os.environ)), own):
+    for directory in (*map(Path, eal.runtime_dirs(os.environ)), *([own] if own else [])):
         for one in children(directory):
             if mine.fullmatch(one.name) and _is_dead(one, owner, one / "config", fcntl.lockf):
                 shutil.rmtree(one, ignore_errors=True)
                 removed.append(str(one))
         with contextlib.suppress(OSError):
-            if directory.parent == own.parent and not children(directory):
+            if own and directory.parent == own.parent and not children(directory):
                 directory.rmdir()
     for mount in hugetlbfs():
         for one in children(mount):
@@ -36,6 +48,21 @@ def remove(name: str, owner: int, own: Path) -> list[str]:
                 one.unlink(missing_ok=True)
                 removed.append(str(one))
     return removed
+
+
+def dead_sockets(plan: str) -> list[str]:
+    """Remove what the plan's net_memif servers left: no primary could listen there again. Raises:
+    ValueError where it is no plan."""
+    from dpsup.topology.values import memif_of
+
+    try:
+        found = [memif_of(str(port["vdev"])) for port in json.loads(plan)["ports"]]
+    except (TypeError, KeyError):
+        return []
+    from dpsup.host.interfaces import remove_dead_socket
+
+    paths = [m.socket for m in found if m is not None and m.server and not m.abstract]
+    return [path for path in paths if remove_dead_socket(path)]
 
 
 def _is_dead(one: Path, owner: int, file: Path, lock: Callable[[int, int], object]) -> bool:

@@ -132,6 +132,14 @@ class Runtime:
         finally:
             os.close(fd)
 
+    def is_gone(self) -> bool:
+        """Was it removed, or another one put in its place, while the lock is held?"""
+        try:
+            with self.at() as directory:
+                return not os.path.samestat(os.fstat(directory), os.lstat(self.path))
+        except OSError:
+            return True
+
     def owner(self) -> int:
         """The user that it belongs to. Raises: OSError, Unsafe."""
         with self.at() as directory:
@@ -449,11 +457,15 @@ class Runtime:
         caller holds the lock and has ended the processes; its own sockets stay. What a process
         still uses stays, too: it may run in another PID namespace. Returns what was removed."""
         removed = remains.remove(self.name, self.owner(), self.path / "dpdk")
-        removed += self._dead_sockets()
+        with contextlib.suppress(OSError, ValueError):
+            removed += remains.dead_sockets(self.read(PLAN))
         with self.at() as here:
             for name in (PRIMARY, SEED, PLAN, ROLLOUT, PRIMARY_LOCK):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=here)
+                    try:
+                        os.unlink(name, dir_fd=here)
+                    except IsADirectoryError:  # put there since it was checked
+                        os.rmdir(name, dir_fd=here)
         return removed
 
     def empty_tables(self) -> None:
@@ -487,20 +499,6 @@ class Runtime:
                         os.unlink(one, dir_fd=directory)
                     except IsADirectoryError:
                         raise self._foreign(Path(TABLES, one), "is a directory") from None
-
-    def _dead_sockets(self) -> list[str]:
-        """Remove what the plan's net_memif servers left: no primary could listen there again."""
-        from dpsup.topology.values import memif_of
-
-        try:
-            ports = json.loads(self.read(PLAN))["ports"]
-            found = [memif_of(str(port["vdev"])) for port in ports]
-        except (OSError, ValueError, TypeError, KeyError):
-            return []
-        from dpsup.host.interfaces import remove_dead_socket
-
-        paths = [m.socket for m in found if m is not None and m.server and not m.abstract]
-        return [path for path in paths if remove_dead_socket(path)]
 
 
 def lock_primary(directory: Path) -> int:

@@ -18,6 +18,7 @@ from dpsup._build import DPDK_VERSION, VERSION
 from dpsup.bus.client import Client
 from dpsup.documents.story import Hello
 from dpsup.errors import DpsupError, TimedOut
+from dpsup.host import process
 from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import PLAN, PRIMARY, Runtime, State
 from dpsup.limits import FILE
@@ -195,9 +196,13 @@ def _demand_no_other_namespace(where: Runtime) -> None:
 
 def _demand_no_forwarding(where: Runtime, primary: Identity) -> None:
     if forwards_now(primary.pid):
+        parent = process.parent_of(primary.pid)
+        ends = f"`kill -9 {primary.pid}` ends it (that is its primary)"
+        if process.has_words(parent, "\0start\0"):
+            ends = f"`kill {parent}` ends it in order (that is its supervisor)"
         raise DpsupError(
             f'instance "{where.name}" forwards, but its files in {where.path} are gone',
             code="E0616",
             why="it cannot be adopted without them, and to end it would end forwarding",
-            help=f"`kill -9 {primary.pid}` ends it (that is its primary), then start it again",
+            help=f"{ends}, then start it again",
         )

@@ -27,7 +27,7 @@ from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, Exit, TimedOut, UsageError
 from dpsup.host import process, tap
 from dpsup.host.machine import Host, read_host
-from dpsup.instance import plugins, runtime_dir
+from dpsup.instance import plugins, remains, runtime_dir
 from dpsup.instance.client import connect, find, running
 from dpsup.instance.runtime_dir import Runtime
 from dpsup.plan.model import Plan, PortPlan
@@ -112,7 +112,7 @@ def _take_over(where: Runtime, plan: Plan | None) -> adopt.Found | int:
 
 
 def _remove_taps(instance: str, ports: Iterable[PortPlan]) -> list[str]:
-    """Of an instance that has ended, or of ports that it no longer has. Returns which."""
+    """Remove TAPs of an instance that has ended, or of ports that are gone. Returns which."""
     return [
         f"interface {port.kernel_tap}"
         for port in ports
@@ -559,4 +559,8 @@ def clean(name: str | None) -> list[str]:
         done += _removed(where.sweep())
         where.release()
         done.append(f"removed {where.path}")
+    # Their runtime directory was removed, or its tmpfs is gone with a container.
+    for one in remains.names() - runtime_dir.instances().keys():
+        if not name or one == name:
+            done += _removed(remains.remove(one, os.geteuid()))
     return done

@@ -62,11 +62,13 @@ class Generation:
             self._children.spawn(primary, argv, READY_S)
         except OSError as e:  # a full disk, no process, no descriptor
             self._core.events.add(type="error", message=f"no primary: {e}")
-            if self._model.primary_deaths:
+            if self._model.primary_deaths and not runtime.is_gone():
                 # It ran before, so nothing of the topology is wrong: until there is room again.
                 self._core.later(SPAWN_AGAIN_S, self._spawn_again, primary)
                 return
             error = DpsupError(f"the primary could not be started: {e}", code="E0801")
+            if runtime.is_gone():
+                error.why = f"{runtime.path} was removed while the instance ran"
             primary.refused = json.dumps(as_error(error))
             self._core.later(0, self._core.fire, primary, "died")
 

@@ -22,9 +22,12 @@ SPOILT = {
         "(found == 0 || (kept_of(b)->epoch & ~ANEW) == (o->epoch & ~ANEW))", "true",
     ),
     "nothing is put back": ("mine = kept && kept_of(b)->stamp == o->stamp &&", "mine = 0 &&"),
-    "what began anew counts for more than what was kept": ("keep(b, o->epoch, ANEW)", "keep(b, o->epoch, 0)"),
+    "what began anew counts for more than what was kept": (
+        "keep(b, o->epoch, ANEW)", "keep(b, o->epoch, 0)",
+    ),
     "what was migrated back counts for less": (
-        "keep(b, o->epoch, 0);\n\t\town(b, o, o->fresh", "keep(b, o->epoch, ANEW);\n\t\town(b, o, o->fresh",
+        "keep(b, o->epoch, 0);\n\t\town(b, o, o->fresh",
+        "keep(b, o->epoch, ANEW);\n\t\town(b, o, o->fresh",
     ),
 }  # fmt: skip
 

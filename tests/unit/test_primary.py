@@ -16,6 +16,7 @@ from dpsup.bus.messages import as_error
 from dpsup.errors import DpsupError, Exit, HostError
 from dpsup.host import process
 from dpsup.host.process import Identity
+from dpsup.instance.runtime_dir import Runtime
 from dpsup.supervisor import fsm, primary
 
 PORT = {
@@ -74,6 +75,17 @@ def test_a_later_generation_waits_for_room(parts: Parts, tmp_path: Path) -> None
     one.state = "stopping"  # meanwhile: there is no process whose death would end it
     again(*args)
     assert parts.core.fired[-1] == ("primary", "died") and len(started) == 1
+
+
+def test_without_its_directory_an_instance_is_not_tried_again(parts: Parts, tmp_path: Path) -> None:
+    """No command finds it there: a supervisor without an instance was left, for ever."""
+    runtime = parts.model.runtime = Runtime(str(tmp_path / "edge"), "edge")
+    one, parts.model.primary_deaths = parts.model.primary, 1
+    parts.generation.spawn(one)
+    assert parts.core.timers == [(0, parts.core.fire, (one, "died"))]
+    parts.generation.report(one)
+    (error,) = parts.core.failed
+    assert isinstance(error, DpsupError) and f"{runtime.path} was removed" in error.why
 
 
 def test_a_primary_that_is_ready_is_met_and_the_seed_follows(parts: Parts) -> None:

@@ -19,12 +19,13 @@ from unit.test_private import OTHER, root_only
 from dpsup.errors import DpsupError, NotPermitted
 from dpsup.host import process
 from dpsup.host.process import Identity
-from dpsup.instance import remains, runtime_dir
+from dpsup.instance import client, remains, runtime_dir
 from dpsup.instance.runtime_dir import (
     DIRECTORIES,
     LOCK,
     OURS,
     PLAN,
+    PRIMARY,
     SEED,
     STATE,
     TABLES_LOCK,
@@ -342,6 +343,50 @@ def test_a_sweep_leaves_what_a_live_process_uses(root: Path) -> None:
     where.release()
 
 
+def test_what_is_left_without_a_runtime_directory_is_cleaned(root: Path) -> None:
+    """It was removed while the instance ran, or its tmpfs went with a container."""
+    (root / "huge").mkdir()
+    gone, new = root / "eal" / "dpsup-edge-g1", root / "eal" / "dpsup-late-g1"
+    pages = [root / "huge" / f"dpsup-{name}-g1map_0" for name in ("edge", "old", "other")]
+    for one in (gone, new):
+        one.mkdir(parents=True)
+    (gone / "config").touch()
+    for page in pages:
+        page.touch()
+    with pages[2].open("rb") as used:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        assert launch.clean("old") == [f"removed 1 hugepage, {root}/huge/dpsup-old-g1map_*"]
+        assert gone.exists() and pages[0].exists()
+        # What else it says is of directories that are no instance's.
+        assert sorted(said for said in launch.clean(None) if said.startswith("removed")) == [
+            f"removed {gone}",
+            f"removed 1 hugepage, {root}/huge/dpsup-edge-g1map_*",
+        ]
+        assert not gone.exists()
+        assert new.exists(), "a primary is only creating it, perhaps"
+        assert pages[2].exists() and not used.closed
+
+
+def test_a_directory_in_place_of_a_file_ends_no_sweep(root: Path) -> None:
+    where = acquired(root)
+    (root / "edge" / PRIMARY).mkdir()
+    (root / "edge" / PLAN).touch()
+    where.sweep()
+    assert not where.has(PRIMARY) and not where.has(PLAN)
+    where.release()
+
+
+@pytest.mark.parametrize("text", ["", '{"a": [', "[]", "7", '{"ports": []}', "[" * 100_000, None])
+def test_a_plan_that_is_none_is_told(root: Path, text: str | None) -> None:
+    where = acquired(root)
+    if text is not None:
+        (root / "edge" / PLAN).write_text(text)
+    with pytest.raises(DpsupError) as caught:
+        client.read_plan(where)
+    assert caught.value.code == "E0616" and where.file(PLAN) in caught.value.message
+    where.release()
+
+
 def test_a_primary_that_nobody_can_see_keeps_its_instance(root: Path) -> None:
     where = acquired(root)
     where.write_state(State("edge", 1, "p", "/h", "f", primary=Identity(2**22 - 1, 1)))
@@ -371,6 +416,11 @@ def test_what_forwards_without_its_files_is_not_ended(
         adopt.examine(where, None, None)
     assert caught.value.code == "E0616" and f"kill -9 {primary.pid}" in caught.value.help
     assert primary.alive
+    # Its supervisor is there: only by that is it ended in order.
+    monkeypatch.setattr(process, "has_words", lambda pid, *words: words == ("\0start\0",))
+    with pytest.raises(DpsupError) as caught:
+        adopt.examine(where, None, None)
+    assert f"`kill {os.getpid()}` ends it in order" in caught.value.help
     monkeypatch.setattr(adopt, "forwards_now", lambda _: False)
     assert adopt.examine(where, None, None) == "plan.json does not say what it runs"
     where.release()
@@ -428,6 +478,17 @@ def test_a_start_empties_the_tables_of_the_dead(root: Path) -> None:
     assert [one.name for one in directory.iterdir()] == [TABLES_LOCK]
     directory.joinpath(TABLES_LOCK).unlink()
     directory.rmdir()
+    where.empty_tables()
+    where.release()
+
+
+def test_a_directory_among_the_tables_is_told(root: Path) -> None:
+    where, tables = tables_of_the_dead(root)
+    (tables / "routes").mkdir()
+    with pytest.raises(NotPermitted) as caught:
+        where.empty_tables()
+    assert caught.value.code == "E0613" and "tables/routes is a directory" in caught.value.message
+    (tables / "routes").rmdir()
     where.empty_tables()
     where.release()
 
