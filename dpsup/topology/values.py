@@ -218,7 +218,7 @@ def parse_vdev(spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def number(devargs: tuple[tuple[str, str], ...], key: str, default: int) -> int:
-    """The number in a device's argument, as drivers read it with atoi or strtoul: " 512k" is 512."""
+    """The number in a device's argument, as drivers (atoi, strtoul) read it: " 512k" is 512."""
     given = dict(devargs)
     if key not in given:
         return default
