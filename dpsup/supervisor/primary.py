@@ -164,7 +164,7 @@ class Generation:
                 error = _refusal(primary.refused)
             # Messages of EAL and the drivers say what an errno cannot.
             words = [e["line"] for e in self._core.log.since(0) if e["name"] == "primary"]
-            error.why = error.why or "\n        ".join(words[-LAST_WORDS:])
+            error.why = error.why or "\n        ".join(_last_words(words))
             self._core.fail(error)
             self._core.fire(model, "gone")
         else:
@@ -217,6 +217,13 @@ class Generation:
             ledger.slots[0] = ledger.current.number
         model.progress(f"generation {model.plan.generation} starts")
         self._core.fire(model.primary, "start")
+
+
+def _last_words(lines: list[str]) -> list[str]:
+    """The lines of a primary that say why it ended. What EAL panics of stands above the panic's
+    backtrace."""
+    panics = [i for i, line in enumerate(lines) if "PANIC in " in line]
+    return lines[panics[0] :][:2] if panics else lines[-LAST_WORDS:]
 
 
 def _refusal(text: str) -> DpsupError:

@@ -91,6 +91,7 @@ PARTS: list[Case] = [
     (
         sweeping.looked_at,
         raising(
+            "entry KernelPaths.observe",
             "entry Outputs.observe",
             "entry Ports.observe",
             "entry Follower.observe",

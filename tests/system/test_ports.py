@@ -98,12 +98,12 @@ def test_a_port_that_is_not_required_may_be_missing(instance: Run) -> None:
 
 
 def test_a_required_port_that_does_not_come_up_says_why(instance: Run) -> None:
-    bad = 'vdev = "net_af_packet0,iface=lo,blocksz=1024"'
+    bad = 'vdev = "net_tap0,mac=zz"'
     instance.write('[[ports]]\nname = "gone"\n' + bad + NULL)
     done = run("start", str(instance.file))
     assert done.returncode == 1, done.stderr
     assert 'port "gone"' in done.stderr
-    assert "net_af_packet0" in done.stderr
+    assert "net_tap0" in done.stderr
     assert leftovers(instance.name) == []
 
 

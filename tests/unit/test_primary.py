@@ -214,6 +214,15 @@ def test_a_primary_that_never_ran_ends_the_instance_with_its_last_words(parts: P
     assert parts.core.fired == [("edge", "gone")]
 
 
+def test_a_panic_is_said_and_not_its_backtrace(parts: Parts) -> None:
+    lines = ["EAL: probing", "PANIC in eth_dev_prepare():", "Cannot allocate ethdev shared data"]
+    for line in (*lines, *(f"{n}: /usr/lib/librte_eal.so (+0x1) [0x2]" for n in range(9))):
+        parts.core.log.add(name="primary", line=line, type="")
+    why = reported(parts).why
+    assert "Cannot allocate ethdev shared data" in why and "librte_eal" not in why
+    assert "PANIC" in why and "probing" not in why
+
+
 def test_a_refusal_is_the_exception_that_it_was(parts: Parts) -> None:
     error = reported(parts, json.dumps(as_error(HostError("no memory", why="w", help="h"))))
     assert (error.message, error.why, error.help) == ("no memory", "w", "h")
