@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, ICMPerror, IPerror, TCPerror, UDPerror
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
@@ -65,7 +65,7 @@ class Nat:
         parts += [pcapng.interface("wan", "", 0)]
         for at, port, packet in steps:
             frame = bytes(packet)
-            frame += bytes(60 - len(frame))
+            frame += bytes(max(0, 60 - len(frame)))
             number = ("lan", "wan").index(port)
             parts.append(pcapng.packet(number, 10**18 + int(at * SECOND), frame, len(frame)))
         (self.folder / "in.pcapng").write_bytes(b"".join(parts))
@@ -188,3 +188,57 @@ def test_a_kill_at_each_store_neither_loses_nor_doubles_a_binding(nat: Nat) -> N
     assert doc["counters"]["expired"] == len(asked)
     assert doc["sweep"]["points"] > 10 * len(asked)
     assert [port for port, _ in left].count("lan") >= len(asked)
+
+
+def about(packet: Packet, source: str, kind: int = 3) -> Packet:
+    """The ICMP error of a router about a packet, which it quotes."""
+    quoted = bytes(packet[IP])[: 20 + 20]
+    return ether() / IP(src=source, dst=packet[IP].src) / ICMP(type=kind, code=1) / quoted
+
+
+def test_an_error_reaches_who_sent_the_packet_that_it_is_about(nat: Nat) -> None:
+    """From the remote itself, whose error has the hash of its echoes: others are steered."""
+    asked: list[Step] = [(0, "lan", echo(PINGS, "198.51.100.1", 5))]
+    (out,) = nat.out(asked)
+    doc, left = nat.run([*asked, (1, "wan", about(out, "198.51.100.1"))], "--kill-sweep")
+    error = left[-1][1]
+    assert left[-1][0] == "lan" and doc["counters"]["icmp_errors"] == 1
+    assert (error[IP].src, error[IP].dst) == ("198.51.100.1", PINGS)
+    assert error[IPerror].src == PINGS and error[ICMPerror].id == 5
+    assert bytes(error[IPerror])[:28] == bytes(asked[0][2][IP])[:28]
+
+
+@pytest.mark.parametrize("kind", [TCP, UDP])
+def test_both_ports_of_a_quoted_packet(nat: Nat, kind: Any) -> None:
+    """Ports that cancel each other out, so that the error has the hash of the flow."""
+    make = tcp if kind is TCP else udp
+    more: tuple[Any, ...] = ("S",) if kind is TCP else ()
+    port = 7777
+    asked: list[Step] = [(0, "lan", make(PINGS, port, "198.51.100.1", port, *more))]
+    (out,) = nat.out(asked)
+    doc, left = nat.run([*asked, (1, "wan", about(out, "198.51.100.1"))])
+    assert doc["counters"]["icmp_errors"] == 1, doc
+    error = left[-1][1]
+    inner = error[TCPerror if kind is TCP else UDPerror]
+    assert (error[IP].dst, error[IPerror].src, inner.sport) == (PINGS, PINGS, port)
+    assert bytes(error[IPerror])[:28] == bytes(asked[0][2][IP])[:28]
+
+
+REFUSED = [
+    ("lan", tcp("10.0.0.1", 1, "198.51.100.1", 80, "A"), "no_binding"),
+    ("wan", tcp("198.51.100.1", 80, OURS, 2000, "S"), "no_binding"),
+    ("wan", tcp("198.51.100.1", 80, "10.0.0.1", 2000, "S"), "not_ours"),
+    ("lan", udp("10.0.0.1", 1, OURS, 80), "hairpin"),
+    ("lan", ether() / IP(src="10.0.0.1", dst="198.51.100.1", frag=4) / b"rest", "fragment"),
+    ("lan", ether() / IP(src="10.0.0.1", dst="198.51.100.1", proto=47) / b"gre", "protocol"),
+    ("lan", ether() / IP(src="10.0.0.1", dst="198.51.100.1", ihl=4), "bad_header"),
+]
+
+
+def test_what_is_refused_has_a_reason(nat: Nat) -> None:
+    doc, left = nat.run([(i, port, packet) for i, (port, packet, _) in enumerate(REFUSED)])
+    assert not left
+    reasons = [reason for _, _, reason in REFUSED]
+    assert {k: n for k, n in doc["dropped"].items() if n} == {
+        reason: reasons.count(reason) for reason in reasons
+    }
