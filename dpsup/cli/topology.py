@@ -15,7 +15,7 @@ from dpsup.errors import DpsupError, Exit, Problem
 @click.argument("file", type=click.Path(readable=False), default="topology.toml")
 @click.option(
     "--template",
-    type=Word(["forward", "chain", "router", "ci", "plugin", "python", "rust"]),
+    type=Word(["forward", "chain", "router", "nat", "ci", "plugin", "python", "rust"]),
     default="forward",
     help="The kind of topology.",
 )
@@ -25,9 +25,10 @@ def init(file: str, template: str, instance: str, force: bool) -> None:
     """Write a commented topology to begin with, and the files that it needs, beside FILE.
 
     forward: from port to port, without a NIC. router: by routes, with
-    the plugin `route`. ci: from one capture file to another, with an exit
-    code. plugin: packet code of your own in C. python, rust: the same in
-    Python, with a test, or in Rust.
+    the plugin `route`. nat: many hosts behind one address, with the plugin
+    `nat`. ci: from one capture file to another, with an exit code. plugin:
+    packet code of your own in C. python, rust: the same in Python, with a
+    test, or in Rust.
 
     \b
       dpsup init && dpsup start topology.toml

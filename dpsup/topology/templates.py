@@ -22,6 +22,7 @@ TEMPLATES = {
     "forward": "from one port to another, by workers that can be killed; runs without a NIC",
     "chain": "over two groups of workers, one after the other, both ways; runs without a NIC",
     "router": "a router of IPv4 and IPv6, with routes that change while packets flow",
+    "nat": "many hosts behind one address, whose connections survive kills",
     "ci": "one capture through the workers into another, then the end, with an exit code",
     "plugin": "packet code of your own in C, built with one command",
     "python": "packet code of your own in Python, to prototype, with a test",
@@ -119,6 +120,22 @@ hops = {{ kind = "array", value = "port+mac", entries = "256", file = "hops.txt"
 ecmp = {{ kind = "array", value = "ways", entries = "64" }}
 neighbours = {{ kind = "exact", key = "port+ipv4", value = "mac", entries = "1k" }}
 neighbours6 = {{ kind = "exact", key = "port+ipv6", value = "mac", entries = "1k" }}
+"""
+
+_NAT = """
+[[workers]]
+name = "nat"                        # its workers are nat/0, nat/1, ...
+plugin = "nat"                      # comes with dpsup: docs/functions/nat.md
+input = ["lan", "wan"]
+count = 1                           # to begin with
+max = 4                             # `dpsup scale nat 4`: rings and memory are reserved
+spares = 1                          # waits, and takes a dead worker's place
+bucket_state = "auto"               # bindings: they move with their flows
+
+[workers.args]
+inside = "lan"
+outside = "wan"
+address = "192.0.2.1"               # outside addresses, with commas between them
 """
 
 _ROUTES = """\
@@ -354,6 +371,7 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         "forward": (_HEAD, _FORWARD, _IO, _GROUP),
         "chain": (_HEAD, _FORWARD, _IO, _CHAIN),
         "router": (_HEAD, _FORWARD, _IO, _ROUTER),
+        "nat": (_HEAD, _FORWARD, _IO, _NAT),
         "ci": (_HEAD, _CI_PORTS, _IO, _CI_GROUP),
         "plugin": (_HEAD, _FORWARD, _IO, _GROUP),
         "python": (_HEAD, _FORWARD, _IO, _GROUP),
@@ -363,6 +381,8 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
     if template == "ci":
         return Start(files, [f"dpsup start {file} --exit-when-idle 1s"])
     then = [f"dpsup start {file} --detach", "dpsup status", "dpsup kill fw/0", "dpsup stop"]
+    if template == "nat":
+        return Start(files, [f"dpsup check {file}", then[0], "dpsup stats", then[-1]])
     if template == "router":
         files |= {
             "routes.txt": _ROUTES.encode(),
