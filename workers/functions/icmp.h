@@ -59,12 +59,13 @@ icmp6_may_answer(const struct dps_packet *p)
 {
 	static const uint8_t nobody[16];
 	const uint8_t *ip = p->data + ETHER;
-	uint32_t at = IPV6, room = p->len - ETHER, next = ip[6], here;
+	uint32_t at = IPV6, end = IPV6 + be16_at(ip + 4), next = ip[6], here;
 
+	end = end < p->len - ETHER ? end : p->len - ETHER;
 	if ((p->data[0] & 1) != 0 || ip[8] == 0xff || ip[24] == 0xff || memcmp(ip + 8, nobody, 16) == 0)
 		return 0;
 	while (next == 0 || next == 43 || next == 44 || next == 60) {
-		if (at + 8 > room)
+		if (at + 8 > end)
 			return 0;
 		if (next == 44 && (be16_at(ip + at + 2) & 0xfff8) != 0)
 			return 1;       /* nobody knows what a later fragment is a part of */
@@ -72,7 +73,7 @@ icmp6_may_answer(const struct dps_packet *p)
 		next = ip[at];
 		at += here == 44 ? 8 : (ip[at + 1] + 1u) * 8;
 	}
-	return next != 58 || (at < room && (ip[at] & 0x80) != 0 && ip[at] != 137);
+	return next != 58 || (at < end && (ip[at] & 0x80) != 0 && ip[at] != 137);
 }
 
 /* The error, sent with this verdict from `source`: a frame whose MAC addresses the caller writes. `more` is

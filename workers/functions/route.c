@@ -338,9 +338,9 @@ resolve(uint32_t value, const struct dps_packet *p, int is6, const uint8_t *addr
 
 /* Does the way back to the sender lead out of the port that its packet came in by (strict), or anywhere? */
 static int
-is_expected(const struct dps_packet *p, int is6, const uint8_t *source)
+is_expected(const struct dps_packet *p, int is6)
 {
-	uint64_t value = route_of(is6, source);
+	uint64_t value = route_of(is6, p->data + ETHER + (is6 ? 8 : 12));
 	const uint8_t *ways;
 	const struct hop *hop;
 
@@ -459,8 +459,6 @@ forward(struct dps_packet *p, int is6, uint32_t len)
 	enum found found;
 	uint32_t sum;
 
-	if (ports[p->port].urpf != 0 && !is_expected(p, is6, ip + (is6 ? 8 : 12)))
-		return dps_drop(URPF);
 	if (*ttl <= 1) {
 		answer(p, is6, is6 ? ICMP6_EXPIRED : ICMP_EXPIRED, 0, 0);
 		return dps_drop(TTL_EXPIRED);
@@ -498,6 +496,15 @@ forward(struct dps_packet *p, int is6, uint32_t len)
 	return dps_out(way.port);
 }
 
+/* By what its route leads to. An address that its sender has no right to gets no error either. */
+static inline uint16_t
+by_route(struct dps_packet *p, int is6, uint32_t len)
+{
+	if (ports[p->port].urpf != 0 && p->found != TO_LOCAL && !is_expected(p, is6))
+		return dps_drop(URPF);
+	return p->found < TO_LOCAL ? forward(p, is6, len) : no_way(p, is6, p->found);
+}
+
 static inline uint16_t
 ipv4(struct dps_packet *p)
 {
@@ -521,7 +528,7 @@ ipv4(struct dps_packet *p)
 		return p->found == TO_LOCAL ? to_kernel(LOCAL) : dps_drop(LINK_BROADCAST);
 	if (head > IPV4)
 		return to_kernel(OPTIONS);
-	return p->found < TO_LOCAL ? forward(p, 0, len) : no_way(p, 0, p->found);
+	return by_route(p, 0, len);
 }
 
 static inline uint16_t
@@ -545,13 +552,11 @@ ipv6(struct dps_packet *p)
 		return p->found == TO_LOCAL ? to_kernel(LOCAL) : dps_drop(LINK_BROADCAST);
 	if (ip[6] == 0 && len == IPV6) /* a jumbogram */
 		return to_kernel(OPTIONS);
-	if (p->found >= TO_LOCAL)
-		return no_way(p, 1, p->found);
-	if (ip[8] == 0xfe && (ip[9] & 0xc0) == 0x80) {
+	if (p->found < TO_LOCAL && ip[8] == 0xfe && (ip[9] & 0xc0) == 0x80) {
 		answer(p, 1, ICMP6_UNREACHABLE, ICMP6_BEYOND_SCOPE, 0);
 		return dps_drop(MARTIAN);
 	}
-	return forward(p, 1, len);
+	return by_route(p, 1, len);
 }
 
 static uint16_t
