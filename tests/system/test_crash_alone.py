@@ -92,6 +92,7 @@ PARTS: list[Case] = [
         sweeping.looked_at,
         raising(
             "entry Outputs.observe",
+            "entry KernelPaths.observe",
             "entry Ports.observe",
             "entry Follower.observe",
             "entry Notices.observe",
