@@ -93,6 +93,7 @@ PARTS: list[Case] = [
         raising(
             "entry KernelPaths.observe",
             "entry Outputs.observe",
+            "entry KernelPaths.observe",
             "entry Ports.observe",
             "entry Follower.observe",
             "entry Notices.observe",
