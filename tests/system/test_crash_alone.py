@@ -91,7 +91,6 @@ PARTS: list[Case] = [
     (
         sweeping.looked_at,
         raising(
-            "entry KernelPaths.observe",
             "entry Outputs.observe",
             "entry KernelPaths.observe",
             "entry Ports.observe",
