@@ -185,6 +185,10 @@ BAD = {
 }
 
 
+BOTH: tuple[tuple[str, ...], ...] = ((), ("--detach",))
+DETACHED = [BAD["no symbol"][1], BAD["init refuses"][1]]
+
+
 @pytest.mark.parametrize(("source", "words"), BAD.values(), ids=BAD.keys())
 def test_a_plugin_that_does_not_fit_ends_the_start(
     instance: Run, source: str, words: list[str]
@@ -192,8 +196,8 @@ def test_a_plugin_that_does_not_fit_ends_the_start(
     shutil.copy(EXAMPLE / "Makefile", instance.folder)
     (instance.folder / "bad.c").write_text(SOUND + source)
     make(instance.folder, "bad.so")
-    # Found by `check` in the file, or said by the worker.
-    refused(instance, words)
+    # Found by `check` in the file, or said by the worker: the same for a detached start.
+    refused(instance, words, hows=BOTH if words in DETACHED else BOTH[:1])
 
 
 def test_a_file_that_is_no_shared_object_ends_the_start(instance: Run) -> None:
@@ -212,11 +216,13 @@ def test_the_example_names_the_argument_that_is_wrong(instance: Run) -> None:
     refused(instance, ['map: no port named "dmz"'], 'map = { wan = "dmz" }')
 
 
-def refused(instance: Run, words: list[str], args: str = "") -> None:
+def refused(
+    instance: Run, words: list[str], args: str = "", hows: tuple[tuple[str, ...], ...] = BOTH[:1]
+) -> None:
     for name in ("wan", "lan"):
         write_pcap(instance.folder / f"{name}.in.pcap", PASSED)
     instance.write(PORTS.format(plugin="./bad.so", args=args))
-    for how in ((), ("--detach",)):
+    for how in hows:
         done = run("start", str(instance.file), *how)
         assert done.returncode == 78, done.stderr
         for word in words:
