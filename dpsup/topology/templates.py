@@ -99,6 +99,8 @@ on_down = "hold"                    # while none of a group's workers is up, pac
 """
 
 _ROUTER = """
+# For real neighbours, write kernel = "tap" in each [[ports]]: ARP, ping and routing protocols
+# are then the kernel's (docs/kernel.md). Without it they are dropped.
 [[workers]]
 name = "router"                     # its workers are router/0, router/1, ...
 plugin = "route"                    # comes with dpsup: docs/functions/route.md

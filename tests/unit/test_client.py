@@ -134,7 +134,8 @@ def test_a_headless_instance_answers_for_its_data_plane_alone(
 
     where = instance(root, "edge", headless=True)
     # As a dpsup without copies of plugins wrote it.
-    left = {"name": "edge", "n_slots": 2, "groups": [{"plugin_path": "/x/fw.so"}]}
+    groups = [{"plugin_path": "/x/fw.so"}]
+    left = {"name": "edge", "n_slots": 2, "ports": [], "groups": groups}
     where.write("plan.json", json.dumps(left))
     memory: Any = {"told": 7, "asked": [5], "deaths": 40}
     where.write_state(State("edge", 3, "p", "/h", "f", primary=process.own(), memory=memory))
