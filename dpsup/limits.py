@@ -41,7 +41,8 @@ FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
 
 PLUGIN_FILES = (".so", ".py")  # how the name of a plugin's file ends
 BUILT_IN = ("forward", "macswap", "sink", "delay", "crash")  # parts of the worker program
-FUNCTIONS = ("nat", "route")  # files that dpsup ships, named without their directory
+# Files that dpsup ships, named without their directory.
+FUNCTIONS = ("mirror", "nat", "police", "route")
 
 
 def is_plugin_file(plugin: str) -> bool:

@@ -28,4 +28,25 @@ be32_put(uint8_t *at, uint32_t value)
 	be16_put(at + 2, value & 0xffff);
 }
 
+/* Where the IP header begins, behind up to `tags` VLAN tags, and whether it is IPv6. 0: there is none, or it is
+ * cut short. Its options, and what it claims as its length, are not looked at. */
+static inline uint32_t
+ip_at(const struct dps_packet *p, uint32_t tags, int *is6)
+{
+	uint32_t at = ETHER, type;
+
+	if (p->len < ETHER)
+		return 0;
+	type = be16_at(p->data + 12);
+	for (; tags > 0 && (type == 0x8100 || type == 0x88a8) && p->len >= at + 4; tags--, at += 4)
+		type = be16_at(p->data + at + 2);
+	*is6 = type == 0x86dd;
+	if (type != 0x0800 && type != 0x86dd)
+		return 0;
+	if (p->len < at + (*is6 ? (uint32_t)IPV6 : (uint32_t)IPV4) || p->data[at] >> 4 != (*is6 ? 6 : 4) ||
+	    (!*is6 && (p->data[at] & 0xfu) < 5))
+		return 0;
+	return at;
+}
+
 #endif
