@@ -4,7 +4,7 @@
 // that has nothing else to lose. dpsup/builder/own.py starts it, and refuses the batch when it crashes or
 // hangs. Of shared memory it maps one copy of one table, which no worker reads.
 //
-//   usage: dpsup-apply PARENT PLUGIN FILE OFFSET BYTES TABLE KEY_BYTES VALUE_BYTES ENTRIES
+//   usage: dpsup-apply PARENT PLUGIN FILE OFFSET BYTES TABLE KEY_BYTES VALUE_BYTES ENTRIES [PORT]...
 //
 // It reads changes: their number (8 bytes), then for each one byte (1 set, 0 removed), the key and the
 // value. It says lines: "layout N" once the plugin is loaded; "all" where the plugin asks for all entries,
@@ -221,7 +221,7 @@ main(int argc, char **argv)
 	const struct dps_plugin *p;
 	struct dps_table_work work;
 
-	if (argc != 10)
+	if (argc < 10)
 		return EXIT_BUILDER_GONE;
 	// It must not write where the next builder does.
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -242,6 +242,8 @@ main(int argc, char **argv)
 		.all = all_entries,
 		.error = why,
 		.error_len = sizeof(why),
+		.n_ports = (uint32_t)argc - 10,
+		.port_names = (const char *const *)argv + 10,
 	};
 	p = load(argv[2]);
 	say("layout %u", p->table_layout);

@@ -35,6 +35,7 @@ class Own(NamedTuple):
 
     plugin: Callable[[], str]  # the file that workers load now
     held: Sequence[int] = ()  # descriptors that such a process keeps: the builder's lock
+    ports: Sequence[str] = ()  # their names, as the plugin's env has them
 
 
 class _Failed(Exception):
@@ -76,7 +77,7 @@ def _apply(own: Own, region: Region, i: int, changes: bytes, entries: Callable[[
     argv = [
         str(PROGRAM), str(os.getpid()), path, str(region.file), str(offset),
         str(shape.bytes), shape.table.name, str(shape.key_bytes), str(shape.value_bytes),
-        str(shape.table.entries),
+        str(shape.table.entries), *own.ports,
     ]  # fmt: skip
     try:
         return _run(argv, own.held, changes, entries)

@@ -64,7 +64,7 @@ class Builder:
             if not tables:
                 continue
             uses = [Use.read(declared.use) for declared in declared_tables]
-            own = Own(functools.partial(plugin_of, group["name"]), held)
+            own = Own(functools.partial(plugin_of, group["name"]), held, names.ports)
             region = Region(directory / group["name"], tables, lives, uses)
             self.regions.append(region)
             for i, declared in enumerate(declared_tables):

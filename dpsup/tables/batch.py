@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 from dpsup.errors import Problem
 from dpsup.tables.fields import NO_NAMES, Names
-from dpsup.tables.file import Findings, Line, Reader, lines
+from dpsup.tables.file import Findings, Line, Reader, lines, whole
 from dpsup.tables.model import Entries, Key, Table, Value
 from dpsup.text import plural, show, suggest
 
@@ -63,6 +63,8 @@ def parse(text: str, table: Table, names: Names = NO_NAMES, file: str = "") -> B
                 help=f"did you mean {close}?" if close else f"write {', '.join(Verb)}",
             )
             continue
+        if n > 2:
+            words = whole(words, n, table)
         if len(words) != n:
             found.add(
                 line,

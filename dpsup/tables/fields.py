@@ -39,6 +39,7 @@ class Field(NamedTuple):
     read: Callable[[str, Names], bytes]
     write: Callable[[bytes, Names], str]
     example: str
+    has_spaces: bool = False  # it is the rest of its line
 
 
 _NUMBER = re.compile(r"0x[0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,19}")
@@ -164,6 +165,16 @@ def _text(size: int) -> Field:
     return Field(f"text{size}", size, read, write, "hello%20there")
 
 
+def _words(size: int) -> Field:
+    """Text with single spaces between its words: the rest of a line."""
+    inner = _text(size)
+
+    def write(data: bytes, names: Names) -> str:
+        return inner.write(data, names).replace("%20", " ").replace("%2c", ",")
+
+    return Field(f"words{size}", size, inner.read, write, "from here to there", has_spaces=True)
+
+
 # What a route leads to: a record of the table `hops`, one of `ecmp`, or a word. route.c reads it.
 _ECMP, _SPECIAL = 1 << 31, 0xFFFFFFF0
 _WORDS = ("local", "blackhole", "unreachable", "prohibited")
@@ -266,10 +277,14 @@ def field(name: str) -> Field:
         return _hex(int(m[1]))
     if (m := re.fullmatch(r"text([1-9][0-9]{0,4})", name)) and int(m[1]) <= 65536:
         return _text(int(m[1]))
+    if (m := re.fullmatch(r"words([1-9][0-9]{0,4})", name)) and int(m[1]) <= 65536:
+        return _words(int(m[1]))
     close = suggest(name, FIELDS)
     raise Unreadable(
         f"there is no type {show(name)}",
-        f"did you mean {close}?" if close else f"the types are {', '.join(FIELDS)}, hexN and textN",
+        f"did you mean {close}?"
+        if close
+        else f"the types are {', '.join(FIELDS)}, hexN, textN, wordsN",
     )
 
 

@@ -38,6 +38,13 @@ def lines(text: str) -> Iterator[Line]:
             yield Line(at, line, words)
 
 
+def whole(words: list[str], n: int, table: Table) -> list[str]:
+    """The n words of a line, of which the last, a value, may have spaces."""
+    if table.has_words and len(words) > n:
+        return [*words[: n - 1], " ".join(words[n - 1 :])]
+    return words
+
+
 class Findings:
     """The problems of one file, the first of them in words."""
 
@@ -113,7 +120,8 @@ def parse(text: str, table: Table, names: Names = NO_NAMES, file: str = "") -> R
     entries: Entries = {}
     first: dict[Key, int] = {}
     for line in lines(text):
-        if len(line.words) != 2:
+        words = whole(line.words, 2, table)
+        if len(words) != 2:
             found.add(
                 line,
                 f"a line has a key and a value: this one has {plural(len(line.words), 'word')}",
@@ -122,8 +130,8 @@ def parse(text: str, table: Table, names: Names = NO_NAMES, file: str = "") -> R
                 help="write the key, a space, and the value; a comment begins with #",
             )
             continue
-        key = reader.key(line, line.words[0])
-        value = None if key is None else reader.value(line, line.words[1])
+        key = reader.key(line, words[0])
+        value = None if key is None else reader.value(line, words[1])
         if key is None or value is None:
             continue
         if key in first:

@@ -95,6 +95,11 @@ class Table:
         return _write(data, self.value, names)
 
     @property
+    def has_words(self) -> bool:
+        """Its value is the rest of a line."""
+        return self.value[-1].has_spaces
+
+    @property
     def file_most(self) -> int:
         """Bytes that its file may have: of each entry its words, as long as they can be, and a
         comment; and a large head. Only what is no file of this table has more."""
@@ -165,6 +170,12 @@ def declare(
         raise Unreadable(f"{size} bytes are too many", f"at most {OWN_BYTES >> 30} GiB")
     keys = tuple(field(part) for part in key.split("+")) if key else ()
     values = tuple(field(part) for part in value.split("+"))
+    if len(values) > 1 and any(part.has_spaces for part in values):
+        raise Unreadable(
+            f"the value {show(value)} has words and more", "wordsN is a whole value: write textN"
+        )
+    if any(part.has_spaces for part in keys):
+        raise Unreadable(f"the key {show(key)} has words", "a key has no spaces: write textN")
     if sum(part.size for part in keys) > KEY_BYTES:
         raise Unreadable(f"the key {show(key)} is too long", f"at most {KEY_BYTES} bytes")
     room = {Match.EXACT: 8}.get(kind, RECORD_BYTES if kind in _RECORDS else 4)

@@ -22,6 +22,7 @@ TEMPLATES = {
     "forward": "from one port to another, by workers that can be killed; runs without a NIC",
     "chain": "over two groups of workers, one after the other, both ways; runs without a NIC",
     "router": "a router of IPv4 and IPv6, with routes that change while packets flow",
+    "firewall": "ordered rules and the state of flows between two links, changed while packets flow",
     "nat": "many hosts behind one address, whose connections survive kills",
     "ci": "one capture through the workers into another, then the end, with an exit code",
     "plugin": "packet code of your own in C, built with one command",
@@ -138,6 +139,39 @@ bucket_state = "auto"               # bindings: they move with their flows
 inside = "lan"
 outside = "wan"
 address = "192.0.2.1"               # outside addresses, with commas between them
+"""
+
+_FIREWALL = """
+[[workers]]
+name = "firewall"                   # its workers are firewall/0, firewall/1, ...
+plugin = "acl"                      # comes with dpsup: docs/functions/acl.md
+count = 1                           # to begin with
+max = 4                             # `dpsup scale firewall 4`: rings and memory are reserved
+spares = 1                          # waits, and takes a dead worker's place
+state = "auto"                      # counters of rules
+bucket_state = "auto"               # flows that rules keep: they move with their packets
+
+[workers.tables.rules]              # `dpsup table rules add 15 deny from 203.0.113.7`
+kind = "own"
+key = "be32"                        # the number of a rule
+value = "words200"                  # what it says
+entries = "10k"
+bytes = "32MiB"
+file = "rules.txt"
+
+[[chains]]
+name = "line"
+path = ["lan", "firewall", "wan"]   # and back
+"""
+
+_RULES = """\
+# number  rule: the first one that fits decides. What none fits is dropped.
+10        permit tcp in lan keep                  # connections from inside, and all their packets
+20        permit udp in lan keep
+30        permit icmp in lan keep
+40        permit icmpv6                           # neighbour discovery too
+50        permit tcp to 198.51.100.7 port 443 keep
+60        reject tcp in wan to any port 113 count 1
 """
 
 _ROUTES = """\
@@ -374,6 +408,7 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         "chain": (_HEAD, _FORWARD, _IO, _CHAIN),
         "router": (_HEAD, _FORWARD, _IO, _ROUTER),
         "nat": (_HEAD, _FORWARD, _IO, _NAT),
+        "firewall": (_HEAD, _FORWARD, _IO, _FIREWALL),
         "ci": (_HEAD, _CI_PORTS, _IO, _CI_GROUP),
         "plugin": (_HEAD, _FORWARD, _IO, _GROUP),
         "python": (_HEAD, _FORWARD, _IO, _GROUP),
@@ -383,6 +418,10 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
     if template == "ci":
         return Start(files, [f"dpsup start {file} --exit-when-idle 1s"])
     then = [f"dpsup start {file} --detach", "dpsup status", "dpsup kill fw/0", "dpsup stop"]
+    if template == "firewall":
+        files |= {"rules.txt": _RULES.encode()}
+        deny = "dpsup table rules add 15 deny from 203.0.113.7"
+        return Start(files, [f"dpsup check {file}", then[0], deny, "dpsup stats", then[-1]])
     if template == "nat":
         return Start(files, [f"dpsup check {file}", then[0], "dpsup stats", then[-1]])
     if template == "router":

@@ -272,3 +272,28 @@ def test_prefixes_are_those_of_the_standard_library(
 
 def test_kinds_are_those_of_the_headers() -> None:
     assert [str(kind) for kind in Match] == ["exact", "ipv4", "ipv6", "array", "own"]
+
+
+RULES = declare("rules", "own", 10, key="be32", value="words40", size=4096)
+
+
+def test_a_value_of_words_is_the_rest_of_its_line() -> None:
+    said = "10 permit  tcp\tfrom any   # web\n20 deny 100%25,%20x\n"
+    reading = file.parse(said, RULES)
+    assert not reading.problems
+    values = [value for _, value in sorted(reading.entries.items())]
+    assert [bytes(value).rstrip(b"\0") for value in values] == [  # type: ignore[arg-type]
+        b"permit tcp from any", b"deny 100%, x"
+    ]  # fmt: skip
+    again = file.text(RULES, reading.entries)
+    assert again == "10 permit tcp from any\n20 deny 100%25, x\n"
+    assert file.parse(again, RULES).entries == reading.entries
+    done = batch.parse("set 10 permit udp\ndel 20\n", RULES)
+    assert not done.problems and batch.text(RULES, done.operations) == "set 10 permit udp\ndel 20\n"
+    assert file.parse("10\n", RULES).problems and batch.parse("del 10 x", RULES).problems
+
+
+@pytest.mark.parametrize(("key", "value"), [("words8", "u8"), ("u8", "u8+words8")])
+def test_words_are_a_whole_value(key: str, value: str) -> None:
+    with pytest.raises(Unreadable, match="words"):
+        declare("rules", "own", 10, key=key, value=value, size=4096)

@@ -49,4 +49,22 @@ ip_at(const struct dps_packet *p, uint32_t tags, int *is6)
 	return at;
 }
 
+/* Another DSCP; ECN stays. */
+static inline void
+dscp_put(uint8_t *ip, int is6, uint32_t code)
+{
+	uint8_t was[2] = { ip[0], ip[1] };
+	uint16_t sum;
+
+	if (is6) {
+		ip[0] = (uint8_t)(0x60 | code >> 2);
+		ip[1] = (uint8_t)((code & 3) << 6 | (ip[1] & 0x3f));
+		return;
+	}
+	ip[1] = (uint8_t)(code << 2 | (ip[1] & 3));
+	memcpy(&sum, ip + 10, 2);
+	sum = dps_sum_changed(sum, was, ip, 2);
+	memcpy(ip + 10, &sum, 2);
+}
+
 #endif

@@ -287,23 +287,6 @@ colour_of(uint32_t code)
 		       (enum colour)(precedence - 1) : GREEN;
 }
 
-static void
-mark(uint8_t *ip, int is6, uint32_t code)
-{
-	uint8_t was[2] = { ip[0], ip[1] };
-	uint16_t sum;
-
-	if (is6) {
-		ip[0] = (uint8_t)(0x60 | code >> 2);
-		ip[1] = (uint8_t)((code & 3) << 6 | (ip[1] & 0x3f));
-		return;
-	}
-	ip[1] = (uint8_t)(code << 2 | (ip[1] & 3));
-	memcpy(&sum, ip + 10, 2);
-	sum = dps_sum_changed(sum, was, ip, 2);
-	memcpy(ip + 10, &sum, 2);
-}
-
 /* The number of what a packet belongs to, and which profile it has. 0: to nothing. */
 static uint64_t
 key_of(const struct dps_packet *p, uint32_t at, int is6, uint32_t *which)
@@ -380,7 +363,7 @@ packet(void *state, struct dps_packet *p)
 	if (does_drop[colour])
 		return dps_drop(colour == RED ? IS_RED : IS_YELLOW);
 	if (dscp[colour] >= 0 && (uint32_t)dscp[colour] != code)
-		mark(ip, is6, (uint32_t)dscp[colour]);
+		dscp_put(ip, is6, (uint32_t)dscp[colour]);
 	return dps_next(env, p);
 }
 

@@ -218,7 +218,8 @@ struct dps_table_work {
 	const struct dps_table_change *(*all)(uint64_t *n);
 	char *error;            /* say here why the batch is refused, [error_len] */
 	uint32_t error_len;
-	uint32_t pad;
+	uint32_t n_ports;
+	const char *const *port_names;  /* as dps_env has them, for values that name a port */
 };
 
 struct dps_plugin {
