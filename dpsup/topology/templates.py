@@ -22,8 +22,9 @@ TEMPLATES = {
     "forward": "from one port to another, by workers that can be killed; runs without a NIC",
     "chain": "over two groups of workers, one after the other, both ways; runs without a NIC",
     "router": "a router of IPv4 and IPv6, with routes that change while packets flow",
-    "firewall": "ordered rules and the state of flows between two links, changed while packets flow",
+    "firewall": "ordered rules and kept flows between two links, changed while packets flow",
     "nat": "many hosts behind one address, whose connections survive kills",
+    "exporter": "counts each packet in its flow, and sends the flows to a collector as IPFIX",
     "ci": "one capture through the workers into another, then the end, with an exit code",
     "plugin": "packet code of your own in C, built with one command",
     "python": "packet code of your own in Python, to prototype, with a test",
@@ -162,6 +163,34 @@ file = "rules.txt"
 [[chains]]
 name = "line"
 path = ["lan", "firewall", "wan"]   # and back
+"""
+
+_EXPORTER = """
+[[ports]]
+name = "mon"                        # to the collector
+vdev = "net_null2"
+descriptors = {{ rx = 512, tx = 512 }}
+
+[[workers]]
+name = "export"                     # its workers are export/0, export/1, ...
+plugin = "export"                   # comes with dpsup: docs/functions/export.md
+count = 1                           # to begin with
+max = 4                             # `dpsup scale export 4`: rings and memory are reserved
+spares = 1                          # waits, and takes a dead worker's place
+state = "auto"                      # sequence numbers of messages
+bucket_state = "auto"               # flows: they move with their packets
+on_full = "hold"                    # a packet waits until its flow can be counted
+control = true                      # `dpsup tell export flush`: report all flows now
+
+[workers.args]
+to = "mon"
+source = "192.0.2.1"                # its own address
+destination = "192.0.2.9"           # the collector's
+mac = "02:00:00:00:00:09"           # and the MAC address of the next host on the way
+
+[[chains]]
+name = "line"
+path = ["wan", "export", "lan"]     # and back
 """
 
 _RULES = """\
@@ -408,6 +437,7 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         "chain": (_HEAD, _FORWARD, _IO, _CHAIN),
         "router": (_HEAD, _FORWARD, _IO, _ROUTER),
         "nat": (_HEAD, _FORWARD, _IO, _NAT),
+        "exporter": (_HEAD, _FORWARD, _IO, _EXPORTER),
         "firewall": (_HEAD, _FORWARD, _IO, _FIREWALL),
         "ci": (_HEAD, _CI_PORTS, _IO, _CI_GROUP),
         "plugin": (_HEAD, _FORWARD, _IO, _GROUP),
@@ -422,6 +452,9 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         files |= {"rules.txt": _RULES.encode()}
         deny = "dpsup table rules add 15 deny from 203.0.113.7"
         return Start(files, [f"dpsup check {file}", then[0], deny, "dpsup stats", then[-1]])
+    if template == "exporter":
+        flush = "dpsup tell export flush"
+        return Start(files, [f"dpsup check {file}", then[0], "dpsup stats", flush, then[-1]])
     if template == "nat":
         return Start(files, [f"dpsup check {file}", then[0], "dpsup stats", then[-1]])
     if template == "router":

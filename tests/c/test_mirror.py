@@ -148,7 +148,7 @@ def test_a_sample_is_exact_over_kills(tmp_path: Path) -> None:
 WRONG = [
     ("bytes = 9", "write a number from 14 to 65535"),
     ('tunnel = "vxlan"', "none of: none, gre, erspan"),
-    ('tunnel = "gre"', "it needs source, destination and mac"),
+    ('tunnel = "gre"', "it needs the argument"),
     (f"tunnel = 'gre', {ENDS6.replace('2001:db8::9', '192.0.2.9')}", "of the same kind"),
     (f"tunnel = 'gre', {ENDS.replace('00:09', '0g')}", "is not a MAC address"),
     ('from = "dmz"', "there is no port"),

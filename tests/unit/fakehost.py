@@ -118,7 +118,9 @@ class FakeHost(Host):
     writable: frozenset[str] = frozenset({"/"})
 
     def read_plugin(self, path: str) -> PluginFile | None:
-        found = self.plugins.get(path, PluginFile(table_apply=True) if path in SHIPPED else None)
+        found = self.plugins.get(
+            path, PluginFile(control=True, table_apply=True) if path in SHIPPED else None
+        )
         if isinstance(found, Exception):
             raise found
         return found

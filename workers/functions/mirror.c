@@ -11,12 +11,10 @@
  * A copy leaves if and when its packet has its verdict, and once: with it, by dps_also, or as a packet that this one
  * originates. What counts for sampling and sequence numbers is touched.
  */
-#include <arpa/inet.h>
-
 #include <dpsup_table_lpm.h>
 
-#include "arguments.h"
 #include "flow.h"
+#include "frames.h"
 
 enum {
 	TAGS = 2,
@@ -51,8 +49,7 @@ static uint64_t sample = 1, most, session = 1, ttl = 64;
 static int protocol = -1;
 static uint16_t l4[MOST_L4];
 static uint32_t n_l4;
-static int is6;                 /* the tunnel's addresses */
-static uint8_t source[16], destination[16], mac[6];
+static struct far far;          /* of the tunnel */
 
 /* Calls take for each of the words between commas. */
 static int
@@ -134,28 +131,11 @@ take_number(const char *key, uint64_t first, uint64_t last, uint64_t *number)
 static int
 take_ends(void)
 {
-	const char *from = dps_arg(env, "source"), *at = dps_arg(env, "destination"), *next = dps_arg(env, "mac");
-	unsigned int b[6];
-	int n = 0;
-
-	if (tunnel == NONE)
-		return from == NULL && at == NULL && next == NULL ? 0 :
-			       refuse(env, "source, destination and mac are a tunnel's: write %s%s",
-				      "tunnel = \"gre\" or \"erspan\" too", "");
-	if (from == NULL || at == NULL || next == NULL)
-		return refuse(env, "tunnel: it needs source, destination and mac, %s%s",
-			      "the MAC address of the collector or of the router before it", "");
-	is6 = strchr(from, ':') != NULL;
-	if (inet_pton(is6 ? AF_INET6 : AF_INET, from, source) != 1)
-		return refuse(env, "source: \"%s\" is not an IP address%s", from, "");
-	if (inet_pton(is6 ? AF_INET6 : AF_INET, at, destination) != 1)
-		return refuse(env, "destination: \"%s\" is not an IP address of the same kind as source%s", at, "");
-	if (sscanf(next, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &n) != 6 ||
-	    next[n] != '\0')
-		return refuse(env, "mac: \"%s\" is not a MAC address: write 02:00:00:00:00:01%s", next, "");
-	for (int i = 0; i < 6; i++)
-		mac[i] = (uint8_t)b[i];
-	return 0;
+	if (tunnel != NONE)
+		return take_far(env, &far);
+	return dps_arg(env, "source") == NULL && dps_arg(env, "destination") == NULL && dps_arg(env, "mac") == NULL ?
+		       0 : refuse(env, "source, destination and mac are a tunnel's: write %s%s",
+				  "tunnel = \"gre\" or \"erspan\" too", "");
 }
 
 static int
@@ -188,6 +168,8 @@ init(const struct dps_env *e, void **state)
 	if (is_source[to] && dps_arg(env, "from") != NULL)
 		return refuse(env, "to and from are the same port \"%s\"%s", name, "");
 	is_source[to] = 0;
+	far.port = to;
+	far.ttl = (uint8_t)ttl;
 	for (int six = 0; six < 2; six++) {
 		const char *table = six ? "prefixes6" : "prefixes";
 
@@ -293,37 +275,6 @@ fill(uint8_t *at, const struct dps_packet *p, uint32_t len)
 	}
 }
 
-/* Ethernet and IP before what the tunnel carries; returns where that begins. */
-static uint8_t *
-outer(uint8_t *at, uint32_t carried)
-{
-	uint16_t sum;
-
-	memcpy(at, mac, 6);
-	memcpy(at + 6, env->ports[to].mac, 6);
-	be16_put(at + 12, is6 ? 0x86dd : 0x0800);
-	at += ETHER;
-	if (is6) {
-		at[0] = 0x60;
-		be16_put(at + 4, carried);
-		at[6] = 47;
-		at[7] = (uint8_t)ttl;
-		memcpy(at + 8, source, 16);
-		memcpy(at + 24, destination, 16);
-		return at + IPV6;
-	}
-	at[0] = 0x45;
-	be16_put(at + 2, IPV4 + carried);
-	be16_put(at + 6, 0x4000);
-	at[8] = (uint8_t)ttl;
-	at[9] = 47;
-	memcpy(at + 12, source, 4);
-	memcpy(at + 16, destination, 4);
-	sum = dps_ipv4_sum(at);
-	memcpy(at + 10, &sum, 2);
-	return at + IPV4;
-}
-
 /* GRE of type 0x88be with a sequence number (RFC 2890), and the header of ERSPAN type II
  * (draft-foschiano-erspan-03, §4.2): what it is a copy of, and whose sequence it is. */
 static uint8_t *
@@ -356,7 +307,7 @@ static uint16_t
 packet(void *state, struct dps_packet *p)
 {
 	uint16_t verdict = dps_next(env, p);
-	uint32_t head = tunnel == NONE ? 0 : (is6 ? IPV6 : IPV4) + (tunnel == IS_GRE ? GRE : ERSPAN);
+	uint32_t head = tunnel == NONE ? 0 : (far.is6 ? IPV6 : IPV4) + (tunnel == IS_GRE ? GRE : ERSPAN);
 	uint32_t mtu = env->ports[to].mtu, len = p->total;
 	uint64_t flow;
 	uint8_t *at;
@@ -383,7 +334,7 @@ packet(void *state, struct dps_packet *p)
 		return verdict;
 	}
 	if (tunnel != NONE)
-		at = outer(at, head - (is6 ? IPV6 : IPV4) + len);
+		at = far_put(env, &far, at, 47, head - (far.is6 ? IPV6 : IPV4) + len);
 	if (tunnel == IS_GRE) {
 		be16_put(at + 2, 0x6558);
 		at += GRE;
