@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from harness import DPSUP, Run, leftovers, run, wait_for
+from netns import sh
 
 from dpsup.check.topology import prepare
 from dpsup.host.machine import PciDevice, read_host
@@ -219,6 +220,24 @@ def test_quickstart_shows_what_dpsup_is_for(instance: Run) -> None:
     assert received == sent != "0"
     assert "\x1b" not in out  # colours are for terminals
     assert max(map(len, out.splitlines())) <= 160
+    assert leftovers(instance.name) == []
+    assert list(instance.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "firewall",
+        pytest.param("nat", marks=pytest.mark.long),
+        pytest.param("route", marks=pytest.mark.long),
+    ],
+)
+def test_quickstart_ends_with_a_function(instance: Run, function: str) -> None:
+    out, err = quickstart(instance, "--function", function).communicate(timeout=180)
+    assert err == ""
+    assert "200 packets transmitted, 200 received, 0% packet loss" in out
+    assert out.count("in flight 0, lost 0\nworker deaths 1, mbufs unexplained 0\n") == 2
+    assert "dpsq" not in sh("ip", "netns").stdout + sh("ip", "-o", "link").stdout
     assert leftovers(instance.name) == []
     assert list(instance.folder.iterdir()) == []
 
