@@ -11,13 +11,13 @@ VXLAN_PORTS = 3  # at most: DPS_RSS_VXLAN_PORTS
 
 
 def kind(word: str) -> str:
-    """ "vxlan" of "vxlan:8472"; "": the word names no tunnel."""
+    """The tunnel that a word names, without a port; "": the word names none."""
     name = word.partition(":")[0]
     return name if name in WORDS else ""
 
 
 def inner(fields: Iterable[str]) -> list[str]:
-    """Of the hashed fields those that name tunnels."""
+    """The tunnels among the hashed fields."""
     return [word for word in fields if kind(word)]
 
 

@@ -385,10 +385,13 @@ hash_ipv4(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
 	const struct rte_ipv4_hdr *ip = (const void *)p;
 	uint8_t tuple[TUPLE_MOST];
-	uint32_t header = (p[0] & 0xf) * 4u;
+	uint32_t header;
 	uint32_t n = 8;
 
-	if (len < sizeof(*ip) || header < sizeof(*ip))
+	if (len < sizeof(*ip))
+		return false;
+	header = (p[0] & 0xf) * 4u;
+	if (header < sizeof(*ip))
 		return false;
 	if (unlikely(fields & DPS_RSS_INNER) && len > header &&
 	    (ip->fragment_offset & RTE_BE16(0x3fff)) == 0 &&

@@ -10,6 +10,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -478,3 +479,44 @@ def test_a_nibble_that_is_no_version_of_ip_is_not_looked_into() -> None:
         data = bytearray(tunnelled(kind, inner))
         data[at] = 0x75
         assert hash_of(bytes(data)) == outer[kind]
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("frames") / "hash_frames"
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    subprocess.run(
+        ["cc", "-std=gnu11", "-O1", "-g", "-w", *sanitize, f"-I{ROOT}/shim", f"-I{ROOT}/shim/io",
+         *flags, ROOT / "tests" / "c" / "hash_frames.c", "-o", program],
+        check=True,
+    )  # fmt: skip
+    return program
+
+
+def test_no_frame_is_read_beyond_its_end(sanitized: Path) -> None:
+    """Each kind of tunnel, cut at each byte and with bytes that lie: lengths, versions, flags."""
+    random = Random(1)
+    frames = []
+    for kind in KINDS:
+        for inner in (packet("1.2.3.4", 5, "6.7.8.9", 10), packet("2001:db8::1", 5, "::2", 10)):
+            for outer in ("", "vxlan", "mpls pseudowire"):
+                whole = tunnelled(kind, inner, six=bool(random.getrandbits(1)))
+                whole = tunnelled(outer, whole) if outer else whole
+                frames += [whole[:cut] for cut in range(len(whole) + 1)]
+                for _ in range(100):
+                    lying = bytearray(whole)
+                    for _ in range(random.randint(1, 4)):
+                        odd = random.choice((0, 1, 0x45, 0x60, 0xFF, random.randrange(256)))
+                        lying[random.randrange(12, len(lying))] = odd
+                    frames.append(bytes(lying[: random.randint(12, len(lying))]))
+    done = subprocess.run(
+        [sanitized, str(rss_types([*ALL, "sctp", *TUNNELS]))],
+        input=b"".join(len(one).to_bytes(2, "little") + one for one in frames),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert int(done.stdout) == len(frames)
