@@ -125,7 +125,14 @@ enum {
 	DPS_RSS_GENEVE = 64,
 	DPS_RSS_GRE = 128,
 	DPS_RSS_GTPU = 256,
-	DPS_RSS_INNER = 480
+	DPS_RSS_MPLS = 512,
+	DPS_RSS_PPPOE = 1024,
+	DPS_RSS_IPIP = 2048,        // IPv4 or IPv6 in IPv4 or IPv6
+	DPS_RSS_ERSPAN = 4096,
+	DPS_RSS_INNER = 8160,
+	// From this bit on the UDP ports of VXLAN, 16 bits each, 0: none.
+	DPS_RSS_VXLAN_PORT = 16,
+	DPS_RSS_VXLAN_PORTS = 3
 };
 
 // What a plugin asks for beside bytes, length and port (dps_facts.needs).

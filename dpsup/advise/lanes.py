@@ -12,6 +12,7 @@ from dpsup.advise.piece import FASTER, LOSING, Command, Effect, Key, Piece
 from dpsup.advise.queue import backlog, refused
 from dpsup.advise.window import HALF, SMALLEST_BUSY, Window, mersenne, pool_need
 from dpsup.instance.rates import LANE_RESERVE
+from dpsup.packets import tunnels as looked
 from dpsup.supervisor.steering import WORTHWHILE
 from dpsup.text import listing
 from dpsup.view.columns import percent, si
@@ -114,7 +115,7 @@ def tunnels(window: Window) -> Iterator[Piece]:
         most, worker = contents.most(frames), elephant(window, name)
         index = next(i for i, g in enumerate(window.plan["groups"]) if g["name"] == name)
         fed = [p for p in window.plan["ports"] if p["group"] == index]
-        lacking = [p for p in fed if most and most.key not in p["rss_fields"]]
+        lacking = [p for p in fed if most and _lacks(p, most.key)]
         if most is None or not most.key or not worker or not lacking or len(most.spread) < FLOWS:
             continue
         found, spread = window.groups[name], window.spreads[name]
@@ -133,16 +134,20 @@ def tunnels(window: Window) -> Iterator[Piece]:
             why="they are steered by their outer headers, which are few flows; the inner ones are"
             " many",
             changes=tuple(
-                Key(("ports", p["name"], "rss", "inner"), [*_inner(p), most.key], _inner(p))
+                Key(("ports", p["name"], "rss", "inner"), [*now, most.key], now)
                 for p in lacking
+                for now in (looked.inner(p["rss_fields"]),)
             ),
             effect=Effect(("groups", name, "imbalance"), "x the mean", spread["imbalance"], then),
             numbers={**found, "spread": spread, "share": most.share, "flows": len(most.spread)},
         )
 
 
-def _inner(port: Port) -> list[str]:
-    return [name for name in port["rss_fields"] if name in ("vxlan", "geneve", "gre", "gtpu")]
+def _lacks(port: Port, key: str) -> bool:
+    """Whether the key is not yet there, and there is room for it."""
+    fields = port["rss_fields"]
+    full = len(looked.vxlan_ports(fields)) >= looked.VXLAN_PORTS
+    return key not in fields and not (full and looked.kind(key) == "vxlan")
 
 
 def workers(window: Window) -> Iterator[Piece]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dpsup._abi import DPS_BUCKETS, DPS_NO_SLOT
 from dpsup.errors import NoSuchObject, UsageError
 from dpsup.instance.status import API
+from dpsup.packets import tunnels
 from dpsup.packets.flow import SCTP, TCP, UDP, WITH_PORTS, Flow, frame, parse
 from dpsup.text import listing, suggest
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:  # start-up: they need 5 ms
     from dpsup.documents.where import Arrival, Stop, Where
 
 Hash = Callable[[str, list[str], bytes], int]
-_TUNNELS = {4789: "vxlan", 6081: "geneve", 2152: "gtpu"}  # by UDP port
-_GRE = 47
+_IN_UDP = {6081: "geneve", 2152: "gtpu"}  # by port; those of VXLAN are the topology's
+_IN_IP = {47: "gre", 4: "ipip", 41: "ipip"}  # by protocol
 # Of RTE_ETH_RSS_*: what a NIC hashes with ports, by version of IP and protocol.
 _NIC = {
     (4, TCP): 1 << 4, (4, UDP): 1 << 5, (4, SCTP): 1 << 6,
@@ -149,8 +150,10 @@ def _complete(flow: Flow, fields: list[str]) -> tuple[Flow, list[str]]:
         notes.append("no protocol is given: packets without ports, such as ICMP and fragments")
     if flow.fragment and flow.ports is not None:
         notes.append("the ports do not count: a fragment is steered by its addresses")
-    tunnel = _TUNNELS.get(flow.ports[1]) if flow.ports and flow.protocol == UDP else None
-    tunnel = "gre" if flow.protocol == _GRE else tunnel
+    tunnel = _IN_IP.get(flow.protocol or 0)
+    if flow.ports and flow.protocol == UDP:
+        to = flow.ports[1]
+        tunnel = tunnels.vxlan(to) if to in tunnels.vxlan_ports(fields) else _IN_UDP.get(to)
     if tunnel in fields and not flow.fragment:
         notes.append(
             f"packets of {tunnel} are steered by their inner headers (rss.inner): ask for the flow "

@@ -13,6 +13,7 @@ from dpsup.documents.plan import Group, Health, Plan, Pool, Port, Version
 from dpsup.errors import DpsupError, ShimError
 from dpsup.host import pci
 from dpsup.host.interfaces import remove_dead_socket, takes_connection
+from dpsup.packets import tunnels
 from dpsup.primary.eal_locks import Attachments
 from dpsup.primary.kernel import KernelPaths
 from dpsup.primary.outputs import Output, output_of
@@ -35,6 +36,10 @@ _RSS = {
     "geneve": _abi.DPS_RSS_GENEVE,
     "gre": _abi.DPS_RSS_GRE,
     "gtpu": _abi.DPS_RSS_GTPU,
+    "mpls": _abi.DPS_RSS_MPLS,
+    "pppoe": _abi.DPS_RSS_PPPOE,
+    "ipip": _abi.DPS_RSS_IPIP,
+    "erspan": _abi.DPS_RSS_ERSPAN,
 }
 
 
@@ -46,7 +51,12 @@ def rss_key(spec: str) -> bytes:
 
 
 def rss_types(fields: list[str]) -> int:
-    return sum(_RSS[f] for f in fields)
+    types = 0
+    for word in fields:
+        types |= _RSS[tunnels.kind(word) or word]
+    for i, port in enumerate(tunnels.vxlan_ports(fields)):
+        types |= port << _abi.DPS_RSS_VXLAN_PORT + 16 * i
+    return types
 
 
 def pci_spec(plan: Plan, device: str) -> str:

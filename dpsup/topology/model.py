@@ -101,7 +101,7 @@ class Rss(Model):
         min_length=1,
     )
     inner: Tunnels = _key(
-        (), "the tunnels whose inner headers say which flow it is", '["vxlan", "gtpu"]'
+        (), "the tunnels whose inner headers say which flow it is", '["vxlan:8472", "gtpu"]'
     )
     key: RssKey = _key(
         "symmetric", "the Toeplitz key of the hash", '"symmetric", "default" or hex digits'

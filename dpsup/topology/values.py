@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 from dpsup import limits
+from dpsup.packets import tunnels
 from dpsup.tables.fields import Unreadable
 from dpsup.tables.model import Match, Table, declare
 from dpsup.text import DURATION, duration, listing, show, suggest
@@ -149,6 +150,31 @@ def _rss_fields(value: tuple[str, ...]) -> tuple[str, ...]:
             why="ports of TCP, UDP and SCTP are hashed together with IP addresses",
         )
     return value
+
+
+def _tunnel(value: str) -> str:
+    port = value.removeprefix("vxlan:")
+    if port != value and re.fullmatch("[1-9][0-9]{0,4}", port) and int(port) <= 65535:
+        return tunnels.vxlan(int(port))
+    if value not in tunnels.WORDS:
+        raise invalid(
+            f"{show(value)} is no tunnel that dpsup looks into",
+            help=f"write one of {', '.join(tunnels.WORDS)}; VXLAN on another UDP port than"
+            f" {tunnels.VXLAN_PORT} is vxlan:PORT, such as vxlan:8472",
+        )
+    return value
+
+
+def _tunnels(value: tuple[str, ...]) -> tuple[str, ...]:
+    ports = set(tunnels.vxlan_ports(value))
+    if len(ports) > tunnels.VXLAN_PORTS:
+        raise invalid(
+            f"VXLAN has {len(ports)} UDP ports here, and at most {tunnels.VXLAN_PORTS} are looked"
+            " for",
+            why="io cores compare each of them with every UDP packet's",
+            help="leave out those with few packets",
+        )
+    return tuple(dict.fromkeys(value))
 
 
 def _rss_key(value: str) -> str:
@@ -542,7 +568,10 @@ Ring = Annotated[int, AfterValidator(_ring)]
 RssFields = Annotated[
     tuple[Literal["ipv4", "ipv6", "tcp", "udp", "sctp"], ...], ARRAY, AfterValidator(_rss_fields)
 ]
-Tunnels = Annotated[tuple[Literal["vxlan", "geneve", "gre", "gtpu"], ...], ARRAY]
+Tunnel = Annotated[
+    str, AfterValidator(_tunnel), _matching("|".join(tunnels.WORDS), "vxlan:[1-9][0-9]{0,4}")
+]
+Tunnels = Annotated[tuple[Tunnel, ...], ARRAY, AfterValidator(_tunnels)]
 RssKey = Annotated[str, AfterValidator(_rss_key)]
 Pci = Annotated[
     str, AfterValidator(_pci), _matching(_PCI.pattern.replace("a-f", "a-fA-F") + "(,.*)?")

@@ -8,7 +8,8 @@
 // one that cannot be read, that of the outer ones.
 //
 // DPDK's rte_softrss hashes numbers that a caller has found in a packet, a step for each bit; to find them
-// is most of this file, and a table for each byte of the key makes the rest short.
+// is most of this file, and a table for each byte of the key makes the rest short. Over 600 lines: each kind
+// of tunnel leads back to the search that found it, and the common path is inlined from it.
 
 #include <errno.h>
 #include <string.h>
@@ -24,11 +25,22 @@
 enum {
 	TUPLE_MOST = 36,        // two IPv6 addresses and two ports
 	PLAIN_TUPLE = sizeof(struct rte_ether_hdr) + offsetof(struct rte_ipv4_hdr, src_addr),
-	DEEP = 2                // tunnels in tunnels that are looked into
+	DEEP = 2,               // tunnels in tunnels that are looked into
+	LABELS = 8,             // of MPLS
+	MORE_HEADERS = 8        // of GTP-U
 };
 
-// UDP ports: RFC 7348, RFC 8926, 3GPP TS 29.281.
-enum { PORT_VXLAN = 4789, PORT_GENEVE = 6081, PORT_GTPU = 2152 };
+// UDP ports: RFC 8926, 3GPP TS 29.281. Those of VXLAN are the topology's.
+enum { PORT_GENEVE = 6081, PORT_GTPU = 2152 };
+enum { IN_UDP = DPS_RSS_VXLAN | DPS_RSS_GENEVE | DPS_RSS_GTPU };
+
+enum {
+	TYPE_MPLS = 0x8847,
+	TYPE_MPLS_MULTICAST = 0x8848,
+	TYPE_PPPOE = 0x8864,
+	TYPE_ERSPAN = 0x88be,
+	TYPE_ERSPAN_III = 0x22eb
+};
 
 // By position and value of an input byte: the XOR of the key's windows at its set bits.
 static uint32_t table[TUPLE_MOST][256];
@@ -115,7 +127,7 @@ dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types)
 	for (uint32_t proto = 0; proto < RTE_DIM(with_ports); proto++)
 		with_ports[proto] = fields & DPS_RSS_IPV4 && has_ports(proto);
 	// A possible tunnel takes the slow path.
-	if (fields & (DPS_RSS_INNER & ~DPS_RSS_GRE))
+	if (fields & IN_UDP)
 		with_ports[IPPROTO_UDP] = false;
 	if (the_primary.own != NULL) {
 		memcpy(the_primary.own->hash_key, key, len);
@@ -174,6 +186,90 @@ hash_typed(uint16_t type, const uint8_t *p, uint32_t len, int depth, uint32_t *h
 	return true;
 }
 
+// IP whose version is its own first nibble; what has another one is no IP.
+static bool
+hash_ip(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	if (len == 0 || (p[0] >> 4 != 4 && p[0] >> 4 != 6))
+		return false;
+	return hash_l3(p[0] >> 4 == 4 ? RTE_BE16(RTE_ETHER_TYPE_IPV4) :
+					RTE_BE16(RTE_ETHER_TYPE_IPV6),
+		       p, len, depth, hash);
+}
+
+// Behind labels no type is said. The lengths are compared too, as the first nibble may be that of a MAC
+// address: of an Ethernet pseudowire without a control word.
+static bool
+hash_unsaid_ip(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	if (len < 20)
+		return false;
+	if (p[0] >> 4 == 4 && (uint32_t)(p[2] << 8 | p[3]) > len)
+		return false;
+	if (p[0] >> 4 == 6 && (p[4] << 8 | p[5]) + 40u > len)
+		return false;
+	return hash_ip(p, len, depth, hash);
+}
+
+static bool
+hash_mpls(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	const uint32_t mac = sizeof(struct rte_ether_hdr);
+	uint32_t at = 0;
+	uint16_t type;
+
+	for (int i = 0; i < LABELS; i++) {
+		if (len < at + 4)
+			return false;
+		at += 4;
+		if (p[at - 2] & 1)
+			break;
+		if (i == LABELS - 1)
+			return false;
+	}
+	if (len < at + 4 + mac || p[at] >> 4 != 0)
+		return hash_unsaid_ip(p + at, len - at, depth, hash);
+	// A pseudowire's control word (RFC 4385) and Ethernet; only with IP in it, as these may be the
+	// MAC addresses of Ethernet without a control word, whose bytes at the type's place vary.
+	at += 4;
+	memcpy(&type, p + at + 12, 2);
+	if (type != RTE_BE16(RTE_ETHER_TYPE_IPV4) && type != RTE_BE16(RTE_ETHER_TYPE_IPV6))
+		return false;
+	return hash_unsaid_ip(p + at + mac, len - at - mac, depth, hash);
+}
+
+// A session's packet (RFC 2516): version and type, code, session, length, PPP's protocol.
+static bool
+hash_pppoe(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	uint16_t protocol;
+
+	if (len < 8 || p[0] != 0x11 || p[1] != 0)
+		return false;
+	protocol = p[6] << 8 | p[7];
+	if (protocol == 0x0021)
+		return hash_l3(RTE_BE16(RTE_ETHER_TYPE_IPV4), p + 8, len - 8, depth, hash);
+	return protocol == 0x0057 &&
+	       hash_l3(RTE_BE16(RTE_ETHER_TYPE_IPV6), p + 8, len - 8, depth, hash);
+}
+
+// Below IP. Not inlined into the common path.
+static bool __rte_noinline
+hash_below(uint16_t type, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	if (depth == DEEP)
+		return false;
+	switch (rte_be_to_cpu_16(type)) {
+	case TYPE_MPLS:
+	case TYPE_MPLS_MULTICAST:
+		return fields & DPS_RSS_MPLS && hash_mpls(p, len, depth + 1, hash);
+	case TYPE_PPPOE:
+		return fields & DPS_RSS_PPPOE && hash_pppoe(p, len, depth + 1, hash);
+	default:
+		return false;
+	}
+}
+
 static bool
 hash_gtpu(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
@@ -185,16 +281,31 @@ hash_gtpu(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 	if (p[0] & 7)
 		at += 4;
 	// Extension headers: length in units of 4 bytes, the next one's type at the end.
-	for (int i = 0; i < 4 && p[0] & 4 && at < len && p[at - 1] != 0; i++) {
-		if (p[at] == 0)
+	for (int i = 0; p[0] & 4 && at < len && p[at - 1] != 0; i++) {
+		if (p[at] == 0 || i == MORE_HEADERS)
 			return false;
 		at += p[at] * 4u;
 	}
-	if (at >= len)
-		return false;
-	return hash_l3(p[at] >> 4 == 4 ? RTE_BE16(RTE_ETHER_TYPE_IPV4) :
-					 RTE_BE16(RTE_ETHER_TYPE_IPV6),
-		       p + at, len - at, depth, hash);
+	return at < len && hash_ip(p + at, len - at, depth, hash);
+}
+
+// What lies behind GRE's own header. Type I has nothing before the frame, and no sequence number; type II
+// has 8 bytes, type III 12, and 8 more where its last bit says so.
+static bool
+hash_erspan(uint16_t type, bool sequence, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
+{
+	uint32_t at = 0;
+
+	if (type == TYPE_ERSPAN && sequence) {
+		if (len < 8 || p[0] >> 4 != 1)
+			return false;
+		at = 8;
+	} else if (type == TYPE_ERSPAN_III) {
+		if (len < 12 || p[0] >> 4 != 2 || (p[10] & 0x7c) != 0) // Ethernet
+			return false;
+		at = p[11] & 1 ? 20 : 12;
+	}
+	return at < len && hash_typed(RTE_BE16(RTE_ETHER_TYPE_TEB), p + at, len - at, depth, hash);
 }
 
 static bool
@@ -207,8 +318,23 @@ hash_gre(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 	if (len < at || (p[1] & 7) != 0)
 		return false;
 	at += ((p[0] >> 7 & 1) + (p[0] >> 5 & 1) + (p[0] >> 4 & 1)) * 4u;
-	memcpy(&type, p + 2, 2);
-	return at < len && hash_typed(type, p + at, len - at, depth, hash);
+	if (at >= len)
+		return false;
+	type = p[2] << 8 | p[3];
+	if (type == TYPE_ERSPAN || type == TYPE_ERSPAN_III)
+		return fields & DPS_RSS_ERSPAN &&
+		       hash_erspan(type, p[0] & 0x10, p + at, len - at, depth, hash);
+	return fields & DPS_RSS_GRE &&
+	       hash_typed(rte_cpu_to_be_16(type), p + at, len - at, depth, hash);
+}
+
+static bool
+is_vxlan_port(uint16_t port)
+{
+	for (uint32_t i = 0; i < DPS_RSS_VXLAN_PORTS; i++)
+		if ((uint16_t)(fields >> (DPS_RSS_VXLAN_PORT + i * 16)) == port)
+			return port != 0;
+	return false;
 }
 
 // The flow inside of a tunnel; false: it is no tunnel to look into. Not inlined into the common path.
@@ -216,18 +342,23 @@ static bool __rte_noinline
 hash_inner(uint8_t proto, const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
 	uint32_t head;
-	uint16_t type;
+	uint16_t type, port;
 
 	if (depth == DEEP)
 		return false;
 	if (proto == IPPROTO_GRE)
-		return fields & DPS_RSS_GRE && hash_gre(p, len, depth + 1, hash);
+		return fields & (DPS_RSS_GRE | DPS_RSS_ERSPAN) &&
+		       hash_gre(p, len, depth + 1, hash);
+	if (proto == IPPROTO_IPIP || proto == IPPROTO_IPV6)
+		return fields & DPS_RSS_IPIP && p[0] >> 4 == (proto == IPPROTO_IPIP ? 4 : 6) &&
+		       hash_ip(p, len, depth + 1, hash);
 	if (proto != IPPROTO_UDP || len < 8 + 8)
 		return false;
-	switch (p[2] << 8 | p[3]) {
-	case PORT_VXLAN:
-		return fields & DPS_RSS_VXLAN && p[8] & 8 &&
-		       hash_typed(RTE_BE16(RTE_ETHER_TYPE_TEB), p + 16, len - 16, depth + 1, hash);
+	port = p[2] << 8 | p[3];
+	// Before the others: a topology may say any port.
+	if (fields & DPS_RSS_VXLAN && p[8] & 8 && is_vxlan_port(port))
+		return hash_typed(RTE_BE16(RTE_ETHER_TYPE_TEB), p + 16, len - 16, depth + 1, hash);
+	switch (port) {
 	case PORT_GENEVE:
 		head = 8 + 8 + (p[8] & 0x3f) * 4u;
 		memcpy(&type, p + 10, 2);
@@ -254,10 +385,13 @@ hash_ipv4(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 {
 	const struct rte_ipv4_hdr *ip = (const void *)p;
 	uint8_t tuple[TUPLE_MOST];
-	uint32_t header = (p[0] & 0xf) * 4u;
+	uint32_t header;
 	uint32_t n = 8;
 
-	if (len < sizeof(*ip) || header < sizeof(*ip))
+	if (len < sizeof(*ip))
+		return false;
+	header = (p[0] & 0xf) * 4u;
+	if (header < sizeof(*ip))
 		return false;
 	if (unlikely(fields & DPS_RSS_INNER) && len > header &&
 	    (ip->fragment_offset & RTE_BE16(0x3fff)) == 0 &&
@@ -319,8 +453,10 @@ hash_l3_here(uint16_t type, const uint8_t *p, uint32_t len, int depth, uint32_t 
 {
 	if (type == RTE_BE16(RTE_ETHER_TYPE_IPV4))
 		return fields & DPS_RSS_IPV4 && hash_ipv4(p, len, depth, hash);
-	return type == RTE_BE16(RTE_ETHER_TYPE_IPV6) && fields & DPS_RSS_IPV6 &&
-	       hash_ipv6(p, len, depth, hash);
+	if (type == RTE_BE16(RTE_ETHER_TYPE_IPV6))
+		return fields & DPS_RSS_IPV6 && hash_ipv6(p, len, depth, hash);
+	return unlikely(fields & (DPS_RSS_MPLS | DPS_RSS_PPPOE)) &&
+	       hash_below(type, p, len, depth, hash);
 }
 
 static bool

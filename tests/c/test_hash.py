@@ -10,6 +10,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -296,7 +297,7 @@ def test_a_plugin_s_hash_is_the_io_core_s(
 
 # --- tunnels --------------------------------------------------------------------------------------
 
-TUNNELS = ["vxlan", "geneve", "gre", "gtpu"]
+TUNNELS = ["vxlan", "geneve", "gre", "gtpu", "vxlan:8472", "mpls", "pppoe", "ipip", "erspan"]
 
 
 def tunnelled(
@@ -304,7 +305,38 @@ def tunnelled(
 ) -> bytes:
     """`inner` is an Ethernet frame; tunnels of IP carry it from byte 14 on."""
     type_, ip = inner[12:14], inner[14:]
+    version = ip[0] >> 4
+    below = {
+        "mpls": b"\x88\x47" + b"\0\1\0\x40" * 7 + b"\0\2\1\x40" + ip,
+        "mpls pseudowire": b"\x88\x48" + b"\0\2\1\x40" + b"\0\0\0\x05" + inner,
+        "pppoe": b"\x88\x64" + struct.pack(
+            ">BBHHH", 0x11, 0, 7, len(ip) + 2, 0x21 if version == 4 else 0x57
+        ) + ip,
+    }  # fmt: skip
+    if kind in below:
+        return outer.encode().rjust(12, b"\2")[-6:] + bytes(5) + bytes([sport]) + below[kind]
     port, body = {
+        "ipip": (0, ip),
+        "erspan i": (0, b"\0\0\x88\xbe" + inner),
+        "erspan": (0, b"\x10\0\x88\xbe" + bytes(4) + b"\x10" + bytes(7) + inner),
+        "erspan iii": (0, b"\x10\0\x22\xeb" + bytes(4) + b"\x20" + bytes(11) + inner),
+        "erspan iii with more": (
+            0,
+            b"\x10\0\x22\xeb" + bytes(4) + b"\x20" + bytes(10) + b"\1" + bytes(8) + inner,
+        ),
+        "vxlan on its own port": (8472, struct.pack(">II", 8 << 24, 77 << 8) + inner),
+        "gtpu with options": (
+            2152,
+            struct.pack(">BBHI", 0x32, 0xFF, len(ip) + 4, 7) + b"\0\1\0\0" + ip,
+        ),
+        "gtpu with many headers": (
+            2152,
+            struct.pack(">BBHI", 0x34, 0xFF, len(ip) + 36, 7)
+            + b"\0\1\0\x85"
+            + b"\1\0\0\x85" * 7
+            + b"\1\0\0\0"
+            + ip,
+        ),
         "vxlan": (4789, struct.pack(">II", 8 << 24, 77 << 8) + inner),
         "geneve": (6081, struct.pack(">BBHI", 2, 0, 0x6558, 5) + bytes(8) + inner),
         "geneve of ip": (6081, struct.pack(">BB", 0, 0) + type_ + bytes(4) + ip),
@@ -319,7 +351,7 @@ def tunnelled(
     }[kind]
     if port:
         body = struct.pack(">HHHH", sport, port, 8 + len(body), 0) + body
-    proto = 17 if port else 47
+    proto = 17 if port else (4 if version == 4 else 41) if kind == "ipip" else 47
     a, b = ipaddress.ip_address(outer), ipaddress.ip_address("10.0.0.2")
     if six:
         head = struct.pack(">IHBB", 6 << 28, len(body), proto, 64) + bytes(12) + a.packed
@@ -330,7 +362,9 @@ def tunnelled(
 
 KINDS = (
     "vxlan", "geneve", "geneve of ip", "gtpu", "gtpu with more", "gre", "gre with more",
-    "gre of ethernet",
+    "gre of ethernet", "vxlan on its own port", "gtpu with options", "gtpu with many headers",
+    "mpls", "mpls pseudowire", "pppoe", "ipip", "erspan i", "erspan", "erspan iii",
+    "erspan iii with more",
 )  # fmt: skip
 
 
@@ -380,3 +414,109 @@ def test_a_tunnel_in_a_tunnel_in_a_tunnel_ends() -> None:
         seen.append(hash_of(data))
     # Two are looked into; of the third the outer headers of what lies in the second count.
     assert seen[0] == seen[1] == seen[2] != seen[3]
+
+
+def key_of(kind: str) -> str:
+    return "vxlan:8472" if kind == "vxlan on its own port" else kind.split(maxsplit=1)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tunnel_is_looked_into_by_its_own_word(kind: str) -> None:
+    inner = packet("1.2.3.4", 5, "6.7.8.9", 10)
+    wanted = hash_of(inner)
+    configure(MICROSOFT_KEY, [*ALL, key_of(kind)])
+    assert hash_of(tunnelled(kind, inner)) == wanted
+    assert hash_of(inner) == wanted
+    configure(MICROSOFT_KEY, [*ALL, *(one for one in TUNNELS if one != key_of(kind))])
+    assert hash_of(tunnelled(kind, inner)) != wanted
+
+
+def test_three_ports_of_vxlan_and_no_other() -> None:
+    inner = packet("1.2.3.4", 5, "6.7.8.9", 10)
+    wanted = hash_of(inner)
+    configure(MICROSOFT_KEY, [*ALL, "vxlan:8472", "vxlan:65535", "vxlan:2152"])
+    data = bytearray(tunnelled("vxlan", inner))
+    for port, inside in ((8472, 1), (65535, 1), (2152, 1), (4789, 0), (0, 0), (8473, 0)):
+        data[36:38] = port.to_bytes(2, "big")
+        assert (hash_of(bytes(data)) == wanted) == bool(inside), port
+    # Without the flag that says that there is a network's number it is no VXLAN (RFC 7348).
+    data[36:38] = (8472).to_bytes(2, "big")
+    data[42] = 0
+    assert hash_of(bytes(data)) != wanted
+
+
+def test_what_is_malformed_below_ip_goes_by_its_mac_addresses() -> None:
+    inner = packet("1.2.3.4", 5, "6.7.8.9", 10)
+    configure(MICROSOFT_KEY, [*ALL, *TUNNELS])
+
+    def plain(kind: str) -> int:
+        return hash_of(bytes(tunnelled(kind, inner)[:14]))
+
+    deep = tunnelled("mpls", inner)
+    ninth = deep[:14] + b"\0\1\0\x40" + deep[14:]
+    tall = bytearray(deep)
+    tall[14 + 32 + 2 : 14 + 32 + 4] = b"\xff\xff"  # a total length, or a MAC address of 45:00:ff:ff
+    odd = bytearray(deep)
+    odd[14 + 32] = 0x55
+    for data in (ninth, bytes(tall), bytes(odd), deep[:40], deep[:47]):
+        assert hash_of(data) == plain("mpls")
+    wire = bytearray(tunnelled("mpls pseudowire", inner))
+    wire[14 + 8 + 12 : 14 + 8 + 14] = b"\x08\x06"
+    assert hash_of(bytes(wire)) == plain("mpls pseudowire")
+    session = bytearray(tunnelled("pppoe", inner))
+    for at, value in ((14, 0x21), (15, 0xA7), (21, 0x2D)):
+        other = bytearray(session)
+        other[at] = value
+        assert hash_of(bytes(other)) == plain("pppoe")
+
+
+def test_a_nibble_that_is_no_version_of_ip_is_not_looked_into() -> None:
+    inner = packet("1.2.3.4", 5, "6.7.8.9", 10)
+    configure(MICROSOFT_KEY, ALL)
+    outer = {kind: hash_of(tunnelled(kind, inner)) for kind in ("gtpu", "ipip")}
+    configure(MICROSOFT_KEY, [*ALL, *TUNNELS])
+    for kind, at in (("gtpu", 50), ("ipip", 34)):
+        data = bytearray(tunnelled(kind, inner))
+        data[at] = 0x75
+        assert hash_of(bytes(data)) == outer[kind]
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("frames") / "hash_frames"
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    subprocess.run(
+        ["cc", "-std=gnu11", "-O1", "-g", "-w", *sanitize, f"-I{ROOT}/shim", f"-I{ROOT}/shim/io",
+         *flags, ROOT / "tests" / "c" / "hash_frames.c", "-o", program],
+        check=True,
+    )  # fmt: skip
+    return program
+
+
+def test_no_frame_is_read_beyond_its_end(sanitized: Path) -> None:
+    """Each kind of tunnel, cut at each byte and with bytes that lie: lengths, versions, flags."""
+    random = Random(1)
+    frames = []
+    for kind in KINDS:
+        for inner in (packet("1.2.3.4", 5, "6.7.8.9", 10), packet("2001:db8::1", 5, "::2", 10)):
+            for outer in ("", "vxlan", "mpls pseudowire"):
+                whole = tunnelled(kind, inner, six=bool(random.getrandbits(1)))
+                whole = tunnelled(outer, whole) if outer else whole
+                frames += [whole[:cut] for cut in range(len(whole) + 1)]
+                for _ in range(100):
+                    lying = bytearray(whole)
+                    for _ in range(random.randint(1, 4)):
+                        odd = random.choice((0, 1, 0x45, 0x60, 0xFF, random.randrange(256)))
+                        lying[random.randrange(12, len(lying))] = odd
+                    frames.append(bytes(lying[: random.randint(12, len(lying))]))
+    done = subprocess.run(
+        [sanitized, str(rss_types([*ALL, "sctp", *TUNNELS]))],
+        input=b"".join(len(one).to_bytes(2, "little") + one for one in frames),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert int(done.stdout) == len(frames)

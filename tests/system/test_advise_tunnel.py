@@ -30,10 +30,12 @@ cores = "0"
 
 def tunnelled() -> list[bytes]:
     from scapy.layers.inet import IP, UDP
-    from scapy.layers.l2 import GRE, Ether
+    from scapy.layers.l2 import Ether
+    from scapy.layers.vxlan import VXLAN
 
-    head = Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02")
-    head = head / IP(src="192.0.2.1", dst="192.0.2.2") / GRE()
+    ends = Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02")
+    head = ends / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=9, dport=8472)
+    head = head / VXLAN(flags="Instance", vni=7) / ends
     return [
         bytes(head / IP(src=f"10.0.0.{i}", dst="10.0.1.1") / UDP(sport=i, dport=53))
         for i in range(1, 129)
@@ -48,9 +50,9 @@ def test_the_tunnel_is_named_and_its_key(instance: Run) -> None:
     (piece,) = [one for one in doc["advice"] if one["kind"] == "tunnel"]
     assert piece["numbers"]["share"] == 1.0 and piece["numbers"]["flows"] > 4
     (change,) = piece["changes"]
-    assert change["path"] == ["ports", "wan", "rss", "inner"] and change["value"] == ["gre"]
+    assert change["path"] == ["ports", "wan", "rss", "inner"] and change["value"] == ["vxlan:8472"]
     (what,) = doc["contents"].values()
-    assert "GRE" in what
+    assert "VXLAN on port 8472" in what
     # The capture has ended with the look.
     with dpsup.connect(instance.name) as one:
         assert not any(io["watched"] for io in one.stats()["io"])

@@ -12,6 +12,7 @@ from scapy.all import GRE, IP, TCP, UDP, Dot1Q, Ether, IPv6, Raw
 from scapy.contrib.gtp import GTP_U_Header
 from scapy.contrib.mpls import MPLS
 from scapy.layers.inet6 import IPv6ExtHdrFragment
+from scapy.layers.ppp import PPP, PPPoE
 from scapy.layers.vxlan import VXLAN
 from unit.test_advise import only, sound, window
 
@@ -31,19 +32,35 @@ TUNNELS = {
     "gre": ("GRE", lambda i: OUT / HOST / GRE() / inner(i)),
     "vxlan": ("VXLAN", lambda i: OUT / HOST / UDP(sport=9, dport=4789) / VXLAN() / OUT / inner(i)),
     "gtpu": ("GTP-U", lambda i: OUT / HOST / UDP(dport=2152) / GTP_U_Header(teid=1) / inner(i)),
-}
+    "vxlan:8472": (
+        "VXLAN on port 8472",
+        lambda i: OUT / HOST / UDP(dport=8472) / VXLAN(vni=7) / OUT / inner(i),
+    ),
+    "vxlan:5000": (
+        "VXLAN on port 5000",
+        lambda i: OUT / HOST / UDP(dport=5000) / VXLAN(flags="Instance", vni=7) / OUT / inner(i),
+    ),
+    "mpls": ("MPLS", lambda i: OUT / MPLS(label=5, s=0) / MPLS(label=6, s=1) / inner(i)),
+    "pppoe": ("PPPoE", lambda i: OUT / PPPoE(sessionid=7) / PPP(proto=0x21) / inner(i)),
+    "ipip": ("IPIP", lambda i: OUT / HOST / inner(i)),
+    "erspan": (
+        "ERSPAN",
+        lambda i: OUT / HOST / GRE(proto=0x88BE, seqnum_present=1)
+        / Raw(b"\x10" + bytes(7)) / OUT / inner(i),
+    ),
+}  # fmt: skip
+SIX = OUT / HOST / IPv6(dst="2001:db8::1") / UDP()
 KEYLESS = {
-    "VXLAN on port 8472": OUT / HOST / UDP(dport=8472) / VXLAN() / OUT / inner(1),
-    "MPLS": OUT / MPLS(label=5) / inner(1),
-    "IPIP": OUT / HOST / inner(1),
-    "6in4": OUT / HOST / IPv6() / UDP(),
-    "ERSPAN": OUT / HOST / GRE(proto=0x88BE) / Raw(bytes(40)),
+    "MPLS": OUT / MPLS(label=5, s=1) / Raw(bytes(40)),
+    "IPIP": OUT / HOST / Raw(bytes(40)),
+    "ERSPAN": OUT / HOST / GRE(proto=0x22EB) / Raw(bytes(40)),
     "PPTP": OUT / HOST / Raw(bytes([0x30, 0x01, 0x88, 0x0B]) + bytes(20)),
     "PPPoE": Ether(type=0x8864) / Raw(bytes(40)),
     "ESP": OUT / IPv6(nh=50) / Raw(bytes(30)),
     "fragments": OUT / IPv6() / IPv6ExtHdrFragment(offset=2) / Raw(bytes(30)),
 }
 KEYLESS["PPTP"][IP].proto = 47
+KEYLESS["IPIP"][IP].proto = 4
 
 
 @pytest.mark.parametrize("key", TUNNELS)
@@ -64,6 +81,30 @@ def test_a_tunnel_that_can_be_looked_into_has_its_key(key: str, tag: bool) -> No
 def test_what_cannot_be_looked_into_is_named(name: str) -> None:
     found = contents.most([bytes(KEYLESS[name])] * 9)
     assert found is not None and (found.what, found.key) == (name, "")
+
+
+def test_6in4_has_the_word_of_ipip() -> None:
+    found = contents.most([bytes(SIX)] * 9)
+    assert found is not None and (found.what, found.key) == ("6in4", "ipip")
+
+
+@pytest.mark.parametrize("port", [4789, 8472, 5000])
+def test_what_only_looks_like_vxlan_is_not_advised(port: int) -> None:
+    """Io cores look for the I flag: without it or a frame inside the key does nothing."""
+    head = OUT / HOST / UDP(sport=9, dport=port) / VXLAN(flags="Instance", vni=7)
+    frame = bytearray(bytes(head / OUT / inner(1)))
+    assert contents.content(bytes(frame)).key
+    for at in (42, 62, 64, *((43, 49) if port == 5000 else ())):
+        other = bytearray(frame)
+        other[at] ^= 0xFF
+        assert not contents.content(bytes(other)).key
+
+
+def test_a_fourth_port_of_vxlan_is_not_advised() -> None:
+    frames = [bytes(TUNNELS["vxlan:5000"][1](i)) for i in range(200)]
+    three = ("vxlan", "vxlan:1", "vxlan:2")
+    assert list(lanes.tunnels(elephant(frames, ("ipv4", *three[:2]))))
+    assert not list(lanes.tunnels(elephant(frames, ("ipv4", *three))))
 
 
 def test_one_flow_is_named_by_its_ends() -> None:

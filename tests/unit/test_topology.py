@@ -560,6 +560,19 @@ def test_sctp_is_hashed_when_asked_for() -> None:
     assert topology.ports[0].rss.fields == ("ipv4", "sctp")
 
 
+def test_tunnels_to_look_into() -> None:
+    def of(words: str) -> str:
+        return swap(MINIMAL, '"net_null0"', f'"net_null0"\nrss = {{ inner = [{words}] }}')
+
+    topology = read(of('"vxlan:8472", "mpls", "vxlan:4789", "vxlan", "vxlan:1"'))
+    assert topology.ports[0].rss.inner == ("vxlan:8472", "mpls", "vxlan", "vxlan:1")
+    for words in ('"vxlan:0"', '"vxlan:65536"', '"vxlan:"', '"gre:5"', '"vxlan: 8472"', '"ipsec"'):
+        (problem,) = problems_of(of(words))
+        assert "vxlan:PORT" in (problem.help or "")
+    (problem,) = problems_of(of(", ".join(f'"vxlan:{port}"' for port in range(1, 5))))
+    assert "at most 3" in str(problem)
+
+
 def test_every_problem_is_reported_at_once() -> None:
     text = FULL
     edits = [

@@ -169,8 +169,10 @@ def test_the_symmetric_key_is_that_of_both_directions() -> None:
 
 
 def test_tunnels_that_are_looked_into_are_said() -> None:
-    inner = plan([*FIELDS, "vxlan", "gre"])
-    for text in ("1.2.3.4:5 > 6.7.8.9:4789 udp", "1.2.3.4 > 6.7.8.9 gre"):
+    inner = plan([*FIELDS, "vxlan", "vxlan:8472", "gre"])
+    for text in (
+        "1.2.3.4:5 > 6.7.8.9:4789 udp", "1.2.3.4:5 > 6.7.8.9:8472 udp", "1.2.3.4 > 6.7.8.9 gre"
+    ):  # fmt: skip
         assert any("inner headers" in n for n in ask(text, inner)["notes"])
         assert not ask(text)["notes"]
 
