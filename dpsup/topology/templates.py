@@ -24,6 +24,7 @@ TEMPLATES = {
     "router": "a router of IPv4 and IPv6, with routes that change while packets flow",
     "firewall": "ordered rules and the state of flows between two links, changed while packets flow",
     "nat": "many hosts behind one address, whose connections survive kills",
+    "switch": "a learning switch with VLANs, whose addresses all workers know",
     "ci": "one capture through the workers into another, then the end, with an exit code",
     "plugin": "packet code of your own in C, built with one command",
     "python": "packet code of your own in Python, to prototype, with a test",
@@ -162,6 +163,31 @@ file = "rules.txt"
 [[chains]]
 name = "line"
 path = ["lan", "firewall", "wan"]   # and back
+"""
+
+_SWITCH = """
+[[workers]]
+name = "switch"                     # its workers are switch/0, switch/1, ...
+plugin = "switch"                   # comes with dpsup: docs/functions/switch.md
+input = ["wan", "lan"]
+count = 1                           # to begin with
+max = 4                             # `dpsup scale switch 4`: rings and memory are reserved
+spares = 1                          # waits, and takes a dead worker's place
+state = "auto"                      # the limit of storms, and addresses that moved lately
+
+[workers.args]
+storm = 1000                        # frames a second of a port that may be flooded
+trunk = {{ wan = "1,10-19" }}         # VLANs of a port whose frames have a tag
+native = {{ wan = 1 }}                # the one of its frames without a tag
+access = {{ lan = 1 }}                # the VLAN of a port whose frames have none
+
+[workers.tables.macs]               # `dpsup table macs`: where addresses are
+kind = "exact"
+key = "be16+mac"                    # VLAN and address
+value = "port"
+entries = "64k"
+learn = true
+age = "300s"                        # without a frame
 """
 
 _RULES = """\
@@ -409,6 +435,7 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         "router": (_HEAD, _FORWARD, _IO, _ROUTER),
         "nat": (_HEAD, _FORWARD, _IO, _NAT),
         "firewall": (_HEAD, _FORWARD, _IO, _FIREWALL),
+        "switch": (_HEAD, _FORWARD, _IO, _SWITCH),
         "ci": (_HEAD, _CI_PORTS, _IO, _CI_GROUP),
         "plugin": (_HEAD, _FORWARD, _IO, _GROUP),
         "python": (_HEAD, _FORWARD, _IO, _GROUP),
@@ -422,6 +449,9 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         files |= {"rules.txt": _RULES.encode()}
         deny = "dpsup table rules add 15 deny from 203.0.113.7"
         return Start(files, [f"dpsup check {file}", then[0], deny, "dpsup stats", then[-1]])
+    if template == "switch":
+        macs = "dpsup table macs"
+        return Start(files, [f"dpsup check {file}", then[0], macs, "dpsup stats", then[-1]])
     if template == "nat":
         return Start(files, [f"dpsup check {file}", then[0], "dpsup stats", then[-1]])
     if template == "router":
