@@ -15,7 +15,20 @@ from dpsup.errors import DpsupError, Exit, Problem
 @click.argument("file", type=click.Path(readable=False), default="topology.toml")
 @click.option(
     "--template",
-    type=Word(["forward", "chain", "router", "firewall", "nat", "switch", "ci", "plugin", "python", "rust"]),
+    type=Word(
+        [
+            "forward",
+            "chain",
+            "router",
+            "firewall",
+            "nat",
+            "switch",
+            "ci",
+            "plugin",
+            "python",
+            "rust",
+        ]
+    ),
     default="forward",
     help="The kind of topology.",
 )
