@@ -179,6 +179,21 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
         yield one, other
 
 
+@contextlib.contextmanager
+def cable() -> Iterator[tuple[str, str]]:
+    """A veth whose two ends are here: two ports of dpsup that are cabled together."""
+    stem = f"dps{os.getpid()}n{next(_serial)}"
+    ends = f"{stem}x", f"{stem}y"
+    sh("ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+    try:
+        for end in ends:
+            sh("ip", "link", "set", end, "addrgenmode", "none")
+            sh("ip", "link", "set", end, "up")
+        yield ends
+    finally:
+        sh("ip", "link", "del", ends[0])
+
+
 def _remove(name: str) -> None:
     sh("ip", "link", "del", name, check=False)
     sh("ip", "netns", "del", name, check=False)

@@ -22,7 +22,7 @@ TEMPLATES = {
     "forward": "from one port to another, by workers that can be killed; runs without a NIC",
     "chain": "over two groups of workers, one after the other, both ways; runs without a NIC",
     "router": "a router of IPv4 and IPv6, with routes that change while packets flow",
-    "firewall": "ordered rules and the state of flows between two links, which change under traffic",
+    "firewall": "ordered rules and the state of flows between two links, changed under traffic",
     "nat": "many hosts behind one address, whose connections survive kills",
     "switch": "a learning switch with VLANs, whose addresses all workers know",
     "ci": "one capture through the workers into another, then the end, with an exit code",

@@ -352,6 +352,22 @@ learn(const struct dps_packet *p, struct frame *f, uint32_t known)
 	return 1;
 }
 
+/* The table may have an address that is held at a port of the loop, where frames to it would go round: that is put
+ * right, as what dps_tell has told within a second it does not tell again. */
+static void
+tick(void *state)
+{
+	const struct place *place = (const struct place *)env->state;
+
+	(void)state;
+	for (uint32_t i = 0; i < SLOTS; i++) {
+		const struct slot *slot = &place->slot[i];
+
+		if (slot->key != 0 && slot->moves > flaps && env->now - slot->ns < HOLD)
+			dps_tell(env, macs, &slot->key, slot->home);
+	}
+}
+
 /* May one more frame of this port be flooded? Each worker has its share of what a port may. */
 static int
 may_flood(uint32_t number)
@@ -520,6 +536,8 @@ const struct dps_plugin dps_plugin = {
 	.look = look,
 	.packet = packet,
 	.emits = EMITS,
+	.tick_us = 500000,
+	.tick = tick,
 	.state_size = sizeof(struct place),
 	.state_version = 1,
 };
