@@ -151,14 +151,15 @@ def _host(stem: str, side: str, number: int) -> Host:
 
 
 @contextlib.contextmanager
-def two_hosts() -> Iterator[tuple[Host, Host]]:
-    """A pair of hosts under names of their own; nothing of them stays behind."""
+def some_hosts(count: int) -> Iterator[list[Host]]:
+    """Hosts under names of their own; nothing of them stays behind."""
     stem = f"dps{os.getpid()}n{next(_serial)}"
+    sides = "abcdefgh"[:count]
     hosts: list[Host] = []
     try:
-        for number, side in enumerate("ab", 1):
+        for number, side in enumerate(sides, 1):
             hosts.append(_host(stem, side, number))
-        yield hosts[0], hosts[1]
+        yield hosts
     finally:
         for host in hosts:
             for child in host.children:
@@ -166,10 +167,31 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
                     child.kill()
                 child.communicate()
         # By name: what a failure in the middle of _host left goes too.
-        for side in "ab":
+        for side in sides:
             _remove(f"{stem}{side}")
         left = sh("ip", "-o", "link").stdout + sh("ip", "netns").stdout
         assert stem not in left, left
+
+
+@contextlib.contextmanager
+def two_hosts() -> Iterator[tuple[Host, Host]]:
+    with some_hosts(2) as (one, other):
+        yield one, other
+
+
+@contextlib.contextmanager
+def cable() -> Iterator[tuple[str, str]]:
+    """A veth whose two ends are here: two ports of dpsup that are cabled together."""
+    stem = f"dps{os.getpid()}n{next(_serial)}"
+    ends = f"{stem}x", f"{stem}y"
+    sh("ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+    try:
+        for end in ends:
+            sh("ip", "link", "set", end, "addrgenmode", "none")
+            sh("ip", "link", "set", end, "up")
+        yield ends
+    finally:
+        sh("ip", "link", "del", ends[0])
 
 
 def _remove(name: str) -> None:

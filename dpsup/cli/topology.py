@@ -23,6 +23,7 @@ from dpsup.errors import DpsupError, Exit, Problem
             "firewall",
             "nat",
             "exporter",
+            "switch",
             "ci",
             "plugin",
             "python",

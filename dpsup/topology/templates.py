@@ -25,6 +25,7 @@ TEMPLATES = {
     "firewall": "ordered rules and kept flows between two links, changed while packets flow",
     "nat": "many hosts behind one address, whose connections survive kills",
     "exporter": "counts each packet in its flow, and sends the flows to a collector as IPFIX",
+    "switch": "a learning switch with VLANs, whose addresses all workers know",
     "ci": "one capture through the workers into another, then the end, with an exit code",
     "plugin": "packet code of your own in C, built with one command",
     "python": "packet code of your own in Python, to prototype, with a test",
@@ -191,6 +192,31 @@ mac = "02:00:00:00:00:09"           # and the MAC address of the next host on th
 [[chains]]
 name = "line"
 path = ["wan", "export", "lan"]     # and back
+"""
+
+_SWITCH = """
+[[workers]]
+name = "switch"                     # its workers are switch/0, switch/1, ...
+plugin = "switch"                   # comes with dpsup: docs/functions/switch.md
+input = ["wan", "lan"]
+count = 1                           # to begin with
+max = 4                             # `dpsup scale switch 4`: rings and memory are reserved
+spares = 1                          # waits, and takes a dead worker's place
+state = "auto"                      # the limit of storms, and addresses that moved lately
+
+[workers.args]
+storm = 1000                        # frames a second of a port that may be flooded
+trunk = {{ wan = "1,10-19" }}         # VLANs of a port whose frames have a tag
+native = {{ wan = 1 }}                # the one of its frames without a tag
+access = {{ lan = 1 }}                # the VLAN of a port whose frames have none
+
+[workers.tables.macs]               # `dpsup table macs`: where addresses are
+kind = "exact"
+key = "be16+mac"                    # VLAN and address
+value = "port"
+entries = "64k"
+learn = true
+age = "300s"                        # without a frame
 """
 
 _RULES = """\
@@ -439,6 +465,7 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         "nat": (_HEAD, _FORWARD, _IO, _NAT),
         "exporter": (_HEAD, _FORWARD, _IO, _EXPORTER),
         "firewall": (_HEAD, _FORWARD, _IO, _FIREWALL),
+        "switch": (_HEAD, _FORWARD, _IO, _SWITCH),
         "ci": (_HEAD, _CI_PORTS, _IO, _CI_GROUP),
         "plugin": (_HEAD, _FORWARD, _IO, _GROUP),
         "python": (_HEAD, _FORWARD, _IO, _GROUP),
@@ -455,6 +482,9 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
     if template == "exporter":
         flush = "dpsup tell export flush"
         return Start(files, [f"dpsup check {file}", then[0], "dpsup stats", flush, then[-1]])
+    if template == "switch":
+        macs = "dpsup table macs"
+        return Start(files, [f"dpsup check {file}", then[0], macs, "dpsup stats", then[-1]])
     if template == "nat":
         return Start(files, [f"dpsup check {file}", then[0], "dpsup stats", then[-1]])
     if template == "router":
