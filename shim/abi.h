@@ -251,7 +251,9 @@ struct dps_state_head {
 struct dps_state_kept {
 	uint64_t stamp;             // as above; stored last
 	uint32_t size;              // bytes
-	uint32_t epoch;             // the dps_slot.epoch in which it was kept
+	uint32_t epoch;             // the dps_slot.epoch in which it was kept, without bit 31, which says:
+				    // the block after it began with zeroes, as its version could
+				    // not migrate
 };
 
 // What a plugin says of itself.

@@ -65,7 +65,8 @@ class Builder:
                 continue
             uses = [Use.read(declared.use) for declared in declared_tables]
             own = Own(functools.partial(plugin_of, group["name"]), held, names.ports)
-            region = Region(directory / group["name"], tables, lives, uses)
+            slots = range(group["first_slot"], group["first_slot"] + group["max"])
+            region = Region(directory / group["name"], tables, lives, uses, slots)
             self.regions.append(region)
             for i, declared in enumerate(declared_tables):
                 log = Path(declared.persist or directory / f"{group['name']}={declared.name}")

@@ -130,7 +130,8 @@ def _create(path: Path, size: int) -> int:
 
 
 class Region:
-    """The tables of one group. `lives(pid, start)`: is that process there?"""
+    """The tables of one group. `lives(pid, start)`: is that process there? Of the lines and rings
+    of all slots, only those of the group's `slots` are looked at."""
 
     def __init__(
         self,
@@ -138,7 +139,9 @@ class Region:
         tables: Sequence[Table],
         lives: Callable[[int, int], bool],
         uses: Sequence[Use] = (),
+        slots: range = range(lib.DPS_MAX_SLOTS),
     ):
+        self._slots = slots
         self.uses = tuple(uses) or (Use(),) * len(tables)
         self._learns = any(use.learns for use in self.uses)
         self._told_at = path.with_name(f"{path.name}:told")
@@ -247,15 +250,16 @@ class Region:
         self._taken = ffi.new("uint64_t[]", lib.DPS_MAX_SLOTS)
         for i in range(lib.DPS_MAX_SLOTS):
             self._taken[i] = self._tells[i].taken
-        self._some = ffi.new("struct dps_told[]", lib.DPS_MAX_SLOTS * EACH)
+        self._some = ffi.new("struct dps_told[]", len(self._slots) * EACH)
 
     # --- what workers tell -----------------------------------------------------------------------
 
     def told(self) -> list[tuple[int, bytes, int]]:
-        """Messages that are taken from all slots in turn: table, key, value, as workers wrote
+        """Messages that are taken from the slots in turn: table, key, value, as workers wrote
         them."""
-        tells, some = self._tells, self._some
-        n = lib.builder_told(tells, lib.DPS_MAX_SLOTS, self._taken, EACH, some)
+        first, some = self._slots.start, self._some
+        tells, taken = self._tells + first, self._taken + first
+        n = lib.builder_told(tells, len(self._slots), taken, EACH, some)
         return [(some[i].table, bytes(some[i].key), some[i].value) for i in range(n)]
 
     def learned(self, i: int) -> Any:
@@ -264,13 +268,13 @@ class Region:
 
     def lost(self, i: int) -> int:
         """Messages about table i for which a ring had no room."""
-        return sum(int(self._tells[n].lost[i]) for n in range(lib.DPS_MAX_SLOTS))
+        return sum(int(self._tells[n].lost[i]) for n in self._slots)
 
     def controlled(self) -> tuple[int, int]:
         """How many workers are there, and how many of them have a control()."""
         found = [
             int(self._readers[n].controls)
-            for n in range(lib.DPS_MAX_SLOTS)
+            for n in self._slots
             if self._lives(int(self._readers[n].pid), int(self._readers[n].start))
         ]
         return len(found), sum(found)
@@ -332,7 +336,7 @@ class Region:
         """The pids that still work with the copy of table i that does not hold."""
         other = 1 - self.which(i)
         found = []
-        for n in range(64):
+        for n in self._slots:
             line = self._readers[n]
             seen = int(lib.builder_load(ffi.addressof(line, "seen")))
             if seen and seen >> i & 1 == other:

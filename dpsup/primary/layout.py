@@ -249,11 +249,20 @@ class Layout:
         else:
             why = ffi.new("char[]", lib.DPS_TEXT)
             clear_socket(port)
-            index = -errno.ECONNREFUSED
+            index, said = -errno.ECONNREFUSED, ""
             if not is_alone(port):
-                index = lib.dps_port_create(conf, len(self.plan["io"]), why)
+                try:
+                    self._claim(port)
+                except DpsupError as e:
+                    if port["required"] and self.plan["generation"] == 1:
+                        raise
+                    index, said = -errno.EBUSY, str(e)
+                else:
+                    index = lib.dps_port_create(conf, len(self.plan["io"]), why)
+                    said = text(why)
             if index < 0:
-                self._without(port, index, text(why))
+                self._give_back(port)
+                self._without(port, index, said)
         if index < 0:
             index = check("port_absent", lib.dps_port_absent(conf))
         else:
@@ -285,14 +294,16 @@ class Layout:
         port = self.plan["ports"][index]
         why = ffi.new("char[]", lib.DPS_TEXT)
         clear_socket(port)
-        output = self.outputs.get(port["name"])
-        if output is not None:
-            output.close()  # its lock must not hold up the device, which opens the file anew
+        try:
+            self._claim(port)
+        except DpsupError as e:
+            return -errno.EBUSY, str(e)
         ret = lib.dps_port_open(index, self._conf(port), len(self.plan["io"]), why)
         if ret == -errno.EINVAL:
             # Perhaps it is open: its last closing failed, as an io core did not answer.
             lib.dps_port_close(index)
         if ret < 0:
+            self._give_back(port)
             return ret, refusal(ret, text(why))
         try:
             self._follow(port)
@@ -301,12 +312,26 @@ class Layout:
             return -errno.EBUSY, str(e)
         return 0, ""
 
+    def _claim(self, port: Port) -> None:
+        """The files that its device is about to empty are no other instance's. Raises:
+        DpsupError."""
+        name = port["name"]
+        if port["driver"] == "net_pcap" and name not in self.outputs:
+            output = output_of(port["vdev"], port["mtu"])
+            if output is not None:
+                self.outputs[name] = output
+        if name in self.outputs:
+            self.outputs[name].claim()
+
+    def _give_back(self, port: Port) -> None:
+        """Its device did not open."""
+        if port["name"] in self.outputs:
+            self.outputs[port["name"]].close()
+
     def _follow(self, port: Port) -> None:
         """A port that writes files has opened them, perhaps not for the first time."""
         if port["name"] in self.outputs:
             self.outputs[port["name"]].open()
-        elif port["driver"] == "net_pcap" and (output := output_of(port["vdev"], port["mtu"])):
-            self.outputs[port["name"]] = output
 
     def _start_ports(self) -> None:
         """Runs before the io cores are created: they learn only of ports that exist."""

@@ -22,31 +22,50 @@ class Output:
     """The files of one port. `sent` are packets and bytes that its driver has taken, counted after
     they were written: the files are never behind them."""
 
-    def __init__(self, paths: list[str]) -> None:
-        self._paths = paths
+    def __init__(self, paths: list[str], *, counts: bool) -> None:
+        self._paths, self._counts = paths, counts
         self._files: list[int] = []
+        self._locks: dict[str, int] = {}  # by path
         self._whole = False
         self._missing = 0  # bytes, when it was last looked
-        self.open()
+
+    def claim(self) -> None:
+        """Locks the files before the device opens them, as it empties them: of two instances that
+        start at once, `check` finds neither. Raises: DpsupError."""
+        self.close()
+        for path in self._paths:
+            if path not in self._locks and (fd := _regular(path)) is not None:
+                self._locks[path] = fd
+                self._lock(path, fd)
 
     def open(self) -> None:
         """Once its device is. A driver that opens a file anew has emptied it: what it had is
         missing from then on. Raises: DpsupError."""
-        self.close()
-        self._files = [fd for path in self._paths if (fd := _writer_of(path)) is not None]
+        found = [(path, fd) for path in self._paths if (fd := _writer_of(path)) is not None]
+        self._files = [fd for _, fd in found]
         modes = [os.fstat(fd).st_mode for fd in self._files]
-        for path, fd, mode in zip(self._paths, self._files, modes, strict=False):
-            if stat.S_ISREG(mode):
-                _claim(path, fd)
+        locked = [os.fstat(fd) for fd in self._locks.values()]
+        for path, fd in found:
+            # Another file has its name now, perhaps.
+            file = os.fstat(fd)
+            if stat.S_ISREG(file.st_mode) and not any(os.path.samestat(file, s) for s in locked):
+                self._lock(path, fd)
         # What goes to which of them is not known: devices, such as /dev/null, take anything.
         regular = all(stat.S_ISREG(m) for m in modes)
-        self._whole = bool(self._paths) and len(modes) == len(self._paths) and regular
+        self._whole = self._counts and len(modes) == len(self._paths) and regular
 
     def close(self) -> None:
-        """Gives the files back, for their device to open them again."""
-        for fd in self._files:
+        """Gives the files back."""
+        for fd in (*self._files, *self._locks.values()):
             os.close(fd)
-        self._files, self._whole = [], False
+        self._files, self._locks, self._whole = [], {}, False
+
+    def _lock(self, path: str, fd: int) -> None:
+        try:
+            _lock(path, fd)
+        except DpsupError:
+            self.close()
+            raise
 
     def unwritten(self, packets: int, sent: int) -> int:
         """Bytes that are missing."""
@@ -59,12 +78,22 @@ class Output:
 
 
 def output_of(vdev: str, mtu: int) -> Output | None:
-    """The files that a port writes; called once its device is open."""
+    """The files that a port writes."""
     pairs = [part.partition("=") for part in vdev.split(",")[1:]]
     paths = [value for key, _, value in pairs if key.strip() == "tx_pcap"]
-    if not paths or mtu > _WHOLE_MOST - 22:
-        return None
-    return Output(paths)
+    return Output(paths, counts=mtu <= _WHOLE_MOST - 22) if paths else None
+
+
+def _regular(path: str) -> int | None:
+    """A descriptor of a file, which is made where there is none, and left as it is. None: it is no
+    regular file, or cannot be opened, which the driver says better."""
+    with contextlib.suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        fd = os.open(path, flags, 0o666)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+    return None
 
 
 def _writer_of(path: str) -> int | None:
@@ -80,9 +109,8 @@ def _writer_of(path: str) -> int | None:
     return None
 
 
-def _claim(path: str, fd: int) -> None:
-    """`check` finds neither of two instances that start at once: the second one is refused here.
-    Raises: DpsupError."""
+def _lock(path: str, fd: int) -> None:
+    """Raises: DpsupError."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

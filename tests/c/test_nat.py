@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, ICMPerror, IPerror, TCPerror, UDPerror
 from scapy.layers.l2 import Ether
-from scapy.packet import Packet
+from scapy.packet import Packet, Padding
 
 from dpsup.packets import pcapng
 from dpsup.packets.frames import frames
 
 DPSUP = Path(sys.executable).with_name("dpsup")
+ROOT = Path(__file__).resolve().parents[2]
 SECOND = 10**9
 OURS = "192.0.2.1"
 TOPOLOGY = """
@@ -208,6 +209,16 @@ def test_an_error_reaches_who_sent_the_packet_that_it_is_about(nat: Nat) -> None
     assert bytes(error[IPerror])[:28] == bytes(asked[0][2][IP])[:28]
 
 
+def test_bytes_behind_an_error_are_no_part_of_it(nat: Nat) -> None:
+    """8 bytes of a TCP header are quoted: what a switch appended is not its checksum."""
+    asked: list[Step] = [(0, "lan", tcp(PINGS, 7777, "198.51.100.1", 7777, "S"))]
+    (out,) = nat.out(asked)
+    error = ether() / IP(src="198.51.100.1", dst=out[IP].src) / ICMP(type=3, code=1)
+    error /= bytes(out[IP])[: 20 + 8]
+    _, left = nat.run([*asked, (1, "wan", error / Padding(b"\xaa" * 16))])
+    assert left[-1][1][Padding].load == b"\xaa" * 16
+
+
 @pytest.mark.parametrize("kind", [TCP, UDP])
 def test_both_ports_of_a_quoted_packet(nat: Nat, kind: Any) -> None:
     """Ports that cancel each other out, so that the error has the hash of the flow."""
@@ -222,6 +233,21 @@ def test_both_ports_of_a_quoted_packet(nat: Nat, kind: Any) -> None:
     inner = error[TCPerror if kind is TCP else UDPerror]
     assert (error[IP].dst, error[IPerror].src, inner.sport) == (PINGS, PINGS, port)
     assert bytes(error[IPerror])[:28] == bytes(asked[0][2][IP])[:28]
+
+
+def test_a_shorter_list_of_addresses_leaves_no_packet_with_another(tmp_path: Path) -> None:
+    """Bindings that the version before made, of addresses that are no more."""
+    program = tmp_path / "nat_addresses"
+    subprocess.run(
+        ["cc", "-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined", "-Wno-unused",
+         f"-I{ROOT}/workers/sdk", f"-I{ROOT}/workers/functions",
+         ROOT / "tests" / "c" / "nat_addresses.c", "-o", program],
+        check=True,
+    )  # fmt: skip
+    done = subprocess.run([program], capture_output=True, text=True, check=True)
+    second, strange = map(int, done.stdout.split())
+    assert second > 10
+    assert strange == 0
 
 
 REFUSED = [

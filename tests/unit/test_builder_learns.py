@@ -37,8 +37,17 @@ def mac(n: int) -> bytes:
 class Bridge:
     """A table of stations, with the workers' side of its rings."""
 
-    def __init__(self, folder: Path, *, age: float = 0, entries: int = 64, **more: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        age: float = 0,
+        entries: int = 64,
+        slots: range = range(64),
+        **more: Any,
+    ) -> None:
         self.folder, self.age, self.entries, self.more = folder, age, entries, more
+        self.slots = slots
         (folder / "t").mkdir(exist_ok=True)
         self.now = 1000.0
         self.open()
@@ -46,7 +55,11 @@ class Bridge:
     def open(self) -> None:
         table = declare("macs", "exact", self.entries, key="mac", value="u16")
         self.region = Region(
-            self.folder / "t" / "br", [table], lives, [Use(learns=True, age=self.age)]
+            self.folder / "t" / "br",
+            [table],
+            lives,
+            [Use(learns=True, age=self.age)],
+            self.slots,
         )
         log = self.folder / "t" / "br=macs"
         source = str(self.folder / "macs.txt") if (self.folder / "macs.txt").exists() else ""
@@ -206,6 +219,25 @@ def test_no_slot_starves_another_one(tmp_path: Path) -> None:
     for _ in range(256 // EACH):
         bridge.learn()
     assert len(bridge.found) == 257
+
+
+def test_only_the_slots_of_the_group_are_looked_at(tmp_path: Path) -> None:
+    """Not 64 cache lines a look for a group of two."""
+    bridge = Bridge(tmp_path, slots=range(3, 5))
+    for slot in (2, 3, 4, 5):
+        bridge.tell(slot, slot, 7)
+        bridge.region._tells[slot].lost[0] = 1
+        reader = bridge.region._readers[slot]
+        reader.pid, reader.start, reader.controls = 1, 1, 1
+        # It works with the copy that does not hold.
+        reader.seen = 1 << 63 | 1 - bridge.region.which(0)
+    assert len(bridge.region.readers_of_other(0)) == 2
+    assert bridge.region.controlled() == (2, 2)
+    for slot in (2, 3, 4, 5):
+        bridge.region._readers[slot].seen = 0
+    bridge.learn()
+    assert bridge.found == {3: 7, 4: 7}
+    assert bridge.region.lost(0) == 2
 
 
 def test_messages_wait_while_a_worker_reads_the_other_copy(tmp_path: Path) -> None:
@@ -519,8 +551,11 @@ def test_the_builder_asks_the_book_of_a_group(tmp_path: Path) -> None:
     plan: Any = {
         "ports": [],
         "groups": [
-            {"name": "fw", "tables": [words]},
-            {"name": "br", "tables": [["macs", "exact", "64", "mac", "u16", "", "learn 300", ""]]},
+            {"name": "fw", "tables": [words], "first_slot": 0, "max": 1},
+            {
+                "name": "br", "first_slot": 1, "max": 63,
+                "tables": [["macs", "exact", "64", "mac", "u16", "", "learn 300", ""]],
+            },
         ],
     }  # fmt: skip
     builder = Builder(plan, tmp_path)
@@ -528,7 +563,7 @@ def test_the_builder_asks_the_book_of_a_group(tmp_path: Path) -> None:
     told = builder.handle(Request("tell", "1", args))
     assert (told["group"], told["kept"]) == ("fw", 1)
     macs = builder.books[1]
-    tells = macs.region._tells[0]
+    tells = macs.region._tells[1]
     tells.told[0].value, tells.sent = 4, 1
     builder.learn(5.0)
     assert len(macs.entries) == 1

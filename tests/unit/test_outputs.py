@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from unit.fakecore import Parts, run
 
 from dpsup.errors import DpsupError
 from dpsup.packets import pcap
-from dpsup.primary.outputs import output_of
+from dpsup.primary.outputs import Output, output_of
 from dpsup.supervisor import outputs
 from dpsup.supervisor.outputs import Outputs
 
@@ -26,11 +27,18 @@ def vdev(*paths: Path) -> str:
     return ",".join(["net_pcap0", "rx_pcap=/in", *(f"tx_pcap={p}" for p in paths)])
 
 
+def opened(vdev: str, mtu: int) -> Output | None:
+    output = output_of(vdev, mtu)
+    if output is not None:
+        output.open()
+    return output
+
+
 def test_a_whole_file_lacks_nothing_and_a_short_one_does(tmp_path: Path) -> None:
     path = tmp_path / "out.pcap"
     whole = pcap.to_bytes(FRAMES)
     with path.open("wb", buffering=0) as file:
-        output = output_of(vdev(path), 1500)
+        output = opened(vdev(path), 1500)
         assert output is not None
         file.write(whole)
         assert output.unwritten(len(FRAMES), BYTES) == 0
@@ -46,7 +54,7 @@ def test_a_whole_file_lacks_nothing_and_a_short_one_does(tmp_path: Path) -> None
 def test_several_files_are_counted_together(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in "ab"]
     files = [path.open("wb", buffering=0) for path in paths]
-    output = output_of(vdev(*paths), 1500)
+    output = opened(vdev(*paths), 1500)
     assert output is not None
     for file, frames in zip(files, (FRAMES, FRAMES[:1]), strict=True):
         file.write(pcap.to_bytes(frames))
@@ -59,14 +67,14 @@ def test_several_files_are_counted_together(tmp_path: Path) -> None:
 def test_a_file_that_is_opened_again_lacks_what_it_had(tmp_path: Path) -> None:
     path = tmp_path / "out.pcap"
     with path.open("wb", buffering=0) as file:
-        output = output_of(vdev(path), 1500)
+        output = opened(vdev(path), 1500)
         assert output is not None
         file.write(pcap.to_bytes(FRAMES))
         assert output.unwritten(len(FRAMES), BYTES) == 0
-    output.close()
+    output.claim()  # its own lock is not in its way
     assert output.unwritten(len(FRAMES), BYTES) == 0, "not known while no device has it"
     with path.open("wb", buffering=0) as file:
-        output.open()  # its own lock is not in its way
+        output.open()
         assert output.unwritten(len(FRAMES), BYTES) == BYTES + 16 * len(FRAMES)
         file.write(pcap.to_bytes(FRAMES[:1]))
         assert output.unwritten(len(FRAMES) + 1, BYTES + 60) == BYTES + 16 * len(FRAMES)
@@ -76,7 +84,7 @@ def test_a_file_that_is_opened_again_lacks_what_it_had(tmp_path: Path) -> None:
 def test_nothing_was_sent_so_nothing_is_missing(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in "ab"]
     with paths[0].open("wb", buffering=0) as first, paths[1].open("wb"):
-        output = output_of(vdev(*paths), 1500)
+        output = opened(vdev(*paths), 1500)
         assert output is not None
         assert output.unwritten(0, 0) == 0
         # A queue that sends writes the head of its own file.
@@ -88,7 +96,7 @@ def test_nothing_was_sent_so_nothing_is_missing(tmp_path: Path) -> None:
 def test_a_file_that_was_full_from_the_start(tmp_path: Path) -> None:
     path = tmp_path / "out.pcap"
     with path.open("wb"):
-        output = output_of(vdev(path), 1500)
+        output = opened(vdev(path), 1500)
         assert output is not None
         assert output.unwritten(1, 60) == 76
 
@@ -98,18 +106,67 @@ def test_a_file_has_one_writer(tmp_path: Path) -> None:
     with path.open("wb"), path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(DpsupError, match="another process writes"):
-            output_of(vdev(path), 1500)
+            opened(vdev(path), 1500)
         fcntl.flock(other, fcntl.LOCK_UN)
-        assert output_of(vdev(path), 1500)
+        assert opened(vdev(path), 1500)
+
+
+def test_the_second_of_two_starts_leaves_the_file_of_the_first(tmp_path: Path) -> None:
+    """It is refused before its device opens, and so empties, the file."""
+    path, other = tmp_path / "out.pcap", tmp_path / "other.pcap"
+    path.write_bytes(b"before")
+    first, second = output_of(vdev(path), 1500), output_of(vdev(other, path), 1500)
+    assert first is not None
+    assert second is not None
+    first.claim()
+    assert path.read_bytes() == b"before"
+    with pytest.raises(DpsupError, match="another process writes") as e:
+        second.claim()
+    assert e.value.code == "E0440"
+    with path.open("wb", buffering=0) as file:
+        first.open()
+        file.write(pcap.to_bytes(FRAMES))
+        assert first.unwritten(len(FRAMES), BYTES) == 0
+        with pytest.raises(DpsupError):
+            second.claim()
+        first.close()
+        second.claim()
+    second.close()
+    first.claim()
+    first.close()
+
+
+def test_what_is_no_file_is_not_locked(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, Path("/dev/null"), tmp_path, tmp_path / "no" / "out.pcap"):
+        for _ in range(2):  # neither waits for a reader, nor is refused
+            output = output_of(vdev(path), 1500)
+            assert output is not None
+            output.claim()
+
+
+def test_a_file_that_was_renamed_meanwhile(tmp_path: Path) -> None:
+    """What the device opened is locked, whatever has the name."""
+    path = tmp_path / "out.pcap"
+    output = output_of(vdev(path), 1500)
+    assert output is not None
+    output.claim()
+    path.rename(tmp_path / "kept.pcap")
+    with path.open("wb"), path.open("rb") as other:
+        output.open()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    output.close()
 
 
 def test_what_keeps_nothing_is_not_asked(tmp_path: Path) -> None:
     with Path("/dev/null").open("wb") as null:
-        output = output_of("net_pcap0,tx_pcap=/dev/null", 1500)
+        output = opened("net_pcap0,tx_pcap=/dev/null", 1500)
         assert output is not None
         assert output.unwritten(10, 600) == 0
         assert not null.closed
-    assert output_of("net_pcap0,rx_pcap=/in,iface=lo", 1500) is None
+    assert opened("net_pcap0,rx_pcap=/in,iface=lo", 1500) is None
 
 
 # --- in the supervisor ----------------------------------------------------------------------------

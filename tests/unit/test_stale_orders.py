@@ -47,8 +47,12 @@ def test_a_device_that_is_still_open_is_closed_before_the_next_attempt(
     monkeypatch.setattr(layout, "lib", fake)
     monkeypatch.setattr(layout, "clear_socket", lambda _: None)
     port = {"name": "wan", "driver": "net_tap", "vdev": "net_tap0"}
+
+    def none(_: Any) -> None:
+        pass
+
     one: Any = SimpleNamespace(
-        plan={"ports": [port], "io": [0]}, outputs={}, _conf=lambda _: None, _follow=lambda _: None
+        plan={"ports": [port], "io": [0]}, _conf=none, _claim=none, _give_back=none, _follow=none
     )
     assert Layout.open(one, 0)[0] == -errno.EINVAL and closed == 1
     assert Layout.open(one, 0) == (0, "") and closed == 1

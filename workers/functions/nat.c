@@ -367,13 +367,15 @@ head_of(const struct flow *f, int by)
 static inline int
 is_of(const struct binding *e, const struct flow *f, int by)
 {
-	if (e->remote != f->remote || e->remote_port != f->remote_port || e->protocol != f->protocol)
+	if (e->remote != f->remote || e->remote_port != f->remote_port || e->protocol != f->protocol ||
+	    e->address != f->address)
 		return 0;
 	return by == BY_INSIDE ? e->inside == f->inside && e->inside_port == f->inside_port :
-				 e->outside_port == f->outside_port && e->address == f->address;
+				 e->outside_port == f->outside_port;
 }
 
-/* The binding of a flow, unless its time is over: such a one is not there, and is never revived. */
+/* The binding of a flow, unless its time is over: such a one is not there, and is never revived. Nor is one whose
+ * outside address was taken from the host by another list of addresses. */
 static struct binding *
 find(struct bucket *b, const struct flow *f, int by)
 {
@@ -688,11 +690,14 @@ error(struct dps_packet *p, uint8_t *ip, uint8_t *icmp, int address, int is_outw
 {
 	struct bucket *b = (struct bucket *)p->bucket_state;
 	uint32_t room = p->len - (uint32_t)(icmp - p->data), head, len, want, port_at;
+	uint32_t length = be16_at(ip + 2) - (uint32_t)(icmp - ip);
 	uint8_t *about = icmp + 8, *l4, was[60 + 18];
 	struct flow f = { 0 };
 	struct binding *e;
 	uint16_t sum;
 
+	/* Bytes of the frame behind the IP packet are no part of what it quotes, nor of its checksum. */
+	room = room < length ? room : length;
 	if (room < 8 + IPV4 + 8 || about[0] >> 4 != 4)
 		return dps_drop(BAD_HEADER);
 	head = (about[0] & 0xfu) * 4;
