@@ -7,6 +7,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import shutil
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -216,3 +220,127 @@ def test_no_packet_is_lost_whatever_dies(instance: Run, edge: Edge, tmp_path: Pa
     wait_for(lambda: not table(instance, "ecmp"), step=0.2)
     assert instance.stats()["account"]["lost"] == 0
     instance.stop()
+
+
+# --- with routing daemons -------------------------------------------------------------------------
+
+ZEBRA, BGPD, BIRD = Path("/usr/lib/frr/zebra"), Path("/usr/lib/frr/bgpd"), Path("/usr/sbin/bird")
+LEARNED = 10_000
+BGP = """
+router bgp 65001
+ bgp router-id 198.51.100.1
+ no bgp ebgp-requires-policy
+ neighbor 198.51.100.7 remote-as 65002
+ neighbor 198.51.100.7 timers 3 30
+ neighbor 198.51.100.7 timers connect 1
+"""
+PEER = """
+router id 198.51.100.7;
+protocol device {{ }}
+protocol static lasting {{ ipv4; route {fixed}/32 blackhole; }}
+protocol static even {{ ipv4; {even} }}
+protocol static odd {{ ipv4; {odd} }}
+protocol bgp {{
+  local 198.51.100.7 as 65002; neighbor 198.51.100.1 as 65001; hold time 30;
+  connect delay time 1; connect retry time 1; error wait time 1, 2;
+  ipv4 {{ import none; export all; next hop self; }};
+}}
+"""
+
+
+class Daemons:
+    """FRR beside the router's kernel, and BIRD in the host behind it."""
+
+    def __init__(self, edge: Edge) -> None:
+        # FRR gives root up, and a socket's path has 107 bytes at most.
+        self.edge, self.folder = edge, Path(tempfile.mkdtemp(prefix="dps"))
+        folder = self.folder
+        self.children: list[subprocess.Popen[str]] = []
+        nets = [f"route 10.{1 + i // 250}.{i % 250}.0/24 blackhole;" for i in range(LEARNED)]
+        (folder / "zebra.conf").write_text("")
+        (folder / "bgpd.conf").write_text(BGP)
+        text = PEER.format(fixed=FIXED, even=" ".join(nets[::2]), odd=" ".join(nets[1::2]))
+        (folder / "bird.conf").write_text(text)
+        for one in (folder, *folder.iterdir()):
+            shutil.chown(one, "frr", "frr")
+
+    def start(self) -> None:
+        for program in (ZEBRA, BGPD):
+            name = program.name
+            self.children.append(self.edge.kernel.popen(
+                str(program), "-u", "frr", "-g", "frr", "-f", str(self.folder / f"{name}.conf"),
+                "-i", str(self.folder / f"{name}.pid"), "-z", str(self.folder / "zserv.api"),
+                "--vty_socket", str(self.folder), "--log", f"file:{self.folder / name}.log",
+            ))  # fmt: skip
+            wait_for((self.folder / "zserv.api").exists, step=0.1)
+        self.children.append(self.edge.b.popen(
+            str(BIRD), "-f", "-c", str(self.folder / "bird.conf"), "-s", self.control,
+            "-P", str(self.folder / "bird.pid"),
+        ))  # fmt: skip
+
+    @property
+    def control(self) -> str:
+        return str(self.folder / "bird.ctl")
+
+    def order(self, *words: str) -> str:
+        return self.edge.b.run("birdc", "-s", self.control, *words).stdout
+
+    def is_up_since(self) -> str:
+        """When its BGP session came up, "": it is not."""
+        for line in self.order("show", "protocols").splitlines():
+            if line.startswith("bgp1") and "Established" in line:
+                return line
+        return ""
+
+    def learned(self) -> int:
+        text = self.edge.kernel.run("ip", "route", "show", "proto", "bgp").stdout
+        return text.count("\n")
+
+    def end(self) -> None:
+        for child in self.children:
+            child.kill()
+            child.communicate()
+        shutil.rmtree(self.folder)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    not (ZEBRA.exists() and BGPD.exists() and BIRD.exists()), reason="needs FRR and BIRD 2"
+)
+def test_bgp_stays_up_and_no_packet_is_lost(instance: Run, edge: Edge) -> None:
+    edge.start(instance, 12_000)
+    edge.kernel.run("ip", "route", "del", f"{FIXED}/32")
+    daemons = Daemons(edge)
+    try:
+        daemons.start()
+        wait_for(lambda: daemons.learned() == LEARNED + 1, step=0.5)
+        as_the_kernel(instance, edge)
+        session = daemons.is_up_since()
+        assert session
+        reached(edge)
+        flow = edge.a.popen("ping", "-n", "-q", "-i", "0.005", "-W", "10", FIXED)
+        kills = (
+            lambda: dies(follower(instance)),
+            lambda: dies(builder(instance)),
+            lambda: dies(instance.worker("router/0")["pid"]),
+            lambda: dies(supervisor(instance)),
+        )
+        for n, kill in enumerate(kills * 2):
+            half = ("even", "odd")[n % 2]
+            daemons.order("disable", half)
+            time.sleep(0.2 * (n % 3))
+            kill()
+            if n % len(kills) == len(kills) - 1:
+                run("start", str(instance.file), "--detach", check=True)
+            daemons.order("enable", half)
+            instance.until_running()
+        wait_for(lambda: daemons.learned() == LEARNED + 1, step=0.5)
+        as_the_kernel(instance, edge)
+        flow.send_signal(2)
+        out, err = flow.communicate(timeout=60)
+        assert " 0% packet loss" in out, out + err
+        assert daemons.is_up_since() == session
+        assert instance.stats()["account"]["lost"] == 0
+        instance.stop()
+    finally:
+        daemons.end()
