@@ -602,6 +602,25 @@ CODES: dict[str, Entry] = {
         " and as many frames as fill the blocks.",
         "Write the framesz, blocksz and framecnt that the message says.",
     ),
+    "E0452": Entry(
+        "no network namespace whose routes a group can follow",
+        "follow = \"kernel\" keeps a group's tables as the kernel's routes are, of the network"
+        " namespace in which the ports' TAPs are. There are no TAPs, or they are in several.",
+        'Write kernel = "tap" in [[ports]], with the same netns in all of them.',
+    ),
+    "E0453": Entry(
+        "a group that is to follow the kernel's routes, without the tables for them",
+        "The kernel's routes go into the tables of the plugin `route`: routes or routes6, and hops;"
+        " and ecmp, neighbours and neighbours6 where they are declared.",
+        "`dpsup init --template router` writes a topology that has all of them.",
+    ),
+    "E0454": Entry(
+        "tables that are not as the kernel's routes are",
+        "A table has no room for what the kernel has, the TAPs are not there, the kernel's routing"
+        " cannot be read, or the builder does not answer. The message says which; it is tried again"
+        " all the time. What has no next hop in a table goes by the kernel, at its rate.",
+        "Give the table more `entries` and start again; `dpsup logs follow/GROUP`, `dpsup table`.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(
         "no such plugin file",

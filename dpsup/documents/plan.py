@@ -100,6 +100,7 @@ class Group(TypedDict):
         " in seconds, or `control`), and the file of one that persists",
     ]
     numa: Annotated[int, "the NUMA node of its slots and their lanes"]
+    follow: Annotated[str, "`kernel`: its tables have the kernel's routes; empty: they do not"]
     verify: Annotated[bool, "what its plugin changes is compared with what it declares"]
 
 

@@ -51,7 +51,7 @@ ports.mtu ports.promiscuous ports.rss.fields ports.rss.inner ports.rss.key ports
 io.cores io.burst io.idle
 workers.state workers.bucket_state workers.verify workers.name workers.input
 workers.max workers.cores workers.ring workers.on_full workers.tables
-workers.control
+workers.control workers.follow
 chains.name chains.path
 bus.endpoint metrics.listen
 """

@@ -108,6 +108,7 @@ class GroupPlan:
     plugin_copy: str = ""  # what the workers load of plugin_path: instance.plugins
     tables: tuple[tuple[str, ...], ...] = ()  # values.DeclaredTable
     numa: int = -1  # the node of its slots, -1: any
+    follow: str = ""  # "kernel": its tables have the kernel's routes
     verify: bool = False  # what the plugin changes is compared with what it declares
 
 

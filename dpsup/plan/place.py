@@ -161,6 +161,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 held_retry=restart.retry,
                 tables=tables_of(group, tables_dir(topology, host)),
                 numa=node_of(topology, group),
+                follow=group.follow or "",
             )
         )
         first_slot += group.max

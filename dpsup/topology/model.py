@@ -209,6 +209,11 @@ class Group(Model):
     control: bool = _key(
         False, "whether `dpsup tell` reaches its plugin's `control`", "true or false"
     )
+    follow: Literal["kernel"] | None = _key(
+        None,
+        "whose routes and neighbours the tables of `route` have; unset: what operators write",
+        '"kernel"',
+    )
     input: Texts | None = _key(None, "the ports that feed the group", '["wan"]')
     count: int = _key(1, "the workers of the group", "1", ge=1, le=limits.SLOTS)
     max: int = _key(1, "the workers that the group can be scaled to", "1", ge=1, le=limits.SLOTS)

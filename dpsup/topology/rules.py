@@ -3,6 +3,8 @@
 
 The rules look at a topology without its faulty values. Where a default replaces one of them,
 nothing is reported: the user did not write it.
+
+Over 600 lines: the rules stand beside each other, and share one view of the topology.
 """
 
 from __future__ import annotations
@@ -503,6 +505,40 @@ def _room_for_frames(view: _View, i: int) -> Iterator[Problem]:
     )
 
 
+def _followers(view: _View) -> Iterator[Problem]:
+    """Groups whose tables have the kernel's routes."""
+    ports = [port for port in view.topology.ports if port.kernel]
+    for i, group in enumerate(view.topology.workers):
+        path: Path = ("workers", i, "follow")
+        if group.follow is None or not view.sound(path):
+            continue
+        spaces = sorted({port.kernel.netns for port in ports})
+        if len(spaces) != 1:
+            yield view.problem(
+                path,
+                "the ports' TAPs are in several network namespaces"
+                if spaces
+                else "no port has a way to the kernel",
+                code="E0452",
+                why="the routes that the tables follow lead out of TAPs, and are those of one"
+                " network namespace",
+                help=f"write the same `netns` in `kernel` of all: {', '.join(map(show, spaces))}"
+                if spaces
+                else 'write kernel = "tap" in [[ports]]',
+            )
+        names = {one.name for one in group.tables}
+        if view.sound(("workers", i, "tables")) and not (
+            "hops" in names and names & {"routes", "routes6"}
+        ):
+            yield view.problem(
+                path,
+                f"group `{group.name}` has not the tables that follow the kernel's routes",
+                code="E0453",
+                why="they are those of the plugin `route`: hops, and routes or routes6",
+                help="`dpsup init --template router` writes a topology that has all of them",
+            )
+
+
 # --- room ---------------------------------------------------------------------------------------
 
 
@@ -587,6 +623,7 @@ _LOOKS = (
     _one_hash,
     _page_sizes,
     _kernel_paths,
+    _followers,
     _room,
     _notes,
 )

@@ -135,10 +135,11 @@ WRITE = {
     "log.level": ("path =", '[log]\nlevel = "debug"'),
     "metrics.listen": ("path =", '[metrics]\nlisten = "127.0.0.1:9464"'),
 }  # fmt: skip
-# Whole tables under other names or in another order, and what allows no other value.
+# Whole tables under other names or in another order, what allows no other value, and what needs
+# several keys beside it.
 ELSEWHERE = {
     "version", "name", "ports.name", "workers.name", "workers.input", "chains.name",
-    "chains.path", "bus.endpoint",
+    "chains.path", "bus.endpoint", "workers.follow",
 }  # fmt: skip
 
 
