@@ -13,7 +13,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 14,
+	DPS_ABI_VERSION = 15,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dpsup import _abi
+
 WORDS = ("vxlan", "geneve", "gre", "gtpu", "mpls", "pppoe", "ipip", "erspan")
 VXLAN_PORT = 4789
-VXLAN_PORTS = 3  # at most: DPS_RSS_VXLAN_PORTS
+VXLAN_PORTS = _abi.DPS_RSS_VXLAN_PORTS  # at most
 
 
 def kind(word: str) -> str:

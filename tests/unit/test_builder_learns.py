@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the builder makes of workers' messages and of an operator's words, and what persists."""
+"""What the builder makes of workers' messages and of an operator's words, and what persists.
+
+Over 600 lines: one builder with one fake of its workers for all of it."""
 
 from __future__ import annotations
 
