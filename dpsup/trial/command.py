@@ -76,7 +76,15 @@ def _tables(
     tables = [one._replace(persist="") for one in map(DeclaredTable._make, tables_of(own, ""))]
     known: Any = {
         "ports": [{"name": port} for port in ports],
-        "groups": [{"name": g, "tables": tables if g == own.name else []} for g in groups],
+        "groups": [
+            {
+                "name": g,
+                "tables": tables if g == own.name else [],
+                "first_slot": 0,
+                "max": limits.SLOTS,
+            }
+            for g in groups
+        ],
     }
     Builder(known, directory, lambda _: plugin)
     return str(directory / own.name)
