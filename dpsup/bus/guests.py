@@ -31,11 +31,17 @@ _FDS = Path("/proc/self/fd")
 
 
 def allow_files() -> None:
-    """More descriptors than clients can take between two looks, where that is allowed."""
+    """More descriptors than clients can take between two looks, where that is allowed: ZeroMQ
+    aborts a process that has none left. CAP_SYS_RESOURCE allows more than the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= FILES:
+        return
+    if hard != resource.RLIM_INFINITY and hard < FILES:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+            return
     most = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _files() -> int:

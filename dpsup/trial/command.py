@@ -77,7 +77,12 @@ def _tables(
     known: Any = {
         "ports": [{"name": port} for port in ports],
         "groups": [
-            {"name": g, "tables": tables if g == own.name else [], "first_slot": 0, "max": 0}
+            {
+                "name": g,
+                "tables": tables if g == own.name else [],
+                "first_slot": 0,
+                "max": limits.SLOTS,
+            }
             for g in groups
         ],
     }

@@ -119,6 +119,7 @@ def test_no_error_about_these(route: Any) -> None:
     error6, echo6, redirect6 = (bytes((kind, 0)) + bytes(40) for kind in (1, 128, 137))
     fragment = b"\x11\0\0\x08\0\0\0\1" + bytes(8)
     first_of_error = b"\x3a\0\0\1\0\0\0\1" + error6
+    authenticated, shim = b"\x3a\4" + bytes(22), b"\x3a\0" + bytes(6)
     quiet = [
         ipv4("90.0.0.1", body=error4, protocol=1), ipv4("90.0.0.1", flags=1),
         ipv4("90.0.0.1", "0.0.0.9"), ipv4("90.0.0.1", "127.0.0.1"), ipv4("0.0.0.9"),
@@ -127,6 +128,8 @@ def test_no_error_about_these(route: Any) -> None:
         ipv6("2001:db8:90::1", body=redirect6, protocol=58),
         ipv6("2001:db8:90::1", body=first_of_error, protocol=44),
         ipv6("2001:db8:90::1", "ff02::9"), ipv6("2001:db8:90::1", "::"),
+        ipv6("2001:db8:90::1", body=authenticated + error6, protocol=51),
+        ipv6("2001:db8:90::1", body=shim + error6, protocol=140),
         # Its type lies behind the end that the header says.
         ipv6("2001:db8:90::1", body=echo6, protocol=58, length=0),
     ]  # fmt: skip
@@ -136,6 +139,7 @@ def test_no_error_about_these(route: Any) -> None:
         ipv6("2001:db8:90::1"), ipv6("2001:db8:90::1", body=echo6, protocol=58),
         ipv6("2001:db8:90::1", body=fragment, protocol=44), ipv6(TO[6], hops=1),
         ipv6(TO[6], "fe80::9"),
+        ipv6("2001:db8:90::1", body=authenticated + echo6, protocol=51),
     ]  # fmt: skip
     left, doc = route([at("wan", packet) for packet in quiet])
     assert left == [] and counted(doc) == {}
@@ -145,7 +149,7 @@ def test_no_error_about_these(route: Any) -> None:
     left, doc = route([at("wan", packet) for packet in told])
     assert counted(doc) == {"icmp_errors_sent": len(told)}
     assert [frame[34:36].hex() for _, frame in left[:5]] == ["0300", "0300", "030d", "0b00", "0300"]
-    assert [f[54:56].hex() for _, f in left[5:]] == ["0100", "0100", "0100", "0300", "0102"]
+    assert [f[54:56].hex() for _, f in left[5:]] == ["0100", "0100", "0100", "0300", "0102", "0100"]
     for port, frame in left:
         assert port == "wan" and frame[:12] == mac("wan", 2) + MAC["wan"]
         if frame[12:14] == b"\x08\0":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import subprocess
 import sys
 import threading
@@ -171,3 +172,34 @@ def test_descriptors_of_others_are_left_alone(tmp_path: Path) -> None:
         assert word(peer) == "there"
         assert asked(path) == "pong"
         assert peer.pid not in kept._connections().values()
+
+
+@pytest.mark.parametrize(
+    ("before", "may_raise", "after"),
+    [
+        ((256, 1024), True, (guests.FILES, guests.FILES)),
+        ((256, 1024), False, (1024, 1024)),
+        ((256, -1), False, (guests.FILES, -1)),
+        ((1024, 1 << 20), False, (guests.FILES, 1 << 20)),
+        ((1 << 20, 1 << 20), False, (1 << 20, 1 << 20)),
+    ],
+)
+def test_files_as_many_as_are_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+    before: tuple[int, int],
+    may_raise: bool,
+    after: tuple[int, int],
+) -> None:
+    """libzmq aborts a process that has no descriptor left for a connection."""
+    limits = before
+
+    def set_limit(_: int, to: tuple[int, int]) -> None:
+        nonlocal limits
+        if limits[1] != -1 and to[1] > limits[1] and not may_raise:
+            raise ValueError("not allowed to raise maximum limit")
+        limits = to
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    guests.allow_files()
+    assert limits == after
