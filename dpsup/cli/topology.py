@@ -22,6 +22,7 @@ from dpsup.errors import DpsupError, Exit, Problem
             "router",
             "firewall",
             "nat",
+            "balancer",
             "exporter",
             "switch",
             "ci",

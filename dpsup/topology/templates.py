@@ -24,6 +24,7 @@ TEMPLATES = {
     "router": "a router of IPv4 and IPv6, with routes that change while packets flow",
     "firewall": "ordered rules and kept flows between two links, changed while packets flow",
     "nat": "many hosts behind one address, whose connections survive kills",
+    "balancer": "spreads connections over backends, which can be drained and replaced",
     "exporter": "counts each packet in its flow, and sends the flows to a collector as IPFIX",
     "switch": "a learning switch with VLANs, whose addresses all workers know",
     "ci": "one capture through the workers into another, then the end, with an exit code",
@@ -164,6 +165,37 @@ file = "rules.txt"
 [[chains]]
 name = "line"
 path = ["lan", "firewall", "wan"]   # and back
+"""
+
+_BALANCER = """
+[[workers]]
+name = "balance"                    # its workers are balance/0, balance/1, ...
+plugin = "balance"                  # comes with dpsup: docs/functions/balance.md
+input = ["wan"]
+count = 1                           # to begin with
+max = 4                             # `dpsup scale balance 4`: rings and memory are reserved
+spares = 1                          # waits, and takes a dead worker's place
+bucket_state = "auto"               # connections: they move with their packets
+
+[workers.args]
+vips = "192.0.2.10:80/tcp, [2001:db8::10]:443/tcp"
+port = "lan"                        # toward the backends, whose loopback has these addresses
+other = "drop"                      # or "kernel", with `kernel` in [[ports]]: it answers ARP
+
+[workers.tables.backends]
+kind = "own"
+key = "text8"                       # a name
+value = "mac+u16"                   # its address and weight; 0: no new connections
+entries = 1000
+bytes = "256KiB"
+file = "backends.txt"
+"""
+
+_BACKENDS = """\
+# name  MAC address,weight: `dpsup table backends set web1 02:00:00:00:00:11,0` drains it.
+web1  02:00:00:00:00:11,10
+web2  02:00:00:00:00:12,10
+web3  02:00:00:00:00:13,20
 """
 
 _EXPORTER = """
@@ -463,6 +495,7 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         "chain": (_HEAD, _FORWARD, _IO, _CHAIN),
         "router": (_HEAD, _FORWARD, _IO, _ROUTER),
         "nat": (_HEAD, _FORWARD, _IO, _NAT),
+        "balancer": (_HEAD, _FORWARD, _IO, _BALANCER),
         "exporter": (_HEAD, _FORWARD, _IO, _EXPORTER),
         "firewall": (_HEAD, _FORWARD, _IO, _FIREWALL),
         "switch": (_HEAD, _FORWARD, _IO, _SWITCH),
@@ -479,6 +512,10 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
         files |= {"rules.txt": _RULES.encode()}
         deny = "dpsup table rules add 15 deny from 203.0.113.7"
         return Start(files, [f"dpsup check {file}", then[0], deny, "dpsup stats", then[-1]])
+    if template == "balancer":
+        files |= {"backends.txt": _BACKENDS.encode()}
+        drain = "dpsup table backends set web1 02:00:00:00:00:11,0"
+        return Start(files, [f"dpsup check {file}", then[0], drain, "dpsup stats", then[-1]])
     if template == "exporter":
         flush = "dpsup tell export flush"
         return Start(files, [f"dpsup check {file}", then[0], "dpsup stats", flush, then[-1]])
