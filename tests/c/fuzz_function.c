@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A function of dpsup's, linked with this, gets packets that are sound, mutated and cut, each in memory of its exact size.
+// A function of dpsup's, linked with this, gets packets that are sound, mutated and cut, each in memory of its
+// exact size.
 //
-//   usage: fuzz_function PACKETS SEED [KEY=VALUE | @NAME,KIND,KEY_BYTES,VALUE_BYTES,VALUES]... < LINES
+//   usage: fuzz_function PACKETS SEED [KEY=VALUE | @NAME,KIND,KEY_BYTES,VALUE_BYTES,VALUES | !TEXT | %MTU]... < LINES
 //
 // An argument is one of the topology, or a live table: KIND as DPS_TABLE_*, its values numbers below VALUES. LINES are
-// the entries of a table of the function's own kind, whose keys count from 0.
+// the entries of a table of the function's own kind, whose keys count from 0. TEXT is told to it, 30 days before the first
+// packet. MTU is the last port's.
 //
 // What is held: no access beyond a packet, a segment, a state (by ASan); bytes change within `rewrites` alone; at most
 // 4 touches, of the function's own memory; a verdict that exists; one steering to another bucket at most; and a packet
@@ -143,6 +145,7 @@ static uint64_t version = 1;
 static uint16_t next_of[N_PORTS];
 static char error[512];
 static struct dps_env the_env;
+static const char *told;
 static char lines[N_LINES][256];
 static uint32_t n_lines;
 static uint8_t line_keys[N_LINES][8];
@@ -261,6 +264,13 @@ set_up(int n, char **words)
 	for (int i = 0; i < n; i++) {
 		if (words[i][0] == '@') {
 			make_table(&tables[the_env.n_tables++], words[i]);
+			continue;
+		}
+		if (words[i][0] == '!' || words[i][0] == '%') {
+			if (words[i][0] == '!')
+				told = words[i] + 1;
+			else
+				facts[N_PORTS - 1].mtu = (uint32_t)atoi(words[i] + 1);
 			continue;
 		}
 		keys[the_env.n_args] = words[i];
@@ -569,13 +579,14 @@ half_at(const uint8_t *at)
 }
 
 static void
-check_emitted(const uint8_t *at, uint32_t len)
+check_emitted(const uint8_t *at, uint32_t len, uint32_t mtu)
 {
 	struct dps_packet p = { .data = (uint8_t *)(uintptr_t)at, .len = len, .total = len };
 	uint32_t begin;
 	uint16_t sum, is;
 	int six, where;
 
+	CHECK(len <= mtu + ETHER + 8, "%u bytes for an MTU of %u", len, mtu);
 	n_segments = 0;
 	begin = ip_at(&p, 2, &six);
 	if (begin == 0)
@@ -603,7 +614,7 @@ finish(uint16_t verdict, const uint8_t *bytes, uint32_t len)
 		// A copy of the packet is as wrong as it is.
 		if ((emitted[i].verdict & 0xf000) == 0x1000 &&
 		    (emitted[i].len > frame_len || memcmp(emitted[i].at, frame, emitted[i].len) != 0))
-			check_emitted(emitted[i].at, emitted[i].len);
+			check_emitted(emitted[i].at, emitted[i].len, facts[emitted[i].verdict & 0xfff].mtu);
 		free(emitted[i].at);
 	}
 	n_emitted = 0;
@@ -725,6 +736,10 @@ main(int argc, char **argv)
 		CHECK(dps_plugin.init(&the_env, &state) == 0, "%s", error);
 	if (dps_plugin.seated != NULL)
 		dps_plugin.seated(state, &the_env);
+	if (told != NULL) {
+		dps_plugin.control(state, told, (uint32_t)strlen(told));
+		the_env.now += 30ull * 86400 * 1000000000;
+	}
 	for (number = 0; number < n; number++) {
 		one_packet();
 		the_env.now += draw(8) == 0 ? draw(100000000) : draw(10000);
