@@ -224,6 +224,19 @@ def test_answers_of_a_reject(tmp_path: Path) -> None:
         assert Ether(bytes(fresh))[TCP].chksum == packet[TCP].chksum
 
 
+def test_a_group_answers_no_connection(tmp_path: Path) -> None:
+    """RFC 9293 3.9.2.3; and what answered would have a group's address as its own."""
+    cast = tcp()
+    cast.dst = "ff:ff:ff:ff:ff:ff"
+    group = ether() / IPv6(src="2001:db8::1", dst="ff02::1") / TCP(flags="S")
+    steps: list[Step] = [
+        (0, "lan", cast), (0, "lan", tcp(target="224.0.0.5")), (0, "lan", tcp(source="224.0.0.5")),
+        (0, "lan", group),
+    ]  # fmt: skip
+    doc, left = acl(tmp_path, "reject").run(steps)
+    assert doc["dropped"]["rejected"] == len(steps) and left == []
+
+
 KEEP = """
     permit tcp from 10.0.0.0/8 keep
     permit udp from 10.0.0.0/8 keep

@@ -230,11 +230,15 @@ static int
 flow_of_error(const struct dps_packet *p, const struct seen *s, struct flow *f)
 {
 	const uint8_t *icmp = p->data + s->l4, *ip = icmp + 8;
-	uint32_t protocol, at, end = s->end, fragment = 0, type = icmp[0];
+	uint32_t protocol = s->facts.is[PROTOCOL], at, end = s->end, fragment = 0, type;
 	int six = (s->facts.bits & IS_6) != 0, side;
 
-	if (six ? s->facts.is[PROTOCOL] != ICMP6 || type == 0 || type > 4 :
-		  s->facts.is[PROTOCOL] != ICMP4 || (type != 3 && type != 11 && type != 12))
+	/* Of another protocol there may be no byte. */
+	if (protocol != ICMP4 && protocol != ICMP6)
+		return 0;
+	type = icmp[0];
+	if (six ? protocol != ICMP6 || type == 0 || type > 4 :
+		  protocol != ICMP4 || (type != 3 && type != 11 && type != 12))
 		return 0;
 	at = s->l4 + 8;
 	if (end < at + (six ? (uint32_t)IPV6 : (uint32_t)IPV4) || ip[0] >> 4 != (six ? 6 : 4))
@@ -377,6 +381,12 @@ may_answer(void)
 	return 1;
 }
 
+static inline int
+is_group(const uint8_t *ip, int six)
+{
+	return six ? ip[8] == 0xff || ip[24] == 0xff : ip[12] >= 224 || ip[16] >= 224;
+}
+
 /* RFC 9293 §3.10.7.1: what has no connection gets this. */
 static void
 reset(const struct dps_packet *p, const struct seen *s)
@@ -387,7 +397,8 @@ reset(const struct dps_packet *p, const struct seen *s)
 	uint8_t *frame, *to, pseudo[4] = { 0, TCP, 0, 20 };
 	uint16_t sum;
 
-	if ((s->facts.flags & RST) != 0 || !may_answer())
+	/* A group has no connection (RFC 9293 3.9.2.3), and is nobody's source. */
+	if ((s->facts.flags & RST) != 0 || (p->data[0] & 1) != 0 || is_group(ip, six) || !may_answer())
 		return;
 	frame = dps_emit(dps_out(p->port), s->ip + head + 20);
 	if (frame == NULL)

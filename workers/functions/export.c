@@ -113,7 +113,7 @@ enum { RECORD4 = 4 + 4 + 2 + 2 + 2 + 2 + 4 + 4 + 32, RECORD6 = RECORD4 + 24 };
 static const struct dps_env *env;
 static struct far far;
 static uint64_t to_port = 4739, from_port = 4739, domain = 1, active = 60, idle = 15, again = 60;
-static uint32_t flushed;        /* flows that were last seen until then are over, in units; 0: none */
+static uint64_t flushed;        /* flows that were last seen until then are over, env->now; 0: none */
 
 static int
 take_number(const char *key, uint64_t first, uint64_t last, uint64_t *number)
@@ -275,9 +275,9 @@ message(const struct bucket *b, const uint16_t *list, const uint8_t *why, uint32
 	uint32_t extra = has_templates ? SET + 2 * (4 + FIELDS * 4) : 0;
 	uint8_t *frame, *udp, *at, *set = NULL;
 
-	if (mtu != 0 && mtu + ETHER - head < most)
-		most = mtu + ETHER - head;
-	taken = fit(b, list, n, most - extra, &bytes);
+	if (mtu != 0 && mtu + ETHER < head + most)
+		most = mtu + ETHER > head ? mtu + ETHER - head : 0;
+	taken = most > extra ? fit(b, list, n, most - extra, &bytes) : 0;
 	frame = taken == 0 ? NULL : dps_emit(dps_out((uint32_t)far.port), head + extra + bytes);
 	if (frame == NULL)
 		return 0;
@@ -324,7 +324,8 @@ over(const struct flow *f, uint32_t now)
 {
 	uint32_t since = now - f->last;
 
-	if (flushed != 0 && (int32_t)(flushed - f->last) >= 0)
+	/* Later these are idle; and a time in units means another one after some weeks. */
+	if (flushed != 0 && env->now - flushed <= idle * NS && (int32_t)(units(flushed) - f->last) >= 0)
 		return FORCED;
 	if ((f->flags & (FIN | RST)) != 0 && f->protocol == 6 && since >= units(NS))
 		return ENDED;
@@ -401,7 +402,7 @@ control(void *state, const char *text, uint32_t len)
 {
 	(void)state;
 	if (len == 5 && memcmp(text, "flush", 5) == 0)
-		flushed = units(env->now) | 1;
+		flushed = env->now;
 }
 
 /* --- packets -------------------------------------------------------------------------------------- */
