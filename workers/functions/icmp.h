@@ -64,14 +64,14 @@ icmp6_may_answer(const struct dps_packet *p)
 	end = end < p->len - ETHER ? end : p->len - ETHER;
 	if ((p->data[0] & 1) != 0 || ip[8] == 0xff || ip[24] == 0xff || memcmp(ip + 8, nobody, 16) == 0)
 		return 0;
-	while (next == 0 || next == 43 || next == 44 || next == 60) {
+	while (next == 0 || next == 43 || next == 44 || next == 51 || next == 60) {
 		if (at + 8 > end)
 			return 0;
 		if (next == 44 && (be16_at(ip + at + 2) & 0xfff8) != 0)
 			return 1;       /* nobody knows what a later fragment is a part of */
 		here = next;
 		next = ip[at];
-		at += here == 44 ? 8 : (ip[at + 1] + 1u) * 8;
+		at += here == 44 ? 8 : here == 51 ? (ip[at + 1] + 2u) * 4 : (ip[at + 1] + 1u) * 8;
 	}
 	return next != 58 || (at < end && (ip[at] & 0x80) != 0 && ip[at] != 137);
 }
