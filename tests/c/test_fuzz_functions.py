@@ -40,7 +40,7 @@ CASES = [
     ("export", f"to=mon %100 {FAR} active=1 idle=1", "flows_begun not_ip"),
     ("mirror", f"to=mon from=lan,wan sample=3 tunnel=erspan {FAR6} {PREFIXES}", "matched copied"),
     ("mirror", "to=mon from=lan bytes=64 protocol=tcp l4_port=443", "copied truncated"),
-    ("mirror", f"to=wan from=lan sample=2 sample_by=flow tunnel=gre {FAR}", "copied truncated"),
+    ("mirror", f"to=wan from=lan sample=2 sample_by=flow bytes=99 tunnel=gre {FAR}", "truncated"),
     ("nat", "inside=lan outside=wan address=192.0.2.1,192.0.2.2 udp=20 tcp=20",
      "created expired outward inward icmp_errors passed"),
     ("police", "by=source cir=1Mbit cbs=3000B ebs=6000B green=10 yellow=12 colour=aware",
