@@ -237,6 +237,19 @@ def test_a_group_answers_no_connection(tmp_path: Path) -> None:
     assert doc["dropped"]["rejected"] == len(steps) and left == []
 
 
+def test_no_error_about_an_error_behind_an_authentication_header(tmp_path: Path) -> None:
+    """RFC 4443 2.4 (e.1): it has an ICMPv6 error, though not as its first header."""
+    steps: list[Step] = []
+    for kind in (1, 128):
+        behind = bytes([58, 4]) + bytes(22) + bytes([kind, 0]) + bytes(54)
+        steps.append(
+            (0, "lan", ether() / IPv6(src="2001:db8::1", dst="2001:db8::2", nh=51) / behind)
+        )
+    doc, left = acl(tmp_path, "reject").run(steps)
+    assert doc["dropped"]["rejected"] == 2
+    assert len(left) == 1 and bytes(left[0][1][ICMPv6DestUnreach])[8 + 64] == 128
+
+
 KEEP = """
     permit tcp from 10.0.0.0/8 keep
     permit udp from 10.0.0.0/8 keep
