@@ -20,8 +20,6 @@
 #include "acl_packet.h"
 #include "acl_tree.h"
 #include "flow.h"
-
-/* icmp.h has ICMP for the length of its header. */
 #include "icmp.h"
 
 enum {
@@ -379,12 +377,6 @@ may_answer(void)
 	dps_touch(&place->answers_until, sizeof(place->answers_until));
 	place->answers_until = until + answer_ns;
 	return 1;
-}
-
-static inline int
-is_group(const uint8_t *ip, int six)
-{
-	return six ? ip[8] == 0xff || ip[24] == 0xff : ip[12] >= 224 || ip[16] >= 224;
 }
 
 /* RFC 9293 §3.10.7.1: what has no connection gets this. */

@@ -67,4 +67,11 @@ dscp_put(uint8_t *ip, int is6, uint32_t code)
 	memcpy(ip + 10, &sum, 2);
 }
 
+/* From or to a group, a broadcast address or one that is reserved. */
+static inline int
+is_group(const uint8_t *ip, int six)
+{
+	return six ? ip[8] == 0xff || ip[24] == 0xff : ip[12] >= 224 || ip[16] >= 224;
+}
+
 #endif
