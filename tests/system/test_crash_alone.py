@@ -154,6 +154,7 @@ def test_each_action_is_in_the_sweep() -> None:
 ELSEWHERE = {
     "Generation": "PRIMARY: it acts where a primary starts or dies",
     "Histogram": "it only adds up, for Failovers",
+    "follow_process": "kept as metrics_process is, by `_keep`; its process dies in test_follow.py",
     "Keeper": "packets in quarantine: test_life.py",
     "rollout": "its function is called as one of Rollout's",
 }
