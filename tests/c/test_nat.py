@@ -268,3 +268,23 @@ def test_what_is_refused_has_a_reason(nat: Nat) -> None:
     assert {k: n for k, n in doc["dropped"].items() if n} == {
         reason: reasons.count(reason) for reason in reasons
     }
+
+
+@pytest.mark.parametrize("kind", [TCP, UDP])
+def test_an_error_of_a_host_inside_about_what_came_to_it(nat: Nat, kind: Any) -> None:
+    """It quotes the packet as the host got it; outside it quotes what the remote had sent."""
+    make = tcp if kind is TCP else udp
+    more: tuple[Any, ...] = ("S",) if kind is TCP else ()
+    asked: list[Step] = [(0, "lan", make(PINGS, 7777, "198.51.100.1", 7777, *more))]
+    (out,) = nat.out(asked)
+    came: list[Step] = [(1, "wan", answer(out))]
+    got = nat.run([*asked, *came])[1][-1][1]
+    assert got[IP].dst == PINGS
+    doc, left = nat.run([*asked, *came, (2, "lan", about(got, PINGS))], "--kill-sweep")
+    assert doc["counters"]["icmp_errors"] == 1, doc
+    port, error = left[-1]
+    assert port == "wan" and (error[IP].src, error[IP].dst) == (OURS, "198.51.100.1")
+    assert (error[IPerror].src, error[IPerror].dst) == ("198.51.100.1", OURS)
+    inner = error[TCPerror if kind is TCP else UDPerror]
+    assert inner.dport == out[kind].sport
+    assert bytes(error[IPerror])[:28] == bytes(answer(out)[IP])[:28]
