@@ -4,9 +4,11 @@ their number changes."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from harness import Run, wait_for
-from netns import Host, two_hosts
+from netns import Host, Transfer, sh, two_hosts
 
 from dpsup import connect
 
@@ -121,3 +123,58 @@ def transfer(instance: Run, inside: Host, outside: Host) -> None:
     out, err = client.communicate("over\n", timeout=120)
     assert client.returncode == 0, err
     assert int(out) >= 2 * CONNECTIONS
+
+
+BEFORE_A_ROUTER = """
+[[ports]]
+name = "lan"
+vdev = "net_af_packet0,iface={lan}"
+[[ports]]
+name = "wan"
+vdev = "net_af_packet1,iface={wan}"
+[[io]]
+cores = "1"
+[[workers]]
+name = "nat"
+plugin = "nat"
+args = {{ inside = "lan", outside = "wan", address = "203.0.113.77", next = "router" }}
+input = ["lan", "wan"]
+bucket_state = "auto"
+on_full = "hold"
+restart = {{ intensity = 1000, backoff = {{ initial = "10ms", factor = 1 }} }}
+[[workers]]
+name = "router"
+plugin = "route"
+state = "auto"
+on_full = "hold"
+restart = {{ intensity = 1000, backoff = {{ initial = "10ms", factor = 1 }} }}
+tables.routes = {{ kind = "ipv4", value = "hop", entries = "1k", file = "routes.txt" }}
+tables.hops = {{ kind = "array", value = "port+mac", entries = "16", file = "hops.txt" }}
+"""
+
+
+def test_before_a_router(instance: Run) -> None:
+    """Two networks, of which the outer one does not know the inner: docs/functions/nat.md."""
+    with two_hosts() as (inside, outside):
+        sh("ip", "-n", inside.name, "addr", "add", "10.8.0.1/24", "dev", inside.device)
+        sh("ip", "-n", outside.name, "addr", "add", "203.0.113.1/24", "dev", outside.device)
+        sh("ip", "-n", inside.name, "route", "add", "203.0.113.0/24", "via", "10.8.0.254")
+        for host, router in ((inside, "10.8.0.254"), (outside, "203.0.113.77")):
+            mac = Path(f"/sys/class/net/{host.port}/address").read_text().strip()
+            host.run("ip", "neigh", "add", router, "lladdr", mac, "dev", host.device)
+        (instance.folder / "routes.txt").write_text("10.8.0.0/24 0\n203.0.113.0/24 1\n")
+        (instance.folder / "hops.txt").write_text(f"0 lan,{inside.mac}\n1 wan,{outside.mac}\n")
+        instance.start(BEFORE_A_ROUTER.format(lan=inside.port, wan=outside.port))
+        assert inside.ping("203.0.113.1") == 5
+        transfer = Transfer.start(inside, outside, "203.0.113.1", 1 << 20)
+        with connect(instance.name) as live:
+            for group, deaths in (("nat", 1), ("router", 2)):
+                live.kill(f"{group}/0")
+                wait_for(
+                    lambda n=deaths: (
+                        (s := live.status())["recovery"]["deaths"] == n and s["state"] == "running"
+                    )
+                )
+        sent, received = transfer.finish()
+        assert sent["sha256"] == received["sha256"]
+        assert instance.status()["recovery"]["lost"] == 0
