@@ -621,6 +621,13 @@ CODES: dict[str, Entry] = {
         " all the time. What has no next hop in a table goes by the kernel, at its rate.",
         "Give the table more `entries` and start again; `dpsup logs follow/GROUP`, `dpsup table`.",
     ),
+    "E0455": Entry(
+        "two ports of a switch that are one link",
+        "The interfaces of two ports are the two ends of one veth, or ports of one bridge of the"
+        " kernel's. What the switch floods by one of them comes back by the other, again and again."
+        " It holds addresses that flap and limits storms, but what is flooded is wasted.",
+        "Leave one of the two ports out of the group's `input`, or put them in different VLANs.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(
         "no such plugin file",

@@ -30,6 +30,42 @@ def devices(topology: Topology, host: Host) -> Iterator[Problem]:
             yield from _pci(topology, host, i, port)
         elif port.vdev:
             yield from _vdev(topology, host, i, port)
+    yield from _loops(topology, host)
+
+
+def _loops(topology: Topology, host: Host) -> Iterator[Problem]:
+    """Two ports of one switch that are one link: what it floods comes back to it."""
+    for g, group in enumerate(topology.workers):
+        if group.plugin != "switch":
+            continue
+        args = dict(group.args)
+        seen: dict[str, str] = {}  # a segment of the kernel's: the port on it
+        for port in topology.ports:
+            if port.name not in (group.input or ()):
+                continue
+            for interface in offloaded(port):
+                found = host.offloads(interface) if interface in host.interfaces else None
+                if found is None:
+                    continue
+                veth = "-".join(sorted((interface, found.peer))) if found.peer else ""
+                for segment in filter(None, (found.bridge, veth)):
+                    other = seen.setdefault(segment, port.name)
+                    vlans = {args.get(f"access.{name}", "") for name in (other, port.name)}
+                    if other != port.name and (len(vlans) == 1 or "" in vlans):
+                        link = (
+                            f"the bridge {segment}"
+                            if segment == found.bridge
+                            else "one veth's ends"
+                        )
+                        yield topology.source.problem(
+                            ("workers", g, "input"),
+                            f"ports `{other}` and `{port.name}` of a switch are one link: {link}",
+                            code="E0455",
+                            why="what the switch sends by one of them comes back by the other:"
+                            " a loop, which it limits and does not end",
+                            help="leave one of the two out, or put them in different VLANs",
+                            severity=Severity.WARNING,
+                        )
 
 
 def offloaded(port: Port) -> tuple[str, ...]:

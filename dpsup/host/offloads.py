@@ -27,6 +27,7 @@ class Offloads:
     peer: str = ""  # its other end, where it is a veth in this network namespace
     peer_on: tuple[str, ...] = ()
     is_veth: bool = False
+    bridge: str = ""  # of the kernel's, that it or its other end is a port of
 
     def commands(self, interface: str) -> list[str]:
         """The ethtool lines that switch off what is on."""
@@ -57,15 +58,20 @@ def features(interface: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _bridge(interface: str) -> str:
+    master = Path("/sys/class/net", interface, "master")
+    return master.resolve().name if (master / "bridge").is_dir() else ""
+
+
 def read(interface: str) -> Offloads:
     device = Path("/sys/class/net", interface)
     try:
         own, link = ((device / name).read_text().strip() for name in ("ifindex", "iflink"))
     except OSError:
-        return Offloads(features(interface))
+        return Offloads(features(interface), bridge=_bridge(interface))
     # A VLAN or macvlan has a link too, but a device below it; a veth's link has it as its own.
     if own == link or any(device.glob("lower_*")):
-        return Offloads(features(interface))
+        return Offloads(features(interface), bridge=_bridge(interface))
     peer = next((n for i, n in socket.if_nameindex() if str(i) == link), "")
     try:
         back = Path("/sys/class/net", peer, "iflink").read_text().strip() if peer else ""
@@ -73,4 +79,5 @@ def read(interface: str) -> Offloads:
         back = ""
     if back != own:
         peer = ""  # that number is another interface's here: the peer is elsewhere
-    return Offloads(features(interface), peer, features(peer) if peer else (), is_veth=True)
+    bridge = _bridge(interface) or (_bridge(peer) if peer else "")
+    return Offloads(features(interface), peer, features(peer) if peer else (), True, bridge)

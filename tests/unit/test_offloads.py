@@ -78,3 +78,60 @@ def test_this_machine_answers() -> None:
     assert "gso" in features("lo") or features("lo") == ()
     assert features("no-such-one") == ()
     assert read("lo").peer == "" and not read("lo").is_veth
+
+
+SWITCH = """
+version = 1
+name = "edge"
+[[ports]]
+name = "a"
+vdev = "net_af_packet0,iface=eth1"
+[[ports]]
+name = "b"
+vdev = "net_af_packet1,iface=eth2"
+[[io]]
+cores = "1"
+[[workers]]
+name = "switch"
+plugin = "switch"
+input = ["a", "b"]
+ARGS
+[workers.tables.macs]
+kind = "exact"
+key = "be16+mac"
+value = "port"
+entries = "1k"
+learn = true
+[mempools.default]
+mbufs = 8191
+"""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "args", "why"),
+    [
+        (Offloads((), "eth2", is_veth=True), Offloads((), "eth1", is_veth=True), "", "one veth"),
+        (Offloads((), bridge="br0"), Offloads((), bridge="br0"), "", "bridge br0"),
+        (Offloads((), bridge="br0"), Offloads((), bridge="br1"), "", ""),
+        (Offloads((), "v1", is_veth=True), Offloads((), "v2", is_veth=True), "", ""),
+        (Offloads((), bridge="br0"), Offloads((), bridge="br0"), "access = { a = 1, b = 2 }", ""),
+        (
+            Offloads((), bridge="br0"),
+            Offloads((), bridge="br0"),
+            "access = { a = 1, b = 1 }",
+            "br0",
+        ),
+    ],
+)
+def test_a_loop_of_a_switch_is_seen(one: Offloads, other: Offloads, args: str, why: str) -> None:
+    text = SWITCH.replace("ARGS", f"args = {{ {args} }}" if args else "")
+    base = machine(text)
+    host = dataclasses.replace(
+        base, features={"eth1": one, "eth2": other}, interfaces=frozenset({"eth1", "eth2"}),
+        pmds={**base.pmds, "net_af_packet": "iface=<s>"},
+    )  # fmt: skip
+    topology, problems = load(FILE, host)
+    assert topology is not None, problems
+    told = [p for p in check(topology, host) if p.code == "E0455"]
+    assert [p.message for p in told] == [m for p in told if why and why in (m := p.message)]
+    assert bool(told) == bool(why)
