@@ -159,11 +159,13 @@ def leftovers(name: str) -> list[str]:
         except OSError:
             continue
         if re.search(rf"dpsup-{re.escape(name)}-g\d|dpsup-worker: {re.escape(name)} ", words) or (
-            ("dpsup.primary" in words or "dpsup.builder" in words) and f"/{name}/" in words
+            any(f"dpsup.{part}" in words for part in ("primary", "builder", "follow"))
+            and re.search(rf"/{re.escape(name)}[/ ]", words)
         ):
             found.append(f"{process.parent.name}: {words}")
     for folder in ("/run/dpsup", "/var/run/dpdk", "/dev/hugepages"):
-        if Path(folder).is_dir():
+        # Another instance that ends takes an empty folder along.
+        with contextlib.suppress(FileNotFoundError):
             found += [
                 str(one)
                 for one in Path(folder).iterdir()

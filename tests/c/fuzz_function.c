@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // A function of dpsup's, linked with this, gets packets that are sound, mutated and cut, each in memory of its
-// exact size.
+// exact size. Over 600 lines: one stub of the worker for all functions.
 //
 //   usage: fuzz_function PACKETS SEED [KEY=VALUE | @NAME,KIND,KEY_BYTES,VALUE_BYTES,VALUES | !TEXT | %MTU]... < LINES
 //
