@@ -178,7 +178,7 @@ def test_answers_come_back_to_who_asked(nat: Nat, key: str) -> None:
 def test_a_kill_at_each_store_neither_loses_nor_doubles_a_binding(nat: Nat) -> None:
     """Bindings that begin, are used, end, and whose place is used again."""
     nat.more = ", tcp = 3, udp = 3, icmp = 3"
-    asked = clients(6)
+    asked = clients(3)
     again = [(8 + at, port, packet) for at, port, packet in asked]
     back = [(1 + i / 1000, "wan", answer(packet)) for i, packet in enumerate(nat.out(asked))]
     doc, left = nat.run(
