@@ -202,9 +202,24 @@ def quickstart(instance: Run, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def test_quickstart_shows_what_dpsup_is_for(instance: Run) -> None:
-    out, err = quickstart(instance).communicate(timeout=120)
+@pytest.mark.parametrize(
+    "function",
+    [
+        "firewall",
+        pytest.param("nat", marks=pytest.mark.long),
+        pytest.param("route", marks=pytest.mark.long),
+        pytest.param("", marks=pytest.mark.long),
+    ],
+)
+def test_quickstart_shows_what_dpsup_is_for(instance: Run, function: str) -> None:
+    """And a function at its end, where one is asked for."""
+    options = ("--function", function) if function else ()
+    out, err = quickstart(instance, *options).communicate(timeout=180)
     assert err == ""
+    assert ("200 packets transmitted, 200 received, 0% packet loss" in out) == bool(function)
+    ends = out.count("in flight 0, lost 0\nworker deaths 1, mbufs unexplained 0\n")
+    assert ends == 1 + bool(function)
+    assert "dpsq" not in sh("ip", "netns").stdout + sh("ip", "-o", "link").stdout
     for words in (
         "$ dpsup start demo.toml &",
         "million packets per second",
@@ -213,31 +228,12 @@ def test_quickstart_shows_what_dpsup_is_for(instance: Run) -> None:
         "fw: 2 -> 4 workers, 4 ready",
         "fw: 4 -> 2 workers, 2 ready",
         "UNEXPLAINED",
-        "in flight 0, lost 0\nworker deaths 1, mbufs unexplained 0\n",
     ):
         assert words in out, words
     received, sent = re.findall(r"^in (\d+), out (\d+), dropped 0,", out, re.M)[0]
     assert received == sent != "0"
     assert "\x1b" not in out  # colours are for terminals
     assert max(map(len, out.splitlines())) <= 160
-    assert leftovers(instance.name) == []
-    assert list(instance.folder.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        "firewall",
-        pytest.param("nat", marks=pytest.mark.long),
-        pytest.param("route", marks=pytest.mark.long),
-    ],
-)
-def test_quickstart_ends_with_a_function(instance: Run, function: str) -> None:
-    out, err = quickstart(instance, "--function", function).communicate(timeout=180)
-    assert err == ""
-    assert "200 packets transmitted, 200 received, 0% packet loss" in out
-    assert out.count("in flight 0, lost 0\nworker deaths 1, mbufs unexplained 0\n") == 2
-    assert "dpsq" not in sh("ip", "netns").stdout + sh("ip", "-o", "link").stdout
     assert leftovers(instance.name) == []
     assert list(instance.folder.iterdir()) == []
 
