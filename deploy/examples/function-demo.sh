@@ -107,12 +107,13 @@ ip netns exec "${stem}a" ping -n -q -c 200 -i 0.01 -W 5 "$target" >pings 2>&1 &
 pings=$!
 sleep 1
 run kill -9 "$(of 's["groups"][0]["workers"][0]["pid"]')"
-wait "$pings" || true
+wait "$pings" || true # what it received is judged at the end, when all has been shown
 tail -n +2 pings | grep -v '^$'
 until_is 'the worker was back' 's["state"] == "running"'
 run dpsup stats
 if [ "$function" = firewall ]; then
 	typed "ping -c 1 -W 1 10.8.0.1    # from the second host"
+	# No answer is what it is to show.
 	ip netns exec "${stem}b" ping -n -q -c 1 -W 1 10.8.0.1 | tail -n +2 | grep -v '^$' || true
 fi
 run dpsup stop

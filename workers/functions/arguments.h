@@ -84,4 +84,29 @@ take_word(const struct dps_env *env, const char *key, const char *const *words, 
 	return -1;
 }
 
+/* A number in this range. */
+static inline int
+take_number(const struct dps_env *env, const char *key, uint64_t first, uint64_t last, uint64_t *number)
+{
+	char limits[64];
+
+	if (take_amount(env, key, "", last, number) != 0)
+		return -1;
+	snprintf(limits, sizeof(limits), "from %llu to %llu", (unsigned long long)first, (unsigned long long)last);
+	return dps_arg(env, key) == NULL || *number >= first ? 0 :
+		       refuse(env, "%s: write a number %s", key, limits);
+}
+
+/* The index of a port that must be named. */
+static inline int
+take_port(const struct dps_env *env, const char *key, int *port)
+{
+	const char *name = dps_arg(env, key);
+
+	if (name == NULL)
+		return refuse(env, "it needs the argument \"%s\": the name of a port%s", key, "");
+	*port = dps_port(env, name);
+	return *port >= 0 ? 0 : refuse(env, "%s: there is no port \"%s\"", key, name);
+}
+
 #endif

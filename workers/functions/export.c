@@ -116,18 +116,6 @@ static uint64_t to_port = 4739, from_port = 4739, domain = 1, active = 60, idle 
 static uint64_t flushed;        /* flows that were last seen until then are over, env->now; 0: none */
 
 static int
-take_number(const char *key, uint64_t first, uint64_t last, uint64_t *number)
-{
-	char limits[64];
-
-	if (take_amount(env, key, "", last, number) != 0)
-		return -1;
-	snprintf(limits, sizeof(limits), "from %llu to %llu", (unsigned long long)first, (unsigned long long)last);
-	return dps_arg(env, key) == NULL || *number >= first ? 0 :
-		       refuse(env, "%s: write a number %s", key, limits);
-}
-
-static int
 init(const struct dps_env *e, void **state)
 {
 	static const char *const known[] = {
@@ -146,11 +134,11 @@ init(const struct dps_env *e, void **state)
 	if (far.port < 0)
 		return name == NULL ? refuse(env, "it needs the argument \"%s\": the port to the collector%s", "to", "") :
 				      refuse(env, "to: there is no port \"%s\"%s", name, "");
-	if (take_far(env, &far) != 0 || take_number("port", 1, 65535, &to_port) != 0 ||
-	    take_number("source_port", 1, 65535, &from_port) != 0 ||
-	    take_number("domain", 0, 0xffff0000, &domain) != 0 || take_number("active", 1, 3600, &active) != 0 ||
-	    take_number("idle", 1, 3600, &idle) != 0 || take_number("templates", 1, 86400, &again) != 0 ||
-	    take_number("ttl", 1, 255, &ttl) != 0)
+	if (take_far(env, &far) != 0 || take_number(env, "port", 1, 65535, &to_port) != 0 ||
+	    take_number(env, "source_port", 1, 65535, &from_port) != 0 ||
+	    take_number(env, "domain", 0, 0xffff0000, &domain) != 0 || take_number(env, "active", 1, 3600, &active) != 0 ||
+	    take_number(env, "idle", 1, 3600, &idle) != 0 || take_number(env, "templates", 1, 86400, &again) != 0 ||
+	    take_number(env, "ttl", 1, 255, &ttl) != 0)
 		return -1;
 	far.ttl = (uint8_t)ttl;
 	return 0;

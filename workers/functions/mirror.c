@@ -117,18 +117,6 @@ take_protocol(void)
 }
 
 static int
-take_number(const char *key, uint64_t first, uint64_t last, uint64_t *number)
-{
-	char limits[64];
-
-	if (take_amount(env, key, "", last, number) != 0)
-		return -1;
-	snprintf(limits, sizeof(limits), "from %lu to %lu", (unsigned long)first, (unsigned long)last);
-	return dps_arg(env, key) == NULL || *number >= first ? 0 :
-		       refuse(env, "%s: write a number %s", key, limits);
-}
-
-static int
 take_ends(void)
 {
 	if (tunnel != NONE)
@@ -161,8 +149,8 @@ init(const struct dps_env *e, void **state)
 	if (take_words("from", take_from) != 0 || take_words("l4_port", take_l4) != 0 || take_protocol() != 0 ||
 	    take_word(env, "tunnel", tunnel_words, &tunnel) != 0 ||
 	    take_word(env, "sample_by", sampled_words, &sampled_by) != 0 ||
-	    take_number("sample", 1, 1000000000, &sample) != 0 || take_number("bytes", 14, 65535, &most) != 0 ||
-	    take_number("session", 0, 1023, &session) != 0 || take_number("ttl", 1, 255, &ttl) != 0 ||
+	    take_number(env, "sample", 1, 1000000000, &sample) != 0 || take_number(env, "bytes", 14, 65535, &most) != 0 ||
+	    take_number(env, "session", 0, 1023, &session) != 0 || take_number(env, "ttl", 1, 255, &ttl) != 0 ||
 	    take_ends() != 0)
 		return -1;
 	if (is_source[to] && dps_arg(env, "from") != NULL)

@@ -19,6 +19,7 @@
 #include <arpa/inet.h>
 #include <stdio.h>
 
+#include "arguments.h"
 #include "headers.h"
 
 enum {
@@ -115,24 +116,6 @@ static uint8_t has_ports[2];                    /* TCP, UDP: their hash has port
 
 /* --- arguments ---------------------------------------------------------------------------------- */
 
-static int
-refuse(const char *format, const char *a, const char *b)
-{
-	snprintf(env->error, env->error_len, format, a, b);
-	return -1;
-}
-
-static int
-take_side(const char *key, int *port)
-{
-	const char *name = dps_arg(env, key);
-
-	if (name == NULL)
-		return refuse("it needs the argument \"%s\": the name of a port%s", key, "");
-	*port = dps_port(env, name);
-	return *port >= 0 ? 0 : refuse("%s: there is no port \"%s\"", key, name);
-}
-
 /* Calls take for each of the parts between commas. */
 static int
 take_list(const char *key, int (*take)(const char *part))
@@ -150,7 +133,7 @@ take_list(const char *key, int (*take)(const char *part))
 		while (len > 0 && value[len - 1] == ' ')
 			len--;
 		if (len >= sizeof(part))
-			return refuse("%s: \"%s\" is too long for an address", key, value);
+			return refuse(env, "%s: \"%s\" is too long for an address", key, value);
 		memcpy(part, value, len);
 		part[len] = '\0';
 		if (take(part) != 0)
@@ -164,9 +147,9 @@ static int
 take_address(const char *part)
 {
 	if (n_addresses == MOST_ADDRESSES)
-		return refuse("address: it takes 64 addresses, and \"%s\" is one more%s", part, "");
+		return refuse(env, "address: it takes 64 addresses, and \"%s\" is one more%s", part, "");
 	if (inet_pton(AF_INET, part, &addresses[n_addresses]) != 1)
-		return refuse("address: \"%s\" is not an IPv4 address%s", part, "");
+		return refuse(env, "address: \"%s\" is not an IPv4 address%s", part, "");
 	n_addresses++;
 	return 0;
 }
@@ -184,10 +167,10 @@ take_direct(const char *part)
 		bits = strtoul(slash + 1, &end, 10);
 	}
 	if (n_direct == MOST_DIRECT)
-		return refuse("direct: it takes 16 prefixes, and \"%s\" is one more%s", part, "");
+		return refuse(env, "direct: it takes 16 prefixes, and \"%s\" is one more%s", part, "");
 	if (inet_pton(AF_INET, net, &direct[n_direct].net) != 1 || bits > 32 ||
 	    (slash != NULL && (end == slash + 1 || *end != '\0')))
-		return refuse("direct: \"%s\" is not an IPv4 prefix%s", part, "");
+		return refuse(env, "direct: \"%s\" is not an IPv4 prefix%s", part, "");
 	direct[n_direct].mask = htonl(bits == 0 ? 0 : 0xffffffffu << (32 - bits));
 	direct[n_direct].net &= direct[n_direct].mask;
 	n_direct++;
@@ -195,18 +178,12 @@ take_direct(const char *part)
 }
 
 static int
-take_number(const char *key, uint32_t least, uint32_t most, uint32_t *number)
+take_u32(const char *key, uint32_t least, uint32_t most, uint32_t *number)
 {
-	const char *value = dps_arg(env, key);
-	char *end, limits[64];
-	unsigned long n;
+	uint64_t n = *number;
 
-	if (value == NULL)
-		return 0;
-	n = strtoul(value, &end, 10);
-	snprintf(limits, sizeof(limits), "%s (from %u to %u)", value, least, most);
-	if (value[0] < '0' || value[0] > '9' || *end != '\0' || n < least || n > most)
-		return refuse("%s is not a number that it takes: %s", key, limits);
+	if (take_number(env, key, least, most, &n) != 0)
+		return -1;
 	*number = (uint32_t)n;
 	return 0;
 }
@@ -226,34 +203,34 @@ take_args(void)
 		while (k < sizeof(known) / sizeof(known[0]) && strcmp(env->arg_keys[i], known[k]) != 0)
 			k++;
 		if (k == sizeof(known) / sizeof(known[0]))
-			return refuse("it has no argument \"%s\"%s", env->arg_keys[i], "");
+			return refuse(env, "it has no argument \"%s\"%s", env->arg_keys[i], "");
 	}
-	if (take_side("inside", &inside_port) != 0 || take_side("outside", &outside_port) != 0)
+	if (take_port(env, "inside", &inside_port) != 0 || take_port(env, "outside", &outside_port) != 0)
 		return -1;
 	if (inside_port == outside_port)
-		return refuse("inside and outside are the same port \"%s\"%s", dps_arg(env, "inside"), "");
+		return refuse(env, "inside and outside are the same port \"%s\"%s", dps_arg(env, "inside"), "");
 	if (take_list("address", take_address) != 0 || take_list("direct", take_direct) != 0)
 		return -1;
 	if (n_addresses == 0)
-		return refuse("it needs the argument \"%s\": outside addresses, with commas between them%s",
+		return refuse(env, "it needs the argument \"%s\": outside addresses, with commas between them%s",
 			      "address", "");
-	if (take_number("first_port", 1, 65535, &first_port) != 0 ||
-	    take_number("last_port", first_port, 65535, &last_port) != 0 ||
-	    take_number("tcp_open", 1, 1000000, &life_open) != 0 ||
-	    take_number("tcp", 1, 1000000, &life_tcp) != 0 ||
-	    take_number("udp", 1, 1000000, &life_udp) != 0 ||
-	    take_number("icmp", 1, 1000000, &life_icmp) != 0)
+	if (take_u32("first_port", 1, 65535, &first_port) != 0 ||
+	    take_u32("last_port", first_port, 65535, &last_port) != 0 ||
+	    take_u32("tcp_open", 1, 1000000, &life_open) != 0 ||
+	    take_u32("tcp", 1, 1000000, &life_tcp) != 0 ||
+	    take_u32("udp", 1, 1000000, &life_udp) != 0 ||
+	    take_u32("icmp", 1, 1000000, &life_icmp) != 0)
 		return -1;
 	passes_unknown = unknown != NULL && strcmp(unknown, "pass") == 0;
 	if (unknown != NULL && !passes_unknown && strcmp(unknown, "drop") != 0)
-		return refuse("unknown: \"%s\" is neither drop nor pass%s", unknown, "");
+		return refuse(env, "unknown: \"%s\" is neither drop nor pass%s", unknown, "");
 	from_inside = dps_out((uint32_t)outside_port);
 	from_outside = dps_out((uint32_t)inside_port);
 	if (next != NULL) {
 		int group = dps_group(env, next);
 
 		if (group < 0 || (uint32_t)group == env->group_index)
-			return refuse("next: there is no other group \"%s\"%s", next, "");
+			return refuse(env, "next: there is no other group \"%s\"%s", next, "");
 		from_inside = from_outside = dps_on((uint32_t)group);
 	}
 	return 0;

@@ -20,6 +20,7 @@
 #include <dpsup_table_exact.h>
 #include <dpsup_table_lpm.h>
 
+#include "arguments.h"
 #include "flow.h"
 #include "icmp.h"
 
@@ -108,13 +109,6 @@ static int counts_hops, drops_unresolved;
 
 /* --- arguments and tables --------------------------------------------------------------------- */
 
-static int
-refuse(const char *format, const char *a, const char *b)
-{
-	snprintf(env->error, env->error_len, format, a, b);
-	return -1;
-}
-
 /* A table of this shape, where the topology declares one of this name. */
 static int
 take(const struct dps_live_table **table, const char *name, uint32_t kind, uint32_t key, uint32_t value,
@@ -123,7 +117,7 @@ take(const struct dps_live_table **table, const char *name, uint32_t kind, uint3
 	const struct dps_live_table *t = dps_table(env, name);
 
 	if (t != NULL && (t->kind != kind || t->key_bytes != key || t->value_bytes != value))
-		return refuse("table \"%s\" has another kind, key or value than it looks up: write %s", name,
+		return refuse(env, "table \"%s\" has another kind, key or value than it looks up: write %s", name,
 			      write);
 	*table = t;
 	return 0;
@@ -143,50 +137,50 @@ take_tables(void)
 		 "kind = \"exact\", key = \"port+ipv6\", value = \"mac\"") != 0)
 		return -1;
 	if ((routes[0] == NULL && routes[1] == NULL) || hops == NULL)
-		return refuse("it looks up the live tables %s and %s, which the topology does not declare",
+		return refuse(env, "it looks up the live tables %s and %s, which the topology does not declare",
 			      "routes (or routes6)", "hops");
 	return 0;
 }
 
 /* "address.wan" = "192.0.2.1" and the like. */
 static int
-take_port(const char *key, const char *value)
+take_of_port(const char *key, const char *value)
 {
 	const char *dot = strchr(key, '.');
 	int index = dot == NULL ? -1 : dps_port(env, dot + 1);
 	struct port *port;
 
 	if (dot == NULL)
-		return refuse("it has no argument \"%s\"%s", key, "");
+		return refuse(env, "it has no argument \"%s\"%s", key, "");
 	if (index < 0 || index >= MOST_PORTS)
-		return refuse("%s: there is no port \"%s\"", key, dot + 1);
+		return refuse(env, "%s: there is no port \"%s\"", key, dot + 1);
 	port = &ports[index];
 	if (strncmp(key, "address.", 8) == 0) {
 		port->has_address = 1;
 		return inet_pton(AF_INET, value, port->address) == 1 ?
-			       0 : refuse("%s: \"%s\" is not an IPv4 address", key, value);
+			       0 : refuse(env, "%s: \"%s\" is not an IPv4 address", key, value);
 	}
 	if (strncmp(key, "address6.", 9) == 0) {
 		port->has_address6 = 1;
 		return inet_pton(AF_INET6, value, port->address6) == 1 ?
-			       0 : refuse("%s: \"%s\" is not an IPv6 address", key, value);
+			       0 : refuse(env, "%s: \"%s\" is not an IPv6 address", key, value);
 	}
 	if (strncmp(key, "urpf.", 5) == 0) {
 		port->urpf = strcmp(value, "strict") == 0 ? STRICT : strcmp(value, "loose") == 0 ? LOOSE : 0;
 		return port->urpf != 0 ?
-			       0 : refuse("%s: \"%s\" is neither strict nor loose", key, value);
+			       0 : refuse(env, "%s: \"%s\" is neither strict nor loose", key, value);
 	}
-	return refuse("it has no argument \"%s\"%s", key, "");
+	return refuse(env, "it has no argument \"%s\"%s", key, "");
 }
 
 static int
-take_number(const char *key, const char *value, uint64_t *number)
+take_rate(const char *key, const char *value, uint64_t *number)
 {
 	char *end;
 
 	*number = strtoull(value, &end, 10);
 	return value[0] >= '0' && value[0] <= '9' && *end == '\0' && *number <= 1000000000 ?
-		       0 : refuse("%s: \"%s\" is not a number up to 1000000000", key, value);
+		       0 : refuse(env, "%s: \"%s\" is not a number up to 1000000000", key, value);
 }
 
 static int
@@ -199,18 +193,18 @@ take_args(void)
 		int ret;
 
 		if (strcmp(key, "icmp_rate") == 0) {
-			ret = take_number(key, value, &rate);
+			ret = take_rate(key, value, &rate);
 		} else if (strcmp(key, "icmp_burst") == 0) {
-			ret = take_number(key, value, &burst);
+			ret = take_rate(key, value, &burst);
 		} else if (strcmp(key, "count_hops") == 0) {
-			ret = take_number(key, value, &number);
+			ret = take_rate(key, value, &number);
 			counts_hops = number != 0;
 		} else if (strcmp(key, "unresolved") == 0) {
 			drops_unresolved = strcmp(value, "drop") == 0;
 			ret = drops_unresolved || strcmp(value, "punt") == 0 ?
-				      0 : refuse("%s: \"%s\" is neither punt nor drop", key, value);
+				      0 : refuse(env, "%s: \"%s\" is neither punt nor drop", key, value);
 		} else {
-			ret = take_port(key, value);
+			ret = take_of_port(key, value);
 		}
 		if (ret != 0)
 			return ret;

@@ -61,17 +61,6 @@ static int kind = IS_VXLAN, inside, underlay, has_remote, has_key;
 static uint64_t number, to_port = 4789, ttl = 64, dscp = 64; /* 64: the inner one's */
 
 static int
-take_port(const char *key, int *port)
-{
-	const char *name = dps_arg(env, key);
-
-	if (name == NULL)
-		return refuse(env, "it needs the argument \"%s\": the name of a port%s", key, "");
-	*port = dps_port(env, name);
-	return *port >= 0 ? 0 : refuse(env, "%s: there is no port \"%s\"", key, name);
-}
-
-static int
 take_ends(void)
 {
 	const char *from = dps_arg(env, "source"), *to = dps_arg(env, "remote");
@@ -117,7 +106,7 @@ init(const struct dps_env *e, void **state)
 	(void)state;
 	env = e;
 	if (take_known(env, known) != 0 || take_word(env, "kind", kind_words, &kind) != 0 ||
-	    take_port("inside", &inside) != 0 || take_port("underlay", &underlay) != 0 || take_ends() != 0 ||
+	    take_port(env, "inside", &inside) != 0 || take_port(env, "underlay", &underlay) != 0 || take_ends() != 0 ||
 	    take_amount(env, "vni", "", 0xffffff, &number) != 0 ||
 	    take_amount(env, "key", "", 0xffffffff, &number) != 0 ||
 	    take_amount(env, "port", "", 65535, &to_port) != 0 || take_amount(env, "ttl", "", 255, &ttl) != 0 ||
