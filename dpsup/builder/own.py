@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from dpsup.builder.region import Region
 from dpsup.errors import DpsupError
+from dpsup.plan.copies import file_name
 from dpsup.tables import batch
 from dpsup.tables.batch import Operation
 from dpsup.tables.model import Entries
@@ -82,7 +83,7 @@ def _apply(own: Own, region: Region, i: int, changes: bytes, entries: Callable[[
     try:
         return _run(argv, own.held, changes, entries)
     except (_Failed, OSError) as e:
-        name = Path(path).name
+        name = file_name(path)
         raise DpsupError(
             f"the plugin of table {shape.table.name} does not take the change: {e}",
             code="E0538",

@@ -16,6 +16,7 @@ from dpsup.check.devices import devices
 from dpsup.check.drivers import drivers, kept
 from dpsup.check.kernel import kernel_paths
 from dpsup.check.memory import hugepages, pools
+from dpsup.check.own_tables import own_tables
 from dpsup.check.process_limits import process_limits
 from dpsup.check.sharing import sharing
 from dpsup.errors import Exit, Problem, Severity, TopologyError
@@ -48,9 +49,10 @@ Check = Callable[[Topology, "Host"], Iterator[Problem]]
 
 
 def prepare(
-    path: str, host: Host | None = None, generation: int = 1
+    path: str, host: Host | None = None, generation: int = 1, *, apply: bool = False
 ) -> tuple[Topology, Plan, list[Problem]]:
-    """What a start needs, and the warnings. Raises: TopologyError with all problems."""
+    """What a start needs, and the warnings. `apply`: plugins say what is wrong in the files of
+    tables of their own kind, as they will at a start. Raises: TopologyError with all problems."""
     if host is None:
         from dpsup.host.machine import read_host
 
@@ -66,6 +68,8 @@ def prepare(
         problems.sort(key=lambda p: p.line)
     if topology is None or any(p.severity is Severity.ERROR for p in problems):
         raise TopologyError(problems)
+    if apply and (refused := list(own_tables(topology))):
+        raise TopologyError(problems + refused)
     return topology, make_plan(topology, host, generation), problems
 
 

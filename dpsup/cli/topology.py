@@ -81,7 +81,7 @@ def check(file: str, output: str) -> None:
     problems: list[Problem] = []
     failed = None
     try:
-        _, _, problems = prepare(file)
+        _, _, problems = prepare(file, apply=True)
     except DpsupError as e:
         failed = e
         problems = getattr(e, "problems", [])

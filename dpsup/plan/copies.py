@@ -12,3 +12,11 @@ def plugin_copy(directory: str, digest: str, file: str) -> str:
     """The private copy of a plugin's file, in the runtime directory `directory`."""
     name = file.rpartition("/")[2].encode(errors="replace")[-_NAME_MOST:].decode(errors="ignore")
     return f"{directory}/{PLUGINS}/{digest}-{name}"
+
+
+def file_name(path: str) -> str:
+    """The name of a plugin's file as its user gave it, also of its copy."""
+    name = path.rpartition("/")[2]
+    digest, dash, rest = name.partition("-")
+    is_copy = dash and len(digest) == DIGEST and not digest.strip("0123456789abcdef")
+    return rest if is_copy and f"/{PLUGINS}/{name}" in path else name

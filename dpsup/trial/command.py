@@ -64,32 +64,6 @@ def _key(spec: str) -> bytes:
     return rss_key(spec)
 
 
-def _tables(
-    directory: Path, ports: Sequence[str], groups: Sequence[str], own: Any, plugin: str
-) -> str:
-    """The group's live tables, as a worker maps them: their file. Raises: DpsupError."""
-    from dpsup.builder.process import Builder
-    from dpsup.plan.place import tables_of
-    from dpsup.topology.values import DeclaredTable
-
-    # A trial changes nothing that outlives an instance.
-    tables = [one._replace(persist="") for one in map(DeclaredTable._make, tables_of(own, ""))]
-    known: Any = {
-        "ports": [{"name": port} for port in ports],
-        "groups": [
-            {
-                "name": g,
-                "tables": tables if g == own.name else [],
-                "first_slot": 0,
-                "max": limits.SLOTS,
-            }
-            for g in groups
-        ],
-    }
-    Builder(known, directory, lambda _: plugin)
-    return str(directory / own.name)
-
-
 def _of_topology(options: Options, plugin: str, directory: Path) -> Setting:
     """What the group finds in the topology; `directory` gets its tables. Raises: DpsupError."""
     from dpsup.host.machine import read_host
@@ -124,7 +98,12 @@ def _of_topology(options: Options, plugin: str, directory: Path) -> Setting:
     ports = tuple(port.name for port in topology.ports)
     told = [*given.items(), *((f"{limits.FILE}{k}", v) for k, v in files.items())]
     if group.tables or group.control:
-        told.append((limits.TABLES, _tables(directory, ports, names, group, plugin)))
+        from dpsup.builder import apart
+        from dpsup.plan.place import tables_of
+        from dpsup.topology.values import DeclaredTable
+
+        declared = [DeclaredTable(*words) for words in tables_of(group, "")]
+        told.append((limits.TABLES, apart.make(directory, ports, names, own, declared, plugin)))
     return Setting(
         plugin, _is_builtin(options.plugin), ports, tuple(order), tuple(told),
         tuple(verdicts), _key(topology.ports[0].rss.key), _FIELDS, options.burst, options.timeout,
