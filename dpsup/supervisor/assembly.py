@@ -119,7 +119,7 @@ class Supervisor:
     def _watch(self) -> None:
         """What looks at each reading of the counters."""
         model, watchers = self.model, self.monitor.watchers
-        watchers["failover"] = model.note_first_packets
+        watchers["failover"] = self.note_first_packets
         watchers["statistics"] = self._publish
         watchers["outputs"] = Outputs(self.core, model, self.life.judge).observe
         watchers["ports"] = Ports(self.core, model, self.life.judge).observe
@@ -192,6 +192,11 @@ class Supervisor:
             ledger = model.ledgers[workers[slot].group]
             plugin = ledger.plugin_of(counters["slots"][slot]["version"])
             self.core.events.add(type="undeclared", plugin=plugin, **one)
+
+    def note_first_packets(self, counters: Counters) -> None:
+        # Before it is told to anybody: what was told never shrinks, whatever dies.
+        if self.model.note_first_packets(counters):
+            self.core.record()
 
     def _look_for_evidence(self, counters: Counters) -> None:
         if any(io["quarantine"] for io in counters["io"]) and not self._evidence.busy:

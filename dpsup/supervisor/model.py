@@ -292,8 +292,10 @@ class Model(StateMachine):
         """Ports that have no device now."""
         return list(self.hello.get("absent", []))
 
-    def note_first_packets(self, counters: Counters) -> None:
-        """From a death's notice to the first packet that the successor handled."""
+    def note_first_packets(self, counters: Counters) -> bool:
+        """From a death's notice to the first packet that the successor handled. True: there was
+        such a packet, and the next supervisor must know its time as well."""
+        found = False
         for worker in self.workers():
             first = counters["slots"][worker.slot]["first_ns"]
             if worker.failed_ns and first > worker.failed_ns:
@@ -302,5 +304,7 @@ class Model(StateMachine):
                     self.last_failover_us = (first - worker.failed_ns) / 1000
                 self.failovers.first_packet((first - worker.failed_ns) / 1e9)
                 worker.failed_ns = 0
+                found = True
             elif worker.state in ("held", "stopped"):
                 worker.failed_ns = 0  # the next one in that slot was asked to sit there
+        return found

@@ -184,7 +184,7 @@ async def _counters(sup: Supervisor) -> Counters | None:
         counters: Counters = await sup.core.ask("counters")
     except (Gone, TimedOut):
         return None
-    sup.model.note_first_packets(counters)
+    sup.note_first_packets(counters)
     return counters
 
 
