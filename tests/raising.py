@@ -158,7 +158,7 @@ def wrap_waits(points: Points) -> None:
         return until(self, *args, **kwargs)
 
     Engine.until = waited
-    for name in ("sleep", "wait_for", "to_thread"):
+    for name in ("sleep", "wait_for"):
         wait = getattr(asyncio, name)
 
         def beside(*args: Any, name: str = name, wait: Any = wait, **kwargs: Any) -> Any:
@@ -168,6 +168,13 @@ def wrap_waits(points: Points) -> None:
 
         setattr(asyncio, name, beside)
     wrap(points, disk, "read", "wait disk.read")
+    aside = disk.aside
+
+    async def beside_it(work: Any) -> Any:
+        points.reach(f"aside {caller()}")
+        return await aside(work)
+
+    disk.aside = beside_it
 
 
 def is_part(one: Any, module: str) -> bool:

@@ -468,6 +468,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/sdk.md": sdk_page,
     "reference/exits.md": exits_page,
     "reference/python.md": python_page,
+    "faults.md": lambda: _beside(DOCS / "make" / "faults.py").page(),
     "errors.md": lambda: error_codes.page(CHECKS),
 }
 

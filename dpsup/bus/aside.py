@@ -12,15 +12,18 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpsup.bus import messages
 from dpsup.bus.messages import Request
+from dpsup.host import threads
 
 # The primary looks whether its threads are in a call of EAL's (primary/eal_locks); by this name it
 # knows that this one takes none of EAL's locks.
 THREAD = "dpsup-aside"
+END_S = 60.0  # above the longest reading
 
 
 class Asked(NamedTuple):
@@ -34,7 +37,7 @@ class Aside:
     def __init__(self, handle: Callable[[Request], Any]) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._handle = handle
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Event | None = None  # that its end sets
         self._changed = threading.Condition()
         # Guarded by it:
         self._waiting: dict[str, tuple[Request, list[Asked]]] = {}  # by what is asked
@@ -43,8 +46,8 @@ class Aside:
 
     def put(self, peer: bytes, request: Request) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
-            self._thread.start()
+            self._thread = threading.Event()
+            threads.begin(partial(self._main, self._thread))
         key = json.dumps([request.verb, request.args], sort_keys=True)
         with self._changed:
             _, asked = self._waiting.setdefault(key, (request, []))
@@ -58,6 +61,12 @@ class Aside:
         with self._changed:
             answers, self._answers = self._answers, []
         return answers
+
+    def _main(self, ended: threading.Event) -> None:
+        try:
+            self._run()
+        finally:
+            ended.set()
 
     def _run(self) -> None:
         Path("/proc/thread-self/comm").write_text(THREAD)
@@ -93,5 +102,5 @@ class Aside:
             self._ending = True
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.wait(END_S)  # one that never began sets nothing
         os.close(self.fd)

@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Work on files, on a thread of its own: a disk that hangs must not stop the supervisor."""
+"""Work that may have to wait, on a thread of its own: a disk that hangs, or a process that does not
+end, must not stop the supervisor."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from dpsup.errors import TimedOut
+from dpsup.host import threads
 
 T = TypeVar("T")
 PATIENCE_S = 20.0  # a person waits for what is read
+BEGIN_S = 30.0  # a machine that swaps may take seconds to begin a thread
 
 
 async def aside(work: Callable[[], T]) -> T:
-    """Run it on a thread that the exit does not wait for: a disk may hang forever."""
+    """Run it on a thread that the exit does not wait for: a disk may hang forever. Raises:
+    MemoryError or RuntimeError where no thread begins, and what `work` raises."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -28,14 +31,21 @@ async def aside(work: Callable[[], T]) -> T:
         if not done.cancelled():
             done.set_exception(error)
 
+    begun = False
+
     def run() -> None:
+        nonlocal begun
+        begun = True
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             try:
                 loop.call_soon_threadsafe(give, work())
             except Exception as e:  # whatever it is: the caller waits for an answer
                 loop.call_soon_threadsafe(fail, e)
 
-    threading.Thread(target=run, daemon=True).start()
+    threads.begin(run)
+    await asyncio.wait([done], timeout=BEGIN_S)
+    if not begun:
+        raise MemoryError("a thread did not begin")
     return await done
 
 

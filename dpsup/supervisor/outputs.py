@@ -6,8 +6,8 @@ The primary counts the bytes that are missing; which packets those are is looked
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dpsup.documents.counters import Counters
@@ -15,6 +15,7 @@ from dpsup.documents.status import Account, Unread, Unwritten
 from dpsup.errors import DpsupError
 from dpsup.packets import pcap
 from dpsup.plan.model import PortPlan
+from dpsup.supervisor import disk
 from dpsup.supervisor.core import Core
 from dpsup.supervisor.model import Model
 from dpsup.text import plural
@@ -51,7 +52,7 @@ async def settle(model: Model, counters: Counters, found: Account) -> list[Unwri
         if not port.get("unwritten_bytes"):
             continue
         files, sent = files_of(ports[port["name"]]), port["tx_packets"]
-        written = await asyncio.to_thread(_packets_in, files)
+        written = await disk.aside(partial(_packets_in, files))
         if written is not None:
             written = min(written, sent)
             found["sent"] -= sent - written

@@ -21,7 +21,7 @@ from dpsup.instance import status
 from dpsup.instance.runtime_dir import PLAN
 from dpsup.plan.diff import keep
 from dpsup.plan.model import PortPlan
-from dpsup.supervisor import blocked
+from dpsup.supervisor import blocked, disk
 from dpsup.supervisor.children import Children
 from dpsup.supervisor.core import AGAIN_S, QUIT_S, Actions, Link, at_once
 from dpsup.supervisor.model import Child, Model
@@ -145,10 +145,10 @@ class Generation:
     async def _ended(self, left: list[Identity]) -> bool:
         """End them. False: no descriptor was left to wait for their end."""
         try:
-            if not await asyncio.to_thread(process.wait_gone, left, 1.0):
+            if not await disk.aside(lambda: process.wait_gone(left, 1.0)):
                 for one in left:
                     process.kill(one)
-                await asyncio.to_thread(process.wait_gone, left, 5.0)
+                await disk.aside(lambda: process.wait_gone(left, 5.0))
         except OSError as e:
             self._core.events.add(type="error", message=f"cannot end what is left: {e}")
             return False

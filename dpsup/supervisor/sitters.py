@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from dpsup import _abi
 from dpsup.documents.story import Sitters as Plane
@@ -19,6 +20,7 @@ from dpsup.errors import DpsupError
 from dpsup.host import process
 from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import SEED
+from dpsup.supervisor import disk
 from dpsup.supervisor.children import follow
 from dpsup.supervisor.core import AGAIN_S, HALT_S, Core
 from dpsup.supervisor.journal import Lines
@@ -164,7 +166,7 @@ class Sitters:
                 raise SeedError(f"pid {found['sitting']} sits in {worker.name}", code="E0803")
             if found["sitting"]:
                 stranger = self._end_stranger(found["sitting"])
-                await asyncio.to_thread(process.wait_gone, [stranger], HALT_S)
+                await disk.aside(partial(process.wait_gone, [stranger], HALT_S))
             await asyncio.sleep(FATE_S)
             if self.read_stories is not None:
                 await self.read_stories()

@@ -81,6 +81,7 @@ def data_plane(doc: dict[str, Any]) -> list[int]:
     return [doc["primary"]["pid"], doc["seed"]["pid"], *workers]
 
 
+@pytest.mark.fault(16)
 def test_adoption_loses_nothing(instance: Run, packets: list[Packet]) -> None:
     """Time and again under load: the same processes, each packet once and in order."""
     save(instance.folder / "wan.in.pcap", packets)
@@ -285,6 +286,7 @@ def test_unsound_primary_is_ended_and_a_new_generation_starts(instance: Run) -> 
     assert "does not answer" in done.communicate()[1]
 
 
+@pytest.mark.fault(36)
 def test_of_two_starts_one_wins(instance: Run) -> None:
     instance.start(CALM)
     before = instance.status()
@@ -322,6 +324,7 @@ def declared(instance: Run) -> dict[str, Any]:
     return doc
 
 
+@pytest.mark.fault(16, 41)
 def test_killed_in_the_middle_of_anything(instance: Run) -> None:
     """The supervisor, at a sweep of moments of each operation; then a start."""
     rng = random.Random(seed())
@@ -354,6 +357,7 @@ def test_killed_in_the_middle_of_anything(instance: Run) -> None:
     assert wait_for(lambda: not leftovers(instance.name)), leftovers(instance.name)
 
 
+@pytest.mark.fault(41)
 @pytest.mark.long
 def test_killed_in_the_middle_of_a_start_or_of_an_adoption(instance: Run) -> None:
     rng = random.Random(seed())
@@ -379,6 +383,7 @@ def test_killed_in_the_middle_of_a_start_or_of_an_adoption(instance: Run) -> Non
     assert wait_for(lambda: not leftovers(instance.name)), leftovers(instance.name)
 
 
+@pytest.mark.fault(17)
 @pytest.mark.long
 def test_stopped_supervisor_catches_up(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
@@ -406,6 +411,7 @@ def test_stopped_supervisor_catches_up(instance: Run, packets: list[Packet]) -> 
 # --- the primary ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(14)
 def test_death_of_the_primary_ends_everybody_at_once(instance: Run) -> None:
     instance.start(NULL + "spares = 2\n")
     took: list[tuple[float, float]] = []
@@ -436,6 +442,7 @@ def leftovers_of_generation(instance: Run, generation: int) -> list[str]:
     return [one for one in leftovers(instance.name) if f"{instance.name}-g{generation}" in one]
 
 
+@pytest.mark.fault(15)
 def test_primary_that_hangs_is_a_dead_one(instance: Run) -> None:
     instance.start(CALM)
     before = instance.status()
@@ -444,6 +451,7 @@ def test_primary_that_hangs_is_a_dead_one(instance: Run) -> None:
     assert not any(lives(pid) for pid in data_plane(before))
 
 
+@pytest.mark.fault(18, 47)
 def test_seed_dies_with_the_supervisor_and_is_replaced(instance: Run) -> None:
     instance.start(CALM)
     before = instance.status()
@@ -457,6 +465,7 @@ def test_seed_dies_with_the_supervisor_and_is_replaced(instance: Run) -> None:
     assert instance.status()["groups"][0]["ready"] == 3
 
 
+@pytest.mark.fault(47)
 @pytest.mark.parametrize("primary_first", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_supervisor_and_primary_die_together(instance: Run, primary_first: bool) -> None:
     instance.start(CALM + "spares = 1\n")
@@ -482,6 +491,7 @@ def io_thread(pid: int) -> int:
     raise AssertionError("no io core")
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize(
     ("how", "headless"),
     [

@@ -180,6 +180,7 @@ def test_a_pool_that_is_about_to_run_out(instance: Run) -> None:
     assert then - now >= 0.5 * (found["predicted"]["then"] - now)
 
 
+@pytest.mark.fault(29)
 def test_a_pool_that_runs_out(instance: Run) -> None:
     full_lanes(instance, 1023)
     noticed = wait_for(lambda: [e for e in instance.events() if e["type"] == "advice"])
@@ -316,6 +317,7 @@ const struct dps_plugin dps_plugin = {
 """
 
 
+@pytest.mark.fault(6)
 def test_too_few_workers(instance: Run, host: Host) -> None:
     """Not quite 500 packets a second are what one can, 700 come."""
     instance.start(veth(host, plugin=build(instance.folder, NAPS), cores="0,1", ring=256))

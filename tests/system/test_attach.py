@@ -127,6 +127,7 @@ def report(found: list[dict[int, int]], events: list[dict[str, Any]]) -> None:
     print(f"{len(attaches)} attaches done, p50 and p99 {quantiles} ms", flush=True)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kills", [25, pytest.param(2000, marks=pytest.mark.long)])
 def test_kills_all_over_the_attach_stop_nobody(instance: Run, kills: int) -> None:
@@ -189,6 +190,7 @@ def is_read(config: Config) -> bool:
     return any(word % READS == 0 for word in config.held().values())
 
 
+@pytest.mark.fault(8)
 def test_what_a_dead_outsider_read_is_given_back(instance: Run, tmp_path: Path) -> None:
     instance.start(NO_PACKETS)
     config = Config(instance.name)

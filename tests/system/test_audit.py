@@ -80,6 +80,7 @@ def test_each_mbuf_of_a_loaded_instance_has_a_place(instance: Run) -> None:
     wait_for(shown)
 
 
+@pytest.mark.fault(4)
 def test_a_worker_that_is_stopped_holds_what_it_has(instance: Run) -> None:
     instance.start(SLOW)
 
@@ -104,6 +105,7 @@ def test_a_worker_that_is_stopped_holds_what_it_has(instance: Run) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("text", [SLOW, TWO_IO], ids=["one io core", "two io cores"])
 def test_one_that_is_lost_is_found_with_its_holder(
     instance: Run, monkeypatch: pytest.MonkeyPatch, text: str

@@ -83,6 +83,7 @@ WRONG = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize(("old", "new", "code", "message", "line", "help"), WRONG)
 def test_topology_that_cannot_be_started(
     instance: Run, old: str, new: str, code: int, message: str, line: str, help: str
@@ -180,6 +181,7 @@ def test_file_that_cannot_be_read(instance: Run, name: str) -> None:
         assert "`dpsup init` writes one" in done.stderr
 
 
+@pytest.mark.fault(27)
 def test_too_few_hugepages_gives_the_number_and_the_command(instance: Run) -> None:
     folder = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
     text = TOPOLOGY.format(name=instance.name).replace('"auto"', '"7000GiB"', 1)
@@ -229,6 +231,7 @@ def test_user_without_rights_is_told_what_is_missing(instance: Run) -> None:
     assert leftovers(instance.name) == []
 
 
+@pytest.mark.fault(22)
 def test_instance_of_somebody_else_is_refused(instance: Run) -> None:
     instance.file.write_text(TOPOLOGY.format(name=instance.name))
     instance.start()

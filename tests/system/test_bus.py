@@ -37,6 +37,7 @@ class Raw:
         return json.loads(self.socket.recv_multipart()[-1])
 
 
+@pytest.mark.fault(21)
 def test_bad_messages_get_an_error_and_the_bus_goes_on(shared: Run) -> None:
     raw = Raw(shared)
     for noise in (b"", b"\0\xff" * 10, b"{}", b'{"v":9}', b"[" * 1000, b'{"v":1,"id":"a"}'):
@@ -54,12 +55,14 @@ def test_bad_messages_get_an_error_and_the_bus_goes_on(shared: Run) -> None:
     assert shared.status()["state"] == "running"
 
 
+@pytest.mark.fault(21)
 def test_an_oversized_message_costs_only_its_sender(shared: Run) -> None:
     Raw(shared).socket.send_multipart([b"", b"x" * (messages.MAX_REQUEST + 1)])
     with dpsup.connect(shared.name) as client:
         assert client.status()["state"] == "running"
 
 
+@pytest.mark.fault(20)
 def test_a_flood_is_refused_and_others_are_served(shared: Run) -> None:
     raw = Raw(shared)
     request = messages.encode_request(messages.Request("ping", "same"))
@@ -91,6 +94,7 @@ while True:
 """
 
 
+@pytest.mark.fault(20)
 def test_a_worker_comes_back_and_commands_are_answered_during_a_flood(instance: Run) -> None:
     """None of it waits for the flood's end: it has none."""
     instance.start(CALM)
@@ -114,6 +118,7 @@ def test_a_worker_comes_back_and_commands_are_answered_during_a_flood(instance: 
     assert instance.status()["recovery"]["deaths"] == 1
 
 
+@pytest.mark.fault(25)
 def test_the_same_request_is_carried_out_once(instance: Run) -> None:
     instance.start(CALM)
     raw = Raw(instance)
@@ -189,6 +194,7 @@ def test_the_client_has_the_nouns_of_the_command_line(instance: Run) -> None:
         dpsup.connect("nobody-of-that-name")
 
 
+@pytest.mark.fault(22)
 def test_nobody_else_may_use_the_sockets(shared: Run) -> None:
     from pathlib import Path
 

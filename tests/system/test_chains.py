@@ -89,6 +89,7 @@ def test_packets_for_a_group_that_is_down_are_dropped_by_name(instance: Run) -> 
     compare(packets, out(instance, "lan.out"), swapped, missing=len(packets) - 499)
 
 
+@pytest.mark.fault(10)
 def test_packets_for_a_group_that_is_down_wait_until_it_is_back(instance: Run) -> None:
     text, packets = down(instance, "hold")
     job = Job(instance, text, idle="500ms")

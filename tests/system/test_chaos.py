@@ -46,6 +46,7 @@ def exact(doc: dict[str, Any]) -> None:
     assert not traffic["dropped"]
 
 
+@pytest.mark.fault(47)
 @pytest.mark.parametrize(
     ("faults", "seconds"),
     [
@@ -76,6 +77,7 @@ def test_random_faults_under_load(faults: int, seconds: int) -> None:
     ][:20]
 
 
+@pytest.mark.fault(14)
 def test_a_primarys_death_loses_what_was_in_flight_and_nothing_else() -> None:
     doc = chaos("kill,primary", 5, 3, 5)
     assert doc["injected"]["primary"] >= 1

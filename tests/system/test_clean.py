@@ -6,9 +6,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from harness import CALM, Run, kill_all, leftovers, run, wait_for
 
 
+@pytest.mark.fault(37)
 def test_clean_removes_the_dead_and_keeps_the_living(instance: Run, tmp_path: Path) -> None:
     instance.start(CALM)
     dead = Run(f"{instance.name}dead", tmp_path / "dead")

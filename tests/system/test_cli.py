@@ -120,6 +120,7 @@ def test_a_detached_instance_keeps_nothing_of_its_caller(instance: Run) -> None:
     assert os.getsid(pid) == pid
 
 
+@pytest.mark.fault(37)
 def test_stale_state_of_a_dead_instance_is_swept_and_nobody_elses(instance: Run) -> None:
     instance.start(CALM)
     doc = instance.status()
@@ -206,6 +207,7 @@ def test_a_runtime_folder_with_other_peoples_files_is_refused_and_kept(instance:
     assert not precious.exists()
 
 
+@pytest.mark.fault(36)
 def test_one_name_runs_once_whatever_its_runtime_folder(instance: Run) -> None:
     instance.start(CALM)
     pid = instance.status()["supervisor"]["pid"]

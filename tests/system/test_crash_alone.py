@@ -345,6 +345,7 @@ def test_a_fault_in_each_watcher_of_the_counters(instance: Run) -> None:
         s.end()
 
 
+@pytest.mark.fault(26)
 def test_a_full_disk(instance: Run) -> None:
     folder = instance.folder / "run"
     folder.mkdir()
@@ -409,6 +410,7 @@ def test_a_fault_in_a_detached_start_is_told_once(instance: Run) -> None:
     assert said == [f"{instance.name} is running, supervisor pid {pid}"]
 
 
+@pytest.mark.fault(46)
 def test_sigterm_between_two_supervisors_is_not_lost(instance: Run) -> None:
     with running(Sweep(instance)) as s:
         ids = s.arm("sigterm", raising("entry Spares.died"))
@@ -423,6 +425,7 @@ def test_sigterm_between_two_supervisors_is_not_lost(instance: Run) -> None:
     assert wait_for(lambda: not leftovers(instance.name)), leftovers(instance.name)
 
 
+@pytest.mark.fault(15)
 def test_a_primary_that_hangs_and_forwards_is_left_alone(instance: Run) -> None:
     with running(Sweep(instance)) as s:
         primary = s.status()["primary"]["pid"]

@@ -153,6 +153,7 @@ def test_proc_info_disturbs_no_kernel_port(instance: Run) -> None:
         assert instance.stats()["account"]["dropped"] == {}
 
 
+@pytest.mark.fault(25)
 def test_tools_of_another_generation_find_nobody(instance: Run) -> None:
     instance.start(NULL)
     done = subprocess.run(

@@ -101,6 +101,7 @@ def test_how_long_moved_buckets_waited_is_on_record(instance: Run) -> None:
     assert 0 < pause["sum"] < 60
 
 
+@pytest.mark.fault(42)
 def test_two_scales_at_once_happen_one_after_the_other(instance: Run) -> None:
     instance.start(CALM)
     from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,7 @@ def test_two_scales_at_once_happen_one_after_the_other(instance: Run) -> None:
     assert instance.status()["groups"][0]["desired"] == 4
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("steps", [40, pytest.param(1000, marks=pytest.mark.long)])
 def test_random_steps_with_kills_lose_nothing(instance: Run, steps: int) -> None:
     """Scaling at random, 0 included, and kills in the middle of it: nothing is lost, twice, or out

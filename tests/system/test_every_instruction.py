@@ -19,6 +19,7 @@ STEPS = 12_000  # single steps that see a few whole bursts
 BURST = 64
 
 
+@pytest.mark.fault(1)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("rewrite", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_kill_before_any_instruction_loses_nothing(instance: Run, rewrite: bool) -> None:

@@ -189,6 +189,7 @@ BOTH: tuple[tuple[str, ...], ...] = ((), ("--detach",))
 DETACHED = [BAD["no symbol"][1], BAD["init refuses"][1]]
 
 
+@pytest.mark.fault(39, 45)
 @pytest.mark.parametrize(("source", "words"), BAD.values(), ids=BAD.keys())
 def test_a_plugin_that_does_not_fit_ends_the_start(
     instance: Run, source: str, words: list[str]
@@ -205,6 +206,7 @@ def test_a_file_that_is_no_shared_object_ends_the_start(instance: Run) -> None:
     refused(instance, ["bad.so"])
 
 
+@pytest.mark.fault(45)
 def test_a_plugin_that_is_not_there_is_found_before_anything_starts(instance: Run) -> None:
     refused(instance, ["bad.so", "topology.toml:"])
 

@@ -54,6 +54,7 @@ def nobody_else(client: dpsup.Instance, name: str) -> None:
     assert client.audit()["pools"][0]["unexplained"] == 0
 
 
+@pytest.mark.fault(18)
 @pytest.mark.timeout(900)
 def test_a_seed_killed_anywhere_around_a_fork_leaves_no_orphan(instance: Run) -> None:
     instance.start(SPARE)
@@ -70,6 +71,7 @@ def test_a_seed_killed_anywhere_around_a_fork_leaves_no_orphan(instance: Run) ->
             nobody_else(client, instance.name)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.timeout(3600)
 def test_a_child_killed_anywhere_before_it_is_ready_leaves_nothing(instance: Run) -> None:
     instance.start(SPARE)
@@ -90,6 +92,7 @@ def test_a_child_killed_anywhere_before_it_is_ready_leaves_nothing(instance: Run
             nobody_else(client, instance.name)
 
 
+@pytest.mark.fault(10, 47)
 @pytest.mark.timeout(900)
 def test_everybody_killed_at_once_comes_back(instance: Run) -> None:
     instance.start(SPARE)

@@ -61,6 +61,7 @@ def preload(folder: Path) -> Path:
     return target
 
 
+@pytest.mark.fault(26)
 def test_a_quarantine_on_a_disk_that_hangs_holds_up_no_stop(
     instance: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

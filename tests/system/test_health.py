@@ -83,6 +83,7 @@ const struct dps_plugin dps_plugin = {
 DEAF = "signal(SIGABRT, SIG_IGN); for (;;);"
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize(
     ("act", "signal_", "spares"),
     [
@@ -118,6 +119,7 @@ def test_a_worker_that_hangs_is_replaced(
     compare(packets, out(instance), swapped)
 
 
+@pytest.mark.fault(6)
 def test_slow_is_not_stuck(instance: Run) -> None:
     """Packets of a third of stall_after each, for many times stall_after."""
     sent = mix(flows(1)[:10], 20, seed=1)
@@ -131,6 +133,7 @@ def test_slow_is_not_stuck(instance: Run) -> None:
     assert doc["deaths"] == 0
 
 
+@pytest.mark.fault(4)
 def test_a_stopped_worker_is_not_killed_and_goes_on(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
     args = f"cycles = {4 * SLOW}, rewrite = true"
@@ -177,6 +180,7 @@ def test_an_idle_worker_that_is_stopped_lends_its_buckets(instance: Run) -> None
     assert instance.status()["recovery"]["deaths"] == 0
 
 
+@pytest.mark.fault(4, 30)
 def test_only_its_own_buckets_wait_for_a_stopped_worker(instance: Run) -> None:
     """Others that move meanwhile wait for the lane that they come from, and for no other."""
     frames = [frame for f in flows(64) for frame in f.frames if len(frame) < 1500]
@@ -196,6 +200,7 @@ def test_only_its_own_buckets_wait_for_a_stopped_worker(instance: Run) -> None:
     assert [p["unexplained"] for p in instance.audit()["pools"]] == [0]
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("spares", [0, 1])
 def test_a_stopped_worker_is_killed_where_that_is_asked_for(
     instance: Run, packets: list[Packet], spares: int
@@ -230,6 +235,7 @@ def hogs(core: int, n: int) -> Iterator[None]:
             one.wait()
 
 
+@pytest.mark.fault(35)
 def test_a_starved_worker_is_not_killed(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
     enough = instance.folder / "enough"
@@ -252,6 +258,7 @@ def test_a_starved_worker_is_not_killed(instance: Run, packets: list[Packet]) ->
     compare(packets, out(instance))
 
 
+@pytest.mark.fault(35)
 @pytest.mark.timeout(2 * 3600)
 @pytest.mark.parametrize("seconds", [4, pytest.param(3600, marks=pytest.mark.long)])
 def test_nobody_is_killed_beside_a_hog(instance: Run, seconds: int) -> None:

@@ -95,6 +95,7 @@ def test_restart_is_rolling_and_keeps_the_others(instance: Run) -> None:
     assert instance.status()["recovery"]["deaths"] == 0
 
 
+@pytest.mark.fault(36)
 def test_second_start_says_who_is_running(instance: Run) -> None:
     instance.start(CALM)
     pid = instance.status()["supervisor"]["pid"]
@@ -115,6 +116,7 @@ def test_foreground_ends_on_sigint_with_the_account(instance: Run) -> None:
     assert leftovers(instance.name) == []
 
 
+@pytest.mark.fault(46)
 def test_second_signal_ends_at_once(instance: Run) -> None:
     process = instance.foreground(CALM)
     instance.until_running()
@@ -124,6 +126,7 @@ def test_second_signal_ends_at_once(instance: Run) -> None:
     assert leftovers(instance.name) == []
 
 
+@pytest.mark.fault(18)
 def test_dead_seed_is_replaced_and_workers_live_on(instance: Run) -> None:
     instance.start(CALM)
     doc = instance.status()
@@ -140,6 +143,7 @@ def test_dead_seed_is_replaced_and_workers_live_on(instance: Run) -> None:
     assert instance.audit()["pools"][0]["unexplained"] == 0
 
 
+@pytest.mark.fault(14)
 def test_dead_primary_takes_its_workers_along_and_a_new_generation_runs(instance: Run) -> None:
     instance.start(CALM)
     doc = instance.status()
@@ -159,6 +163,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.fault(16)
 def test_headless_instance_forwards_and_can_be_stopped(instance: Run) -> None:
     instance.start(NULL)
     os.kill(instance.status()["supervisor"]["pid"], signal.SIGKILL)
@@ -185,6 +190,7 @@ def test_start_over_a_headless_instance(instance: Run) -> None:
     assert doc["state"] == "running"
 
 
+@pytest.mark.fault(11)
 @pytest.mark.long
 def test_worker_that_always_dies_is_held_and_restart_frees_it(instance: Run) -> None:
     text = NULL.replace("intensity = 100", "intensity = 2")

@@ -26,6 +26,7 @@ def prepared(instance: Run, rule: str, on_full: str = "hold") -> tuple[str, list
     return text, packets
 
 
+@pytest.mark.fault(10, 30)
 def test_they_are_dropped_under_a_reason_of_their_own(instance: Run) -> None:
     text, packets = prepared(instance, "drop")
     doc = instance.job(text)

@@ -41,6 +41,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.fault(26)
 def test_a_full_disk(job: Run, small: Path) -> None:
     text = PORT.format(out=small / "out.pcap", more="") + IO + group("forward", 1)
     job.write(text)

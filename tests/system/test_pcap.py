@@ -450,6 +450,7 @@ def kill_often(job: Job, kills: int, seed: int) -> None:
     wait_for(lambda: job.instance.status()["recovery"]["deaths"] == kills)
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize(
     ("cores", "workers", "kills", "size"), [("1", 3, 120, 120_000), ("0-1", 2, 50, 60_000)]
 )
@@ -482,6 +483,7 @@ def test_kills_lose_nothing_and_change_nothing_twice(
     compare(received, out(instance), swapped)
 
 
+@pytest.mark.fault(10)
 def test_all_workers_killed_at_once(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
     args = f"cycles = {5 * SLOW}, rewrite = true"
@@ -505,6 +507,7 @@ def test_all_workers_killed_at_once(instance: Run, packets: list[Packet]) -> Non
     compare(received, out(instance), swapped)
 
 
+@pytest.mark.fault(47)
 @pytest.mark.long
 def test_deaths_in_a_row_keep_order(instance: Run, packets: list[Packet]) -> None:
     """The next one dies while it still has what the first one left, and more of that waits."""
@@ -626,6 +629,7 @@ def test_what_a_held_worker_had_goes_on_with_the_next_one(
     compare(packets, out(instance), swapped)
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("how", ["segv", "abort", "exit"])
 def test_crashes_lose_nothing(instance: Run, packets: list[Packet], how: str) -> None:
     """Each worker ends at its 3000th packet, which the next one then handles as its first."""
@@ -636,6 +640,7 @@ def test_crashes_lose_nothing(instance: Run, packets: list[Packet], how: str) ->
     compare(packets, out(instance))
 
 
+@pytest.mark.fault(30)
 def test_without_hold_what_is_dropped_is_counted_and_the_rest_is_in_order(
     instance: Run, packets: list[Packet]
 ) -> None:

@@ -151,6 +151,7 @@ def test_another_client_of_the_seed_is_in_nobodys_way(instance: Run, says: bytes
     assert not [e for e in instance.events() if e["type"] == "error"]
 
 
+@pytest.mark.fault(44)
 def test_a_supervisor_that_reads_late_gets_every_word(instance: Run) -> None:
     """The seed keeps them while the socket is full, and takes no order meanwhile."""
     orders, sent = 3000, [0]

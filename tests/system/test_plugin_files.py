@@ -42,6 +42,7 @@ const struct dps_plugin dps_plugin = {
 """
 
 
+@pytest.mark.fault(45)
 def test_the_file_of_a_running_plugin_may_change_at_any_time(instance: Run, tmp_path: Path) -> None:
     so = Path(plugin(tmp_path, 1, "env->counters[SEEN]++;", seen=0))
     other = Path(plugin(tmp_path, 2, seen=0, counters='"other"'))
@@ -108,6 +109,7 @@ def test_a_runtime_directory_without_exec_is_enough(
     instance.stop()
 
 
+@pytest.mark.fault(7, 28)
 def test_memory_that_is_gone_blames_no_packet(instance: Run, tmp_path: Path) -> None:
     table = tmp_path / "table"
     table.touch()

@@ -77,6 +77,7 @@ def without(packets: list[Packet], *places: int) -> list[Packet]:
     return [p for i, p in enumerate(packets) if i not in places]
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(
     ("how", "signal_", "n"),
     [
@@ -366,6 +367,7 @@ def test_a_crash_with_no_packet_begun_blames_none(instance: Run) -> None:
     assert in_quarantine(instance) == []
 
 
+@pytest.mark.fault(3)
 def test_an_exit_blames_no_packet(instance: Run) -> None:
     """A plugin that leaves by exit has decided so; the restart policy ends it."""
     sent = poisoned(mix(flows(1), 300, seed=3), 100)

@@ -172,6 +172,7 @@ const struct dps_plugin dps_plugin = {
 """
 
 
+@pytest.mark.fault(33)
 def test_a_corrupt_slot_is_given_up_without_a_supervisor(
     instance: Run, packets: list[Packet]
 ) -> None:
@@ -302,6 +303,7 @@ def test_with_policy_never_no_spare_takes_over(instance: Run) -> None:
     assert instance.status()["groups"][0]["spares_ready"] == 1
 
 
+@pytest.mark.fault(11)
 @pytest.mark.long
 def test_spares_that_refuse_are_not_forked_for_ever(instance: Run) -> None:
     """The plugin's file becomes one that refuses: workers run on, the group says that it has no

@@ -69,6 +69,7 @@ def interface() -> str:
     return f"dps{os.getpid()}"
 
 
+@pytest.mark.fault(31, 32)
 def test_an_interface_goes_down_is_deleted_and_comes_back(instance: Run, interface: str) -> None:
     with veth(interface):
         instance.start(topology(f"net_af_packet0,iface={interface}"))

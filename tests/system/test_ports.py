@@ -60,6 +60,7 @@ def test_what_tx_refuses_is_counted_and_freed(instance: Run) -> None:
     assert leftovers(instance.name) == []
 
 
+@pytest.mark.fault(29)
 def test_an_empty_pool_is_counted_and_nothing_breaks(instance: Run) -> None:
     """Two lanes can hold more than the pool has, and the worker that has most of it is stopped."""
     text = NULL.replace("count = 2", "count = 1").replace(

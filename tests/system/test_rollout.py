@@ -128,6 +128,7 @@ INIT = {
 }
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize(
     "how",
     [
@@ -367,6 +368,7 @@ def test_the_next_generation_runs_what_was_rolled_out(instance: Run) -> None:
     assert instance.status()["groups"][0]["plugin"] == "macswap"
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize(
     "moment",
     [
@@ -491,6 +493,7 @@ def test_reload_does_what_the_file_says(instance: Run) -> None:
     assert (found["groups"][0]["desired"], found["groups"][0]["plugin"]) == (3, "forward")
 
 
+@pytest.mark.fault(40)
 def test_reload_does_nothing_where_a_restart_is_needed(instance: Run) -> None:
     instance.start(CALM)
     edited(instance, lambda t: t.replace("count = 2\nmax = 4", "count = 3\nmax = 6"))

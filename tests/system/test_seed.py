@@ -26,6 +26,7 @@ def attach(instance: Run, tmp_path: Path, **changed: str) -> subprocess.Complete
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.fault(38, 39)
 @pytest.mark.parametrize(
     ("changed", "code", "says"),
     [
@@ -81,6 +82,7 @@ def settled(instance: Run, client: dpsup.Instance) -> dict[str, Any]:
     return at_rest(lambda: snapshot(instance, client))
 
 
+@pytest.mark.fault(48)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("restarts", [300, pytest.param(10_000, marks=pytest.mark.long)])
 def test_many_restarts_leave_everything_as_it_was(instance: Run, restarts: int) -> None:

@@ -28,6 +28,7 @@ MEANT = {
 REST = sorted({int(s) for s in signal.valid_signals()} - {int(s) for s in MEANT})
 
 
+@pytest.mark.fault(46)
 def test_no_signal_makes_an_instance_headless_by_accident(instance: Run) -> None:
     instance.start(CALM)
     before = instance.status()
@@ -105,6 +106,7 @@ def test_builder_and_metrics_outlive_what_a_terminal_sends(instance: Run) -> Non
     instance.until(lambda s: s["builder"]["state"] == "ready")
 
 
+@pytest.mark.fault(46)
 def test_a_closed_terminal_ends_nothing(instance: Run) -> None:
     file = instance.write(CALM)
     ours, theirs = pty.openpty()

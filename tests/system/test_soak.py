@@ -35,6 +35,7 @@ def reload(job: Job, instance: Run, rng: random.Random, versions: list[str]) -> 
     job.instance.reload(partial=True)
 
 
+@pytest.mark.fault(42, 48)
 @pytest.mark.parametrize(
     ("packets", "least", "seed"),
     [(150_000, 40, 5), pytest.param(4_000_000, 2000, 6, marks=pytest.mark.long)],

@@ -53,6 +53,7 @@ def packets() -> list[Packet]:
     return mix(flows(), 60_000, seed=12)
 
 
+@pytest.mark.fault(1)
 def test_a_spare_takes_over_and_another_one_is_forked(instance: Run, packets: list[Packet]) -> None:
     save(instance.folder / "wan.in.pcap", packets)
     args = f"cycles = {5 * SLOW}, rewrite = true"

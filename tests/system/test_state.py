@@ -303,6 +303,7 @@ def test_a_bucket_has_one_owner_at_a_time_over_all_io_cores(instance: Run) -> No
     assert (doc["lost"], doc["in_flight"]) == (0, 0)
 
 
+@pytest.mark.fault(9, 41)
 @pytest.mark.long
 def test_a_move_comes_to_its_end_without_supervisor(instance: Run) -> None:
     """A stopped worker lends its buckets out, but keeps what it has in hand; then the supervisor

@@ -129,6 +129,7 @@ def start(instance: Run, plugin: str, args: str = "", lanes: int = 1, state: int
     return int(instance.worker("fw/0")["pid"])
 
 
+@pytest.mark.fault(1)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("plugin", "args", "lanes", "change", "verdict"),

@@ -152,6 +152,7 @@ def test_notices_that_are_false_or_do_not_come(
     compare(packets[:5_000], out(instance))
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize(("how", "name"), [("segv", "SIGSEGV"), ("abort", "SIGABRT")])
 def test_a_crash_leaves_its_signal_address_and_backtrace(
     instance: Run, packets: list[Packet], how: str, name: str
@@ -272,6 +273,7 @@ const struct dps_plugin dps_plugin = {
 """
 
 
+@pytest.mark.fault(38)
 def test_workers_and_spares_leave_when_the_primarys_lease_is_free(instance: Run) -> None:
     plugin = build(instance.folder, DEAF)
     # net_null feeds as fast as it is polled: the workers are busy when it happens.

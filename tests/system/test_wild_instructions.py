@@ -240,6 +240,7 @@ KNOWN = [("slot's index", 0), ("slot's head", signal.SIGKILL), ("hand: 1", signa
 EVERY = [(name, then) for name in CASES for then in (0, signal.SIGKILL, signal.SIGSEGV)]
 
 
+@pytest.mark.fault(33)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     "every",

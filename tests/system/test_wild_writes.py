@@ -34,6 +34,7 @@ def first_death(job: Job) -> dict[str, Any]:
     return death
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize(
     ("act", "who"),
     [
@@ -69,6 +70,7 @@ def test_more_handed_back_than_was_lent(
     compare(packets, out(instance), missing=given_up)
 
 
+@pytest.mark.fault(33)
 def test_descriptors_are_put_right(instance: Run, packets: list[Packet]) -> None:
     """Whoever follows one crashes, and what else is in the lane is as the io core wrote it."""
     act = """

@@ -187,7 +187,13 @@ CLAIMED = {
     "machine|host": {"bench/host", "host", "host/machine"},
     "memory": {"check/memory", "doctor/memory", "plan/memory"},  # hugepages
     "mirror|capturing": set(),
-    "tables?": {"cli/table", "documents/tables", "supervisor/tables", "tables"},  # live ones
+    "tables?": {
+        "check/own_tables",
+        "cli/table",
+        "documents/tables",
+        "supervisor/tables",
+        "tables",
+    },  # live ones
 }
 
 

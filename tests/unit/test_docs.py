@@ -55,6 +55,14 @@ def test_reference_pages_are_what_the_code_says(pages: dict[str, str]) -> None:
     assert not old, FRESH
 
 
+def test_each_fault_has_a_test_or_a_reason_why_not(make: Any) -> None:
+    faults = make("faults")
+    kept = {number for number, _ in faults.kept()}
+    assert kept <= faults.ROWS.keys()
+    for number, row in faults.ROWS.items():
+        assert (number in kept) != bool(row.limit), number
+
+
 def test_pictures_are_fresh_and_readable_in_dark_too(make: Any) -> None:
     drawn = {name: draw() for name, draw in make("pictures").DRAWN.items()}
     assert {p.stem for p in (DOCS / "pictures").glob("*.svg")} == set(drawn)

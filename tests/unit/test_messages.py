@@ -41,6 +41,7 @@ def test_an_error_is_the_same_exception_on_the_other_side() -> None:
     assert caught.value.exit_code is Exit.NO_SUCH_OBJECT
 
 
+@pytest.mark.fault(21)
 @given(st.binary(max_size=200))
 def test_noise_is_refused_and_never_raises_anything_else(raw: bytes) -> None:
     with pytest.raises(ProtocolError):

@@ -639,6 +639,7 @@ ODD = (
 )  # fmt: skip
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_value_anywhere_never_raises(odd: str) -> None:
     whole = swap(FULL, 'period = "60s"', 'period = "60s", intensity = 5')
@@ -677,6 +678,7 @@ def mutated(draw: st.DrawFn) -> str:
     return text
 
 
+@pytest.mark.fault(40)
 @given(mutated(), st.integers(1, 8))
 @settings(max_examples=300)
 def test_mutated_topology_never_raises(text: str, cpus: int) -> None:

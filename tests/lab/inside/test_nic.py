@@ -161,6 +161,7 @@ def test_jumbo_frames(lab: Lab, instance: Run) -> None:
     accounted(instance)
 
 
+@pytest.mark.fault(31)
 def test_a_cable_is_pulled(lab: Lab, instance: Run, outside: Outside) -> None:
     instance.start(lab.text("wan0", "lan0"))
     lab.passes()
@@ -211,6 +212,7 @@ def test_missing_at_the_start(lab: Lab, instance: Run, outside: Outside) -> None
         accounted(instance)
 
 
+@pytest.mark.fault(32)
 def test_removed_under_load(lab: Lab, instance: Run, outside: Outside) -> None:
     """An event, the port absent, exit code 5; the others lose nothing. Back again: it is opened."""
     instance.start(lab.text(*NAMES))

@@ -129,6 +129,7 @@ def test_two_instances(running: Unit, ends: tuple[End, End]) -> None:
 # --- deaths -------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(16)
 def test_supervisor_is_killed(running: Unit, ends: tuple[End, End]) -> None:
     """Forwarding goes on; systemd starts another one, which adopts."""
     before, main = running.status(), running.main
@@ -141,6 +142,7 @@ def test_supervisor_is_killed(running: Unit, ends: tuple[End, End]) -> None:
     exchange(*ends, packets=60, seed=5)
 
 
+@pytest.mark.fault(17)
 def test_a_hung_supervisor_is_replaced(running: Unit, ends: tuple[End, End]) -> None:
     """WatchdogSec: one that is stopped says nothing any more; forwarding goes on all the while."""
     before, main = running.status(), running.main
@@ -255,6 +257,7 @@ def test_stop_while_a_dead_one_is_put_away(running: Unit) -> None:
     running.is_gone()
 
 
+@pytest.mark.fault(46)
 @pytest.mark.parametrize("seconds", [0, 2, 8])
 def test_stop_while_adopting(running: Unit, seconds: float) -> None:
     """At several moments of the next supervisor's start, up to one after it has adopted."""

@@ -246,6 +246,7 @@ def survives_oom() -> None:
     assert sh("systemctl", "show", "--value", "-p", "OOMPolicy", unit).strip() == "continue"
 
 
+@pytest.mark.fault(7)
 def test_the_oom_killer_takes_a_worker(started: tuple[Run, tuple[End, End]]) -> None:
     """The kernel's own choice, for which one worker stands out."""
     instance, ends = started
@@ -262,6 +263,7 @@ def test_the_oom_killer_takes_a_worker(started: tuple[Run, tuple[End, End]]) -> 
     assert f"Killed process {before['fw/0']}" in sh("dmesg")
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("days", [400, -30])
 def test_the_clock_is_set(started: tuple[Run, tuple[End, End]], days: int) -> None:
     """Nothing is restarted for it, and nothing waits for the time to come again."""
@@ -283,6 +285,7 @@ def test_the_clock_is_set(started: tuple[Run, tuple[End, End]], days: int) -> No
     assert {**after, "fw/0": 0} == {**before, "fw/0": 0}
 
 
+@pytest.mark.fault(35)
 def test_the_machine_stands_still(started: tuple[Run, tuple[End, End]], outside: Outside) -> None:
     """As where a hypervisor moves it: nothing is taken for dead or stuck."""
     instance, ends = started
@@ -293,6 +296,7 @@ def test_the_machine_stands_still(started: tuple[Run, tuple[End, End]], outside:
     assert not [e for e in instance.events() if e["type"] in ("death", "exit", "held")]
 
 
+@pytest.mark.fault(26)
 def test_a_full_disk(instance: Run, tmp_path: Path) -> None:
     """The runtime directory's: forwarding, a worker's and the primary's death, then room again."""
     place = tmp_path / "small"
