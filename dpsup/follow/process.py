@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import select
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -42,36 +41,28 @@ _ROUTE_KINDS = {0, 16, 17, 20, 21, 24, 25, 104, 105}  # links, addresses, routes
 class Kernel:
     """What the kernel has; read again is what the news touch."""
 
-    def __init__(self, name: str, plan: Any) -> None:
+    def __init__(self, socket: Routing, name: str, plan: Any) -> None:
+        self.socket = socket
         self._marks = {
             tap.mark_of(name, port["name"]): port["name"]
             for port in plan["ports"]
             if port["kernel_tap"]
         }
-        netns = next((p["kernel_netns"] for p in plan["ports"] if p["kernel_tap"]), "")
-        self.socket = Routing(netns)
         self._ports: dict[int, str] = {}
         self._routes: kernel.Routes = {}
         self._used: dict[str, float] = {}
 
     def read(self, kinds: set[int]) -> State:
         if kinds & _LINK_KINDS:
-            found = kernel.links(self._dump(kernel.GETLINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0)))
+            found = self.socket.links()
             self._ports = {found[m]: port for m, port in self._marks.items() if m in found}
         if kinds & _ROUTE_KINDS:
             routes: kernel.Routes = {}
             for family in (kernel.V4, kernel.V6):
                 with contextlib.suppress(OSError) if family == kernel.V6 else _nothing():
-                    body = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0)
-                    routes |= kernel.routes(self._dump(kernel.GETROUTE, body), family)
+                    routes |= kernel.routes(self.socket.routes(family), family)
             self._routes = routes
-        body = struct.pack("=BxxxiHBB", 0, 0, 0, 0, 0)
-        found_neighbours = kernel.neighbours(self._dump(kernel.GETNEIGH, body))
-        return State(self._ports, self._routes, found_neighbours)
-
-    def _dump(self, kind: int, body: bytes) -> list[kernel.Message]:
-        parts = self.socket.dump(kind, body)
-        return [message for part in parts for message in kernel.messages(part)]
+        return State(self._ports, self._routes, kernel.neighbours(self.socket.neighbours()))
 
     def find_out(self, state: State) -> None:
         """Packets that `route` forwards do not show the kernel that a neighbour is used."""
@@ -222,10 +213,11 @@ def main(argv: list[str]) -> int:
     with contextlib.suppress(BrokenPipeError):
         os.write(notify, b"READY\n")
     said = Said(notify)
+    netns = next((p["kernel_netns"] for p in plan["ports"] if p["kernel_tap"]), "")
     while True:
         try:
-            with Instance(where) as instance:
-                _turns(Kernel(name, plan), Group(instance, group), said)
+            with Instance(where) as instance, Routing(netns) as routing:
+                _turns(Kernel(routing, name, plan), Group(instance, group), said)
         except (DpsupError, OSError) as e:
             said(e.message if isinstance(e, DpsupError) else f"the kernel's routes: {e}")
         time.sleep(AGAIN_S)
