@@ -15,6 +15,7 @@ import select
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from dpsup.errors import DpsupError
@@ -22,11 +23,10 @@ from dpsup.follow import kernel
 from dpsup.follow.wanted import Follower, State, Step, Tables, Text, unresolved
 from dpsup.host import process, tap
 from dpsup.host.routing import Routing
-from dpsup.instance.client import Instance, read_plan
-from dpsup.instance.runtime_dir import Runtime
+from dpsup.instance.client import TABLE_BYTES, Instance, read_plan
+from dpsup.instance.runtime_dir import TABLES, Runtime
 
 NAMES = ("neighbours", "neighbours6", "hops", "ecmp", "routes", "routes6")
-BYTES = 44 << 10  # of a request: bus.messages' limit is above it
 SETTLE_S = 0.02  # changes come in swarms
 LOOK_S = 2.0  # between two looks whether another hand has changed a table
 FULL_S = 60.0  # between two looks without a cause
@@ -86,8 +86,9 @@ def _nothing() -> Iterator[None]:
 class Group:
     """The tables of the group, as they are and as they shall be."""
 
-    def __init__(self, instance: Instance, group: str) -> None:
-        self._instance, self._group = instance, group
+    def __init__(self, instance: Instance, group: str, file: Path) -> None:
+        """`file`: that it may write, for the builder to read."""
+        self._instance, self._group, self._file = instance, group, file
         self._there: Tables = {}
         self._versions: dict[str, int] = {}
         self._most = {
@@ -128,30 +129,25 @@ class Group:
         return sum(len(step.lines) for step in steps)
 
     def _carry_out(self, step: Step) -> None:
-        entries = self._there[step.table]
-        for lines in _parts(step.lines):
-            doc = self._instance.table_change(f"{self._group}/{step.table}", "".join(lines))
-            if doc["version"] == self._versions[step.table] + 1:
-                self._versions[step.table] += 1  # else `refresh` finds what another hand has done
-            for line in lines:
-                verb, key, *value = line.split()
-                if verb == "del":
-                    del entries[key]
-                else:
-                    entries[key] = value[0]
-
-
-def _parts(lines: list[str]) -> Iterator[list[str]]:
-    part: list[str] = []
-    size = 0
-    for line in lines:
-        if size + len(line) + 1 > BYTES:
-            yield part
-            part, size = [], 0
-        part.append(line + "\n")
-        size += len(line) + 1
-    if part:
-        yield part
+        """Whole: packets see all of it, or nothing."""
+        name, entries = f"{self._group}/{step.table}", self._there[step.table]
+        text = "".join(f"{line}\n" for line in step.lines)
+        if len(text) <= TABLE_BYTES:
+            doc = self._instance.table_change(name, text)
+        else:
+            self._file.write_text(text)
+            try:
+                doc = self._instance.table_batch(name, str(self._file))
+            finally:
+                self._file.unlink(missing_ok=True)
+        if doc["version"] == self._versions[step.table] + 1:
+            self._versions[step.table] += 1  # else `refresh` finds what another hand has done
+        for line in step.lines:
+            verb, key, *value = line.split()
+            if verb == "del":
+                del entries[key]
+            else:
+                entries[key] = value[0]
 
 
 class Said:
@@ -217,7 +213,8 @@ def main(argv: list[str]) -> int:
     while True:
         try:
             with Instance(where) as instance, Routing(netns) as routing:
-                _turns(Kernel(routing, name, plan), Group(instance, group), said)
+                file = Path(where.file(TABLES), f"{group}:follow")
+                _turns(Kernel(routing, name, plan), Group(instance, group, file), said)
         except (DpsupError, OSError) as e:
             said(e.message if isinstance(e, DpsupError) else f"the kernel's routes: {e}")
         time.sleep(AGAIN_S)

@@ -19,35 +19,30 @@ import pytest
 from harness import Run, builder, dies, pids_of, run, supervisor, wait_for
 from netns import Host, sh, two_hosts
 
+from dpsup.topology import templates
+
 pytestmark = [pytest.mark.system, pytest.mark.beside]
 
-TOPOLOGY = """
-[[ports]]
-name = "wan"
-vdev = "net_af_packet0,iface={wan}"
-kernel = {{ netns = "{edge}" }}
-[[ports]]
-name = "lan"
-vdev = "net_af_packet1,iface={lan}"
-kernel = {{ netns = "{edge}" }}
-[[io]]
-cores = "1"
-[[workers]]
-name = "router"
-plugin = "route"
-input = ["wan", "lan"]
-state = "auto"
-follow = "kernel"
-restart = {{ intensity = 1000, backoff = {{ initial = "10ms", factor = 1 }} }}
-[workers.tables]
-routes = {{ kind = "ipv4", value = "hop", entries = "{entries}" }}
-routes6 = {{ kind = "ipv6", value = "hop", entries = "1k" }}
-hops = {{ kind = "array", value = "port+mac", entries = "64" }}
-ecmp = {{ kind = "array", value = "ways", entries = "16" }}
-neighbours = {{ kind = "exact", key = "port+ipv4", value = "mac", entries = "64" }}
-neighbours6 = {{ kind = "exact", key = "port+ipv6", value = "mac", entries = "64" }}
-"""
-ROUTES = 500
+EVERY_KILL = 'restart = { intensity = 1000, backoff = { initial = "10ms", factor = 1 } }'
+
+
+def topology(wan: str, lan: str, netns: str, entries: int) -> str:
+    """What `dpsup init --template router` writes, with interfaces of the kernel's as its comments
+    say, room for `entries` routes, and a worker that is started again however often it dies."""
+    text = templates.make("router", "edge", "edge.toml", [0, 1]).files["edge.toml"].decode()
+    for old, new, times in (
+        ("net_null0,size=64", f"net_af_packet0,iface={wan}", 1),
+        ("net_null1,no-rx=1", f"net_af_packet1,iface={lan}", 1),
+        ('\nkernel = "tap"', f'\nkernel = {{ netns = "{netns}" }}', 2),
+        ('entries = "10k"', f'entries = "{entries}"', 1),
+        ('plugin = "route"', f'plugin = "route"\n{EVERY_KILL}', 1),
+    ):
+        assert text.count(old) == times, old
+        text = text.replace(old, new)
+    return text[text.index("[[ports]]") :]
+
+
+ROUTES = 2500  # of which a change of half is more than one request holds
 FIXED, FIXED6 = "10.200.0.1", "2001:db8:200::1"
 NETS = {"wan": ("192.0.2.", "2001:db8::"), "lan": ("198.51.100.", "2001:db8:1::")}
 
@@ -58,10 +53,9 @@ class Edge:
     def __init__(self, a: Host, b: Host, kernel: Host) -> None:
         self.a, self.b, self.kernel = a, b, kernel
 
-    def start(self, instance: Run, entries: int = 2000) -> None:
+    def start(self, instance: Run, entries: int = 4000) -> None:
         self.kernel.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-        names = {"wan": self.a.port, "lan": self.b.port, "edge": self.kernel.name}
-        instance.start(TOPOLOGY.format(**names, entries=entries))
+        instance.start(topology(self.a.port, self.b.port, self.kernel.name, entries))
         for port, host in (("wan", self.a), ("lan", self.b)):
             v4, v6 = NETS[port]
             for one, device, number in ((self.kernel, port, 1), (host, host.device, 7)):
@@ -169,7 +163,7 @@ def reached(edge: Edge) -> None:
 def test_no_packet_is_lost_whatever_dies(instance: Run, edge: Edge, tmp_path: Path) -> None:
     edge.start(instance)
     reached(edge)
-    nets = [f"10.{1 + i // 250}.{i % 250}.0/24" for i in range(ROUTES)]
+    nets = [f"10.{20 + i // 250}.{i % 250}.0/24" for i in range(ROUTES)]
     edge.batch(tmp_path, [f"route add {net} via 198.51.100.7" for net in nets])
     as_the_kernel(instance, edge)
     # By the workers: the kernel would need a punt of each.

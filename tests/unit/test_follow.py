@@ -7,6 +7,8 @@ import dataclasses
 import random
 import socket
 import struct
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from unit.fakehost import FILE, machine
@@ -14,9 +16,11 @@ from unit.fakehost import FILE, machine
 from dpsup.check.kernel import kernel_paths
 from dpsup.follow import kernel
 from dpsup.follow.kernel import Hop, Neighbour, Route
+from dpsup.follow.process import Group
 from dpsup.follow.wanted import ON_LINK, Follower, State, Step, Tables, unresolved
 from dpsup.host import python, tap
 from dpsup.host.machine import Host
+from dpsup.instance.client import TABLE_BYTES, Instance
 from dpsup.topology.load import load
 
 MOST = {
@@ -286,3 +290,38 @@ def test_the_package_that_reads_the_kernel_must_be_there(monkeypatch: pytest.Mon
     assert found() == []
     monkeypatch.setattr(python, "has", lambda package: package != "pyroute2")
     assert found() == [("E0460", True)]
+
+
+class FakeInstance:
+    """Of one table; a batch that is more than one request may hold must come from a file."""
+
+    def __init__(self) -> None:
+        self.batches: list[str] = []
+
+    def tables(self) -> dict[str, Any]:
+        tables = ("routes", "hops")
+        return {
+            "tables": [{"group": "g", "table": t, "most": 10_000, "version": 0} for t in tables]
+        }
+
+    def table_pages(self, _: str) -> list[dict[str, Any]]:
+        return [{"version": 0, "text": ""}]
+
+    def table_change(self, _: str, text: str) -> dict[str, Any]:
+        assert len(text) <= TABLE_BYTES
+        self.batches.append(text)
+        return {"version": 1}
+
+    def table_batch(self, _: str, file: str) -> dict[str, Any]:
+        self.batches.append(Path(file).read_text())
+        return {"version": 1}
+
+
+def test_a_change_of_a_table_is_one_batch_however_long(tmp_path: Path) -> None:
+    instance, file = FakeInstance(), tmp_path / "g:follow"
+    group = Group(cast("Instance", instance), "g", file)
+    group.refresh()
+    routes = {f"10.{n // 250}.{n % 250}.0/24": via(8) for n in range(4000)}
+    assert group.follow(state(routes)) == 4001
+    assert [batch.count("\n") for batch in instance.batches] == [1, 4000]
+    assert len(instance.batches[1]) > TABLE_BYTES and not file.exists()
