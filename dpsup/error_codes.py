@@ -629,6 +629,12 @@ CODES: dict[str, Entry] = {
         "Leave one of the two ports out of the group's `input`, or put them in different VLANs.",
     ),
     # --- plugins ----------------------------------------------------------------------------------
+    "E0460": Entry(
+        "pyroute2 is not installed",
+        'With follow = "kernel" the kernel\'s routes, neighbours and interfaces are read by the'
+        " package pyroute2 of Python, which pip installs with dpsup. Here it is missing.",
+        "`pip install 'pyroute2>=0.9.1'` into the environment that dpsup runs in.",
+    ),
     "E0501": Entry(
         "no such plugin file",
         "The workers load it. Relative paths begin at the topology file's directory.",

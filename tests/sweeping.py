@@ -255,6 +255,9 @@ class Sweep:
     def metrics(self) -> list[int]:
         return pids_of("dpsup.instance.openmetrics", self.instance.name)
 
+    def following(self) -> list[int]:
+        return pids_of("dpsup.follow", self.instance.name)
+
     def spares(self) -> list[int]:
         return spare_pids(self.instance)
 
@@ -424,6 +427,12 @@ def table_changed(s: Sweep) -> None:
 def metrics_die(s: Sweep) -> None:
     s.kill(*s.metrics())
     s.until(lambda: not s.metrics())
+
+
+def follow_dies(s: Sweep) -> None:
+    pids = s.following()
+    s.kill(*pids)
+    s.until(lambda: not set(s.following()) & set(pids))
 
 
 def primary_dies(s: Sweep) -> None:

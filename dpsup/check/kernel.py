@@ -29,8 +29,22 @@ def kernel_paths(topology: Topology, host: Host) -> Iterator[Problem]:
             exit_code=Exit.HOST,
         )
         return
+    yield from _followers(topology, host)
     for i, port in wanted:
         yield from _tap(topology, host, i, port)
+
+
+def _followers(topology: Topology, host: Host) -> Iterator[Problem]:
+    for i, group in enumerate(topology.workers):
+        if group.follow and not host.can_import("pyroute2"):
+            yield topology.source.problem(
+                ("workers", i, "follow"),
+                "the pyroute2 package of Python is not installed",
+                code="E0460",
+                why="it reads the kernel's routes; without it the tables would stay as they are",
+                help="pip install 'pyroute2>=0.9.1', into the environment that dpsup runs in",
+                exit_code=Exit.HOST,
+            )
 
 
 def _tap(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Problem]:

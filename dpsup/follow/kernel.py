@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the kernel answers to rtnetlink dumps, as values. linux/rtnetlink.h, linux/neighbour.h.
+"""What the kernel's routes and neighbours mean, as values. linux/rtnetlink.h, linux/neighbour.h.
 
 Each dump is read whole. So no event has to be understood: what the kernel does without one (it
 removes IPv4 routes of an interface that goes down), and those that were lost, are seen as any.
@@ -8,13 +8,10 @@ removes IPv4 routes of an interface that goes down), and those that were lost, a
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
-# Types of messages, and of routes.
-NEWLINK, GETLINK = 16, 18
-NEWROUTE, GETROUTE = 24, 26
-NEWNEIGH, GETNEIGH = 28, 30
+# Types of routes.
 UNICAST, LOCAL, BROADCAST, ANYCAST, BLACKHOLE, UNREACHABLE, PROHIBIT, THROW = 1, 2, 3, 4, 6, 7, 8, 9
 MAIN_TABLE, LOCAL_TABLE = 254, 255
 V4, V6 = 2, 10  # AF_INET, AF_INET6
@@ -22,19 +19,9 @@ STALE = 0x04
 USABLE = 0x02 | STALE | 0x08 | 0x10 | 0x40 | 0x80  # reachable ... delay, probe, noarp, permanent
 
 _DEAD, _LINKDOWN, _CLONED = 0x1, 0x10, 0x200
-_PROXY = 0x08
-_HEAD = struct.Struct("=IHHII")
 _RTMSG = struct.Struct("=BBBBBBBBI")
-_NDMSG = struct.Struct("=BxxxiHBB")
-_IFINFO = struct.Struct("=BxHiII")
 _ATTRIBUTE = struct.Struct("=HH")
 _NEXTHOP = struct.Struct("=HBBi")
-
-
-class Message(NamedTuple):
-    kind: int
-    flags: int
-    body: bytes
 
 
 class Hop(NamedTuple):
@@ -60,16 +47,6 @@ Routes = dict[Prefix, Route]
 Neighbours = dict[tuple[int, bytes], Neighbour]  # by interface and address
 
 
-def messages(data: bytes) -> Iterator[Message]:
-    at = 0
-    while at + _HEAD.size <= len(data):
-        length, kind, flags, _, _ = _HEAD.unpack_from(data, at)
-        if length < _HEAD.size or at + length > len(data):
-            return
-        yield Message(kind, flags, data[at + _HEAD.size : at + length])
-        at += length + 3 & ~3
-
-
 def _attributes(data: bytes, at: int) -> dict[int, bytes]:
     found = {}
     while at + _ATTRIBUTE.size <= len(data):
@@ -86,46 +63,27 @@ def _number(found: dict[int, bytes], kind: int, default: int = 0) -> int:
     return int.from_bytes(data, "little") if len(data) == 4 else default
 
 
-def links(found: list[Message]) -> dict[str, int]:
-    """Indexes of interfaces by their alias: dpsup's TAPs have one that says whose they are."""
-    by_alias = {}
-    for one in found:
-        if one.kind == NEWLINK and len(one.body) >= _IFINFO.size:
-            index = _IFINFO.unpack_from(one.body)[2]
-            alias = _attributes(one.body, _IFINFO.size).get(20, b"")  # IFLA_IFALIAS
-            if alias:
-                by_alias[alias.rstrip(b"\0").decode(errors="replace")] = index
-    return by_alias
-
-
-def neighbours(found: list[Message]) -> Neighbours:
+def neighbours(found: Iterable[tuple[int, bytes, bytes, int]]) -> Neighbours:
+    """`found`: interface, address, MAC address, state."""
     by_address: Neighbours = {}
-    for one in found:
-        if one.kind != NEWNEIGH or len(one.body) < _NDMSG.size:
-            continue
-        family, link, state, flags, _ = _NDMSG.unpack_from(one.body)
-        if family not in (V4, V6) or flags & _PROXY:
-            continue
-        attributes = _attributes(one.body, _NDMSG.size)
-        address, mac = attributes.get(1, b""), attributes.get(2, b"")
+    for link, address, mac, state in found:
         usable = bool(state & USABLE) and len(mac) == 6 and mac != bytes(6) and not mac[0] & 1
-        if len(address) == (4 if family == V4 else 16):
-            by_address[link, address] = Neighbour(mac if usable else b"", bool(state & STALE))
+        by_address[link, address] = Neighbour(mac if usable else b"", bool(state & STALE))
     return by_address
 
 
-def routes(found: list[Message], family: int) -> Routes:
+def routes(found: Iterable[bytes], family: int) -> Routes:
     """The route that the kernel uses for each prefix: of the table local before main, then that of
     the lowest metric. Other tables, and routes for a type of service, are not read."""
     best: dict[Prefix, tuple[tuple[bool, int], Route]] = {}
     size = 4 if family == V4 else 16
     for one in found:
-        if one.kind != NEWROUTE or len(one.body) < _RTMSG.size:
+        if len(one) < _RTMSG.size:
             continue
-        its, length, _, tos, table, _, _, kind, flags = _RTMSG.unpack_from(one.body)
+        its, length, _, tos, table, _, _, kind, flags = _RTMSG.unpack_from(one)
         if its != family or tos or flags & _CLONED or length > size * 8:
             continue
-        attributes = _attributes(one.body, _RTMSG.size)
+        attributes = _attributes(one, _RTMSG.size)
         table = _number(attributes, 15, table)
         target = attributes.get(1, bytes(size))
         if table not in (MAIN_TABLE, LOCAL_TABLE) or len(target) != size:

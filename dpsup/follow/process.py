@@ -12,10 +12,10 @@ import contextlib
 import json
 import os
 import select
-import struct
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from dpsup.errors import DpsupError
@@ -23,11 +23,10 @@ from dpsup.follow import kernel
 from dpsup.follow.wanted import Follower, State, Step, Tables, Text, unresolved
 from dpsup.host import process, tap
 from dpsup.host.routing import Routing
-from dpsup.instance.client import Instance, read_plan
-from dpsup.instance.runtime_dir import Runtime
+from dpsup.instance.client import TABLE_BYTES, Instance, read_plan
+from dpsup.instance.runtime_dir import TABLES, Runtime
 
 NAMES = ("neighbours", "neighbours6", "hops", "ecmp", "routes", "routes6")
-BYTES = 44 << 10  # of a request: bus.messages' limit is above it
 SETTLE_S = 0.02  # changes come in swarms
 LOOK_S = 2.0  # between two looks whether another hand has changed a table
 FULL_S = 60.0  # between two looks without a cause
@@ -42,36 +41,28 @@ _ROUTE_KINDS = {0, 16, 17, 20, 21, 24, 25, 104, 105}  # links, addresses, routes
 class Kernel:
     """What the kernel has; read again is what the news touch."""
 
-    def __init__(self, name: str, plan: Any) -> None:
+    def __init__(self, socket: Routing, name: str, plan: Any) -> None:
+        self.socket = socket
         self._marks = {
             tap.mark_of(name, port["name"]): port["name"]
             for port in plan["ports"]
             if port["kernel_tap"]
         }
-        netns = next((p["kernel_netns"] for p in plan["ports"] if p["kernel_tap"]), "")
-        self.socket = Routing(netns)
         self._ports: dict[int, str] = {}
         self._routes: kernel.Routes = {}
         self._used: dict[str, float] = {}
 
     def read(self, kinds: set[int]) -> State:
         if kinds & _LINK_KINDS:
-            found = kernel.links(self._dump(kernel.GETLINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0)))
+            found = self.socket.links()
             self._ports = {found[m]: port for m, port in self._marks.items() if m in found}
         if kinds & _ROUTE_KINDS:
             routes: kernel.Routes = {}
             for family in (kernel.V4, kernel.V6):
                 with contextlib.suppress(OSError) if family == kernel.V6 else _nothing():
-                    body = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0)
-                    routes |= kernel.routes(self._dump(kernel.GETROUTE, body), family)
+                    routes |= kernel.routes(self.socket.routes(family), family)
             self._routes = routes
-        body = struct.pack("=BxxxiHBB", 0, 0, 0, 0, 0)
-        found_neighbours = kernel.neighbours(self._dump(kernel.GETNEIGH, body))
-        return State(self._ports, self._routes, found_neighbours)
-
-    def _dump(self, kind: int, body: bytes) -> list[kernel.Message]:
-        parts = self.socket.dump(kind, body)
-        return [message for part in parts for message in kernel.messages(part)]
+        return State(self._ports, self._routes, kernel.neighbours(self.socket.neighbours()))
 
     def find_out(self, state: State) -> None:
         """Packets that `route` forwards do not show the kernel that a neighbour is used."""
@@ -95,8 +86,9 @@ def _nothing() -> Iterator[None]:
 class Group:
     """The tables of the group, as they are and as they shall be."""
 
-    def __init__(self, instance: Instance, group: str) -> None:
-        self._instance, self._group = instance, group
+    def __init__(self, instance: Instance, group: str, file: Path) -> None:
+        """`file`: that it may write, for the builder to read."""
+        self._instance, self._group, self._file = instance, group, file
         self._there: Tables = {}
         self._versions: dict[str, int] = {}
         self._most = {
@@ -137,30 +129,25 @@ class Group:
         return sum(len(step.lines) for step in steps)
 
     def _carry_out(self, step: Step) -> None:
-        entries = self._there[step.table]
-        for lines in _parts(step.lines):
-            doc = self._instance.table_change(f"{self._group}/{step.table}", "".join(lines))
-            if doc["version"] == self._versions[step.table] + 1:
-                self._versions[step.table] += 1  # else `refresh` finds what another hand has done
-            for line in lines:
-                verb, key, *value = line.split()
-                if verb == "del":
-                    del entries[key]
-                else:
-                    entries[key] = value[0]
-
-
-def _parts(lines: list[str]) -> Iterator[list[str]]:
-    part: list[str] = []
-    size = 0
-    for line in lines:
-        if size + len(line) + 1 > BYTES:
-            yield part
-            part, size = [], 0
-        part.append(line + "\n")
-        size += len(line) + 1
-    if part:
-        yield part
+        """Whole: packets see all of it, or nothing."""
+        name, entries = f"{self._group}/{step.table}", self._there[step.table]
+        text = "".join(f"{line}\n" for line in step.lines)
+        if len(text) <= TABLE_BYTES:
+            doc = self._instance.table_change(name, text)
+        else:
+            self._file.write_text(text)
+            try:
+                doc = self._instance.table_batch(name, str(self._file))
+            finally:
+                self._file.unlink(missing_ok=True)
+        if doc["version"] == self._versions[step.table] + 1:
+            self._versions[step.table] += 1  # else `refresh` finds what another hand has done
+        for line in step.lines:
+            verb, key, *value = line.split()
+            if verb == "del":
+                del entries[key]
+            else:
+                entries[key] = value[0]
 
 
 class Said:
@@ -222,10 +209,12 @@ def main(argv: list[str]) -> int:
     with contextlib.suppress(BrokenPipeError):
         os.write(notify, b"READY\n")
     said = Said(notify)
+    netns = next((p["kernel_netns"] for p in plan["ports"] if p["kernel_tap"]), "")
     while True:
         try:
-            with Instance(where) as instance:
-                _turns(Kernel(name, plan), Group(instance, group), said)
+            with Instance(where) as instance, Routing(netns) as routing:
+                file = Path(where.file(TABLES), f"{group}:follow")
+                _turns(Kernel(routing, name, plan), Group(instance, group, file), said)
         except (DpsupError, OSError) as e:
             said(e.message if isinstance(e, DpsupError) else f"the kernel's routes: {e}")
         time.sleep(AGAIN_S)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dpsup.host import plugin_file, tap
+from dpsup.host import plugin_file, python, tap
 from dpsup.host.neighbours import Neighbour, neighbours
 from dpsup.host.offloads import Offloads
 from dpsup.host.offloads import read as read_offloads
@@ -103,6 +103,10 @@ class Host:
     def no_taps(self) -> str:
         """Why this process can create no TAP; "": it can, or it is another machine's."""
         return tap.why_unusable() if self.is_here else ""
+
+    def can_import(self, package: str) -> bool:
+        """Has the Python that runs dpsup this package? What another machine has is not known."""
+        return not self.is_here or python.has(package)
 
     def tap(self, name: str, netns: str) -> tap.Seen:
         """What is there under the name of a TAP that is wanted."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sysconfig
 from pathlib import Path
 
@@ -15,3 +16,8 @@ def library() -> str:
         if name and path.is_file():
             return str(path)
     return name or "libpython3.so"
+
+
+def has(package: str) -> bool:
+    """Could it be imported? It is not."""
+    return importlib.util.find_spec(package) is not None

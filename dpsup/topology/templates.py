@@ -21,7 +21,7 @@ CAPTURE = "in.pcap"  # that the template `ci` reads
 TEMPLATES = {
     "forward": "from one port to another, by workers that can be killed; runs without a NIC",
     "chain": "over two groups of workers, one after the other, both ways; runs without a NIC",
-    "router": "a router of IPv4 and IPv6, with routes that change while packets flow",
+    "router": "a router of IPv4 and IPv6, with the routes of the kernel, and so of FRR or BIRD",
     "firewall": "ordered rules and kept flows between two links, changed while packets flow",
     "nat": "many hosts behind one address, whose connections survive kills",
     "balancer": "spreads connections over backends, which can be drained and replaced",
@@ -102,13 +102,18 @@ on_down = "hold"                    # while none of a group's workers is up, pac
                                     # "bypass": they go on without it; "drop": counted
 """
 
+_ROUTER_PORTS = """
+# kernel = "tap": what is for the router itself is the kernel's, at an interface of the port's name:
+# ARP, ping, BGP. Where the port is an interface of the kernel's too, it must be in another network
+# namespace: kernel = {{ netns = "edge" }}, for both ports (docs/kernel.md).
+""" + _FORWARD.lstrip().replace("descriptors =", 'kernel = "tap"\ndescriptors =')
+
 _ROUTER = """
-# For real neighbours, write kernel = "tap" in each [[ports]]: ARP, ping and routing protocols
-# are then the kernel's (docs/kernel.md). Without it they are dropped.
 [[workers]]
 name = "router"                     # its workers are router/0, router/1, ...
 plugin = "route"                    # comes with dpsup: docs/functions/route.md
 input = ["wan", "lan"]
+follow = "kernel"                   # the tables have what `ip route` shows, whatever changes it
 count = 1                           # to begin with
 max = 4                             # `dpsup scale router 4`: rings and memory are reserved
 spares = 1                          # waits, and takes a dead worker's place
@@ -119,10 +124,10 @@ address = {{ wan = "192.0.2.1", lan = "198.51.100.1" }}
 address6 = {{ wan = "2001:db8::1", lan = "2001:db8:1::1" }}
 count_hops = 1                      # packets and bytes of each next hop
 
-[workers.tables]                    # `dpsup table routes add 10.0.0.0/8 1`, while packets flow
-routes = {{ kind = "ipv4", value = "hop", entries = "10k", file = "routes.txt" }}
-routes6 = {{ kind = "ipv6", value = "hop", entries = "1k", file = "routes6.txt" }}
-hops = {{ kind = "array", value = "port+mac", entries = "256", file = "hops.txt" }}
+[workers.tables]                    # room for the kernel's: `dpsup table` shows how full they are
+routes = {{ kind = "ipv4", value = "hop", entries = "10k" }}
+routes6 = {{ kind = "ipv6", value = "hop", entries = "1k" }}
+hops = {{ kind = "array", value = "port+mac", entries = "256" }}
 ecmp = {{ kind = "array", value = "ways", entries = "64" }}
 neighbours = {{ kind = "exact", key = "port+ipv4", value = "mac", entries = "1k" }}
 neighbours6 = {{ kind = "exact", key = "port+ipv6", value = "mac", entries = "1k" }}
@@ -259,31 +264,6 @@ _RULES = """\
 40        permit icmpv6                           # neighbour discovery too
 50        permit tcp to 198.51.100.7 port 443 keep
 60        reject tcp in wan to any port 113 count 1
-"""
-
-_ROUTES = """\
-# destination       next hop: a line of hops.txt; ecmp/1: several; or local, blackhole, unreachable,
-#                   prohibited
-default             0
-198.51.100.0/24     1
-10.0.0.0/8          2
-192.0.2.1           local
-198.51.100.1        local
-"""
-
-_ROUTES6 = """\
-default             0
-2001:db8:1::/48     1
-2001:db8::1         local
-2001:db8:1::1       local
-"""
-
-_HOPS = """\
-# next hop          port, and the MAC address of the router there; zeroes: the destination itself
-#                   is on the link, and `dpsup table neighbours` has its address
-0                   wan,02:00:00:00:00:fe
-1                   lan,00:00:00:00:00:00
-2                   lan,02:00:00:00:00:02
 """
 
 _CI_PORTS = """
@@ -493,7 +473,7 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
     parts = {
         "forward": (_HEAD, _FORWARD, _IO, _GROUP),
         "chain": (_HEAD, _FORWARD, _IO, _CHAIN),
-        "router": (_HEAD, _FORWARD, _IO, _ROUTER),
+        "router": (_HEAD, _ROUTER_PORTS, _IO, _ROUTER),
         "nat": (_HEAD, _FORWARD, _IO, _NAT),
         "balancer": (_HEAD, _FORWARD, _IO, _BALANCER),
         "exporter": (_HEAD, _FORWARD, _IO, _EXPORTER),
@@ -525,13 +505,10 @@ def make(template: str, name: str, file: str, cpus: Sequence[int]) -> Start:
     if template == "nat":
         return Start(files, [f"dpsup check {file}", then[0], "dpsup stats", then[-1]])
     if template == "router":
-        files |= {
-            "routes.txt": _ROUTES.encode(),
-            "routes6.txt": _ROUTES6.encode(),
-            "hops.txt": _HOPS.encode(),
-        }
-        neighbour = "dpsup table neighbours add lan,198.51.100.7 02:00:00:00:00:07"
-        return Start(files, [f"dpsup check {file}", then[0], "dpsup table", neighbour, then[-1]])
+        addresses = "ip addr add 192.0.2.1/24 dev wan", "ip addr add 198.51.100.1/24 dev lan"
+        route = "ip route add 10.0.0.0/8 via 198.51.100.7"
+        forward = "sysctl -w net.ipv4.ip_forward=1"
+        return Start(files, [then[0], forward, *addresses, route, "dpsup table routes", then[-1]])
     if template == "plugin":
         build = f"cc -shared -fPIC -O2 $(dpsup version --cflags) {name}.c -o {name}.so"
         files[f"{name}.c"] = _PLUGIN.format(name=name, build=build).encode()

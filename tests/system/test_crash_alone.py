@@ -19,6 +19,7 @@ import raising as points
 import sweeping
 from harness import NULL, Run, leftovers, wait_for
 from jobs import build
+from netns import sh
 from ptrace import Traced
 from sweeping import (
     RAISING,
@@ -112,6 +113,12 @@ PARTS: list[Case] = [
     (sweeping.worker_dies, raising("until Deaths._successor")),
     (sweeping.restarted, raising("sleep Workers._unfeed")),
 ]
+# Of a group that follows the kernel's routes.
+FOLLOWED: list[Case] = [
+    (sweeping.follow_dies, raising("until keep")),
+    (sweeping.follow_dies, raising("sleep keep")),
+    (sweeping.spare_dies, adopting(["entry follow_process.keep"])),
+]
 PRIMARY = [
     "action primary.sweep", "action primary.report", "action worker.forget",
     "action topology.again", "action primary.spawn", "action primary.announce",
@@ -154,7 +161,6 @@ def test_each_action_is_in_the_sweep() -> None:
 ELSEWHERE = {
     "Generation": "PRIMARY: it acts where a primary starts or dies",
     "Histogram": "it only adds up, for Failovers",
-    "follow_process": "kept as metrics_process is, by `_keep`; its process dies in test_follow.py",
     "Keeper": "packets in quarantine: test_life.py",
     "rollout": "its function is called as one of Rollout's",
 }
@@ -162,7 +168,7 @@ ELSEWHERE = {
 
 def test_each_part_is_in_the_sweep() -> None:
     """A new part is found in the code; it lacks a stimulus here that leads to it."""
-    swept = {f["point"] for _, faults in PARTS for f in faults}
+    swept = {f["point"] for _, faults in PARTS + FOLLOWED for f in faults}
     found = {
         name for name, (_, entries) in points.parts().items()
         if any(f"entry {name}.{entry}" in swept for entry in entries)
@@ -187,6 +193,33 @@ def test_a_fault_in_each_part(instance: Run) -> None:
     with running(Sweep(instance)) as s:
         go_through(s, PARTS)
         s.end()
+
+
+def test_a_fault_in_what_follows_the_kernel(instance: Run) -> None:
+    netns = f"dps{os.getpid()}n0f"
+    text = sweeping.TOPOLOGY
+    tables = 'routes = { kind = "ipv4", value = "hop", entries = 64 },'
+    tables += ' hops = { kind = "array", value = "port+mac", entries = 4 },'
+    for old, new in (
+        ('name = "lan"\n', f'name = "lan"\nkernel = {{ netns = "{netns}" }}\n'),
+        ("tables = { seen", f'follow = "kernel"\ntables = {{ {tables} seen'),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    sh("ip", "netns", "add", netns)
+    try:
+        # Its kernel sends no frames of its own into the port.
+        sh("ip", "netns", "exec", netns, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+        with running(Sweep(instance, text)) as s:
+            wait_for(s.following)
+            go_through(s, FOLLOWED)
+            wait_for(lambda: len(s.following()) == 1)
+            sh("ip", "-n", netns, "route", "add", "blackhole", "10.0.0.0/8")
+            shown = lambda: s.ask(lambda one: one.table_get("ids/routes", "10.0.0.0/8"))  # noqa: E731
+            assert "blackhole" in wait_for(shown)
+            s.end()
+    finally:
+        sh("ip", "netns", "del", netns)
 
 
 def test_a_fault_while_the_primary_is_replaced(instance: Run) -> None:

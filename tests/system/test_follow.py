@@ -19,35 +19,32 @@ import pytest
 from harness import Run, builder, dies, pids_of, run, supervisor, wait_for
 from netns import Host, sh, two_hosts
 
+from dpsup.topology import templates
+
 pytestmark = [pytest.mark.system, pytest.mark.beside]
 
-TOPOLOGY = """
-[[ports]]
-name = "wan"
-vdev = "net_af_packet0,iface={wan}"
-kernel = {{ netns = "{edge}" }}
-[[ports]]
-name = "lan"
-vdev = "net_af_packet1,iface={lan}"
-kernel = {{ netns = "{edge}" }}
-[[io]]
-cores = "1"
-[[workers]]
-name = "router"
-plugin = "route"
-input = ["wan", "lan"]
-state = "auto"
-follow = "kernel"
-restart = {{ intensity = 1000, backoff = {{ initial = "10ms", factor = 1 }} }}
-[workers.tables]
-routes = {{ kind = "ipv4", value = "hop", entries = "{entries}" }}
-routes6 = {{ kind = "ipv6", value = "hop", entries = "1k" }}
-hops = {{ kind = "array", value = "port+mac", entries = "64" }}
-ecmp = {{ kind = "array", value = "ways", entries = "16" }}
-neighbours = {{ kind = "exact", key = "port+ipv4", value = "mac", entries = "64" }}
-neighbours6 = {{ kind = "exact", key = "port+ipv6", value = "mac", entries = "64" }}
-"""
-ROUTES = 500
+EVERY_KILL = 'restart = { intensity = 1000, backoff = { initial = "10ms", factor = 1 } }'
+
+
+def topology(wan: str, lan: str, netns: str, entries: int) -> str:
+    """What `dpsup init --template router` writes, with interfaces of the kernel's as its comments
+    say, room for `entries` routes of each family, and workers that are started again however often
+    they die."""
+    text = templates.make("router", "edge", "edge.toml", [0, 1]).files["edge.toml"].decode()
+    for old, new, times in (
+        ("net_null0,size=64", f"net_af_packet0,iface={wan}", 1),
+        ("net_null1,no-rx=1", f"net_af_packet1,iface={lan}", 1),
+        ('\nkernel = "tap"', f'\nkernel = {{ netns = "{netns}" }}', 2),
+        ('entries = "10k"', f'entries = "{entries}"', 1),
+        ('entries = "1k" }\nhops', f'entries = "{entries}" }}\nhops', 1),
+        ('plugin = "route"', f'plugin = "route"\n{EVERY_KILL}', 1),
+    ):
+        assert text.count(old) == times, old
+        text = text.replace(old, new)
+    return text[text.index("[[ports]]") :]
+
+
+ROUTES = 2500  # of which a change of half is more than one request holds
 FIXED, FIXED6 = "10.200.0.1", "2001:db8:200::1"
 NETS = {"wan": ("192.0.2.", "2001:db8::"), "lan": ("198.51.100.", "2001:db8:1::")}
 
@@ -58,10 +55,9 @@ class Edge:
     def __init__(self, a: Host, b: Host, kernel: Host) -> None:
         self.a, self.b, self.kernel = a, b, kernel
 
-    def start(self, instance: Run, entries: int = 2000) -> None:
+    def start(self, instance: Run, entries: int = 4000) -> None:
         self.kernel.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-        names = {"wan": self.a.port, "lan": self.b.port, "edge": self.kernel.name}
-        instance.start(TOPOLOGY.format(**names, entries=entries))
+        instance.start(topology(self.a.port, self.b.port, self.kernel.name, entries))
         for port, host in (("wan", self.a), ("lan", self.b)):
             v4, v6 = NETS[port]
             for one, device, number in ((self.kernel, port, 1), (host, host.device, 7)):
@@ -119,6 +115,11 @@ def table(instance: Run, name: str) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in text.splitlines() if line)
 
 
+def leads_to(instance: Run, prefix: str) -> str:
+    """A prefix's only next hop."""
+    return table(instance, "hops").get(table(instance, "routes").get(prefix, ""), "")
+
+
 def differs(instance: Run, edge: Edge) -> str:
     """What is other in the tables than in the kernel, "": nothing."""
     for name, family in (("routes", "-4"), ("routes6", "-6")):
@@ -169,7 +170,7 @@ def reached(edge: Edge) -> None:
 def test_no_packet_is_lost_whatever_dies(instance: Run, edge: Edge, tmp_path: Path) -> None:
     edge.start(instance)
     reached(edge)
-    nets = [f"10.{1 + i // 250}.{i % 250}.0/24" for i in range(ROUTES)]
+    nets = [f"10.{20 + i // 250}.{i % 250}.0/24" for i in range(ROUTES)]
     edge.batch(tmp_path, [f"route add {net} via 198.51.100.7" for net in nets])
     as_the_kernel(instance, edge)
     # By the workers: the kernel would need a punt of each.
@@ -228,10 +229,21 @@ def test_no_packet_is_lost_whatever_dies(instance: Run, edge: Edge, tmp_path: Pa
     }  # fmt: skip
     assert hops[routes["10.9.5.0/24"]] == "lan,00:00:00:00:00:00"  # nobody is there
     assert edge.a.ping("10.9.6.1", count=3) == 3
+    # STALE: the kernel has not heard of it lately. It is used as before.
+    by_workers = hops[routes[f"{FIXED}/32"]]
+    edge.kernel.run("ip", "neigh", "change", "198.51.100.7", "dev", "lan", "nud", "stale")
+    assert edge.a.ping(FIXED, count=20) == 20
+    assert table(instance, "hops")[table(instance, "routes")[f"{FIXED}/32"]] == by_workers
+    # Of several ways, one whose link has no carrier is left until it has.
+    edge.b.run("ip", "link", "set", edge.b.device, "down")
+    wait_for(lambda: leads_to(instance, "10.9.4.0/24") == f"wan,{edge.a.mac}", step=0.2)
+    edge.b.run("ip", "link", "set", edge.b.device, "up")
+    wait_for(lambda: table(instance, "ecmp"), step=0.2)
     # Of an interface that goes down, the kernel does not tell of each IPv4 route that is gone.
     sh("ip", "-n", edge.kernel.name, "link", "set", "lan", "down")
     wait_for(lambda: nets[0] not in table(instance, "routes"), step=0.2)
-    wait_for(lambda: not table(instance, "ecmp"), step=0.2)
+    wait_for(lambda: leads_to(instance, "10.9.4.0/24") == f"wan,{edge.a.mac}", step=0.2)
+    assert not table(instance, "ecmp")
     assert instance.stats()["account"]["lost"] == 0
     instance.stop()
 
@@ -239,7 +251,7 @@ def test_no_packet_is_lost_whatever_dies(instance: Run, edge: Edge, tmp_path: Pa
 # --- with routing daemons -------------------------------------------------------------------------
 
 ZEBRA, BGPD, BIRD = Path("/usr/lib/frr/zebra"), Path("/usr/lib/frr/bgpd"), Path("/usr/sbin/bird")
-LEARNED = 10_000
+LEARNED, LEARNED6 = 10_000, 2000
 BGP = """
 router bgp 65001
  bgp router-id 198.51.100.1
@@ -247,6 +259,12 @@ router bgp 65001
  neighbor 198.51.100.7 remote-as 65002
  neighbor 198.51.100.7 timers 3 30
  neighbor 198.51.100.7 timers connect 1
+ neighbor 2001:db8:1::7 remote-as 65002
+ neighbor 2001:db8:1::7 timers 3 30
+ neighbor 2001:db8:1::7 timers connect 1
+ address-family ipv6 unicast
+  neighbor 2001:db8:1::7 activate
+ exit-address-family
 """
 PEER = """
 router id 198.51.100.7;
@@ -254,10 +272,19 @@ protocol device {{ }}
 protocol static lasting {{ ipv4; route {fixed}/32 blackhole; }}
 protocol static even {{ ipv4; {even} }}
 protocol static odd {{ ipv4; {odd} }}
-protocol bgp {{
-  local 198.51.100.7 as 65002; neighbor 198.51.100.1 as 65001; hold time 30;
-  connect delay time 1; connect retry time 1; error wait time 1, 2;
+protocol static lasting6 {{ ipv6; route 2001:db8:200::/48 blackhole; }}
+protocol static even6 {{ ipv6; {even6} }}
+protocol static odd6 {{ ipv6; {odd6} }}
+template bgp peer {{
+  hold time 30; connect delay time 1; connect retry time 1; error wait time 1, 2;
+}}
+protocol bgp bgp1 from peer {{
+  local 198.51.100.7 as 65002; neighbor 198.51.100.1 as 65001;
   ipv4 {{ import none; export all; next hop self; }};
+}}
+protocol bgp bgp2 from peer {{
+  local 2001:db8:1::7 as 65002; neighbor 2001:db8:1::1 as 65001;
+  ipv6 {{ import none; export all; next hop self; }};
 }}
 """
 
@@ -273,7 +300,11 @@ class Daemons:
         nets = [f"route 10.{1 + i // 250}.{i % 250}.0/24 blackhole;" for i in range(LEARNED)]
         (folder / "zebra.conf").write_text("")
         (folder / "bgpd.conf").write_text(BGP)
-        text = PEER.format(fixed=FIXED, even=" ".join(nets[::2]), odd=" ".join(nets[1::2]))
+        six = [f"route 2001:db8:{i + 0x1000:x}::/48 blackhole;" for i in range(LEARNED6)]
+        text = PEER.format(
+            fixed=FIXED, even=" ".join(nets[::2]), odd=" ".join(nets[1::2]),
+            even6=" ".join(six[::2]), odd6=" ".join(six[1::2]),
+        )  # fmt: skip
         (folder / "bird.conf").write_text(text)
         for one in (folder, *folder.iterdir()):
             shutil.chown(one, "frr", "frr")
@@ -299,16 +330,17 @@ class Daemons:
     def order(self, *words: str) -> str:
         return self.edge.b.run("birdc", "-s", self.control, *words).stdout
 
-    def is_up_since(self) -> str:
-        """When its BGP session came up, "": it is not."""
-        for line in self.order("show", "protocols").splitlines():
-            if line.startswith("bgp1") and "Established" in line:
-                return line
-        return ""
+    def are_up_since(self) -> list[str]:
+        """When its BGP sessions came up."""
+        lines = self.order("show", "protocols").splitlines()
+        return [one for one in lines if one.startswith("bgp") and "Established" in one]
 
-    def learned(self) -> int:
-        text = self.edge.kernel.run("ip", "route", "show", "proto", "bgp").stdout
-        return text.count("\n")
+    def has_learned_all(self) -> bool:
+        for family, number in (("-4", LEARNED), ("-6", LEARNED6)):
+            text = self.edge.kernel.run("ip", family, "route", "show", "proto", "bgp").stdout
+            if text.count("\n") != number + 1:
+                return False
+        return True
 
     def end(self) -> None:
         for child in self.children:
@@ -324,15 +356,16 @@ class Daemons:
 def test_bgp_stays_up_and_no_packet_is_lost(instance: Run, edge: Edge) -> None:
     edge.start(instance, 12_000)
     edge.kernel.run("ip", "route", "del", f"{FIXED}/32")
+    edge.kernel.run("ip", "route", "del", "2001:db8:200::/48")
     daemons = Daemons(edge)
     try:
         daemons.start()
-        wait_for(lambda: daemons.learned() == LEARNED + 1, step=0.5)
+        wait_for(daemons.has_learned_all, step=0.5)
         as_the_kernel(instance, edge)
-        session = daemons.is_up_since()
-        assert session
+        sessions = daemons.are_up_since()
+        assert len(sessions) == 2
         reached(edge)
-        flow = Pings(edge, FIXED, daemons.folder / "pings")
+        flows = [Pings(edge, to, daemons.folder / f"pings{to}") for to in (FIXED, FIXED6)]
         kills = (
             lambda: dies(follower(instance)),
             lambda: dies(builder(instance)),
@@ -342,16 +375,19 @@ def test_bgp_stays_up_and_no_packet_is_lost(instance: Run, edge: Edge) -> None:
         for n, kill in enumerate(kills * 2):
             half = ("even", "odd")[n % 2]
             daemons.order("disable", half)
+            daemons.order("disable", f"{half}6")
             time.sleep(0.2 * (n % 3))
             kill()
             if n % len(kills) == len(kills) - 1:
                 run("start", str(instance.file), "--detach", check=True)
             daemons.order("enable", half)
+            daemons.order("enable", f"{half}6")
             instance.until_running()
-        wait_for(lambda: daemons.learned() == LEARNED + 1, step=0.5)
+        wait_for(daemons.has_learned_all, step=0.5)
         as_the_kernel(instance, edge)
-        flow.finish()
-        assert daemons.is_up_since() == session
+        for flow in flows:
+            flow.finish()
+        assert daemons.are_up_since() == sessions
         assert instance.stats()["account"]["lost"] == 0
         instance.stop()
     finally:

@@ -38,6 +38,7 @@ HOMES = {
     # libpcap, prctl and setns, in ABI mode
     "dpsup._libraries": {"packets/filter", "host/process", "host/tap"},
     "prometheus_client": {"instance/openmetrics"},
+    "pyroute2": {"host/routing"},
     "graphviz": {"view/dot"},
 }
 

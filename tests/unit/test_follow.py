@@ -3,15 +3,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import socket
 import struct
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from unit.fakehost import FILE, machine
 
+from dpsup.check.kernel import kernel_paths
 from dpsup.follow import kernel
-from dpsup.follow.kernel import Hop, Message, Neighbour, Route
+from dpsup.follow.kernel import Hop, Neighbour, Route
+from dpsup.follow.process import Group
 from dpsup.follow.wanted import ON_LINK, Follower, State, Step, Tables, unresolved
+from dpsup.host import python, tap
+from dpsup.host.machine import Host
+from dpsup.instance.client import TABLE_BYTES, Instance
+from dpsup.topology.load import load
 
 MOST = {
     "routes": 100, "routes6": 100, "hops": 8, "ecmp": 4, "neighbours": 3, "neighbours6": 3,
@@ -31,12 +41,12 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 def route_message(
     target: str, length: int, *attributes: bytes, kind: int = 1, table: int = 254, flags: int = 0
-) -> Message:
+) -> bytes:
     data = ip(target)
     family = kernel.V4 if len(data) == 4 else kernel.V6
     head = struct.pack("=BBBBBBBBI", family, length, 0, 0, table, 0, 0, kind, flags)
     first = attribute(1, data) if length else b""
-    return Message(kernel.NEWROUTE, 0, head + first + b"".join(attributes))
+    return head + first + b"".join(attributes)
 
 
 def by(link: int, gateway: str = "") -> bytes:
@@ -89,16 +99,15 @@ def leads_to(tables: Tables, prefix: str) -> str:
 
 
 def test_messages_that_are_cut_short_are_not_read() -> None:
-    body = struct.pack("=BBBBBBBBI", 2, 8, 0, 0, 254, 0, 0, 1, 0) + attribute(1, ip("10.0.0.0"))
-    whole = struct.pack("=IHHII", 16 + len(body), 24, 0, 1, 0) + body
+    several = attribute(9, nexthop(7, "192.0.2.7", 3) + nexthop(8, "198.51.100.8", 2))
+    whole = route_message("10.0.0.0", 8, several)
     rng = random.Random(4)
     for size in range(len(whole)):
-        for message in kernel.messages(whole[:size]):
-            kernel.routes([message], kernel.V4)
+        kernel.routes([whole[:size]], kernel.V4)
     for _ in range(2000):
         data = bytearray(whole)
-        data[rng.randrange(16, len(data))] = rng.randrange(256)
-        kernel.routes(list(kernel.messages(bytes(data))), kernel.V4)
+        data[rng.randrange(len(data))] = rng.randrange(256)
+        kernel.routes([bytes(data)], kernel.V4)
 
 
 def test_the_kernel_s_choice_among_routes() -> None:
@@ -244,3 +253,75 @@ def test_which_addresses_the_kernel_is_to_find_out() -> None:
         {(8, "198.51.100.7"): A},
     )  # fmt: skip
     assert unresolved(now) == {(8, ip("198.51.100.8"))}
+
+
+TEXT = """
+version = 1
+name = "edge"
+[mempools.default]
+mbufs = 16383
+[[ports]]
+name = "wan"
+vdev = "net_null0"
+kernel = "tap"
+[[io]]
+cores = "1"
+[[workers]]
+name = "router"
+plugin = "route"
+state = "auto"
+follow = "kernel"
+[workers.tables]
+routes = { kind = "ipv4", value = "hop", entries = "1k" }
+hops = { kind = "array", value = "port+mac", entries = "8" }
+"""
+
+
+def test_the_package_that_reads_the_kernel_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = dataclasses.replace(machine(TEXT), is_here=True)
+    topology, _ = load(FILE, machine(TEXT))
+    monkeypatch.setattr(Host, "no_taps", lambda _: "")
+    monkeypatch.setattr(Host, "tap", lambda *_: tap.Seen())
+
+    def found() -> list[tuple[str | None, bool]]:
+        assert topology is not None
+        return [(p.code, "pip install" in (p.help or "")) for p in kernel_paths(topology, there)]
+
+    assert found() == []
+    monkeypatch.setattr(python, "has", lambda package: package != "pyroute2")
+    assert found() == [("E0460", True)]
+
+
+class FakeInstance:
+    """Of one table; a batch that is more than one request may hold must come from a file."""
+
+    def __init__(self) -> None:
+        self.batches: list[str] = []
+
+    def tables(self) -> dict[str, Any]:
+        tables = ("routes", "hops")
+        return {
+            "tables": [{"group": "g", "table": t, "most": 10_000, "version": 0} for t in tables]
+        }
+
+    def table_pages(self, _: str) -> list[dict[str, Any]]:
+        return [{"version": 0, "text": ""}]
+
+    def table_change(self, _: str, text: str) -> dict[str, Any]:
+        assert len(text) <= TABLE_BYTES
+        self.batches.append(text)
+        return {"version": 1}
+
+    def table_batch(self, _: str, file: str) -> dict[str, Any]:
+        self.batches.append(Path(file).read_text())
+        return {"version": 1}
+
+
+def test_a_change_of_a_table_is_one_batch_however_long(tmp_path: Path) -> None:
+    instance, file = FakeInstance(), tmp_path / "g:follow"
+    group = Group(cast("Instance", instance), "g", file)
+    group.refresh()
+    routes = {f"10.{n // 250}.{n % 250}.0/24": via(8) for n in range(4000)}
+    assert group.follow(state(routes)) == 4001
+    assert [batch.count("\n") for batch in instance.batches] == [1, 4000]
+    assert len(instance.batches[1]) > TABLE_BYTES and not file.exists()
