@@ -3,20 +3,29 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 
 from dpsup import _abi, _build
+from dpsup.cli.root import NEED_DPDK
+from dpsup.errors import Exit
 from dpsup.host.plugin_file import PluginFile, read
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = ROOT / "deploy/debian"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CLIENT = tomllib.loads((ROOT / "deploy/client/pyproject.toml").read_text())
 PLUGIN = """
 #include <dpsup_plugin.h>
 
@@ -70,7 +79,7 @@ LOCKED = {
         *PROJECT["project"]["dependencies"],
         *PROJECT["project"]["optional-dependencies"]["dev"],
     ],
-    "build": PROJECT["build-system"]["requires"],
+    "build": [*PROJECT["build-system"]["requires"], *CLIENT["build-system"]["requires"]],
 }
 
 
@@ -128,3 +137,72 @@ def test_units_of_the_package_name_its_paths() -> None:
         ).stdout
         assert "/usr/local" not in out
         assert "/usr/bin/dpsup" in out
+
+
+# --- the client -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Runs a command of dpsup-client's, from its files as its wheel has them."""
+    sys.path.insert(0, str(ROOT / "deploy/client"))
+    try:
+        parts = importlib.import_module("parts")
+    finally:
+        sys.path.pop(0)
+    top = tmp_path_factory.mktemp("client")
+    for name, path in parts.parts(tmp_path_factory.mktemp("made")).items():
+        (top / "dpsup" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, top / "dpsup" / name)
+
+    def run(*words: str) -> Any:
+        return subprocess.run(
+            [sys.executable, *words],
+            env={**os.environ, "PYTHONPATH": str(top), "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd=top,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_client_has_the_headers_constants(client: Callable[..., Any]) -> None:
+    told = client(
+        "-c",
+        "import dpsup._abi as a; print(*(f'{k}={v!r}' for k, v in vars(a).items() if k[:4] =="
+        " 'DPS_'), sep='\\n')",
+    )
+    assert told.returncode == 0, told.stderr
+    mine = [f"{k}={v!r}" for k, v in vars(_abi).items() if k.startswith("DPS_")]
+    assert told.stdout.splitlines() == mine
+
+
+def test_the_client_says_which_commands_it_has_not(client: Callable[..., Any]) -> None:
+    for name in sorted(NEED_DPDK):
+        told = client("-m", "dpsup", name)
+        assert told.returncode == Exit.HOST
+        assert f"error[E0485]: this is dpsup-client, which has no `{name}`" in told.stderr
+    assert "no DPDK (dpsup-client)" in client("-m", "dpsup", "version").stdout
+
+
+IMPORT_ALL = """
+import importlib, pathlib, dpsup
+top = pathlib.Path(dpsup.__file__).parent
+for path in sorted(top.rglob("[a-z]*.py")):
+    name = path.relative_to(top.parent).with_suffix("").as_posix().replace("/", ".")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        print(name.removeprefix("dpsup."))
+"""
+
+
+def test_what_the_client_does_needs_nothing_of_the_c_half(client: Callable[..., Any]) -> None:
+    """What cannot be imported is of an instance's own processes, or of a command it has not."""
+    told = client("-c", IMPORT_ALL)
+    assert told.returncode == 0, told.stderr
+    lacking = set(told.stdout.split())
+    assert "primary.shim" in lacking
+    assert {one for one in lacking if not one.startswith("primary.")} == {"inspect.where"}
