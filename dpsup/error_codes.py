@@ -628,6 +628,18 @@ CODES: dict[str, Entry] = {
         " It holds addresses that flap and limits storms, but what is flooded is wasted.",
         "Leave one of the two ports out of the group's `input`, or put them in different VLANs.",
     ),
+    "E0485": Entry(
+        "a command that dpsup-client does not have",
+        "dpsup-client looks at instances and commands them, and has nothing of DPDK: it starts,"
+        " checks and measures none.",
+        "Run the command where dpsup itself is installed: docs/packages.md.",
+    ),
+    "E0486": Entry(
+        "an address at which metrics cannot be served",
+        "`dpsup metrics` listens at an address of this machine. It is not one with a port, or the"
+        " kernel refuses it: the port is taken, or the address is another machine's.",
+        "Choose another one: dpsup metrics --listen 127.0.0.1:9465.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0460": Entry(
         "pyroute2 is not installed",

@@ -317,3 +317,23 @@ def graph(ctx: click.Context, watch: bool, over: float, output: str) -> None:
         click.echo(dot.svg(found) if output == "svg" else dot.dot(found))
     else:
         _show(ctx, "graph", over, watch=watch, output=output)
+
+
+@click.command()
+@click.option(
+    "--listen", metavar="HOST:PORT", default="127.0.0.1:9464", show_default=True, help="Where."
+)
+@name_option
+@click.pass_context
+def metrics(ctx: click.Context, listen: str) -> None:
+    """Serve the metrics of an instance over HTTP, until Ctrl-C.
+
+    For an instance whose topology has no [metrics], or from beside it, with dpsup-client alone. It
+    stays while the instance ends and starts again: dpsup_up is 0 meanwhile.
+
+    \b
+      dpsup metrics & curl -s localhost:9464/metrics
+    """
+    from dpsup.instance import exporter
+
+    exporter.serve((ctx.obj or {}).get("name"), listen)

@@ -18,11 +18,12 @@ from typing import Any
 
 import click
 
+from dpsup import _build
 from dpsup.cli.options import live, say
-from dpsup.errors import DpsupError, Exit
+from dpsup.errors import DpsupError, Exit, HostError
 
 # The module of this directory, its title in `dpsup --help`, and its commands, each with a line.
-FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
+_FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
     "life": ("Start and stop", {
         "start": "Start a topology.",
         "stop": "Drain and end an instance.",
@@ -57,6 +58,7 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
         "where": "Show which worker has a flow's packets.",
         "top": "Show workers live, with keys to act on them.",
         "graph": "Draw the paths of packets with their rates.",
+        "metrics": "Serve the metrics over HTTP.",
     }),
     "record": ("Events and packets", {
         "events": "Show what happened.",
@@ -86,6 +88,17 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
         "version": "Print the versions.",
     }),
 }  # fmt: skip
+# What only a host of instances can do. dpsup-client, whose build knew of no DPDK, has none of them.
+NEED_DPDK = frozenset(
+    {"start", "clean", "check", "plan", "doctor", "try", "bench", "chaos", "where"}
+)
+FAMILIES = {
+    module: (
+        title,
+        {n: line for n, line in names.items() if _build.DPDK_VERSION or n not in NEED_DPDK},
+    )
+    for module, (title, names) in _FAMILIES.items()
+}
 _MODULES = {name: module for module, (_, names) in FAMILIES.items() for name in names}
 _LINES = {name: line for _, names in FAMILIES.values() for name, line in names.items()}
 
@@ -147,6 +160,13 @@ class _Root(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in NEED_DPDK - self.commands.keys():
+            raise HostError(
+                f"this is dpsup-client, which has no `{args[0]}`",
+                code="E0485",
+                why="the command needs DPDK, and the files of dpsup that are built with it",
+                help="run it on the instance's host, where dpsup is installed",
+            )
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             import difflib
 

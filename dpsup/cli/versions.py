@@ -24,4 +24,5 @@ def versions() -> Versions:
 
 def line() -> str:
     v = versions()
-    return f"dpsup {v['dpsup']}, DPDK {v['dpdk']}, plugin ABI {v['plugin_abi']}"
+    dpdk = f"DPDK {v['dpdk']}" if v["dpdk"] else "no DPDK (dpsup-client)"
+    return f"dpsup {v['dpsup']}, {dpdk}, plugin ABI {v['plugin_abi']}"

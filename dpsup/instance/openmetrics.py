@@ -519,15 +519,18 @@ def looker(where: Runtime) -> Callable[[], Look | None]:
     return look
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
+    """Answers with what `look` sees, None being an instance that does not run. Raises: OSError."""
+
     daemon_threads = True
     request_queue_size = 16
 
-    def __init__(self, listen: str, registry: CollectorRegistry) -> None:
+    def __init__(self, listen: str, look: Callable[[], Look | None]) -> None:
         host, _, port = listen.rpartition(":")
         host = host.strip("[]")
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.registry = registry
+        self.registry = CollectorRegistry()
+        self.registry.register(Source(look))
         self._room = threading.BoundedSemaphore(CLIENTS)
         super().__init__((host, int(port)), _Handler)
 
@@ -556,7 +559,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404, "metrics are at /metrics")
             return
         encode, kind = choose_encoder(self.headers.get("Accept", ""))
-        body = encode(cast(_Server, self.server).registry)
+        body = encode(cast(Server, self.server).registry)
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -580,10 +583,8 @@ def main(argv: list[str]) -> int:
     process.ignore_accidents()
     process.ignore_terminal()
     os.nice(10)  # a worker may have to share the supervisor's core: it comes first
-    registry = CollectorRegistry()
-    registry.register(Source(looker(where)))
     try:
-        server = _Server(listen, registry)
+        server = Server(listen, looker(where))
     except OSError as e:
         os.write(int(notify_fd), f"{listen}: {e.strerror}\n".encode())
         return 1

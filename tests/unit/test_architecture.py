@@ -208,6 +208,7 @@ def test_no_name_is_claimed_twice(word: str) -> None:
 LOOKS = {
     "instance/client",
     "instance/everywhere",
+    "instance/exporter",
     "instance/mark",
     "instance/openmetrics",
     "view/top",
