@@ -647,6 +647,14 @@ CODES: dict[str, Entry] = {
         " the CPU manager's policy `static`. [host] shared_cores = true lets io cores share a CPU,"
         " to try dpsup out.",
     ),
+    "E0482": Entry(
+        "the termination log cannot be written",
+        "`--termination-log FILE` or DPSUP_TERMINATION_LOG names the file in which a start that"
+        " fails says why, for Kubernetes to show. It cannot be written; the failure itself is told"
+        " on stderr.",
+        "Name the pod's terminationMessagePath, /dev/termination-log, or another file that the"
+        " user of the container may write.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(
         "no such plugin file",

@@ -63,6 +63,11 @@ class HostTable(Model):
     runtime_dir: str = _key(AUTO, "the directory of sockets and state", '"auto"', min_length=1)
     quarantine_dir: str = _key(AUTO, "the directory of quarantined packets", '"auto"', min_length=1)
     tables_dir: str = _key(AUTO, "the directory of tables that persist", '"auto"', min_length=1)
+    watch: bool = _key(
+        False,
+        "whether files that change are applied, as `reload` and `rollout` do",
+        "true or false",
+    )
     shared_cores: bool = _key(False, "whether io cores may share their CPU", "true or false")
 
 
