@@ -4,9 +4,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["health"]:  # before what others need is imported
+        from dpsup.instance import health
+
+        code = health.quick(sys.argv[2:])
+        if code is not None:
+            sys.exit(code)
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     from dpsup.cli import root
 

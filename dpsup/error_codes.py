@@ -640,6 +640,33 @@ CODES: dict[str, Entry] = {
         " kernel refuses it: the port is taken, or the address is another machine's.",
         "Choose another one: dpsup metrics --listen 127.0.0.1:9465.",
     ),
+    "E0480": Entry(
+        "a variable of the environment does not name the port's device",
+        'pci = "env:NAME" takes the PCI address from the variable NAME, which a device plugin of'
+        " Kubernetes sets in the container. It is not set, holds no PCI address, or holds fewer"
+        " addresses than ports name it: the first port takes the first address, the next port the"
+        " next.",
+        "`env | grep PCIDEVICE` in the container shows what was set. Request the devices in the"
+        " pod's resources, or write the name as it is set: the resource's, in upper case, with `_`"
+        " for `/`, `.` and `-`.",
+    ),
+    "E0481": Entry(
+        "too few CPUs to choose from",
+        '`cores = "auto"` of [[io]] and `supervisor_cores = "auto"` take CPUs that the process may'
+        " use and that the file gives to nothing else, one for each io core and one for the"
+        " supervisor. There are fewer.",
+        "Give the process more CPUs: in Kubernetes whole ones, with requests equal to limits and"
+        " the CPU manager's policy `static`. [host] shared_cores = true lets io cores share a CPU,"
+        " to try dpsup out.",
+    ),
+    "E0482": Entry(
+        "the termination log cannot be written",
+        "`--termination-log FILE` or DPSUP_TERMINATION_LOG names the file in which a start that"
+        " fails says why, for Kubernetes to show. It cannot be written; the failure itself is told"
+        " on stderr.",
+        "Name the pod's terminationMessagePath, /dev/termination-log, or another file that the"
+        " user of the container may write.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0460": Entry(
         "pyroute2 is not installed",

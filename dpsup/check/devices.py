@@ -14,7 +14,7 @@ from dpsup.plan.place import driver_of
 from dpsup.text import show, suggest
 from dpsup.topology.model import Port, Topology
 from dpsup.topology.typed import Path
-from dpsup.topology.values import interfaces_of, parse_vdev
+from dpsup.topology.values import interfaces_of, parse_vdev, pci_variable
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
@@ -26,6 +26,8 @@ PEER = "on its other end, in that network namespace: ethtool -K NAME tx off tso 
 
 def devices(topology: Topology, host: Host) -> Iterator[Problem]:
     for i, port in enumerate(topology.ports):
+        if pci_variable(port.pci or ""):
+            continue  # it gives no address, which is told of already
         if port.pci:
             yield from _pci(topology, host, i, port)
         elif port.vdev:

@@ -34,6 +34,7 @@ from dpsup.text import cpus, listing, plural, show, suggest
 from dpsup.topology.load import read
 from dpsup.topology.model import Group, Topology
 from dpsup.topology.typed import Path
+from dpsup.topology.values import UNCHOSEN
 
 if TYPE_CHECKING:
     from dpsup.host.machine import Host
@@ -101,7 +102,7 @@ def _core_lists(topology: Topology) -> Iterator[tuple[Path, str, tuple[int, ...]
 
 def _cores_exist(topology: Topology, host: Host) -> Iterator[Problem]:
     for path, purpose, cores in _core_lists(topology):
-        absent = [core for core in cores if core not in host.online]
+        absent = [core for core in cores if core not in host.online and core != UNCHOSEN]
         barred = [core for core in cores if core in host.online and core not in host.allowed]
         if absent:
             yield topology.source.problem(

@@ -22,6 +22,15 @@ from dpsup.errors import UsageError
     callback=duration,
     help="End after this time without a packet; for pcap jobs.",
 )
+@click.option(
+    "--watch", is_flag=True, help="Apply files that change, as `[host] watch = true` does."
+)
+@click.option(
+    "--termination-log",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write there why the start failed, or the instance ended; $DPSUP_TERMINATION_LOG.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show EAL's output too.")
 @click.option("--ready-fd", type=int, hidden=True)
 @output_option
@@ -33,6 +42,8 @@ def start(
     wait: bool,
     dry_run: bool,
     exit_when_idle: float | None,
+    watch: bool,
+    termination_log: str | None,  # cli/root.py writes it
     verbose: bool,
     ready_fd: int | None,
     output: str,
@@ -45,6 +56,7 @@ def start(
     \b
       dpsup start topology.toml --detach
       dpsup start job.toml --exit-when-idle 2s
+      dpsup start /config/edge.toml --watch --termination-log /dev/termination-log
     """
     if dry_run:
         from dpsup.cli import topology
@@ -54,12 +66,12 @@ def start(
     if detach:
         from dpsup.supervisor.detach import start_detached
 
-        start_detached(file, exit_when_idle, lambda text: click.echo(text, err=True))
+        start_detached(file, exit_when_idle, lambda text: click.echo(text, err=True), watch=watch)
         return
     from dpsup.supervisor import launch
 
     code, summary = launch.foreground(
-        file, ctx.obj["name"], exit_when_idle, verbose=verbose, ready_fd=ready_fd
+        file, ctx.obj["name"], exit_when_idle, verbose=verbose, ready_fd=ready_fd, watch=watch
     )
     if summary is not None and output == "json":
         print_json(summary)

@@ -50,6 +50,54 @@ def list_(ctx: click.Context, output: str) -> None:
 
 
 @click.command()
+@click.option("--live", "question", flag_value="--live", help="Does its supervisor answer?")
+@click.option("--ready", "question", flag_value="--ready", help="Does it forward?")
+@click.option("--started", "question", flag_value="--started", help="Is its start over?")
+@click.option(
+    "--timeout", metavar="TIME", default="1s", callback=duration, help="How long to wait (1s)."
+)
+@output_option
+@name_option
+@click.pass_context
+def health(ctx: click.Context, question: str | None, timeout: float, output: str) -> None:
+    """Say in a line whether an instance lives, forwards, or has started; for probes.
+
+    \b
+    --live     exit code 0 if the supervisor answers, whatever it would say, or if the data plane
+               forwards without it
+    --ready    0 if packets come in, each group has a worker that is ready, and no required port
+               is missing or in trouble; a group with fewer workers than wanted is ready
+    --started  0 once the start is over, well or degraded
+
+    Otherwise the exit code is 5. Without an option it is --live. It takes 15 ms of CPU time: other
+    commands take ten times as much.
+
+    \b
+      dpsup health --ready
+      dpsup -n edge health --live
+    """
+    from dpsup.instance import health
+
+    name = (ctx.obj or {}).get("name") or ""
+    if output == "text":
+        ctx.exit(health.report(name, question or "--live", timeout))
+    answer = health.ask(name, timeout)
+    print_json(
+        {
+            "apiVersion": "dpsup/v1",
+            "kind": "Health",
+            "name": answer.name,
+            "state": answer.state,
+            "live": answer.is_fine("--live"),
+            "ready": answer.is_fine("--ready"),
+            "started": answer.is_fine("--started"),
+            "why": answer.why,
+        }
+    )
+    ctx.exit(0 if answer.is_fine(question or "--live") else Exit.DEGRADED)
+
+
+@click.command()
 @look_options("100ms")
 @click.pass_context
 def status(ctx: click.Context, watch: bool, over: float, output: str) -> None:

@@ -12,6 +12,7 @@ import builtins
 import errno
 import importlib
 import keyword
+import os
 import sys
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -45,6 +46,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
     "look": ("Look at a running instance", {
         "list": "List all instances, also dead ones.",
         "status": "Show what runs, its rates, and what to do.",
+        "health": "Say whether it lives or is ready, for probes.",
         "stats": "Show every counter and the packet account.",
         "mark": "Keep the counters, for `stats --since-mark`.",
         "audit": "Account for every mbuf.",
@@ -219,6 +221,15 @@ def cli(ctx: click.Context, name: str | None, debug: bool) -> None:
     ctx.obj = {"name": name, "debug": debug}
 
 
+def _tell_starter(message: str, code: int) -> None:
+    from dpsup.cli import termination
+
+    file = termination.file_of(sys.argv[1:], os.environ)
+    failed = termination.tell(file, message, code) if file else None
+    if failed is not None:
+        say(f"warning[{failed.code}]: {failed}")
+
+
 def main() -> None:
     """Entry point: errors become messages and exit codes."""
     debug = "--debug" in sys.argv
@@ -231,6 +242,7 @@ def main() -> None:
     except click.ClickException as e:
         e.show()
         code = Exit.USAGE
+        _tell_starter(f"error[E0002]: {e.format_message()}", code)
     except click.Abort:
         code = 130
     except DpsupError as e:
@@ -238,12 +250,12 @@ def main() -> None:
             raise
         text = str(e)
         complete = text.startswith(("error", "warning"))
-        say(text if complete else f"error[{e.code}]: {text}")
+        text = text if complete else f"error[{e.code}]: {text}"
+        say(text)
+        _tell_starter(text, e.exit_code)
         click.echo(f"`dpsup explain {e.code}` says more.", err=True)
         code = e.exit_code
     except BrokenPipeError:
-        import os
-
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = Exit.FAILED
     except KeyboardInterrupt:
@@ -251,6 +263,7 @@ def main() -> None:
     except Exception as e:
         if debug:
             raise
+        _tell_starter(f"error[E0001]: internal error: {e!r}", Exit.FAILED)
         full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         click.echo(
             f"error[E0011]: what the command writes has no room: {e}\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The document of `dpsup list`."""
+"""The documents of `dpsup list` and `dpsup health`."""
 
 from __future__ import annotations
 
@@ -43,3 +43,16 @@ class Skipped(TypedDict):
 class Instances(Head):
     instances: list[Listed]
     skipped: list[Skipped]
+
+
+class Health(Head):
+    name: Annotated[str, "the instance, or empty: none was found, or several"]
+    state: Annotated[
+        str,
+        "as in Status; `headless`: it forwards without a supervisor; `silent`: its supervisor lives"
+        " and does not answer; `absent`: there is none",
+    ]
+    live: Annotated[bool, "its supervisor answers, or it forwards without one"]
+    ready: Annotated[bool, "packets come in, and each group has a worker that is ready"]
+    started: Annotated[bool, "its start is over"]
+    why: Annotated[str, "why it is not ready, or empty"]

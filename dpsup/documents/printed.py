@@ -16,7 +16,7 @@ from dpsup.documents.counters import (
     PortInfo,
     SlotCounters,
 )
-from dpsup.documents.instances import Instances
+from dpsup.documents.instances import Health, Instances
 from dpsup.documents.quarantine import Packet
 from dpsup.documents.since import Mark as MarkAt
 from dpsup.documents.since import Since
@@ -271,6 +271,9 @@ DOCUMENTS = {
         "dpsup status",
         "Everything that is counted since the start, and the processes. Exit code 5 if degraded.",
         Status,
+    ),
+    "Health": Printed(
+        "dpsup health --ready", "Exit code 5 where the answer to the question is no.", Health
     ),
     "Workers": Printed("dpsup workers", "With measured rates.", rates.Workers),
     "Groups": Printed(

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dpsup.host import plugin_file, python, tap
+from dpsup.host import plugin_file, process, python, tap
+
 from dpsup.host.neighbours import Neighbour, neighbours
 from dpsup.host.offloads import Offloads
 from dpsup.host.offloads import read as read_offloads
@@ -85,6 +86,8 @@ class Host:
     cwd: str
     is_here: bool = False  # this machine, not a copy of another's files
     env: Mapping[str, str] = field(default_factory=dict)  # of ENVIRONMENT, those that are set
+    # By CPU: all CPUs of its physical core; empty where the kernel does not say.
+    siblings: Mapping[int, frozenset[int]] = field(default_factory=dict)
     # Of this process, soft and hard, by the kernel's names for them; infinite where not said.
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -99,6 +102,10 @@ class Host:
 
         nodes = {node: more(sizes) for node, sizes in self.node_hugepages.items()}
         return replace(self, hugepages=more(self.hugepages), node_hugepages=nodes)
+
+    def variable(self, name: str) -> str | None:
+        """A variable of the environment; None: it is not set, or it is another machine's."""
+        return os.environ.get(name) if self.is_here else self.env.get(name)
 
     def no_taps(self) -> str:
         """Why this process can create no TAP; "": it can, or it is another machine's."""
@@ -228,7 +235,7 @@ def read_host(sysroot: str = "/") -> Host:
     online = parse_cpulist(_text(sys_devices / "cpu/online")) or frozenset(
         range(os.cpu_count() or 1)
     )
-    allowed = frozenset(os.sched_getaffinity(0)) if root == Path("/") else online
+    allowed = process.allowed() if root == Path("/") else online
     nodes = {int(path.name[4:]): path for path in sorted((sys_devices / "node").glob("node[0-9]*"))}
     pmd_dir, version = _dpdk(root)
     pmds, pci_drivers = read_pmds(root / pmd_dir.lstrip("/")) if pmd_dir else ({}, frozenset())
@@ -251,8 +258,14 @@ def read_host(sysroot: str = "/") -> Host:
         cwd=str(Path.cwd()),
         is_here=root == Path("/"),
         env={key: os.environ[key] for key in ENVIRONMENT if os.environ.get(key)},
+        siblings=_siblings(sys_devices, online),
         limits=read_limits(_text(root / "proc/self/limits")),
     )
+
+
+def _siblings(sys_devices: Path, online: frozenset[int]) -> dict[int, frozenset[int]]:
+    files = {cpu: sys_devices / f"cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in online}
+    return {cpu: found for cpu, file in files.items() if (found := parse_cpulist(_text(file)))}
 
 
 def read_limits(text: str) -> dict[str, tuple[float, float]]:

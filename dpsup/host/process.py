@@ -143,9 +143,20 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+_before_pin: list[frozenset[int]] = []
+
+
 def pin(cores: tuple[int, ...]) -> None:
+    if not _before_pin:
+        _before_pin.append(frozenset(os.sched_getaffinity(0)))
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setaffinity(0, cores)
+
+
+def allowed() -> frozenset[int]:
+    """The CPUs that this process may use, also those that it gave up when it was pinned: workers
+    of its next generation are placed on them."""
+    return _before_pin[0] if _before_pin else frozenset(os.sched_getaffinity(0))
 
 
 def with_words(*words: str) -> list[Identity]:

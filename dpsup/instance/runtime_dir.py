@@ -29,7 +29,8 @@ from dpsup.errors import DpsupError, Exit, NotPermitted, TimedOut
 from dpsup.host import private, process
 from dpsup.host.private import Unsafe
 from dpsup.host.process import Identity
-from dpsup.instance import remains
+from dpsup.instance import places, remains
+from dpsup.instance.places import HEALTH, PRIMARY_LOCK
 from dpsup.instance.record import NAMES as RECORDS
 from dpsup.instance.remains import children
 from dpsup.plan.copies import PLUGINS
@@ -41,7 +42,7 @@ CONTROL = "control.sock"
 EVENTS = "events.sock"
 PRIMARY = "primary.sock"
 SEED, BUILDER = "seed.sock", "builder.sock"
-LOCK, PRIMARY_LOCK = "lock", "primary.lock"
+LOCK = "lock"
 STATE = "state.json"
 PLAN = "plan.json"
 ROLLOUT, MARK = "rollout.json", "mark.json"
@@ -49,13 +50,13 @@ TABLES, TABLES_LOCK = "tables", ":lock"  # a builder that writes there holds it
 # Everything that may be in a runtime directory, in the order of removal; "dpdk" is EAL's, if
 # RUNTIME_DIRECTORY names this directory; the private copies of plugins: instance.plugins.
 OURS = (
-    CONTROL, EVENTS, PRIMARY, SEED, BUILDER, PLAN, f"{PLAN}.new", STATE, f"{STATE}.new", ROLLOUT,
-    f"{ROLLOUT}.new", MARK, f"{MARK}.new",
+    CONTROL, EVENTS, HEALTH, PRIMARY, SEED, BUILDER, PLAN, f"{PLAN}.new", STATE, f"{STATE}.new",
+    ROLLOUT, f"{ROLLOUT}.new", MARK, f"{MARK}.new",
     *RECORDS, PLUGINS, TABLES, "dpdk", PRIMARY_LOCK, LOCK,
 )  # fmt: skip
 
 DIRECTORIES = (PLUGINS, TABLES, "dpdk")
-SOCKETS = (CONTROL, EVENTS, PRIMARY, SEED, BUILDER)
+SOCKETS = (CONTROL, EVENTS, HEALTH, PRIMARY, SEED, BUILDER)
 
 BUILDER_ENDS_S = 10.0
 ACQUIRE_S = 0.3  # for processes that only test the lock to release it
@@ -549,16 +550,8 @@ def _empty(name: str, place: int) -> None:
 
 
 def roots() -> list[Path]:
-    """Where runtime directories are, the usual place first: plan/paths.py. An instance may have
-    been started with another environment than this process has."""
-    uid = os.geteuid()
-    found = [Path("/run/dpsup")]
-    given = os.environ.get("XDG_RUNTIME_DIR")
-    if uid == 0:
-        return [*found, Path(given) / "dpsup"] if given else found
-    mine = [Path(given) / "dpsup"] if given else []
-    mine += [Path(f"/tmp/dpsup-{uid}"), Path(f"/run/user/{uid}/dpsup")]
-    return list(dict.fromkeys([*mine, *found]))
+    """Where runtime directories are, the usual place first."""
+    return [Path(one) for one in places.roots()]
 
 
 def instances() -> dict[str, Runtime]:

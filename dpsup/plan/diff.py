@@ -27,6 +27,7 @@ class Class(enum.StrEnum):
 
 
 _LIVE = """
+host.watch
 workers.count workers.spares workers.at_zero workers.on_down
 workers.restart.policy workers.restart.strategy workers.restart.intensity workers.restart.period
 workers.restart.backoff.initial workers.restart.backoff.factor workers.restart.backoff.max

@@ -20,7 +20,7 @@ from dpsup.instance import status
 from dpsup.instance.quarantine import Folder
 from dpsup.instance.runtime_dir import CONTROL, EVENTS
 from dpsup.plan.copies import PLUGINS
-from dpsup.supervisor import follow_process, fsm, journal, metrics_process, snapshot
+from dpsup.supervisor import follow_process, fsm, health, journal, metrics_process, snapshot
 from dpsup.supervisor.adopt import Found
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import Children
@@ -48,6 +48,7 @@ from dpsup.supervisor.snapshot import Numbers, Past
 from dpsup.supervisor.spares import Spares
 from dpsup.supervisor.stall import Stall
 from dpsup.supervisor.tables import Tables
+from dpsup.supervisor.watch import Watch
 from dpsup.supervisor.workers import Workers
 
 FAULT_S = 1.0  # after a fault of a feature, until it begins again
@@ -250,6 +251,8 @@ class Supervisor:
         self._keep("plugin files", PluginFiles(core, model).run)
         self._keep("tables", self.tables.run)
         self._keep("tables", self.tables.watch)
+        self._keep("health", partial(health.serve, model))
+        self._keep("watch", Watch(core, model, self.rollouts, partial(self._reload, "watch")).run)
         guests = Guests(model.runtime.file(CONTROL), model.runtime.file(EVENTS))
         self._keep("clients", partial(guests.keep, self._warn))
         if model.plan.metrics_listen:
@@ -324,19 +327,19 @@ class Supervisor:
         if had_terminal and not process.has_terminal():
             self._warn("the terminal was closed: the instance goes on, `dpsup stop` ends it")
             return
-        self.core.spawn(self._reload(), feature="reload")
+        self.core.spawn(self._reload("SIGHUP"), feature="reload")
 
-    async def _reload(self) -> None:
+    async def _reload(self, by: str) -> None:
         """Its outcome is an event: no one waits for an answer."""
         try:
             doc = await self.reload.reload("", dry_run=False, partial=False)
         except DpsupError as e:
-            self.core.events.add(type="error", message=f"SIGHUP: {e.message}")
+            self.core.events.add(type="error", message=f"{by}: {e.message}")
             return
         if doc["restart_needed"]:
             self.core.events.add(
                 type="warning",
                 name=self.model.name,
-                message="SIGHUP: nothing was applied, as some changes need a restart: "
+                message=f"{by}: nothing was applied, as some changes need a restart: "
                 f"`dpsup -n {self.model.name} reload --dry-run` lists them",
             )

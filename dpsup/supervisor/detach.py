@@ -15,12 +15,15 @@ from dpsup.bus.messages import as_exception
 from dpsup.errors import DpsupError
 
 
-def start_detached(file: str, idle_limit: float | None, say: Callable[[str], None]) -> None:
+def start_detached(
+    file: str, idle_limit: float | None, say: Callable[[str], None], *, watch: bool = False
+) -> None:
     """Start an instance that outlives us and keeps none of our descriptors; return when ready."""
     ready_r, ready_w = os.pipe()
     argv = [sys.executable, "-P", "-m", "dpsup", "start", file, "--ready-fd", str(ready_w)]
     if idle_limit is not None:
         argv += ["--exit-when-idle", f"{idle_limit:f}s"]
+    argv += ["--watch"] * watch
     child: subprocess.Popen[bytes] | None = None
     orders: list[int] = []
     early: list[int] = []  # of them, those from before there was a child

@@ -169,11 +169,18 @@ class _Again:
 
 
 def foreground(
-    file: str, name: str | None, idle_limit: float | None, *, verbose: bool, ready_fd: int | None
+    file: str,
+    name: str | None,
+    idle_limit: float | None,
+    *,
+    verbose: bool,
+    ready_fd: int | None,
+    watch: bool = False,
 ) -> tuple[int, Summary | None]:
     """Run an instance until it ends. Returns the exit code and the final account, if there is one.
 
-    `ready_fd` is told in one JSON line whether all is ready, then closed.
+    `ready_fd` is told in one JSON line whether all is ready, then closed. `watch`: as if the
+    topology said so.
     """
     again = _Again()
     ready = _Ready(None if again.told else ready_fd)
@@ -184,7 +191,7 @@ def foreground(
             signal.signal(sig, _interrupt)
         # A handler, as SIG_IGN would forget one that waits for the supervisor to take it up.
         signal.signal(signal.SIGHUP, lambda *_: None)
-        return _run(file, name, idle_limit, verbose, ready, again)
+        return _run(file, name, idle_limit, verbose, watch, ready, again)
     except KeyboardInterrupt:
         _end_headless(file)
         _say("stopped before it ran")
@@ -286,6 +293,7 @@ def _run(
     name: str | None,
     idle_limit: float | None,
     verbose: bool,
+    watch: bool,
     caller: _Ready,
     again: _Again,
 ) -> tuple[int, Summary | None]:
@@ -357,6 +365,7 @@ def _run(
             model = Model(plan, where, replan, voice.say, idle_limit)
             model.topologies = (topology, topology) if topology else None
             model.loaded = loaded
+            model.watch = watch or (topology is not None and topology.host.watch)
             if idle_limit is not None and topology is not None:
                 model.promised = promised(topology, host)
             sup = Supervisor(model, verbs.handle)

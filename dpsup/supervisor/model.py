@@ -243,6 +243,7 @@ class Model(StateMachine):
         self.sitters: dict[int, Sitter] = {}  # by pid, until their end is accounted for
         self.hello = cast(Hello, {})  # what the primary said of itself
         self.builder = Builder()
+        self.watch = False  # whether files that change are applied: supervisor.watch
         self.troubles: dict[str, str] = {}  # ports that do not forward, and why
         self.adopted = False  # the data plane is older than this supervisor
         self.rx_on = False

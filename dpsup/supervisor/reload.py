@@ -151,6 +151,8 @@ class Reload:
         for group, table in tables:
             assert self.tables is not None
             await self.tables.ask("load", group=group, table=table)
+        if any(c.key == "host.watch" for c in changes):
+            self._model.watch = new.host.watch
         await self._live(plan, changes)
         for change, told in zip(changes, doc["changes"], strict=True):
             told["done"] = change.kind is Class.LIVE

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dpsup import limits
 from dpsup.errors import Exit, Problem, Severity
 from dpsup.topology.chains import inputs
+from dpsup.topology.chosen import chosen
 from dpsup.topology.lines import Source
 from dpsup.topology.model import Topology
 from dpsup.topology.problems import distinct, fault, syntax_fault
@@ -59,15 +60,16 @@ def read(path: str, host: Host) -> Reading:
         if not refused:
             help = "name a file that is there; `dpsup init` writes one to begin with"
     else:
-        return parse(text, path, absolute)
+        return parse(text, path, absolute, host)
     problem = Problem(
         f"cannot read {path}: {reason}", path, code="E0100", why=why, help=help, exit_code=code
     )
     return Reading(None, [problem], sound=False)
 
 
-def parse(text: str, file: str, absolute: str) -> Reading:
-    """Read a topology's text; `file` is what messages call it. Never raises."""
+def parse(text: str, file: str, absolute: str, host: Host | None = None) -> Reading:
+    """Read a topology's text; `file` is what messages call it. Without a host, what the machine is
+    to choose stays open. Never raises."""
     source = Source.scan(file, text)
     try:
         data = tomllib.loads(text)
@@ -84,6 +86,10 @@ def parse(text: str, file: str, absolute: str) -> Reading:
         faulty |= {issue.path for issue in issues}
     if topology is not None:
         topology = _complete(topology, source, absolute)
+        if host is not None:
+            topology, unchosen = chosen(topology, host)
+            problems += [problem for _, problem in unchosen]
+            faulty |= {path for path, _ in unchosen}
         problems += relations(topology, faulty)
     sound = topology is not None and not any(p.severity is Severity.ERROR for p in problems)
     return Reading(topology, sorted(problems, key=lambda p: p.line), sound)

@@ -22,7 +22,7 @@ from dpsup.topology.values import (
     AutoBucketState,
     AutoCores,
     AutoState,
-    Cores,
+    ChosenCores,
     Duration,
     Files,
     InstanceName,
@@ -53,7 +53,9 @@ def _key(default: Any, why: str, write: str, **bounds: Any) -> Any:
 
 
 class HostTable(Model):
-    supervisor_cores: Cores = _key((0,), "the CPUs for Python and the wardens", '"0"')
+    supervisor_cores: ChosenCores = _key(
+        (0,), "the CPUs for Python and the wardens; auto chooses one", '"0" or "auto"'
+    )
     hugepages: Size = _key(
         0, "how much memory is reserved at start; auto computes it", '"auto" or "512MiB"'
     )
@@ -61,6 +63,11 @@ class HostTable(Model):
     runtime_dir: str = _key(AUTO, "the directory of sockets and state", '"auto"', min_length=1)
     quarantine_dir: str = _key(AUTO, "the directory of quarantined packets", '"auto"', min_length=1)
     tables_dir: str = _key(AUTO, "the directory of tables that persist", '"auto"', min_length=1)
+    watch: bool = _key(
+        False,
+        "whether files that change are applied, as `reload` and `rollout` do",
+        "true or false",
+    )
     shared_cores: bool = _key(False, "whether io cores may share their CPU", "true or false")
 
 
@@ -110,7 +117,11 @@ class Rss(Model):
 
 class Port(Model):
     name: Name = _key("", "what everything else calls the port", '"wan"')
-    pci: Pci | None = _key(None, "the port's device", '"0000:3b:00.0"')
+    pci: Pci | None = _key(
+        None,
+        "the port's device, or the variable of the environment that holds its address",
+        '"0000:3b:00.0" or "env:PCIDEVICE_EXAMPLE_COM_WAN"',
+    )
     vdev: Vdev | None = _key(
         None, "the port's device", '"net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap"'
     )
@@ -139,7 +150,11 @@ class Port(Model):
 
 
 class Io(Model):
-    cores: Cores = _key((1,), "the CPUs of io cores, one each", '"1"')
+    cores: ChosenCores = _key(
+        (1,),
+        "the CPUs of io cores, one each; auto chooses one near the ports, auto:2 two",
+        '"1" or "auto"',
+    )
     burst: int = _key(32, "the packets taken from a queue at once", "32", ge=1, le=limits.IO_BURST)
     idle: Literal["poll", "adaptive"] = _key(
         "adaptive", "what an io core does without packets", '"poll" or "adaptive"'

@@ -2,6 +2,8 @@
 """Single values of a topology file: how they are written, and what they become.
 
 Each reader takes what TOML gave and returns the value, or raises `invalid` with what to write.
+
+Over 600 lines: a reader for each kind of value, beside its limits and its form in the schema.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dpsup import limits
 from dpsup.packets import tunnels
 from dpsup.tables.fields import Unreadable
 from dpsup.tables.model import Match, Table, declare
-from dpsup.text import DURATION, duration, listing, show, suggest
+from dpsup.text import DURATION, duration, listing, plural, show, suggest
 from dpsup.topology.typed import (
     AfterValidator,
     BeforeValidator,
@@ -29,11 +31,14 @@ from dpsup.topology.typed import (
 
 AUTO = "auto"
 MAX_CORE = 1023  # CPU_SETSIZE
+UNCHOSEN = -1  # a CPU that the machine is to choose: topology/machine.py
 RSS_KEY_BYTES = (40, 52)
 
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT])(?:iB)?")
 _INSTANCE = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,{limits.NAME - 1}}}")
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{limits.NAME - 1}}}")
+_CHOSEN = re.compile(rf"{AUTO}(?::([0-9]{{1,4}}))?")
+_VARIABLE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 _PCI = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
 
 
@@ -89,6 +94,19 @@ def parse_cores(value: object) -> tuple[int, ...]:
 
 def _parse_auto_cores(value: object) -> tuple[int, ...]:
     return () if value == AUTO else parse_cores(value)
+
+
+def _parse_chosen_cores(value: object) -> tuple[int, ...]:
+    """ "auto" -> one CPU that is still to be chosen, "auto:2" -> two."""
+    if not isinstance(value, str) or (m := _CHOSEN.fullmatch(value)) is None:
+        return parse_cores(value)
+    count = int(m[1] or 1)
+    if not 0 < count <= limits.IO_CORES:
+        raise invalid(
+            f"{show(value)} asks for {plural(count, 'CPU')}",
+            help=f'write "auto", or up to "auto:{limits.IO_CORES}"',
+        )
+    return (UNCHOSEN,) * count
 
 
 def _parse_auto_size(value: object) -> int:
@@ -205,11 +223,19 @@ def pci_address(spec: str) -> str:
     return f"{m[1] or '0000'}:{m[2]}" if m else ""
 
 
+def pci_variable(spec: str) -> str:
+    """The variable of "env:NAME,key=value", which holds the address; "" where it names none."""
+    m = _VARIABLE.fullmatch(spec.partition(",")[0].strip())
+    return m[1] if m else ""
+
+
 def _pci(value: str) -> str:
+    _, comma, devargs = value.partition(",")
+    if variable := pci_variable(value):
+        return f"env:{variable}{comma}{devargs}"
     address = pci_address(value)
     if not address:
         raise invalid(f"{show(value)} is not a PCI address")
-    _, comma, devargs = value.partition(",")
     whole = address + comma + devargs
     if (size := len(whole.encode())) > limits.DEVICE:
         raise invalid(
@@ -548,6 +574,11 @@ Size = Annotated[  # 0: auto
 ]
 PageSize = Annotated[int, BeforeValidator(_parse_page_size), _matching(_SIZE.pattern)]
 Cores = Annotated[tuple[int, ...], BeforeValidator(parse_cores), _matching(_CORES)]
+ChosenCores = Annotated[  # UNCHOSEN: auto
+    tuple[int, ...],
+    BeforeValidator(_parse_chosen_cores),
+    _matching(rf"{AUTO}(:[0-9]{{1,4}})?", _CORES),
+]
 AutoCores = Annotated[  # empty: auto
     tuple[int, ...], BeforeValidator(_parse_auto_cores), _matching(AUTO, _CORES)
 ]
@@ -574,7 +605,9 @@ Tunnel = Annotated[
 Tunnels = Annotated[tuple[Tunnel, ...], ARRAY, AfterValidator(_tunnels)]
 RssKey = Annotated[str, AfterValidator(_rss_key)]
 Pci = Annotated[
-    str, AfterValidator(_pci), _matching(_PCI.pattern.replace("a-f", "a-fA-F") + "(,.*)?")
+    str,
+    AfterValidator(_pci),
+    _matching(_PCI.pattern.replace("a-f", "a-fA-F") + "(,.*)?", _VARIABLE.pattern + "(,.*)?"),
 ]
 Vdev = Annotated[str, AfterValidator(_vdev)]
 Listen = Annotated[str, AfterValidator(_listen)]

@@ -292,7 +292,8 @@ WRONG = [
     ('key = "symmetric"', f'key = "{"6d" * 41}"', "6d6d", "41 bytes long", "80 or 104"),
     ('key = "symmetric"', 'key = "symetric"', "symetric", "not an RSS key", "symmetric"),
     # io
-    ('cores = "1"', 'cores = "auto"', "auto", "not a list of CPUs", '"1"'),
+    ('cores = "1"', 'cores = "some"', "some", "not a list of CPUs", '"1"'),
+    ('cores = "1"', 'cores = "auto:99"', "auto:99", "asks for 99 CPUs", "auto:8"),
     ("burst = 32", "burst = 129", "129", "at most 128", "32"),
     ("burst = 32", "burst = 0", "= 0", "at least 1", "32"),
     ('idle = "adaptive"', 'idle = "adaptiv"', "adaptiv", "cannot be", 'did you mean "adaptive"'),
