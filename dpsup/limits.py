@@ -42,7 +42,10 @@ FRAME_MORE = ETHERNET + 2 * 4  # with two VLAN tags
 PLUGIN_FILES = (".so", ".py")  # how the name of a plugin's file ends
 BUILT_IN = ("forward", "macswap", "sink", "delay", "crash")  # parts of the worker program
 # Files that dpsup ships, named without their directory.
-FUNCTIONS = ("acl", "balance", "export", "mirror", "nat", "police", "route", "switch", "tunnel")
+FUNCTIONS = (
+    "acl", "balance", "balance_tunnel", "export", "mirror", "nat", "police", "route", "switch",
+    "tunnel",
+)  # fmt: skip
 
 
 def is_plugin_file(plugin: str) -> bool:

@@ -180,6 +180,7 @@ input = ["wan"]
 count = 1                           # to begin with
 max = 4                             # `dpsup scale balance 4`: rings and memory are reserved
 spares = 1                          # waits, and takes a dead worker's place
+state = "auto"                      # counters of each backend
 bucket_state = "auto"               # connections: they move with their packets
 
 [workers.args]

@@ -20,8 +20,18 @@ dps_hash_of(const struct dps_env *e, const struct dps_tuple *tuple)
 	return ntohs(tuple->from_port);
 }
 
+uint8_t *
+dps_emit(uint16_t verdict, uint32_t len)
+{
+	(void)verdict;
+	(void)len;
+	return NULL;
+}
+
 enum { BACKENDS = 10 };
 static struct places places;
+static struct counts state;
+static uint8_t down_memory[16384] __attribute__((aligned(64)));
 static struct bucket bucket;
 static uint8_t keys[BACKENDS][8], values[BACKENDS][8];
 static struct dps_table_change all[BACKENDS];
@@ -115,6 +125,34 @@ send_error(uint32_t port, uint32_t len)
 	return to;
 }
 
+/* Of a backend by its number. */
+static const struct backend_count *
+count_of(int i)
+{
+	char name[BACKEND_NAME] = { 'b', (char)('0' + i), 0 };
+
+	for (uint32_t k = 0; k < COUNTED; k++)
+		if (memcmp(state.of[k].name, name, sizeof(name)) == 0)
+			return &state.of[k];
+	abort();
+}
+
+/* In the table `down`; no word: it is not there; -1: nothing is. */
+static void
+mark(struct dps_live_table *tables, int i, const char *word)
+{
+	char name[BACKEND_NAME] = { 'b', (char)('0' + i), 0 };
+	uint64_t value = 0;
+
+	if (i < 0)
+		dps_exact_clear((struct dps_exact *)down_memory);
+	else if (word == NULL)
+		dps_exact_del((struct dps_exact *)down_memory, name);
+	else
+		dps_exact_set((struct dps_exact *)down_memory, name, *(uint64_t *)memcpy(&value, word, strlen(word)));
+	tables[1].version++;
+}
+
 int
 main(void)
 {
@@ -122,23 +160,60 @@ main(void)
 		"192.0.2.10:80/tcp, [2001:db8::10]:443/udp", "lan" };
 	static const char *const names[] = { "lan" };
 	static struct dps_port_facts facts;
-	static struct dps_live_table table = { .name = "backends", .kind = DPS_TABLE_OWN, .value_bytes = 8,
-					       .at = &places };
+	static struct dps_live_table tables[2] = {
+		{ .name = "backends", .kind = DPS_TABLE_OWN, .value_bytes = 8, .at = &places },
+		{ .name = "down", .kind = DPS_TABLE_EXACT, .key_bytes = 8, .at = down_memory },
+	};
 	static const uint16_t next[] = { 0x1005 };
 	static struct dps_env e = { .n_args = 2, .arg_keys = keys_of, .arg_values = values_of, .n_ports = 1,
 				    .port_names = names, .counters = values_at, .error = error,
-				    .error_len = sizeof(error), .next = next, .ports = &facts, .n_tables = 1,
-				    .tables = &table, .now = 1000000000000ull };
+				    .error_len = sizeof(error), .next = next, .ports = &facts, .n_tables = 2,
+				    .tables = tables, .state = &state, .now = 1000000000000ull };
 	enum { FLOWS = 500, SYN = 2, ACK = 16, FIN = 17 };
-	int first[FLOWS], per[BACKENDS] = { 0 }, moved = 0, again, stays = 0;
+	int first[FLOWS], per[BACKENDS] = { 0 }, moved = 0, again, stays = 0, error_to;
 	int weights[BACKENDS] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
 
+	assert(dps_exact_init(down_memory, sizeof(down_memory), 8, BACKENDS, 1) == 0);
 	assert(init(&e, NULL) == 0 && set(weights) == 0);
 	for (int i = 0; i < FLOWS; i++)
 		per[first[i] = send_one(1000 + (uint32_t)i, SYN)]++;
 	for (int i = 0; i < BACKENDS; i++)
 		assert(per[i] > 20 && per[i] < 90);
 	assert(values_at[NEW] == FLOWS && values_at[FULL] == 0);
+
+	/* Each backend's counters say the same. */
+	for (int i = 0; i < BACKENDS; i++)
+		assert(count_of(i)->flows == (uint64_t)per[i] && count_of(i)->packets == (uint64_t)per[i] &&
+		       count_of(i)->bytes == 40u * (uint64_t)per[i]);
+
+	/* What is down gets no new connection, and keeps those that it has; what has gone keeps none. */
+	mark(tables, 2, "down");
+	for (int i = 0; i < FLOWS; i++)
+		assert(send_one(1000 + (uint32_t)i, ACK) == first[i]);
+	for (int i = 0; i < 200; i++)
+		assert(send_one(20000 + (uint32_t)i, SYN) != 2);
+	mark(tables, 2, "gone");
+	for (int i = 0; i < FLOWS; i++) {
+		again = send_one(1000 + (uint32_t)i, ACK);
+		assert(again != 2 && (again == first[i] || first[i] == 2));
+		first[i] = again;
+		error_to = send_error(1000 + (uint32_t)i, 70);
+		assert(error_to == again);
+	}
+	assert(values_at[MOVED] == (uint64_t)per[2]);
+	memset(per, 0, sizeof(per));
+	for (int i = 0; i < FLOWS; i++)
+		per[first[i]]++;
+	values_at[MOVED] = 0;
+	/* All are down: the marks hold for none. */
+	for (int i = 0; i < BACKENDS; i++)
+		mark(tables, i, "down");
+	assert(send_one(30000, SYN) >= 0);
+	for (int i = 0; i < BACKENDS; i++)
+		mark(tables, i, i == 5 ? NULL : "down");
+	for (int i = 0; i < 200; i++)
+		assert(send_one(31000 + (uint32_t)i, SYN) == 5);
+	mark(tables, -1, NULL);
 
 	/* Another weight for all but one: established connections stay where they are, new ones go by the table. */
 	for (int i = 0; i < BACKENDS; i++)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6, IPv6ExtHdrFragment
+from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6PacketTooBig, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet
 from tried import Step, Tried
@@ -18,6 +18,8 @@ HERE = Path(__file__).parent
 WORKERS = HERE.parents[1] / "workers"
 VIP, VIP6 = "192.0.2.10", "2001:db8::10"
 VIPS = f'vips = "{VIP}:80/tcp, {VIP}:53/udp, [{VIP6}]:443/tcp", port = "lan"'
+# What it keeps for itself: where its tables and counters have what it has looked for.
+SWEEP = ("--kill-sweep", "--allow", "own-memory")
 BACKENDS = "b1 02:00:00:00:00:11,10\nb2 02:00:00:00:00:12,10\nb3 02:00:00:00:00:13,20\n"
 
 
@@ -55,19 +57,31 @@ def balance(tmp_path: Path) -> Tried:
     return balancer(tmp_path)
 
 
-def balancer(tmp_path: Path, more: str = "", backends: str = BACKENDS) -> Tried:
+def balancer(
+    tmp_path: Path, more: str = "", backends: str = BACKENDS, address: str = "", down: str = ""
+) -> Tried:
+    """`address`: the type of the backends' IP addresses, and then it is balance_tunnel."""
     (tmp_path / "backends.txt").write_text(backends)
+    (tmp_path / "down.txt").write_text(down)
     group = f"""bucket_state = "auto"
+state = "auto"
 args = {{ {VIPS}{more} }}
 [workers.tables.backends]
 kind = "own"
 key = "text8"
-value = "mac+u16"
+value = "mac+u16{address and "+" + address}"
 entries = 1000
 bytes = "256KiB"
 file = "backends.txt"
+[workers.tables.down]
+kind = "exact"
+key = "text8"
+value = "text8"
+entries = 1000
+file = "down.txt"
 """
-    return Tried(tmp_path, "balance", ("wan", "lan"), group)
+    plugin = "balance_tunnel" if address else "balance"
+    return Tried(tmp_path, plugin, ("wan", "lan"), group)
 
 
 def ether(*, tag: bool = False) -> Packet:
@@ -92,7 +106,7 @@ def test_weights_and_kills(balance: Tried) -> None:
     for (_, first), (_, second) in zip(left[::2], left[1::2], strict=True):
         assert first.dst == second.dst
     assert bytes(left[0][1])[14:54] == bytes(syn(1000))[14:54]  # nothing but MAC addresses changes
-    balance.run(steps[:6], "--kill-sweep")
+    balance.run(steps[:6], *SWEEP)
 
 
 def test_an_error_goes_to_the_bucket_of_its_flow(balance: Tried) -> None:
@@ -136,6 +150,101 @@ def test_what_is_not_for_a_backend(balance: Tried) -> None:
     assert [port for port, _ in left] == ["wan", "wan", "lan"]
 
 
+def test_what_is_down_gets_no_connection(tmp_path: Path) -> None:
+    steps: list[Step] = [(i / 1000, "wan", syn(1000 + i)) for i in range(200)]
+    _, left = balancer(tmp_path, down="b3 down\nb2 drain\n").run(steps)
+    assert {packet.dst for _, packet in left} == {"02:00:00:00:00:11"} and len(left) == 200
+
+
+FAR = """b1 02:00:00:00:00:09,10,{0}1
+b2 02:00:00:00:00:09,10,{0}2
+"""
+FAR4, FAR6 = FAR.format("203.0.113."), FAR.format("2001:db8:9::")
+
+
+def both_families(size: int) -> list[Step]:
+    """What a client sends, of each family: by TCP, and an echo. Of IP, so many bytes."""
+    four, six = IP(src="198.51.100.1", dst=VIP, tos=0x2A, flags="DF"), IPv6(
+        src="2001:db8:1::1", dst=VIP6, tc=0x2A
+    )  # fmt: skip
+    tcp4, tcp6 = TCP(sport=1000, dport=80, flags="S"), TCP(sport=1000, dport=443, flags="S")
+    packets = (
+        ether() / four / tcp4 / bytes(size - 40), ether(tag=True) / six / tcp6 / bytes(size - 60),
+        ether() / four / ICMP() / bytes(size - 28),
+        ether() / six / ICMPv6EchoRequest(data=bytes(size - 48)),
+    )  # fmt: skip
+    return [(n / 10, "wan", packet) for n, packet in enumerate(packets)]
+
+
+@pytest.mark.parametrize(("address", "kind"), [("ipv4", "ipip"), ("ipv4", "gue"), ("ipv6", "ipip")])
+def test_a_tunnel_to_each_backend(tmp_path: Path, address: str, kind: str) -> None:
+    is4 = address == "ipv4"
+    source = "192.0.2.1" if is4 else "2001:db8::1"
+    more = f', source = "{source}", tunnel = "{kind}"'
+    made = balancer(tmp_path, more, FAR4 if is4 else FAR6, address)
+    steps = both_families(200)
+    steps += [(1 + n / 100, "wan", syn(2000 + n)) for n in range(20)]
+    report, left = made.run(steps)
+    assert report["counters"]["packets"] == len(left) == 24
+    assert len({packet[IP if is4 else IPv6].dst for _, packet in left}) == 2
+    for (port, packet), (_, _, sent) in zip(left, steps, strict=True):
+        outer = packet[IP if is4 else IPv6]
+        inner = bytes(sent[IP if IP in sent else IPv6])
+        assert (port, packet.dst, outer.src) == ("lan", "02:00:00:00:00:09", source)
+        raw = bytes(outer)
+        protocol = 4 if IP in sent else 41
+        head = 20 if is4 else 40
+        if is4:
+            assert (outer.flags, outer.ttl, outer.len) == ("DF", 64, len(raw))
+            again = IP(raw)
+            del again.chksum
+            assert bytes(again) == raw
+        else:
+            assert (outer.hlim, outer.plen) == (64, len(raw) - 40)
+        if kind == "gue":
+            udp = outer[UDP]
+            assert (udp.dport, udp.len, udp.chksum) == (6080, len(raw) - 20, 0)
+            assert udp.sport >= 49152 and raw[28:32] == bytes((0, protocol, 0, 0))
+            head = 32
+        else:
+            assert (outer.proto if is4 else outer.nh) == protocol
+        assert raw[head:] == inner
+        tos = sent[IP].tos if IP in sent else sent[IPv6].tc
+        assert (outer.tos if is4 else outer.tc) == tos
+    if kind == "gue":
+        made.run(steps[:2], *SWEEP)
+
+
+def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
+    made = balancer(tmp_path, ', source = "192.0.2.1"', FAR4, "ipv4")
+    free = ether() / IP(src="198.51.100.1", dst=VIP) / TCP(dport=80) / bytes(1441)
+    steps = [*both_families(1481), (0.6, "wan", free), (0.7, "wan", both_families(1480)[0][2])]
+    report, left = made.run(steps)
+    assert report["dropped"]["too_big"] == 5
+    assert report["counters"]["too_big_told"] == 3 and len(left) == 4
+    (_, one), (_, two), (_, six), (port, through) = left
+    for packet in (one, two):
+        assert (packet[IP].src, packet[IP].dst) == (VIP, "198.51.100.1")
+        assert (packet[ICMP].type, packet[ICMP].code, packet[ICMP].nexthopmtu) == (3, 4, 1480)
+        assert packet.dst == "02:00:00:00:00:01"
+    assert six[ICMPv6PacketTooBig].mtu == 1480 and six[IPv6].src == VIP6
+    assert port == "lan" and len(through[IP]) == 1500
+    made.run(steps[2:3], *SWEEP)
+
+
+def test_an_error_goes_into_the_tunnel(tmp_path: Path) -> None:
+    quoted = IP(src=VIP, dst="198.51.100.1") / TCP(sport=80, dport=2000)
+    error = ether() / IP(src="203.0.113.9", dst=VIP) / ICMP(type=3, code=4) / quoted
+    made = balancer(tmp_path, ', source = "192.0.2.1"', FAR4, "ipv4")
+    found = []
+    for source in range(40):  # some source is in the flow's bucket
+        error[IP].src = f"203.0.113.{source + 1}"
+        found.append((source / 10, "wan", error.copy()))
+    report, left = made.run(found)
+    assert report["on_hash"].get("fn", 0) + len(left) == 40
+    assert all(packet[IP].proto == 4 for _, packet in left)
+
+
 def test_no_backend(tmp_path: Path) -> None:
     report, left = balancer(tmp_path, backends="b1 02:00:00:00:00:11,0\n").run([(0, "wan", syn(1))])
     assert left == [] and report["dropped"]["no_backend"] == 1
@@ -152,3 +261,16 @@ def test_no_backend(tmp_path: Path) -> None:
 )
 def test_refusals(tmp_path: Path, more: str, backends: str, says: str) -> None:
     assert says in balancer(tmp_path, more, backends).refusal()
+
+
+@pytest.mark.parametrize(
+    ("more", "backends", "says"),
+    [
+        ("", FAR4, "the IP address that its tunnels begin at"),
+        (', source = "2001:db8::1"', FAR4, "mac+u16+ipv6"),
+        (', source = "2001:db8::1", tunnel = "gue"', FAR4, "goes over IPv4"),
+        (', source = "192.0.2.1"', FAR4.replace("113.2", "113.1"), "another backend has its IP"),
+    ],
+)  # fmt: skip
+def test_refusals_of_a_tunnel(tmp_path: Path, more: str, backends: str, says: str) -> None:
+    assert says in balancer(tmp_path, more, backends, "ipv4").refusal()

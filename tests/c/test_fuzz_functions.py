@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,32 @@ permit protocol 47 from any to any keep
 reject from any to any
 """.strip()
 
+# Values "mac+u16+ipv4" of printable bytes.
+BACKENDS = "bbbbb1 !0001\nbbbbb2 !0002\nbbbbb3!!0003\n"
+LINES = {"acl": RULES, "balance": BACKENDS, "balance_tunnel": BACKENDS}
+ADDRESSES = [
+    f"{net}.{host}" for net in ("10.0.0", "10.0.1", "192.0.2", "198.51.100") for host in (1, 2)
+]
+VIPS4 = ",".join(
+    f"{one}:{port}" for one in ADDRESSES for port in ("443/tcp", "4789/tcp", "443/udp")
+)
+VIPS = f"vips={VIPS4}," + ",".join(
+    f"[2001:db8::{int(IPv4Address(one)) >> 16:x}:{int(IPv4Address(one)) & 0xFFFF:x}]:{port}"
+    for one in ADDRESSES
+    for port in ("443/tcp", "443/udp")
+)
+MARKED = "@backends,5,8,12,0 @down,1,8,8,3"
+
 # (function, its arguments and tables, counters that must not be 0: the packets got so far)
 CASES = [
     ("acl", "@rules,5,4,200,0 log=mon answers=1000000",
      "permitted of_a_flow flows_begun errors_of_a_flow not_ip logged answers"),
+    ("balance", f"port=wan short=5 {VIPS} {MARKED}", "new_flows icmp_errors passed"),
+    ("balance", f"port=wan by=source {VIPS} {MARKED}", "new_flows icmp_errors"),
+    ("balance_tunnel", f"port=wan source=10.0.0.9 {VIPS} {MARKED}",
+     "new_flows passed"),
+    ("balance_tunnel", f"port=mon %600 source=10.0.0.9 tunnel=gue vips={VIPS4} {MARKED}",
+     "new_flows too_big_told"),
     ("export", f"to=mon {FAR} active=5 idle=2 templates=1", "flows_begun records messages not_ip"),
     ("export", f"to=wan {FAR6} active=1 idle=1", "flows_begun records messages not_ip"),
     ("export", f"to=mon %100 {FAR} active=1 idle=1", "flows_begun not_ip"),
@@ -84,9 +107,9 @@ def program(function: str, harness: Path, folder: Path) -> Path:
     return made
 
 
-def run(made: Path, packets: int, number: int, words: str) -> str:
+def run(made: Path, packets: int, number: int, words: str, lines: str) -> str:
     done = subprocess.run(
-        [made, str(packets), str(number), *words.split()], input=RULES,
+        [made, str(packets), str(number), *words.split()], input=lines,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{words}: {done.stderr}"
@@ -98,10 +121,12 @@ def test_no_packet_harms_it(function: str, harness: Path, tmp_path: Path) -> Non
     made = program(function, harness, tmp_path)
     mine = [case for case in CASES if case[0] == function]
     for _, words, wanted in mine:
-        said = run(made, PACKETS // len(mine), seed(), words)
+        said = run(made, PACKETS // len(mine), seed(), words, LINES.get(function, ""))
         counted = dict(line.split() for line in said.splitlines())
         assert not [name for name in wanted.split() if counted[name] == "0"], said
     if function == "export":
         # What was flushed 30 days ago flushes nothing, though times have 32 bits.
         words = f"to=mon {FAR} templates=86400"
-        assert run(made, 2000, 1, f"{words} !flush") == run(made, 2000, 1, f"{words} !nothing")
+        assert run(made, 2000, 1, f"{words} !flush", "") == run(
+            made, 2000, 1, f"{words} !nothing", ""
+        )

@@ -31,6 +31,7 @@ cores = "1"
 name = "balance"
 plugin = "balance"
 args = {{ vips = "{vip}:80/tcp", port = "lan" }}
+state = "auto"
 bucket_state = "auto"
 on_full = "hold"
 count = 1

@@ -1,35 +1,36 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * balance: spreads the flows of virtual addresses over backends, which answer the clients themselves. A packet goes
- * to its backend by the MAC address alone. docs/functions/balance.md is its page.
+ * to its backend by the MAC address alone, or as balance_tunnel (balance_tunnel.c), in IPIP or GUE.
+ * docs/functions/balance.md is its page.
  *
  *     [[workers]]
  *     plugin = "balance"
+ *     state = "auto"
  *     bucket_state = "auto"
  *     args = { vips = "192.0.2.10:80/tcp, [2001:db8::10]:443/tcp", port = "lan" }
  *     tables.backends = { kind = "own", key = "text8", value = "mac+u16", entries = 1000, bytes = "256KiB" }
  *
- * A new flow takes the backend of its place in a Maglev table, which table_apply fills. The flow is kept, with the MAC
- * address of its backend, in the state of its bucket, so it stays there when the table changes. What creates a flow is
- * touched before; what refreshes or ends one is a single store.
+ * A new flow takes the backend of its place in a Maglev table, which table_apply fills (balance_table.h). The flow is
+ * kept, with the address of its backend, in the state of its bucket, so it stays there when the table changes. What
+ * creates a flow is touched before; what refreshes or ends one is a single store.
  */
-#include <arpa/inet.h>
-#include <stdio.h>
+#include "balance_table.h"
+#include "balance_vips.h"
+#include "frames.h"
+#include "icmp.h"
 
-#include <dpsup_table.h>
-
-#include "arguments.h"
-#include "headers.h"
-#include "maglev.h"
+#ifdef BALANCE_TUNNEL
+#define IS_TUNNEL 1
+#else
+#define IS_TUNNEL 0     /* what it needs for a tunnel costs nothing then */
+#endif
 
 enum {
-	TCP = 6, UDP = 17, ICMP4 = 1, ICMP6 = 58,
+	ICMP4 = 1, ICMP6 = 58,
 
 	TAGS = 2,
-	MOST_VIPS = 64,
-	VIP_SLOTS = 256,
-	MOST_BACKENDS = 1024,
-	MAC_SLOTS = 4096,
+	GUE = 8 + 4,            /* with UDP */
 
 	SETS = 256,
 	WAYS = 8,
@@ -38,24 +39,24 @@ enum {
 	TICK_US = 60000000,
 };
 
-enum reason { BAD_HEADER, FRAGMENT, PROTOCOL, NO_BACKEND, OTHER };
+enum reason { BAD_HEADER, FRAGMENT, PROTOCOL, NO_BACKEND, OTHER, TOO_BIG, NO_HEADROOM };
 
 static const char *const reasons[] = {
 	[BAD_HEADER] = "bad_header", [FRAGMENT] = "fragment", [PROTOCOL] = "protocol",
-	[NO_BACKEND] = "no_backend", [OTHER] = "other", NULL,
+	[NO_BACKEND] = "no_backend", [OTHER] = "other", [TOO_BIG] = "too_big", [NO_HEADROOM] = "no_headroom", NULL,
 };
 
-enum counter { PACKETS, BYTES, NEW, MOVED, FULL, ERRORS, PASSED };
+enum counter { PACKETS, BYTES, NEW, MOVED, FULL, ERRORS, PASSED, ANSWERS };
 
 static const char *const counters[] = {
 	[PACKETS] = "packets", [BYTES] = "bytes", [NEW] = "new_flows", [MOVED] = "moved", [FULL] = "full",
-	[ERRORS] = "icmp_errors", [PASSED] = "passed", NULL,
+	[ERRORS] = "icmp_errors", [PASSED] = "passed", [ANSWERS] = "too_big_told", NULL,
 };
 
 /* What is seen of a TCP connection; other flows are OPEN. */
 enum { OPEN, OPENING, CLOSING };
 
-/* `to`: the backend's MAC address << 16, when the flow ends << 2, and OPEN or another. 0: there is no flow. */
+/* `to`: the backend's id << 16, when the flow ends << 2, and OPEN or another. 0: there is no flow. */
 struct flow {
 	uint64_t key;
 	uint64_t to;
@@ -66,111 +67,78 @@ struct bucket {
 };
 _Static_assert(sizeof(struct bucket) <= DPS_PLUGIN_BUCKET_STATE, "a bucket's state has a limit");
 
-/* The bytes of the table `backends`. A MAC address is a number, and 0 is none. */
-struct places {
-	uint32_t filled;
-	uint32_t pad;
-	uint64_t macs[MOST_BACKENDS];
-	uint64_t slots[MAC_SLOTS];      /* the same, to be found by themselves */
-	uint16_t place[MAGLEV_PLACES];
-};
-
-struct vip {
-	uint8_t address[16];
-	uint16_t port;
-	uint8_t protocol;               /* 0: none is here */
-	uint8_t is6;
-};
-
 static const struct dps_env *env;
-static const struct dps_live_table *backends;
-static struct vip vips[VIP_SLOTS];
-static uint32_t n_vips, out_port;
+static const struct dps_live_table *backends, *down;
+static struct marks marks = { .versions = { UINT64_MAX, UINT64_MAX } };
+static struct counts_known known_counts;
+static struct far far;          /* of a tunnel: what all packets have */
+static int is_gue;
+static uint64_t gue_port = 6080;
+static uint32_t tunnel_head;    /* bytes before a packet */
+static struct vips vips;
+static uint32_t out_port;
 static int by_source, other;
 static uint32_t life_tcp = 3600, life_udp = 120, life_short = 60;
 
 /* --- arguments ---------------------------------------------------------------------------------- */
 
-static inline uint64_t
-mix(uint64_t a, uint64_t b)
-{
-	__extension__ unsigned __int128 product =
-		(unsigned __int128)(a ^ 0xa0761d6478bd642full) * (b ^ 0xe7037ed1a0b428dbull);
-
-	return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
-static inline uint64_t
-address_hash(const uint8_t *address, int is6)
-{
-	return is6 ? mix(dps_table_load64(address), dps_table_load64(address + 8)) :
-		     mix(dps_table_load32(address), 4);
-}
-
-/* The slot of this virtual address, or the free one where it would be. */
-static inline struct vip *
-vip_slot(const uint8_t *address, int is6, uint8_t protocol, uint16_t port)
-{
-	uint32_t at = (uint32_t)mix(address_hash(address, is6), (uint64_t)port << 8 | protocol) % VIP_SLOTS;
-
-	while (vips[at].protocol != 0 &&
-	       (vips[at].protocol != protocol || vips[at].port != port || vips[at].is6 != is6 ||
-		memcmp(vips[at].address, address, is6 ? 16 : 4) != 0))
-		at = (at + 1) % VIP_SLOTS;
-	return &vips[at];
-}
-
 static int
-take_vip(char *text)
+take_seconds(const char *key, uint32_t *seconds)
 {
-	char address[64], word[8];
-	struct vip vip = { 0 }, *slot;
-	unsigned int port;
-	int end = 0;
+	uint64_t n = *seconds;
 
-	vip.is6 = text[0] == '[';
-	if ((sscanf(text, vip.is6 ? "[%63[^]]]:%5u/%7s%n" : "%63[^:]:%5u/%7s%n", address, &port, word, &end) != 3 ||
-	     text[end] != '\0') ||
-	    inet_pton(vip.is6 ? AF_INET6 : AF_INET, address, vip.address) != 1 || port < 1 || port > 65535 ||
-	    (strcmp(word, "tcp") != 0 && strcmp(word, "udp") != 0))
-		return refuse(env, "vips: \"%s\" is not a virtual address: write 192.0.2.10:80/tcp or "
-			      "[2001:db8::10]:443/udp%s", text, "");
-	vip.protocol = word[0] == 't' ? TCP : UDP;
-	vip.port = htons((uint16_t)port);
-	slot = vip_slot(vip.address, vip.is6, vip.protocol, vip.port);
-	if (slot->protocol != 0)
-		return refuse(env, "vips: \"%s\" is there twice%s", text, "");
-	if (n_vips++ == MOST_VIPS)
-		return refuse(env, "vips: it takes 64, and \"%s\" is one more%s", text, "");
-	*slot = vip;
+	if (take_number(env, key, 5, MOST_SECONDS, &n) != 0)
+		return -1;
+	*seconds = (uint32_t)n;
 	return 0;
 }
 
 static int
-take_seconds(const char *key, uint32_t *seconds)
+take_tunnel(void)
 {
-	const char *value = dps_arg(env, key);
-	char *end;
-	unsigned long n;
+	static const char *const kinds[] = { "ipip", "gue", NULL };
+	const char *source = dps_arg(env, "source");
 
-	if (value == NULL)
-		return 0;
-	n = strtoul(value, &end, 10);
-	if (value[0] < '0' || value[0] > '9' || *end != '\0' || n < 5 || n > MOST_SECONDS)
-		return refuse(env, "%s: \"%s\" is not a number of seconds from 5 to 30000", key, value);
-	*seconds = (uint32_t)n;
+	if (take_word(env, "tunnel", kinds, &is_gue) != 0 || take_number(env, "gue_port", 1, 65535, &gue_port) != 0)
+		return -1;
+	if (source == NULL)
+		return refuse(env, "it needs the argument \"source\": the IP address that its tunnels begin at%s%s", "", "");
+	far.is6 = strchr(source, ':') != NULL;
+	far.ttl = 64;
+	far.port = (int)out_port;
+	if (inet_pton(far.is6 ? AF_INET6 : AF_INET, source, far.source) != 1)
+		return refuse(env, "source: \"%s\" is not an IP address%s", source, "");
+	if (far.is6 && is_gue)
+		return refuse(env, "source: tunnel = \"gue\" goes over IPv4, and \"%s\" is IPv6%s", source, "");
+	if (backends->value_bytes != (far.is6 ? 24u : 12u))
+		return refuse(env, "table \"backends\": source is %s, so write value = \"mac+u16+%s\"",
+			      far.is6 ? "IPv6" : "IPv4", far.is6 ? "ipv6" : "ipv4");
+	tunnel_head = far_head(&far) - ETHER + (is_gue ? (uint32_t)GUE : 0);
+	return 0;
+}
+
+static int
+take_down(void)
+{
+	down = dps_table(env, "down");
+	if (down != NULL && (down->kind != DPS_TABLE_EXACT || down->key_bytes != BACKEND_NAME))
+		return refuse(env, "table \"down\": write kind = \"exact\", key = \"%s\", value = \"text8\"%s",
+			      "text8", "");
 	return 0;
 }
 
 static int
 init(const struct dps_env *e, void **state)
 {
-	static const char *const known[] = { "vips", "port", "by", "other", "tcp", "udp", "short", NULL };
+	static const char *const known[] = { "vips", "port", "by", "other", "tcp", "udp", "short",
+#ifdef BALANCE_TUNNEL
+					     "tunnel", "source", "gue_port",
+#endif
+					     NULL };
 	static const char *const bys[] = { "flow", "source", NULL };
 	static const char *const others[] = { "next", "kernel", "drop", NULL };
 	const char *list, *port;
-	char part[96];
-	int at;
+	int at = -1;
 
 	(void)state;
 	env = e;
@@ -185,84 +153,22 @@ init(const struct dps_env *e, void **state)
 		return refuse(env, "it needs the argument \"%s\"%s", list == NULL ? "vips" : "port",
 			      list == NULL ? ": virtual addresses, with commas between them" :
 					     ": the name of the port toward the backends");
-	at = dps_port(env, port);
-	if (at < 0)
-		return refuse(env, "port: there is no port \"%s\"%s", port, "");
+	if (take_port(env, "port", &at) != 0)
+		return -1;
 	out_port = (uint32_t)at;
-	if (backends == NULL || backends->kind != DPS_TABLE_OWN || backends->value_bytes != 8)
+	if (backends == NULL || backends->kind != DPS_TABLE_OWN || !is_backend_value(backends->value_bytes))
 		return refuse(env, "it needs the table \"backends\": write tables.backends = { kind = \"own\", "
-			      "key = \"text8\", value = \"mac+u16\", entries = 1000, bytes = \"256KiB\" }%s%s", "", "");
-	while (*list != '\0') {
-		size_t len;
-
-		list += strspn(list, " ,");
-		len = strcspn(list, " ,");
-		if (len >= sizeof(part))
-			return refuse(env, "vips: \"%s\" is too long for an address%s", list, "");
-		memcpy(part, list, len);
-		part[len] = '\0';
-		if (len > 0 && take_vip(part) != 0)
-			return -1;
-		list += len;
-	}
-	return n_vips > 0 ? 0 : refuse(env, "vips: there is none in it%s%s", "", "");
-}
-
-/* --- the table of backends ------------------------------------------------------------------------ */
-
-/* The slot of this MAC address, or the free one where it would be. Fewer than a quarter are used. */
-static inline uint32_t
-mac_slot(const struct places *t, uint64_t mac)
-{
-	uint32_t at = (uint32_t)maglev_mix(mac) % MAC_SLOTS;
-
-	while (t->slots[at] != 0 && t->slots[at] != mac)
-		at = (at + 1) % MAC_SLOTS;
-	return at;
-}
-
-static inline uint64_t
-mac_at(const uint8_t *at)
-{
-	return (uint64_t)be16_at(at) << 32 | (uint64_t)be16_at(at + 2) << 16 | be16_at(at + 4);
+			      "key = \"text8\", value = \"mac+u16%s\", entries = 1000, bytes = \"256KiB\" }%s",
+			      IS_TUNNEL ? "+ipv4" : "", "");
+	if (take_down() != 0 || (IS_TUNNEL && take_tunnel() != 0))
+		return -1;
+	return take_vips(env, &vips, list);
 }
 
 static int
 apply(const struct dps_table_work *work)
 {
-	static struct maglev_backend turns[MOST_BACKENDS];
-	struct places *to = (struct places *)work->at;
-	const struct dps_table_change *all;
-	uint64_t n;
-
-	if (work->bytes < sizeof(*to) || work->value_bytes != 8 || work->entries > MOST_BACKENDS) {
-		snprintf(work->error, work->error_len, "write value = \"mac+u16\", entries = 1000 (at most "
-			 "1024), bytes = \"256KiB\"");
-		return -1;
-	}
-	all = work->all(&n);
-	memset(to, 0, sizeof(*to));
-	for (uint64_t i = 0; i < n; i++) {
-		const uint8_t *value = (const uint8_t *)all[i].value;
-		uint64_t mac = mac_at(value);
-		uint16_t weight;
-		uint32_t slot = mac_slot(to, mac);
-		const char *fault = mac == 0 ? "00:00:00:00:00:00 is nobody's address" :
-				    (value[0] & 1) != 0 ? "its MAC address is one of a group of hosts" :
-				    to->slots[slot] == mac ? "another backend has its MAC address" : NULL;
-
-		if (fault != NULL) {
-			snprintf(work->error, work->error_len, "backend %.*s: %s", (int)work->key_bytes,
-				 (const char *)all[i].key, fault);
-			return -1;
-		}
-		memcpy(&weight, value + 6, sizeof(weight));
-		to->slots[slot] = to->macs[i] = mac;
-		turns[i].name = maglev_name(all[i].key, work->key_bytes);
-		turns[i].weight = weight;
-	}
-	to->filled = (uint32_t)maglev_fill(to->place, turns, (uint32_t)n);
-	return 0;
+	return apply_backends(work, IS_TUNNEL);
 }
 
 /* --- flows ---------------------------------------------------------------------------------------- */
@@ -282,19 +188,11 @@ is_over(uint64_t to)
 }
 
 static inline uint64_t
-backend_of(const struct places *t, uint64_t key)
-{
-	uint32_t index = t->place[(uint32_t)(key >> 32) % MAGLEV_PLACES];
-
-	return t->filled != 0 && index < MOST_BACKENDS ? t->macs[index] : 0;
-}
-
-static inline uint64_t
-life(uint64_t mac, uint32_t state, uint32_t seconds)
+life(uint64_t id, uint32_t state, uint32_t seconds)
 {
 	uint64_t end = (env->now + seconds * 1000000000ull) >> UNIT;
 
-	return mac << 16 | ((end + 1) & 0x3fff) << 2 | state;
+	return id << 16 | ((end + 1) & 0x3fff) << 2 | state;
 }
 
 static void
@@ -321,23 +219,34 @@ find(struct bucket *b, uint64_t key, int *is_there)
 	return room;
 }
 
-/* Which MAC address a packet of this flow goes to; 0: there is no backend. `flags` are those of TCP, else 0. */
-static uint64_t
-choose(struct bucket *b, const struct places *t, uint64_t key, uint32_t protocol, uint32_t flags)
+/* Its backend, unless it is no more there. */
+static inline int
+backend_of(const struct places *t, const struct flow *f)
+{
+	int index = backend_index(t, f->to >> 16);
+
+	return index >= 0 && marks.of[index] != GONE ? index : -1;
+}
+
+/* To which backend a packet of this flow goes; -1: there is none. `flags` are those of TCP, else 0. */
+static int
+choose(struct bucket *b, const struct places *t, uint64_t key, uint32_t protocol, uint32_t flags, int *is_new)
 {
 	int is_there, opens = protocol == TCP && (flags & 0x17) == 0x02;
 	struct flow *f = find(b, key, &is_there);
-	uint64_t mac = is_there ? f->to >> 16 : 0, to;
+	int index = is_there ? backend_of(t, f) : -1, has_gone = is_there && index < 0;
 	uint32_t state = is_there ? f->to & 3 : OPEN;
-	int has_gone = is_there && t->slots[mac_slot(t, mac)] != mac;
+	uint64_t to, id;
 
+	*is_new = 0;
 	/* A connection anew may go elsewhere: by source, only where its backend has gone. */
 	if (is_there && opens && state == CLOSING && !by_source)
-		mac = 0;
-	if (mac == 0 || has_gone)
-		mac = backend_of(t, key);
-	if (mac == 0)
-		return 0;
+		index = -1;
+	if (index < 0)
+		index = backend_for(t, &marks, key);
+	if (index < 0)
+		return -1;
+	id = t->backends[index].id;
 	if (!by_source && protocol == TCP) {
 		if (opens)
 			state = OPENING;
@@ -348,21 +257,22 @@ choose(struct bucket *b, const struct places *t, uint64_t key, uint32_t protocol
 	} else {
 		state = OPEN;
 	}
-	to = life(mac, state, state != OPEN ? life_short : protocol == UDP ? life_udp : life_tcp);
-	if (is_there && f->to >> 16 == mac) {
+	to = life(id, state, state != OPEN ? life_short : protocol == UDP ? life_udp : life_tcp);
+	if (is_there && f->to >> 16 == id) {
 		if (f->to != to)
 			__atomic_store_n(&f->to, to, __ATOMIC_RELAXED);
-		return mac;
+		return index;
 	}
 	dps_touch(&env->counters[NEW], 3 * sizeof(uint64_t));
 	if (f == NULL) {
 		env->counters[FULL]++;
-		return mac;
+		return index;
 	}
+	*is_new = 1;
 	env->counters[has_gone ? MOVED : NEW]++;
 	dps_touch(f, sizeof(*f));
 	*f = (struct flow){ key, to };
-	return mac;
+	return index;
 }
 
 /* One store each, so a kill between two of them leaves the rest for the next tick. */
@@ -400,48 +310,105 @@ key_of(const uint8_t *source, const uint8_t *vip, int is6, uint32_t protocol, ui
 	return by_source ? key : mix(key, (uint64_t)ports << 8 | protocol);
 }
 
+/* An IP packet to a backend: where it begins, how long it is. */
+struct cargo {
+	uint64_t key;
+	uint32_t at;
+	uint32_t len;
+	int is6;
+};
+
+/* Behind new headers, without its VLAN tags. RFC 2003, 4213, 2473, draft-ietf-intarea-gue (version 0). */
 static uint16_t
-forward(struct dps_packet *p, uint64_t mac)
+encapsulate(struct dps_packet *p, const struct backend *b, const struct cargo *c)
 {
+	const uint8_t *ip = p->data + c->at;
+	uint8_t tos = c->is6 ? (uint8_t)((ip[0] & 0xfu) << 4 | ip[1] >> 4) : ip[1], *at;
+	uint32_t grows = ETHER + tunnel_head - c->at, protocol = c->is6 ? 41 : 4;
+	struct far to = far;
+
+	memcpy(to.mac, b->mac, 6);
+	memcpy(to.destination, b->address, 16);
+	p->data -= grows;
+	p->len += grows;
+	memset(p->data, 0, ETHER + tunnel_head);
+	if (!far.is6)
+		p->data[ETHER + 1] = tos;
+	at = far_put(env, &to, p->data, is_gue ? (uint32_t)UDP : protocol, (is_gue ? (uint32_t)GUE : 0) + c->len);
+	if (far.is6) {
+		p->data[ETHER] |= tos >> 4;
+		p->data[ETHER + 1] = (uint8_t)(tos << 4 | (c->key >> 16 & 0xf));
+		be16_put(p->data + ETHER + 2, (uint32_t)c->key & 0xffff);
+	}
+	if (is_gue) {
+		/* The source port spreads flows over ways; no checksum, as the packet inside has its own. */
+		be16_put(at, 49152 + (uint32_t)(c->key >> 20 & 0x3fff));
+		be16_put(at + 2, (uint32_t)gue_port);
+		be16_put(at + 4, GUE + c->len);
+		at[9] = (uint8_t)protocol;
+	}
+	return dps_out(out_port);
+}
+
+static uint16_t
+forward(struct dps_packet *p, const struct places *t, int index, const struct cargo *c, int is_new)
+{
+	const struct backend *b;
+
+	if (index < 0)
+		return dps_drop(NO_BACKEND);
+	b = &t->backends[index];
 	dps_touch(env->counters, 2 * sizeof(uint64_t));
 	env->counters[PACKETS]++;
 	env->counters[BYTES] += p->total;
-	be16_put(p->data, (uint32_t)(mac >> 32));
-	be32_put(p->data + 2, (uint32_t)mac);
+	count_backend((struct counts *)env->state, &known_counts, t, backends->version, (uint32_t)index, c->len, is_new);
+	if (IS_TUNNEL)
+		return encapsulate(p, b, c);
+	memcpy(p->data, b->mac, 6);
 	memcpy(p->data + 6, env->ports[out_port].mac, 6);
 	return dps_out(out_port);
 }
 
+/* Does it go into the tunnel? Else *verdict says what becomes of it: its sender is told how long packets may be. */
 static int
-has_address(const uint8_t *address, int is6)
+fits(const struct dps_packet *p, const struct cargo *c, uint16_t *verdict)
 {
-	for (uint32_t i = 0; i < VIP_SLOTS; i++)
-		if (vips[i].protocol != 0 && vips[i].is6 == is6 &&
-		    memcmp(vips[i].address, address, is6 ? 16 : 4) == 0)
-			return 1;
-	return 0;
+	uint32_t mtu = env->ports[out_port].mtu;
+
+	if (mtu != 0 && c->len + tunnel_head > mtu) {
+		*verdict = dps_drop(TOO_BIG);
+		if (icmp_too_big(p, c->at, c->is6, mtu > tunnel_head ? mtu - tunnel_head : 0))
+			count(ANSWERS);
+		return 0;
+	}
+	*verdict = dps_drop(NO_HEADROOM);
+	return p->headroom >= ETHER + tunnel_head - c->at;
 }
 
 /* To a virtual address: an error goes to the backend of the flow that it is about, which sent the packet that it
  * quotes; anything else, such as an echo, by its source. */
 static uint16_t
-icmp(struct dps_packet *p, const uint8_t *ip, int is6, const uint8_t *l4, uint32_t room)
+icmp(struct dps_packet *p, struct cargo *c, const uint8_t *l4, uint32_t room)
 {
 	const struct places *t = (const struct places *)backends->at;
+	const uint8_t *ip = p->data + c->at;
+	int is6 = c->is6;
 	uint32_t size = is6 ? 16 : 4, head = IPV6, want, protocol;
 	const uint8_t *vip = ip + (is6 ? 24 : 16), *about = l4 + 8, *to, *ports;
 	struct dps_tuple tuple = { .version = is6 ? 6 : 4 };
-	uint64_t key, mac;
-	int is_there;
+	int is_there, index;
 	struct flow *f;
+	uint16_t verdict;
 
-	if (!has_address(vip, is6))
+	if (!has_vip(&vips, vip, is6))
 		return pass(p);
 	if (is6 ? (l4[0] & 0x80) != 0 : l4[0] != 3 && l4[0] != 11 && l4[0] != 12) {
 		if (is6 && l4[0] >= 133 && l4[0] <= 137)
 			return pass(p);
-		mac = backend_of(t, mix(address_hash(ip + (is6 ? 8 : 12), is6), address_hash(vip, is6)));
-		return mac == 0 ? dps_drop(NO_BACKEND) : forward(p, mac);
+		if (IS_TUNNEL && !fits(p, c, &verdict))
+			return verdict;
+		c->key = mix(address_hash(ip + (is6 ? 8 : 12), is6), address_hash(vip, is6));
+		return forward(p, t, backend_for(t, &marks, c->key), c, 0);
 	}
 	if (room < 8u + (is6 ? (uint32_t)IPV6 : (uint32_t)IPV4) || about[0] >> 4 != (is6 ? 6 : 4))
 		return dps_drop(BAD_HEADER);
@@ -462,18 +429,21 @@ icmp(struct dps_packet *p, const uint8_t *ip, int is6, const uint8_t *l4, uint32
 	memcpy(&tuple.from_port, ports + 2, 2);
 	memcpy(&tuple.to_port, ports, 2);
 	tuple.protocol = (uint8_t)protocol;
-	if (vip_slot(vip, is6, tuple.protocol, tuple.to_port)->protocol == 0)
+	if (vip_slot(&vips, vip, is6, tuple.protocol, tuple.to_port)->protocol == 0)
 		return dps_drop(PROTOCOL);
-	key = key_of(to, vip, is6, protocol, (uint32_t)tuple.to_port << 16 | tuple.from_port);
-	want = by_source ? dps_bucket((uint32_t)key) : dps_bucket(dps_hash_of(env, &tuple));
+	if (IS_TUNNEL && !fits(p, c, &verdict))
+		return verdict;
+	c->key = key_of(to, vip, is6, protocol, (uint32_t)tuple.to_port << 16 | tuple.from_port);
+	want = by_source ? dps_bucket((uint32_t)c->key) : dps_bucket(dps_hash_of(env, &tuple));
 	if (dps_bucket(p->hash) != want)
 		return dps_on_hash(env->group_index, want);
-	f = find((struct bucket *)p->bucket_state, key, &is_there);
-	mac = is_there && t->slots[mac_slot(t, f->to >> 16)] == f->to >> 16 ? f->to >> 16 : backend_of(t, key);
-	if (mac == 0)
-		return dps_drop(NO_BACKEND);
-	count(ERRORS);
-	return forward(p, mac);
+	f = find((struct bucket *)p->bucket_state, c->key, &is_there);
+	index = is_there ? backend_of(t, f) : -1;
+	if (index < 0)
+		index = backend_for(t, &marks, c->key);
+	if (index >= 0)
+		count(ERRORS);
+	return forward(p, t, index, c, 0);
 }
 
 static uint16_t
@@ -483,8 +453,9 @@ packet(void *state, struct dps_packet *p)
 	uint32_t at, head = IPV6, len, protocol, least, room;
 	uint16_t from_port, to_port;
 	const uint8_t *ip, *l4, *vip;
-	uint64_t key, mac;
-	int is6;
+	uint16_t verdict;
+	struct cargo c;
+	int is6, index, is_new;
 
 	(void)state;
 	at = ip_at(p, TAGS, &is6);
@@ -497,41 +468,53 @@ packet(void *state, struct dps_packet *p)
 		head = (ip[0] & 0xfu) * 4;
 	len = is6 ? IPV6 + be16_at(ip + 4) : be16_at(ip + 2);
 	if (is6 ? protocol == 44 : (be16_at(ip + 6) & 0x3fff) != 0)
-		return has_address(vip, is6) ? dps_drop(FRAGMENT) : pass(p);
+		return has_vip(&vips, vip, is6) ? dps_drop(FRAGMENT) : pass(p);
 	if (protocol != TCP && protocol != UDP && protocol != (is6 ? ICMP6 : ICMP4))
-		return has_address(vip, is6) ? dps_drop(PROTOCOL) : pass(p);
+		return has_vip(&vips, vip, is6) ? dps_drop(PROTOCOL) : pass(p);
 	least = protocol == TCP ? 20 : 8;
 	if (len < head + least || p->len < at + head + least || p->total < at + len)
-		return has_address(vip, is6) ? dps_drop(BAD_HEADER) : pass(p);
+		return has_vip(&vips, vip, is6) ? dps_drop(BAD_HEADER) : pass(p);
 	l4 = ip + head;
 	room = p->len - at < len ? p->len - at : len;
+	c = (struct cargo){ .at = at, .len = len, .is6 = is6 };
+	see_marks(&marks, t, backends, down);
 	if (protocol != TCP && protocol != UDP)
-		return icmp(p, ip, is6, l4, room - head);
+		return icmp(p, &c, l4, room - head);
 	memcpy(&from_port, l4, 2);
 	memcpy(&to_port, l4 + 2, 2);
-	if (vip_slot(vip, is6, (uint8_t)protocol, to_port)->protocol == 0)
+	if (vip_slot(&vips, vip, is6, (uint8_t)protocol, to_port)->protocol == 0)
 		return pass(p);
-	key = key_of(ip + (is6 ? 8 : 12), vip, is6, protocol, (uint32_t)to_port << 16 | from_port);
-	if (by_source && dps_bucket(p->hash) != dps_bucket((uint32_t)key))
-		return dps_on_hash(env->group_index, (uint32_t)key);
-	mac = choose((struct bucket *)p->bucket_state, t, key, protocol, protocol == TCP ? l4[13] : 0);
-	return mac == 0 ? dps_drop(NO_BACKEND) : forward(p, mac);
+	if (IS_TUNNEL && !fits(p, &c, &verdict))
+		return verdict;
+	c.key = key_of(ip + (is6 ? 8 : 12), vip, is6, protocol, (uint32_t)to_port << 16 | from_port);
+	if (by_source && dps_bucket(p->hash) != dps_bucket((uint32_t)c.key))
+		return dps_on_hash(env->group_index, (uint32_t)c.key);
+	index = choose((struct bucket *)p->bucket_state, t, c.key, protocol, protocol == TCP ? l4[13] : 0, &is_new);
+	return forward(p, t, index, &c, is_new);
 }
 
 const struct dps_plugin dps_plugin = {
 	DPS_PLUGIN_HEAD,
+#ifdef BALANCE_TUNNEL
+	.name = "balance_tunnel",
+	.rewrites = ETHER + 4 * TAGS,
+	.prepends = IPV6,
+	.emits = 1,
+#else
 	.name = "balance",
-	.needs = DPS_PLUGIN_HASH,
 	.rewrites = 12,
+#endif
+	.needs = DPS_PLUGIN_HASH,
 	.reasons = reasons,
 	.counters = counters,
 	.init = init,
 	.packet = packet,
+	.state_size = sizeof(struct counts),
 	.bucket_state_size = sizeof(struct bucket),
 	.state_version = 1,
 	.bucket_tick_us = TICK_US,
 	.bucket_tick = bucket_tick,
 	.policy = 1u << OTHER,
 	.table_apply = apply,
-	.table_layout = 1,
+	.table_layout = 2,
 };

@@ -148,4 +148,26 @@ icmp6_error(uint16_t verdict, const struct dps_packet *p, const uint8_t *source,
 	return frame;
 }
 
+/* What does not go into a tunnel, as its headers make it longer than the port's MTU: its sender is told, by the port
+ * that it came by, how long it may be. An IPv4 packet that may be fragmented is not answered, nor what has a VLAN tag.
+ * 0: nothing is sent. `mtu` is what is left for the packet. */
+static inline int
+icmp_too_big(const struct dps_packet *p, uint32_t ip, int six, uint32_t mtu)
+{
+	const uint8_t *at = p->data + ip;
+	uint8_t *frame = NULL;
+
+	if (ip != ETHER || mtu < 68)
+		return 0;
+	if (six && icmp6_may_answer(p))
+		frame = icmp6_error(dps_out(p->port), p, at + 24, ICMP6_TOO_BIG, 0, mtu);
+	else if (!six && (at[6] & 0x40) != 0 && icmp_may_answer(p))
+		frame = icmp_error(dps_out(p->port), p, at + 16, ICMP_UNREACHABLE, ICMP_FRAGMENTATION, mtu);
+	if (frame == NULL)
+		return 0;
+	memcpy(frame, p->data + 6, 6);
+	memcpy(frame + 6, p->data, 6);
+	return 1;
+}
+
 #endif

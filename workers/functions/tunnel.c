@@ -156,25 +156,6 @@ remote_of(const struct dps_packet *p, uint32_t ip, int six, struct far *to, uint
 	return 1;
 }
 
-/* What is too long for the underlay is answered, as it is never fragmented. */
-static uint16_t
-too_big(const struct dps_packet *p, uint32_t ip, int six, uint32_t mtu)
-{
-	const uint8_t *at = p->data + ip;
-	uint8_t *frame = NULL;
-
-	if (ip == ETHER && six && icmp6_may_answer(p))
-		frame = icmp6_error(dps_out(p->port), p, at + 24, ICMP6_TOO_BIG, 0, mtu);
-	else if (ip == ETHER && !six && (at[6] & 0x40) != 0 && icmp_may_answer(p))
-		frame = icmp_error(dps_out(p->port), p, at + 16, ICMP_UNREACHABLE, ICMP_FRAGMENTATION, mtu);
-	if (frame != NULL) {
-		memcpy(frame, p->data + 6, 6);
-		memcpy(frame + 6, p->data, 6);
-		env->counters[ANSWERS]++;
-	}
-	return dps_drop(TOO_BIG);
-}
-
 static uint16_t
 encapsulate(struct dps_packet *p)
 {
@@ -202,7 +183,10 @@ encapsulate(struct dps_packet *p)
 	}
 	if (mtu != 0 && head + carried > mtu) {
 		room = mtu > head + least ? mtu - head - least : 0;
-		return ip == 0 || room < 68 ? dps_drop(TOO_BIG) : too_big(p, ip, six, room);
+		/* It is answered, as it is never fragmented. */
+		if (icmp_too_big(p, ip, six, room))
+			env->counters[ANSWERS]++;
+		return dps_drop(TOO_BIG);
 	}
 	if (p->headroom < ETHER + head - skip)
 		return dps_drop(NO_HEADROOM);
