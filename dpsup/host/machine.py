@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dpsup.host import plugin_file, process, python, tap
-
 from dpsup.host.neighbours import Neighbour, neighbours
 from dpsup.host.offloads import Offloads
 from dpsup.host.offloads import read as read_offloads

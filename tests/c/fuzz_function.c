@@ -148,7 +148,7 @@ static struct dps_env the_env;
 static const char *told;
 static char lines[N_LINES][256];
 static uint32_t n_lines;
-static uint8_t line_keys[N_LINES][8];
+static uint8_t line_keys[N_LINES][16];
 static struct dps_table_change changes[N_LINES];
 
 static const struct dps_table_change *
@@ -156,6 +156,23 @@ all_changes(uint64_t *n)
 {
 	*n = n_lines;
 	return changes;
+}
+
+// "=KEY VALUE", both in hexadecimal: the value takes the place of the line.
+static void
+unhex_line(uint32_t i)
+{
+	char *from = lines[i] + 1;
+	uint8_t *to = line_keys[i];
+	unsigned int byte;
+
+	while (sscanf(from, "%2x", &byte) == 1) {
+		*to++ = (uint8_t)byte;
+		from += 2;
+		if (*from == ' ')
+			to = (uint8_t *)lines[i];
+		from += *from == ' ';
+	}
 }
 
 static void
@@ -167,7 +184,10 @@ fill_own(struct dps_live_table *t, uint64_t bytes)
 		.port_names = port_names };
 
 	for (uint32_t i = 0; i < n_lines; i++) {
-		line_keys[i][3] = (uint8_t)i;
+		if (lines[i][0] == '=')
+			unhex_line(i);
+		else
+			line_keys[i][3] = (uint8_t)i;
 		changes[i].key = line_keys[i];
 		changes[i].value = lines[i];
 	}

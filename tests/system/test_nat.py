@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Real TCP connections and pings between two namespaces, through `nat`, while its workers die and
-their number changes."""
+their number changes: from inside, by a forward, and from inside by a forward (hairpin)."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Run, wait_for
+from harness import Run, seed, wait_for
 from netns import Host, Transfer, sh, two_hosts
 
 from dpsup import connect
@@ -16,6 +23,8 @@ pytestmark = pytest.mark.beside
 
 OURS = "10.99.0.77"
 CONNECTIONS = 1000
+FORWARDED = 200
+HAIRPINNED = 50
 TOPOLOGY = """
 [[ports]]
 name = "lan"
@@ -34,7 +43,9 @@ bucket_state = "auto"
 on_full = "hold"
 count = 1
 max = 4
-restart = {{ intensity = 1000, backoff = {{ initial = "10ms", factor = 1 }} }}
+restart = {{ intensity = 100000, backoff = {{ initial = "10ms", factor = 1 }} }}
+tables.forwards = {{ kind = "own", key = "ipv4+be16+text3", value = "ipv4+be16", entries = 100, \
+bytes = "16KiB", file = "forwards.txt" }}
 """
 
 # The server answers each line with the same, and says who asked.
@@ -90,26 +101,57 @@ asyncio.run(main())
 """
 
 
-def test_no_connection_breaks_while_workers_die_and_scale(instance: Run) -> None:
+@pytest.fixture
+def hosts(instance: Run) -> Iterator[tuple[Host, Host]]:
+    """With `nat` between them: nobody answers ARP for its outside address."""
     with two_hosts() as (inside, outside):
-        # Nobody answers ARP for the outside address.
-        outside.run("ip", "neigh", "add", OURS, "lladdr", inside.mac, "dev", outside.device)
+        for one, other in ((inside, outside), (outside, inside)):
+            one.run("ip", "neigh", "add", OURS, "lladdr", other.mac, "dev", one.device)
+        (instance.folder / "forwards.txt").write_text(f"{OURS},5001,tcp {inside.ipv4},5001\n")
         instance.start(TOPOLOGY.format(lan=inside.port, wan=outside.port))
-        assert inside.ping(outside.ipv4) == 5
-        transfer(instance, inside, outside)
-        assert inside.ping(outside.ipv4) == 5
-        assert instance.status()["recovery"]["lost"] == 0
+        yield inside, outside
 
 
-def transfer(instance: Run, inside: Host, outside: Host) -> None:
-    server = outside.popen("python3", "-c", SERVER, outside.ipv4)
+def serve(host: Host) -> None:
+    server = host.popen("python3", "-c", SERVER, host.ipv4)
     assert server.stdout is not None
     assert server.stdout.readline() == "listening\n"
-    client = inside.popen("python3", "-c", CLIENT, outside.ipv4, str(CONNECTIONS), OURS)
-    assert client.stdout is not None
-    assert client.stdout.readline() == "open\n", client.communicate()[1]
+
+
+def client(host: Host, to: str, number: int, seen: str) -> subprocess.Popen[str]:
+    """Whose connections are open; the server sees this address."""
+    process = host.popen("python3", "-c", CLIENT, to, str(number), seen)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n", process.communicate()[1]
+    return process
+
+
+@contextlib.contextmanager
+def connections(inside: Host, outside: Host) -> Iterator[None]:
+    """None of them breaks meanwhile."""
+    serve(inside)
+    serve(outside)
+    all_of_them = [
+        (CONNECTIONS, client(inside, outside.ipv4, CONNECTIONS, OURS)),
+        (FORWARDED, client(outside, OURS, FORWARDED, outside.ipv4)),
+        (HAIRPINNED, client(inside, OURS, HAIRPINNED, OURS)),
+    ]
+    yield
+    for number, process in all_of_them:
+        out, err = process.communicate("over\n", timeout=120)
+        assert process.returncode == 0, err
+        assert int(out) >= 2 * number
+
+
+def test_no_connection_breaks_while_workers_die_and_scale(
+    instance: Run, hosts: tuple[Host, Host]
+) -> None:
+    inside, outside = hosts
+    assert inside.ping(outside.ipv4) == 5
     deaths = 0
-    with connect(instance.name) as live:
+    with connect(instance.name) as live, connections(*hosts):
+        # Connections stay; there will be no new ones.
+        live.table_change("forwards", f"del {OURS},5001,tcp")
         for count in (4, 2):
             live.scale("nat", count)
             for member in range(2):
@@ -120,9 +162,33 @@ def transfer(instance: Run, inside: Host, outside: Host) -> None:
                         (s := live.status())["recovery"]["deaths"] == n and s["state"] == "running"
                     )
                 )
-    out, err = client.communicate("over\n", timeout=120)
-    assert client.returncode == 0, err
-    assert int(out) >= 2 * CONNECTIONS
+    assert inside.ping(outside.ipv4) == 5
+    assert instance.status()["recovery"]["lost"] == 0
+    connect_once = f"import socket; socket.create_connection(('{OURS}', 5001), 0.5)"
+    assert "TimeoutError" in outside.run("python3", "-c", connect_once, check=False).stderr
+
+
+@pytest.mark.long
+def test_a_sigkill_every_100_ms(instance: Run, hosts: tuple[Host, Host]) -> None:
+    chance = random.Random(seed())
+    kills = 0
+    with connect(instance.name) as live, connections(*hosts):
+        for count in (1, 4, 2):
+            live.scale("nat", count)
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                (group,) = live.status()["groups"]
+                pids = [worker["pid"] for worker in group["workers"] if worker["pid"]]
+                if pids:
+                    # It may be dead since.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(chance.choice(pids), signal.SIGKILL)
+                        kills += 1
+                time.sleep(0.1)
+    status = wait_for(lambda: (s := instance.status())["state"] == "running" and s)
+    print(f"{kills} kills, {status['recovery']['deaths']} deaths")
+    assert status["recovery"]["deaths"] > kills / 2
+    assert status["recovery"]["lost"] == 0
 
 
 BEFORE_A_ROUTER = """

@@ -1,107 +1,70 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * nat: translates IPv4 sources to one or several outside addresses. docs/functions/nat.md is its page.
+ * nat: translates IPv4 sources to one or several outside addresses, and endpoints there to hosts inside.
+ * docs/functions/nat.md is its page.
  * Over 600 lines: a plugin is one file, and bindings, the choice of ports and packets need each other.
  *
  *     [[workers]]
  *     plugin = "nat"
  *     bucket_state = "auto"
  *     args = { inside = "lan", outside = "wan", address = "192.0.2.1" }
+ *     tables.forwards = { kind = "own", key = "ipv4+be16+text3", value = "ipv4+be16", entries = 1000, bytes = "64KiB" }
  *
- * A binding lies in the state of the bucket in which the packets from inside land. Its outside port is chosen so
- * that the answers land there too: the hash is linear, so the ports that bring an answer into a bucket are those of
- * one of 512 lists, which are made once (`classes`). ICMP echoes have no ports in their hash; they are steered to the
- * bucket of their answers. So no two workers share anything, and a binding goes where its bucket goes.
+ * A binding that a host inside begins lies in the state of the bucket in which the packets from inside land. Its
+ * outside port is chosen so that the answers land there too: the hash is linear, so the ports that bring an answer
+ * into a bucket are those of one of 512 lists, which are made once (`classes`). ICMP echoes have no ports in their
+ * hash; they are steered to the bucket of their answers. So no two workers share anything, and a binding goes where
+ * its bucket goes.
  *
- * What creates a binding is touched before: entry, heads of both chains (which lie in one line), the bit that says
- * the entry is used, counters. What ends one does not depend on where it is cut short: see bucket_tick.
+ * The outside port of a forward is given. Its bindings lie in the bucket of the packets from outside; those from
+ * inside are steered there, by the table, or by what the first one of them left in its own bucket (ELSEWHERE).
+ *
+ * What creates a binding is touched before: see nat_binding.h. What ends one does not depend on where it is cut
+ * short: see bucket_tick.
  */
-#include <arpa/inet.h>
-#include <stdio.h>
-
 #include "arguments.h"
-#include "headers.h"
+#include "nat_binding.h"
 
 enum {
-	TCP = 6,
-	UDP = 17,
-	ICMP = 1,
-
 	REWRITES = ETHER + 60 + 8 + 60 + 18, /* of an ICMP error, the checksum of the TCP header that it quotes */
 	MOST_ADDRESSES = 64,
 	MOST_DIRECT = 16,
 
-	LINES = 32,
-	HEADS = 16,             /* in a line, of each of the two chains */
-	BINDINGS = 1272,        /* of a bucket: what fits DPS_PLUGIN_BUCKET_STATE */
-	WORDS = (BINDINGS + 63) / 64,
-
-	UNIT = 26,              /* a binding's time counts in 2^26 ns */
 	TICK_US = 1000000,
+
+	FIN = 1, SYN = 2, RST = 4, ACK = 16,
 };
 
 enum reason {
 	BAD_HEADER, FRAGMENT, PROTOCOL, NO_BINDING, NOT_OURS, NO_PORT, FULL, HAIRPIN,
+	DAMAGED,
 };
 
 static const char *const reasons[] = {
 	[BAD_HEADER] = "bad_header", [FRAGMENT] = "fragment", [PROTOCOL] = "protocol",
 	[NO_BINDING] = "no_binding", [NOT_OURS] = "not_ours", [NO_PORT] = "no_port", [FULL] = "full",
-	[HAIRPIN] = "hairpin", NULL,
+	[HAIRPIN] = "hairpin", [DAMAGED] = "damaged", NULL,
 };
 
 enum counter {
-	CREATED, EXPIRED, OUTWARD, INWARD, ERRORS, PASSED,
+	CREATED, EXPIRED, OUTWARD, INWARD, ERRORS, PASSED, FORWARDED, HAIRPINNED,
 };
 
 static const char *const counters[] = {
 	[CREATED] = "created", [EXPIRED] = "expired", [OUTWARD] = "outward", [INWARD] = "inward",
-	[ERRORS] = "icmp_errors", [PASSED] = "passed", NULL,
+	[ERRORS] = "icmp_errors", [PASSED] = "passed", [FORWARDED] = "forwarded",
+	[HAIRPINNED] = "hairpinned", NULL,
 };
 
-/* A binding. Addresses and ports as they stand in packets; of an ICMP echo its identifier is the port inside and
- * outside, and the remote port is 0. */
-struct binding {
-	uint32_t inside;
-	uint32_t remote;
-	uint16_t inside_port;
-	uint16_t remote_port;
-	uint16_t outside_port;
-	uint16_t next[2];       /* of the chains by inside and by outside: an index + 1, or 0 */
-	uint8_t protocol;
-	uint8_t address;        /* index of the outside address */
-	uint32_t life;          /* when it ends, in units, << 4, and the state of a TCP connection */
-};
-
-/* What has been seen of a TCP connection. */
-enum { ANSWERED = 1, OPEN = 2, FIN_OUT = 4, FIN_IN = 8, CLOSED = FIN_OUT | FIN_IN };
-
-/* A bucket's state. Chains lead to used bindings. */
-struct bucket {
-	uint64_t used[WORDS];
-	uint16_t heads[LINES][2][HEADS];
-	struct binding binding[BINDINGS];
-};
-_Static_assert(sizeof(struct bucket) <= DPS_PLUGIN_BUCKET_STATE, "a bucket's state has a limit");
-_Static_assert(sizeof(((struct bucket *)0)->heads[0]) <= DPS_PLUGIN_TOUCH_BYTES, "one touch is enough");
-
-enum { BY_INSIDE, BY_OUTSIDE };
-
-/* What a packet says about its flow. */
-struct flow {
-	uint32_t inside;
-	uint32_t remote;
-	uint16_t inside_port;
-	uint16_t remote_port;
-	uint16_t outside_port;
-	uint8_t protocol;
-	uint8_t address;
-};
+/* One touch takes all that a packet counts. */
+_Static_assert((HAIRPINNED + 1) * sizeof(uint64_t) <= DPS_PLUGIN_TOUCH_BYTES, "one touch is enough");
 
 static const struct dps_env *env;
 static int inside_port, outside_port;
 static uint16_t from_inside, from_outside;      /* verdicts */
-static uint32_t addresses[MOST_ADDRESSES], n_addresses;
+static uint32_t addresses[MOST_ADDRESSES];
+static const struct dps_live_table *forwards;   /* NULL: it has none */
+static int is_between;                          /* two links: no router follows */
 static struct { uint32_t net, mask; } direct[MOST_DIRECT];
 static uint32_t n_direct;
 static uint32_t first_port = 1024, last_port = 65535;
@@ -113,6 +76,7 @@ static int passes_unknown;
 static uint16_t ports[65536];
 static uint32_t classes[DPS_PLUGIN_BUCKETS + 1];
 static uint8_t has_ports[2];                    /* TCP, UDP: their hash has ports */
+static int is_symmetric;                        /* both directions of a flow have the same hash */
 
 /* --- arguments ---------------------------------------------------------------------------------- */
 
@@ -224,6 +188,7 @@ take_args(void)
 	passes_unknown = unknown != NULL && strcmp(unknown, "pass") == 0;
 	if (unknown != NULL && !passes_unknown && strcmp(unknown, "drop") != 0)
 		return refuse(env, "unknown: \"%s\" is neither drop nor pass%s", unknown, "");
+	is_between = next == NULL;
 	from_inside = dps_out((uint32_t)outside_port);
 	from_outside = dps_out((uint32_t)inside_port);
 	if (next != NULL) {
@@ -233,6 +198,11 @@ take_args(void)
 			return refuse(env, "next: there is no other group \"%s\"%s", next, "");
 		from_inside = from_outside = dps_on((uint32_t)group);
 	}
+	forwards = dps_table(env, "forwards");
+	if (forwards != NULL && (forwards->kind != DPS_TABLE_OWN || forwards->key_bytes != FORWARD_KEY ||
+				 forwards->value_bytes != FORWARD_VALUE))
+		return refuse(env, "table \"forwards\" has another kind, key or value than it looks up: write kind = \"own\", "
+			      "key = \"ipv4+be16+text3\", value = \"ipv4+be16\"%s%s", "", "");
 	return 0;
 }
 
@@ -263,14 +233,38 @@ is_with_ports(uint8_t protocol)
 	return protocol != ICMP && has_ports[protocol == UDP];
 }
 
-/* The bucket in which a flow's binding lies: that of the packets from inside, where a port can be chosen that
- * brings answers there, else that of the answers. */
+/* The bucket in which the packets from outside land. */
+static uint32_t
+outer(const struct flow *f)
+{
+	return dps_bucket(hash_of(f->protocol, f->remote, f->remote_port, addresses[f->address], f->outside_port));
+}
+
+/* The bucket in which a binding lies that a host inside begins: that of the packets from inside, where a port can be
+ * chosen that brings answers there, else that of the answers. */
 static uint32_t
 home(const struct flow *f)
 {
 	if (is_with_ports(f->protocol))
 		return dps_bucket(hash_of(f->protocol, f->inside, f->inside_port, f->remote, f->remote_port));
 	return dps_bucket(hash_of(f->protocol, f->remote, 0, addresses[f->address], 0));
+}
+
+/* A hash is linear: it is what its bits are worth. */
+static int
+has_symmetric_hash(void)
+{
+	int differs = 0;
+
+	for (uint32_t bit = 0; bit < 32; bit++) {
+		uint32_t one = htonl(1u << bit);
+		uint16_t port = bit < 16 ? htons((uint16_t)(1u << bit)) : 0;
+
+		for (int udp = 0; udp < 2; udp++)
+			differs |= dps_bucket(hash_of(udp ? UDP : TCP, one, port, 0, 0)) !=
+				   dps_bucket(hash_of(udp ? UDP : TCP, 0, 0, one, port));
+	}
+	return !differs;
 }
 
 /* The hash is the same function in all processes of the instance. */
@@ -289,6 +283,7 @@ seated(void *state, const struct dps_env *e)
 								    htons((uint16_t)(1u << bit))));
 		has_ports[udp] = bits[udp] != 0;
 	}
+	is_symmetric = has_symmetric_hash();
 	which = has_ports[0] ? TCP : UDP;
 	worth[0] = 0;
 	for (uint32_t port = 1; port < 65536; port++) {
@@ -312,62 +307,6 @@ seated(void *state, const struct dps_env *e)
 
 /* --- bindings ------------------------------------------------------------------------------------- */
 
-static inline uint32_t
-mix(uint64_t a, uint64_t b)
-{
-	__extension__ unsigned __int128 product =
-		(unsigned __int128)(a ^ 0xa0761d6478bd642full) * (b ^ 0xe7037ed1a0b428dbull);
-
-	return (uint32_t)((uint64_t)product ^ (uint64_t)(product >> 64));
-}
-
-/* The units until an end that is at most 104 days off; what has ended has 0 or less. */
-static inline int32_t
-left(uint32_t life)
-{
-	return (int32_t)((life & ~0xfu) - ((uint32_t)(env->now >> UNIT) << 4));
-}
-
-static inline uint16_t *
-line_of(struct bucket *b, const struct flow *f)
-{
-	return b->heads[mix(f->remote, (uint64_t)f->remote_port << 8 | f->protocol) % LINES][0];
-}
-
-static inline uint32_t
-head_of(const struct flow *f, int by)
-{
-	return by == BY_INSIDE ? mix(f->inside, f->inside_port) % HEADS :
-				 HEADS + mix(f->address, f->outside_port) % HEADS;
-}
-
-static inline int
-is_of(const struct binding *e, const struct flow *f, int by)
-{
-	if (e->remote != f->remote || e->remote_port != f->remote_port || e->protocol != f->protocol ||
-	    e->address != f->address)
-		return 0;
-	return by == BY_INSIDE ? e->inside == f->inside && e->inside_port == f->inside_port :
-				 e->outside_port == f->outside_port;
-}
-
-/* The binding of a flow, unless its time is over: such a one is not there, and is never revived. Nor is one whose
- * outside address was taken from the host by another list of addresses. */
-static struct binding *
-find(struct bucket *b, const struct flow *f, int by)
-{
-	uint32_t at = line_of(b, f)[head_of(f, by)];
-
-	while (at != 0 && at <= BINDINGS) {
-		struct binding *e = &b->binding[at - 1];
-
-		if (is_of(e, f, by) && left(e->life) > 0)
-			return e;
-		at = e->next[by];
-	}
-	return NULL;
-}
-
 /* An outside port, or identifier, that this remote endpoint has none of; 0: all are in use. */
 static int
 choose(struct bucket *b, struct flow *f, uint32_t bucket)
@@ -386,12 +325,14 @@ choose(struct bucket *b, struct flow *f, uint32_t bucket)
 	}
 	if (n == 0)
 		return 0;
-	/* The same for a packet that is run once more. */
-	at = mix(f->remote, (uint64_t)f->inside << 32 | (uint32_t)f->inside_port << 16 | f->remote_port) % n;
+	/* By the inside endpoint alone: with a symmetric hash the list is the same whatever the remote, and so is the
+	 * port, unless another host has it for this one (RFC 4787, REQ-1). */
+	at = mix(f->inside, (uint64_t)f->inside_port << 8 | f->protocol) % n;
 	/* A bucket has fewer bindings than this, so one of so many is free. */
-	for (uint32_t i = 0; i < n && i <= BINDINGS; i++, at = at + 1 == n ? 0 : at + 1) {
+	for (uint32_t i = 0; i < n && i <= BINDINGS && !is_damaged; i++, at = at + 1 == n ? 0 : at + 1) {
 		f->outside_port = list[at];
-		if (find(b, f, BY_OUTSIDE) == NULL)
+		if (find(b, f, BY_OUTSIDE, env->now) == NULL &&
+		    forward_of(forwards, 0, addresses[f->address], f->outside_port, f->protocol) == NULL)
 			return 1;
 	}
 	return 0;
@@ -404,123 +345,88 @@ count(enum counter which)
 	env->counters[which]++;
 }
 
-/* A new binding of a flow from inside; NULL: there is no room, for this reason. Four touches, with that of
- * the counters, which the caller has made. */
-static struct binding *
-create(struct bucket *b, struct flow *f, uint32_t bucket, enum reason *why)
-{
-	struct binding *e;
-	uint16_t *line = line_of(b, f), *heads[2];
-	uint32_t word = 0, at;
-
-	while (word < WORDS && b->used[word] == (word == WORDS - 1 && BINDINGS % 64 != 0 ?
-							 (1ull << BINDINGS % 64) - 1 : ~0ull))
-		word++;
-	*why = FULL;
-	if (word == WORDS)
-		return NULL;
-	*why = NO_PORT;
-	if (!choose(b, f, bucket))
-		return NULL;
-	at = word * 64 + (uint32_t)__builtin_ctzll(~b->used[word]);
-	e = &b->binding[at];
-	dps_touch(e, sizeof(*e));
-	dps_touch(line, sizeof(b->heads[0]));
-	dps_touch(&b->used[word], sizeof(b->used[word]));
-	heads[BY_INSIDE] = &line[head_of(f, BY_INSIDE)];
-	heads[BY_OUTSIDE] = &line[head_of(f, BY_OUTSIDE)];
-	*e = (struct binding){ .inside = f->inside, .remote = f->remote, .inside_port = f->inside_port,
-			       .remote_port = f->remote_port, .outside_port = f->outside_port,
-			       .next = { *heads[BY_INSIDE], *heads[BY_OUTSIDE] },
-			       .protocol = f->protocol, .address = f->address };
-	*heads[BY_INSIDE] = *heads[BY_OUTSIDE] = (uint16_t)(at + 1);
-	b->used[word] |= 1ull << (at % 64);
-	env->counters[CREATED]++;
-	return e;
-}
-
 /* A packet of a binding: its time begins anew. One store, so it needs no touch: done twice it is the same. */
 static inline void
-refresh(struct binding *e, const uint8_t *l4, int outward)
+refresh(struct binding *e, const uint8_t *l4, int is_outward)
 {
-	uint32_t state = e->life & 0xf, seconds, life;
+	uint32_t state = e->life & 0xf, protocol = e->kind & PROTOCOL_OF, seconds, life;
+	int is_first = ((e->kind & FROM_OUTSIDE) != 0) != is_outward; /* of the side that began it */
 
-	if (e->protocol == TCP) {
+	if (protocol == TCP && (e->kind & ELSEWHERE) == 0) {
 		uint8_t flags = l4[13];
 
-		if (outward && (flags & 0x12) == 0x02 && (state & CLOSED) == CLOSED)
+		if (is_first && (flags & (SYN | ACK)) == SYN && (state & CLOSED) == CLOSED)
 			state = 0; /* a connection anew */
-		if (!outward)
+		if (!is_first)
 			state |= ANSWERED;
-		else if ((state & ANSWERED) != 0 && (flags & 0x10) != 0)
+		else if ((state & ANSWERED) != 0 && (flags & (SYN | ACK)) == ACK)
 			state |= OPEN;
-		if ((flags & 0x01) != 0)
-			state |= outward ? FIN_OUT : FIN_IN;
-		if ((flags & 0x04) != 0)
+		if ((flags & FIN) != 0)
+			state |= is_outward ? FIN_OUT : FIN_IN;
+		if ((flags & RST) != 0)
 			state |= CLOSED;
 		seconds = (state & OPEN) != 0 && (state & CLOSED) != CLOSED ? life_open : life_tcp;
 	} else {
-		seconds = e->protocol == UDP ? life_udp : life_icmp;
+		seconds = protocol == TCP ? life_tcp : protocol == UDP ? life_udp : life_icmp;
 	}
 	life = (uint32_t)((env->now + seconds * 1000000000ull) >> UNIT) << 4 | state;
 	if (life != e->life)
 		__atomic_store_n(&e->life, life, __ATOMIC_RELAXED);
 }
 
-static void
-unlink_from(struct bucket *b, uint32_t at, const struct flow *f, int by)
+/* Takes those out of the chains whose time is over, and says which: of up to TOUCHED words. 0: of none. */
+static int
+collect(struct bucket *b, uint32_t first, uint64_t *over, uint64_t *n)
 {
-	uint16_t *link = &line_of(b, f)[head_of(f, by)];
+	int any = 0;
 
-	while (*link != 0 && *link <= BINDINGS && *link != at + 1)
-		link = &b->binding[*link - 1].next[by];
-	if (*link == at + 1)
-		__atomic_store_n(link, b->binding[at].next[by], __ATOMIC_RELEASE);
+	for (uint32_t word = first; word < first + TOUCHED && word < WORDS; word++) {
+		over[word - first] = 0;
+		for (uint64_t rest = b->used[word]; rest != 0; rest &= rest - 1) {
+			uint32_t place = word * 64 + (uint32_t)__builtin_ctzll(rest);
+			const struct binding *e = &b->binding[place];
+
+			if (left(e->life, env->now) > 0)
+				continue;
+			unlink_binding(b, place);
+			over[word - first] |= 1ull << place % 64;
+			*n += (e->kind & ELSEWHERE) == 0;
+			any = 1;
+		}
+	}
+	return any;
 }
 
 /*
  * Bindings whose time is over go. First out of both chains, each with one store: a worker that is killed between
  * two of them leaves a binding that is over, in fewer chains, and used; the next tick goes on. Then the bits of all,
- * and their number, which are touched.
+ * and their number, which are touched. What does not fit the touches of one tick is for the next one, which begins
+ * with other words.
  */
 static void
 bucket_tick(void *state, uint32_t bucket, void *bucket_state)
 {
+	enum { PIECES = (WORDS + TOUCHED - 1) / TOUCHED };
 	struct bucket *b = (struct bucket *)bucket_state;
-	uint64_t over[WORDS], n = 0;
+	uint32_t from = (uint32_t)(env->now / (TICK_US * 1000ull)) % PIECES, touches = 1;
 
 	(void)state;
 	(void)bucket;
-	for (uint32_t word = 0; word < WORDS; word++) {
-		over[word] = 0;
-		for (uint64_t rest = b->used[word]; rest != 0; rest &= rest - 1) {
-			uint32_t at = word * 64 + (uint32_t)__builtin_ctzll(rest);
-			const struct binding *e = &b->binding[at];
-			struct flow f;
+	for (uint32_t i = 0; i < PIECES && touches < DPS_PLUGIN_TOUCHES_MOST; i++) {
+		uint32_t first = (from + i) % PIECES * TOUCHED;
+		uint32_t words = first + TOUCHED < WORDS ? TOUCHED : WORDS - first;
+		uint64_t over[TOUCHED], n = 0;
 
-			if (left(e->life) > 0)
-				continue;
-			f = (struct flow){ e->inside, e->remote, e->inside_port, e->remote_port,
-					   e->outside_port, e->protocol, e->address };
-			unlink_from(b, at, &f, BY_INSIDE);
-			unlink_from(b, at, &f, BY_OUTSIDE);
-			over[word] |= 1ull << (at % 64);
-			n++;
-		}
-	}
-	if (n == 0)
-		return;
-	dps_touch(&env->counters[EXPIRED], sizeof(uint64_t));
-	env->counters[EXPIRED] += n;
-	for (uint32_t word = 0; word < WORDS; word += 8) {
-		uint32_t last = word + 8 < WORDS ? word + 8 : WORDS;
-
-		dps_touch(&b->used[word], (last - word) * sizeof(b->used[0]));
-		for (uint32_t i = word; i < last; i++)
-			b->used[i] &= ~over[i];
+		if (!collect(b, first, over, &n))
+			continue;
+		if (touches++ == 1)
+			dps_touch(&env->counters[EXPIRED], sizeof(uint64_t));
+		env->counters[EXPIRED] += n;
+		dps_touch(&b->used[first], words * sizeof(b->used[0]));
+		for (uint32_t word = 0; word < words; word++)
+			b->used[first + word] &= ~over[word];
 	}
 }
-_Static_assert((WORDS + 7) / 8 + 1 <= DPS_PLUGIN_TOUCHES_MOST, "a tick may free all of a bucket's bindings");
 
 /* --- packets -------------------------------------------------------------------------------------- */
 
@@ -608,68 +514,247 @@ unknown(void)
 	return passes_unknown ? pass(from_outside) : dps_drop(NO_BINDING);
 }
 
+/* Places for the bindings that one packet may need: `most` of them are reserved with the first. */
+struct places {
+	uint32_t most, n;
+	uint32_t place[2];
+};
+
+static int
+take_place(struct bucket *b, struct places *places, uint32_t words, uint32_t *place)
+{
+	if (places->n == 0) {
+		if (!reserve(b, words, places->most, places->place))
+			return 0;
+		places->n = places->most;
+	}
+	*place = places->place[--places->n];
+	return 1;
+}
+
+/* A flow from an inside endpoint of a forward has the outside endpoint of the forward; one that goes on, that which it
+ * began with. 0: there is none. */
+static int
+take_fixed(struct flow *f, struct binding *elsewhere, int opens, const uint8_t *l4)
+{
+	const struct forward *t = forward_of(forwards, 1, f->inside, f->inside_port, f->protocol);
+	int index = t == NULL ? -1 : address_index(t->outside);
+
+	if (elsewhere != NULL && (!opens || (index < 0 && (l4[13] & ACK) != 0))) {
+		/* Of TCP, nothing but what opens a connection would be translated anew in the other bucket. */
+		if (f->protocol == TCP || (index == elsewhere->address && t->outside_port == elsewhere->outside_port))
+			refresh(elsewhere, l4, 1);
+		f->address = elsewhere->address;
+		f->outside_port = elsewhere->outside_port;
+	} else if (index >= 0) {
+		f->address = (uint8_t)index;
+		f->outside_port = t->outside_port;
+	} else {
+		return 0;
+	}
+	f->kind = FIXED;
+	return 1;
+}
+
+/* The packets of this flow belong to another bucket, also when the forward is gone. Where there is no room, they do
+ * as long as there is the forward. */
+static void
+note_elsewhere(struct bucket *b, const struct flow *f, struct binding *e, const uint8_t *l4)
+{
+	struct places places = { .most = 1 };
+	struct flow note = *f;
+	uint32_t place;
+
+	note.kind = ELSEWHERE;
+	if (e != NULL && e->address == f->address && e->outside_port == f->outside_port)
+		return;
+	if (e != NULL) {
+		dps_touch(e, sizeof(*e));
+		e->address = f->address;
+		e->outside_port = f->outside_port;
+	} else if (take_place(b, &places, OPEN_WORDS, &place)) {
+		e = add(b, place, &note);
+	} else {
+		return;
+	}
+	refresh(e, l4, 1);
+}
+
+/* The binding of a packet from inside, or a new one. NULL: there is none, and *verdict says what becomes of it. */
+static struct binding *
+bind_outward(struct dps_packet *p, struct flow *f, const uint8_t *l4, struct places *places, uint16_t *verdict)
+{
+	struct bucket *b = (struct bucket *)p->bucket_state;
+	uint32_t bucket = dps_bucket(p->hash), want, place;
+	int opens = f->protocol == TCP && (l4[13] & (SYN | RST | FIN)) == SYN, is_fixed;
+	struct binding *e = find(b, f, BY_INSIDE, env->now);
+
+	*verdict = dps_drop(DAMAGED);
+	if (is_damaged || (e != NULL && (e->kind & ELSEWHERE) == 0))
+		return e;
+	is_fixed = take_fixed(f, e, opens, l4);
+	want = is_fixed ? outer(f) : home(f);
+	if (want != bucket) {
+		*verdict = dps_on_hash(env->group_index, want);
+		if (is_fixed && is_with_ports(f->protocol))
+			note_elsewhere(b, f, e, l4);
+		else if (is_with_ports(f->protocol))
+			*verdict = dps_drop(NO_BINDING); /* it was sent here by a forward that is gone */
+		return NULL;
+	}
+	*verdict = dps_drop(NO_BINDING);
+	if (f->protocol == TCP && (!opens || (l4[13] & ACK) != 0))
+		return NULL;
+	*verdict = dps_drop(NO_PORT);
+	if (is_fixed ? find(b, f, BY_OUTSIDE, env->now) != NULL : !choose(b, f, bucket)) {
+		if (is_damaged)
+			*verdict = dps_drop(DAMAGED);
+		return NULL;
+	}
+	*verdict = dps_drop(FULL);
+	if (!take_place(b, places, WORDS, &place))
+		return NULL;
+	env->counters[CREATED]++;
+	return add(b, place, f);
+}
+
 /* From inside: to its binding's outside port, or to that of a new one. */
 static uint16_t
 outward(struct dps_packet *p, uint8_t *ip, uint8_t *l4)
 {
-	struct bucket *b = (struct bucket *)p->bucket_state;
 	struct flow f = { .inside = word_at(ip + 12), .remote = word_at(ip + 16), .protocol = ip[9] };
-	uint32_t bucket = dps_bucket(p->hash), port_at = ip[9] == ICMP ? 4 : 0;
+	uint32_t port_at = ip[9] == ICMP ? 4 : 0;
+	struct places places = { .most = 1 };
 	struct binding *e;
-	enum reason why;
+	uint16_t verdict;
 
 	f.address = address_for(f.inside);
 	f.inside_port = half_at(l4 + port_at);
 	f.remote_port = ip[9] == ICMP ? 0 : half_at(l4 + 2);
-	if (!is_with_ports(f.protocol) && home(&f) != bucket)
-		return dps_on_hash(env->group_index, home(&f));
-	e = find(b, &f, BY_INSIDE);
 	dps_touch(env->counters, (OUTWARD + 1) * sizeof(uint64_t));
-	if (e == NULL) {
-		/* SYN, without ACK, RST and FIN, opens a connection; nothing else does. */
-		if (f.protocol == TCP && (l4[13] & 0x17) != 0x02)
-			return dps_drop(NO_BINDING);
-		e = create(b, &f, bucket, &why);
-		if (e == NULL)
-			return dps_drop(why);
-	}
+	e = bind_outward(p, &f, l4, &places, &verdict);
+	if (e == NULL)
+		return verdict;
 	refresh(e, l4, 1);
 	env->counters[OUTWARD]++;
 	rewrite(ip, 12, l4, port_at, p->len - (uint32_t)(l4 - p->data), addresses[e->address], e->outside_port);
 	return from_inside;
 }
 
+/* The binding of a packet from outside, or a new one of a forward. NULL: there is none, and *verdict says what becomes
+ * of it. Where it may need more than one place, the caller has touched the counters. */
+static struct binding *
+bind_inward(struct bucket *b, struct flow *f, const uint8_t *l4, struct places *places, uint16_t *verdict)
+{
+	struct binding *e = find(b, f, BY_OUTSIDE, env->now);
+	const struct forward *t;
+	uint32_t place;
+
+	*verdict = dps_drop(DAMAGED);
+	if (e != NULL || is_damaged)
+		return e;
+	t = forward_of(forwards, 0, addresses[f->address], f->outside_port, f->protocol);
+	*verdict = dps_drop(NO_BINDING);
+	if (t == NULL)
+		*verdict = places->most == 1 ? unknown() : dps_drop(HAIRPIN);
+	if (t == NULL || (f->protocol == TCP && (l4[13] & (SYN | ACK | RST | FIN)) != SYN))
+		return NULL;
+	f->inside = t->inside;
+	f->inside_port = t->inside_port;
+	f->kind = FIXED | FROM_OUTSIDE;
+	if (places->most == 1)
+		dps_touch(env->counters, (HAIRPINNED + 1) * sizeof(uint64_t));
+	/* The host speaks with this remote endpoint already, by another outside port. */
+	*verdict = dps_drop(NO_PORT);
+	if (find(b, f, BY_INSIDE, env->now) != NULL)
+		return NULL;
+	*verdict = dps_drop(is_damaged ? DAMAGED : FULL);
+	if (is_damaged || !take_place(b, places, OPEN_WORDS, &place))
+		return NULL;
+	env->counters[CREATED]++;
+	env->counters[FORWARDED]++;
+	return add(b, place, f);
+}
+
 static uint16_t
 inward(struct dps_packet *p, uint8_t *ip, uint8_t *l4, int address)
 {
-	struct bucket *b = (struct bucket *)p->bucket_state;
 	struct flow f = { .remote = word_at(ip + 12), .protocol = ip[9], .address = (uint8_t)address };
 	uint32_t port_at = ip[9] == ICMP ? 4 : 2;
+	struct places places = { .most = 1 };
 	struct binding *e;
+	uint16_t verdict;
 
 	f.outside_port = half_at(l4 + port_at);
 	f.remote_port = ip[9] == ICMP ? 0 : half_at(l4);
-	e = find(b, &f, BY_OUTSIDE);
+	e = bind_inward((struct bucket *)p->bucket_state, &f, l4, &places, &verdict);
 	if (e == NULL)
-		return unknown();
+		return verdict;
 	refresh(e, l4, 0);
 	count(INWARD);
 	rewrite(ip, 16, l4, port_at, p->len - (uint32_t)(l4 - p->data), e->inside, e->inside_port);
 	return from_outside;
 }
 
+static void
+swap_macs(uint8_t *frame)
+{
+	uint8_t mac[6];
+
+	memcpy(mac, frame, 6);
+	memcpy(frame, frame + 6, 6);
+	memcpy(frame + 6, mac, 6);
+}
+
 /*
- * An ICMP error about a packet of a binding, from inside or outside (RFC 5508, REQ-4 and 5): it is steered to the
- * binding's bucket; there the packet that it quotes, and its own address, are translated.
+ * From inside to an outside address: both translations, as if it had gone out and come back in (RFC 4787, REQ-9). With
+ * a symmetric hash both bindings lie in one bucket: the packets of one are, outside, the answers of the other.
  */
 static uint16_t
-error(struct dps_packet *p, uint8_t *ip, uint8_t *icmp, int address, int is_outward)
+hairpin(struct dps_packet *p, uint8_t *ip, uint8_t *l4, int address)
+{
+	struct flow f = { .inside = word_at(ip + 12), .remote = word_at(ip + 16), .protocol = ip[9] }, back;
+	uint32_t room = p->len - (uint32_t)(l4 - p->data);
+	struct places places = { .most = 2 };
+	struct binding *from, *to;
+	uint16_t verdict;
+
+	f.address = address_for(f.inside);
+	f.inside_port = half_at(l4);
+	f.remote_port = half_at(l4 + 2);
+	dps_touch(env->counters, (HAIRPINNED + 1) * sizeof(uint64_t));
+	from = bind_outward(p, &f, l4, &places, &verdict);
+	if (from == NULL)
+		return verdict;
+	refresh(from, l4, 1);
+	back = (struct flow){ .remote = addresses[from->address], .remote_port = from->outside_port,
+			      .outside_port = f.remote_port, .protocol = f.protocol, .address = (uint8_t)address };
+	to = bind_inward((struct bucket *)p->bucket_state, &back, l4, &places, &verdict);
+	if (to == NULL)
+		return verdict;
+	refresh(to, l4, 0);
+	env->counters[HAIRPINNED]++;
+	rewrite(ip, 12, l4, 0, room, addresses[from->address], from->outside_port);
+	rewrite(ip, 16, l4, 2, room, to->inside, to->inside_port);
+	if (is_between)
+		swap_macs(p->data);
+	return from_outside;
+}
+
+/*
+ * An ICMP error about a packet of a binding, from inside or outside (RFC 5508, REQ-4 and 5): it is steered to the
+ * binding's bucket; there the packet that it quotes, and its own address, are translated. Between two hosts inside it
+ * is translated outward, and then inward (RFC 5508, REQ-7).
+ */
+static uint16_t
+error(struct dps_packet *p, uint8_t *ip, uint8_t *icmp, int address, int is_outward, int is_hairpin)
 {
 	struct bucket *b = (struct bucket *)p->bucket_state;
 	uint32_t room = p->len - (uint32_t)(icmp - p->data), head, len, want, port_at;
 	uint32_t length = be16_at(ip + 2) - (uint32_t)(icmp - ip);
 	uint8_t *about = icmp + 8, *l4, was[60 + 18];
 	struct flow f = { 0 };
+	const struct forward *t;
 	struct binding *e;
 	uint16_t sum;
 
@@ -694,7 +779,14 @@ error(struct dps_packet *p, uint8_t *ip, uint8_t *icmp, int address, int is_outw
 		f.address = address_for(f.inside);
 		f.inside_port = half_at(l4 + (f.protocol == ICMP ? 4 : 2));
 		f.remote_port = f.protocol == ICMP ? 0 : half_at(l4);
+		t = forward_of(forwards, 1, f.inside, f.inside_port, f.protocol);
+		address = t == NULL ? -1 : address_index(t->outside);
 		want = home(&f);
+		if (address >= 0) {
+			f.address = (uint8_t)address;
+			f.outside_port = t->outside_port;
+			want = outer(&f);
+		}
 	} else {
 		if (word_at(about + 12) != addresses[address])
 			return dps_drop(NO_BINDING);
@@ -702,15 +794,17 @@ error(struct dps_packet *p, uint8_t *ip, uint8_t *icmp, int address, int is_outw
 		f.remote = word_at(about + 16);
 		f.outside_port = half_at(l4 + (f.protocol == ICMP ? 4 : 0));
 		f.remote_port = f.protocol == ICMP ? 0 : half_at(l4 + 2);
-		want = dps_bucket(hash_of(f.protocol, f.remote, f.remote_port, addresses[address],
-					  f.protocol == ICMP ? 0 : f.outside_port));
+		want = outer(&f);
 	}
 	if (want != dps_bucket(p->hash))
 		return dps_on_hash(env->group_index, want);
-	e = find(b, &f, is_outward ? BY_INSIDE : BY_OUTSIDE);
-	if (e == NULL)
-		return is_outward ? dps_drop(NO_BINDING) : unknown();
-	count(ERRORS);
+	e = find(b, &f, is_outward ? BY_INSIDE : BY_OUTSIDE, env->now);
+	if (is_damaged)
+		return dps_drop(DAMAGED);
+	if (e == NULL || (e->kind & ELSEWHERE) != 0)
+		return is_outward || is_hairpin ? dps_drop(NO_BINDING) : unknown();
+	if (!is_hairpin)
+		count(ERRORS);
 	room -= 8 + head;
 	len = head + (room < 18 ? room & ~1u : 18);
 	memcpy(was, about, len);
@@ -742,6 +836,7 @@ packet(void *state, struct dps_packet *p)
 	uint32_t head, len, least;
 
 	(void)state;
+	is_damaged = 0;
 	if (p->len < ETHER || (!is_outward && p->port != outside_port))
 		return dps_drop(BAD_HEADER);
 	if (be16_at(p->data + 12) != 0x0800)
@@ -757,7 +852,7 @@ packet(void *state, struct dps_packet *p)
 		return pass(on);
 	if (is_outward && is_direct(word_at(ip + 16)))
 		return pass(on);
-	if (is_outward && address >= 0)
+	if (is_outward && address >= 0 && !is_symmetric)
 		return dps_drop(HAIRPIN);
 	if (!is_outward && address < 0)
 		return dps_drop(NOT_OURS);
@@ -769,10 +864,19 @@ packet(void *state, struct dps_packet *p)
 	l4 = ip + head;
 	if (len < head + least || p->len < ETHER + head + least)
 		return dps_drop(BAD_HEADER);
-	if (ip[9] == ICMP && is_error(l4))
-		return error(p, ip, l4, address, is_outward);
+	if (ip[9] == ICMP && is_error(l4)) {
+		on = error(p, ip, l4, address, is_outward, 0);
+		if (!is_outward || address < 0 || on != from_inside)
+			return on;
+		on = error(p, ip, l4, address, 0, 1);
+		if (is_between && on == from_outside)
+			swap_macs(p->data);
+		return on;
+	}
 	if (ip[9] == ICMP && l4[0] != (is_outward ? 8 : 0))
 		return is_outward ? dps_drop(PROTOCOL) : unknown();
+	if (is_outward && address >= 0)
+		return ip[9] == ICMP ? dps_drop(HAIRPIN) : hairpin(p, ip, l4, address);
 	return is_outward ? outward(p, ip, l4) : inward(p, ip, l4, address);
 }
 
@@ -786,10 +890,13 @@ const struct dps_plugin dps_plugin = {
 	.init = init,
 	.packet = packet,
 	.bucket_state_size = sizeof(struct bucket),
-	.state_version = 1,
+	.state_version = 2,
 	.seated = seated,
 	.bucket_tick_us = TICK_US,
 	.bucket_tick = bucket_tick,
+	.bucket_migrate = migrate_bindings,
+	.table_apply = forward_apply,
+	.table_layout = 1,
 	/* Not to what it is asked to translate, or not known: no fault of the version. */
-	.policy = 1u << NO_BINDING | 1u << NOT_OURS,
+	.policy = 1u << NO_BINDING | 1u << NOT_OURS | 1u << HAIRPIN,
 };

@@ -52,7 +52,7 @@ extern "C" {
 #define DPS_PLUGIN_BUCKETS 512u         /* of each group's flows */
 #define DPS_PLUGIN_NOBODY 255u          /* dps_group_facts.owner: no worker has the bucket */
 #define DPS_PLUGIN_STATE (64u << 20)    /* most bytes of state_size */
-#define DPS_PLUGIN_BUCKET_STATE 32768u  /* most bytes of bucket_state_size */
+#define DPS_PLUGIN_BUCKET_STATE 65536u  /* most bytes of bucket_state_size */
 #define DPS_PLUGIN_TOUCHES_MOST 4u      /* calls of dps_touch for one packet */
 #define DPS_PLUGIN_TOUCH_BYTES 64u      /* bytes of each */
 #define DPS_PLUGIN_EMITS 8u             /* most of emits */

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The function `nat` with steering between its buckets: forwards, hairpin, damaged state.
+
+nat_world.c has the commands; it ends each packet and tick at each of its touches and runs it anew.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from harness import LONG
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, UDPerror
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = "192.0.2.1"
+HOST = "10.0.0.5"
+REMOTE = "198.51.100.9"
+ARGS = f"inside=lan outside=wan address={OURS}"
+KEYS = {
+    "symmetric": "6d5a" * 26,
+    "default": "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
+    + "00" * 12,
+}
+WEB = {f"{OURS},8080,tcp": f"{HOST},80", f"{OURS},53,udp": f"{HOST},5353"}
+
+
+FLIPS = 20_000 if LONG else 400
+
+
+@dataclass
+class World:
+    process: subprocess.Popen[str]
+
+    def ask(self, line: str) -> str:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        said = self.process.stdout.readline().rstrip("\n")
+        assert said, f"{line[:80]}: it ended"
+        return said
+
+    def begin(self, args: str = ARGS, key: str = "symmetric") -> None:
+        self.ask(f"key {KEYS[key]}")
+        assert self.ask(f"begin {args}") == "ok"
+
+    def forwards(self, table: dict[str, str]) -> str:
+        words = []
+        for key, value in table.items():
+            address, port, protocol = key.split(",")
+            inside, inside_port = value.split(",")
+            words.append(
+                (socket.inet_aton(address) + struct.pack("!H", int(port)) + protocol.encode()).hex()
+            )
+            words.append((socket.inet_aton(inside) + struct.pack("!H", int(inside_port))).hex())
+        return self.ask("forwards " + " ".join(words))
+
+    def send(self, port: str, packet: Packet) -> tuple[str, Packet | str]:
+        """The port that it leaves by and what it is then, or "drop" and the reason."""
+        was = bytes(packet)
+        where, what = self.ask(f"{port} {was.hex()}").split()
+        if where == "drop":
+            return where, what
+        left = Ether(bytes.fromhex(what))
+        assert_sums(left)
+        return where, left
+
+    def counters(self) -> dict[str, int]:
+        pairs = (word.split("=") for word in self.ask("counters").split())
+        return {name: int(n) for name, n in pairs}
+
+
+def assert_sums(packet: Packet) -> None:
+    fresh = packet[IP].copy()
+    for layer in (IP, TCP, UDP, ICMP):
+        if layer in fresh:
+            del fresh[layer].chksum
+    fresh = IP(bytes(fresh))
+    for layer in (IP, TCP, UDP, ICMP):
+        if layer in fresh:
+            assert packet[layer].chksum == fresh[layer].chksum, (layer, packet)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("nat") / "world"
+    subprocess.run(
+        ["cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
+         "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
+         f"-I{ROOT}/workers/sdk", f"-I{ROOT}/workers/functions",
+         ROOT / "tests" / "c" / "nat_world.c", "-o", made],
+        check=True,
+    )  # fmt: skip
+    return made
+
+
+@pytest.fixture
+def world(program: Path) -> Iterator[World]:
+    with subprocess.Popen(
+        [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield World(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+def tcp(source: str, sport: int, target: str, dport: int, flags: str) -> Packet:
+    return Ether() / IP(src=source, dst=target) / TCP(sport=sport, dport=dport, flags=flags)
+
+
+def udp(source: str, sport: int, target: str, dport: int) -> Packet:
+    return Ether() / IP(src=source, dst=target) / UDP(sport=sport, dport=dport) / b"what?"
+
+
+def ends(packet: Packet | str) -> tuple[str, int, str, int]:
+    assert isinstance(packet, Packet), packet
+    l4 = packet[TCP] if TCP in packet else packet[UDP]
+    return packet[IP].src, l4.sport, packet[IP].dst, l4.dport
+
+
+def speak(world: World, port: int = 40000, remote: str = REMOTE) -> None:
+    """A connection from outside to the forward of WEB."""
+    for flags in ("S", "A", "PA"):
+        where, got = world.send("wan", tcp(remote, port, OURS, 8080, flags))
+        assert (where, ends(got)) == ("lan", (remote, port, HOST, 80)), got
+        where, got = world.send("lan", tcp(HOST, 80, remote, port, "SA" if flags == "S" else "A"))
+        assert (where, ends(got)) == ("wan", (OURS, 8080, remote, port)), got
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_a_forward(world: World, key: str) -> None:
+    world.begin(key=key)
+    assert world.forwards(WEB) == "ok"
+    for i in range(40):
+        speak(world, 40000 + i, f"198.51.{i}.9")
+    where, got = world.send("wan", udp(REMOTE, 7, OURS, 53))
+    assert (where, ends(got)) == ("lan", (REMOTE, 7, HOST, 5353))
+    where, got = world.send("lan", udp(HOST, 5353, REMOTE, 7))
+    assert (where, ends(got)) == ("wan", (OURS, 53, REMOTE, 7))
+    # The host begins, from the same endpoint: it is the same outside.
+    where, got = world.send("lan", udp(HOST, 5353, REMOTE, 99))
+    assert (where, ends(got)) == ("wan", (OURS, 53, REMOTE, 99))
+    where, got = world.send("wan", udp(REMOTE, 99, OURS, 53))
+    assert (where, ends(got)) == ("lan", (REMOTE, 99, HOST, 5353))
+    counted = world.counters()
+    assert (counted["forwarded"], counted["created"], counted["expired"]) == (41, 42, 0)
+    world.ask("time 8000")
+    assert world.counters()["expired"] == 42
+    # What opens no connection makes no binding.
+    assert world.send("wan", tcp(REMOTE, 1, OURS, 8080, "A")) == ("drop", "no_binding")
+    assert world.send("wan", tcp(REMOTE, 1, OURS, 8081, "S")) == ("drop", "no_binding")
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_a_connection_stays_where_it_began(world: World, key: str) -> None:
+    """Its forward is deleted, or leads to another host."""
+    world.begin(key=key)
+    assert world.forwards(WEB) == "ok"
+    for i in range(20):
+        speak(world, 40000 + i)
+    for table in ({}, {f"{OURS},8080,tcp": "10.0.0.6,80"}):
+        assert world.forwards(table) == "ok"
+        for _ in range(6):
+            world.ask("time 100")
+            for i in range(20):
+                where, got = world.send("wan", tcp(REMOTE, 40000 + i, OURS, 8080, "A"))
+                assert (where, ends(got)) == ("lan", (REMOTE, 40000 + i, HOST, 80))
+                where, got = world.send("lan", tcp(HOST, 80, REMOTE, 40000 + i, "A"))
+                assert (where, ends(got)) == ("wan", (OURS, 8080, REMOTE, 40000 + i))
+        new = world.send("wan", tcp(REMOTE, 50000, OURS, 8080, "S"))
+        if table:
+            assert isinstance(new[1], Packet) and new[1][IP].dst == "10.0.0.6"
+        else:
+            assert new == ("drop", "no_binding")
+
+
+def test_what_the_table_refuses(world: World) -> None:
+    world.begin()
+    wrong = [
+        ({f"{OURS},80,tcx": f"{HOST},80"}, "neither tcp nor udp"),
+        ({f"{OURS},0,tcp": f"{HOST},80"}, "0 is no port"),
+        ({f"{OURS},80,tcp": "0.0.0.0,80"}, "no host inside"),
+        ({f"{OURS},80,tcp": f"{OURS},80"}, "the outside address itself"),
+        (
+            {f"{OURS},80,tcp": f"{HOST},80", f"{OURS},81,tcp": f"{HOST},80"},
+            f"belong already to forward {OURS},80",
+        ),
+    ]
+    for table, why in wrong:
+        assert why in world.forwards(table)
+
+
+def test_no_binding_takes_the_port_of_a_forward(world: World) -> None:
+    world.begin()
+    _, got = world.send("lan", udp("10.0.0.7", 7, REMOTE, 53))
+    port = ends(got)[1]
+    world.ask("time 1000")
+    assert world.forwards({f"{OURS},{port},udp": f"{HOST},53"}) == "ok"
+    _, got = world.send("lan", udp("10.0.0.7", 7, REMOTE, 53))
+    assert ends(got)[1] != port
+
+
+def about(packet: Packet, source: str) -> Packet:
+    quoted = bytes(packet[IP])[:28]
+    return Ether() / IP(src=source, dst=packet[IP].src) / ICMP(type=3, code=3) / quoted
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_errors_about_what_was_forwarded(world: World, key: str) -> None:
+    world.begin(key=key)
+    assert world.forwards(WEB) == "ok"
+    asked = udp(REMOTE, 7, OURS, 53)
+    _, came = world.send("wan", asked)
+    assert isinstance(came, Packet)
+    where, error = world.send("lan", about(came, HOST))
+    assert where == "wan" and isinstance(error, Packet)
+    assert (error[IP].src, error[IP].dst) == (OURS, REMOTE)
+    assert bytes(error[IPerror])[:28] == bytes(asked[IP])[:28]
+    answer = udp(HOST, 5353, REMOTE, 7)
+    _, left = world.send("lan", answer)
+    assert isinstance(left, Packet)
+    where, error = world.send("wan", about(left, "203.0.113.3"))
+    assert where == "lan" and isinstance(error, Packet)
+    assert (error[IP].dst, error[UDPerror].sport) == (HOST, 5353)
+    assert bytes(error[IPerror])[:28] == bytes(answer[IP])[:28]
+    assert world.counters()["icmp_errors"] == 2
+
+
+def test_hairpin(world: World) -> None:
+    """A host inside speaks with the forward of another, or of its own, by its outside address."""
+    world.begin()
+    assert world.forwards(WEB) == "ok"
+    for i, host in enumerate(("10.0.0.7", "10.0.3.8", HOST)):
+        source = None
+        for flags in ("S", "A", "FA"):
+            where, got = world.send("lan", tcp(host, 40000 + i, OURS, 8080, flags))
+            assert where == "lan"
+            assert ends(got)[0] == OURS and ends(got)[2:] == (HOST, 80)
+            source = source or ends(got)[1]
+            assert ends(got)[1] == source
+            where, got = world.send("lan", tcp(HOST, 80, OURS, source, "SA"))
+            assert (where, ends(got)) == ("lan", (OURS, 8080, host, 40000 + i))
+    counted = world.counters()
+    assert (counted["hairpinned"], counted["created"], counted["forwarded"]) == (18, 6, 3)
+    assert counted["outward"] == counted["inward"] == 0
+    # Where nothing is, it is as outside: but for a binding.
+    assert world.send("lan", tcp("10.0.0.7", 1, OURS, 81, "S")) == ("drop", "hairpin")
+    # An error of the one reaches the other.
+    _, got = world.send("lan", udp("10.0.0.7", 40000, OURS, 53))
+    assert isinstance(got, Packet)
+    where, error = world.send("lan", about(got, HOST))
+    assert where == "lan" and isinstance(error, Packet)
+    assert (error[IP].src, error[IP].dst) == (OURS, "10.0.0.7")
+    assert (error[IPerror].src, error[UDPerror].sport) == ("10.0.0.7", 40000)
+    assert (error[IPerror].dst, error[UDPerror].dport) == (OURS, 53)
+
+
+def test_hosts_inside_that_know_their_outside_endpoints(world: World) -> None:
+    """One outside endpoint for all remotes, so two hosts reach each other by it, once both have
+    sent (RFC 4787, REQ-1 and 9)."""
+    world.begin()
+    mine = {}
+    for host in ("10.0.0.7", "10.0.9.8"):
+        seen = {
+            ends(world.send("lan", udp(host, 5000, f"198.51.{i}.{2 * i}", 3478 + i))[1])[:2]
+            for i in range(100)
+        }
+        (mine[host],) = seen
+    (one, a), (two, b) = mine.items()
+    assert world.send("lan", udp(one, 5000, *b)) == ("drop", "hairpin")
+    where, got = world.send("lan", udp(two, 5000, *a))
+    assert (where, ends(got)) == ("lan", (*b, one, 5000))
+    where, got = world.send("lan", udp(one, 5000, *b))
+    assert (where, ends(got)) == ("lan", (*a, two, 5000))
+    # With another hash a port would be for one remote.
+    assert world.counters()["created"] == 202
+
+
+def test_a_hash_that_differs_by_direction_has_no_hairpin(world: World) -> None:
+    world.begin(key="default")
+    assert world.forwards(WEB) == "ok"
+    assert world.send("lan", tcp("10.0.0.7", 1, OURS, 8080, "S")) == ("drop", "hairpin")
+
+
+def test_bindings_of_the_version_before(world: World) -> None:
+    world.begin()
+    flows = [("10.0.0.7", 1000 + i, f"198.51.100.{i % 9}", 53) for i in range(200)]
+    left = [ends(world.send("lan", udp(*flow))[1]) for flow in flows]
+    assert world.ask("migrate") == "ok"
+    for flow, got in zip(flows, left, strict=True):
+        assert ends(world.send("lan", udp(*flow))[1]) == got
+        where, back = world.send("wan", udp(got[2], got[3], got[0], got[1]))
+        assert (where, ends(back)[2:]) == ("lan", flow[:2])
+    assert world.counters()["created"] == 200
+    world.ask("time 1000")
+    assert world.counters()["expired"] == 200
+
+
+def test_damaged_state_ends_in_a_drop(world: World) -> None:
+    """No chain is endless, none leads out of the state, whatever bits change."""
+    world.begin(f"{ARGS} udp=1000000")
+    assert world.forwards(WEB) == "ok"
+    # One bucket: ports that make up for each other.
+    flows = [("10.0.0.7", i, REMOTE, i) for i in range(1, 600)]
+    for flow in flows:
+        world.send("lan", udp(*flow))
+    reasons = set()
+    for i in range(FLIPS):
+        assert world.ask("flip 8") == "ok"
+        flow = flows[i * 7 % len(flows)]
+        where, got = world.send("lan", udp(*flow))
+        if where == "drop":
+            reasons.add(got)
+        where, got = world.send("wan", udp(REMOTE, flow[3], OURS, 1024 + i % 60000))
+        if where == "drop":
+            reasons.add(got)
+        if i % 50 == 0:
+            world.ask("time 1")
+    assert "damaged" in reasons
+    assert reasons <= {"damaged", "no_binding", "no_port", "full"}
