@@ -7,13 +7,15 @@
 // no preprocessor line. Raise DPS_ABI_VERSION with every change. Over 600 lines: it is one contract,
 // which C and Python read.
 //
-// Each 64-byte line has one writer, named at the line's head; every other process only reads it.
+// Each 64-byte line has one writer, named at the line's head; every other process only reads it. What
+// workers write lies apart, so that each may be kept from the rest: its slot in hugepages, its sitter and
+// its lines of live tables in pages of 4 KiB, packets' bytes. All else they have read-only: docs/security.md.
 // Addresses are offsets from dps_ctl.base, the lowest hugepage address of the generation: DPDK maps
 // hugepages at the same addresses in every process, but nothing that a worker wrote is ever
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 15,
+	DPS_ABI_VERSION = 16,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -46,6 +48,8 @@ enum {
 	DPS_TOUCHES = 4,            // pieces of state that it may change for one packet
 	DPS_TOUCH_MOST = 64,        // most bytes of each
 	DPS_TOUCH_COUNT = 56,       // dps_slot.touched: the count's lowest bit
+	DPS_TOUCH_COUNTER = 63,     // dps_slot.touch_at: this bit
+	DPS_PAGE = 4096,            // bytes
 	DPS_CLASSES = 256,          // of a histogram: eight to each power of two, dps_class
 	DPS_SLOW = 8,               // slowest bursts that are kept
 	DPS_HEAD = 64,              // bytes of a packet's head
@@ -277,7 +281,8 @@ struct dps_facts {
 };
 
 // One process that the seed forked: a worker, or a spare that may become one. Its memory is its
-// own; before and after it, other processes occupy the slot.
+// own, a page; before and after it, other processes occupy the slot. All of them lie in a file in EAL's
+// runtime directory, DPS_MAX_SITTERS of them.
 struct dps_sitter {
 	// The lease, lease.h. By its owner's thread once, at the start; then by the kernel, when that
 	// thread is gone. A waiter sets a bit in it. The primary initialises it for the next owner.
@@ -329,7 +334,7 @@ struct dps_sitter {
 	uint64_t program_base;      // where the worker program is mapped
 	uint64_t plugin_base;       // where its plugin's file is, 0: none is loaded
 	uint64_t plugin_digest;     // that begins the name of its private copy, 0: it has none
-	uint64_t pad5[1];
+	uint64_t pad5[225];
 };
 
 // What a warden saw and did. It lies in the primary's own memory. Times are CLOCK_MONOTONIC in
@@ -397,7 +402,7 @@ struct dps_group_conf {
 	uint32_t state;             // bytes of state of a slot
 	uint32_t bucket_state;      // bytes of state of a bucket
 	uint32_t verify;            // 1: what a plugin changes of a packet is compared with what it declares
-	uint32_t pad[1];
+	uint32_t slot_bytes;        // of each slot with its lanes and state
 	struct dps_version version[DPS_VERSIONS];
 };
 
@@ -418,6 +423,12 @@ struct dps_group_view {
 	uint8_t owner[DPS_BUCKETS]; // member that has it, DPS_NO_SLOT: none
 };
 
+// Where the bytes of a pool's packets lie, and nothing else.
+struct dps_room {
+	uint64_t at;                // offset from dps_ctl.base
+	uint64_t len;               // bytes, 0: they lie among the headers, all over the pool
+};
+
 // What plugins look at while packets flow. Written by the primary alone, while workers run, and read by
 // plugins alone.
 struct dps_view {
@@ -428,8 +439,9 @@ struct dps_view {
 };
 
 // The control block, memzone "dpsup". Written by the primary before the seed attaches, and read-only
-// afterwards, but for the view, the leases and the sitters at its end. What lies before them the primary has a
-// copy of in its own memory, works with that, and writes it anew here before a process is to read it.
+// afterwards, but for the view and the lease at its end. What lies before them the primary has a copy of in
+// its own memory, works with that, and writes it anew here before a process is to read it. Workers have all
+// of it read-only.
 struct dps_ctl {
 	uint32_t magic;             // DPS_MAGIC, stored last
 	uint32_t abi_version;       // DPS_ABI_VERSION
@@ -447,8 +459,11 @@ struct dps_ctl {
 	int32_t lease_tid;          // the thread that holds the primary's lease
 	uint32_t hash_key_len;      // bytes
 	uint64_t hash_fields;       // DPS_RSS_*
-	uint64_t pad[3];
+	uint32_t n_pools;
+	uint32_t pad0;
+	uint64_t pad[2];
 	uint8_t hash_key[DPS_KEY];  // of the flows' hash
+	struct dps_room bytes[DPS_MAX_POOLS];  // by pool
 
 	uint64_t slot[DPS_MAX_SLOTS];           // offset of each slot from base
 	char port[DPS_MAX_PORTS][DPS_NAME];
@@ -456,10 +471,9 @@ struct dps_ctl {
 
 	struct dps_view view;
 
-	// The primary's lease: all that it started wait on it.
+	// The primary's lease: all that it started wait on it. The primary says itself that some wait: those
+	// who do cannot write here.
 	uint64_t lease[8];
-
-	struct dps_sitter sitter[DPS_MAX_SITTERS];
 };
 
 // One slot: a worker's seat. It and its lanes lie together in hugepages of their own.
@@ -526,7 +540,8 @@ struct dps_slot {
 	// Written by the worker: state that the packet in hand changes. A piece is saved first, then
 	// counted, then changed; the pieces count until the packet's word is a verdict.
 	uint64_t touched;           // pieces << DPS_TOUCH_COUNT | the packet, as in undo
-	uint64_t touch_at[DPS_TOUCHES];         // offset from dps_ctl.base
+	uint64_t touch_at[DPS_TOUCHES];         // offset from dps_ctl.base; with DPS_TOUCH_COUNTER, from
+						// the sitter's counters
 	uint16_t touch_len[DPS_TOUCHES];
 	uint64_t pad11[2];
 	uint8_t touch_bytes[DPS_TOUCHES][DPS_TOUCH_MOST];
@@ -642,6 +657,7 @@ struct dps_table_reader {
 	uint64_t control;           // number of the words that control() has in hand, 0: none
 	uint64_t blamed;            // in which a worker of this slot ended
 	uint64_t bad[DPS_TELLS_BAD]; // in which two did: they are left out
+	uint64_t pad[504];          // a page each: a worker may write in its own alone
 };
 
 // An element of the table of an operator's words, which are in the order of their numbers.
@@ -667,6 +683,7 @@ struct dps_tells {
 	uint64_t taken;             // by the builder
 	uint64_t pad1[7];
 	struct dps_told told[DPS_TOLD];
+	uint64_t pad2[480];         // whole pages, as of a dps_table_reader
 };
 
 // What has become of them, by the builder.

@@ -10,6 +10,7 @@
 #include "abi.h"
 
 #define DPS_MZ_CTL "dpsup"
+#define DPS_SITTERS "dpsup_sitters"     // a file in EAL's runtime directory
 
 #define DPS_LINE(type, field) \
 	_Static_assert(offsetof(struct type, field) % 64 == 0, #type "." #field " opens a line")
@@ -20,7 +21,6 @@ DPS_LINE(dps_ctl, slot);
 DPS_LINE(dps_ctl, port);
 DPS_LINE(dps_ctl, view);
 DPS_LINE(dps_ctl, lease);
-DPS_LINE(dps_ctl, sitter);
 DPS_LINE(dps_sitter, berth);
 DPS_LINE(dps_sitter, hand);
 DPS_LINE(dps_sitter, exit_pid);
@@ -49,8 +49,8 @@ DPS_LINE(dps_tables, holds);
 DPS_LINE(dps_tables, table);
 DPS_LINE(dps_table_place, at);
 _Static_assert(sizeof(struct dps_table_place) == 128, "two lines");
-_Static_assert(sizeof(struct dps_table_reader) == 64, "each worker writes a line of its own");
-_Static_assert(sizeof(struct dps_tells) % 64 == 0 && offsetof(struct dps_tells, taken) % 64 == 0,
+_Static_assert(sizeof(struct dps_table_reader) == DPS_PAGE, "each worker writes a page of its own");
+_Static_assert(sizeof(struct dps_tells) % DPS_PAGE == 0 && offsetof(struct dps_tells, taken) % 64 == 0,
 	       "the builder writes a line of its own");
 _Static_assert(sizeof(struct dps_learned) == 64, "a line");
 _Static_assert(sizeof(struct dps_tell_record) == 1024, "an element of an array");
@@ -67,7 +67,7 @@ _Static_assert(DPS_MAX_GROUPS == 1 << 4 && DPS_BUCKETS == 1 << DPS_V_HASH_GROUP 
 _Static_assert(sizeof(struct dps_meta) == 32, "two to a line");
 _Static_assert(sizeof(struct dps_slot) % 64 == 0, "slots end on a line");
 _Static_assert(sizeof(struct dps_perf) % 64 == 0, "lanes after it begin on a line");
-_Static_assert(sizeof(struct dps_sitter) % 64 == 0, "sitters end on a line");
+_Static_assert(sizeof(struct dps_sitter) == DPS_PAGE, "each worker writes a page of its own");
 _Static_assert(offsetof(struct dps_sitter, error) - offsetof(struct dps_sitter, counter) ==
 		       sizeof(uint64_t) * DPS_COUNTERS &&
 	       DPS_ERROR >= 64,

@@ -89,6 +89,18 @@ dps_lease_wait(uint64_t *lease, uint32_t owner, uint32_t ms)
 		syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
+// The same, of a process that cannot write there: the owner's bit must be set already.
+static inline void
+dps_lease_watch(const uint64_t *lease, uint32_t owner, uint32_t ms)
+{
+	const struct timespec most = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L };
+	const uint32_t *word = dps_lease_word((uint64_t *)(uintptr_t)lease);
+
+	syscall(SYS_futex, word, FUTEX_WAIT, owner | FUTEX_WAITERS, &most, NULL, 0);
+	if ((dps_load32(word) & ~FUTEX_WAITERS) != owner)
+		syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
 // 0 if the clock is of a process or thread that has ended.
 static inline uint64_t
 dps_clock_ns(clockid_t clock)

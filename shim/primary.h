@@ -277,7 +277,8 @@ struct port {
 };
 
 struct primary {
-	struct dps_ctl *ctl;            // shared: leases and sitters are read there, and nothing else
+	struct dps_ctl *ctl;            // shared: its lease is read there, and nothing else
+	struct dps_sitter *sitter;      // [DPS_MAX_SITTERS], in a file of their own
 	struct dps_ctl *own;            // what the primary wrote before them: dps_ctl_create; up to `lease`
 	struct dps_slot *slot[DPS_MAX_SLOTS];
 	uint32_t also_needs[DPS_MAX_SLOTS];     // dps_io_lane_also
@@ -289,6 +290,7 @@ struct primary {
 	uint32_t epoch[DPS_MAX_GROUPS]; // another number with each version that a group gets
 	char *slots[DPS_MAX_GROUPS];    // where the group's next slot will lie
 	char *slots_end[DPS_MAX_GROUPS];
+	const struct rte_memzone *bytes[DPS_MAX_POOLS]; // of each pool's packets
 	uint32_t n_io;
 	uint32_t n_pools;
 	uint32_t n_ports;

@@ -46,6 +46,18 @@ def build_step(folder: Path, old: str = "", new: str = "") -> Path:
     return folder / "step"
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def write_as_seed(worker: int, address: int, data: bytes) -> None:
+    """Into memory that workers share, at that address of theirs. They may not write everywhere, but
+    the seed may, of which they are forks."""
+    with Path(f"/proc/{parent_of(worker)}/mem").open("r+b", buffering=0) as memory:
+        memory.seek(address)
+        memory.write(data)
+
+
 def step(program: Path, *args: object) -> dict[str, Any]:
     """What it saw. AssertionError: what the repair got wrong."""
     done = subprocess.run(

@@ -3,6 +3,36 @@
 
 from __future__ import annotations
 
+# Finds the control block in the hugepages, which a worker may read.
+FIND_CTL = """
+#include <stdio.h>
+#include <string.h>
+
+static struct dps_ctl *find_ctl(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	struct dps_ctl *found = NULL;
+	char line[512];
+
+	while (found == NULL && fgets(line, sizeof(line), maps) != NULL) {
+		unsigned long from, to;
+
+		if (strstr(line, "huge") == NULL || strstr(line, "/dpsup-") == NULL)
+			continue;
+		if (sscanf(line, "%lx-%lx", &from, &to) != 2)
+			continue;
+		for (; found == NULL && from + sizeof(*found) <= to; from += 64) {
+			struct dps_ctl *ctl = (void *)from;
+
+			if (ctl->magic == DPS_MAGIC && ctl->abi_size == sizeof(*ctl))
+				found = ctl;
+		}
+	}
+	fclose(maps);
+	return found;
+}
+"""
+
 # Finds its way to the control block, and once in all does what it must not, at its 300th packet.
 WILD = """
 #include <fcntl.h>
@@ -10,7 +40,7 @@ WILD = """
 #include <unistd.h>
 #include "dpsup.h"
 #include "dpsup_plugin.h"
-
+FIND_CTL
 static struct dps_sitter *me;
 static struct dps_ctl *ctl;
 static const char *once;
@@ -43,8 +73,7 @@ static int init(const struct dps_env *env, void **state)
 	(void)state;
 	once = dps_arg(env, "once");
 	me = (void *)((char *)env->counters - offsetof(struct dps_sitter, counter));
-	for (int i = 0; ctl == NULL || ctl->magic != DPS_MAGIC || ctl->n_io != 1; i++)
-		ctl = (void *)((char *)(me - i) - offsetof(struct dps_ctl, sitter));
+	ctl = find_ctl();
 	return 0;
 }
 
@@ -64,4 +93,4 @@ static uint16_t packet(void *state, struct dps_packet *p)
 const struct dps_plugin dps_plugin = {
 	DPS_PLUGIN_HEAD, .name = "wild", .init = init, .packet = packet,
 };
-"""
+""".replace("FIND_CTL", FIND_CTL)

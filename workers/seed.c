@@ -26,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -198,6 +199,28 @@ check_control_block(void)
 	}
 }
 
+// Workers' sitters lie apart from the rest, as each may write in its own: workers/fence.c.
+static void
+map_sitters(void)
+{
+	char path[DPS_PATH];
+	struct stat st;
+	void *at = MAP_FAILED;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/" DPS_SITTERS, rte_eal_get_runtime_dir());
+	fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (fd >= 0 && fstat(fd, &st) == 0) {
+		errno = EINVAL;
+		if (st.st_size == DPS_MAX_SITTERS * sizeof(struct dps_sitter))
+			at = mmap(NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	}
+	if (at == MAP_FAILED)
+		refuse(DPS_EXIT_ATTACH, "cannot map %s: %s", path, strerror(errno));
+	close(fd);
+	seed.shared.sitter = at;
+}
+
 static int
 add_range(const struct rte_memseg_list *msl, const struct rte_memseg *ms, size_t len, void *arg)
 {
@@ -353,7 +376,7 @@ order_fork(uint32_t index, uint32_t ticket, int log, int notify)
 	}
 	pid = fork();
 	if (pid == 0)
-		become_worker(&seed.shared.ctl->sitter[index], ticket, log, notify);
+		become_worker(&seed.shared.sitter[index], ticket, log, notify);
 	if (pid < 0) {
 		snprintf(text, sizeof(text), "refused %u fork: %s", index, strerror(errno));
 		tell(text, -1);
@@ -378,7 +401,7 @@ ended(pid_t pid, int status)
 {
 	for (uint32_t i = 0; i < CHILDREN; i++) {
 		uint32_t berth = seed.child[i].berth;
-		struct dps_sitter *sitter = &seed.shared.ctl->sitter[berth];
+		struct dps_sitter *sitter = &seed.shared.sitter[berth];
 		char text[ORDER_MOST];
 
 		if (seed.child[i].pid != pid)
@@ -692,6 +715,7 @@ main(int argc, char **argv)
 	attach();
 	check_primary("after");
 	check_control_block();
+	map_sitters();
 	rte_memseg_contig_walk(add_range, &seed.shared);
 	listen_at(seed.socket_path);
 	if (watch_start(&seed.shared, NULL) != 0)

@@ -231,11 +231,14 @@ dps_touch(void *at, uint32_t len)
 								     0;
 	if (n == DPS_TOUCHES || len > DPS_TOUCH_MOST)
 		misuse("at most 4 pieces of 64 bytes for each packet or tick");
-	if (!is_within(at, len, l->bucket, l->bucket_size) &&
-	    !is_within(at, len, l->block, l->block_size) &&
-	    !is_within(at, len, l->counters, sizeof(uint64_t) * DPS_COUNTERS))
+	if (is_within(at, len, l->bucket, l->bucket_size) ||
+	    is_within(at, len, l->block, l->block_size))
+		s->touch_at[n] = (uintptr_t)at - l->base;
+	else if (is_within(at, len, l->counters, sizeof(uint64_t) * DPS_COUNTERS))
+		s->touch_at[n] = DPS_BIT(DPS_TOUCH_COUNTER) |
+				 ((uintptr_t)at - (uintptr_t)l->counters);
+	else
 		misuse("neither in the state, nor in the packet's bucket_state, nor in counters");
-	s->touch_at[n] = (uintptr_t)at - l->base;
 	s->touch_len[n] = len;
 	if (__builtin_expect(len == sizeof(uint64_t), 1))
 		memcpy(s->touch_bytes[n], at, sizeof(uint64_t));

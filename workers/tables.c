@@ -93,12 +93,13 @@ tables_map(const char *path, char *why, size_t len)
 	    t->bytes != bytes || t->n_tables > DPS_TABLES)
 		return refuse(why, len, "%s holds no tables of this dpsup", path);
 	snprintf(other, sizeof(other), "%s:readers", path);
-	readers = map(other, O_RDWR, PROT_READ | PROT_WRITE, DPS_MAX_SLOTS * sizeof(*readers),
+	// To be read, until it is known which slot's are this process's to write: tables_seat.
+	readers = map(other, O_RDWR, PROT_READ, DPS_MAX_SLOTS * sizeof(*readers),
 		      &other_bytes);
 	if (readers == MAP_FAILED)
 		return refuse(why, len, "cannot map %s: %s", other, strerror(errno));
 	snprintf(other, sizeof(other), "%s:told", path);
-	tells = map(other, O_RDWR, PROT_READ | PROT_WRITE, DPS_MAX_SLOTS * sizeof(*tells), &other_bytes);
+	tells = map(other, O_RDWR, PROT_READ, DPS_MAX_SLOTS * sizeof(*tells), &other_bytes);
 	if (tells == MAP_FAILED && errno != ENOENT)
 		return refuse(why, len, "cannot map %s: %s", other, strerror(errno));
 	if (tells == MAP_FAILED)
@@ -203,6 +204,14 @@ blame(void)
 		(unsigned long long)number);
 }
 
+// Whole pages of the slot's.
+static void
+own(void *at, size_t len)
+{
+	if (mprotect(at, len, PROT_READ | PROT_WRITE) != 0)
+		_exit(DPS_EXIT_TEMPORARY);
+}
+
 void
 tables_seat(uint32_t slot, const struct dps_plugin *plugin, void *state)
 {
@@ -212,8 +221,11 @@ tables_seat(uint32_t slot, const struct dps_plugin *plugin, void *state)
 		return;
 	start = own_start();
 	mine = &readers[slot % DPS_MAX_SLOTS];
-	if (tells != NULL)
+	own(mine, sizeof(*mine));
+	if (tells != NULL) {
 		my_tells = &tells[slot % DPS_MAX_SLOTS];
+		own(my_tells, sizeof(*my_tells));
+	}
 	the_plugin = plugin;
 	the_state = state;
 	// What a dead one says of itself must not become this process's.

@@ -161,7 +161,7 @@ watch(void *arg)
 			_exit(DPS_EXIT_PRIMARY_GONE);
 		}
 		if (is_held)
-			dps_lease_wait(ctl->lease, owner, ROUND_MS);
+			dps_lease_watch(ctl->lease, owner, ROUND_MS);
 	}
 	return NULL;
 }

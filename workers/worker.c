@@ -156,6 +156,7 @@ forgo_children(const struct shared *shared)
 {
 	for (uint32_t i = 0; i < shared->n_ranges; i++)
 		madvise((void *)(uintptr_t)shared->range[i].start, shared->range[i].len, MADV_DONTFORK);
+	madvise(shared->sitter, DPS_MAX_SITTERS * sizeof(*shared->sitter), MADV_DONTFORK);
 }
 
 // Sleep until a warden says which slot.
@@ -175,11 +176,13 @@ wait_for_slot(struct dps_sitter *me, int notify)
 
 // The slot is ours from the moment that its seat is; a late worker finds another ticket.
 static struct dps_slot *
-take_seat(const struct shared *shared, struct dps_sitter *me, int notify)
+take_seat(const struct shared *shared, const struct dps_ctl *ctl, struct dps_sitter *me, int notify)
 {
 	struct dps_slot *slot = shared->slot[me->slot % DPS_MAX_SLOTS];
 
 	go_to_core(me, slot->core, notify);
+	if (fence_open_slot(shared, ctl, slot) != 0)
+		_exit(DPS_EXIT_TEMPORARY);
 	if (!dps_seat_change(&slot->seat, dps_seat(me->ticket, 0),
 			     dps_seat(me->ticket, getpid())))
 		_exit(DPS_EXIT_TEMPORARY);
@@ -206,6 +209,11 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	forgo_children(shared);
 	take_berth(me, ticket);
+	ret = fence_raise(shared, ctl, me);
+	if (ret != 0) {
+		snprintf(me->error, sizeof(me->error), "cannot protect shared memory: %s", strerror(-ret));
+		leave(me, notify, DPS_EXIT_TEMPORARY);
+	}
 	is_spare = dps_load32(&me->hand) != DPS_HAND_GO;
 	forgo_core();
 	// The watcher stays on the supervisor's cores, where the seed runs.
@@ -226,7 +234,7 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 	me->ready_ns = dps_now_ns();
 	if (is_spare)
 		wait_for_slot(me, notify);
-	slot = take_seat(shared, me, notify);
+	slot = take_seat(shared, ctl, me, notify);
 	plugin_seated(slot->member);
 	if (is_spare) {
 		worker_rename(shared, slot->group, slot->member);

@@ -36,6 +36,7 @@ _Static_assert(sizeof(struct dps_port_facts) == sizeof(struct dps_port_view) &&
 // What the seed knows once it is attached; its children inherit it.
 struct shared {
 	struct dps_ctl *ctl;
+	struct dps_sitter *sitter;      // [DPS_MAX_SITTERS]
 	struct dps_slot *slot[DPS_MAX_SLOTS];
 	int32_t primary_pid;
 	int primary_pidfd;
@@ -56,6 +57,11 @@ void worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t tic
 
 // worker.c: what ps shows; a member that the group does not have: a spare.
 void worker_rename(const struct shared *shared, uint32_t group, uint32_t member);
+
+// fence.c: keep this process from all memory that it shares with others, but for its sitter and packets'
+// bytes; and then let it write in its slot, and in its group's state of buckets. 0 or -errno.
+int fence_raise(const struct shared *shared, const struct dps_ctl *ctl, const struct dps_sitter *me);
+int fence_open_slot(const struct shared *shared, const struct dps_ctl *ctl, const struct dps_slot *slot);
 
 // watch.c: end with the primary; and, of a worker, when its data thread (the caller) crashes.
 // `sitter` is NULL in the seed. 0 or -errno.

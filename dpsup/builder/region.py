@@ -26,7 +26,7 @@ KINDS = {
     Match.OWN: 5,
 }  # dpsup_plugin.h
 _WHAT = {Verb.ADD: 1, Verb.REPLACE: 1, Verb.SET: 1, Verb.DEL: 2, Verb.CLEAR: 3}
-LINE = 64
+_READERS_BYTES = lib.DPS_MAX_SLOTS * int(ffi.sizeof("struct dps_table_reader"))
 _ZEROES = bytes(1 << 20)
 EACH = 32  # messages of a slot that are taken in one turn
 _TELLS_BYTES = lib.DPS_MAX_SLOTS * int(ffi.sizeof("struct dps_tells"))
@@ -189,7 +189,7 @@ class Region:
         try:
             if self._learns:
                 self._map_told(_create(self._told_at, _TOLD_BYTES))
-            self._map_readers(_create(self._readers_at, 64 * LINE))
+            self._map_readers(_create(self._readers_at, _READERS_BYTES))
             self._map(_create(new, self.bytes))
         except OSError as e:
             raise DpsupError(
@@ -237,7 +237,7 @@ class Region:
         self._head = ffi.cast("struct dps_tables *", self._at)
 
     def _map_readers(self, fd: int) -> None:
-        self._lines = mmap.mmap(fd, 64 * LINE)
+        self._lines = mmap.mmap(fd, _READERS_BYTES)
         os.close(fd)
         self._readers = ffi.cast("struct dps_table_reader *", ffi.from_buffer(self._lines))
 

@@ -42,12 +42,15 @@ def _up(size: float, unit: int) -> int:
 
 
 def pool_bytes(pool: Mempool) -> int:
-    lines = _up(_OBJECT_HEADER + _MBUF + pool.data_room, _LINE) // _LINE
-    # DPDK spreads objects over memory channels: an odd number of lines each.
-    objects = pool.mbufs * (lines | 1) * _LINE
+    # Headers, and in pages of their own bytes: workers may write to these alone. DPDK spreads
+    # objects over memory channels: an odd number of lines each.
+    headers = pool.mbufs * (_up(_OBJECT_HEADER + _MBUF, _LINE) // _LINE | 1) * _LINE
+    room = (_up(pool.data_room, _LINE) // _LINE | 1) * _LINE
+    pages = pool.mbufs // (2 * MIB // room) + 1
     ring = 8 << pool.mbufs.bit_length()
     caches = MAX_LCORE * _CACHE_PER_LCORE if pool.cache else 0
-    return int(objects * _SLACK) + ring + caches
+    # Whole pages, behind one that the allocator's own header takes.
+    return int(headers * _SLACK) + ring + caches + (pages + 1) * 2 * MIB
 
 
 def slot_bytes(group: Group, n_io: int) -> int:

@@ -75,7 +75,7 @@ read_slot(uint32_t slot, struct dps_slot *out)
 	out->version = DPS_VERSIONS;
 	sitter = __atomic_load_n(&seats[slot].sitter, __ATOMIC_ACQUIRE);
 	if (sitter != NOBODY) {
-		const struct dps_sitter *s = &the_primary.ctl->sitter[sitter];
+		const struct dps_sitter *s = &the_primary.sitter[sitter];
 		uint32_t n = RTE_MIN(s->facts.n_counters, (uint32_t)DPS_COUNTERS);
 
 		// The process's own facts: the slot's are written while it sits down.

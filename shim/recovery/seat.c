@@ -49,7 +49,7 @@ seat_empty_ns(uint32_t slot, bool *offered)
 	uint32_t sitter = dps_load32(&seat->sitter);
 
 	*offered = sitter != NOBODY;
-	if (*offered && dps_load32(&the_primary.ctl->sitter[sitter].hand) == DPS_HAND_SEATED)
+	if (*offered && dps_load32(&the_primary.sitter[sitter].hand) == DPS_HAND_SEATED)
 		return 0;
 	return dps_load64(&seat->since_ns);
 }

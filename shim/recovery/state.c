@@ -15,19 +15,28 @@ is_within(uint64_t at, uint32_t len, uint64_t start, uint64_t size)
 	return at >= start && at - start <= size && len <= size - (at - start);
 }
 
-// May this packet's worker have changed that: its slot's state, the packet's bucket's, its counters?
+// May this packet's worker have changed that: its slot's state, the packet's bucket's?
 static bool
-is_touchable(const struct lane *lane, uint32_t index, uint32_t sitter, uint64_t at, uint32_t len)
+is_touchable(const struct lane *lane, uint32_t index, uint64_t at, uint32_t len)
 {
-	const struct dps_ctl *ctl = the_primary.ctl;
 	const struct dps_group_conf *conf = &the_primary.own->group[lane->group];
-	uint64_t counters = (uintptr_t)ctl->sitter[sitter].counter - the_primary.own->base;
 	uint64_t bucket = mark_of(lane->shadow[index & lane->mask])->bucket % DPS_BUCKETS;
 
 	return is_within(at, len, the_primary.state[lane->slot] + DPS_STATE_AT, conf->state) ||
 	       is_within(at, len, dps_bucket_head(conf, bucket) + sizeof(struct dps_state_head),
-			 conf->bucket_state) ||
-	       is_within(at, len, counters, sizeof(ctl->sitter[sitter].counter));
+			 conf->bucket_state);
+}
+
+// Where that piece lies, NULL: its worker may not have changed it.
+static void *
+touched_at(const struct lane *lane, uint32_t index, uint32_t sitter, uint64_t at, uint32_t len)
+{
+	struct dps_sitter *s = &the_primary.sitter[sitter];
+	uint64_t offset = at & ~DPS_BIT(DPS_TOUCH_COUNTER);
+
+	if (offset != at)
+		return is_within(offset, len, 0, sizeof(s->counter)) ? (char *)s->counter + offset : NULL;
+	return is_touchable(lane, index, at, len) ? (void *)(uintptr_t)(the_primary.own->base + at) : NULL;
 }
 
 // Put back the state that a packet without a verdict has changed. The last piece first: of a place
@@ -43,12 +52,12 @@ state_untouch(const struct lane *lane, uint32_t io, uint32_t index, uint32_t sit
 	    n > DPS_TOUCHES)
 		return false;
 	while (n-- > 0) {
-		uint64_t at = s->touch_at[n];
 		uint32_t len = s->touch_len[n];
+		void *at = len <= DPS_TOUCH_MOST ? touched_at(lane, index, sitter, s->touch_at[n], len) :
+						   NULL;
 
-		if (len <= DPS_TOUCH_MOST && is_touchable(lane, index, sitter, at, len))
-			memcpy((void *)(uintptr_t)(the_primary.own->base + at), s->touch_bytes[n],
-			       len);
+		if (at != NULL)
+			memcpy(at, s->touch_bytes[n], len);
 	}
 	return true;
 }

@@ -175,7 +175,7 @@ can_hand_over(uint32_t slot, uint32_t version)
 
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++)
 		if (is_spare(&wardens[i], group, version) &&
-		    lanes_suit(slot, &the_primary.ctl->sitter[i].facts))
+		    lanes_suit(slot, &the_primary.sitter[i].facts))
 			return true;
 	return false;
 }
@@ -192,7 +192,7 @@ dps_slot_handover(uint32_t slot, uint32_t version)
 		return -EINVAL;
 	slot_lock(slot);
 	if (seat->sitter == NOBODY || dps_load32(&wardens[seat->sitter].dead) ||
-	    dps_load32(&the_primary.ctl->sitter[seat->sitter].hand) != DPS_HAND_SEATED ||
+	    dps_load32(&the_primary.sitter[seat->sitter].hand) != DPS_HAND_SEATED ||
 	    dps_load32(&the_primary.slot[slot]->command) == DPS_STOP)
 		ret = -EBUSY;
 	else if (!can_hand_over(slot, version))

@@ -326,6 +326,8 @@ hold_lease(void *arg)
 {
 	if (dps_lease_take(the_primary.ctl->lease) != 0)
 		return NULL;
+	// Workers wait for it, and cannot write so.
+	__atomic_fetch_or(dps_lease_word(the_primary.ctl->lease), FUTEX_WAITERS, __ATOMIC_ACQ_REL);
 	__atomic_store_n(&the_primary.own->lease_tid, (int32_t)syscall(SYS_gettid),
 			 __ATOMIC_RELEASE);
 	futex_wake(arg);
@@ -348,7 +350,7 @@ wardens_start(void)
 	for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++) {
 		wardens[i].index = i;
 		wardens[i].slot = DPS_NO_SLOT;
-		ret = dps_lease_init(the_primary.ctl->sitter[i].lease);
+		ret = dps_lease_init(the_primary.sitter[i].lease);
 		if (ret != 0)
 			return ret;
 	}
@@ -373,7 +375,7 @@ lease_restore(void)
 	uint32_t *word = dps_lease_word(the_primary.ctl->lease);
 	uint32_t seen = dps_load32(word);
 
-	if ((seen & ~FUTEX_WAITERS) == tid ||
+	if (seen == (tid | FUTEX_WAITERS) ||
 	    !__atomic_compare_exchange_n(word, &seen, tid | FUTEX_WAITERS, 0, __ATOMIC_ACQ_REL,
 					 __ATOMIC_ACQUIRE))
 		return;

@@ -67,7 +67,7 @@ extern uint32_t heir[DPS_MAX_GROUPS];   // version of the process that takes ove
 static inline struct dps_sitter *
 sitter_of(const struct warden *w)
 {
-	return &the_primary.ctl->sitter[w->index];
+	return &the_primary.sitter[w->index];
 }
 
 static inline void

@@ -3,15 +3,19 @@
 // The control block and the slots: all shared memory of dpsup is laid out here, once, before the
 // seed attaches. Nothing in it is created, freed or looked up by name afterwards.
 
+#define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <rte_cycles.h>
+#include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_malloc.h>
 #include <rte_memory.h>
@@ -39,6 +43,36 @@ highest(const struct rte_memseg_list *msl, const struct rte_memseg *ms, void *ar
 	if (!msl->external && (uintptr_t)ms->addr + ms->len > *high)
 		*high = (uintptr_t)ms->addr + ms->len;
 	return 0;
+}
+
+// In pages of 4 KiB, as each of them is for one worker to write: a hugepage each would be too much. A file, as
+// a seed may attach later; a new one, as processes of a generation before may still have the old one.
+static int
+sitters_create(struct primary *p)
+{
+	size_t len = DPS_MAX_SITTERS * sizeof(struct dps_sitter);
+	char path[DPS_PATH];
+	void *at;
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "%s/" DPS_SITTERS, rte_eal_get_runtime_dir());
+	unlink(path);
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	// EAL without shared files has no directory for them, and no other process.
+	if (fd < 0 && errno == ENOENT)
+		fd = memfd_create(DPS_SITTERS, MFD_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	// All of it now: a page that is missed later would end the process that writes there.
+	ret = -posix_fallocate(fd, 0, len);
+	if (ret == 0) {
+		at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+		ret = at == MAP_FAILED ? -errno : 0;
+	}
+	close(fd);
+	if (ret == 0)
+		p->sitter = at;
+	return ret;
 }
 
 int
@@ -76,10 +110,15 @@ dps_ctl_create(uint64_t generation, uint32_t n_io)
 	snprintf(ctl->dpdk_version, sizeof(ctl->dpdk_version), "%s", dps_eal_version());
 	ctl->n_io = n_io;
 	ctl->tsc_hz = rte_get_tsc_hz();
+	ctl->n_pools = p->n_pools;
+	for (uint32_t i = 0; i < p->n_pools; i++)
+		if (p->bytes[i] != NULL)
+			ctl->bytes[i] = (struct dps_room){ (uintptr_t)p->bytes[i]->addr - ctl->base,
+							    p->bytes[i]->len };
 	p->own = ctl;
 	p->ctl = mz->addr;
 	p->n_io = n_io;
-	return 0;
+	return sitters_create(p);
 }
 
 int
@@ -257,6 +296,7 @@ dps_slot_create(uint32_t slot, uint32_t group, uint32_t member)
 			return ret;
 	}
 	len = slot_len(p->n_io, &p->own->group[group]);
+	p->own->group[group].slot_bytes = len;
 	if (p->slots[group] + len > p->slots_end[group])
 		return -ENOSPC;
 	s = (struct dps_slot *)p->slots[group];

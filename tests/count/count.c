@@ -239,7 +239,7 @@ static void
 seat_worker(uint32_t index, const struct count_group *group)
 {
 	struct dps_slot *slot = the_primary.slot[index];
-	struct dps_sitter *sitter = &the_primary.ctl->sitter[index];
+	struct dps_sitter *sitter = &the_primary.sitter[index];
 	const struct dps_plugin *plugin = group->own;
 	void *state = NULL;
 

@@ -64,6 +64,8 @@ struct primary the_primary;
 
 static pid_t pid;
 static const struct dps_ctl *ctl;
+static const struct dps_sitter *sitters;        // [DPS_MAX_SITTERS]
+static unsigned long sitters_at;                // in the worker
 static struct dps_slot *theirs, *copy;
 static struct track track[DPS_MAX_IO];
 static uint8_t *room;                   // [n_lanes][ring][headroom + BYTES_MOST]
@@ -131,6 +133,26 @@ fail(const char *format, ...)
 
 // --- the instance's memory ------------------------------------------------------------------------
 
+// Several lines tell of them, as it may write in its own alone.
+static void
+map_sitters(const char *line)
+{
+	unsigned long from, to, offset;
+	char path[256];
+	int fd;
+
+	if (sitters != NULL || sscanf(line, "%lx-%lx %*s %lx %*s %*s %255s", &from, &to, &offset, path) != 4)
+		return;
+	fd = open(path, O_RDONLY);
+	// What the repair writes there stays here.
+	sitters = mmap(NULL, DPS_MAX_SITTERS * sizeof(*sitters), PROT_READ | PROT_WRITE, MAP_PRIVATE,
+		       fd, 0);
+	if (sitters == MAP_FAILED)
+		fail("%s cannot be mapped: %s", path, strerror(errno));
+	close(fd);
+	sitters_at = from - offset;
+}
+
 // Its hugepages, at the same addresses and only to be read.
 static void
 map_all(void)
@@ -146,6 +168,8 @@ map_all(void)
 		unsigned long from, to, offset;
 		int fd;
 
+		if (strstr(line, DPS_SITTERS) != NULL)
+			map_sitters(line);
 		if (strstr(line, "/dpsup-") == NULL || strstr(line, "huge") == NULL ||
 		    sscanf(line, "%lx-%lx %*s %lx", &from, &to, &offset) != 3)
 			continue;
@@ -179,20 +203,29 @@ map_all(void)
 static int
 print_where(void)
 {
+	const struct dps_group_conf *mine = &ctl->group[theirs->group];
+
 	printf("{\"ctl\": %" PRIu64 ", \"base\": %" PRIu64 ", \"slot\": %" PRIu64
-	       ", \"ring\": %u, \"size\": %zu, \"sitter\": %" PRIu64 ", \"lane\": [",
+	       ", \"ring\": %u, \"size\": %zu, \"sitters\": %lu, \"sitter\": %" PRIu64 ", \"lane\": [",
 	       (uint64_t)ctl, ctl->base, (uint64_t)theirs, theirs->ring, sizeof(*theirs),
-	       (uint64_t)({
-		       const struct dps_sitter *me = NULL;
+	       sitters_at, (uint64_t)({
+		       unsigned long me = 0;
 
 		       for (uint32_t i = 0; i < DPS_MAX_SITTERS; i++)
-			       if ((pid_t)ctl->sitter[i].berth == pid)
-				       me = &ctl->sitter[i];
+			       if ((pid_t)sitters[i].berth == pid)
+				       me = sitters_at + i * sizeof(*sitters);
 		       me;
 	       }));
 	for (uint32_t i = 0; i < theirs->n_lanes; i++)
 		printf("%s%" PRIu64, i ? ", " : "", (uint64_t)theirs + theirs->lanes[i]);
-	printf("]}\n");
+	// What it may write beside its sitter: place and length.
+	printf("], \"writes\": {\"slot\": [%" PRIu64 ", %u], \"buckets\": [%" PRIu64 ", %" PRIu64 "]",
+	       (uint64_t)theirs, mine->slot_bytes, ctl->base + mine->buckets,
+	       (uint64_t)DPS_BUCKETS * mine->bucket_stride);
+	for (uint32_t i = 0; i < ctl->n_pools; i++)
+		printf(", \"bytes %u\": [%" PRIu64 ", %" PRIu64 "]", i, ctl->base + ctl->bytes[i].at,
+		       ctl->bytes[i].len);
+	printf("}}\n");
 	return 0;
 }
 
@@ -243,6 +276,7 @@ set_up(void)
 	memcpy(copy, theirs, sizeof(*copy));
 	// What the worker touched is put back in the copy.
 	the_primary.ctl = (void *)ctl;
+	the_primary.sitter = (void *)(uintptr_t)sitters;
 	the_primary.own = calloc(1, sizeof(*ctl));
 	memcpy(the_primary.own->group, ctl->group, sizeof(ctl->group));
 	the_primary.own->base = ctl->base + ((uintptr_t)copy - (uintptr_t)theirs);

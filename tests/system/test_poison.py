@@ -30,6 +30,7 @@ from jobs import (
     pcap_port,
 )
 from traffic import Packet, compare, flows, mix, read_pcap, save, swapped
+from wild import FIND_CTL
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.beside]
 
@@ -308,7 +309,7 @@ BETWEEN = """
 #include <sys/time.h>
 #include "dpsup.h"
 #include "dpsup_plugin.h"
-
+FIND_CTL
 static struct dps_sitter *me;
 static struct dps_ctl *ctl;
 
@@ -335,8 +336,7 @@ static int init(const struct dps_env *env, void **state)
 
 	(void)state;
 	me = (void *)((char *)env->counters - offsetof(struct dps_sitter, counter));
-	for (int i = 0; ctl == NULL || ctl->magic != DPS_MAGIC || ctl->n_io != 1; i++)
-		ctl = (void *)((char *)(me - i) - offsetof(struct dps_ctl, sitter));
+	ctl = find_ctl();
 	signal(SIGALRM, on_alarm);
 	setitimer(ITIMER_REAL, &t, NULL);
 	return 0;
@@ -351,7 +351,7 @@ static uint16_t packet(void *state, struct dps_packet *p)
 const struct dps_plugin dps_plugin = {
 	DPS_PLUGIN_HEAD, .name = "between", .init = init, .packet = packet,
 };
-"""
+""".replace("FIND_CTL", FIND_CTL)
 
 
 def test_a_crash_with_no_packet_begun_blames_none(instance: Run) -> None:

@@ -27,6 +27,7 @@ from jobs import (
     spare_pids,
 )
 from traffic import Packet, compare, flows, mix, save, swapped, write_pcap
+from wild import FIND_CTL
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.beside]
 NO_SPARES = LOSSLESS + "spares = 0\n"
@@ -135,7 +136,7 @@ WILD = """
 #include <unistd.h>
 #include "dpsup.h"
 #include "dpsup_plugin.h"
-
+FIND_CTL
 static struct dps_sitter *me;
 static int seen;
 
@@ -152,13 +153,11 @@ static uint16_t packet(void *state, struct dps_packet *p)
 	for (volatile int i = 0; i < 200000; i++)
 		;
 	if (++seen == 1000 && me->slot == 0 && open("FILE.once", O_CREAT | O_EXCL, 0600) >= 0) {
-		struct dps_ctl *ctl = (void *)((char *)me - offsetof(struct dps_ctl, sitter));
+		struct dps_ctl *ctl = find_ctl();
 		struct dps_slot *slot;
 
 		while (access("FILE", F_OK) != 0)
 			usleep(1000);
-		while (ctl->magic != DPS_MAGIC || ctl->abi_size != sizeof(*ctl))
-			ctl = (void *)((char *)ctl - sizeof(*me));
 		slot = (void *)(uintptr_t)(ctl->base + ctl->slot[0]);
 		((struct dps_lane *)((char *)slot + slot->lanes[0]))->done += 100000;
 		kill(getpid(), SIGKILL);
@@ -169,7 +168,7 @@ static uint16_t packet(void *state, struct dps_packet *p)
 const struct dps_plugin dps_plugin = {
 	DPS_PLUGIN_HEAD, .name = "wild", .init = init, .packet = packet,
 };
-"""
+""".replace("FIND_CTL", FIND_CTL)
 
 
 @pytest.mark.fault(33)

@@ -30,7 +30,7 @@ from jobs import (
     pcap_port,
     spare_pids,
 )
-from stepping import build_step, step
+from stepping import build_step, step, write_as_seed
 from traffic import Packet, compare, flows, mix, save, swapped, write_pcap
 
 from dpsup._shim import ffi
@@ -325,7 +325,7 @@ def test_a_stray_pid_in_a_berth_costs_no_berth(instance: Run) -> None:
 
     wait_for(is_whole)
     pid = instance.status()["groups"][0]["workers"][0]["pid"]
-    ctl = step(build_step(instance.folder / "step"), pid, "where")["ctl"]
+    sitters = step(build_step(instance.folder / "step"), pid, "where")["sitters"]
     primary = Client(instances()[instance.name].file(PRIMARY))
 
     def order() -> dict[str, int]:
@@ -333,10 +333,8 @@ def test_a_stray_pid_in_a_berth_costs_no_berth(instance: Run) -> None:
         return found
 
     def write(berth: int, data: bytes) -> None:
-        at = ctl + ffi.offsetof("struct dps_ctl", "sitter", berth)
-        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
-            memory.seek(at + ffi.offsetof("struct dps_sitter", "berth"))
-            memory.write(data)
+        at = sitters + berth * ffi.sizeof("struct dps_sitter")
+        write_as_seed(pid, at + ffi.offsetof("struct dps_sitter", "berth"), data)
 
     first = order()
     write(first["berth"], struct.pack("<I", 1))

@@ -179,8 +179,8 @@ MACHINES = [
     ),
     (
         {"hugepages": {2 * MIB: Pages(50, 10)}},
-        ERROR, Exit.HOST, "mbufs = 16383", "42 hugepages of 2 MiB needed, and 10 free",
-        "echo 82 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages, or ./deploy/host-setup",
+        ERROR, Exit.HOST, "mbufs = 16383", "44 hugepages of 2 MiB needed, and 10 free",
+        "echo 84 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages, or ./deploy/host-setup",
     ),
     ({"hugepages": {}}, ERROR, Exit.HOST, "mbufs", "no hugepages of 2 MiB", "hugetlbfs"),
     (

@@ -70,6 +70,7 @@ world_create(void)
 	uint64_t stride = RTE_ALIGN(sizeof(struct dps_state_head) + DPS_PLUGIN_BUCKET_STATE, 64u);
 	uint64_t end = 0, board = place(&end, sizeof(struct board));
 	uint64_t ctl = place(&end, sizeof(struct dps_ctl));
+	uint64_t sitter = place(&end, sizeof(struct dps_sitter));
 	uint64_t slot = place(&end, sizeof(struct dps_slot));
 	uint64_t perf = place(&end, sizeof(struct dps_perf));
 	uint64_t lane = place(&end, sizeof(struct dps_lane) + TRY_RING * sizeof(uint64_t));
@@ -89,7 +90,7 @@ world_create(void)
 	t->board = (struct board *)(t->base + board);
 	t->ctl = (struct dps_ctl *)(t->base + ctl);
 	t->slot = (struct dps_slot *)(t->base + slot);
-	t->sitter = &t->ctl->sitter[0];
+	t->sitter = (struct dps_sitter *)(t->base + sitter);
 	t->state = (struct dps_state_head *)(t->base + state);
 	t->buckets = t->base + buckets;
 	t->mbuf = (struct rte_mbuf *)(t->base + mbufs);
@@ -123,6 +124,7 @@ world_create(void)
 	conf->bucket_stride = stride;
 	conf->buckets = buckets;
 	p->ctl = p->own = t->ctl;
+	p->sitter = t->sitter;
 	p->n_io = p->n_slots = 1;
 	p->slot[0] = t->slot;
 	p->state[0] = state;
