@@ -27,7 +27,7 @@ AREAS = {
     "E01": "What the topology file says",
     "E02": "CPUs",
     "E03": "Memory",
-    "E04": "Devices and captures",
+    "E04": "Devices, captures, and clients of the bus",
     "E05": "Plugins and what feeds them",
     "E06": "Instances and their runtime directories",
     "E07": "Orders to a running instance",
@@ -666,6 +666,55 @@ CODES: dict[str, Entry] = {
         " on stderr.",
         "Name the pod's terminationMessagePath, /dev/termination-log, or another file that the"
         " user of the container may write.",
+    ),
+    # --- who may connect to the bus ---------------------------------------------------------------
+    "E0470": Entry(
+        "the role does not allow it",
+        "The user or key has no role on the instance, or the role `read`, which looks and changes"
+        " nothing. The owner of an instance and root need no role.",
+        "Have the owner write the user or group into `admin` of [bus], or add a key with the role"
+        " admin: `dpsup keys add NAME --role admin`.",
+    ),
+    "E0471": Entry(
+        "a key that the host does not accept",
+        "A client on another host is known by its key. This one was never added on that host, or it"
+        " was revoked.",
+        "`dpsup keys list` on the host shows its keys, `dpsup keys add NAME` makes one.",
+    ),
+    "E0472": Entry(
+        "keys that cannot be used",
+        "The directory of keys, or the file of a client's key, is not there, is readable for other"
+        " users, belongs to another user, or is damaged. No key is accepted from it.",
+        "`dpsup keys init` creates the directory; its mode is 0700, that of its files 0600.",
+    ),
+    "E0473": Entry(
+        "a user or group that has two roles",
+        "It stands in `admin` and in `read` of [bus]. The role admin holds. A warning.",
+        "Leave it out of one of the two.",
+    ),
+    "E0474": Entry(
+        "a host that is not known",
+        "hosts.toml, in ~/.config/dpsup or for root in /etc/dpsup, says which endpoint and which"
+        " key a host has. It cannot be read, or what was named is no endpoint.",
+        'Write a table for each host: [edge1], with endpoint = "tcp://10.0.0.1:9470" and key ='
+        ' "edge1.key".',
+    ),
+    "E0475": Entry(
+        "the bus cannot listen",
+        "The address of [bus] endpoint is not one of this machine, or its port or the next one is"
+        " in use. The instance runs; clients on other hosts cannot connect. It is tried again.",
+        "`ip address` shows the addresses, `ss -ltnp` the ports.",
+    ),
+    "E0478": Entry(
+        "a command that works on the instance's host alone",
+        "It reads files of the instance, or asks its primary: the bus that other users and hosts"
+        " reach has neither.",
+        "Run it on that host, as the user that runs the instance, or as root.",
+    ),
+    "E0479": Entry(
+        "a key that cannot be added or revoked",
+        "A name is in use or not known, a public key is none, or there are keys already.",
+        "`dpsup keys list` shows the keys.",
     ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0460": Entry(

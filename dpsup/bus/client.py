@@ -16,13 +16,19 @@ from typing import Any
 
 import zmq
 
-from dpsup.bus import messages
+from dpsup.bus import curve, messages
+from dpsup.bus.curve import Identity
 from dpsup.bus.messages import ProtocolError, Publication, Request
-from dpsup.errors import DpsupError, NotRunning, TimedOut, UsageError
+from dpsup.errors import DpsupError, NotPermitted, NotRunning, TimedOut, UsageError
 
 
 def _ended() -> DpsupError:
     return NotRunning("the instance has ended", code="E0906")
+
+
+def _address(where: str) -> str:
+    """A path, or an address of the network."""
+    return where if where.startswith("tcp://") else f"ipc://{where}"
 
 
 class Client:
@@ -37,14 +43,20 @@ class Client:
         path: str,
         alive: Callable[[], bool] = lambda: True,
         ended: Callable[[], DpsupError] = _ended,
+        identity: Identity | None = None,
     ) -> None:
         self._alive = alive
         self._ended = ended
         self._turn = threading.Lock()
         self._closed = False
+        self._where = path
         self._socket: Any = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(f"ipc://{path}")
+        self._monitor: Any = None
+        if identity is not None:
+            curve.present(self._socket, identity)
+            self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self._socket.connect(_address(path))
 
     def ask(self, verb: str, timeout: float = 10.0, **args: Any) -> Any:
         deadline = time.monotonic() + timeout
@@ -67,6 +79,7 @@ class Client:
         while (left := deadline - time.monotonic()) > 0:
             if not self._socket.poll(min(200, int(left * 1000) + 1)):
                 self.demand_open()
+                self._demand_known()
                 if not self._alive():
                     raise self._ended()
                 continue
@@ -74,6 +87,16 @@ class Client:
             if reply.id in (request.id, ""):
                 return reply.value()
         raise self._late(verb, timeout)
+
+    def _demand_known(self) -> None:
+        """Raises: NotPermitted where the other side refused this key."""
+        if self._monitor is not None and self._monitor.poll(0):
+            raise NotPermitted(
+                f"{self._where} does not accept this key",
+                code="E0471",
+                why="it accepts the keys that `dpsup keys list` shows on that host",
+                help="have its owner make one: `dpsup keys add NAME`",
+            )
 
     @staticmethod
     def _late(verb: str, timeout: float) -> DpsupError:
@@ -93,18 +116,25 @@ class Client:
         """A request in progress, of another thread, ends with an error."""
         self._closed = True
         with self._turn:
+            if self._monitor is not None:
+                self._socket.disable_monitor()
+                self._monitor = None
             self._socket.close()
 
 
 class Subscriber:
     """Follow publications of some topics."""
 
-    def __init__(self, path: str, topics: tuple[str, ...]) -> None:
+    def __init__(
+        self, path: str, topics: tuple[str, ...], identity: Identity | None = None
+    ) -> None:
         self._socket: Any = zmq.Context.instance().socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         for topic in topics:
             self._socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
-        self._socket.connect(f"ipc://{path}")
+        if identity is not None:
+            curve.present(self._socket, identity)
+        self._socket.connect(_address(path))
 
     def follow(self, alive: Callable[[], bool], step: float = 0.5) -> Iterator[Publication]:
         """Publications until `alive`, called after each `step` seconds of silence, is False."""

@@ -16,7 +16,7 @@ import resource
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 CONNECTIONS_MOST = 512  # of all sockets of a process
@@ -65,11 +65,11 @@ def _borrowed(fd: int) -> Iterator[socket.socket]:
 
 
 class Guests:
-    """Those of the sockets at `paths`, which all belong to this process. `friend`: a process whose
-    requests are not repeated, and whose connections stay."""
+    """Those of the sockets at `paths` and TCP `ports`, which all belong to this process.
+    `friend`: a process whose requests are not repeated, and whose connections stay."""
 
-    def __init__(self, *paths: str, friend: int = 0) -> None:
-        self._paths, self._friend = paths, friend
+    def __init__(self, *paths: str, friend: int = 0, ports: Collection[int] = ()) -> None:
+        self._paths, self._friend, self._ports = paths, friend, ports
         self._next = 0.0
         self._files = _files()
         self._least = _memory()
@@ -107,9 +107,9 @@ class Guests:
             self._least = now  # and less, once it is freed
         self._least = min(self._least, now)
 
-    def _connections(self) -> dict[int, int]:
-        """The process at the other end, by descriptor."""
-        found = {}
+    def _connections(self) -> dict[int, int | str]:
+        """By descriptor: the process at the other end, or its host's address."""
+        found: dict[int, int | str] = {}
         for link in _FDS.iterdir():
             with contextlib.suppress(OSError):
                 if str(link.readlink()).startswith("socket:"):
@@ -118,8 +118,13 @@ class Guests:
                         found[int(link.name)] = pid
         return found
 
-    def _client(self, fd: int) -> int | None:
+    def _client(self, fd: int) -> int | str | None:
         with _borrowed(fd) as one:
+            if one.family in (socket.AF_INET, socket.AF_INET6):
+                is_one = one.type == socket.SOCK_STREAM and one.getsockname()[1] in self._ports
+                if not is_one or one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    return None
+                return str(one.getpeername()[0])
             if one.family != socket.AF_UNIX or one.getsockname() not in self._paths:
                 return None
             if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -129,7 +134,7 @@ class Guests:
 
     def _shut_most(self) -> None:
         """Connections of the processes that have most of them."""
-        of: dict[int, list[int]] = {}
+        of: dict[int | str, list[int]] = {}
         for fd, pid in self._connections().items():
             of.setdefault(pid, []).append(fd)
         for _ in range(sum(map(len, of.values())) - CONNECTIONS_MOST):

@@ -20,15 +20,19 @@ from dpsup.errors import DpsupError, Exit, ShimError, UsageError
 
 VERSION = 1
 MAX_REQUEST = 64 << 10  # bytes
+MAX_ORIGIN = 1 << 10  # bytes that the gate adds to a request
 MAX_REPLY = 4 << 20
 MAX_DEPTH = 16
 MAX_ID = 64
+FRAMES_MOST = 3  # of a request: its peer, an empty one, the request
 TOPICS = ("event", "log", "stat")
 
 Args = dict[str, object]  # of a request; `want` checks each
 T = TypeVar("T")
 D = TypeVar("D")
 
+_REPLY_HEAD = b'{"v":%d,"id":' % VERSION  # as `_dump` writes it
+_REPLY_ID = re.compile(re.escape(_REPLY_HEAD) + rb'"([0-9a-f]{1,64})"')
 _VERB = re.compile(r"[a-z_]{1,32}")
 
 
@@ -45,20 +49,38 @@ class Peer(NamedTuple):
     pid: int
 
 
+def credentials_of(address: str) -> tuple[int, int, int] | None:
+    """uid, gid and pid, as ZeroMQ's "Peer-Address" of an ipc connection has them:
+    "localhost:UID:GID:PID"."""
+    found = re.fullmatch(r".*:(\d{1,10}):(\d{1,10}):(\d{1,10})", address, re.DOTALL | re.ASCII)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
 def peer_of(address: str) -> Peer | None:
-    """The peer that ZeroMQ's "Peer-Address" of an ipc connection names: "localhost:UID:GID:PID"."""
-    found = re.fullmatch(r".*:(\d{1,10}):\d{1,10}:(\d{1,10})", address, re.DOTALL | re.ASCII)
-    return Peer(int(found[1]), int(found[2])) if found else None
+    found = credentials_of(address)
+    return Peer(found[0], found[2]) if found else None
+
+
+class Origin(NamedTuple):
+    """The client that a request is of which the gate passes on: a local user, or a key."""
+
+    role: str  # roles.READ | roles.ADMIN
+    uid: int | None = None  # None: it came over the network
+    pid: int = 0  # 0: of another pid namespace, or not known
+    key: str = ""  # the name of its key
+    address: str = ""  # where it came from over the network
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`peer` is the receiver's knowledge and no part of the message; None: it is not known."""
+    """`peer` is the receiver's knowledge and no part of the message; None: it is not known.
+    `origin`: that of a request that the gate passes on."""
 
     verb: str
     id: str
     args: Args = field(default_factory=dict)
     peer: Peer | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +131,15 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
+def _too_long(raw: bytes, limit: int) -> ProtocolError:
+    return ProtocolError(f"message of {len(raw)} bytes, at most {limit} are accepted")
+
+
 def _load(raw: bytes, limit: int) -> dict[str, Any]:
     if len(raw) > limit:
-        raise ProtocolError(f"message of {len(raw)} bytes, at most {limit} are accepted")
+        raise _too_long(raw, limit)
     # A reply is the instance's own; only a request, which any client may send, is counted.
-    if limit == MAX_REQUEST and _depth(raw) > MAX_DEPTH:
+    if limit < MAX_REPLY and _depth(raw) > MAX_DEPTH:
         raise ProtocolError(f"message nested deeper than {MAX_DEPTH}")
     try:
         message = json.loads(raw, parse_constant=_no_constant)
@@ -136,8 +162,9 @@ def _dump(**message: Any) -> bytes:
 
 def encode_request(request: Request) -> bytes:
     """Raises: UsageError. A longer one would be dropped unread, and its answer waited for."""
-    raw = _dump(id=request.id, verb=request.verb, args=request.args)
-    if len(raw) > MAX_REQUEST:
+    more = {} if request.origin is None else {"origin": request.origin._asdict()}
+    raw = _dump(id=request.id, verb=request.verb, args=request.args, **more)
+    if len(raw) > MAX_REQUEST + (MAX_ORIGIN if more else 0):
         raise UsageError(
             f"the request `{request.verb}` is too long: {len(raw)} bytes of JSON",
             code="E0901",
@@ -150,7 +177,9 @@ def encode_request(request: Request) -> bytes:
 
 
 def decode_request(raw: bytes) -> Request:
-    message = _load(raw, MAX_REQUEST)
+    message = _load(raw, MAX_REQUEST + MAX_ORIGIN)
+    if "origin" not in message and len(raw) > MAX_REQUEST:
+        raise _too_long(raw, MAX_REQUEST)
     verb, id_, args = message.get("verb"), message.get("id"), message.get("args", {})
     if not isinstance(verb, str) or not _VERB.fullmatch(verb):
         raise ProtocolError("verb: must be a lower-case word")
@@ -158,7 +187,22 @@ def decode_request(raw: bytes) -> Request:
         raise ProtocolError(f"id: a string of 1 to {MAX_ID} characters is required")
     if not isinstance(args, dict):
         raise ProtocolError("args: must be an object")
-    return Request(verb, id_, args)
+    return Request(verb, id_, args, origin=_origin(message.get("origin")))
+
+
+def _origin(said: Any) -> Origin | None:
+    if said is None:
+        return None
+    try:
+        origin = Origin(**said)
+    except TypeError:
+        raise ProtocolError("origin: its fields are not known") from None
+    role, uid, pid, key, address = origin
+    texts = all(isinstance(text, str) for text in (role, key, address))
+    numbers = all(type(n) is int for n in ((0 if uid is None else uid), pid))
+    if not texts or not numbers:
+        raise ProtocolError("origin: a field is of the wrong type")
+    return origin
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -175,6 +219,18 @@ def decode_reply(raw: bytes) -> Reply:
     if not isinstance(error, dict):
         raise ProtocolError("a reply has a result or an error")
     return Reply(str(message.get("id", "")), error=error)
+
+
+def id_of(raw: bytes) -> str:
+    """The id of a reply, which may be long and is not read as a whole."""
+    found = _REPLY_ID.match(raw)
+    return found[1].decode() if found else ""
+
+
+def readdressed(raw: bytes, old: str, new: str) -> bytes:
+    """The same reply to a request of another id."""
+    head = len(_REPLY_HEAD) + len(json.dumps(old))
+    return _REPLY_HEAD + json.dumps(new).encode() + raw[head:]
 
 
 def encode_publication(publication: Publication) -> bytes:

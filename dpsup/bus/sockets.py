@@ -43,7 +43,6 @@ HIGH_WATER = 1000  # messages queued for a slow peer, then dropped
 LINGER_MS = 500
 IN_PROGRESS_MOST = 32  # requests of one peer at a time
 TAKEN_MOST = 16  # messages, before the event loop has its turn
-FRAMES_MOST = 3  # of a request: its peer, an empty one, the request
 
 # Hears of a message that is no request, or comes too fast, and of the process that sent it.
 OnSkip = Callable[["Peer | None", ProtocolError], None]
@@ -55,12 +54,13 @@ class Gone(DpsupError):
     code = "E0807"
 
 
-def _bind(socket: Any, path: str, limit: int) -> None:
+def bind(socket: Any, path: str, limit: int, mode: int = 0o600) -> None:
+    """Raises: DpsupError."""
     socket.setsockopt(zmq.LINGER, LINGER_MS)
     socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
     socket.setsockopt(zmq.MAXMSGSIZE, limit)
-    mask = os.umask(0o077)
+    mask = os.umask(0o777 & ~mode)
     try:
         socket.bind(f"ipc://{path}")
     except zmq.ZMQError as e:
@@ -75,9 +75,10 @@ def _bind(socket: Any, path: str, limit: int) -> None:
         os.umask(mask)
 
 
-def _requested(received: list[Any]) -> list[bytes]:
+def requested(received: list[Any]) -> list[bytes]:
     """Its frames. Of more than a request has, only the number matters."""
-    return [frame.bytes for frame in received[:FRAMES_MOST]] + [b""] * len(received[FRAMES_MOST:])
+    most = messages.FRAMES_MOST
+    return [frame.bytes for frame in received[:most]] + [b""] * len(received[most:])
 
 
 def _peer(frame: Any) -> Peer | None:
@@ -130,32 +131,39 @@ class _Door:
         self._on_skip(who, error)
         return _TOO_MANY if error is _FLOOD else _refusal(request_id, error)
 
-    def open(self, frames: list[bytes], who: Peer | None) -> Request | bytes:
+    def open(
+        self, frames: list[bytes], who: Peer | None, *, is_gate: bool = False
+    ) -> Request | bytes:
         """The request of a message, or the answer to it."""
-        if not self.limiter.allows(frames[0], time.monotonic()):
+        if not is_gate and not self.limiter.allows(frames[0], time.monotonic()):
             return self.refuse(who, _FLOOD)
         try:
-            if len(frames) > FRAMES_MOST:
+            if len(frames) > messages.FRAMES_MOST:
                 raise ProtocolError(f"a request has one frame, not {len(frames) - 1}")
             request = messages.decode_request(frames[-1])
+            if (request.origin is not None) != is_gate:
+                raise ProtocolError("origin: the gate says it, and no other process may")
         except ProtocolError as e:
             return self.refuse(who, e)
         return self.answered.get(request.id) or request
 
 
 class Server:
-    """A control socket in an event loop. Each request is a task; `handle` returns the result."""
+    """A control socket in an event loop. Each request is a task; `handle` returns the result.
+    `gate`: the pid of the gate, which alone may pass on requests of others; it limits them itself.
+    """
 
     def __init__(
         self,
         path: str,
         handle: Callable[[Request], Awaitable[Any]],
         on_skip: OnSkip = lambda *_: None,
+        gate: Callable[[], int] = lambda: 0,
     ) -> None:
         self._context = zmq.asyncio.Context.instance()
         self._socket = self._context.socket(zmq.ROUTER)
-        _bind(self._socket, path, messages.MAX_REQUEST)
-        self._handle = handle
+        bind(self._socket, path, messages.MAX_REQUEST + messages.MAX_ORIGIN)
+        self._handle, self._gate = handle, gate
         self._door = _Door(on_skip)
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: dict[str, list[bytes]] = {}  # by request: the peers that wait for it
@@ -171,7 +179,7 @@ class Server:
         taken = 0
         while True:
             received = await self._socket.recv_multipart(copy=False)
-            frames = _requested(received)
+            frames = requested(received)
             answer = self._open(frames, _peer(received[-1]))
             del received
             if answer is not None:
@@ -182,7 +190,8 @@ class Server:
 
     def _open(self, frames: list[bytes], who: Peer | None) -> bytes | None:
         """Begin to carry out a request; the answer, where there is one already."""
-        peer, opened = frames[0], self._door.open(frames, who)
+        is_gate = who is not None and 0 < who.pid == self._gate()
+        peer, opened = frames[0], self._door.open(frames, who, is_gate=is_gate)
         if isinstance(opened, bytes):
             return opened
         peers = self._running.get(opened.id)
@@ -190,7 +199,7 @@ class Server:
             if peer not in peers:
                 peers.append(peer)
             return None
-        if self._busy[peer] >= IN_PROGRESS_MOST:
+        if self._busy[peer] >= IN_PROGRESS_MOST and not is_gate:
             error = ProtocolError(
                 f"{IN_PROGRESS_MOST} requests of this connection are in progress",
                 code="E0902",
@@ -235,7 +244,7 @@ class Publisher:
 
     def __init__(self, path: str) -> None:
         self._socket: Any = zmq.Context.instance().socket(zmq.PUB)
-        _bind(self._socket, path, messages.MAX_REQUEST)
+        bind(self._socket, path, messages.MAX_REQUEST)
         self.seq = dict.fromkeys(messages.TOPICS, 0)
 
     def publish(self, topic: str, data: Mapping[str, Any]) -> int:
@@ -259,7 +268,7 @@ class Responder:
         self, path: str, handle: Callable[[Request], Any], long: frozenset[str] = frozenset()
     ) -> None:
         self._socket: Any = zmq.Context.instance().socket(zmq.ROUTER)
-        _bind(self._socket, path, messages.MAX_REQUEST)
+        bind(self._socket, path, messages.MAX_REQUEST)
         self._handle, self._long = handle, long
         self._aside = Aside(handle)
         self._guests = Guests(path, friend=os.getppid())
@@ -287,7 +296,7 @@ class Responder:
 
     def _answer(self) -> None:
         received = self._socket.recv_multipart(copy=False)
-        frames = _requested(received)
+        frames = requested(received)
         peer, opened = frames[0], self._door.open(frames, _peer(received[-1]))
         del received
         if isinstance(opened, bytes):

@@ -83,6 +83,9 @@ _FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
         "bench": "Measure dpsup on this machine.",
         "chaos": "Inject faults and check that no packet is lost.",
     }),
+    "keys": ("Other hosts", {
+        "keys": "Manage the keys of clients on other hosts.",
+    }),
     "help": ("Help", {
         "explain": "Explain an error code.",
         "man": "Print or write man pages.",

@@ -46,7 +46,7 @@ TYPES = {
 
 # Fields of events whose names the source passes as a whole table.
 MORE: dict[str, tuple[str, ...]] = {
-    "command": ("count",),
+    "command": ("count", "key", "remote"),
     "death": (
         "repaired", "successor", "notice", "tried", "hung", "times", "address", "backtrace",
         "blamed", "ticked",
@@ -79,6 +79,7 @@ class Fields(TypedDict, total=False):
     how: Annotated[str, "how the process ended: `SIGKILL`, `exit 1`"]
     hung: Annotated[bool, "ended because it was stuck with a packet"]
     imbalance: Annotated[float, "the busiest worker's share against an even one"]
+    key: Annotated[str, "the name of the key with which a command came over the network"]
     kind: Annotated[str, "the kind of process: topology, primary, seed, worker"]
     lane_full: Annotated[list[float], "shares that found no room, of the old version and the new"]
     left: Annotated[Any, "locks that stay held"]
@@ -96,6 +97,7 @@ class Fields(TypedDict, total=False):
     plugin: Annotated[str, "the plugin that the worker runs"]
     port: Annotated[str, "the packet's input port"]
     predicted: Annotated[float, "the imbalance that was foreseen"]
+    remote: Annotated[str, "the address that a command came from over the network"]
     released: Annotated[Any, "locks that were released"]
     repaired: Annotated[
         dict[str, int],

@@ -154,6 +154,10 @@ class Plan(TypedDict):
     n_slots: Annotated[int, "slots of all groups"]
     memory: Memory
     metrics_listen: Annotated[str, "where metrics are served, empty: nowhere"]
+    bus_endpoint: Annotated[str, "where the bus listens for other hosts, empty: nowhere"]
+    bus_keys: Annotated[str, "the directory of the keys that it accepts"]
+    bus_admin: Annotated[list[str], "users and @groups that may order what the owner may"]
+    bus_read: Annotated[list[str], "users and @groups that may look"]
 
 
 class Running(Plan):

@@ -151,8 +151,11 @@ def _has_foreign_ids() -> bool:
     return True
 
 
-def read(directory: int, name: str, owners: Collection[int] = ()) -> bytes:
-    """A regular file, of one of these users if any are named. Raises: OSError, Unsafe."""
+def read(
+    directory: int, name: str, owners: Collection[int] = (), *, is_secret: bool = False
+) -> bytes:
+    """A regular file, of one of these users if any are named; a secret, that no other can read.
+    Raises: OSError, Unsafe."""
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     with os.fdopen(fd, "rb") as file:
         found = os.fstat(fd)
@@ -160,6 +163,9 @@ def read(directory: int, name: str, owners: Collection[int] = ()) -> bytes:
             raise Unsafe(f"{name} is not a regular file")
         if owners and found.st_uid not in owners:
             raise Unsafe(f"{name} belongs to user {found.st_uid}")
+        if is_secret and found.st_mode & 0o077:
+            mode = stat.S_IMODE(found.st_mode)
+            raise Unsafe(f"{name} has mode {mode:04o}: other users can read or change it")
         return file.read()
 
 

@@ -16,7 +16,8 @@ from dpsup.bus.client import Client, Subscriber
 from dpsup.bus.messages import Publication
 from dpsup.errors import DpsupError, NotRunning, TimedOut, Unsupervised, UsageError
 from dpsup.host import process
-from dpsup.instance import runtime_dir, status
+from dpsup.instance import far, runtime_dir, status
+from dpsup.instance.far import Far
 from dpsup.instance.runtime_dir import CONTROL, EVENTS, PLAN, PRIMARY, Runtime
 from dpsup.instance.runtime_dir import State as Noted
 from dpsup.text import suggest
@@ -59,6 +60,11 @@ def find(name: str | None) -> Runtime:
     """The instance of that name, or the only one running. Raises: NotRunning, UsageError."""
     found = runtime_dir.instances() if name else running()
     if name:
+        if name not in found:
+            from dpsup.instance import hosts
+
+            if (elsewhere := hosts.find(name)) is not None:
+                return elsewhere
         if name not in found or name not in running():
             others = ", ".join(running())
             close = suggest(name, tuple(running()))
@@ -70,7 +76,7 @@ def find(name: str | None) -> Runtime:
                     f"`dpsup -n {name} clean` removes its files"
                 )
             raise NotRunning(f'no instance "{name}" is running', code="E0003", help=help)
-        return found[name]
+        return far.local(found[name]) or found[name]
     if not found:
         raise NotRunning(
             "no instance is running", code="E0003", help="`dpsup start FILE` starts one"
@@ -81,7 +87,8 @@ def find(name: str | None) -> Runtime:
             code="E0010",
             help="choose one with -n NAME",
         )
-    return next(iter(found.values()))
+    only = next(iter(found.values()))
+    return far.local(only) or only
 
 
 DEFAULT_S = 10.0  # for an answer
@@ -111,9 +118,13 @@ class Instance:
     def __init__(self, where: Runtime) -> None:
         self.runtime = where
         self.name = where.name
+        self._far = where if isinstance(where, Far) else None
         where.demand_access()
-        self._control = Client(where.file(CONTROL), where.is_supervised, self._ended)
-        self._primary = Client(where.file(PRIMARY), self._has_primary, self._ended)
+        if self._far is not None:
+            self._control = self._primary = self._far.control(self._ended)
+        else:
+            self._control = Client(where.file(CONTROL), where.is_supervised, self._ended)
+            self._primary = Client(where.file(PRIMARY), self._has_primary, self._ended)
 
     @property
     def headless(self) -> bool:
@@ -210,10 +221,10 @@ class Instance:
             "port_info": [],
             "plan": cast("Running", {}),
             "processes": {},
-            "cpus": machine.cpu_times(),
+            "cpus": {} if self._far else machine.cpu_times(),
         }
         with contextlib.suppress(DpsupError):
-            found["plan"] = read_plan(self.runtime)
+            found["plan"] = self.plan()
         if self.headless:
             hello = self._primary.ask("hello")
             found["counters"] = self._primary.ask("counters")
@@ -230,10 +241,16 @@ class Instance:
                 found["xstats"] = self.xstats()
         return found
 
+    def plan(self, *, timeout: float = DEFAULT_S) -> Running:
+        """The Plan document: what the instance runs, as its supervisor decided it."""
+        if self._far is None:
+            return read_plan(self.runtime)
+        return cast("Running", self._ask("plan", timeout))
+
     def xstats(self, *, timeout: float = DEFAULT_S) -> dict[str, dict[str, int] | None]:
         """By port: all that its driver counts, by the driver's own names, since it opened the
         device; None where the port has none. While no primary runs, no port is told."""
-        plan: Running = read_plan(self.runtime)
+        plan = self.plan()
         ask = self._primary.ask if self.headless else self._ask
         return {p["name"]: ask("xstats", timeout, port=p["name"]) for p in plan["ports"]}
 
@@ -470,7 +487,12 @@ class Instance:
         forwards, its successor's publications follow; if none comes within 10 s, DpsupError E0607.
         `timeout`: seconds without any publication, then TimedOut.
         """
-        subscriber = Subscriber(self.runtime.file(EVENTS), topics or ("event",))
+        wanted = topics or ("event",)
+        subscriber = (
+            self._far.subscriber(wanted)
+            if self._far
+            else Subscriber(self.runtime.file(EVENTS), wanted)
+        )
         heard = alive_at = time.monotonic()
 
         def goes_on() -> bool:

@@ -45,6 +45,7 @@ SEED, BUILDER = "seed.sock", "builder.sock"
 LOCK = "lock"
 STATE = "state.json"
 PLAN = "plan.json"
+BUS = "bus"  # the gate's sockets, for users other than the owner
 ROLLOUT, MARK = "rollout.json", "mark.json"
 TABLES, TABLES_LOCK = "tables", ":lock"  # a builder that writes there holds it
 # Everything that may be in a runtime directory, in the order of removal; "dpdk" is EAL's, if
@@ -52,10 +53,10 @@ TABLES, TABLES_LOCK = "tables", ":lock"  # a builder that writes there holds it
 OURS = (
     CONTROL, EVENTS, HEALTH, PRIMARY, SEED, BUILDER, PLAN, f"{PLAN}.new", STATE, f"{STATE}.new",
     ROLLOUT, f"{ROLLOUT}.new", MARK, f"{MARK}.new",
-    *RECORDS, PLUGINS, TABLES, "dpdk", PRIMARY_LOCK, LOCK,
+    *RECORDS, PLUGINS, TABLES, BUS, "dpdk", PRIMARY_LOCK, LOCK,
 )  # fmt: skip
 
-DIRECTORIES = (PLUGINS, TABLES, "dpdk")
+DIRECTORIES = (PLUGINS, TABLES, BUS, "dpdk")
 SOCKETS = (CONTROL, EVENTS, HEALTH, PRIMARY, SEED, BUILDER)
 
 BUILDER_ENDS_S = 10.0
@@ -347,7 +348,7 @@ class Runtime:
         if link is not None and link.is_symlink() and link.resolve() == self.path.resolve():
             link.unlink()
         with contextlib.suppress(OSError), self.at() as directory:
-            for name in (PLUGINS, TABLES):
+            for name in (PLUGINS, TABLES, BUS):
                 with contextlib.suppress(OSError):
                     _empty(name, directory)
             for name in OURS:

@@ -54,7 +54,7 @@ workers.state workers.bucket_state workers.verify workers.name workers.input
 workers.max workers.cores workers.ring workers.on_full workers.tables
 workers.control workers.follow
 chains.name chains.path
-bus.endpoint metrics.listen
+bus.endpoint bus.keys bus.admin bus.read metrics.listen
 """
 CLASSES = {
     **dict.fromkeys(_LIVE.split(), Class.LIVE),

@@ -151,3 +151,7 @@ class Plan:
     n_slots: int
     memory: MemoryPlan
     metrics_listen: str = ""  # "127.0.0.1:9464"; "": metrics are not served
+    bus_endpoint: str = ""  # "tcp://10.0.0.1:9470"; "": the bus is local
+    bus_keys: str = ""  # the directory of keys
+    bus_admin: tuple[str, ...] = ()  # users and "@groups"
+    bus_read: tuple[str, ...] = ()

@@ -46,6 +46,21 @@ def tables_dir(topology: Topology, host: Host) -> str:
     return f"{directory}/tables"
 
 
+def config_dir(env: Mapping[str, str], *, is_root: bool) -> str:
+    """The directory of what a person sets up once: keys, names of hosts."""
+    if is_root:
+        return "/etc/dpsup"
+    home = env.get("HOME")
+    config = env.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    return f"{config}/dpsup" if config else "/etc/dpsup"
+
+
+def keys_dir(topology: Topology, host: Host) -> str:
+    if topology.bus.keys != AUTO:
+        return topology.bus.keys
+    return f"{config_dir(host.env, is_root=host.is_root)}/keys"
+
+
 def quarantine_dir(topology: Topology, host: Host) -> str:
     if topology.host.quarantine_dir != AUTO:
         return topology.host.quarantine_dir

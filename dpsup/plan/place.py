@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from dpsup import limits
 from dpsup.plan.memory import MIB, memory_plan, node_of
 from dpsup.plan.model import ChainPlan, GroupPlan, IoPlan, Plan, PoolPlan, PortPlan, ScalePlan
-from dpsup.plan.paths import quarantine_dir, runtime_dir, tables_dir
+from dpsup.plan.paths import keys_dir, quarantine_dir, runtime_dir, tables_dir
 from dpsup.plan.reserve import settled
 from dpsup.topology import chains
+from dpsup.topology.bus import IPC
 from dpsup.topology.model import Group, Topology
 from dpsup.topology.values import DeclaredTable
 
@@ -72,6 +73,10 @@ def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
         n_slots=sum(group.max for group in groups),
         memory=memory,
         metrics_listen=topology.metrics.listen,
+        bus_endpoint="" if topology.bus.endpoint == IPC else topology.bus.endpoint,
+        bus_keys=keys_dir(topology, host),
+        bus_admin=topology.bus.admin,
+        bus_read=topology.bus.read,
     )
 
 

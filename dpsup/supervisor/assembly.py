@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,15 @@ from dpsup.instance import status
 from dpsup.instance.quarantine import Folder
 from dpsup.instance.runtime_dir import CONTROL, EVENTS
 from dpsup.plan.copies import PLUGINS
-from dpsup.supervisor import follow_process, fsm, health, journal, metrics_process, snapshot
+from dpsup.supervisor import (
+    follow_process,
+    fsm,
+    gate_process,
+    health,
+    journal,
+    metrics_process,
+    snapshot,
+)
 from dpsup.supervisor.adopt import Found
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import Children
@@ -58,10 +66,10 @@ Handle = Callable[["Supervisor", Request], Coroutine[Any, Any, Any]]
 
 
 class Supervisor:
-    """One instance. `handle` carries out what the bus asks."""
+    """One instance. `handle` carries out what the bus asks; the verbs `reads` change nothing."""
 
-    def __init__(self, model: Model, handle: Handle) -> None:
-        self.model = model
+    def __init__(self, model: Model, handle: Handle, reads: Collection[str] = ()) -> None:
+        self.model, self.reads = model, reads
         self._handle = handle
         self._publisher = Publisher(model.runtime.file(EVENTS))
         self._numbers = Numbers(self._publisher)
@@ -245,7 +253,10 @@ class Supervisor:
             loop.add_signal_handler(sig, core.guard, self._interrupted)
         loop.add_signal_handler(signal.SIGHUP, core.guard, self._hung_up, process.has_terminal())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ORDERS)
-        server = Server(model.runtime.file(CONTROL), partial(self._handle, self), self._skip)
+        server = Server(
+            model.runtime.file(CONTROL), partial(self._handle, self), self._skip,
+            lambda: model.gate_pid,
+        )  # fmt: skip
         serving = asyncio.create_task(server.serve())
         core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches
         self._keep("plugin files", PluginFiles(core, model).run)
@@ -257,6 +268,11 @@ class Supervisor:
         self._keep("clients", partial(guests.keep, self._warn))
         if model.plan.metrics_listen:
             self._keep("metrics", partial(metrics_process.keep, core, model, self.children))
+        if gate_process.is_wanted(model.plan):
+            self._keep(
+                "gate",
+                partial(gate_process.keep, core, model, self.children, self.reads),
+            )
         for group in model.plan.groups:
             if group.follow:
                 self._keep(

@@ -29,6 +29,7 @@ from dpsup.host import process, tap
 from dpsup.host.machine import Host, read_host
 from dpsup.instance import plugins, remains, runtime_dir
 from dpsup.instance.client import connect, find, running
+from dpsup.instance.far import Far
 from dpsup.instance.runtime_dir import Runtime
 from dpsup.plan.model import Plan, PortPlan
 from dpsup.plan.place import make_plan
@@ -368,7 +369,7 @@ def _run(
             model.watch = watch or (topology is not None and topology.host.watch)
             if idle_limit is not None and topology is not None:
                 model.promised = promised(topology, host)
-            sup = Supervisor(model, verbs.handle)
+            sup = Supervisor(model, verbs.handle, verbs.VERBS.keys() - verbs.CHANGING)
             sup.core.log.listeners.append(lambda e: _show_line(e, verbose, voice.say))
 
             def ready() -> None:
@@ -503,6 +504,10 @@ def stop(name: str | None, drain: float | None) -> None:
     """Stop an instance and wait for its end; a headless one is ended and swept."""
     where = find(name)
     where.demand_access()
+    if isinstance(where, Far):  # its end is told by no file of ours
+        with connect(where.name) as instance:
+            instance.stop(drain)
+        return
     if runtime_dir.is_headless(where):
         where.acquire(start=False)
         if not where.end_processes(where.read_state()):

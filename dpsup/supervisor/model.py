@@ -233,8 +233,9 @@ class Model(StateMachine):
         self.idle_limit = idle_limit
         self.topologies: tuple[Topology, Topology] | None = None  # as started, as last loaded
         self.loaded: dict[str, str] = {}  # digests of the files that the last one hands to plugins
-        # By user: the last of the changes of tables that no event tells yet, and how many.
-        self.frequent: dict[int | None, tuple[Request, int]] = {}
+        # By user and key: the last of the changes of tables that no event tells yet, and how many.
+        self.frequent: dict[tuple[int | None, str], tuple[Request, int]] = {}
+        self.gate_pid = 0  # 0: none runs
         self.learned: dict[str, dict[str, Learned]] = {}  # by group and table, as seen last
         self.primary = Primary(name="primary")
         self.seed = Seed(name="seed")

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from dpsup import limits
+from dpsup.bus import roles
 from dpsup.bus.messages import Args, ProtocolError, Request, want
 from dpsup.bus.sockets import Gone
 from dpsup.documents.counters import Counters
@@ -76,6 +77,8 @@ async def handle(sup: Supervisor, request: Request) -> Any:
         raise ProtocolError(
             f"no such verb: {request.verb}", code="E0903", help=f"one of {', '.join(VERBS)}"
         )
+    if request.origin is not None:
+        roles.demand(request.origin.role, request.verb, changes=request.verb in CHANGING)
     if request.verb in CHANGING:
         _note_command(sup, request)
     try:
@@ -102,40 +105,51 @@ def _sum_up(sup: Supervisor, request: Request) -> None:
     """Changes of tables, which may be hundreds a second: a user's first is told at once, the others
     as one event with their number, after a second and, while they go on, ever more rarely. The
     journal keeps 2000 events, and the deaths among them are not to be pushed out."""
-    uid = request.peer.uid if request.peer else None
+    uid, _, more = _sender(request)
+    who = uid, more.get("key", "")
     waiting = sup.model.frequent
-    if uid in waiting:
-        waiting[uid] = (request, waiting[uid][1] + 1)
+    if who in waiting:
+        waiting[who] = (request, waiting[who][1] + 1)
         return
 
     def tell(wait: float) -> None:
-        last, count = waiting.pop(uid)
+        last, count = waiting.pop(who)
         if count:
             _tell_command(sup, last, count=count)
             begin(min(2 * wait, RARELY_S))
 
     def begin(wait: float) -> None:
-        waiting[uid] = (request, 0)
+        waiting[who] = (request, 0)
         sup.core.later(wait, tell, wait)
 
     _tell_command(sup, request)
     begin(SUM_S)
 
 
-def _tell_command(sup: Supervisor, request: Request, **more: int) -> None:
+def _tell_command(sup: Supervisor, request: Request, **counted: int) -> None:
     args = request.args
     target = next((args[k] for k in ("worker", "group", "target") if args.get(k)), "")
     told = json.dumps({k: v for k, v in args.items() if v not in (None, "")})
-    peer = request.peer
+    uid, pid, more = _sender(request)
     sup.core.events.add(
         type="command",
         name=str(target)[:NAME_MOST] or sup.model.plan.name,
         verb=request.verb,
         message=told if len(told) <= ARGS_MOST else f"{told[:ARGS_MOST]} ...",
-        uid=peer.uid if peer else None,
-        pid=peer.pid if peer else 0,
+        uid=uid,
+        pid=pid,
+        **counted,
         **more,
     )
+
+
+def _sender(request: Request) -> tuple[int | None, int, dict[str, str]]:
+    """The user and process that a command is of, and over the network its key and address."""
+    origin, peer = request.origin, request.peer
+    if origin is None:
+        return (peer.uid, peer.pid, {}) if peer else (None, 0, {})
+    more = {"key": origin.key, "remote": origin.address} if origin.key else {}
+    return origin.uid, origin.pid, more
 
 
 def _plan(sup: Supervisor) -> Running:
@@ -229,6 +243,10 @@ async def _stats(sup: Supervisor, _: Args) -> Stats:
         "processes": processes,
         "lanes": await sup.core.ask("lanes"),
     }
+
+
+async def _planned(sup: Supervisor, _: Args) -> Running:
+    return _plan(sup)
 
 
 async def _xstats(sup: Supervisor, args: Args) -> dict[str, int] | None:
@@ -482,6 +500,7 @@ VERBS: dict[str, Callable[[Supervisor, Args], Coroutine[Any, Any, Any]]] = {
     "ping": _ping,
     "status": _status,
     "stats": _stats,
+    "plan": _planned,
     "xstats": _xstats,
     "audit": _audit,
     "state": _state,

@@ -153,7 +153,10 @@ def _complete(topology: Topology, source: Source, path: str) -> Topology:
     host = topology.host.model_copy(
         update={k: path if path == AUTO else absolute(path) for k, path in directories.items()}
     )
-    done = topology.model_copy(update={"ports": ports, "workers": groups, "host": host})
+    bus = topology.bus
+    if bus.keys != AUTO:
+        bus = bus.model_copy(update={"keys": absolute(bus.keys)})
+    done = topology.model_copy(update={"ports": ports, "workers": groups, "host": host, "bus": bus})
     return done.read_from(source, path)
 
 

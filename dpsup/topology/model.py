@@ -12,6 +12,7 @@ import posixpath
 from typing import Annotated, Any, Literal
 
 from dpsup import limits
+from dpsup.topology.bus import Bus
 from dpsup.topology.kernel_path import Kernel
 from dpsup.topology.lines import Source
 from dpsup.topology.typed import Field, Model, PrivateAttr, model_validator
@@ -299,10 +300,6 @@ class Chain(Model):
         "what happens to packets while none of a group's workers is up",
         '"hold", "bypass" or "drop"',
     )
-
-
-class Bus(Model):
-    endpoint: Literal["ipc"] = _key("ipc", "where the bus listens", '"ipc"')
 
 
 class Metrics(Model):

@@ -106,8 +106,6 @@ def fault(issue: Issue, source: Source) -> Problem:
         close = difflib.get_close_matches(word, allowed, 1)
         if close:
             help = f"did you mean {show(close[0])}? {help}"
-        if path == ("bus", "endpoint"):
-            why = "this version of dpsup has its bus on local sockets only"
     elif kind in _KINDS or kind.endswith("_type"):
         code = "E0104"
         message = f"{name}{of} must be {_KINDS.get(kind, 'of another type')}, not {value}"

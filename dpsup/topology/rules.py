@@ -599,6 +599,15 @@ def _notes(view: _View) -> Iterator[Problem]:
             help='write listen = "127.0.0.1:9464", or have a firewall in front',
             severity=Severity.WARNING,
         )
+    for name in sorted(set(topology.bus.admin) & set(topology.bus.read)):
+        yield view.problem(
+            ("bus", "read"),
+            f'"{name}" stands in `admin` and in `read`',
+            code="E0473",
+            why="`admin` holds, which has all that `read` has",
+            help="leave it out of one of them",
+            severity=Severity.WARNING,
+        )
     if topology.host.eal_extra:
         yield view.problem(
             ("host", "eal_extra"),

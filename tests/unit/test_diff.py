@@ -134,6 +134,9 @@ WRITE = {
     "workers.health.stopped": ('name = "fw"', 'health = { stopped = "kill" }'),
     "chains.on_down": ("path =", 'on_down = "drop"'),
     "log.level": ("path =", '[log]\nlevel = "debug"'),
+    "bus.keys": ("path =", '[bus]\nkeys = "keys"'),
+    "bus.admin": ("path =", '[bus]\nadmin = ["alice"]'),
+    "bus.read": ("path =", '[bus]\nread = ["@monitor"]'),
     "metrics.listen": ("path =", '[metrics]\nlisten = "127.0.0.1:9464"'),
 }  # fmt: skip
 # Whole tables under other names or in another order, what allows no other value, and what needs
