@@ -15,7 +15,7 @@
 // followed as a pointer.
 
 enum {
-	DPS_ABI_VERSION = 16,
+	DPS_ABI_VERSION = 17,
 	DPS_MAGIC = 0x44505350,     // "PSPD"
 	DPS_SLOT_MAGIC = 0x544c5344,
 
@@ -334,7 +334,11 @@ struct dps_sitter {
 	uint64_t program_base;      // where the worker program is mapped
 	uint64_t plugin_base;       // where its plugin's file is, 0: none is loaded
 	uint64_t plugin_digest;     // that begins the name of its private copy, 0: it has none
-	uint64_t pad5[225];
+
+	// Written by the handler of fatal signals.
+	uint32_t call;              // of SIGSYS: number of the system call that was refused
+	uint32_t pad5;
+	uint64_t pad6[224];
 };
 
 // What a warden saw and did. It lies in the primary's own memory. Times are CLOCK_MONOTONIC in
@@ -373,7 +377,8 @@ struct dps_story {
 	uint64_t plugin_base;
 	uint64_t plugin_digest;
 	uint64_t frame[DPS_FRAMES];
-	uint64_t ticked;            // 1: what `blamed` is said of is a tick
+	uint32_t ticked;            // 1: what `blamed` is said of is a tick
+	uint32_t call;              // number of the system call that a worker may not make, of SIGSYS
 };
 
 // A plugin with its arguments. Written by the primary while no process has this version: before the
@@ -403,6 +408,8 @@ struct dps_group_conf {
 	uint32_t bucket_state;      // bytes of state of a bucket
 	uint32_t verify;            // 1: what a plugin changes of a packet is compared with what it declares
 	uint32_t slot_bytes;        // of each slot with its lanes and state
+	uint32_t confined;          // 1: its workers give up rights, confine.h
+	uint32_t pad3;
 	struct dps_version version[DPS_VERSIONS];
 };
 

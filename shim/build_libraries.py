@@ -2,7 +2,7 @@
 """Emit `dpsup._libraries`: what Python calls in C libraries that are loaded by name.
 
 cffi's ABI mode, prepared at build time: the parser would cost each start 0.1 s. The declarations
-are those of prctl(2), setns(2), <pcap/pcap.h> and <pcap/bpf.h>.
+are those of prctl(2), setns(2), syscall(2), free(3), <seccomp.h>, <pcap/pcap.h> and <pcap/bpf.h>.
 """
 
 import sys
@@ -13,6 +13,11 @@ ffi = cffi.FFI()
 ffi.cdef("""
 int prctl(int option, unsigned long, unsigned long, unsigned long, unsigned long);
 int setns(int fd, int type);
+long syscall(long number, unsigned long, unsigned long, unsigned long);
+void free(void *);
+
+unsigned int seccomp_arch_native(void);
+char *seccomp_syscall_resolve_num_arch(unsigned int arch, int number);
 
 typedef struct pcap pcap_t;
 struct bpf_insn { unsigned short code; unsigned char jt, jf; unsigned int k; };

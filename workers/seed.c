@@ -19,7 +19,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -28,7 +27,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -44,6 +42,7 @@
 #include <rte_memzone.h>
 #include <rte_version.h>
 
+#include "confine.h"
 #include "worker.h"
 
 enum {
@@ -251,25 +250,6 @@ close_all_but(const int *keep, int n)
 	return syscall(SYS_close_range, last + 1, ~0U, 0) == 0 ? 0 : -errno;
 }
 
-// At a priority above all others on a CPU a plugin's loop would keep the warden that is to end it from
-// running, and the supervisor too.
-static void
-forgo_priority(void)
-{
-	const struct rlimit none = { 0, 0 };
-	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct set[_LINUX_CAPABILITY_U32S_3];
-
-	setrlimit(RLIMIT_RTPRIO, &none);
-	prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0);
-	if (syscall(SYS_capget, &head, set) != 0)
-		return;
-	set[0].effective &= ~(1u << CAP_SYS_NICE);
-	set[0].permitted &= ~(1u << CAP_SYS_NICE);
-	set[0].inheritable &= ~(1u << CAP_SYS_NICE);
-	syscall(SYS_capset, &head, set);
-}
-
 // An inherited socket of EAL's would keep a dead seed's address alive and block the primary's IPC.
 static void __attribute__((noreturn))
 become_worker(struct dps_sitter *me, uint32_t ticket, int log, int notify)
@@ -295,7 +275,7 @@ become_worker(struct dps_sitter *me, uint32_t ticket, int log, int notify)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	// Its children are in this group, and end with it: end_group.
 	setsid();
-	forgo_priority();
+	confine_rights(seed.shared.ctl->group[me->group % DPS_MAX_GROUPS].confined);
 	worker_rename(&seed.shared, me->group, me->slot - seed.shared.ctl->group[me->group].first_slot);
 	worker_run(&seed.shared, me, ticket, notify);
 }

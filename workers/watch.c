@@ -46,6 +46,7 @@ on_fatal(int number, siginfo_t *info, void *context)
 	me->code = info->si_code;
 	me->sender = info->si_code > 0 ? 0 : info->si_pid;
 	me->address = info->si_code > 0 ? (uintptr_t)info->si_addr : 0;
+	me->call = number == SIGSYS && info->si_code > 0 ? info->si_syscall : 0;
 	n = backtrace(frame, DPS_FRAMES);
 	for (int i = 0; i < n; i++)
 		me->frame[i] = (uintptr_t)frame[i];
@@ -74,7 +75,10 @@ static void
 print_crash(void)
 {
 	// A signal that a process sent, as abort() does, has no address.
-	if (me->code > 0)
+	if (me->signal == SIGSYS && me->code > 0)
+		fprintf(stderr, "%s: system call %u, which a worker may not make\n", strsignal(me->signal),
+			me->call);
+	else if (me->code > 0)
 		fprintf(stderr, "%s at address %#lx\n", strsignal(me->signal),
 			(unsigned long)me->address);
 	else

@@ -17,6 +17,7 @@
 
 #include <rte_cycles.h>
 
+#include "confine.h"
 #include "lease.h"
 #include "worker.h"
 
@@ -199,6 +200,7 @@ void
 worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, int notify)
 {
 	const struct dps_ctl *ctl = read_ctl(shared->ctl);
+	const struct dps_group_conf *conf = &ctl->group[me->group % DPS_MAX_GROUPS];
 	const struct dps_plugin *plugin;
 	struct dps_slot *slot;
 	bool is_spare;
@@ -231,6 +233,10 @@ worker_run(const struct shared *shared, struct dps_sitter *me, uint32_t ticket, 
 		leave(me, notify, ret);
 	fault_in(shared);
 	prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0);
+	if (conf->confined &&
+	    confine_calls(python_is(conf->version[me->version % DPS_VERSIONS].plugin), me->error,
+			  sizeof(me->error)) != 0)
+		leave(me, notify, DPS_EXIT_USAGE);
 	me->ready_ns = dps_now_ns();
 	if (is_spare)
 		wait_for_slot(me, notify);

@@ -183,4 +183,10 @@ CHECKS: dict[str, Entry] = {
         " stalls, long frames are counted as `oversize`.",
         "ethtool -K IFACE tx off tso off gso off gro off; on a veth pair at both ends.",
     ),
+    "D30": Entry(
+        "confinement of workers",
+        "After the plugin's init a worker gives up system calls by seccomp, and files by Landlock"
+        " where the kernel has it. Without seccomp it is refused.",
+        'A kernel with CONFIG_SECCOMP_FILTER; or confine = "off" in the group.',
+    ),
 }

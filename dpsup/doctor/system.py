@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from dpsup.doctor.facts import Needs
 from dpsup.doctor.finding import Check, Finding, checked, error, info, ok, skip, warn
+from dpsup.host import landlock
 from dpsup.host.tree import Machine
 
 MIB = 1 << 20
@@ -165,7 +166,24 @@ def sockets(m: Machine, _: Needs | None) -> Iterator[Finding]:
         yield ok("D28", f"{length if length is not None else 'unknown'} datagrams", file)
 
 
+def confinement(m: Machine, _: Needs | None) -> Iterator[Finding]:
+    file = "/proc/sys/kernel/seccomp/actions_avail"
+    actions = m.text(file).split()
+    read = f"{file}: {' '.join(actions) or 'missing'}"
+    if not {"trap", "kill_process"} <= set(actions):
+        yield warn(
+            "D30", "this kernel filters no system calls, and workers need that", read,
+            manual='a kernel with CONFIG_SECCOMP_FILTER; or confine = "off" in each group',
+        )  # fmt: skip
+    elif not m.host.is_here:
+        yield ok("D30", "seccomp", read)
+    elif landlock.version() == 0:
+        yield info("D30", "seccomp; this kernel has no Landlock, or it is turned off", read)
+    else:
+        yield ok("D30", f"seccomp, and Landlock {landlock.version()}", read)
+
+
 CHECKS: dict[str, Check] = {
     "D14": limits, "D15": randomisation, "D16": one_dpdk, "D17": dpdk_version, "D24": runtime,
-    "D25": room, "D28": sockets,
+    "D25": room, "D28": sockets, "D30": confinement,
 }  # fmt: skip

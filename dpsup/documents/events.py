@@ -49,7 +49,7 @@ MORE: dict[str, tuple[str, ...]] = {
     "command": ("count", "key", "remote"),
     "death": (
         "repaired", "successor", "notice", "tried", "hung", "times", "address", "backtrace",
-        "blamed", "ticked",
+        "blamed", "ticked", "called",
     ),
     "quarantine": ("why", "port", "length", "flow_hash"),
     "verdict": ("verdict", "length", "packets"),
@@ -69,6 +69,9 @@ class Fields(TypedDict, total=False):
         " the tick skipped",
     ]
     buckets_moved: Annotated[int, "buckets moved, of 512"]
+    called: Annotated[
+        str, "the system call that a worker may not make, and ended this one: `socket`"
+    ]
     count: Annotated[int, "changes of tables, or messages skipped, since the event before"]
     cycles: Annotated[list[float], "cycles per packet of the old version and the new"]
     drops: Annotated[list[float], "shares dropped by the plugin, of the old version and the new"]
@@ -136,6 +139,7 @@ class Repaired(TypedDict):
     backtrace: NotRequired[list[str]]
     blamed: NotRequired[int]
     ticked: NotRequired[bool]
+    called: NotRequired[str]
 
 
 class Event(Fields):

@@ -102,6 +102,7 @@ class Group(TypedDict):
     numa: Annotated[int, "the NUMA node of its slots and their lanes"]
     follow: Annotated[str, "`kernel`: its tables have the kernel's routes; empty: they do not"]
     verify: Annotated[bool, "what its plugin changes is compared with what it declares"]
+    confine: Annotated[str, "`strict`: its workers give up rights that packets do not need; `off`"]
 
 
 class Version(TypedDict):

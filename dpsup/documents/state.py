@@ -34,6 +34,7 @@ class Memory(TypedDict, total=False):
     """An older dpsup may have written less."""
 
     deaths: int
+    refused_calls: int
     lost: int
     primary_deaths: int
     last_failover_us: float | None

@@ -212,6 +212,7 @@ class StatusGroup(Group):
 
 class Recovery(TypedDict):
     deaths: Annotated[int, "workers that died unasked"]
+    refused_calls: Annotated[int, "workers that died by a system call that they may not make"]
     primary_deaths: Annotated[int, "primaries that died unasked"]
     lost: Annotated[int, "packets that were under way when a primary died"]
     duplicated: Annotated[int, "always 0, as an instance does not count it; `dpsup chaos` does"]
@@ -322,6 +323,7 @@ class GroupView(TypedDict):
 
 class RecoveryView(TypedDict):
     deaths: int
+    refused_calls: int
     primary_deaths: int
     lost: int
     last_failover_us: float | None

@@ -32,6 +32,7 @@ class Story(TypedDict):
     sender: int
     blamed: int
     ticked: int  # 1: what `blamed` is said of is a tick
+    call: int  # number of the system call that it may not make, of SIGSYS
     mended: int
     handover: int
     address: int

@@ -4,6 +4,8 @@
 The supervisor starts `python -m dpsup.instance.openmetrics RUNTIME_DIR NAME HOST:PORT --notify-fd
 FD`, which outlives the supervisor: while the data plane runs alone, the metrics show it. The
 process ends with the instance, or when another supervisor, which starts its own, takes over.
+
+Over 600 lines: one list of all metrics, in the order in which they are shown.
 """
 
 from __future__ import annotations
@@ -127,6 +129,11 @@ def _instance(made: _Families, look: Look) -> None:
     )
     recovery = status["recovery"]
     made.counter("worker_deaths", "Number of unexpected deaths of workers.", recovery["deaths"])
+    made.counter(
+        "worker_refused_calls",
+        "Number of deaths of workers by a system call that they may not make.",
+        recovery["refused_calls"],
+    )
     made.counter(
         "primary_deaths", "Number of unexpected deaths of the primary.", recovery["primary_deaths"]
     )

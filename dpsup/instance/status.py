@@ -322,6 +322,7 @@ def status(
         "in_flight": in_flight(counters),
         "recovery": {
             "deaths": recovery["deaths"],
+            "refused_calls": recovery.get("refused_calls", 0),
             "primary_deaths": recovery["primary_deaths"],
             "lost": recovery["lost"],
             "duplicated": 0,
@@ -336,6 +337,7 @@ def _recovery_without_supervisor(left: Left) -> RecoveryView:
     memory = left["memory"]
     return {
         "deaths": memory.get("deaths", 0) + sum(left["deaths"].values()),
+        "refused_calls": memory.get("refused_calls", 0),
         "primary_deaths": memory.get("primary_deaths", 0),
         "lost": memory.get("lost", 0),
         "last_failover_us": memory.get("last_failover_us"),

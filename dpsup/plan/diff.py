@@ -50,7 +50,7 @@ ports.name ports.pci ports.vdev ports.mempool ports.required ports.descriptors.r
 ports.descriptors.tx ports.thresholds.rx_free ports.thresholds.rx_drop ports.thresholds.tx_free
 ports.mtu ports.promiscuous ports.rss.fields ports.rss.inner ports.rss.key ports.kernel
 io.cores io.burst io.idle
-workers.state workers.bucket_state workers.verify workers.name workers.input
+workers.state workers.bucket_state workers.verify workers.confine workers.name workers.input
 workers.max workers.cores workers.ring workers.on_full workers.tables
 workers.control workers.follow
 chains.name chains.path

@@ -110,6 +110,7 @@ class GroupPlan:
     numa: int = -1  # the node of its slots, -1: any
     follow: str = ""  # "kernel": its tables have the kernel's routes
     verify: bool = False  # what the plugin changes is compared with what it declares
+    confine: str = "strict"  # "strict" | "off"
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,7 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 state=group.state,
                 bucket_state=group.bucket_state,
                 verify=group.verify,
+                confine=group.confine,
                 cores=cores,
                 restart_policy=restart.policy,
                 intensity=restart.intensity,

@@ -361,6 +361,7 @@ class Layout:
         conf.state = group["state"]
         conf.bucket_state = group["bucket_state"]
         conf.verify = group["verify"]
+        conf.confined = group["confine"] != "off"
         check("ctl_group", lib.dps_ctl_group(index, conf))
         check("group_node", lib.dps_group_node(index, group.get("numa", -1)))
         check("group_version", lib.dps_group_version(index, 0, version_of(group)))

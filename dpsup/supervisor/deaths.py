@@ -16,6 +16,7 @@ from dpsup.bus.sockets import Gone
 from dpsup.documents.story import Story
 from dpsup.errors import DpsupError
 from dpsup.host import process
+from dpsup.host.calls import call_name
 from dpsup.supervisor import stories
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.core import Core
@@ -31,6 +32,25 @@ FATE_MOST_S = 10.0  # for a warden to notice an end; milliseconds
 STATUS_WAIT_S = 0.2  # for the seed's word on how a worker ended
 
 Reported = Callable[[Worker, Sitter, Story, int | None], None]
+
+
+def _is_refused_call(story: Story, status: int | None) -> bool:
+    """Its handler has not noted which call it was where the plugin had blocked the signal."""
+    by_kernel = status is not None and os.WIFSIGNALED(status)
+    return bool(story.get("call")) or (
+        by_kernel and os.WTERMSIG(status or 0) == signal.SIGSYS and not story.get("signal")
+    )
+
+
+def _reason(worker: Worker, story: Story, status: int | None) -> str:
+    """More than a signal's name says; empty where it says all."""
+    if story.get("hung"):
+        return "stuck with work"
+    if story.get("call"):
+        return f"called {call_name(story['call'])}(), which a worker may not"
+    if _is_refused_call(story, status):
+        return "made a system call that a worker may not"
+    return worker.refused[1] if worker.refused else ""
 
 
 class Crashing(Core, Protocol):
@@ -244,15 +264,12 @@ class Deaths:
             "code": code if code is not None and code >= 0 else None,
             "signal": -code if code is not None and code < 0 else None,
             "asked": sitter.asked,
-            "reason": "stuck with work"
-            if found.get("hung")
-            else worker.refused[1]
-            if worker.refused
-            else "",
+            "reason": _reason(worker, found, status),
             "at_ns": died_ns,
         }
         if not sitter.asked:
             self._model.deaths += 1
+            self._model.refused_calls += _is_refused_call(found, status)
             self._model.unreported -= 1
             worker.failed_ns = died_ns if story is None else story["noticed_ns"]
             self._core.events.add(

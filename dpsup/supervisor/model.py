@@ -259,6 +259,7 @@ class Model(StateMachine):
         self.started_ns = time.monotonic_ns()
         # What is counted over all generations; snapshot.py carries it to the next supervisor.
         self.deaths = 0
+        self.refused_calls = 0  # of these, by a system call that workers may not make
         self.unreported = 0  # deaths that are accounted for, and not counted yet
         self.lost = 0
         self.primary_deaths = 0

@@ -74,6 +74,7 @@ def note(model: Model, seq: dict[str, int]) -> Memory:
     """What the next supervisor needs."""
     return {
         "deaths": model.deaths + model.unreported,
+        "refused_calls": model.refused_calls,
         "lost": model.lost,
         "primary_deaths": model.primary_deaths,
         "last_failover_us": model.last_failover_us,
@@ -116,6 +117,7 @@ def recall(model: Model, doc: Memory) -> Past:
     with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
         past.seq = {str(k): int(v) for k, v in doc.get("seq", {}).items()}
         model.deaths = int(doc.get("deaths", 0))
+        model.refused_calls = int(doc.get("refused_calls", 0))
         model.lost = int(doc.get("lost", 0))
         model.primary_deaths = int(doc.get("primary_deaths", 0))
         model.last_failover_us = doc.get("last_failover_us")

@@ -13,6 +13,7 @@ from typing import Any, cast
 from dpsup import _abi
 from dpsup.documents.events import Repaired
 from dpsup.documents.story import Story
+from dpsup.host.calls import call_name
 
 DEATH = _abi.DPS_STORY_DEATH
 REBUCKETED = _abi.DPS_STORY_REBUCKETED
@@ -39,7 +40,7 @@ _DEATH_NUMBERS = (
     "successor", "successor_sitter", "handover", "corrupt", "noticed_ns", "seated_ns", "left",
 )  # fmt: skip
 
-_SHOWN = {"notice", "signal", "published", "undone", "mended", "tried", "blamed", "hung"}
+_SHOWN = {"notice", "signal", "published", "undone", "mended", "tried", "blamed", "hung", "call"}
 _PID_MOST = (1 << 31) - 1
 _SIGNAL_MOST = 64
 
@@ -112,6 +113,8 @@ def repaired(story: Story) -> Repaired:
     if story.get("signal"):
         told["address"] = f"{story['address']:#x}"
         told["backtrace"] = story["frames"]
+    if story.get("call"):
+        told["called"] = call_name(story["call"])
     if story.get("blamed"):
         # Of the packet in hand: how many deaths it is to blame for; at two it is in quarantine.
         # Or of a tick, which is skipped then.

@@ -30,6 +30,7 @@ def view(model: Model) -> View:
         "groups": [_group(model, g, now) for g in model.groups],
         "recovery": {
             "deaths": model.deaths,
+            "refused_calls": model.refused_calls,
             "primary_deaths": model.primary_deaths,
             "lost": model.lost,
             "last_failover_us": model.last_failover_us,

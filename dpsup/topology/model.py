@@ -265,6 +265,12 @@ class Group(Model):
         " slow",
         "true",
     )
+    confine: Literal["strict", "off"] = _key(
+        "strict",
+        "whether workers give up capabilities before they load the plugin, and after its init"
+        " system calls, files and memory that packets do not need",
+        '"strict" or "off"',
+    )
     restart: Restart = _key(Restart(), "what follows a death", '{ policy = "always" }')
     health: Health = _key(Health(), "when a worker counts as stuck", '{ stall_after = "200ms" }')
 

@@ -427,9 +427,11 @@ def recovery(picture: Picture) -> Line:
     found = picture["recovery"]
     spares = ", ".join(f"{g['name']} {g['spares_ready']}" for g in picture["groups"])
     took, of_primary = found["last_failover_us"], found.get("primary_deaths", 0)
+    refused = found.get("refused_calls", 0)
     line: Line = [
         (f"recovery: {plural(found['deaths'], 'death')}", ""),
         (f" of workers, {of_primary} of the primary" if of_primary else "", "warn"),
+        (f", {refused} by a refused system call" if refused else "", "warn"),
         (", ", ""),
         (f"{found['lost']} packets lost", "bad" if found["lost"] else ""),
         (f", {found['quarantined']} quarantined", "warn" if found["quarantined"] else ""),

@@ -429,6 +429,8 @@ def _death(event: dict[str, Any]) -> str:
     found, times = event["repaired"], event["times"]
     noticed = times.get("noticed_ns", 0)
     parts = [f"pid {event['pid']}, {event['how']}{', stuck with packets' if event['hung'] else ''}"]
+    if event.get("called"):
+        parts.append(f"called {event['called']}(), which a worker may not")
     if found["corrupt"]:
         parts.append("its shared memory is corrupt")
     elif times.get("repaired_ns"):

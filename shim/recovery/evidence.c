@@ -9,7 +9,8 @@
 // SIGBUS whose memory is gone: a file that changed under its mapping, a full file system. Nor for a
 // death between two bursts: `hand` says where the burst in hand ends, and the first packet without a
 // verdict counts only before that. Nor for a death while the plugin looked at several packets, any of
-// which may have caused it: the next process looks at them one by one.
+// which may have caused it: the next process looks at them one by one. Nor for a system call that
+// workers may not make (confine.c of the workers): the plugin is at fault.
 //
 // The deaths are noted in a table of the primary's own. The packet's mark names its line there, and
 // the line the packet, so that neither a stray write to the one (mbuf headers lie in memory that
@@ -76,6 +77,9 @@ died_of_itself(const struct dps_story *death)
 	// Sent, not raised by the CPU.
 	if (death->code <= 0)
 		return death->sender == death->pid;
+	// A call that a worker may not make is its plugin's, whatever the packet was.
+	if (death->signal == SIGSYS)
+		return false;
 	// No packet breaks memory, or cuts short the file that was mapped there.
 	return death->signal != SIGBUS ||
 	       (death->code != BUS_MCEERR_AR && death->code != BUS_MCEERR_AO &&

@@ -200,6 +200,7 @@ read_crash(const struct dps_sitter *s, struct dps_story *story)
 	story->code = s->code;
 	story->sender = s->sender;
 	story->address = s->address;
+	story->call = story->signal == SIGSYS && story->code > 0 ? s->call : 0;
 	story->died_ns = RTE_MIN(dps_load64(&s->died_ns), story->noticed_ns);
 	story->program_base = s->program_base;
 	story->plugin_base = s->plugin_base;

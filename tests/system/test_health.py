@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from harness import NULL, Run, wait_for
 from jobs import (
+    FREE,
     IO,
     LOSSLESS,
     SLOW,
@@ -240,7 +241,7 @@ def test_a_starved_worker_is_not_killed(instance: Run, packets: list[Packet]) ->
     save(instance.folder / "wan.in.pcap", packets)
     enough = instance.folder / "enough"
     plugin = build(instance.folder, TOILS.replace("FILE", str(enough)))
-    more = health('stall_after = "20ms"')
+    more = health('stall_after = "20ms"') + FREE
     job = Job(instance, pcap_port() + IO + group(str(plugin), 1, more=more))
     job.until_sent(100)
     one = worker(job)

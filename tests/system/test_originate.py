@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from harness import Run, wait_for
-from jobs import IO, LOSSLESS, Job, build, group, pcap_port
+from jobs import FREE, IO, LOSSLESS, Job, build, group, pcap_port
 from traffic import Packet, compare, read_pcap, save
 from versions import MARK, many, plugin
 from wild import WILD
@@ -440,7 +440,7 @@ def test_what_a_worker_says_of_blanks_is_checked(
     save(instance.folder / "wan.in.pcap", packets)
     plugin = str(build(tmp_path, WILD_TOO.replace("%s", act)))
     args = f'once = "{tmp_path}/once"'
-    more = LOSSLESS + "spares = 1\n"
+    more = LOSSLESS + FREE + "spares = 1\n"
     job = Job(instance, IO + pcap_port() + group(plugin, 1, args, more=more))
     doc = job.end(len(packets))
     assert 0 < doc["dropped"].pop(reason) < 1024

@@ -22,6 +22,7 @@ import jobs
 import pytest
 from harness import PATIENCE, Run, run, seed, wait_for
 from jobs import (
+    FREE,
     IO,
     JUMBO,
     LOSSLESS,
@@ -681,7 +682,7 @@ def test_a_packet_that_always_crashes_its_worker_costs_its_own_group_only(
     crash = crash.replace('"fw"', '"ids"').replace('["wan"]', '["lan"]')
     enough = instance.folder / "enough"
     toils = jobs.build(instance.folder, TOILS.replace("FILE", str(enough)))
-    instance.start(pcap_port() + pcap_port("lan") + IO + group(str(toils), 2) + crash)
+    instance.start(pcap_port() + pcap_port("lan") + IO + group(str(toils), 2) + FREE + crash)
     status = instance.until(
         lambda s: s["groups"][1]["workers"][0]["state"] == "held" and s, timeout=PATIENCE
     )

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from harness import NULL, Run, dies, run, seed, wait_for
 from jobs import (
+    FREE,
     IO,
     LOSSLESS,
     ONCE,
@@ -453,7 +454,7 @@ def test_what_waits_is_in_the_audit(instance: Run) -> None:
         "quarantine();", "quarantine();}"
     )
     plugin = build(instance.folder, text)
-    more = spares(0, 'health = { stall_after = "60s" }')
+    more = spares(0, 'health = { stall_after = "60s" }') + FREE
     instance.start(pcap_port() + IO + group(str(plugin), 1, more=more))
     dies(instance.status()["supervisor"]["pid"])
     go.touch()

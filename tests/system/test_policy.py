@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from harness import CALM, Run, wait_for
 from jobs import (
+    FREE,
     IO,
     LOSSLESS,
     ONCE,
@@ -179,7 +180,7 @@ def test_a_corrupt_slot_is_given_up_without_a_supervisor(
     save(instance.folder / "wan.in.pcap", packets)
     go = instance.folder / "go"
     plugin = build(instance.folder, WILD.replace("FILE", str(go)))
-    more = NO_SPARES + 'health = { stall_after = "60s" }\n'
+    more = NO_SPARES + 'health = { stall_after = "60s" }\n' + FREE
     job = Job(instance, pcap_port() + IO + group(str(plugin), 2, more=more))
     # Without buckets of its own it would have no packet to break anything at.
     victim = find_busy(job)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from harness import NULL, PATIENCE, Run, wait_for
 from jobs import (
+    FREE,
     IO,
     LOSSLESS,
     SLOW,
@@ -144,7 +145,7 @@ def test_notices_that_are_false_or_do_not_come(
 ) -> None:
     save(instance.folder / "wan.in.pcap", packets[:5_000])
     plugin = build(instance.folder, SCRIBBLE.replace("%s", act))
-    more = LOSSLESS + f"spares = {spares}\n"
+    more = LOSSLESS + FREE + f"spares = {spares}\n"
     job = Job(instance, pcap_port() + IO + group(str(plugin), 1, more=more))
     wait_for(lambda: job.instance.status()["recovery"]["deaths"] >= 4)
     assert {e["notice"] for e in death_events(job)} == {notice}

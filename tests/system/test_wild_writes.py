@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from harness import Run, wait_for
-from jobs import IO, LOSSLESS, Job, accounted, build, death_events, group, out, pcap_port
+from jobs import FREE, IO, LOSSLESS, Job, accounted, build, death_events, group, out, pcap_port
 from traffic import Packet, compare, flows, mix, save
 from wild import WILD
 
@@ -23,7 +23,7 @@ def packets() -> list[Packet]:
 def wild(instance: Run, packets: list[Packet], act: str, count: int = 2) -> Job:
     save(instance.folder / "wan.in.pcap", packets)
     plugin = build(instance.folder, WILD.replace("%s", act))
-    more = LOSSLESS + 'spares = 1\nhealth = { stall_after = "60s" }\n'
+    more = LOSSLESS + 'spares = 1\nhealth = { stall_after = "60s" }\n' + FREE
     args = f'once = "{instance.folder}/once"'
     return Job(instance, pcap_port() + IO + group(str(plugin), count, args, more=more))
 

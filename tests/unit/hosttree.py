@@ -133,6 +133,7 @@ def sound(root: Path) -> Tree:
         ("kernel/randomize_va_space", 2), ("kernel/sched_rt_runtime_us", 950000),
         ("kernel/core_pattern", "core"), ("vm/max_map_count", 65530),
         ("net/unix/max_dgram_qlen", 512),
+        ("kernel/seccomp/actions_avail", "kill_process kill_thread trap errno allow"),
     ):  # fmt: skip
         tree.put(f"proc/sys/{name}", f"{value}\n")
     tree.put("sys/kernel/mm/ksm/run", "0\n")

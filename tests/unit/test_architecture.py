@@ -35,8 +35,14 @@ HOMES = {
     "cffi": set(),
     "ctypes": set(),
     "dpsup._shim": {"primary/shim"},
-    # libpcap, prctl and setns, in ABI mode
-    "dpsup._libraries": {"packets/filter", "host/process", "host/tap"},
+    # libpcap, libseccomp, prctl, setns and syscall, in ABI mode
+    "dpsup._libraries": {
+        "packets/filter",
+        "host/calls",
+        "host/landlock",
+        "host/process",
+        "host/tap",
+    },
     "prometheus_client": {"instance/openmetrics"},
     "pyroute2": {"host/routing"},
     "graphviz": {"view/dot"},

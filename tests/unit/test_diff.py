@@ -95,6 +95,7 @@ WRITE = {
     ),
     "workers.control": ('name = "fw"', "control = true"),
     "workers.verify": ('name = "fw"', "verify = true"),
+    "workers.confine": ('name = "fw"', 'confine = "off"'),
     "workers.files": ('name = "fw"', 'files = { routes = "routes.txt" }'),
     "workers.count": ("count = 2", "count = 3"),
     "workers.max": ("max = 8", "max = 9"),

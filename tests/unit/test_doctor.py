@@ -175,6 +175,10 @@ FAULTS: list[tuple[Plant, str, str, str]] = [
     (put("proc/stat", "cpu  1000 0 1000 90000 0 0 0 9000\n"), "D26 warn", "8.9%", "Pin|pin"),
     (put("proc/self/attr/current", "dpsup (enforce)\n"), "D27 warn", "AppArmor", "profile"),
     (put("proc/sys/net/unix/max_dgram_qlen", "5\n"), "D28 warn", "5 datagrams", "max_dgram_qlen"),
+    (
+        put("proc/sys/kernel/seccomp/actions_avail", "kill_thread errno\n"),
+        "D30 warn", "no system calls", "confine",
+    ),
 ]  # fmt: skip
 
 
