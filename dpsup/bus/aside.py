@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dpsup import threads
 from dpsup.bus import messages
 from dpsup.bus.messages import Request
-from dpsup.host import threads
 
 # The primary looks whether its threads are in a call of EAL's (primary/eal_locks); by this name it
 # knows that this one takes none of EAL's locks.

@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
+from dpsup import threads
 from dpsup.errors import TimedOut
-from dpsup.host import threads
 
 T = TypeVar("T")
 PATIENCE_S = 20.0  # a person waits for what is read

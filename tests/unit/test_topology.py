@@ -338,7 +338,7 @@ WRONG = [
     ("[bus]", '[[chains]]\nname = "n"\n[bus]', "[[chains]]", "has no path", '"wan"'),
     ('on_full = "drop"', 'state = "a lot"', "a lot", "is not a size", '"64KiB"'),
     ('on_full = "drop"', "state = -1", "state = -1", "state", "64KiB"),
-    ('on_full = "drop"', 'bucket_state = "33KiB"', "33KiB", "bucket_state", "64"),
+    ('on_full = "drop"', 'bucket_state = "65KiB"', "65KiB", "bucket_state", "64"),
     ('endpoint = "ipc"', 'endpoint = "tcp://host:5"', "host", "is not an endpoint", "ipc"),
     ('endpoint = "ipc"', 'endpoint = "tcp://1.2.3.4:65535"', "65535", "not an endpoint", "9470"),
     ('endpoint = "ipc"', 'endpoint = "ipc"\nadmin = ["a b"]', "a b", "not the name", "@netops"),
