@@ -225,4 +225,4 @@ def _hash(frame: bytes) -> int:
     from dpsup.topology.model import Rss
 
     rss = Rss()
-    return flow_hash(rss.key, [*rss.fields, *rss.inner], frame)
+    return flow_hash(rss.key, list(rss.hashed), frame)

@@ -216,6 +216,7 @@ struct io {
 	bool thirsty;                   // a lane has fewer blanks than it may
 	uint64_t tick_due;              // TSC of the next tick, UINT64_MAX: there are none
 	uint32_t ticks;                 // that came back in this turn, and brought nothing
+	struct fragments *fragments;    // NULL: they are not tracked
 	struct capture *capture;        // NULL: no capture runs
 	struct stopwatch *stopwatch;    // NULL: the time of packets is not measured
 	uint32_t n_active;
@@ -297,6 +298,7 @@ struct primary {
 	uint32_t n_groups;
 	uint32_t n_slots;
 	uint32_t moves;                 // maps that io cores were asked to take over, of all groups
+	bool tracks_fragments;          // as dps_hash_conf was told
 	bool io_running;
 	bool given_up[DPS_MAX_GROUPS];          // by order: all workers are held
 	struct rte_mempool *pool[DPS_MAX_POOLS];
@@ -402,7 +404,10 @@ is_hashed(const struct rte_mbuf *m, bool by_nic)
 uint32_t hash_flow(const uint8_t *p, uint32_t len);
 void hash_compare(struct hash_check *check, const struct rte_mbuf *m);
 void hash_burst(struct rte_mbuf **m, uint32_t n, bool by_nic);
-void hash_counts(uint64_t *fragments);  // of the calling thread
+// Records of fragments that are good for so many cycles of the TSC. `zalloc`: aligned to a cache's line.
+struct fragments *hash_fragments_create(void *(*zalloc)(size_t len), uint64_t lasts);
+// What the calling thread counts in, and its records of fragments; NULL: they are not tracked.
+void hash_thread(struct dps_io_stats *stats, struct fragments *fragments);
 
 // recover.c
 void slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out);

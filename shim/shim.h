@@ -170,6 +170,8 @@ struct dps_io_stats {
 	uint64_t requeued;
 	uint64_t rings;             // doorbells of parked workers
 	uint64_t fragments;         // steered by their addresses alone, as they are fragments
+	uint64_t fragments_tracked; // steered as the flow of their datagram
+	uint64_t fragments_forgotten;   // datagrams whose record gave way to another one's too early
 	uint64_t quarantine;        // packets that wait to be written down
 	uint64_t watched;           // 1: a capture or a measurement is on
 	uint64_t stage[DPS_N_STAGES];   // TSC cycles in timed turns
@@ -413,10 +415,13 @@ int dps_port_xstats_get(uint32_t port, struct dps_xstat *out, uint32_t room);   
 int dps_port_reta_get(uint32_t port, uint16_t *queues, uint32_t n);     // returns entries written
 
 // hash.c
+enum { DPS_HASH_FRAGMENTS = 8192 };     // beside DPS_RSS_*: fragments are steered as their flow
 int dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types);
 uint32_t dps_hash_bytes(const uint8_t *key, uint32_t key_len, const uint8_t *data, uint32_t len);
 uint32_t dps_hash_packet(const uint8_t *packet, uint32_t len);
 uint32_t dps_test_hash_fragments(const uint8_t *packet, uint32_t len);  // that hashing it counts
+int dps_test_hash_tracked(const uint8_t *const *packet, const uint32_t *len, uint32_t n, uint64_t lasts,
+			  uint32_t *hash, struct dps_io_stats *out);
 // For tests: a burst of 32 at most. by_tables: 1: without what this CPU may have for it; by_nic: a bit for
 // each packet that comes hashed, in `hash`.
 uint32_t dps_test_hash_compare(const uint8_t *packet, uint32_t len, uint32_t by_nic); // 1: both agree

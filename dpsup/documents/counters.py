@@ -108,6 +108,14 @@ class Io(TypedDict):
             " a NIC hashed, or that went to an only worker, are not among them",
         ]
     ]
+    fragments_tracked: NotRequired[
+        Annotated[int, "fragments that it steered as the flow of their datagram (rss.fragments)"]
+    ]
+    fragments_forgotten: NotRequired[
+        Annotated[
+            int, "datagrams whose first fragment it forgot within 2 s, as it had to keep others"
+        ]
+    ]
     quarantine: Annotated[int, "packets that wait to be written to quarantine"]
     watched: Annotated[int, "1: a capture or a measurement is on"]
     stage_packets: Annotated[int, "packets received and sent in the turns that are timed"]

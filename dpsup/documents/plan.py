@@ -40,7 +40,10 @@ class Port(TypedDict):
     tx_free: Annotated[int | None, "tx_free_thresh, null: the driver's default"]
     mtu: Annotated[int, "its MTU"]
     promiscuous: Annotated[bool, "whether it receives packets for other addresses"]
-    rss_fields: Annotated[list[str], "the headers that are hashed, and the tunnels looked into"]
+    rss_fields: Annotated[
+        list[str],
+        "the headers that are hashed, the tunnels looked into; fragments: these are tracked",
+    ]
     rss_key: Annotated[str, "`symmetric`, `default`, or hex digits"]
     group: Annotated[int, "index of the group that it feeds, -1: none"]
     left_out: Annotated[str, "why no generation opens it any more; empty: it is opened"]

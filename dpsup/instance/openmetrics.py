@@ -398,6 +398,18 @@ def _io(made: _Families, counters: Reading, hz: float) -> None:
             io.get("fragments", 0),  # an older primary counts none
             **core,
         )
+        made.counter(
+            "io_fragments_tracked",
+            "Number of fragments that were steered as the flow of their datagram.",
+            io.get("fragments_tracked", 0),
+            **core,
+        )
+        made.counter(
+            "io_fragments_forgotten",
+            "Number of datagrams whose first fragment was forgotten within 2 s.",
+            io.get("fragments_forgotten", 0),
+            **core,
+        )
         waiting = {
             "held": io["held"],
             "transfer": io["xfer"],

@@ -26,7 +26,7 @@ GROWS = frozenset((
     "starved", "alloc_failures",
     # of io cores
     "loops", "busy_loops", "sleeps", "woken", "busy_cycles", "requeued", "rings", "stage_packets",
-    "fragments",
+    "fragments", "fragments_tracked", "fragments_forgotten",
     # of groups
     "no_worker", "worker_held", "hold_full", "bypassed", "pause_ns",
     # of lanes and slots

@@ -148,7 +148,12 @@ def _complete(flow: Flow, fields: list[str]) -> tuple[Flow, list[str]]:
     notes = []
     if flow.ports is None and flow.protocol is None:
         notes.append("no protocol is given: packets without ports, such as ICMP and fragments")
-    if flow.fragment and flow.ports is not None:
+    if flow.fragment and "fragments" in fields:
+        notes.append(
+            "fragments are tracked (rss.fragments): one of a protocol with ports goes where its"
+            " flow goes, once its first one came; this is where it goes before"
+        )
+    elif flow.fragment and flow.ports is not None:
         notes.append("the ports do not count: a fragment is steered by its addresses")
     tunnel = _IN_IP.get(flow.protocol or 0)
     if flow.ports and flow.protocol == UDP:

@@ -48,7 +48,8 @@ host.tables_dir host.shared_cores
 mempools.mbufs mempools.data_room mempools.cache mempools.numa mempools.page_size
 ports.name ports.pci ports.vdev ports.mempool ports.required ports.descriptors.rx
 ports.descriptors.tx ports.thresholds.rx_free ports.thresholds.rx_drop ports.thresholds.tx_free
-ports.mtu ports.promiscuous ports.rss.fields ports.rss.inner ports.rss.key ports.kernel
+ports.mtu ports.promiscuous ports.rss.fields ports.rss.inner ports.rss.fragments ports.rss.key
+ports.kernel
 io.cores io.burst io.idle
 workers.state workers.bucket_state workers.verify workers.confine workers.name workers.input
 workers.max workers.cores workers.ring workers.on_full workers.tables

@@ -51,7 +51,7 @@ class PortPlan:
     tx_free: int | None
     mtu: int
     promiscuous: bool
-    rss_fields: tuple[str, ...]  # with the tunnels that are looked into
+    rss_fields: tuple[str, ...]  # with the tunnels that are looked into, and "fragments"
     rss_key: str  # "symmetric" | "default" | hex digits
     group: int
     left_out: str = ""  # why no generation opens it any more

@@ -223,7 +223,7 @@ def _ports(topology: Topology, host: Host) -> tuple[PortPlan, ...]:
             tx_free=port.thresholds.tx_free,
             mtu=port.mtu,
             promiscuous=port.promiscuous,
-            rss_fields=(*port.rss.fields, *port.rss.inner),
+            rss_fields=port.rss.hashed,
             rss_key=port.rss.key,
             group=fed.get(port.name, -1),
             kernel_tap=port.tap,

@@ -40,6 +40,7 @@ _RSS = {
     "pppoe": _abi.DPS_RSS_PPPOE,
     "ipip": _abi.DPS_RSS_IPIP,
     "erspan": _abi.DPS_RSS_ERSPAN,
+    "fragments": int(lib.DPS_HASH_FRAGMENTS),
 }
 
 

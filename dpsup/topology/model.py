@@ -111,9 +111,19 @@ class Rss(Model):
     inner: Tunnels = _key(
         (), "the tunnels whose inner headers say which flow it is", '["vxlan:8472", "gtpu"]'
     )
+    fragments: Literal["addresses", "track"] = _key(
+        "addresses",
+        "what fragments are steered by: their addresses, or the flow of their datagram",
+        '"addresses" or "track"',
+    )
     key: RssKey = _key(
         "symmetric", "the Toeplitz key of the hash", '"symmetric", "default" or hex digits'
     )
+
+    @property
+    def hashed(self) -> tuple[str, ...]:
+        """The words of all that the hash looks at."""
+        return *self.fields, *self.inner, *(["fragments"] if self.fragments == "track" else [])
 
 
 class Port(Model):

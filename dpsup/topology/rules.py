@@ -426,12 +426,13 @@ def _one_hash(view: _View) -> Iterator[Problem]:
         first, model = feeding[0]
         path: Path = ("ports", i, "rss")
         there: Path = ("ports", first, "rss")
-        same = port.rss.key == model.rss.key and all(
-            set(getattr(port.rss, key)) == set(getattr(model.rss, key))
-            for key in ("fields", "inner")
+        one, other = (
+            (rss.key, rss.fragments, set(rss.fields), set(rss.inner))
+            for rss in (port.rss, model.rss)
         )
-        values = [(*table, key) for table in (path, there) for key in ("key", "fields", "inner")]
-        if not same and view.sound(*values):
+        keys = ("key", "fragments", "fields", "inner")
+        values = [(*table, key) for table in (path, there) for key in keys]
+        if one != other and view.sound(*values):
             yield view.problem(
                 path,
                 f"`rss` of port `{port.name}` is not that of port `{model.name}`",

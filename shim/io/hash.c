@@ -5,13 +5,15 @@
 // addresses, and ports of TCP, UDP and SCTP; of a fragment the addresses alone, as it has no ports;
 // of anything but IP the MAC addresses and the EtherType, of 802.3 the MAC addresses alone. Where it is
 // asked for, the flow of a tunnel's packet is that of its inner headers; of a fragment of one, and of
-// one that cannot be read, that of the outer ones.
+// one that cannot be read, that of the outer ones. Where fragments are tracked, the first one is hashed as
+// a whole packet, and the others as it was.
 //
 // DPDK's rte_softrss hashes numbers that a caller has found in a packet, a step for each bit; to find them
 // is most of this file, and a table for each byte of the key makes the rest short. Over 600 lines: each kind
 // of tunnel leads back to the search that found it, and the common path is inlined from it.
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <rte_byteorder.h>
@@ -20,6 +22,7 @@
 #include <rte_ip.h>
 #include <rte_vect.h>
 
+#include "fragments_pvt.h"
 #include "primary.h"
 
 enum {
@@ -51,14 +54,26 @@ static uint64_t windows[3];    // the key's 64 bits from each 32nd on, the first
 static bool has_clmul;
 #endif
 
-// What the calling thread counts fragments in: an io core's own, or none.
-static uint64_t not_counted;
-static __thread uint64_t *fragments = &not_counted;
+// What the calling thread counts fragments in, and has its records of them in: an io core's own, or none.
+static struct dps_io_stats not_counted;
+static __thread struct dps_io_stats *stats = &not_counted;
+static __thread struct fragments *tracked;
 
 void
-hash_counts(uint64_t *counter)
+hash_thread(struct dps_io_stats *counters, struct fragments *fragments)
 {
-	fragments = counter;
+	stats = counters;
+	tracked = fragments;
+}
+
+struct fragments *
+hash_fragments_create(void *(*zalloc)(size_t len), uint64_t lasts)
+{
+	struct fragments *all = zalloc(sizeof(*all));
+
+	if (all != NULL)
+		all->lasts = lasts;
+	return all;
 }
 
 // The 32 bits of the key that start at a bit; past the key's end come zeros.
@@ -124,6 +139,7 @@ dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types)
 	has_clmul = rte_cpu_get_flag_enabled(RTE_CPUFLAG_PCLMULQDQ) > 0;
 #endif
 	fields = types;
+	the_primary.tracks_fragments = types & DPS_HASH_FRAGMENTS;
 	for (uint32_t proto = 0; proto < RTE_DIM(with_ports); proto++)
 		with_ports[proto] = fields & DPS_RSS_IPV4 && has_ports(proto);
 	// A possible tunnel takes the slow path.
@@ -132,7 +148,8 @@ dps_hash_conf(const uint8_t *key, uint32_t len, uint64_t types)
 	if (the_primary.own != NULL) {
 		memcpy(the_primary.own->hash_key, key, len);
 		the_primary.own->hash_key_len = len;
-		the_primary.own->hash_fields = types;
+		// A worker hashes flows, no fragments.
+		the_primary.own->hash_fields = types & ~(uint64_t)DPS_HASH_FRAGMENTS;
 	}
 	return 0;
 }
@@ -371,13 +388,78 @@ hash_inner(uint8_t proto, const uint8_t *p, uint32_t len, int depth, uint32_t *h
 	}
 }
 
-// By its addresses alone, as the others of its packet have no ports. Not inlined into the common path.
-static bool __rte_noinline
-hash_fragment(const uint8_t *addresses, uint32_t len, uint32_t *hash)
+// By its addresses alone, as the others of its packet have no ports.
+static bool
+hash_alone(const uint8_t *addresses, uint32_t len, uint32_t *hash)
 {
-	dps_count(fragments, 1);
+	dps_count(&stats->fragments, 1);
 	*hash = hash_tuple(addresses, len);
 	return true;
+}
+
+// A fragment as its datagram's flow. `rest`: what lies behind the headers that each fragment has. Not
+// inlined into the common path.
+static bool __rte_noinline
+hash_tracked(struct fragment *key, uint32_t ends, bool is_first, uint8_t proto, const uint8_t *rest,
+	     uint32_t len, int depth, uint32_t *hash)
+{
+	uint8_t tuple[TUPLE_MOST];
+	uint32_t by_ends = hash_tuple(key->ends, ends);
+	const struct fragment *first;
+
+	if (!is_first) {
+		first = fragment_find(tracked, key, by_ends);
+		if (first == NULL)
+			return hash_alone(key->ends, ends, hash);
+		*hash = first->hash;
+	} else if (!(fields & DPS_RSS_INNER) || !hash_inner(proto, rest, len, depth, hash)) {
+		if (!has_ports(proto) || len < 4)
+			return hash_alone(key->ends, ends, hash);
+		memcpy(tuple, key->ends, ends);
+		memcpy(tuple + ends, rest, 4);
+		*hash = hash_tuple(tuple, ends + 4);
+	}
+	dps_count(&stats->fragments_tracked, 1);
+	key->hash = *hash;
+	if (is_first && fragment_keep(tracked, key, by_ends))
+		dps_count(&stats->fragments_forgotten, 1);
+	return true;
+}
+
+static bool __rte_noinline
+hash_fragment_ipv4(const uint8_t *p, uint32_t len, uint32_t header, int depth, uint32_t *hash)
+{
+	const struct rte_ipv4_hdr *ip = (const void *)p;
+	const uint8_t *ends = p + offsetof(struct rte_ipv4_hdr, src_addr);
+	struct fragment key = { .id = ip->packet_id, .kind = 4 << 8 | ip->next_proto_id };
+
+	if (tracked == NULL || len <= header)
+		return hash_alone(ends, 8, hash);
+	memcpy(key.ends, ends, 8);
+	return hash_tracked(&key, 8, (ip->fragment_offset & RTE_BE16(0x1fff)) == 0, ip->next_proto_id,
+			    p + header, len - header, depth, hash);
+}
+
+// The header of a fragment lies at `at`; behind it, of the first one, the search goes on as in a packet.
+static bool __rte_noinline
+hash_fragment_ipv6(const uint8_t *p, uint32_t len, uint32_t at, int depth, uint32_t *hash)
+{
+	struct fragment key = { .kind = 6 << 8 };
+	bool is_first = ((p[at + 2] << 8 | p[at + 3]) & 0xfff8) == 0;
+	uint8_t proto = p[at];
+
+	if (tracked == NULL)
+		return hash_alone(p + 8, 32, hash);
+	memcpy(&key.id, p + at + 4, 4);
+	memcpy(key.ends, p + 8, 32);
+	at += 8;
+	for (int i = 0; is_first && proto == IPPROTO_DSTOPTS && i < 8 && len >= at + 8; i++) {
+		proto = p[at];
+		at += (p[at + 1] + 1) * 8u;
+	}
+	if (len <= at)
+		return hash_alone(p + 8, 32, hash);
+	return hash_tracked(&key, 32, is_first, proto, p + at, len - at, depth, hash);
 }
 
 static __rte_always_inline bool
@@ -403,7 +485,7 @@ hash_ipv4(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 		memcpy(tuple + 8, p + header, 4);
 		n = 12;
 	} else if (unlikely((ip->fragment_offset & RTE_BE16(0x3fff)) != 0)) {
-		return hash_fragment(p + offsetof(struct rte_ipv4_hdr, src_addr), 8, hash);
+		return hash_fragment_ipv4(p, len, header, depth, hash);
 	}
 	*hash = hash_tuple(tuple, n);
 	return true;
@@ -428,7 +510,7 @@ hash_ipv6(const uint8_t *p, uint32_t len, int depth, uint32_t *hash)
 
 		if (proto == IPPROTO_FRAGMENT) {
 			if (((p[at + 2] << 8 | p[at + 3]) & 0xfff9) != 0)
-				return hash_fragment(p + 8, 32, hash);
+				return hash_fragment_ipv6(p, len, at, depth, hash);
 			size = 8;
 		} else if (proto != IPPROTO_HOPOPTS && proto != IPPROTO_ROUTING &&
 			   proto != IPPROTO_DSTOPTS) {
@@ -623,10 +705,34 @@ dps_hash_packet(const uint8_t *packet, uint32_t len)
 uint32_t
 dps_test_hash_fragments(const uint8_t *packet, uint32_t len)
 {
-	uint64_t counted = 0;
+	struct dps_io_stats counted = { 0 };
 
-	hash_counts(&counted);
+	hash_thread(&counted, NULL);
 	hash_flow(packet, len);
-	hash_counts(&not_counted);
-	return counted;
+	hash_thread(&not_counted, NULL);
+	return counted.fragments;
+}
+
+static void *
+cleared(size_t len)
+{
+	void *p = aligned_alloc(RTE_CACHE_LINE_SIZE, len);
+
+	return p == NULL ? NULL : memset(p, 0, len);
+}
+
+int
+dps_test_hash_tracked(const uint8_t *const *packet, const uint32_t *len, uint32_t n, uint64_t lasts,
+		      uint32_t *hash, struct dps_io_stats *out)
+{
+	struct fragments *all = hash_fragments_create(cleared, lasts);
+
+	if (all == NULL)
+		return -ENOMEM;
+	hash_thread(out, all);
+	for (uint32_t i = 0; i < n; i++)
+		hash[i] = hash_flow(packet[i], len[i]);
+	hash_thread(&not_counted, NULL);
+	free(all);
+	return 0;
 }

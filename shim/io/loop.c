@@ -155,7 +155,7 @@ io_loop(void *arg)
 
 	io->window = WINDOW_US * cycles_us;
 	io->thread = pthread_self();
-	hash_counts(&io->stats.fragments);
+	hash_thread(&io->stats, io->fragments);
 	__atomic_store_n(&io->tid, (int32_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
 	// Naps of microseconds, not of the default 50 µs more.
 	prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0);

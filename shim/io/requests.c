@@ -18,6 +18,7 @@
 #include "primary.h"
 
 enum { ANSWER_MS = 2000 };      // for an io core to answer, far above any burst
+enum { FRAGMENT_S = 2 };        // a datagram's fragments come within milliseconds
 
 // Two threads ask: the control thread, and the one that moves buckets. Never taken before a slot's lock.
 static pthread_mutex_t asking = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
@@ -297,6 +298,11 @@ dps_io_create(uint32_t index, uint32_t lcore, uint32_t burst, uint32_t adaptive)
 	ret = queues_hand_out(io);
 	if (ret != 0)
 		return ret;
+	if (p->tracks_fragments) {
+		io->fragments = hash_fragments_create(near_zalloc, rte_get_tsc_hz() * FRAGMENT_S);
+		if (io->fragments == NULL)
+			return -ENOMEM;
+	}
 	for (uint32_t i = 0; i < p->n_pools; i++)
 		io->low_water[i] = p->pool[i]->size;
 	io->created = true;

@@ -117,6 +117,8 @@ rss_setup(const struct dps_port_conf *conf, const struct rte_eth_dev_info *dev, 
 	port->rss = true;
 	if (conf->rss_types & DPS_RSS_INNER) {
 		say(note, "inner headers of tunnels are hashed in software. ");
+	} else if (conf->rss_types & DPS_HASH_FRAGMENTS) {
+		say(note, "fragments are tracked in software, which hashes all packets. ");
 	} else if (dev->rx_offload_capa & RTE_ETH_RX_OFFLOAD_RSS_HASH) {
 		eth->rxmode.offloads |= RTE_ETH_RX_OFFLOAD_RSS_HASH;
 		port->hashes = DPS_HASHES_COMPARED;

@@ -27,6 +27,8 @@ main(int argc, char **argv)
 		key[i] = i * 37 + 1;
 	if (argc != 2 || dps_hash_conf(key, sizeof(key), strtoull(argv[1], NULL, 0)) != 0)
 		return 2;
+	if (the_primary.tracks_fragments)
+		hash_thread(&not_counted, hash_fragments_create(cleared, UINT64_MAX));
 	for (; fread(length, sizeof(length), 1, stdin) == 1; n++) {
 		uint32_t len = length[0] | length[1] << 8;
 		uint8_t *frame = malloc(len);

@@ -497,9 +497,17 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_frame_is_read_beyond_its_end(sanitized: Path) -> None:
-    """Each kind of tunnel, cut at each byte and with bytes that lie: lengths, versions, flags."""
+    """Each kind of tunnel, cut at each byte and with bytes that lie: lengths, versions, flags; of
+    fragments too, tracked or not."""
     random = Random(1)
     frames = []
+    ends = ipaddress.ip_address("2001:db8::1").packed + ipaddress.ip_address("2001:db8::2").packed
+    for bits in (0, 1, 9, 8):
+        head = struct.pack(">BBHI", 60, 0, bits, 5) + bytes([17, 0]) + bytes(22)
+        six = bytes(12) + b"\x86\xdd" + struct.pack(">IHBB", 6 << 28, 32, 44, 64) + ends + head
+        four = bytearray(packet("1.2.3.4", 5, "6.7.8.9", 10, 17))
+        four[20:22] = struct.pack(">H", 0x2000 if bits & 1 else bits)
+        frames += [bytes(one[:cut]) for one in (six, four) for cut in range(len(one) + 1)]
     for kind in KINDS:
         for inner in (packet("1.2.3.4", 5, "6.7.8.9", 10), packet("2001:db8::1", 5, "::2", 10)):
             for outer in ("", "vxlan", "mpls pseudowire"):
@@ -512,11 +520,12 @@ def test_no_frame_is_read_beyond_its_end(sanitized: Path) -> None:
                         odd = random.choice((0, 1, 0x45, 0x60, 0xFF, random.randrange(256)))
                         lying[random.randrange(12, len(lying))] = odd
                     frames.append(bytes(lying[: random.randint(12, len(lying))]))
-    done = subprocess.run(
-        [sanitized, str(rss_types([*ALL, "sctp", *TUNNELS]))],
-        input=b"".join(len(one).to_bytes(2, "little") + one for one in frames),
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    assert int(done.stdout) == len(frames)
+    for more in ([], ["fragments"]):
+        done = subprocess.run(
+            [sanitized, str(rss_types([*ALL, "sctp", *TUNNELS, *more]))],
+            input=b"".join(len(one).to_bytes(2, "little") + one for one in frames),
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        assert int(done.stdout) == len(frames)

@@ -82,6 +82,7 @@ WRITE = {
     "ports.promiscuous": ('name = "lan"', "promiscuous = false"),
     "ports.rss.fields": ('name = "lan"', 'rss = { fields = ["ipv4"] }'),
     "ports.rss.inner": ('name = "lan"', 'rss = { inner = ["vxlan"] }'),
+    "ports.rss.fragments": ('name = "lan"', 'rss = { fragments = "track" }'),
     "ports.rss.key": ('name = "lan"', 'rss = { key = "default" }'),
     "ports.kernel": ('name = "lan"', 'kernel = "tap"'),
     "io.cores": ('cores = "1"', 'cores = "2"'),
