@@ -110,7 +110,9 @@ def test_client_in_an_environment_of_its_own(instance: Run, tmp_path: Path) -> N
     for words in (["stats"], ["workers"], ["lanes"], ["graph"], ["events"], ["logs"], ["audit"]):
         assert client(*words, *name)
     code = f"import dpsup; print(dpsup.connect({instance.name!r}).status()['state'])"
-    asked = subprocess.run([venv / "bin/python", "-c", code], stdout=subprocess.PIPE, check=True)
+    asked = subprocess.run(
+        [venv / "bin/python", "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, check=True
+    )
     assert asked.stdout == b"running\n"
     client("scale", *name, told["groups"][0]["name"], "1")
     wait_for(lambda: instance.status()["groups"][0]["desired"] == 1)
