@@ -22,7 +22,7 @@ from dpsup.check.topology import check
 from dpsup.cli.root import cli
 from dpsup.documents import events
 from dpsup.documents.events import TYPES
-from dpsup.errors import Exit, Severity
+from dpsup.errors import Exit
 from dpsup.host.machine import PciDevice
 from dpsup.plan.place import make_plan
 from dpsup.plan.text import format_plan
@@ -233,26 +233,6 @@ def test_every_command_that_the_docs_show_is_one() -> None:
                 assert option in known | {"-h", "--help"}, said
         seen += 1
     assert seen > 100
-
-
-def test_every_toml_of_the_how_tos_is_sound() -> None:
-    """The Kubernetes page's topology, as the container's first line makes it."""
-    yaml = pytest.importorskip("yaml")
-    page = (DOCS / "kubernetes.md").read_text()
-    manifest = page.split("```yaml\n")[1].split("```")[0]
-    config, pod = yaml.safe_load_all(manifest)
-    text = config["data"]["edge.toml"].replace("@SUPERVISOR@", "0").replace("@IO@", "1")
-    host = machine(text, cpus=4)
-    topology, problems = load(FILE, host)
-    assert topology is not None, problems
-    errors = [p for p in check(topology, host) if p.severity is Severity.ERROR]
-    assert not errors
-    (container,) = pod["spec"]["containers"]
-    limits = container["resources"]
-    assert limits["requests"] == limits["limits"]  # Guaranteed
-    assert {v["name"] for v in container["volumeMounts"]} == {
-        v["name"] for v in pod["spec"]["volumes"]
-    }
 
 
 def test_the_topology_of_the_topology_page_is_sound() -> None:
