@@ -628,6 +628,21 @@ CODES: dict[str, Entry] = {
         " It holds addresses that flap and limits storms, but what is flooded is wasted.",
         "Leave one of the two ports out of the group's `input`, or put them in different VLANs.",
     ),
+    "E0458": Entry(
+        "a group that is to be probed, without the tables for it",
+        "`probe` has a process ask each backend whether it answers. It connects to the IP address"
+        " in the table `backends`, and marks what does not answer in the table `down`, which the"
+        " plugins `balance` and `balance_tunnel` read.",
+        'Write value = "mac+u16+ipv4" (or +ipv6) for tables.backends, and tables.down ='
+        ' { kind = "exact", key = "text8", value = "text8", entries = 1000 }.',
+    ),
+    "E0459": Entry(
+        "backends that cannot be probed",
+        "The network namespace is not there, no socket can be had, the table `down` has no room,"
+        " or the builder does not answer. The message says which; it is tried again all the time,"
+        " and the marks stay as they are.",
+        "Correct what the message says; `dpsup logs probe/GROUP`, `dpsup table`.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(
         "no such plugin file",

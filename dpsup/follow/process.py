@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import struct
 import sys
@@ -20,14 +19,15 @@ from typing import Any
 
 from dpsup.errors import DpsupError
 from dpsup.follow import kernel
-from dpsup.follow.wanted import Follower, State, Step, Tables, Text, unresolved
+from dpsup.follow.wanted import Follower, State, Step, unresolved
 from dpsup.host import process, tap
 from dpsup.host.routing import Routing
 from dpsup.instance.client import Instance, read_plan
+from dpsup.instance.entries import Entries, parts
 from dpsup.instance.runtime_dir import Runtime
+from dpsup.instance.says import Said, say
 
 NAMES = ("neighbours", "neighbours6", "hops", "ecmp", "routes", "routes6")
-BYTES = 44 << 10  # of a request: bus.messages' limit is above it
 SETTLE_S = 0.02  # changes come in swarms
 LOOK_S = 2.0  # between two looks whether another hand has changed a table
 FULL_S = 60.0  # between two looks without a cause
@@ -97,86 +97,33 @@ class Group:
 
     def __init__(self, instance: Instance, group: str) -> None:
         self._instance, self._group = instance, group
-        self._there: Tables = {}
-        self._versions: dict[str, int] = {}
-        self._most = {
-            row["table"]: row["most"]
-            for row in instance.tables()["tables"]
-            if row["group"] == group and row["table"] in NAMES
-        }
-        self.follower = Follower(self._most)
-
-    def refresh(self) -> None:
-        """Read what another hand has changed."""
-        for row in self._instance.tables()["tables"]:
-            name = row["table"]
-            if row["group"] != self._group or name not in self._most:
-                continue
-            if self._versions.get(name) != row["version"]:
-                self._read(name)
-
-    def _read(self, name: str) -> None:
-        entries: Text = {}
-        version = 0
-        for page in self._instance.table_pages(f"{self._group}/{name}"):
-            version = page["version"]
-            for line in page["text"].splitlines():
-                key, value = line.split("  # ")[0].split(maxsplit=1)
-                entries[key] = value
-        self._there[name], self._versions[name] = entries, version
+        self._tables = Entries(instance, group, NAMES)
+        self.refresh = self._tables.refresh
+        self.follower = Follower(self._tables.most)
 
     def follow(self, state: State) -> int:
         """Returns the number of operations. Raises: DpsupError; the tables are then read again."""
-        steps = self.follower.steps(self._there, state)
+        steps = self.follower.steps(self._tables.there, state)
         try:
             for step in steps:
                 self._carry_out(step)
         except BaseException:
-            self._versions.clear()
+            self._tables.versions.clear()
             raise
         return sum(len(step.lines) for step in steps)
 
     def _carry_out(self, step: Step) -> None:
-        entries = self._there[step.table]
-        for lines in _parts(step.lines):
+        entries, versions = self._tables.there[step.table], self._tables.versions
+        for lines in parts(step.lines):
             doc = self._instance.table_change(f"{self._group}/{step.table}", "".join(lines))
-            if doc["version"] == self._versions[step.table] + 1:
-                self._versions[step.table] += 1  # else `refresh` finds what another hand has done
+            if doc["version"] == versions[step.table] + 1:
+                versions[step.table] += 1  # else `refresh` finds what another hand has done
             for line in lines:
                 verb, key, *value = line.split()
                 if verb == "del":
                     del entries[key]
                 else:
                     entries[key] = value[0]
-
-
-def _parts(lines: list[str]) -> Iterator[list[str]]:
-    part: list[str] = []
-    size = 0
-    for line in lines:
-        if size + len(line) + 1 > BYTES:
-            yield part
-            part, size = [], 0
-        part.append(line + "\n")
-        size += len(line) + 1
-    if part:
-        yield part
-
-
-class Said:
-    """A trouble is told once, until there is another one or none."""
-
-    def __init__(self, notify: int) -> None:
-        self._notify, self._last = notify, ""
-
-    def __call__(self, what: str) -> None:
-        if what != self._last:
-            self._last = what
-            if what:
-                with contextlib.suppress(BrokenPipeError):
-                    os.write(self._notify, f"WARNING {what[:3000]}\n".encode())
-            else:
-                print("the tables are as the kernel has it", flush=True)
 
 
 def _turns(known: Kernel, group: Group, said: Said) -> None:
@@ -219,9 +166,8 @@ def main(argv: list[str]) -> int:
     where = Runtime(path, name)
     plan = json.loads(json.dumps(read_plan(where)))
     process.pin(tuple(plan["supervisor_cores"]))
-    with contextlib.suppress(BrokenPipeError):
-        os.write(notify, b"READY\n")
-    said = Said(notify)
+    say(notify, "READY")
+    said = Said(notify, "the tables are as the kernel has it")
     while True:
         try:
             with Instance(where) as instance:

@@ -20,7 +20,7 @@ from dpsup.instance import status
 from dpsup.instance.quarantine import Folder
 from dpsup.instance.runtime_dir import CONTROL, EVENTS
 from dpsup.plan.copies import PLUGINS
-from dpsup.supervisor import follow_process, fsm, journal, metrics_process, snapshot
+from dpsup.supervisor import fsm, group_process, journal, metrics_process, snapshot
 from dpsup.supervisor.adopt import Found
 from dpsup.supervisor.buckets import Buckets
 from dpsup.supervisor.children import Children
@@ -250,11 +250,13 @@ class Supervisor:
         if model.plan.metrics_listen:
             self._keep("metrics", partial(metrics_process.keep, core, model, self.children))
         for group in model.plan.groups:
-            if group.follow:
-                self._keep(
-                    f"follow/{group.name}",
-                    partial(follow_process.keep, core, model, self.children, group.name),
-                )
+            for kind, is_wanted in (
+                (group_process.FOLLOW, bool(group.follow)),
+                (group_process.PROBE, group.probe is not None),
+            ):
+                if is_wanted:
+                    keep = partial(group_process.keep, kind, core, model, self.children)
+                    self._keep(kind.name(group.name), partial(keep, group.name))
         try:
             # One more turn: what an adopted primary's socket needs is there.
             core.guard(core.fire, model, "adopt" if model.adopted else "start")
