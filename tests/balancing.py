@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import json
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -106,6 +107,8 @@ class Connection:
 async def ask(address: str) -> None:
     """For each line of stdin: as many new connections as it says; then who answers, on each that
     was there before, and on each new one."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     there: list[Connection] = []
     while line := await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
         new = await asyncio.gather(*(Connection().open(address) for _ in range(int(line))))

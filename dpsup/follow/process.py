@@ -9,7 +9,6 @@ differs. So it may die at any moment; the tables are then what the kernel had a 
 from __future__ import annotations
 
 import contextlib
-import json
 import select
 import struct
 import sys
@@ -20,12 +19,11 @@ from typing import Any
 from dpsup.errors import DpsupError
 from dpsup.follow import kernel
 from dpsup.follow.wanted import Follower, State, Step, unresolved
-from dpsup.host import process, tap
+from dpsup.host import tap
 from dpsup.host.routing import Routing
-from dpsup.instance.client import Instance, read_plan
+from dpsup.instance.client import Instance
 from dpsup.instance.entries import Entries, parts
-from dpsup.instance.runtime_dir import Runtime
-from dpsup.instance.says import Said, say
+from dpsup.instance.helper import Said, begin
 
 NAMES = ("neighbours", "neighbours6", "hops", "ecmp", "routes", "routes6")
 SETTLE_S = 0.02  # changes come in swarms
@@ -156,22 +154,14 @@ def _turns(known: Kernel, group: Group, said: Said) -> None:
 
 
 def main(argv: list[str]) -> int:
-    path, name, group, _, notify_fd = argv
-    notify = int(notify_fd)
-    process.die_with_parent(yes=True)
-    if not process.is_read(notify):
+    if (begun := begin(argv)) is None:
         return 1
-    process.ignore_accidents()
-    process.ignore_terminal()
-    where = Runtime(path, name)
-    plan = json.loads(json.dumps(read_plan(where)))
-    process.pin(tuple(plan["supervisor_cores"]))
-    say(notify, "READY")
+    where, group, plan, notify = begun
     said = Said(notify, "the tables are as the kernel has it")
     while True:
         try:
             with Instance(where) as instance:
-                _turns(Kernel(name, plan), Group(instance, group), said)
+                _turns(Kernel(where.name, plan), Group(instance, group), said)
         except (DpsupError, OSError) as e:
             said(e.message if isinstance(e, DpsupError) else f"the kernel's routes: {e}")
         time.sleep(AGAIN_S)

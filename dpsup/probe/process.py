@@ -8,19 +8,15 @@ goes on from there. So it may die at any moment; the marks then stay as they are
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from dpsup.errors import DpsupError
-from dpsup.host import process
-from dpsup.instance.client import Instance, read_plan
+from dpsup.instance.client import Instance
 from dpsup.instance.entries import Entries, parts
-from dpsup.instance.runtime_dir import Runtime
-from dpsup.instance.says import Said, say
+from dpsup.instance.helper import Said, begin, say
 from dpsup.probe.ask import Question, ask
 from dpsup.probe.judge import Change, Judge, addresses_of
 
@@ -86,26 +82,17 @@ def _turns(group: Group, plan: Any, notify: int, said: Said) -> None:
 
 
 def main(argv: list[str]) -> int:
-    path, name, group, _, notify_fd = argv
-    notify = int(notify_fd)
-    process.die_with_parent(yes=True)
-    if not process.is_read(notify):
+    if (begun := begin(argv)) is None:
         return 1
-    process.ignore_accidents()
-    process.ignore_terminal()
-    where = Runtime(path, name)
-    plan = json.loads(json.dumps(read_plan(where)))
-    process.pin(tuple(plan["supervisor_cores"]))
+    where, group, plan, notify = begun
     (its,) = (one["probe"] for one in plan["groups"] if one["name"] == group)
-    say(notify, "READY")
     said = Said(notify, "all backends are probed")
     while True:
         try:
             with Instance(where) as instance:
                 _turns(Group(instance, group, its), its, notify, said)
         except (DpsupError, OSError) as e:
-            with contextlib.suppress(BrokenPipeError):
-                said(e.message if isinstance(e, DpsupError) else f"no backend is probed: {e}")
+            said(e.message if isinstance(e, DpsupError) else f"no backend is probed: {e}")
         time.sleep(AGAIN_S)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import balancing
 import pytest
 from harness import Run, dies, pids_of, wait_for
-from netns import Host, cable, sh, some_hosts
+from netns import Host, bridge, cable, sh, some_hosts
 
 from dpsup import Instance, connect
 
@@ -104,21 +104,15 @@ def farm(instance: Run) -> Iterator[tuple[Farm, Instance]]:
     with (
         some_hosts(6) as (client, *servers, near),
         cable() as (lan, far),
-        contextlib.ExitStack() as stack,
+        bridge(far, near.port, *(server.port for server in servers)),
     ):
-        bridge = f"{far}b"
-        sh("ip", "link", "add", bridge, "type", "bridge")
-        stack.callback(sh, "ip", "link", "del", bridge)
-        for device in (far, near.port, *(server.port for server in servers)):
-            sh("ip", "link", "set", device, "master", bridge)
-        sh("ip", "link", "set", bridge, "addrgenmode", "none")
-        sh("ip", "link", "set", bridge, "up")
         one = Farm(client, servers, near)
         (instance.folder / "backends.txt").write_text(
             "".join(f"web{n} {s.mac},10,{s.ipv4}\n" for n, s in enumerate(servers))
         )
         instance.start(TOPOLOGY.format(wan=client.port, lan=lan, vip=VIP, near=near.name))
-        yield one, stack.enter_context(connect(instance.name))
+        with connect(instance.name) as live:
+            yield one, live
 
 
 @contextlib.contextmanager
