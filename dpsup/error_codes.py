@@ -716,6 +716,21 @@ CODES: dict[str, Entry] = {
         "A name is in use or not known, a public key is none, or there are keys already.",
         "`dpsup keys list` shows the keys.",
     ),
+    "E0458": Entry(
+        "a group that is to be probed, without the tables for it",
+        "`probe` has a process ask each backend whether it answers. It connects to the IP address"
+        " in the table `backends`, and marks what does not answer in the table `down`, which the"
+        " plugins `balance` and `balance_tunnel` read.",
+        'Write value = "mac+u16+ipv4" (or +ipv6) for tables.backends, and tables.down ='
+        ' { kind = "exact", key = "text8", value = "text8", entries = 1000 }.',
+    ),
+    "E0459": Entry(
+        "backends that cannot be probed",
+        "The network namespace is not there, no socket can be had, the table `down` has no room,"
+        " or the builder does not answer. The message says which; it is tried again all the time,"
+        " and the marks stay as they are.",
+        "Correct what the message says; `dpsup logs probe/GROUP`, `dpsup table`.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0460": Entry(
         "pyroute2 is not installed",

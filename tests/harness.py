@@ -159,7 +159,7 @@ def leftovers(name: str) -> list[str]:
         except OSError:
             continue
         if re.search(rf"dpsup-{re.escape(name)}-g\d|dpsup-worker: {re.escape(name)} ", words) or (
-            any(f"dpsup.{part}" in words for part in ("primary", "builder", "follow"))
+            any(f"dpsup.{part}" in words for part in ("primary", "builder", "follow", "probe"))
             and re.search(rf"/{re.escape(name)}[/ ]", words)
         ):
             found.append(f"{process.parent.name}: {words}")

@@ -180,6 +180,21 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
 
 
 @contextlib.contextmanager
+def bridge(*devices: str) -> Iterator[None]:
+    """A bridge of the kernel's between interfaces that are here."""
+    name = f"dps{os.getpid()}n{next(_serial)}b"
+    sh("ip", "link", "add", name, "type", "bridge")
+    try:
+        for device in devices:
+            sh("ip", "link", "set", device, "master", name)
+        sh("ip", "link", "set", name, "addrgenmode", "none")
+        sh("ip", "link", "set", name, "up")
+        yield
+    finally:
+        sh("ip", "link", "del", name)
+
+
+@contextlib.contextmanager
 def cable() -> Iterator[tuple[str, str]]:
     """A veth whose two ends are here: two ports of dpsup that are cabled together."""
     stem = f"dps{os.getpid()}n{next(_serial)}"

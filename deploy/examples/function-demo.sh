@@ -37,7 +37,7 @@ write_topology() {
 		vdev = "net_af_packet0,iface=${stem}a"
 		[[ports]]
 		name = "wan"
-		vdev = "net_af_packet1,iface=${stem}b"
+		vdev = "net_af_packet1,iface=$wan"
 		[[io]]
 		cores = "$("$python" -c 'import os; print(max(os.sched_getaffinity(0)))')"
 		[[workers]]
@@ -48,6 +48,7 @@ write_topology() {
 	EOF
 }
 
+wan=${stem}b
 add_host a 10.8.0.1/16
 case $function in
 route)
@@ -93,6 +94,40 @@ firewall)
 	EOF
 	say 'A firewall' 'Two hosts of the kernel. The first may ping the second; nothing may begin from there.'
 	;;
+balance)
+	# Two servers that have the address 10.8.0.200, in one Ethernet segment with dpsup's port.
+	target=10.8.0.200
+	add_host b 10.8.0.2/16
+	add_host c 10.8.0.3/16
+	ip link add "${stem}w" type veth peer name "${stem}x"
+	ip link add "${stem}y" type bridge
+	for end in w x y; do ip link set "$stem$end" addrgenmode none; done
+	for end in x b c; do ip link set "$stem$end" master "${stem}y"; done
+	for end in w x y; do ip link set "$stem$end" up; done
+	for side in b c; do
+		ip netns exec "$stem$side" sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2
+		ip -n "$stem$side" addr add "$target/32" dev lo
+		name=$([ "$side" = b ] && echo web1 || echo web2)
+		mkdir "$name"
+		echo "$name" >"$name/index.html"
+		ip netns exec "$stem$side" "$python" -m http.server -b "$target" -d "$name" 80 >/dev/null 2>&1 &
+		servers="$servers $!"
+		disown # its end is no news
+		printf '%s %s,10\n' "$name" "$(inner_mac_of "$side")" >>backends.txt
+	done
+	ip -n "${stem}a" neigh add "$target" lladdr "$(inner_mac_of b)" dev eth0
+	wan=${stem}w
+	write_topology balance balance <<-'EOF'
+		state = "auto"
+		bucket_state = "auto"
+		args = { vips = "10.8.0.200:80/tcp", port = "wan" }
+		tables.backends = { kind = "own", key = "text8", value = "mac+u16", entries = 9, bytes = "256KiB", file = "backends.txt" }
+		[[chains]]
+		name = "line"
+		path = ["lan", "balance", "wan"]
+	EOF
+	say 'A load balancer' 'Two web servers of the kernel have one address, 10.8.0.200, and answer the client themselves.'
+	;;
 esac
 typed 'cat function.toml'
 cat function.toml
@@ -115,6 +150,21 @@ if [ "$function" = firewall ]; then
 	typed "ping -c 1 -W 1 10.8.0.1    # from the second host"
 	# No answer is what it is to show.
 	ip netns exec "${stem}b" ping -n -q -c 1 -W 1 10.8.0.1 | tail -n +2 | grep -v '^$' || true
+fi
+# ask: 20 requests of the first host, each a connection of its own; how many each server answered
+ask() {
+	typed "curl http://10.8.0.200/    # 20 times"
+	ip netns exec "${stem}a" "$python" -c '
+import collections, urllib.request
+url = "http://10.8.0.200/"
+names = [urllib.request.urlopen(url, timeout=30).read().decode().strip() for _ in range(20)]
+print(*(f"{name}: {n}" for name, n in sorted(collections.Counter(names).items())))'
+}
+if [ "$function" = balance ]; then
+	ask
+	say 'Drain a server' 'It gets no new connections; those that it has go on.'
+	run dpsup table backends set web1 "$(inner_mac_of b),0"
+	ask
 fi
 run dpsup stop
 code=0

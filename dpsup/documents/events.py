@@ -36,6 +36,7 @@ TYPES = {
     "undeclared": "a plugin changed bytes of packets that it does not declare (`verify`)",
     "advice": "packets are lost for lack of a resource: `dpsup advise` suggests changes",
     "cpu": "a worker or an io core cannot run on its CPU, or runs there again",
+    "backend": "a backend of a load balancer does not answer, or answers again",
     "port": "a port does not forward, or forwards again: interface, link, device",
     "warning": "a setting could not be applied",
     "error": "an operation failed and is tried again",
@@ -63,6 +64,7 @@ class Fields(TypedDict, total=False):
     address: Annotated[str, "the faulting address"]
     alive: Annotated[list[int], "processes that may hold the locks"]
     backtrace: Annotated[list[str], "frames, the innermost first"]
+    backend: Annotated[str, "the backend, by its name in the table `backends`"]
     blamed: Annotated[
         int,
         "deaths that the packet or tick in hand is to blame for; at two the packet is quarantined,"

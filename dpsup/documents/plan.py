@@ -60,6 +60,19 @@ class Scale(TypedDict):
     dry_run: Annotated[bool, "decided, and not done"]
 
 
+class Probe(TypedDict):
+    kind: Annotated[str, "`tcp`, `http`"]
+    port: Annotated[int, "the port that is asked"]
+    path: Annotated[str, "the path that is asked for"]
+    host: Annotated[str, "the Host that is named, empty: the address"]
+    interval: Annotated[float, "seconds from one look to the next"]
+    timeout: Annotated[float, "seconds that an answer may take"]
+    rise: Annotated[int, "answers in a row until a backend is up"]
+    fall: Annotated[int, "failures in a row until it is down"]
+    mark: Annotated[str, "its mark in the table `down`: `down` (drained) or `gone` (removed)"]
+    netns: Annotated[str, "the network namespace that is asked from, empty: dpsup's own"]
+
+
 class Group(TypedDict):
     name: Annotated[str, "the group"]
     plugin: Annotated[str, "its plugin, as written"]
@@ -106,6 +119,7 @@ class Group(TypedDict):
     follow: Annotated[str, "`kernel`: its tables have the kernel's routes; empty: they do not"]
     verify: Annotated[bool, "what its plugin changes is compared with what it declares"]
     confine: Annotated[str, "`strict`: its workers give up rights that packets do not need; `off`"]
+    probe: Annotated[Probe | None, "how its backends are asked, null: they are not"]
 
 
 class Version(TypedDict):

@@ -9,8 +9,6 @@ differs. So it may die at any moment; the tables are then what the kernel had a 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import select
 import sys
 import time
@@ -20,11 +18,13 @@ from typing import Any
 
 from dpsup.errors import DpsupError
 from dpsup.follow import kernel
-from dpsup.follow.wanted import Follower, State, Step, Tables, Text, unresolved
-from dpsup.host import process, tap
+from dpsup.follow.wanted import Follower, State, Step, unresolved
+from dpsup.host import tap
 from dpsup.host.routing import Routing
-from dpsup.instance.client import TABLE_BYTES, Instance, read_plan
-from dpsup.instance.runtime_dir import TABLES, Runtime
+from dpsup.instance.client import Instance
+from dpsup.instance.entries import Entries
+from dpsup.instance.helper import Said, begin
+from dpsup.instance.runtime_dir import TABLES
 
 NAMES = ("neighbours", "neighbours6", "hops", "ecmp", "routes", "routes6")
 SETTLE_S = 0.02  # changes come in swarms
@@ -88,82 +88,24 @@ class Group:
 
     def __init__(self, instance: Instance, group: str, file: Path) -> None:
         """`file`: that it may write, for the builder to read."""
-        self._instance, self._group, self._file = instance, group, file
-        self._there: Tables = {}
-        self._versions: dict[str, int] = {}
-        self._most = {
-            row["table"]: row["most"]
-            for row in instance.tables()["tables"]
-            if row["group"] == group and row["table"] in NAMES
-        }
-        self.follower = Follower(self._most)
-
-    def refresh(self) -> None:
-        """Read what another hand has changed."""
-        for row in self._instance.tables()["tables"]:
-            name = row["table"]
-            if row["group"] != self._group or name not in self._most:
-                continue
-            if self._versions.get(name) != row["version"]:
-                self._read(name)
-
-    def _read(self, name: str) -> None:
-        entries: Text = {}
-        version = 0
-        for page in self._instance.table_pages(f"{self._group}/{name}"):
-            version = page["version"]
-            for line in page["text"].splitlines():
-                key, value = line.split("  # ")[0].split(maxsplit=1)
-                entries[key] = value
-        self._there[name], self._versions[name] = entries, version
+        self._tables = Entries(instance, group, NAMES, file)
+        self.refresh = self._tables.refresh
+        self.follower = Follower(self._tables.most)
 
     def follow(self, state: State) -> int:
         """Returns the number of operations. Raises: DpsupError; the tables are then read again."""
-        steps = self.follower.steps(self._there, state)
+        steps = self.follower.steps(self._tables.there, state)
         try:
             for step in steps:
                 self._carry_out(step)
         except BaseException:
-            self._versions.clear()
+            self._tables.versions.clear()
             raise
         return sum(len(step.lines) for step in steps)
 
     def _carry_out(self, step: Step) -> None:
         """Whole: packets see all of it, or nothing."""
-        name, entries = f"{self._group}/{step.table}", self._there[step.table]
-        text = "".join(f"{line}\n" for line in step.lines)
-        if len(text) <= TABLE_BYTES:
-            doc = self._instance.table_change(name, text)
-        else:
-            self._file.write_text(text)
-            try:
-                doc = self._instance.table_batch(name, str(self._file))
-            finally:
-                self._file.unlink(missing_ok=True)
-        if doc["version"] == self._versions[step.table] + 1:
-            self._versions[step.table] += 1  # else `refresh` finds what another hand has done
-        for line in step.lines:
-            verb, key, *value = line.split()
-            if verb == "del":
-                del entries[key]
-            else:
-                entries[key] = value[0]
-
-
-class Said:
-    """A trouble is told once, until there is another one or none."""
-
-    def __init__(self, notify: int) -> None:
-        self._notify, self._last = notify, ""
-
-    def __call__(self, what: str) -> None:
-        if what != self._last:
-            self._last = what
-            if what:
-                with contextlib.suppress(BrokenPipeError):
-                    os.write(self._notify, f"WARNING {what[:3000]}\n".encode())
-            else:
-                print("the tables are as the kernel has it", flush=True)
+        self._tables.change(step.table, step.lines)
 
 
 def _turns(known: Kernel, group: Group, said: Said) -> None:
@@ -196,25 +138,16 @@ def _turns(known: Kernel, group: Group, said: Said) -> None:
 
 
 def main(argv: list[str]) -> int:
-    path, name, group, _, notify_fd = argv
-    notify = int(notify_fd)
-    process.die_with_parent(yes=True)
-    if not process.is_read(notify):
+    if (begun := begin(argv)) is None:
         return 1
-    process.ignore_accidents()
-    process.ignore_terminal()
-    where = Runtime(path, name)
-    plan = json.loads(json.dumps(read_plan(where)))
-    process.pin(tuple(plan["supervisor_cores"]))
-    with contextlib.suppress(BrokenPipeError):
-        os.write(notify, b"READY\n")
-    said = Said(notify)
+    where, group, plan, notify = begun
+    said = Said(notify, "the tables are as the kernel has it")
     netns = next((p["kernel_netns"] for p in plan["ports"] if p["kernel_tap"]), "")
     while True:
         try:
             with Instance(where) as instance, Routing(netns) as routing:
                 file = Path(where.file(TABLES), f"{group}:follow")
-                _turns(Kernel(routing, name, plan), Group(instance, group, file), said)
+                _turns(Kernel(routing, where.name, plan), Group(instance, group, file), said)
         except (DpsupError, OSError) as e:
             said(e.message if isinstance(e, DpsupError) else f"the kernel's routes: {e}")
         time.sleep(AGAIN_S)

@@ -54,6 +54,9 @@ io.cores io.burst io.idle
 workers.state workers.bucket_state workers.verify workers.confine workers.name workers.input
 workers.max workers.cores workers.ring workers.on_full workers.tables
 workers.control workers.follow
+workers.probe.kind workers.probe.port workers.probe.path workers.probe.host
+workers.probe.interval workers.probe.timeout workers.probe.rise workers.probe.fall
+workers.probe.on_down workers.probe.netns
 chains.name chains.path
 bus.endpoint bus.keys bus.admin bus.read metrics.listen
 """

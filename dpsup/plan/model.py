@@ -72,6 +72,22 @@ class ScalePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbePlan:
+    """How the backends of a group are asked: see dpsup.probe."""
+
+    kind: str  # "tcp" | "http"
+    port: int
+    path: str
+    host: str  # "": the address
+    interval: float  # seconds
+    timeout: float  # seconds
+    rise: int
+    fall: int
+    mark: str  # of one that is down, in the table `down`: "down" | "gone"
+    netns: str  # "": dpsup's own
+
+
+@dataclass(frozen=True, slots=True)
 class GroupPlan:
     """One group. Slot `first_slot + i` is worker `name/i`; `cores[i]` is its CPU."""
 
@@ -111,6 +127,7 @@ class GroupPlan:
     follow: str = ""  # "kernel": its tables have the kernel's routes
     verify: bool = False  # what the plugin changes is compared with what it declares
     confine: str = "strict"  # "strict" | "off"
+    probe: ProbePlan | None = None  # None: nobody asks its backends
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING
 
 from dpsup import limits
 from dpsup.plan.memory import MIB, memory_plan, node_of
-from dpsup.plan.model import ChainPlan, GroupPlan, IoPlan, Plan, PoolPlan, PortPlan, ScalePlan
+from dpsup.plan.model import (
+    ChainPlan,
+    GroupPlan,
+    IoPlan,
+    Plan,
+    PoolPlan,
+    PortPlan,
+    ProbePlan,
+    ScalePlan,
+)
 from dpsup.plan.paths import keys_dir, quarantine_dir, runtime_dir, tables_dir
 from dpsup.plan.reserve import settled
 from dpsup.topology import chains
 from dpsup.topology.bus import IPC
-from dpsup.topology.model import Group, Topology
+from dpsup.topology.model import Group, Probe, Topology
 from dpsup.topology.values import DeclaredTable
 
 if TYPE_CHECKING:
@@ -168,10 +177,16 @@ def _groups(topology: Topology, host: Host) -> tuple[GroupPlan, ...]:
                 tables=tables_of(group, tables_dir(topology, host)),
                 numa=node_of(topology, group),
                 follow=group.follow or "",
+                probe=_probe(group.probe) if group.is_probed else None,
             )
         )
         first_slot += group.max
     return tuple(groups)
+
+
+def _probe(probe: Probe) -> ProbePlan:
+    values = probe.model_dump(exclude={"on_down"})
+    return ProbePlan(**values, mark="gone" if probe.on_down == "remove" else "down")
 
 
 def tables_of(group: Group, directory: str) -> tuple[tuple[str, ...], ...]:

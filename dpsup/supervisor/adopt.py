@@ -30,6 +30,7 @@ from dpsup.plan.model import (
     Plan,
     PoolPlan,
     PortPlan,
+    ProbePlan,
     ScalePlan,
 )
 from dpsup.supervisor.silence import forwards_now
@@ -66,8 +67,9 @@ def plan_of(doc: dict[str, Any]) -> Plan:
         return kind(**{k: frozen(v) for k, v in one.items()})
 
     def group(**one: Any) -> GroupPlan:
-        scale = one.pop("scale")
-        return GroupPlan(**one, scale=scale and ScalePlan(**scale))
+        scale, probe = one.pop("scale"), one.pop("probe", None)
+        scale, probe = scale and ScalePlan(**scale), probe and ProbePlan(**probe)
+        return GroupPlan(**one, scale=scale, probe=probe)
 
     parts = {
         "io": IoPlan, "pools": PoolPlan, "ports": PortPlan, "groups": group, "chains": ChainPlan,

@@ -21,9 +21,9 @@ from dpsup.instance.quarantine import Folder
 from dpsup.instance.runtime_dir import CONTROL, EVENTS
 from dpsup.plan.copies import PLUGINS
 from dpsup.supervisor import (
-    follow_process,
     fsm,
     gate_process,
+    group_process,
     health,
     journal,
     metrics_process,
@@ -274,11 +274,13 @@ class Supervisor:
                 partial(gate_process.keep, core, model, self.children, self.reads),
             )
         for group in model.plan.groups:
-            if group.follow:
-                self._keep(
-                    f"follow/{group.name}",
-                    partial(follow_process.keep, core, model, self.children, group.name),
-                )
+            for kind, is_wanted in (
+                (group_process.FOLLOW, bool(group.follow)),
+                (group_process.PROBE, group.probe is not None),
+            ):
+                if is_wanted:
+                    keep = partial(group_process.keep, kind, core, model, self.children)
+                    self._keep(kind.name(group.name), partial(keep, group.name))
         try:
             # One more turn: what an adopted primary's socket needs is there.
             core.guard(core.fire, model, "adopt" if model.adopted else "start")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 from dpsup import limits
 from dpsup.text import show, suggest
-from dpsup.topology.typed import BeforeValidator, invalid, written_either
+from dpsup.topology.typed import AfterValidator, BeforeValidator, invalid, written_either
 
 
 class KernelPath(NamedTuple):
@@ -72,6 +72,16 @@ def _is_namespace(name: object) -> bool:
     return name.startswith("/") or (name not in ("", ".", "..") and "/" not in name)
 
 
+def _netns(value: str) -> str:
+    if value and not _is_namespace(value):
+        raise invalid(
+            f"{show(value)} cannot be a network namespace",
+            help='write its name, as `ip netns` has it, or its path: netns = "edge"',
+        )
+    return value
+
+
+Netns = Annotated[str, AfterValidator(_netns)]  # "": dpsup's own
 Kernel = Annotated[
     Any, BeforeValidator(_kernel),
     written_either({"const": "tap"}, {

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from dpsup import limits
 from dpsup.topology.bus import Bus
-from dpsup.topology.kernel_path import Kernel
+from dpsup.topology.kernel_path import Kernel, Netns
 from dpsup.topology.lines import Source
 from dpsup.topology.typed import Field, Model, PrivateAttr, model_validator
 from dpsup.topology.values import (
@@ -26,6 +26,8 @@ from dpsup.topology.values import (
     ChosenCores,
     Duration,
     Files,
+    HttpHost,
+    HttpPath,
     InstanceName,
     Listen,
     Name,
@@ -217,6 +219,30 @@ class Scale(Model):
     dry_run: bool = _key(False, "whether decisions are only told as events", "true or false")
 
 
+class Probe(Model):
+    """Whether the backends of `balance` answer; unset: nobody looks."""
+
+    kind: Literal["tcp", "http"] = _key(
+        "tcp", "what a backend must do: take a connection, or answer GET with 200 to 399",
+        '"tcp" or "http"',
+    )  # fmt: skip
+    port: int = _key(80, "the port of backends that is asked", "80", ge=1, le=65535)
+    path: HttpPath = _key("/", "what `http` asks for", '"/health"')
+    host: HttpHost = _key("", "the Host that `http` names; unset: the address", '"www.example.org"')
+    interval: SomeTime = _key(2.0, "the time from one look at all backends to the next", '"2s"')
+    timeout: SomeTime = _key(1.0, "how long an answer may take", '"1s"')
+    rise: int = _key(2, "the answers in a row after which a backend is up", "2", ge=1, le=1000)
+    fall: int = _key(3, "the failures in a row after which it is down", "3", ge=1, le=1000)
+    on_down: Literal["drain", "remove"] = _key(
+        "drain",
+        "what becomes of its connections: they stay, or move to other backends",
+        '"drain" or "remove"',
+    )
+    netns: Netns = _key(
+        "", "the network namespace that is asked from; unset: dpsup's own", '"edge"'
+    )
+
+
 class Group(Model):
     name: Name = _key("", "what everything else calls the group", '"fw"')
     plugin: str = _key(
@@ -239,6 +265,11 @@ class Group(Model):
         None,
         "whose routes and neighbours the tables of `route` have; unset: what operators write",
         '"kernel"',
+    )
+    probe: Probe = _key(
+        Probe(),
+        "whether the backends of `balance` are asked if they answer",
+        '{ kind = "http", port = 80, path = "/health" }',
     )
     input: Texts | None = _key(None, "the ports that feed the group", '["wan"]')
     count: int = _key(1, "the workers of the group", "1", ge=1, le=limits.SLOTS)
@@ -295,6 +326,10 @@ class Group(Model):
     @property
     def is_autoscaled(self) -> bool:
         return "scale" in self.model_fields_set
+
+    @property
+    def is_probed(self) -> bool:
+        return "probe" in self.model_fields_set
 
     @property
     def is_file(self) -> bool:

@@ -540,6 +540,39 @@ def _followers(view: _View) -> Iterator[Problem]:
             )
 
 
+def _probed(view: _View) -> Iterator[Problem]:
+    """Groups whose backends are asked: their addresses, and the table for the answers."""
+    for i, group in enumerate(view.topology.workers):
+        if not group.is_probed or not view.sound(("workers", i, "probe"), ("workers", i, "tables")):
+            continue
+        tables = {one.name: one for one in group.tables}
+        backends, down = tables.get("backends"), tables.get("down")
+        if (
+            backends is None
+            or backends.kind != "own"
+            or backends.key != "text8"
+            or not re.fullmatch(r"mac\+u16\+ipv[46]", backends.value)
+        ):
+            lacks = "has no table of backends with their IP addresses"
+            help = 'write tables.backends with key = "text8", value = "mac+u16+ipv4" (or +ipv6)'
+        elif down is None or (down.kind, down.key, down.value) != ("exact", "text8", "text8"):
+            lacks = "has no table for what is down"
+            help = (
+                'write tables.down = { kind = "exact", key = "text8", value = "text8", entries ='
+                f" {backends.entries} }}"
+            )
+        else:
+            continue
+        yield view.problem(
+            ("workers", i, "probe"),
+            f"group `{group.name}` is to be probed, and {lacks}",
+            code="E0458",
+            why="the process that asks the backends connects to the addresses in the table"
+            " `backends`, and marks in `down` what does not answer",
+            help=help,
+        )
+
+
 # --- room ---------------------------------------------------------------------------------------
 
 
@@ -634,6 +667,7 @@ _LOOKS = (
     _page_sizes,
     _kernel_paths,
     _followers,
+    _probed,
     _room,
     _notes,
 )

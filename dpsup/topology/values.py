@@ -36,6 +36,8 @@ RSS_KEY_BYTES = (40, 52)
 
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT])(?:iB)?")
 _INSTANCE = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,{limits.NAME - 1}}}")
+_HTTP_PATH = re.compile(r"/[!-~]{0,1000}")
+_HTTP_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{0,255}")
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{limits.NAME - 1}}}")
 _CHOSEN = re.compile(rf"{AUTO}(?::([0-9]{{1,4}}))?")
 _VARIABLE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
@@ -141,6 +143,21 @@ def _name(value: str) -> str:
             help=f"use up to {limits.NAME} letters, digits, `_`, `.` and `-`; a letter or"
             " digit first",
         )
+    return value
+
+
+def _http_path(value: str) -> str:
+    if not _HTTP_PATH.fullmatch(value):
+        raise invalid(
+            f"{show(value)} cannot be asked for",
+            help='write what follows the address in a URL, without spaces: path = "/health?deep=1"',
+        )
+    return value
+
+
+def _http_host(value: str) -> str:
+    if not _HTTP_HOST.fullmatch(value):
+        raise invalid(f"{show(value)} is no host", help='write host = "www.example.org"')
     return value
 
 
@@ -566,6 +583,8 @@ _TIME = _matching(DURATION.pattern)
 ARRAY = BeforeValidator(_array)
 InstanceName = Annotated[str, AfterValidator(_instance), _matching(_INSTANCE.pattern)]
 Name = Annotated[str, AfterValidator(_name), _matching(_NAME.pattern)]
+HttpPath = Annotated[str, AfterValidator(_http_path), _matching(_HTTP_PATH.pattern)]
+HttpHost = Annotated[str, AfterValidator(_http_host), _matching(_HTTP_HOST.pattern)]
 PoolName = Annotated[str, AfterValidator(_pool_name)]
 Duration = Annotated[float, BeforeValidator(parse_duration), _TIME]
 SomeTime = Annotated[float, BeforeValidator(_parse_some_time), _TIME]

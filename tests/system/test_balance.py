@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 from harness import Run, wait_for
-from netns import Host, cable, sh, some_hosts
+from netns import Host, bridge, cable, sh, some_hosts
 
 from dpsup import connect
 
@@ -102,15 +102,9 @@ def test_connections_stay_with_their_server(instance: Run) -> None:
     with (
         some_hosts(4) as (client, *servers),
         cable() as (lan, far),
+        bridge(far, *(server.port for server in servers)),
         contextlib.ExitStack() as stack,
     ):
-        bridge = f"{far}b"
-        sh("ip", "link", "add", bridge, "type", "bridge")
-        stack.callback(sh, "ip", "link", "del", bridge)
-        for device in (far, *(server.port for server in servers)):
-            sh("ip", "link", "set", device, "master", bridge)
-        sh("ip", "link", "set", bridge, "addrgenmode", "none")
-        sh("ip", "link", "set", bridge, "up")
         for n, server in enumerate(servers):
             serve(server, f"web{n}")
         # Any address: the balancer takes what comes.

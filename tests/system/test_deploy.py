@@ -206,6 +206,7 @@ def quickstart(instance: Run, *options: str) -> subprocess.Popen[str]:
     "function",
     [
         "firewall",
+        pytest.param("balance", marks=pytest.mark.long),
         pytest.param("nat", marks=pytest.mark.long),
         pytest.param("route", marks=pytest.mark.long),
         pytest.param("", marks=pytest.mark.long),
@@ -217,6 +218,10 @@ def test_quickstart_shows_what_dpsup_is_for(instance: Run, function: str) -> Non
     out, err = quickstart(instance, *options).communicate(timeout=180)
     assert err == ""
     assert ("200 packets transmitted, 200 received, 0% packet loss" in out) == bool(function)
+    if function == "balance":
+        # 20 requests: both servers; then the one that is not drained.
+        assert re.findall(r"^web1: [1-9]\d* web2: [1-9]\d*$", out, re.M)
+        assert re.findall(r"^web2: 20$", out, re.M)
     ends = out.count("in flight 0, lost 0\nworker deaths 1, mbufs unexplained 0\n")
     assert ends == 1 + bool(function)
     assert "dpsq" not in sh("ip", "netns").stdout + sh("ip", "-o", "link").stdout

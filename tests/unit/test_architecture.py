@@ -57,7 +57,7 @@ PURE = {
     "supervisor/fsm", "supervisor/policy", "supervisor/steering", "supervisor/autoscale",
     "supervisor/rollout_judge", "supervisor/notices", "supervisor/stall", "supervisor/histograms",
     "supervisor/stories",
-    "cli/manpage",
+    "cli/manpage", "probe/judge", "follow/kernel", "follow/wanted",
     "advise", "report",
     "bench/compare", "bench/document", "bench/model", "bench/plot", "bench/rows", "bench/stats",
     "bench/text", "chaos/plot", "chaos/report", "chaos/schedule", "packets/traffic",

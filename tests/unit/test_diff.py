@@ -23,7 +23,7 @@ from dpsup.plan.diff import (
 from dpsup.plan.model import GroupPlan
 from dpsup.plan.place import make_plan
 from dpsup.topology.load import load
-from dpsup.topology.model import Topology
+from dpsup.topology.model import Probe, Topology
 
 TEXT = """\
 version = 1
@@ -146,6 +146,7 @@ WRITE = {
 ELSEWHERE = {
     "version", "name", "ports.name", "workers.name", "workers.input", "chains.name",
     "chains.path", "bus.endpoint", "workers.follow",
+    *(f"workers.probe.{key}" for key in Probe.model_fields),
 }  # fmt: skip
 
 
