@@ -9,6 +9,7 @@
 //     lan HEX, wan HEX        a packet comes in; "lan HEX", "wan HEX", "drop REASON"
 //     time SECONDS            it is later, and each bucket has had its tick
 //     flip N                  N random bits of the state change, also of places that are in use
+//     loop                    each binding's chains lead back to it
 //     migrate                 the state becomes that of version 1, and is taken over
 //     counters                all of them
 //
@@ -291,6 +292,17 @@ flip(uint32_t n)
 	printf("ok\n");
 }
 
+static void
+loop(void)
+{
+	for (uint32_t b = 0; b < DPS_PLUGIN_BUCKETS; b++)
+		for (uint32_t place = 0; place < BINDINGS; place++)
+			if ((buckets[b].used[place / 64] >> place % 64 & 1) != 0)
+				for (int by = 0; by < 2; by++)
+					buckets[b].binding[place].next[by] = (uint16_t)(place + 1);
+	printf("ok\n");
+}
+
 // All bindings are kept by version 1, and taken over by this one.
 static void
 migrate(void)
@@ -340,6 +352,8 @@ main(void)
 			later(atof(rest));
 		else if (strncmp(line, "migrate", 7) == 0)
 			migrate();
+		else if (strncmp(line, "loop", 4) == 0)
+			loop();
 		else if (strncmp(line, "flip", 4) == 0)
 			flip((uint32_t)atoi(rest));
 		else
