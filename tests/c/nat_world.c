@@ -11,6 +11,7 @@
 //     flip N                  N random bits of the state change, also of places that are in use
 //     loop                    each binding's chains lead back to it
 //     migrate                 the state becomes that of version 1, and is taken over
+//     quick                   from now on without the kills
 //     counters                all of them
 //
 // Each packet and each tick is killed at each of its touches first, put back, and run anew: what is left is the same.
@@ -30,6 +31,7 @@ static uint8_t hash_key[52];
 
 static struct { uint8_t *at, was[64]; uint32_t len; } touched[TOUCHES];
 static uint32_t n_touched, dies_at;
+static int is_quick;
 static jmp_buf death;
 
 uint32_t
@@ -117,6 +119,8 @@ once(uint32_t port, uint32_t hash, const uint8_t *bytes, uint32_t len, uint8_t *
 			*verdict = packet(NULL, &p);
 	}
 	dies_at = 0;
+	if (is_quick)
+		return 0;
 	return fold(fold(fold(*verdict, frame, len), counted, sizeof(counted)), &buckets[bucket], sizeof(*buckets));
 }
 
@@ -126,6 +130,8 @@ run(uint32_t port, uint32_t hash, const uint8_t *bytes, uint32_t len, uint8_t *f
 	uint64_t sum = once(port, hash, bytes, len, frame, verdict, 0);
 	uint32_t n = n_touched;
 
+	if (is_quick)
+		return;
 	for (uint32_t dies = n + 1; dies > 0; dies--) {
 		put_back();
 		if (dies <= n)
@@ -352,6 +358,8 @@ main(void)
 			later(atof(rest));
 		else if (strncmp(line, "migrate", 7) == 0)
 			migrate();
+		else if (strncmp(line, "quick", 5) == 0)
+			printf("%d\n", is_quick = 1);
 		else if (strncmp(line, "loop", 4) == 0)
 			loop();
 		else if (strncmp(line, "flip", 4) == 0)

@@ -92,7 +92,7 @@ def assert_sums(packet: Packet) -> None:
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("nat") / "world"
     subprocess.run(
-        ["cc", "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror",
+        ["cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
          "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
          f"-I{ROOT}/workers/sdk", f"-I{ROOT}/workers/functions",
          ROOT / "tests" / "c" / "nat_world.c", "-o", made],
@@ -164,13 +164,13 @@ def test_a_connection_stays_where_it_began(world: World, key: str) -> None:
     """Its forward is deleted, or leads to another host."""
     world.begin(key=key)
     assert world.forwards(WEB) == "ok"
-    for i in range(20):
+    for i in range(10):
         speak(world, 40000 + i)
     for table in ({}, {f"{OURS},8080,tcp": "10.0.0.6,80"}):
         assert world.forwards(table) == "ok"
-        for _ in range(6):
-            world.ask("time 100")
-            for i in range(20):
+        for _ in range(4):
+            world.ask("time 150")
+            for i in range(10):
                 where, got = world.send("wan", tcp(REMOTE, 40000 + i, OURS, 8080, "A"))
                 assert (where, ends(got)) == ("lan", (REMOTE, 40000 + i, HOST, 80))
                 where, got = world.send("lan", tcp(HOST, 80, REMOTE, 40000 + i, "A"))
@@ -204,17 +204,20 @@ def test_a_connection_anew_goes_by_the_table(world: World) -> None:
 
 def test_a_flood_to_a_forward_leaves_room_to_the_hosts_inside(world: World) -> None:
     world.begin()
+    world.ask("quick")
     assert world.forwards(WEB) == "ok"
     # Of one bucket: what one half of the address adds the other takes.
-    said = [
-        world.send("wan", tcp(f"{i >> 8}.{i & 255}.{i >> 8}.{i & 255}", 9, OURS, 8080, "S"))
-        for i in range(300, 2200)
-    ]
-    assert [where for where, _ in said] == ["lan"] * 1792 + ["drop"] * 108
-    assert said[-1] == ("drop", "full")
+    syn = bytearray(bytes(tcp(REMOTE, 9, OURS, 8080, "S")))
+    said = []
+    for i in range(300, 2200):
+        syn[26:30] = i.to_bytes(2) * 2
+        said.append(world.ask(f"wan {syn.hex()}").split()[0])
+    assert said == ["lan"] * 1792 + ["drop"] * 108
     # To each bucket, so to that of the flood too.
+    asks = bytearray(bytes(udp("10.0.0.7", 0, REMOTE, 53)))
     for port in range(1, 513):
-        assert world.send("lan", udp("10.0.0.7", port, REMOTE, 53))[0] == "wan"
+        asks[34:36] = port.to_bytes(2)
+        assert world.ask(f"lan {asks.hex()}").startswith("wan ")
 
 
 def test_a_forward_of_an_address_that_is_not_ours_does_nothing(world: World) -> None:
@@ -401,6 +404,7 @@ def test_who_had_a_port_follows_from_the_arguments(world: World) -> None:
 def test_a_host_has_no_more_ports_than_its_block(world: World) -> None:
     """RFC 6888, REQ-4. A block has two ports for each bucket."""
     world.begin(BLOCKS)
+    world.ask("quick")
     seen = set()
     for port in range(1, 1601):
         where, got = world.send("lan", udp("10.0.0.9", port, REMOTE, 53))
@@ -446,12 +450,12 @@ def test_what_init_refuses(world: World, args: str, why: str) -> None:
 def test_an_endless_chain_is_cut(world: World) -> None:
     world.begin()
     # Of one bucket, so that many share a chain.
-    flows = [("10.0.0.7", i, REMOTE, i) for i in range(1, 600)]
+    flows = [("10.0.0.7", i, REMOTE, i) for i in range(1, 300)]
     for flow in flows:
         world.send("lan", udp(*flow))
     assert world.ask("loop") == "ok"
     flows.append(("10.0.0.7", 9999, REMOTE, 9999))
-    for _ in range(4):
+    for _ in range(2):
         said = [world.send("lan", udp(*flow)) for flow in flows]
     assert all(where == "wan" for where, _ in said)
     assert world.ask("loop") == "ok"
