@@ -9,7 +9,9 @@
 //     lan HEX, wan HEX        a packet comes in; "lan HEX", "wan HEX", "drop REASON"
 //     time SECONDS            it is later, and each bucket has had its tick
 //     flip N                  N random bits of the state change, also of places that are in use
+//     loop                    each binding's chains lead back to it
 //     migrate                 the state becomes that of version 1, and is taken over
+//     quick                   from now on without the kills
 //     counters                all of them
 //
 // Each packet and each tick is killed at each of its touches first, put back, and run anew: what is left is the same.
@@ -29,6 +31,7 @@ static uint8_t hash_key[52];
 
 static struct { uint8_t *at, was[64]; uint32_t len; } touched[TOUCHES];
 static uint32_t n_touched, dies_at;
+static int is_quick;
 static jmp_buf death;
 
 uint32_t
@@ -116,6 +119,8 @@ once(uint32_t port, uint32_t hash, const uint8_t *bytes, uint32_t len, uint8_t *
 			*verdict = packet(NULL, &p);
 	}
 	dies_at = 0;
+	if (is_quick)
+		return 0;
 	return fold(fold(fold(*verdict, frame, len), counted, sizeof(counted)), &buckets[bucket], sizeof(*buckets));
 }
 
@@ -125,6 +130,8 @@ run(uint32_t port, uint32_t hash, const uint8_t *bytes, uint32_t len, uint8_t *f
 	uint64_t sum = once(port, hash, bytes, len, frame, verdict, 0);
 	uint32_t n = n_touched;
 
+	if (is_quick)
+		return;
 	for (uint32_t dies = n + 1; dies > 0; dies--) {
 		put_back();
 		if (dies <= n)
@@ -291,6 +298,17 @@ flip(uint32_t n)
 	printf("ok\n");
 }
 
+static void
+loop(void)
+{
+	for (uint32_t b = 0; b < DPS_PLUGIN_BUCKETS; b++)
+		for (uint32_t place = 0; place < BINDINGS; place++)
+			if ((buckets[b].used[place / 64] >> place % 64 & 1) != 0)
+				for (int by = 0; by < 2; by++)
+					buckets[b].binding[place].next[by] = (uint16_t)(place + 1);
+	printf("ok\n");
+}
+
 // All bindings are kept by version 1, and taken over by this one.
 static void
 migrate(void)
@@ -340,6 +358,10 @@ main(void)
 			later(atof(rest));
 		else if (strncmp(line, "migrate", 7) == 0)
 			migrate();
+		else if (strncmp(line, "quick", 5) == 0)
+			printf("%d\n", is_quick = 1);
+		else if (strncmp(line, "loop", 4) == 0)
+			loop();
 		else if (strncmp(line, "flip", 4) == 0)
 			flip((uint32_t)atoi(rest));
 		else

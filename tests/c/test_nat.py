@@ -41,9 +41,14 @@ plugin = "nat"
 input = ["lan", "wan"]
 bucket_state = "auto"
 args = {{ inside = "lan", outside = "wan", address = "{address}"{more} }}
+{tables}
 [mempools.default]
 mbufs = 16383
 """
+FORWARDS = (
+    'tables.forwards = { kind = "own", key = "ipv4+be16+text3", value = "ipv4+be16",'
+    ' entries = 100, bytes = "16KiB", file = "forwards.txt" }'
+)
 
 Step = tuple[float, str, Packet]  # seconds, port, packet
 
@@ -54,14 +59,21 @@ class Nat:
     address: str = OURS
     more: str = ""
     key: str = "symmetric"
+    forwards: str = ""
 
     def run(
         self, steps: list[Step], *words: str
     ) -> tuple[dict[str, Any], list[tuple[str, Packet]]]:
         """What `dpsup try` says, and what left by which port."""
         (self.folder / "nat.toml").write_text(
-            TOPOLOGY.format(address=self.address, more=self.more, key=self.key)
+            TOPOLOGY.format(
+                address=self.address,
+                more=self.more,
+                key=self.key,
+                tables=FORWARDS if self.forwards else "",
+            )
         )
+        (self.folder / "forwards.txt").write_text(self.forwards)
         parts = [pcapng.section("test"), pcapng.interface("lan", "", 0)]
         parts += [pcapng.interface("wan", "", 0)]
         for at, port, packet in steps:
@@ -189,6 +201,31 @@ def test_a_kill_at_each_store_neither_loses_nor_doubles_a_binding(nat: Nat) -> N
     assert doc["counters"]["expired"] == len(asked)
     assert doc["sweep"]["points"] > 10 * len(asked)
     assert [port for port, _ in left].count("lan") >= len(asked)
+
+
+def test_a_kill_at_each_store_of_a_forward(nat: Nat) -> None:
+    """From outside, from inside, and from inside by the outside address: two bindings at once. The
+    ports of the forward make up for the addresses, so all of a connection has one bucket."""
+    nat.more = ", tcp = 3"
+    nat.forwards = f"{OURS},51284,tcp 10.0.0.5,80\n{OURS},8080,tcp 10.0.0.6,80\n"
+    steps: list[Step] = [
+        (0, "wan", tcp("198.51.100.7", 4000, OURS, 51284, "S")),
+        (0.1, "lan", tcp("10.0.0.5", 80, "198.51.100.7", 4000, "SA")),
+        (0.2, "lan", tcp("10.0.0.9", 4000, OURS, 51284, "S")),
+        (0.3, "wan", tcp("198.51.100.7", 4001, OURS, 8080, "S")),
+        # To the bucket of the packet before, leaving a note.
+        (0.4, "lan", tcp("10.0.0.6", 80, "198.51.100.7", 4001, "SA")),
+        (9, "wan", tcp("198.51.100.7", 4002, OURS, 51284, "S")),
+    ]
+    doc, left = nat.run(steps, "--kill-sweep")
+    assert [port for port, _ in left] == ["lan", "wan", "lan", "lan", "lan"]
+    ends = [(p[IP].src, p[TCP].sport, p[IP].dst, p[TCP].dport) for _, p in left]
+    assert ends[0] == ("198.51.100.7", 4000, "10.0.0.5", 80)
+    assert ends[1] == (OURS, 51284, "198.51.100.7", 4000)
+    assert (ends[2][0], ends[2][2:]) == (OURS, ("10.0.0.5", 80))
+    counted = doc["counters"]
+    assert (counted["created"], counted["forwarded"], counted["expired"]) == (5, 4, 4)
+    assert counted["hairpinned"] == 1 and doc["on_hash"] == {"nat": 1}
 
 
 def about(packet: Packet, source: str, kind: int = 3) -> Packet:

@@ -32,7 +32,7 @@ KEYS = {
 WEB = {f"{OURS},8080,tcp": f"{HOST},80", f"{OURS},53,udp": f"{HOST},5353"}
 
 
-FLIPS = 20_000 if LONG else 400
+FLIPS = 20_000 if LONG else 200
 
 
 @dataclass
@@ -164,13 +164,13 @@ def test_a_connection_stays_where_it_began(world: World, key: str) -> None:
     """Its forward is deleted, or leads to another host."""
     world.begin(key=key)
     assert world.forwards(WEB) == "ok"
-    for i in range(20):
+    for i in range(10):
         speak(world, 40000 + i)
     for table in ({}, {f"{OURS},8080,tcp": "10.0.0.6,80"}):
         assert world.forwards(table) == "ok"
-        for _ in range(6):
-            world.ask("time 100")
-            for i in range(20):
+        for _ in range(4):
+            world.ask("time 150")
+            for i in range(10):
                 where, got = world.send("wan", tcp(REMOTE, 40000 + i, OURS, 8080, "A"))
                 assert (where, ends(got)) == ("lan", (REMOTE, 40000 + i, HOST, 80))
                 where, got = world.send("lan", tcp(HOST, 80, REMOTE, 40000 + i, "A"))
@@ -180,6 +180,51 @@ def test_a_connection_stays_where_it_began(world: World, key: str) -> None:
             assert isinstance(new[1], Packet) and new[1][IP].dst == "10.0.0.6"
         else:
             assert new == ("drop", "no_binding")
+
+
+def test_a_connection_anew_goes_by_the_table(world: World) -> None:
+    """With the ports of one that is closed."""
+    world.begin()
+    assert world.forwards(WEB) == "ok"
+    speak(world)
+    world.send("wan", tcp(REMOTE, 40000, OURS, 8080, "FA"))
+    world.send("lan", tcp(HOST, 80, REMOTE, 40000, "FA"))
+    where, got = world.send("wan", tcp(REMOTE, 40000, OURS, 8080, "S"))
+    assert (where, ends(got)[2:]) == ("lan", (HOST, 80))
+    world.send("wan", tcp(REMOTE, 40000, OURS, 8080, "R"))
+    assert world.forwards({f"{OURS},8080,tcp": "10.0.0.6,81"}) == "ok"
+    where, got = world.send("wan", tcp(REMOTE, 40000, OURS, 8080, "S"))
+    assert (where, ends(got)[2:]) == ("lan", ("10.0.0.6", 81))
+    where, got = world.send("lan", tcp("10.0.0.6", 81, REMOTE, 40000, "SA"))
+    assert (where, ends(got)[:2]) == ("wan", (OURS, 8080))
+    world.send("wan", tcp(REMOTE, 40000, OURS, 8080, "R"))
+    assert world.forwards({}) == "ok"
+    assert world.send("wan", tcp(REMOTE, 40000, OURS, 8080, "S")) == ("drop", "no_binding")
+
+
+def test_a_flood_to_a_forward_leaves_room_to_the_hosts_inside(world: World) -> None:
+    world.begin()
+    world.ask("quick")
+    assert world.forwards(WEB) == "ok"
+    # Of one bucket: what one half of the address adds the other takes.
+    syn = bytearray(bytes(tcp(REMOTE, 9, OURS, 8080, "S")))
+    said = []
+    for i in range(300, 2200):
+        syn[26:30] = i.to_bytes(2) * 2
+        said.append(world.ask(f"wan {syn.hex()}").split()[0])
+    assert said == ["lan"] * 1792 + ["drop"] * 108
+    # To each bucket, so to that of the flood too.
+    asks = bytearray(bytes(udp("10.0.0.7", 0, REMOTE, 53)))
+    for port in range(1, 513):
+        asks[34:36] = port.to_bytes(2)
+        assert world.ask(f"lan {asks.hex()}").startswith("wan ")
+
+
+def test_a_forward_of_an_address_that_is_not_ours_does_nothing(world: World) -> None:
+    world.begin()
+    assert world.forwards({"203.0.113.1,80,tcp": f"{HOST},80"}) == "ok"
+    assert world.send("wan", tcp(REMOTE, 1, "203.0.113.1", 80, "S")) == ("drop", "not_ours")
+    assert ends(world.send("lan", tcp(HOST, 80, REMOTE, 1, "S"))[1])[0] == OURS
 
 
 def test_what_the_table_refuses(world: World) -> None:
@@ -291,10 +336,14 @@ def test_a_hash_that_differs_by_direction_has_no_hairpin(world: World) -> None:
 
 
 def test_bindings_of_the_version_before(world: World) -> None:
-    world.begin()
-    flows = [("10.0.0.7", 1000 + i, f"198.51.100.{i % 9}", 53) for i in range(200)]
+    world.begin(f"{ARGS} limit=512")
+    # Each has a bucket of its own, of 512.
+    flows = [("10.0.0.7", i, "198.51.100.1", 53) for i in range(200)]
     left = [ends(world.send("lan", udp(*flow))[1]) for flow in flows]
     assert world.ask("migrate") == "ok"
+    # Of the same bucket as one of them.
+    flow = ("10.0.0.7", 99 ^ 4096, "198.51.100.1", 53 ^ 4096)
+    assert world.send("lan", udp(*flow)) == ("drop", "limit")
     for flow, got in zip(flows, left, strict=True):
         assert ends(world.send("lan", udp(*flow))[1]) == got
         where, back = world.send("wan", udp(got[2], got[3], got[0], got[1]))
@@ -326,3 +375,93 @@ def test_damaged_state_ends_in_a_drop(world: World) -> None:
             world.ask("time 1")
     assert "damaged" in reasons
     assert reasons <= {"damaged", "no_binding", "no_port", "full"}
+
+
+BLOCKS = f"inside=lan outside=wan address={OURS},192.0.2.2 hosts=10.0.0.0/26 block=1024"
+
+
+def test_who_had_a_port_follows_from_the_arguments(world: World) -> None:
+    """RFC 7422: no log is needed. The formula is that of docs/functions/nat.md."""
+    world.begin(BLOCKS)
+    ports = 0
+    for host in range(64):
+        for i in range(3):
+            source = f"10.0.0.{host}"
+            asked = Ether() / IP(src=source, dst=f"198.51.100.{i}") / ICMP(type=8, id=i)
+            for packet in (udp(source, 1000 + i, f"198.51.100.{i}", 53), asked):
+                _, got = world.send("lan", packet)
+                assert isinstance(got, Packet)
+                port = got[UDP].sport if UDP in got else got[ICMP].id
+                per_address = (65535 + 1 - 1024) // 1024
+                number = (OURS, "192.0.2.2").index(got[IP].src) * per_address
+                number += (port - 1024) // 1024
+                assert number == host, (got, host)
+                ports += 1
+    assert ports == 64 * 6
+    assert world.send("lan", udp("10.0.0.64", 1, REMOTE, 53)) == ("drop", "no_block")
+
+
+def test_a_host_has_no_more_ports_than_its_block(world: World) -> None:
+    """RFC 6888, REQ-4. A block has two ports for each bucket."""
+    world.begin(BLOCKS)
+    world.ask("quick")
+    seen = set()
+    for port in range(1, 1601):
+        where, got = world.send("lan", udp("10.0.0.9", port, REMOTE, 53))
+        if where == "drop":
+            assert got == "no_port"
+        else:
+            seen.add(ends(got)[1])
+    assert len(seen) == 1024
+    world.send("lan", udp("10.0.0.9", 1, "198.51.100.77", 53))
+    _, got = world.send("lan", udp("10.0.0.10", 1, REMOTE, 53))
+    assert ends(got)[1] not in seen
+
+
+def test_the_limit_of_a_host_is_per_bucket(world: World) -> None:
+    world.begin(f"{ARGS} limit=5000 udp=10")
+    # Of one bucket, as source and destination port make up for each other.
+    said = [world.send("lan", udp("10.0.0.7", i, REMOTE, i)) for i in range(1, 20)]
+    assert [where for where, _ in said] == ["wan"] * 10 + ["drop"] * 9
+    assert said[-1] == ("drop", "limit")
+    assert world.send("lan", udp("10.0.0.7", 5, REMOTE, 5))[0] == "wan"
+    # Another host, in the same bucket.
+    assert world.send("lan", udp("10.1.0.6", 7, REMOTE, 7))[0] == "wan"
+    world.ask("time 20")
+    assert world.send("lan", udp("10.0.0.7", 30, REMOTE, 30))[0] == "wan"
+
+
+REFUSED = [
+    ("block=1024", "hosts, the prefix"),
+    ("hosts=10.0.0.0/26", "block, how many"),
+    ("hosts=10.0.0.0/26 block=1000", "no multiple of 512"),
+    ("hosts=10.0.0.0/26 block=512 first_port=2000", "first_port is no multiple of 512"),
+    ("hosts=10.0.0.0/26 block=1024", "64 addresses, and there are 63 blocks"),
+    ("hosts=10.0.0.0/99 block=1024", "not an IPv4 prefix"),
+    ("limit=0", "limit: write a number from 1"),
+]
+
+
+@pytest.mark.parametrize(("args", "why"), REFUSED)
+def test_what_init_refuses(world: World, args: str, why: str) -> None:
+    assert why in world.ask(f"begin {ARGS} {args}")
+
+
+def test_an_endless_chain_is_cut(world: World) -> None:
+    world.begin()
+    # Of one bucket, so that many share a chain.
+    flows = [("10.0.0.7", i, REMOTE, i) for i in range(1, 300)]
+    for flow in flows:
+        world.send("lan", udp(*flow))
+    assert world.ask("loop") == "ok"
+    flows.append(("10.0.0.7", 9999, REMOTE, 9999))
+    for _ in range(2):
+        said = [world.send("lan", udp(*flow)) for flow in flows]
+    assert all(where == "wan" for where, _ in said)
+    assert world.ask("loop") == "ok"
+    reasons = {what for where, what in (world.send("lan", udp(*flow)) for flow in flows)
+               if where == "drop"}  # fmt: skip
+    assert reasons == {"damaged"}
+    world.ask("time 1000")
+    counted = world.counters()
+    assert counted["created"] == counted["expired"]

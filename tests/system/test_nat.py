@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 from harness import Run, seed, wait_for
 from netns import Host, Transfer, sh, two_hosts
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from dpsup import connect
 
@@ -189,6 +192,43 @@ def test_a_sigkill_every_100_ms(instance: Run, hosts: tuple[Host, Host]) -> None
     print(f"{kills} kills, {status['recovery']['deaths']} deaths")
     assert status["recovery"]["deaths"] > kills / 2
     assert status["recovery"]["lost"] == 0
+
+
+A_MILLION = """
+[[ports]]
+name = "lan"
+vdev = "net_pcap_lan,rx_pcap=lan.in.pcap,tx_pcap=lan.out.pcap"
+[[ports]]
+name = "wan"
+vdev = "net_null0,no-rx=1"
+[[io]]
+cores = "1"
+[[workers]]
+name = "nat"
+plugin = "nat"
+args = { inside = "lan", outside = "wan", address = "192.0.2.1", udp = 1000000 }
+input = ["lan"]
+bucket_state = "64KiB"
+on_full = "hold"
+"""
+
+
+@pytest.mark.long
+def test_a_million_bindings(instance: Run) -> None:
+    frame = bytearray(bytes(Ether() / IP(src="10.0.0.0", dst="198.51.0.0") / UDP(dport=53)))
+    head = struct.pack("<IIII", 0, 0, len(frame), len(frame))
+    chance = random.Random(seed())
+    with (instance.folder / "lan.in.pcap").open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        for i in range(1_000_000):
+            frame[28:30] = (i % 50_000).to_bytes(2)
+            frame[32:36] = chance.getrandbits(16).to_bytes(2) + (1024 + i // 50_000).to_bytes(2)
+            file.write(head + frame)
+    doc = instance.job(A_MILLION)
+    counters = doc["groups"][0]["workers"][0]["counters"]
+    print(counters, doc["groups"][0]["workers"][0])
+    assert counters["created"] == counters["outward"] == 1_000_000
+    assert doc["lost"] == 0
 
 
 BEFORE_A_ROUTER = """

@@ -37,13 +37,13 @@ enum {
 
 enum reason {
 	BAD_HEADER, FRAGMENT, PROTOCOL, NO_BINDING, NOT_OURS, NO_PORT, FULL, HAIRPIN,
-	DAMAGED,
+	DAMAGED, NO_BLOCK, LIMIT,
 };
 
 static const char *const reasons[] = {
 	[BAD_HEADER] = "bad_header", [FRAGMENT] = "fragment", [PROTOCOL] = "protocol",
 	[NO_BINDING] = "no_binding", [NOT_OURS] = "not_ours", [NO_PORT] = "no_port", [FULL] = "full",
-	[HAIRPIN] = "hairpin", [DAMAGED] = "damaged", NULL,
+	[HAIRPIN] = "hairpin", [DAMAGED] = "damaged", [NO_BLOCK] = "no_block", [LIMIT] = "limit", NULL,
 };
 
 enum counter {
@@ -65,8 +65,11 @@ static uint16_t from_inside, from_outside;      /* verdicts */
 static uint32_t addresses[MOST_ADDRESSES];
 static const struct dps_live_table *forwards;   /* NULL: it has none */
 static int is_between;                          /* two links: no router follows */
-static struct { uint32_t net, mask; } direct[MOST_DIRECT];
+static struct prefix { uint32_t net, mask; } direct[MOST_DIRECT];
 static uint32_t n_direct;
+static struct prefix hosts;                     /* that have a block of ports each */
+static uint32_t block, per_address;             /* its ports; 0: there are none; hosts of one address */
+static uint32_t limit;                          /* bindings of a host in one bucket; 0: as many as there are */
 static uint32_t first_port = 1024, last_port = 65535;
 static uint32_t life_open = 7440, life_tcp = 240, life_udp = 300, life_icmp = 60; /* s */
 static int passes_unknown;
@@ -119,7 +122,7 @@ take_address(const char *part)
 }
 
 static int
-take_direct(const char *part)
+take_prefix(const char *key, const char *part, struct prefix *to)
 {
 	char net[64], *slash, *end = NULL;
 	unsigned long bits = 32;
@@ -130,13 +133,21 @@ take_direct(const char *part)
 		*slash = '\0';
 		bits = strtoul(slash + 1, &end, 10);
 	}
+	if (inet_pton(AF_INET, net, &to->net) != 1 || bits > 32 ||
+	    (slash != NULL && (end == slash + 1 || *end != '\0')))
+		return refuse(env, "%s: \"%s\" is not an IPv4 prefix", key, part);
+	to->mask = htonl(bits == 0 ? 0 : 0xffffffffu << (32 - bits));
+	to->net &= to->mask;
+	return 0;
+}
+
+static int
+take_direct(const char *part)
+{
 	if (n_direct == MOST_DIRECT)
 		return refuse(env, "direct: it takes 16 prefixes, and \"%s\" is one more%s", part, "");
-	if (inet_pton(AF_INET, net, &direct[n_direct].net) != 1 || bits > 32 ||
-	    (slash != NULL && (end == slash + 1 || *end != '\0')))
-		return refuse(env, "direct: \"%s\" is not an IPv4 prefix%s", part, "");
-	direct[n_direct].mask = htonl(bits == 0 ? 0 : 0xffffffffu << (32 - bits));
-	direct[n_direct].net &= direct[n_direct].mask;
+	if (take_prefix("direct", part, &direct[n_direct]) != 0)
+		return -1;
 	n_direct++;
 	return 0;
 }
@@ -152,23 +163,46 @@ take_u32(const char *key, uint32_t least, uint32_t most, uint32_t *number)
 	return 0;
 }
 
+/* Which host has which ports follows from its address alone (RFC 7422). */
+static int
+take_blocks(void)
+{
+	const char *prefix = dps_arg(env, "hosts");
+	char need[32], room[32];
+
+	if (take_u32("block", DPS_PLUGIN_BUCKETS, 65536 - DPS_PLUGIN_BUCKETS, &block) != 0)
+		return -1;
+	if ((prefix == NULL) != (block == 0))
+		return refuse(env, "%s needs %s too", prefix == NULL ? "block" : "hosts",
+			      prefix == NULL ? "hosts, the prefix of those that have a block" :
+					       "block, how many ports each of them has");
+	if (prefix == NULL)
+		return 0;
+	if (take_prefix("hosts", prefix, &hosts) != 0)
+		return -1;
+	/* Each such range has one port for each bucket. */
+	if (block % DPS_PLUGIN_BUCKETS != 0 || first_port % DPS_PLUGIN_BUCKETS != 0)
+		return refuse(env, "%s is no multiple of 512%s", block % DPS_PLUGIN_BUCKETS != 0 ? "block" : "first_port",
+			      ": a bucket would have more ports of a host than another");
+	per_address = (last_port + 1 - first_port) / block;
+	snprintf(need, sizeof(need), "%llu", (unsigned long long)~ntohl(hosts.mask) + 1);
+	snprintf(room, sizeof(room), "%u", per_address * n_addresses);
+	return (unsigned long long)~ntohl(hosts.mask) + 1 <= per_address * n_addresses ? 0 :
+		       refuse(env, "hosts: it has %s addresses, and there are %s blocks: give smaller blocks, or more "
+			      "outside addresses", need, room);
+}
+
 static int
 take_args(void)
 {
 	static const char *const known[] = {
 		"inside", "outside", "address", "next", "direct", "unknown", "first_port", "last_port",
-		"tcp_open", "tcp", "udp", "icmp",
+		"tcp_open", "tcp", "udp", "icmp", "hosts", "block", "limit", NULL,
 	};
 	const char *next = dps_arg(env, "next"), *unknown = dps_arg(env, "unknown");
 
-	for (uint32_t i = 0; i < env->n_args; i++) {
-		uint32_t k = 0;
-
-		while (k < sizeof(known) / sizeof(known[0]) && strcmp(env->arg_keys[i], known[k]) != 0)
-			k++;
-		if (k == sizeof(known) / sizeof(known[0]))
-			return refuse(env, "it has no argument \"%s\"%s", env->arg_keys[i], "");
-	}
+	if (take_known(env, known) != 0)
+		return -1;
 	if (take_port(env, "inside", &inside_port) != 0 || take_port(env, "outside", &outside_port) != 0)
 		return -1;
 	if (inside_port == outside_port)
@@ -183,8 +217,10 @@ take_args(void)
 	    take_u32("tcp_open", 1, 1000000, &life_open) != 0 ||
 	    take_u32("tcp", 1, 1000000, &life_tcp) != 0 ||
 	    take_u32("udp", 1, 1000000, &life_udp) != 0 ||
-	    take_u32("icmp", 1, 1000000, &life_icmp) != 0)
+	    take_u32("icmp", 1, 1000000, &life_icmp) != 0 ||
+	    take_u32("limit", 1, DPS_PLUGIN_BUCKETS * BINDINGS, &limit) != 0 || take_blocks() != 0)
 		return -1;
+	limit = (limit + DPS_PLUGIN_BUCKETS - 1) / DPS_PLUGIN_BUCKETS;
 	passes_unknown = unknown != NULL && strcmp(unknown, "pass") == 0;
 	if (unknown != NULL && !passes_unknown && strcmp(unknown, "drop") != 0)
 		return refuse(env, "unknown: \"%s\" is neither drop nor pass%s", unknown, "");
@@ -307,21 +343,66 @@ seated(void *state, const struct dps_env *e)
 
 /* --- bindings ------------------------------------------------------------------------------------- */
 
+/* The number of a host that has a block. */
+static inline uint32_t
+host_number(uint32_t inside)
+{
+	return ntohl(inside & ~hosts.mask);
+}
+
+static inline int
+has_block(uint32_t inside)
+{
+	return (inside & hosts.mask) == hosts.net;
+}
+
+/* All flows of a host inside have the same outside address (RFC 4787, REQ-2). */
+static inline uint8_t
+address_for(uint32_t inside)
+{
+	if (n_addresses == 1)
+		return 0;
+	if (block != 0)
+		return (uint8_t)(has_block(inside) ? host_number(inside) / per_address : 0);
+	return (uint8_t)(mix(inside, 0) % n_addresses);
+}
+
+/* The first port of a list, which is sorted, that is not below this one. */
+static uint32_t
+first_from(const uint16_t *list, uint32_t n, uint32_t port)
+{
+	uint32_t from = 0;
+
+	while (from < n) {
+		uint32_t middle = from + (n - from) / 2;
+
+		if (ntohs(list[middle]) < port)
+			from = middle + 1;
+		else
+			n = middle;
+	}
+	return from;
+}
+
 /* An outside port, or identifier, that this remote endpoint has none of; 0: all are in use. */
 static int
 choose(struct bucket *b, struct flow *f, uint32_t bucket)
 {
-	const uint16_t *list = ports;
-	uint32_t n, at;
+	const uint16_t *list = NULL; /* NULL: all, from first_port on */
+	uint32_t n = last_port - first_port + 1, from = 0, number, at;
 
 	if (is_with_ports(f->protocol)) {
 		uint32_t class = bucket ^ dps_bucket(hash_of(f->protocol, f->remote, f->remote_port,
 							     addresses[f->address], 0));
 
-		list += classes[class];
+		list = ports + classes[class];
 		n = classes[class + 1] - classes[class];
-	} else {
-		n = last_port - first_port + 1;
+	}
+	if (block != 0) {
+		number = host_number(f->inside) % per_address;
+		at = first_port + number * block;
+		from = list == NULL ? number * block : first_from(list, n, at);
+		n = list == NULL ? block : first_from(list, n, at + block) - from;
 	}
 	if (n == 0)
 		return 0;
@@ -330,7 +411,7 @@ choose(struct bucket *b, struct flow *f, uint32_t bucket)
 	at = mix(f->inside, (uint64_t)f->inside_port << 8 | f->protocol) % n;
 	/* A bucket has fewer bindings than this, so one of so many is free. */
 	for (uint32_t i = 0; i < n && i <= BINDINGS && !is_damaged; i++, at = at + 1 == n ? 0 : at + 1) {
-		f->outside_port = list[at];
+		f->outside_port = list == NULL ? htons((uint16_t)(first_port + from + at)) : list[from + at];
 		if (find(b, f, BY_OUTSIDE, env->now) == NULL &&
 		    forward_of(forwards, 0, addresses[f->address], f->outside_port, f->protocol) == NULL)
 			return 1;
@@ -455,13 +536,6 @@ address_index(uint32_t address)
 		if (addresses[i] == address)
 			return (int)i;
 	return -1;
-}
-
-/* All flows of a host inside have the same outside address (RFC 4787, REQ-2). */
-static inline uint8_t
-address_for(uint32_t inside)
-{
-	return (uint8_t)(n_addresses == 1 ? 0 : mix(inside, 0) % n_addresses);
 }
 
 static inline int
@@ -605,6 +679,12 @@ bind_outward(struct dps_packet *p, struct flow *f, const uint8_t *l4, struct pla
 	*verdict = dps_drop(NO_BINDING);
 	if (f->protocol == TCP && (!opens || (l4[13] & ACK) != 0))
 		return NULL;
+	*verdict = dps_drop(NO_BLOCK);
+	if (!is_fixed && block != 0 && !has_block(f->inside))
+		return NULL;
+	*verdict = dps_drop(LIMIT);
+	if (!is_fixed && limit != 0 && has_as_many(b, f->inside, limit, env->now))
+		return NULL;
 	*verdict = dps_drop(NO_PORT);
 	if (is_fixed ? find(b, f, BY_OUTSIDE, env->now) != NULL : !choose(b, f, bucket)) {
 		if (is_damaged)
@@ -647,17 +727,21 @@ static struct binding *
 bind_inward(struct bucket *b, struct flow *f, const uint8_t *l4, struct places *places, uint16_t *verdict)
 {
 	struct binding *e = find(b, f, BY_OUTSIDE, env->now);
+	int opens = f->protocol == TCP && (l4[13] & (SYN | ACK | RST | FIN)) == SYN;
 	const struct forward *t;
 	uint32_t place;
 
 	*verdict = dps_drop(DAMAGED);
-	if (e != NULL || is_damaged)
+	if (is_damaged || (e != NULL && !(opens && (e->kind & FROM_OUTSIDE) != 0 && (e->life & CLOSED) == CLOSED)))
 		return e;
+	/* A connection anew, with the ports of one that is closed, goes by the table as it is now. */
 	t = forward_of(forwards, 0, addresses[f->address], f->outside_port, f->protocol);
+	if (e != NULL && t != NULL && t->inside == e->inside && t->inside_port == e->inside_port)
+		return e;
 	*verdict = dps_drop(NO_BINDING);
 	if (t == NULL)
 		*verdict = places->most == 1 ? unknown() : dps_drop(HAIRPIN);
-	if (t == NULL || (f->protocol == TCP && (l4[13] & (SYN | ACK | RST | FIN)) != SYN))
+	if (t == NULL || (f->protocol == TCP && !opens))
 		return NULL;
 	f->inside = t->inside;
 	f->inside_port = t->inside_port;
@@ -898,5 +982,6 @@ const struct dps_plugin dps_plugin = {
 	.table_apply = forward_apply,
 	.table_layout = 1,
 	/* Not to what it is asked to translate, or not known: no fault of the version. */
-	.policy = 1u << NO_BINDING | 1u << NOT_OURS | 1u << HAIRPIN,
+	.policy = 1u << NO_BINDING | 1u << NOT_OURS | 1u << HAIRPIN | 1u << NO_BLOCK |
+		  1u << LIMIT,
 };

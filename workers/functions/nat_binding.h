@@ -7,7 +7,7 @@
  *
  * What adds a binding is touched before: the line that has the heads of both chains, and the bits that say which
  * places are used. The place itself is not: nothing reads one that is not used. What a worker other than ours may
- * have left there is not believed: a walk along a chain ends after as many steps as there are places.
+ * have left there is not believed: a walk along a chain ends after as many steps as there are places, and cuts the chain.
  */
 
 #include "headers.h"
@@ -54,6 +54,7 @@ struct bucket {
 	uint64_t used[WORDS];
 	uint16_t heads[LINES][2][HEADS];
 	struct binding binding[BINDINGS];
+	uint8_t tag[BINDINGS];  /* 8 bits of a hash of the host inside */
 };
 _Static_assert(sizeof(struct bucket) <= DPS_PLUGIN_BUCKET_STATE, "a bucket's state has a limit");
 _Static_assert(sizeof(((struct bucket *)0)->heads[0]) <= DPS_PLUGIN_TOUCH_BYTES, "one touch is enough");
@@ -74,7 +75,7 @@ struct flow {
 };
 
 static uint32_t n_addresses;    /* outside */
-static int is_damaged;          /* a chain of the packet in hand led to no place, or had no end */
+static int is_damaged;          /* a chain of the packet in hand led to no place, or had no end: it is dropped */
 
 /* The units until an end that is at most 104 days off; what has ended has 0 or less. */
 static inline int32_t
@@ -108,6 +109,22 @@ is_of(const struct binding *e, const struct flow *f, int by)
 	       ((e->kind & (FIXED | ELSEWHERE)) != 0 ? e->address < n_addresses : e->address == f->address);
 }
 
+/* Cuts a chain where it leads out of the state, or to a binding that it has led to before. */
+static void
+mend(struct bucket *b, const struct flow *f, int by)
+{
+	uint16_t *link = &line_of(b, f)[head_of(f, by)];
+	uint64_t seen[WORDS] = { 0 };
+
+	while (*link != 0 && *link <= BINDINGS && (seen[(*link - 1u) / 64] >> (*link - 1u) % 64 & 1) == 0) {
+		seen[(*link - 1u) / 64] |= 1ull << (*link - 1u) % 64;
+		link = &b->binding[*link - 1].next[by];
+	}
+	dps_touch(link, sizeof(*link));
+	*link = 0;
+	is_damaged = 1;
+}
+
 /* The binding of a flow, unless its time is over: such a one is not there, and is never revived. */
 static struct binding *
 find(struct bucket *b, const struct flow *f, int by, uint64_t now)
@@ -118,7 +135,7 @@ find(struct bucket *b, const struct flow *f, int by, uint64_t now)
 		struct binding *e;
 
 		if (at > BINDINGS || n == BINDINGS) {
-			is_damaged = 1;
+			mend(b, f, by);
 			return NULL;
 		}
 		e = &b->binding[at - 1];
@@ -127,6 +144,34 @@ find(struct bucket *b, const struct flow *f, int by, uint64_t now)
 		at = e->next[by];
 	}
 	return NULL;
+}
+
+static inline uint8_t
+tag_of(uint32_t inside)
+{
+	return (uint8_t)mix(inside, 1);
+}
+
+/* Has a host so many bindings in this bucket? Those of forwards, and what is over, are not counted. */
+static int
+has_as_many(const struct bucket *b, uint32_t inside, uint32_t many, uint64_t now)
+{
+	const uint64_t ones = 0x0101010101010101ull, wanted = ones * tag_of(inside);
+	uint32_t n = 0;
+
+	for (uint32_t place = 0; place < BINDINGS && n < many; place += 8) {
+		uint64_t differ;
+
+		memcpy(&differ, &b->tag[place], 8);
+		differ ^= wanted;
+		/* A byte of 0, and perhaps one behind such a byte. */
+		if (((differ - ones) & ~differ & ones << 7) == 0)
+			continue;
+		for (uint32_t i = place; i < place + 8; i++)
+			n += (b->used[i / 64] >> i % 64 & 1) != 0 && b->binding[i].inside == inside &&
+			     (b->binding[i].kind & (FIXED | ELSEWHERE)) == 0 && left(b->binding[i].life, now) > 0;
+	}
+	return n >= many;
 }
 
 /* Touches the bits of `n` places that are free, within the first `words`. 0: there are none. */
@@ -166,6 +211,7 @@ add(struct bucket *b, uint32_t place, const struct flow *f)
 	*e = (struct binding){ .inside = f->inside, .remote = f->remote, .inside_port = f->inside_port,
 			       .remote_port = f->remote_port, .outside_port = f->outside_port,
 			       .kind = f->kind | f->protocol, .address = f->address };
+	b->tag[place] = tag_of(f->inside);
 	link_to(b, place, f, BY_INSIDE);
 	if ((f->kind & ELSEWHERE) == 0)
 		link_to(b, place, f, BY_OUTSIDE);
@@ -221,6 +267,7 @@ migrate_bindings(const void *old, uint32_t old_size, uint32_t old_version, void 
 		if ((from->used[place / 64] >> place % 64 & 1) == 0)
 			continue;
 		b->binding[place] = *e;
+		b->tag[place] = tag_of(e->inside);
 		b->used[place / 64] |= 1ull << place % 64;
 		link_to(b, place, &f, BY_INSIDE);
 		link_to(b, place, &f, BY_OUTSIDE);
