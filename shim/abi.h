@@ -430,10 +430,10 @@ struct dps_group_view {
 	uint8_t owner[DPS_BUCKETS]; // member that has it, DPS_NO_SLOT: none
 };
 
-// Where the bytes of a pool's packets lie, and nothing else.
+// Where the bytes of a pool's packets lie, and nothing else, unless a driver wants headers among them.
 struct dps_room {
 	uint64_t at;                // offset from dps_ctl.base
-	uint64_t len;               // bytes, 0: they lie among the headers, all over the pool
+	uint64_t len;               // bytes
 };
 
 // What plugins look at while packets flow. Written by the primary alone, while workers run, and read by

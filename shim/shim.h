@@ -45,6 +45,8 @@ struct dps_pool_conf {
 	uint32_t cache;
 	int32_t numa;
 	uint64_t page_size;         // bytes
+	uint32_t whole;             // 1: bytes lie among the headers, for drivers that look for them there
+	uint32_t pad;
 };
 
 struct dps_pool_stats {

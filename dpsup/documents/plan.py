@@ -24,6 +24,7 @@ class Pool(TypedDict):
     cache: Annotated[int, "mbufs that each io core keeps back"]
     numa: Annotated[int, "its NUMA node"]
     page_size: Annotated[int, "bytes of its hugepages"]
+    apart: Annotated[bool, "bytes lie apart from mbuf headers: workers may write those alone"]
 
 
 class Port(TypedDict):

@@ -31,6 +31,7 @@ class PoolPlan:
     cache: int  # mbufs kept back by each io core
     numa: int
     page_size: int  # bytes
+    apart: bool = True  # bytes from headers, which workers may not write then
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from dpsup.plan.paths import keys_dir, quarantine_dir, runtime_dir, tables_dir
 from dpsup.plan.reserve import settled
 from dpsup.topology import chains
 from dpsup.topology.bus import IPC
-from dpsup.topology.model import Group, Probe, Topology
+from dpsup.topology.model import Group, Port, Probe, Topology
 from dpsup.topology.values import DeclaredTable
 
 if TYPE_CHECKING:
@@ -43,7 +43,15 @@ def make_plan(topology: Topology, host: Host, generation: int = 1) -> Plan:
         for i, (core, n) in enumerate(cores)
     )
     pools = tuple(
-        PoolPlan(name, pool.mbufs, pool.data_room, pool.cache, pool.numa, pool.page_size)
+        PoolPlan(
+            name,
+            pool.mbufs,
+            pool.data_room,
+            pool.cache,
+            pool.numa,
+            pool.page_size,
+            apart=all(_follows(p, host) for p in topology.ports if p.mempool == name),
+        )
         for name, pool in topology.mempools.items()
     )
     memory, by_node = memory_plan(topology, host)
@@ -216,6 +224,21 @@ def args_of(group: Group, directory: str) -> tuple[tuple[str, str], ...]:
     if not group.tables and not group.control:
         return (*group.args, *files)
     return (*group.args, *files, (limits.TABLES, f"{directory}/tables/{group.name}"))
+
+
+# Their drivers, or those of devices that they consist of, register the memory of a port's pool with
+# the kernel or the NIC, which then knows packets there alone.
+_REGISTER = ("net_af_xdp", "net_bonding", "net_failsafe", "net_vdev_netvsc")
+_BYPASS = ("", "vfio-pci", "uio_pci_generic", "igb_uio")
+
+
+def _follows(port: Port, host: Host) -> bool:
+    """Does its driver follow an mbuf's buf_addr, wherever that lies? A NIC that keeps its kernel's
+    driver (mlx5_core, mana) does not."""
+    if port.vdev:
+        return driver_of(port.device, host) not in _REGISTER
+    device = host.pci.get(port.device)
+    return device is None or device.driver in _BYPASS
 
 
 def _ports(topology: Topology, host: Host) -> tuple[PortPlan, ...]:

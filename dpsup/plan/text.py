@@ -41,7 +41,8 @@ def _paragraphs(plan: Plan) -> Iterator[tuple[str, str]]:
         yield (
             "mempool",
             f"{pool.name}: {pool.mbufs} mbufs of {pool.data_room} bytes, cache {pool.cache}, "
-            f"NUMA node {pool.numa}",
+            f"NUMA node {pool.numa}"
+            + ("" if pool.apart else ", bytes among headers: its driver wants them there"),
         )
     queues = len(plan.io)
     for port in plan.ports:

@@ -211,6 +211,7 @@ class Layout:
         conf.name = pool["name"].encode()
         for key in ("mbufs", "data_room", "cache", "numa", "page_size"):
             setattr(conf, key, pool[key])
+        conf.whole = not pool.get("apart", True)
         check(
             "pool_create",
             lib.dps_pool_create(conf),

@@ -15,26 +15,31 @@
 
 #include "primary.h"
 
-// Headers, in a zone on pages of 1 GiB: EAL picks among its page sizes by itself unless told.
-static int
-populate_zone(struct rte_mempool *mp, const char *of, uint32_t elt)
+// All objects of a pool, in a zone of their own.
+static const struct rte_memzone *
+populate_zone(struct rte_mempool *mp, const char *of, unsigned int flags, int *ret)
 {
+	size_t len = (size_t)mp->size * (mp->header_size + mp->elt_size + mp->trailer_size);
 	const struct rte_memzone *mz;
-	struct rte_mempool_objsz size;
 	char name[RTE_MEMZONE_NAMESIZE];
-	int ret;
 
-	rte_mempool_calc_obj_size(elt, mp->flags, &size);
+	// Objects do not cross pages where a device sees physical addresses: some more.
+	len = RTE_ALIGN(len + len / 64 + RTE_CACHE_LINE_SIZE, (size_t)DPS_SLOT_PAGE);
 	snprintf(name, sizeof(name), "dps_%.24s", of);
-	mz = rte_memzone_reserve_aligned(name, (size_t)mp->size * size.total_size + RTE_CACHE_LINE_SIZE,
-					 mp->socket_id, RTE_MEMZONE_1GB, RTE_CACHE_LINE_SIZE);
-	if (mz == NULL)
-		return -rte_errno;
+	mz = rte_memzone_reserve_aligned(name, len, mp->socket_id, flags, DPS_SLOT_PAGE);
+	if (mz == NULL) {
+		*ret = -rte_errno;
+		return NULL;
+	}
 	// IOVA as VA: the zone is one run of addresses whatever its pages.
-	ret = rte_mempool_populate_virt(mp, mz->addr, mz->len, mz->hugepage_sz, NULL, NULL);
-	if (ret < (int)mp->size)
+	*ret = rte_mempool_populate_virt(mp, mz->addr, mz->len, mz->hugepage_sz, NULL, NULL);
+	if (*ret < (int)mp->size) {
+		*ret = *ret < 0 ? *ret : -ENOMEM;
 		rte_memzone_free(mz);
-	return ret;
+		return NULL;
+	}
+	*ret = 0;
+	return mz;
 }
 
 static uint32_t
@@ -88,36 +93,80 @@ give_bytes(struct rte_mempool *mp, void *arg, void *object, unsigned int index)
 	b->at += b->room;
 }
 
-// Headers here and bytes there: workers write bytes, and headers are the primary's alone (law 1). To DPDK
-// these are plain mbufs, not ones with a pinned external buffer: those cost some instructions at each free,
-// and drivers that write ol_flags as a whole lose the flag that says so. What differs is that no mbuf can
-// be found from its buffer, which only rte_pktmbuf_attach needs: nothing here clones a packet.
 static struct rte_mempool *
-create_apart(const struct dps_pool_conf *conf, const struct rte_memzone *zone, unsigned int flags)
+create_empty(const struct dps_pool_conf *conf, uint32_t elt)
 {
 	struct rte_pktmbuf_pool_private priv = { .mbuf_data_room_size = conf->data_room };
-	struct bytes bytes = { zone, 0, room_of(conf) };
-	uint32_t elt = sizeof(struct rte_mbuf);
 	struct rte_mempool *mp;
-	int ret;
 
 	mp = rte_mempool_create_empty(conf->name, conf->mbufs, elt, conf->cache, sizeof(priv),
 				      conf->numa, 0);
 	if (mp == NULL)
 		return NULL;
-	ret = rte_mempool_set_ops_byname(mp, POOL_OPS, NULL);
-	if (ret == 0) {
-		rte_pktmbuf_pool_init(mp, &priv);
-		ret = flags != 0 ? populate_zone(mp, conf->name, elt) : rte_mempool_populate_default(mp);
-		ret = ret < (int)conf->mbufs ? (ret < 0 ? ret : -ENOMEM) : 0;
-	}
-	if (ret != 0) {
+	if (rte_mempool_set_ops_byname(mp, POOL_OPS, NULL) != 0) {
 		rte_mempool_free(mp);
-		rte_errno = -ret;
+		rte_errno = ENOTSUP;
 		return NULL;
 	}
-	rte_mempool_obj_iter(mp, give_bytes, &bytes);
+	rte_pktmbuf_pool_init(mp, &priv);
 	return mp;
+}
+
+// Headers here and bytes there: workers write bytes, and headers are the primary's alone (law 1). To DPDK
+// these are plain mbufs, not ones with a pinned external buffer: those cost some instructions at each free,
+// and drivers that write ol_flags as a whole lose the flag that says so. What differs is that no mbuf can
+// be found from its buffer, which only rte_pktmbuf_attach needs: nothing here clones a packet.
+static int
+create_apart(const struct dps_pool_conf *conf, unsigned int flags, struct rte_mempool **mp,
+	     const struct rte_memzone **zone)
+{
+	struct bytes bytes = { .room = room_of(conf) };
+	int ret;
+
+	*zone = bytes.zone = reserve_bytes(conf, flags);
+	if (*zone == NULL)
+		return -rte_errno;
+	*mp = create_empty(conf, sizeof(struct rte_mbuf));
+	if (*mp == NULL) {
+		ret = -rte_errno;
+		goto free_zone;
+	}
+	if (flags != 0) {
+		populate_zone(*mp, conf->name, flags, &ret);
+	} else {
+		ret = rte_mempool_populate_default(*mp);
+		ret = ret < 0 ? ret : ret < (int)conf->mbufs ? -ENOMEM : 0;
+	}
+	if (ret != 0)
+		goto free_pool;
+	rte_mempool_obj_iter(*mp, give_bytes, &bytes);
+	return 0;
+
+free_pool:
+	rte_mempool_free(*mp);
+free_zone:
+	rte_memzone_free(*zone);
+	return ret;
+}
+
+// As DPDK lays pools out: some drivers register a pool's memory, and know no other (dpsup/plan/place.py).
+// Workers may write all of it.
+static int
+create_whole(const struct dps_pool_conf *conf, unsigned int flags, struct rte_mempool **mp,
+	     const struct rte_memzone **zone)
+{
+	int ret;
+
+	*mp = create_empty(conf, sizeof(struct rte_mbuf) + conf->data_room);
+	if (*mp == NULL)
+		return -rte_errno;
+	*zone = populate_zone(*mp, conf->name, flags, &ret);
+	if (*zone == NULL) {
+		rte_mempool_free(*mp);
+		return ret;
+	}
+	rte_mempool_obj_iter(*mp, rte_pktmbuf_init, NULL);
+	return 0;
 }
 
 int
@@ -127,19 +176,13 @@ dps_pool_create(const struct dps_pool_conf *conf)
 	struct primary *p = &the_primary;
 	const struct rte_memzone *zone;
 	struct rte_mempool *mp;
+	int ret;
 
 	if (p->n_pools == DPS_MAX_POOLS)
 		return -ENOSPC;
-	zone = reserve_bytes(conf, flags);
-	if (zone == NULL)
-		return rte_errno ? -rte_errno : -ENOMEM;
-	mp = create_apart(conf, zone, flags);
-	if (mp == NULL) {
-		int ret = rte_errno ? -rte_errno : -ENOMEM;
-
-		rte_memzone_free(zone);
+	ret = conf->whole ? create_whole(conf, flags, &mp, &zone) : create_apart(conf, flags, &mp, &zone);
+	if (ret != 0)
 		return ret;
-	}
 	p->bytes[p->n_pools] = zone;
 	p->pool[p->n_pools] = mp;
 	return p->n_pools++;

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness import NULL, Run, wait_for
@@ -25,6 +24,19 @@ state = 64
 bucket_state = 64
 tables = { routes = { kind = "ipv4", entries = 1000, learn = true } }
 """
+
+# A port of net_af_xdp, whose interface is not there, wants a pool with headers among bytes.
+TWO_POOLS = NULL.replace('"net_null1"', '"net_null1"\nmempool = "whole"').replace(
+    "[[io]]",
+    """[[ports]]
+name = "xdp"
+vdev = "net_af_xdp0,iface=nosuch0"
+mempool = "whole"
+required = false
+[mempools.whole]
+mbufs = 8191
+[[io]]""",
+)
 
 Pages = set[tuple[str, int]]  # the mapping's name, and the address of a page in it
 
@@ -54,9 +66,10 @@ def of_hugepages(found: Pages) -> set[int]:
 def test_what_workers_may_write(instance: Run) -> None:
     """Its slot with its lanes and state, its group's state of buckets, packets' bytes, its sitter,
     its lines beside its group's tables. A spare: packets' bytes and its sitter."""
-    instance.start(NULL + MORE)
+    instance.start(TWO_POOLS + MORE)
+    wait_for(lambda: all(p["rx_packets"] for p in instance.status()["ports"] if p["name"] != "xdp"))
     program = build_step(instance.folder / "step")
-    workers = [w["pid"] for w in wait_for(lambda: ready(instance)) if w["state"] == "running"]
+    workers = wait_for(lambda: ready(instance))
     (spare,) = spare_pids(instance)
     mine = {}
     for pid in workers:
@@ -80,17 +93,15 @@ def test_what_workers_may_write(instance: Run) -> None:
     # The seed, of which they are forks, may write all of it.
     everything = written(parent_of(workers[0]))
     others = everything - {page for page in everything if "map_" in page[0]}
-    print(
-        f"{len(of_hugepages(everything)) * 2} MiB of hugepages and {len(others) * 4} KiB, of which"
-    )
+    print(f"{len(of_hugepages(everything)) * 2} MiB of hugepages and {len(others) * 4} KiB:")
     print(f"of these a worker writes {len(expected) * 2} MiB and {len(small) * 4} KiB:")
     for name, place in places.items():
         print(f"  {name}: {len(pages(place, HUGE)) * 2} MiB")
     assert of_hugepages(everything) > expected
 
 
-def ready(instance: Run) -> list[dict[str, Any]]:
-    doc = instance.status()
-    (group,) = doc["groups"]
-    is_whole = doc["state"] == "running" and group["spares_ready"] == 1
-    return group["workers"] if is_whole else []
+def ready(instance: Run) -> list[int]:
+    """The pids of two workers, once there is a spare too."""
+    (group,) = instance.status()["groups"]
+    found = [w["pid"] for w in group["workers"] if w["state"] == "running"]
+    return found if len(found) == 2 and group["spares_ready"] == 1 else []

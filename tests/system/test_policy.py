@@ -153,11 +153,11 @@ static uint16_t packet(void *state, struct dps_packet *p)
 	(void)state;
 	for (volatile int i = 0; i < 200000; i++)
 		;
-	if (++seen == 1000 && me->slot == 0 && open("FILE.once", O_CREAT | O_EXCL, 0600) >= 0) {
+	if (++seen == 1000 && me->slot == 0 && open("GO.once", O_CREAT | O_EXCL, 0600) >= 0) {
 		struct dps_ctl *ctl = find_ctl();
 		struct dps_slot *slot;
 
-		while (access("FILE", F_OK) != 0)
+		while (access("GO", F_OK) != 0)
 			usleep(1000);
 		slot = (void *)(uintptr_t)(ctl->base + ctl->slot[0]);
 		((struct dps_lane *)((char *)slot + slot->lanes[0]))->done += 100000;
@@ -179,7 +179,7 @@ def test_a_corrupt_slot_is_given_up_without_a_supervisor(
     """What it had is lost by name; everything else goes on."""
     save(instance.folder / "wan.in.pcap", packets)
     go = instance.folder / "go"
-    plugin = build(instance.folder, WILD.replace("FILE", str(go)))
+    plugin = build(instance.folder, WILD.replace("GO", str(go)))
     more = NO_SPARES + 'health = { stall_after = "60s" }\n' + FREE
     job = Job(instance, pcap_port() + IO + group(str(plugin), 2, more=more))
     # Without buckets of its own it would have no packet to break anything at.

@@ -155,6 +155,33 @@ def test_quarantine_folder(env: dict[str, str], root: bool, key: str, folder: st
     assert plan_of(text, env=env, is_root=root, uid=0 if root else 7).quarantine_dir == folder
 
 
+@pytest.mark.parametrize(
+    ("vdev", "kernel_driver", "apart"),
+    [
+        ("net_null0", "", True),
+        ("net_af_xdp0,iface=eth0", "", False),
+        ("net_bonding0,mode=1", "", False),
+        ("", "vfio-pci", True),
+        ("", "", True),
+        ("", "mlx5_core", False),
+    ],
+)
+def test_headers_lie_apart_where_the_driver_does_not_mind(
+    vdev: str, kernel_driver: str, apart: bool
+) -> None:
+    text = MINIMAL
+    if vdev:
+        text = text.replace("net_null0", vdev)
+    else:
+        text = text.replace('vdev = "net_null0"', 'pci = "0000:3b:00.0"')
+    # Another pool's packets are nothing to it.
+    text += "\n[mempools.other]\n"
+    pmds = {name: "" for name in ("net_null", "net_af_xdp", "net_bonding")}
+    plan = plan_of(text, pmds=pmds, pci={"0000:3b:00.0": PciDevice(0, kernel_driver)})
+    assert [pool.apart for pool in plan.pools] == [apart, True]
+    assert ("its driver wants them there" in " ".join(format_plan(plan).split())) is not apart
+
+
 def test_memory_holds_what_was_measured() -> None:
     # DPDK 22.11: 16,383 headers of 3 lines of 64 bytes, and as many rooms of 35, for 2,176 bytes.
     assert 16383 * (192 + 2240) < pool_bytes(Mempool()) < 43 * MIB
