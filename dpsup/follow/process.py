@@ -21,10 +21,11 @@ from typing import Any
 from dpsup.errors import DpsupError
 from dpsup.follow import kernel
 from dpsup.follow.wanted import Follower, State, Step, Tables, Text, unresolved
-from dpsup.host import process, tap
+from dpsup.host import process, rights, tap
 from dpsup.host.routing import Routing
 from dpsup.instance.client import Instance, read_plan
 from dpsup.instance.runtime_dir import Runtime
+from dpsup.plan import rights as of
 
 NAMES = ("neighbours", "neighbours6", "hops", "ecmp", "routes", "routes6")
 BYTES = 44 << 10  # of a request: bus.messages' limit is above it
@@ -218,6 +219,7 @@ def main(argv: list[str]) -> int:
     process.ignore_terminal()
     where = Runtime(path, name)
     plan = json.loads(json.dumps(read_plan(where)))
+    rights.keep(of.mask(of.follow(plan)))
     process.pin(tuple(plan["supervisor_cores"]))
     with contextlib.suppress(BrokenPipeError):
         os.write(notify, b"READY\n")

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:  # start-up
+    from dpsup.documents.plan import Plan as Document
 
 # How long a slot stands empty before the primary gives its buckets to other workers by itself
 # (shim/recovery/caretaker.c): far above what a supervisor that lives takes to answer.
@@ -152,3 +156,8 @@ class Plan:
     n_slots: int
     memory: MemoryPlan
     metrics_listen: str = ""  # "127.0.0.1:9464"; "": metrics are not served
+
+
+def document(plan: Plan) -> Document:
+    """A plan as other processes read it."""
+    return cast("Document", asdict(plan))
