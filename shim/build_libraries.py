@@ -2,7 +2,8 @@
 """Emit `dpsup._libraries`: what Python calls in C libraries that are loaded by name.
 
 cffi's ABI mode, prepared at build time: the parser would cost each start 0.1 s. The declarations
-are those of prctl(2), setns(2), syscall(2), free(3), <seccomp.h>, <pcap/pcap.h> and <pcap/bpf.h>.
+are those of prctl(2), setns(2), syscall(2), capget(2), free(3), <seccomp.h>, <pcap/pcap.h> and
+<pcap/bpf.h>.
 """
 
 import sys
@@ -15,6 +16,11 @@ int prctl(int option, unsigned long, unsigned long, unsigned long, unsigned long
 int setns(int fd, int type);
 long syscall(long number, unsigned long, unsigned long, unsigned long);
 void free(void *);
+
+struct capability_head { unsigned int version; int pid; };
+struct capability_set { unsigned int effective, permitted, inheritable; };
+int capget(struct capability_head *, struct capability_set *);
+int capset(struct capability_head *, struct capability_set *);
 
 unsigned int seccomp_arch_native(void);
 char *seccomp_syscall_resolve_num_arch(unsigned int arch, int number);

@@ -22,6 +22,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "confine.h"
 #include "dpsup_plugin.h"
 #include "object.h"
 
@@ -227,6 +228,7 @@ main(int argc, char **argv)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != atoi(argv[1]))
 		return EXIT_BUILDER_GONE;
+	confine_rights(0, true);
 	// What the plugin prints is for the log.
 	answers = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
 	if (answers < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)

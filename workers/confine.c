@@ -42,38 +42,40 @@ enum {
 // --- rights ---------------------------------------------------------------------------------------
 
 static void
-drop_capabilities(bool all)
+drop_capabilities(uint64_t kept)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct set[_LINUX_CAPABILITY_U32S_3] = { 0 };
 
-	if (all) {
-		for (int cap = 0; cap < CAPS_MOST; cap++)
+	// The bounding set first: to change it is a right too.
+	for (int cap = 0; cap < CAPS_MOST; cap++)
+		if ((kept >> cap & 1) == 0) {
 			prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
-		prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-		syscall(SYS_capset, &head, set);
-		return;
-	}
-	prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0);
+			prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, cap, 0, 0);
+		}
 	if (syscall(SYS_capget, &head, set) != 0)
 		return;
-	set[0].effective &= ~(1u << CAP_SYS_NICE);
-	set[0].permitted &= ~(1u << CAP_SYS_NICE);
-	set[0].inheritable &= ~(1u << CAP_SYS_NICE);
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+		uint32_t part = kept >> (32 * i);
+
+		set[i].effective &= part;
+		set[i].permitted &= part;
+		set[i].inheritable &= part;
+	}
 	syscall(SYS_capset, &head, set);
 }
 
 void
-confine_rights(bool all)
+confine_rights(uint64_t kept, bool ordinary)
 {
 	const struct rlimit none = { 0, 0 };
 
 	// At a priority above all others on a CPU a plugin's loop would keep the warden that is to end it
 	// from running, and the supervisor too.
-	setrlimit(RLIMIT_RTPRIO, &none);
-	drop_capabilities(all);
-	if (all)
-		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	if (ordinary)
+		setrlimit(RLIMIT_RTPRIO, &none);
+	drop_capabilities(kept);
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
 // --- limits ---------------------------------------------------------------------------------------
@@ -262,8 +264,8 @@ confine_calls(bool looks_up, char *why, size_t len)
 	seccomp_release(ctx);
 	if (ret == 0)
 		return 0;
-	snprintf(why, len, "this kernel takes no filter of system calls (%s): without one a plugin may do all "
-		 "that the user may; confine = \"off\" at its group in the topology allows that",
+	snprintf(why, len, "this kernel takes no filter of system calls (%s): without one a plugin "
+		 "may do all that the user may; confine = \"off\" in its group allows that",
 		 strerror(-ret));
 	return -1;
 }

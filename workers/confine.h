@@ -6,11 +6,12 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
-// For good, of the calling thread and those that it creates later: no capability, none to be had by
-// exec, no priority above others'. Called before the first thread is created. `all`: false for a group
-// whose topology says confine = "off": the priority alone.
-void confine_rights(bool all);
+// For good, of the calling thread and those that it creates later: no capabilities but those of `kept`,
+// bit by number, and none to be had by exec. Called before the first thread is created. `ordinary`: no
+// priority above others' either.
+void confine_rights(uint64_t kept, bool ordinary);
 
 // Once the plugin is initialised: no system call but those of confine.c's list, no file, no memory
 // beyond CONFINE_MEMORY more, no core file unless the plugin asked for one. `looks_up`: the plugin is

@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -65,6 +66,7 @@ struct seed {
 	uint64_t primary_start;
 	int32_t primary_pid;
 	uint32_t abi;
+	uint64_t capabilities;                  // that it keeps, bit by number
 	int notify;
 	int listener;
 	int orders;                             // the supervisor's connection, -1: none
@@ -275,7 +277,10 @@ become_worker(struct dps_sitter *me, uint32_t ticket, int log, int notify)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	// Its children are in this group, and end with it: end_group.
 	setsid();
-	confine_rights(seed.shared.ctl->group[me->group % DPS_MAX_GROUPS].confined);
+	if (seed.shared.ctl->group[me->group % DPS_MAX_GROUPS].confined)
+		confine_rights(0, true);
+	else
+		confine_rights(~(1ULL << CAP_SYS_NICE), true);
 	worker_rename(&seed.shared, me->group, me->slot - seed.shared.ctl->group[me->group].first_slot);
 	worker_run(&seed.shared, me, ticket, notify);
 }
@@ -611,6 +616,7 @@ parse(int argc, char **argv)
 		{ "primary-start", required_argument, NULL, 't' },
 		{ "abi", required_argument, NULL, 'a' },
 		{ "notify", required_argument, NULL, 'y' },
+		{ "capabilities", required_argument, NULL, 'c' },
 		{ "python", required_argument, NULL, 'P' },
 		{ "libpython", required_argument, NULL, 'L' },
 		{ NULL, 0, NULL, 0 },
@@ -630,6 +636,7 @@ parse(int argc, char **argv)
 		case 't': seed.primary_start = strtoull(optarg, NULL, 10); break;
 		case 'a': seed.abi = atoi(optarg); break;
 		case 'y': seed.notify = atoi(optarg); break;
+		case 'c': seed.capabilities = strtoull(optarg, NULL, 16); break;
 		case 'P': setenv("DPSUP_PYTHON", optarg, 1); break;     // for python.c
 		case 'L': setenv("DPSUP_LIBPYTHON", optarg, 1); break;
 		default: refuse(DPS_EXIT_USAGE, "unknown option");
@@ -639,7 +646,7 @@ parse(int argc, char **argv)
 	    seed.shared.name == NULL || seed.dpdk_version == NULL || seed.primary_pid <= 0)
 		refuse(DPS_EXIT_USAGE, "this program is started by dpsup, with --socket, "
 		       "--file-prefix, --lcores, --name, --dpdk, --generation, --primary, "
-		       "--primary-start, --abi, --notify, --python, --libpython");
+		       "--primary-start, --abi, --notify, --capabilities, --python, --libpython");
 }
 
 // The copies keep their values when the workers write their title over the arguments.
@@ -675,6 +682,8 @@ main(int argc, char **argv)
 
 	parse(argc, argv);
 	keep_arguments(argc, argv);
+	// EAL's threads, and the workers, have what this one has.
+	confine_rights(seed.capabilities, false);
 	// SIGCHLD is read from a descriptor, by this thread; EAL's threads inherit the mask.
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);

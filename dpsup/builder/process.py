@@ -24,9 +24,10 @@ from dpsup.documents.plan import Plan
 from dpsup.documents.status import Learned
 from dpsup.documents.tables import Changed, TableLines, TableRow, Told
 from dpsup.errors import DpsupError, Exit, NoSuchObject, UsageError
-from dpsup.host import process
+from dpsup.host import process, rights
 from dpsup.instance.runtime_dir import BUILDER, TABLES, TABLES_LOCK
 from dpsup.limits import CONTROL
+from dpsup.plan import rights as of
 from dpsup.tables.fields import Names
 from dpsup.text import suggest
 from dpsup.topology.values import DeclaredTable
@@ -270,6 +271,7 @@ def main(argv: list[str]) -> int:
         return int(Exit.FAILED)
     process.ignore_accidents()
     process.ignore_terminal()
+    rights.keep(of.mask(of.builder()))
     plan: Plan = json.loads(Path(plan_file).read_text())
     process.pin(tuple(plan["supervisor_cores"]))
     directory = Path(plan_file).parent / TABLES

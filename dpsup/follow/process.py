@@ -25,6 +25,7 @@ from dpsup.instance.client import Instance
 from dpsup.instance.entries import Entries
 from dpsup.instance.helper import Said, begin
 from dpsup.instance.runtime_dir import TABLES
+from dpsup.plan import rights
 
 NAMES = ("neighbours", "neighbours6", "hops", "ecmp", "routes", "routes6")
 SETTLE_S = 0.02  # changes come in swarms
@@ -138,7 +139,7 @@ def _turns(known: Kernel, group: Group, said: Said) -> None:
 
 
 def main(argv: list[str]) -> int:
-    if (begun := begin(argv)) is None:
+    if (begun := begin(argv, rights.follow)) is None:
         return 1
     where, group, plan, notify = begun
     said = Said(notify, "the tables are as the kernel has it")

@@ -19,10 +19,11 @@ from dpsup.bus.curve import Pair
 from dpsup.bus.gate import Gate, Known
 from dpsup.bus.guests import Guests
 from dpsup.errors import DpsupError
-from dpsup.host import process
+from dpsup.host import process, rights
 from dpsup.host.users import Users, numbers
 from dpsup.instance.keys import Keys
 from dpsup.instance.runtime_dir import BUS, CONTROL, EVENTS, Runtime
+from dpsup.plan import rights as of
 
 ROOT = 0
 
@@ -134,11 +135,13 @@ def main(argv: list[str]) -> int:
     process.die_with_parent(yes=True)
     process.ignore_accidents()
     process.ignore_terminal()
+    wanted: Wanted = json.loads(words)
+    rights.keep(of.mask(of.gate(wanted["endpoint"])))
     os.nice(10)  # a worker may have to share the supervisor's core: it comes first
     # libzmq aborts where it has no descriptor left; what that shows is known.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        asyncio.run(serve(Runtime(path, name), json.loads(words), int(ready)))
+        asyncio.run(serve(Runtime(path, name), wanted, int(ready)))
     except DpsupError as e:
         os.write(int(ready), f"{e.message}\n".encode())
         return 1

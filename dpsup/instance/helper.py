@@ -7,11 +7,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable, Set
 from typing import Any, NamedTuple
 
-from dpsup.host import process
+from dpsup.documents.plan import Plan
+from dpsup.host import process, rights
 from dpsup.instance.client import read_plan
 from dpsup.instance.runtime_dir import Runtime
+from dpsup.plan import rights as of
 
 
 class Begun(NamedTuple):
@@ -21,8 +24,9 @@ class Begun(NamedTuple):
     notify: int
 
 
-def begin(argv: list[str]) -> Begun | None:
-    """With `RUNTIME_DIR NAME GROUP --notify FD`. None: the supervisor is no more."""
+def begin(argv: list[str], kept: Callable[[Plan], Set[str]]) -> Begun | None:
+    """With `RUNTIME_DIR NAME GROUP --notify FD`. `kept`: the capabilities that it does not give up.
+    None: the supervisor is no more."""
     path, name, group, _, notify_fd = argv
     notify = int(notify_fd)
     process.die_with_parent(yes=True)
@@ -32,6 +36,7 @@ def begin(argv: list[str]) -> Begun | None:
     process.ignore_terminal()
     where = Runtime(path, name)
     plan = json.loads(json.dumps(read_plan(where)))
+    rights.keep(of.mask(kept(plan)))
     process.pin(tuple(plan["supervisor_cores"]))
     say(notify, "READY")
     return Begun(where, group, plan, notify)

@@ -29,10 +29,11 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from dpsup.errors import DpsupError
-from dpsup.host import process
+from dpsup.host import process, rights
 from dpsup.instance import runtime_dir
 from dpsup.instance.client import Instance
 from dpsup.instance.runtime_dir import Runtime
+from dpsup.plan import rights as of
 
 if TYPE_CHECKING:
     from dpsup.documents.plan import Plan
@@ -601,6 +602,7 @@ def main(argv: list[str]) -> int:
     where, parent = Runtime(path, name), os.getppid()
     process.ignore_accidents()
     process.ignore_terminal()
+    rights.keep(of.mask(of.metrics(listen)))
     os.nice(10)  # a worker may have to share the supervisor's core: it comes first
     try:
         server = Server(listen, looker(where))

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:  # start-up
+    from dpsup.documents.plan import Plan as Document
 
 # How long a slot stands empty before the primary gives its buckets to other workers by itself
 # (shim/recovery/caretaker.c): far above what a supervisor that lives takes to answer.
@@ -174,3 +178,8 @@ class Plan:
     bus_keys: str = ""  # the directory of keys
     bus_admin: tuple[str, ...] = ()  # users and "@groups"
     bus_read: tuple[str, ...] = ()
+
+
+def document(plan: Plan) -> Document:
+    """A plan as other processes read it."""
+    return cast("Document", asdict(plan))

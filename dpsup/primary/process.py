@@ -37,8 +37,9 @@ from dpsup.documents.story import (
     Story,
 )
 from dpsup.errors import DpsupError, Exit, ShimError
-from dpsup.host import process
+from dpsup.host import process, rights
 from dpsup.instance.runtime_dir import lock_primary
+from dpsup.plan import rights as of
 from dpsup.primary.audit import Audit
 from dpsup.primary.capture import Capture
 from dpsup.primary.counters import Counters
@@ -461,6 +462,7 @@ def main(argv: list[str]) -> int:
     process.die_with_parent(yes=True)
     if not process.is_read(notify):
         return int(Exit.FAILED)
+    rights.keep(of.mask(of.primary(plan)))
     process.pin(tuple(plan["supervisor_cores"]))
     with contextlib.suppress(OSError):  # a full disk; its pid says the same in most cases
         lock_primary(Path(plan_file).parent)  # until the end of this process

@@ -19,6 +19,7 @@ from dpsup.instance.client import Instance
 from dpsup.instance.entries import Entries
 from dpsup.instance.helper import Said, begin, say
 from dpsup.instance.runtime_dir import TABLES
+from dpsup.plan import rights
 from dpsup.probe.ask import Question, ask
 from dpsup.probe.judge import Change, Judge, addresses_of
 
@@ -84,7 +85,7 @@ def _turns(group: Group, plan: Any, notify: int, said: Said) -> None:
 
 
 def main(argv: list[str]) -> int:
-    if (begun := begin(argv)) is None:
+    if (begun := begin(argv, rights.probe)) is None:
         return 1
     where, group, plan, notify = begun
     (its,) = (one["probe"] for one in plan["groups"] if one["name"] == group)

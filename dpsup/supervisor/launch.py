@@ -25,13 +25,14 @@ from dpsup.bus.messages import as_error
 from dpsup.check.captures import promised
 from dpsup.check.topology import prepare
 from dpsup.errors import DpsupError, Exit, TimedOut, UsageError
-from dpsup.host import process, tap
+from dpsup.host import process, rights, tap
 from dpsup.host.machine import Host, read_host
 from dpsup.instance import plugins, remains, runtime_dir
 from dpsup.instance.client import connect, find, running
 from dpsup.instance.far import Far
 from dpsup.instance.runtime_dir import Runtime
-from dpsup.plan.model import Plan, PortPlan
+from dpsup.plan import rights as of
+from dpsup.plan.model import Plan, PortPlan, document
 from dpsup.plan.place import make_plan
 from dpsup.supervisor import adopt, systemd
 from dpsup.supervisor.policy import Ending, History, Policy, Verdict, decide
@@ -289,6 +290,13 @@ def _host_for(left: Runtime | None, host: Host) -> Host:
     return host.with_free(memory.page_size, memory.pages_needed)
 
 
+def _give_up_rights(*plans: Plan | None) -> None:
+    """All that neither of these needs: of the file, and of what may be adopted."""
+    kept = [of.supervisor(document(plan)) for plan in plans if plan is not None]
+    if kept:
+        rights.keep(of.mask(frozenset().union(*kept)))
+
+
 def _run(
     file: str,
     name: str | None,
@@ -327,6 +335,7 @@ def _run(
     except BaseException:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise
+    _give_up_rights(now, adopt.recorded_plan(left) if left is not None else None)
     voice = _Voice()
     plan: Plan | None = None  # of what runs, or ran
     stays = False  # the data plane, when this supervisor leaves

@@ -21,6 +21,8 @@ from dpsup.documents.story import Locks
 from dpsup.errors import DpsupError
 from dpsup.host import process, python
 from dpsup.instance.runtime_dir import SEED
+from dpsup.plan import rights as of
+from dpsup.plan.model import document
 from dpsup.supervisor.children import Children, refusal
 from dpsup.supervisor.core import QUIT_S, Actions, Core, at_once
 from dpsup.supervisor.model import Child, Model
@@ -78,6 +80,7 @@ class Attach:
             "--primary": str(hello["pid"]),
             "--primary-start": str(hello["start"]),
             "--abi": str(hello["abi"]),
+            "--capabilities": f"{of.mask(of.seed(document(plan))):x}",
             "--python": sys.executable,
             "--libpython": python.library(),
         }

@@ -135,7 +135,7 @@ main(int argc, char **argv)
 	if (argc < 2)
 		return 2;
 	call = argv[1];
-	confine_rights(true);
+	confine_rights(0, true);
 	if (is("files")) {
 		/* Landlock alone. */
 		close_off_files();

@@ -4,13 +4,18 @@ plugin asks the kernel for more. tests/c/test_confine.py has each call."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Run, lives, wait_for
+from harness import CALM, Run, lives, wait_for
 from jobs import IO, LOSSLESS, Job, accounted, build, death_events, group, out, pcap_port
 from traffic import Packet, compare, flows, mix, save
+
+from dpsup.plan import rights as of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.beside]
 
@@ -141,3 +146,38 @@ def test_what_a_worker_holds(shared: Run) -> None:
             assert held == dict.fromkeys(held, 0)
             assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
         assert lives(pid)
+
+
+POWERS = """
+tables = { routes = { kind = "ipv4", entries = 100 } }
+"""
+
+
+def test_each_process_keeps_what_its_task_takes(instance: Run) -> None:
+    """All threads of each, exactly, of what this test has; and so does the next generation."""
+    own = int(status_of(Path("/proc/self"))["CapPrm"], 16)
+    instance.start(CALM + POWERS)
+    plan = json.loads(Path(f"/run/dpsup/{instance.name}/plan.json").read_text())
+    lists = {
+        "primary": of.primary(plan), "seed": of.seed(plan), "builder": of.builder(),
+        "supervisor": of.supervisor(plan),
+    }  # fmt: skip
+    assert lists["seed"] == set() and lists["primary"] == {of.SYS_NICE, of.SYS_PTRACE}
+
+    def check(name: str, pid: int, kept: int) -> None:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            status = status_of(task)
+            assert status["NoNewPrivs"] == "1", name
+            for kind in ("Prm", "Eff", "Bnd"):
+                assert int(status[f"Cap{kind}"], 16) & own == kept & own, (name, task, kind)
+
+    def look() -> None:
+        status = instance.until(lambda s: s["state"] == "running" and s)
+        for name, kept in lists.items():
+            check(name, status[name]["pid"], of.mask(kept))
+
+    look()
+    dead = instance.status()["primary"]["pid"]
+    os.kill(dead, signal.SIGKILL)
+    instance.until(lambda s: s["primary"]["pid"] not in (dead, None) and s["state"] == "running")
+    look()

@@ -41,6 +41,7 @@ HOMES = {
         "host/calls",
         "host/landlock",
         "host/process",
+        "host/rights",
         "host/tap",
     },
     "prometheus_client": {"instance/openmetrics"},
