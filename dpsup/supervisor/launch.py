@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpsup.bus.guests import allow_files
-from dpsup.bus.guests import allow_files
 from dpsup.bus.messages import as_error
 from dpsup.check.captures import promised
 from dpsup.check.topology import prepare
@@ -293,7 +292,6 @@ def _host_for(left: Runtime | None, host: Host) -> Host:
 
 def _give_up_rights(*plans: Plan | None) -> None:
     """All that neither of these needs: of the file, and of what may be adopted."""
-    allow_files()  # beyond the hard limit: a right that is given up here
     kept = [of.supervisor(document(plan)) for plan in plans if plan is not None]
     if kept:
         rights.keep(of.mask(frozenset().union(*kept)))
