@@ -102,6 +102,10 @@ def contents_of(window: Window) -> dict[str, str]:
         share = f"{percent(most.share)} of its packets are {most.what}"
         if most.key:
             found[worker] = f'{share}: `rss.inner = ["{most.key}"]` spreads the flows inside'
+        elif most.what == "fragments" and not any(
+            "fragments" in port["rss_fields"] for port in window.plan["ports"]
+        ):
+            found[worker] = f'{share}: `rss.fragments = "track"` steers them as their flows'
         elif most.what.startswith("one flow"):
             found[worker] = f"{share}: a flow is not split"
         else:

@@ -2,7 +2,8 @@
 """The kernel's network interfaces, in the network namespace of this process, and Unix sockets.
 
 Netlink only says that something has changed, and what was deleted; how an interface is now is asked
-of the kernel by name. That is thirty lines; pyroute2 would bring a database for it.
+of the kernel by name. That is thirty lines; pyroute2, which the mirror of routes uses, would take
+0.1 s to load in each process that looks at an interface, and decode 40 attributes of each.
 """
 
 from __future__ import annotations

@@ -49,6 +49,11 @@ LOOK_S = 0.5  # between checks that the instance still exists
 STATES = ("starting", "running", "degraded", "stopping", "stopped")
 WORKER_STATES = ("starting", "running", "draining", "recovering", "backoff", "held", "stopped")
 HEALTH = ("ok", "stuck", "stopped", "starved")
+FRAGMENTS = {
+    "fragments": "fragments that were steered by their addresses alone",
+    "fragments_tracked": "fragments that were steered as the flow of their datagram",
+    "fragments_forgotten": "datagrams whose first fragment was forgotten within 2 s",
+}
 
 
 # --- a look as metrics ----------------------------------------------------------------------------
@@ -384,33 +389,17 @@ def _io(made: _Families, counters: Reading, hz: float) -> None:
             "io_busy_loops", "Number of iterations with packets.", io["busy_loops"], **core
         )
         made.counter("io_sleeps", "Number of sleeps.", io["sleeps"], **core)
-        made.counter(
-            "io_woken", "Number of sleeps ended by a queue with packets.", io["woken"], **core
-        )
+        woken = "Number of sleeps ended by a queue with packets."
+        made.counter("io_woken", woken, io["woken"], **core)
         made.counter(
             "io_wakeups", "Number of times the io core woke a worker.", io["rings"], **core
         )
         made.counter(
             "io_requeued_packets", "Number of packets steered again.", io["requeued"], **core
         )
-        made.counter(
-            "io_fragments",
-            "Number of fragments that were steered by their addresses alone.",
-            io.get("fragments", 0),  # an older primary counts none
-            **core,
-        )
-        made.counter(
-            "io_fragments_tracked",
-            "Number of fragments that were steered as the flow of their datagram.",
-            io.get("fragments_tracked", 0),
-            **core,
-        )
-        made.counter(
-            "io_fragments_forgotten",
-            "Number of datagrams whose first fragment was forgotten within 2 s.",
-            io.get("fragments_forgotten", 0),
-            **core,
-        )
+        counted = cast("dict[str, float]", io)
+        for kind, what in FRAGMENTS.items():  # an older primary counts none
+            made.counter(f"io_{kind}", f"Number of {what}.", counted.get(kind, 0), **core)
         waiting = {
             "held": io["held"],
             "transfer": io["xfer"],

@@ -12,7 +12,7 @@
 
 #include "primary.h"
 
-enum { FRAGMENT_SETS = 1024, FRAGMENT_WAYS = 4 };
+enum { FRAGMENT_BITS = 10, FRAGMENT_SETS = 1 << FRAGMENT_BITS, FRAGMENT_WAYS = 4 };
 
 struct fragment {
 	uint8_t ends[32];       // source and destination, of IPv4 with zeros behind them
@@ -32,8 +32,8 @@ struct fragments {
 static struct fragment *
 fragment_set(struct fragments *all, const struct fragment *key, uint32_t by_ends)
 {
-	// Ids are often counted up: a multiplication spreads them.
-	return all->at[(by_ends ^ key->id * 0x9e3779b1u) >> 16 & (FRAGMENT_SETS - 1)];
+	// Ids are often counted up, and are in network order: of a product the first bits depend on all.
+	return all->at[(by_ends ^ key->id) * 0x9e3779b97f4a7c15ull >> (64 - FRAGMENT_BITS)];
 }
 
 static bool

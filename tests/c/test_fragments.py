@@ -185,6 +185,15 @@ def test_the_records_are_bounded_and_the_newest_stay() -> None:
     assert tracked(frames, lasts=0)[3] == 0
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("step", [1, 256, 257])
+def test_ids_that_are_counted_up_have_their_room(version: int, step: int) -> None:
+    """Between the same two hosts, in either order of bytes."""
+    many = [datagram(version, id=n * step & 0xFFFF or n) for n in range(1, 200)]
+    hashes, alone, with_flow, forgotten = tracked([one[1] for one in many])
+    assert (alone, with_flow, forgotten) == (0, 199, 0) and len(set(hashes)) == 1
+
+
 def test_the_fragments_of_a_tunnel_go_as_its_inner_flow() -> None:
     configure([*ALL, "vxlan"])
     inner = four(0, 6, rest=PORTS + bytes(20))

@@ -158,6 +158,13 @@ def test_where_no_key_helps_the_reason_is_said() -> None:
     assert "no change of this topology" not in said
 
 
+def test_of_fragments_the_key_that_tracks_them_is_named() -> None:
+    frames = [bytes(KEYLESS["fragments"])] * 9
+    assert 'rss.fragments = "track"' in lanes.contents_of(elephant(frames))["fw/0"]
+    tracked = lanes.contents_of(elephant(frames, ("ipv4", "fragments")))
+    assert "rss.fragments" not in tracked["fw/0"] and "few flows" in tracked["fw/0"]
+
+
 def test_predicted_imbalance_is_that_of_the_flows() -> None:
     assert contents.imbalance((1.0,), 1.0, 4) == 4.0, "one flow is one worker's"
     assert contents.imbalance((), 0.0, 4) == 1.0

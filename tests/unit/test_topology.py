@@ -552,10 +552,20 @@ def test_ports_that_feed_workers_have_one_hash() -> None:
     assert "`rss` of port `lan` is not that of port `wan`" in problem.message
     assert "hash in software" in problem.why
     assert 'key = "default"' in text.split("\n")[int(problem.why.split()[1]) - 1]
+    tracked = the_problem(swap(FULL, 'key = "symmetric" }', 'fragments = "track" }'))
+    assert tracked.message == problem.message
     # A port that feeds nobody may have any; the order of fields says nothing.
     assert problems_of(swap(text, 'input = ["wan", "lan"]', 'input = ["wan"]')) == []
     other = 'fields = ["udp", "tcp", "ipv6", "ipv4"]'
     assert problems_of(swap(FULL, 'fields = ["ipv4", "ipv6", "tcp", "udp"]', other)) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "hashed"), [("", ("ipv4",)), (', fragments = "track"', ("ipv4", "fragments"))]
+)
+def test_fragments_are_tracked_when_asked_for(written: str, hashed: tuple[str, ...]) -> None:
+    rss = f'rss = {{ fields = ["ipv4"]{written} }}'
+    assert read(swap(MINIMAL, '"net_null0"', f'"net_null0"\n{rss}')).ports[0].rss.hashed == hashed
 
 
 def test_sctp_is_hashed_when_asked_for() -> None:

@@ -66,6 +66,8 @@ def test_published_vectors(
         assert (doc["hash"], doc["by"]) == (without, "addresses")
     doc = ask(f"{ends[0]}>{ends[1]} tcp fragment")
     assert doc["hash"] == without and "do not count" in doc["notes"][0]
+    doc = ask(f"{ends[0]}>{ends[1]} tcp fragment", plan([*FIELDS, "fragments"]))
+    assert doc["hash"] == without and "are tracked" in doc["notes"][0]
     without_udp = plan(["ipv4", "ipv6", "tcp"])
     assert ask(f"{ends[0]} > {ends[1]} udp", without_udp)["hash"] == without
     assert ask(f"{src} > {dst} udp", without_udp)["hash"] == without
