@@ -29,7 +29,7 @@ def build(kind: str, out: Path) -> list[Path]:
 
 
 class Clean:
-    """A tree to change, with the directory /given. Commands run in it as root, in mounts of their own."""
+    """A tree to change, with a directory /given. Commands run in it as root, in its own mounts."""
 
     def __init__(self, suite: str, tree: Path) -> None:
         self.tree = tree
