@@ -29,11 +29,11 @@ def build(kind: str, out: Path) -> list[Path]:
 
 
 class Clean:
-    """A tree to change. Commands run in it as root, in mounts of their own."""
+    """A tree to change, with a directory /given. Commands run in it as root, in its own mounts."""
 
     def __init__(self, suite: str, tree: Path) -> None:
         self.tree = tree
-        tree.mkdir()
+        (tree / "given").mkdir(parents=True)
         kept = cache() / f"clean-{suite}.tar"
         if kept.exists():
             subprocess.run(["tar", "-xf", kept, "-C", tree], check=True)
@@ -53,7 +53,6 @@ class Clean:
         script = f"""
             set -eu
             t='{self.tree}'
-            mkdir -p "$t/given"
             mount -t proc proc "$t/proc"
             mount --rbind /dev "$t/dev"
             mount --rbind /sys "$t/sys"
@@ -84,7 +83,6 @@ class Clean:
 
     def give(self, files: list[Path]) -> None:
         """Puts files into /given."""
-        (self.tree / "given").mkdir(exist_ok=True)
         for file in files:
             shutil.copy(file, self.tree / "given")
 

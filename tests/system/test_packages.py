@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +20,9 @@ pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(1800)]
 
 SUITES = {"12": "bookworm", "13": "trixie"}
 SMOKE = "gcc libc6-dev pkgconf"  # beside the packages
+BUILD = """build-essential debhelper git libdpdk-dev libpcap-dev ninja-build pkgconf python3-dev
+    python3-venv"""  # as docs/packages.md has it
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def need(*commands: str) -> None:
@@ -52,7 +57,7 @@ def test_lintian_finds_nothing(debs: list[Path]) -> None:
 
 def is_installed_and_purged(clean: Clean, debs: list[Path]) -> None:
     """Its dependencies first, so that what is there before and after can be compared."""
-    clean.give(debs)
+    clean.give([*debs, ROOT / "deploy/debian/tests/smoke"])
     clean.run(f"""
         apt-get -q update
         apt-get -q -y --no-install-recommends install {SMOKE}
@@ -75,18 +80,54 @@ def is_installed_and_purged(clean: Clean, debs: list[Path]) -> None:
 def test_debian_package_on_a_clean_debian(debs: list[Path], tmp_path: Path) -> None:
     need("debootstrap")
     clean = Clean(SUITES[own()], tmp_path / "tree")
-    smoke = Path(__file__).resolve().parents[2] / "deploy/debian/tests/smoke"
-    is_installed_and_purged(clean, [*debs, smoke])
+    is_installed_and_purged(clean, debs)
+
+
+def test_debian_package_on_the_other_debian(tmp_path: Path) -> None:
+    """Built there, as it has another Python and another DPDK."""
+    need("debootstrap")
+    (suite,) = {name for number, name in SUITES.items() if number != own()}
+    builder = Clean(suite, tmp_path / "builder")
+    subprocess.run(
+        ["git", "clone", "-q", "--depth=1", f"file://{ROOT}", builder.tree / "given/repo"],
+        check=True,
+    )
+    builder.run(f"""
+        apt-get -q update
+        apt-get -q -y --no-install-recommends install {" ".join(BUILD.split())}
+        /given/repo/deploy/package --out /given/out deb
+    """)
+    found = sorted((builder.tree / "given/out").glob("dpsup[-_]*.deb"))
+    debs = [one for one in found if "dbgsym" not in one.name]
+    is_installed_and_purged(Clean(suite, tmp_path / "tree"), debs)
+
+
+def test_the_same_commit_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Built at another place, in another time zone and language; but for .buildinfo, which is of
+    the build itself."""
+    need("dh", "dpkg-buildpackage")
+    kinds, found = ("sdist", "wheel", "client", "deb"), []
+    for name, zone in (("a", "UTC"), ("elsewhere", "Asia/Tokyo")):
+        place = tmp_path / name
+        (place / "tmp").mkdir(parents=True)
+        subprocess.run(
+            [ROOT / "deploy/package", "--out", place / "out", *kinds],
+            env={**os.environ, "TMPDIR": str(place / "tmp"), "TZ": zone, "LANG": "C"},
+            check=True,
+        )
+        files = [f for f in (place / "out").iterdir() if f.suffix != ".buildinfo"]
+        found.append({f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files})
+    assert len(found[0]) >= 5
+    assert found[0] == found[1]
 
 
 def test_client_in_an_environment_of_its_own(instance: Run, tmp_path: Path) -> None:
     """No file of DPDK's is there, and none is asked for."""
     (wheel,) = build("client", tmp_path / "client")
-    root = Path(__file__).resolve().parents[2]
     venv = tmp_path / "venv"
     subprocess.run(["/usr/bin/python3", "-m", "venv", venv], check=True)
     for words in (
-        ["--require-hashes", "-r", root / "deploy/lock/run.txt"],
+        ["--require-hashes", "-r", ROOT / "deploy/lock/run.txt"],
         ["--no-deps", "--no-index", wheel],
     ):
         pip = [venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *words]

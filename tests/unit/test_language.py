@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("dpsup", "shim", "workers", "deploy", "docs", "bench")
+TOP = ("README.md", "CHANGELOG.md", "SECURITY.md", "meson.build", "mkdocs.yml")
 NOT_TEXT = {".so", ".pyc", ".png", ".pcap", ".o"}
 
 WORDS = {
@@ -43,7 +44,7 @@ def offences(text: str) -> list[str]:
 
 def shipped() -> dict[str, Path]:
     files = [path for name in SHIPPED for path in sorted((ROOT / name).rglob("*"))]
-    files += [ROOT / name for name in ("README.md", "CHANGELOG.md", "meson.build", "mkdocs.yml")]
+    files += [ROOT / name for name in TOP]
     return {
         path.relative_to(ROOT).as_posix(): path
         for path in files

@@ -129,7 +129,7 @@ def test_units_of_the_package_name_its_paths() -> None:
         r"sed -e '/(.*?)/d' -e '(.*?)' \\\n\s+\$\$unit", (DEBIAN / "rules").read_text()
     )
     assert found
-    for unit in (ROOT / "deploy/systemd").iterdir():
+    for unit in (ROOT / "deploy/systemd").glob("*.service"):
         out = subprocess.run(
             ["sed", "-e", f"/{found[1]}/d", "-e", found[2], unit],
             stdout=subprocess.PIPE,
@@ -137,7 +137,7 @@ def test_units_of_the_package_name_its_paths() -> None:
             check=True,
         ).stdout
         assert "/usr/local" not in out
-        assert "/usr/bin/dpsup" in out
+        assert ("/usr/bin/dpsup" in out) == ("/usr/local/bin/dpsup" in unit.read_text())
 
 
 # --- the client -----------------------------------------------------------------------------------
