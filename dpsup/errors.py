@@ -155,7 +155,7 @@ class TopologyError(DpsupError):
     def __init__(self, problems: list[Problem]) -> None:
         errors = [p for p in problems if p.severity is Severity.ERROR]
         super().__init__("\n\n".join(str(p) for p in problems))
-        self.problems = problems
+        self.problems, self.errors = problems, errors
         self.code = (errors or problems)[0].code
         # The file's own faults come first: a host is judged by what a sound file asks for.
         codes = {p.exit_code for p in errors}

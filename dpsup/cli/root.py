@@ -21,7 +21,7 @@ import click
 
 from dpsup import _build
 from dpsup.cli.options import live, say
-from dpsup.errors import DpsupError, Exit, HostError
+from dpsup.errors import DpsupError, Exit, HostError, TopologyError
 
 # The module of this directory, its title in `dpsup --help`, and its commands, each with a line.
 _FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
@@ -255,7 +255,9 @@ def main() -> None:
         complete = text.startswith(("error", "warning"))
         text = text if complete else f"error[{e.code}]: {text}"
         say(text)
-        _tell_starter(text, e.exit_code)
+        # Of a topology what is wrong with it: the room ends before the last warning.
+        wrong = [str(p) for p in e.errors] if isinstance(e, TopologyError) else []
+        _tell_starter("\n\n".join(wrong) or text, e.exit_code)
         click.echo(f"`dpsup explain {e.code}` says more.", err=True)
         code = e.exit_code
     except BrokenPipeError:
