@@ -217,7 +217,7 @@ def _remove(name: str) -> None:
 def remove_dead_hosts() -> None:
     """Those of test runs that were killed; a name begins with the run's pid."""
     there = sh("ip", "-o", "link").stdout + sh("ip", "netns", check=False).stdout
-    for name, pid in set(re.findall(r"\b(dps(\d+)n\d+[ab])\b", there)):
+    for name, pid in set(re.findall(r"\b(dps(\d+)n\d+[a-hxy])\b", there)):
         if not Path(f"/proc/{pid}").exists():
             for process in sh("ip", "netns", "pids", name, check=False).stdout.split():
                 os.kill(int(process), signal.SIGKILL)
