@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Programs for tests of `balance`: an HTTP server that answers as a virtual address, and a client
-that keeps connections to it. `python balancing.py serve NAME [DEVICE]`, `... ask ADDRESS`.
+that keeps connections to it. `python balancing.py serve NAME [ipip|gue]`, `... ask ADDRESS`.
 """
 
 from __future__ import annotations
@@ -46,27 +46,34 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def take_off(device: str) -> None:
-    """What comes in IPIP goes into a TUN of that name, without its outer header: the kernel's own
-    device for that is not in every kernel."""
+def take_off(kind: str) -> None:
+    """What comes in IPIP, or in GUE, goes into a TUN without its outer headers: the kernel's own
+    devices for that are not in every kernel."""
+    device = "bal0"
     tun = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH", device.encode(), 0x1001))  # TUN, no header
     subprocess.run(["ip", "link", "set", device, "up"], check=True)
     for name in ("all", device):
         subprocess.run(["sysctl", "-qw", f"net.ipv4.conf.{name}.rp_filter=0"], check=True)
-    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    if kind == "gue":
+        come = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        come.bind(("0.0.0.0", 6080))
+    else:
+        come = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP)
+    come.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
 
     def carry() -> None:
-        while data := raw.recv(65536):
-            os.write(tun, data[(data[0] & 15) * 4 :])
+        while data := come.recv(65536):
+            head = 4 if kind == "gue" else (data[0] & 15) * 4
+            assert kind != "gue" or data[:head] == bytes((0, 4, 0, 0))
+            os.write(tun, data[head:])
 
     threading.Thread(target=carry, daemon=True).start()
 
 
-def serve(name: str, device: str = "") -> None:
-    if device:
-        take_off(device)
+def serve(name: str, tunnel: str = "") -> None:
+    if tunnel:
+        take_off(tunnel)
     Handler.name = name.encode()
     with Server(("0.0.0.0", 80), Handler) as server:
         print("listening", flush=True)

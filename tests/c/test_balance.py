@@ -41,6 +41,13 @@ def test_connections_stay_when_the_table_changes(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
 
 
+def test_the_program_that_measures_it_runs(tmp_path: Path) -> None:
+    out = subprocess.run(
+        [compiled(tmp_path, "balance_cycles"), "1000"], capture_output=True, text=True, check=True
+    ).stdout
+    assert int(out) > 0
+
+
 def test_few_places_change_beyond_those_of_what_goes(tmp_path: Path) -> None:
     program = compiled(tmp_path, "maglev_moves")
     for n, gone, most in ((10, 1, 5_000), (1000, 1, 10_000), (1000, 10, 35_000)):

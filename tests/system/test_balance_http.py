@@ -37,7 +37,7 @@ cores = "1"
 [[workers]]
 name = "balance"
 plugin = "balance_tunnel"
-args = {{ vips = "{vip}:80/tcp", port = "lan", source = "10.99.0.250" }}
+args = {{ vips = "{vip}:80/tcp", port = "lan", source = "10.99.0.250", tunnel = "{tunnel}" }}
 state = "auto"
 bucket_state = "auto"
 on_full = "hold"
@@ -69,8 +69,8 @@ path = ["wan", "balance", "lan"]
 class Farm:
     """A client, four servers and their prober; the balancer between the client and the others."""
 
-    def __init__(self, client: Host, servers: list[Host], near: Host) -> None:
-        self.servers, self.near = servers, near
+    def __init__(self, client: Host, servers: list[Host], tunnel: str) -> None:
+        self.servers, self.tunnel = servers, tunnel
         self.processes = [self.serve(n) for n in range(len(servers))]
         # Any address: the balancer takes what comes.
         sh("ip", "-n", client.name, "neigh", "add", VIP, "lladdr", "02:00:00:00:00:aa", "dev",
@@ -82,7 +82,7 @@ class Farm:
         for word in ("arp_ignore=1", "arp_announce=2"):
             host.run("sysctl", "-q", "-w", f"net.ipv4.conf.all.{word}")
         sh("ip", "-n", host.name, "addr", "replace", f"{VIP}/32", "dev", "lo")
-        child = host.popen(sys.executable, balancing.__file__, "serve", f"web{n}", "bal0")
+        child = host.popen(sys.executable, balancing.__file__, "serve", f"web{n}", self.tunnel)
         assert child.stdout is not None
         assert child.stdout.readline() == "listening\n", child.communicate()[1]
         return child
@@ -100,17 +100,18 @@ class Farm:
 
 
 @contextlib.contextmanager
-def farm(instance: Run) -> Iterator[tuple[Farm, Instance]]:
+def farm(instance: Run, tunnel: str) -> Iterator[tuple[Farm, Instance]]:
     with (
         some_hosts(6) as (client, *servers, near),
         cable() as (lan, far),
         bridge(far, near.port, *(server.port for server in servers)),
     ):
-        one = Farm(client, servers, near)
+        one = Farm(client, servers, tunnel)
         (instance.folder / "backends.txt").write_text(
             "".join(f"web{n} {s.mac},10,{s.ipv4}\n" for n, s in enumerate(servers))
         )
-        instance.start(TOPOLOGY.format(wan=client.port, lan=lan, vip=VIP, near=near.name))
+        names = {"wan": client.port, "lan": lan, "near": near.name, "tunnel": tunnel}
+        instance.start(TOPOLOGY.format(vip=VIP, **names))
         with connect(instance.name) as live:
             yield one, live
 
@@ -150,8 +151,8 @@ def counters(live: Instance) -> dict[str, tuple[int, ...]]:
     return total
 
 
-def only_the_dead_break(instance: Run, connections: int, every: float) -> None:
-    with farm(instance) as (web, live):
+def only_the_dead_break(instance: Run, tunnel: str, connections: int, every: float) -> None:
+    with farm(instance, tunnel) as (web, live):
 
         def marks() -> str:
             return "".join(live.table_lines("down"))
@@ -188,8 +189,10 @@ def only_the_dead_break(instance: Run, connections: int, every: float) -> None:
             old, fourth = web.names(connections // 2)
             assert old == ["" if was == "web3" else was for was in first + second] + third
             assert {"web0", "web3"} <= set(fourth)
+            for _ in range(connections // 250):
+                assert web.names(0)[0] == old + fourth
         wait_for(lambda: live.status()["state"] == "running")
-        assert len(killed) > 2
+        assert len(killed) > connections // 50 + 1
         # Each packet and each connection counts once, whoever was killed with it in hand.
         (group,) = live.status()["groups"]
         whole = counters(live)
@@ -202,9 +205,10 @@ def only_the_dead_break(instance: Run, connections: int, every: float) -> None:
 
 
 def test_only_the_dead_break(instance: Run) -> None:
-    only_the_dead_break(instance, 40, 0.2)
+    only_the_dead_break(instance, "ipip", 40, 0.2)
 
 
 @pytest.mark.long
-def test_only_the_dead_of_a_thousand_break(instance: Run) -> None:
-    only_the_dead_break(instance, 1000, 0.1)
+@pytest.mark.parametrize("tunnel", ["ipip", "gue"])
+def test_only_the_dead_of_a_thousand_break(instance: Run, tunnel: str) -> None:
+    only_the_dead_break(instance, tunnel, 1000, 0.1)

@@ -206,17 +206,17 @@ count(enum counter which)
 static inline struct flow *
 find(struct bucket *b, uint64_t key, int *is_there)
 {
-	struct flow *set = b->flows[(uint32_t)key / DPS_PLUGIN_BUCKETS % SETS], *room = NULL;
+	struct flow *set = b->flows[(uint32_t)key / DPS_PLUGIN_BUCKETS % SETS];
 
 	*is_there = 1;
-	for (uint32_t i = 0; i < WAYS; i++) {
-		if (is_over(set[i].to))
-			room = room == NULL ? &set[i] : room;
-		else if (set[i].key == key)
+	for (uint32_t i = 0; i < WAYS; i++)
+		if (set[i].key == key && !is_over(set[i].to))
 			return &set[i];
-	}
 	*is_there = 0;
-	return room;
+	for (uint32_t i = 0; i < WAYS; i++)
+		if (is_over(set[i].to))
+			return &set[i];
+	return NULL;
 }
 
 /* Its backend, unless it is no more there. */

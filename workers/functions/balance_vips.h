@@ -45,6 +45,13 @@ address_hash(const uint8_t *address, int is6)
 		     mix(dps_table_load32(address), 4);
 }
 
+static inline int
+is_same(const uint8_t *a, const uint8_t *b, int is6)
+{
+	return is6 ? dps_table_load64(a) == dps_table_load64(b) && dps_table_load64(a + 8) == dps_table_load64(b + 8) :
+		     dps_table_load32(a) == dps_table_load32(b);
+}
+
 /* The slot of this virtual address, or the free one where it would be. */
 static inline struct vip *
 vip_slot(struct vips *v, const uint8_t *address, int is6, uint8_t protocol, uint16_t port)
@@ -53,7 +60,7 @@ vip_slot(struct vips *v, const uint8_t *address, int is6, uint8_t protocol, uint
 
 	while (v->at[at].protocol != 0 &&
 	       (v->at[at].protocol != protocol || v->at[at].port != port || v->at[at].is6 != is6 ||
-		memcmp(v->at[at].address, address, is6 ? 16 : 4) != 0))
+		!is_same(v->at[at].address, address, is6)))
 		at = (at + 1) % VIP_SLOTS;
 	return &v->at[at];
 }
@@ -110,8 +117,7 @@ static inline int
 has_vip(const struct vips *v, const uint8_t *address, int is6)
 {
 	for (uint32_t i = 0; i < VIP_SLOTS; i++)
-		if (v->at[i].protocol != 0 && v->at[i].is6 == is6 &&
-		    memcmp(v->at[i].address, address, is6 ? 16 : 4) == 0)
+		if (v->at[i].protocol != 0 && v->at[i].is6 == is6 && is_same(v->at[i].address, address, is6))
 			return 1;
 	return 0;
 }
