@@ -202,6 +202,19 @@ def test_a_connection_anew_goes_by_the_table(world: World) -> None:
     assert world.send("wan", tcp(REMOTE, 40000, OURS, 8080, "S")) == ("drop", "no_binding")
 
 
+def test_flags_that_close_open_nothing(world: World) -> None:
+    """A kill after it has counted, and it is run once more: the state is the same."""
+    world.begin("inside=lan outside=wan address=192.0.2.1 tcp=10 tcp_open=1000")
+    _, got = world.send("lan", tcp("10.0.0.7", 7, REMOTE, 80, "S"))
+    back = ends(got)
+    for _ in range(2):
+        world.send("wan", tcp(REMOTE, 80, OURS, back[1], "SA"))
+        world.send("lan", tcp("10.0.0.7", 7, REMOTE, 80, "A"))
+        world.send("lan", tcp("10.0.0.7", 7, REMOTE, 80, "SFR"))
+    world.ask("time 20")
+    assert world.send("lan", tcp("10.0.0.7", 7, REMOTE, 80, "A")) == ("drop", "no_binding")
+
+
 def test_a_flood_to_a_forward_leaves_room_to_the_hosts_inside(world: World) -> None:
     world.begin()
     world.ask("quick")
