@@ -147,6 +147,15 @@ bucket_state = "auto"               # bindings: they move with their flows
 inside = "lan"
 outside = "wan"
 address = "192.0.2.1"               # outside addresses, with commas between them
+
+# Servers inside, a line each: 192.0.2.1,8080,tcp 10.0.0.5,80. `dpsup table forwards` changes them.
+# [workers.tables.forwards]
+# kind = "own"
+# key = "ipv4+be16+text3"
+# value = "ipv4+be16"
+# entries = 1000
+# bytes = "64KiB"
+# file = "forwards.txt"
 """
 
 _FIREWALL = """

@@ -436,8 +436,9 @@ refresh(struct binding *e, const uint8_t *l4, int is_outward)
 	if (protocol == TCP && (e->kind & ELSEWHERE) == 0) {
 		uint8_t flags = l4[13];
 
-		if (is_first && (flags & (SYN | ACK)) == SYN && (state & CLOSED) == CLOSED)
-			state = 0; /* a connection anew */
+		/* A connection anew. Not with RST or FIN: done twice it would be another state. */
+		if (is_first && (flags & (SYN | ACK | RST | FIN)) == SYN && (state & CLOSED) == CLOSED)
+			state = 0;
 		if (!is_first)
 			state |= ANSWERED;
 		else if ((state & ANSWERED) != 0 && (flags & (SYN | ACK)) == ACK)

@@ -118,8 +118,8 @@ forward_refuse(const struct dps_table_work *work, const struct forward *f, const
 		inet_ntop(AF_INET, &other->outside, two, sizeof(two));
 		snprintf(more, sizeof(more), " %s,%u", two, (unsigned int)ntohs(other->outside_port));
 	}
-	snprintf(work->error, work->error_len, "forward %s,%u,%s: %s%s", one, (unsigned int)ntohs(f->outside_port),
-		 f->protocol == TCP ? "tcp" : f->protocol == UDP ? "udp" : "?", why, more);
+	snprintf(work->error, work->error_len, "forward %s,%u%s: %s%s", one, (unsigned int)ntohs(f->outside_port),
+		 f->protocol == TCP ? ",tcp" : f->protocol == UDP ? ",udp" : "", why, more);
 	return -1;
 }
 
