@@ -47,6 +47,7 @@ static uint64_t again_ns[DPS_TABLES];
 static struct dps_tells *tells, *my_tells;
 static const struct dps_live_table *words;      // of an operator, NULL: none are meant for the group
 static uint64_t words_version, words_done;
+static uint64_t started;         // of this process, clock ticks since boot
 static const struct dps_plugin *the_plugin;
 static void *the_state;
 
@@ -78,6 +79,27 @@ map(const char *path, int flags, int protection, uint64_t least, uint64_t *len)
 	}
 	close(fd);
 	return at;
+}
+
+// Field 22 of /proc/self/stat.
+static uint64_t
+own_start(void)
+{
+	char text[1024], *at;
+	int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	at = strrchr(text, ')');
+	if (at != NULL)
+		at++;
+	for (int field = 3; field < 22 && at != NULL; field++)
+		at = strchr(at + 1, ' ');
+	return at != NULL ? strtoull(at, NULL, 10) : 0;
 }
 
 int
@@ -125,6 +147,8 @@ tables_map(const char *path, char *why, size_t len)
 			words = &table[i];
 	}
 	n_tables = t->n_tables;
+	// Once it has its seat, it can open no file any more: confine.h.
+	started = own_start();
 	shared = t;
 	return 0;
 }
@@ -153,27 +177,6 @@ tables_all(uint32_t *n)
 {
 	*n = n_tables;
 	return table;
-}
-
-// Field 22 of /proc/self/stat.
-static uint64_t
-own_start(void)
-{
-	char text[1024], *at;
-	int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-
-	if (fd >= 0)
-		close(fd);
-	if (n <= 0)
-		return 0;
-	text[n] = '\0';
-	at = strrchr(text, ')');
-	if (at != NULL)
-		at++;
-	for (int field = 3; field < 22 && at != NULL; field++)
-		at = strchr(at + 1, ' ');
-	return at != NULL ? strtoull(at, NULL, 10) : 0;
 }
 
 // Words in which two workers of the slot have ended are left out by those that follow.
@@ -215,11 +218,8 @@ own(void *at, size_t len)
 void
 tables_seat(uint32_t slot, const struct dps_plugin *plugin, void *state)
 {
-	uint64_t start;
-
 	if (shared == NULL)
 		return;
-	start = own_start();
 	mine = &readers[slot % DPS_MAX_SLOTS];
 	own(mine, sizeof(*mine));
 	if (tells != NULL) {
@@ -232,7 +232,7 @@ tables_seat(uint32_t slot, const struct dps_plugin *plugin, void *state)
 	__atomic_store_n(&mine->seen, 0, __ATOMIC_SEQ_CST);
 	blame();
 	dps_store32(&mine->controls, plugin->control != NULL);
-	__atomic_store_n(&mine->start, start, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&mine->start, started, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&mine->pid, getpid(), __ATOMIC_SEQ_CST);
 	tables_holds = &shared->holds;
 	tables_enter();
