@@ -666,6 +666,12 @@ CODES: dict[str, Entry] = {
         " in use. The instance runs; clients on other hosts cannot connect. It is tried again.",
         "`ip address` shows the addresses, `ss -ltnp` the ports.",
     ),
+    "E0477": Entry(
+        "an order for another generation",
+        "The request says for which generation of the instance it is meant (`Instance.only` in"
+        " Python), and the primary was started again since. Nothing was done.",
+        "Look at the status again, and decide anew.",
+    ),
     "E0478": Entry(
         "a command that works on the instance's host alone",
         "It reads files of the instance, or asks its primary: the bus that other users and hosts"

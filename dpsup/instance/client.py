@@ -159,6 +159,12 @@ class Instance:
         self._control.close()
         self._primary.close()
 
+    def only(self, generation: int | None) -> None:
+        """Have what is asked from now on refused (E0477) where the instance is of another
+        generation than `status` told: what was decided by one state is not done to another. None:
+        no more."""
+        self._control.generation = generation
+
     def _ask(self, verb: str, timeout: float = DEFAULT_S, **args: Any) -> Any:
         if self.headless:
             self._control.demand_open()
