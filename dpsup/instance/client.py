@@ -59,6 +59,13 @@ def running() -> dict[str, Runtime]:
 def find(name: str | None) -> Runtime:
     """The instance of that name, or the only one running. Raises: NotRunning, UsageError."""
     found = runtime_dir.instances() if name else running()
+    if name and "," in name:
+        raise UsageError(
+            "this is for one instance",
+            code="E0476",
+            why="only status, top, events, logs, scale, rollout and table take several",
+            help=f"name one of {name}",
+        )
     if name:
         if name not in found:
             from dpsup.instance import hosts
