@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 import zmq
-from harness import CALM, LONG, NULL, PATIENCE, Run, here, wait_for
+from harness import CALM, LONG, NULL, PATIENCE, Run, dies, here, lives, wait_for
 from system.conftest import started_by
 
 import dpsup
@@ -325,6 +325,17 @@ def test_the_gate_may_die_alone(site: Site) -> None:
     assert now["supervisor"]["pid"]
 
 
+def test_a_supervisor_that_follows_has_a_gate_of_its_own(site: Site) -> None:
+    before, pid = site.gate(), site.instance.status()["supervisor"]["pid"]
+    dies(pid)
+    assert wait_for(lambda: not lives(before))
+    site.instance.start()
+    assert wait_for(lambda: site.gate() not in (0, before))
+    assert wait_for(lambda: ran("-n", "eye", "status", "-o", "json")[0] == 0)
+    code, _, said = as_user(READER, lambda: ran("-n", site.instance.name, "status"))
+    assert code == 0, said
+
+
 def test_no_process_may_speak_for_another_client(site: Site) -> None:
     """Not even the owner's: what an event says of a command is true."""
     said = messages.Request("kill", "x", {"worker": "fw/0"}, origin=messages.Origin("admin", 7))
@@ -378,6 +389,9 @@ def test_bad_messages_get_an_error_and_the_gate_goes_on(site: Site) -> None:
         assert raw.say(noise)["error"]["message"]
     said = messages.Request("ping", "x", origin=messages.Origin("admin"))
     assert "origin" in raw.say(messages.encode_request(said))["error"]["message"]
+    for long in ('"\u00e4' + "\u00e4" * 32000 + '"', "1e999", "[" * 14 + "]" * 14):
+        text = f'{{"v":1,"id":"{len(long)}","verb":"tables","args":{{"a":{long}}}}}'
+        assert raw.say(text.encode())["id"] == str(len(long))
     many = [b"x"] * 50
     raw.socket.send_multipart([b"", *many])
     assert raw.socket.poll(PATIENCE * 1000)
