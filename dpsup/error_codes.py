@@ -705,6 +705,18 @@ CODES: dict[str, Entry] = {
         " in use. The instance runs; clients on other hosts cannot connect. It is tried again.",
         "`ip address` shows the addresses, `ss -ltnp` the ports.",
     ),
+    "E0476": Entry(
+        "a command for several hosts that was not given to this one",
+        "A rollout over hosts goes from one to the next, and ends at the first that goes back, or"
+        " does not answer: those after it are as they were. Or the command is for one instance.",
+        "Look at the host that ended it, then give the command for the hosts that are left.",
+    ),
+    "E0477": Entry(
+        "an order for another generation",
+        "The request says for which generation of the instance it is meant (`Instance.only` in"
+        " Python), and the primary was started again since. Nothing was done.",
+        "Look at the status again, and decide anew.",
+    ),
     "E0478": Entry(
         "a command that works on the instance's host alone",
         "It reads files of the instance, or asks its primary: the bus that other users and hosts"

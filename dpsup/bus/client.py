@@ -50,6 +50,7 @@ class Client:
         self._turn = threading.Lock()
         self._closed = False
         self._where = path
+        self.generation: int | None = None  # the only one that requests are meant for
         self._socket: Any = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._monitor: Any = None
@@ -70,7 +71,7 @@ class Client:
     def _ask(self, verb: str, deadline: float, args: dict[str, Any]) -> Any:
         timeout = deadline - time.monotonic()
         self.demand_open()
-        request = Request(verb, uuid.uuid4().hex, args)
+        request = Request(verb, uuid.uuid4().hex, args, generation=self.generation)
         raw = messages.encode_request(request)
         try:
             self._socket.send_multipart([b"", raw], zmq.NOBLOCK)

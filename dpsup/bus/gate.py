@@ -26,7 +26,7 @@ from dpsup.bus import curve, messages, roles
 from dpsup.bus.curve import Pair
 from dpsup.bus.messages import Limiter, Origin, ProtocolError, Reply, Sparing
 from dpsup.bus.sockets import bind, requested
-from dpsup.errors import DpsupError, NotPermitted
+from dpsup.errors import DpsupError
 
 RATE, BURST = 100.0, 200.0  # requests a second of one user or key
 IN_PROGRESS_MOST = 8  # requests of one user or key
@@ -190,7 +190,12 @@ class Gate:
             frames = requested(received)
             last = received[-1]
             del received
-            answer = await self._open(door, frames, last)
+            try:
+                answer = await self._open(door, frames, last)
+            except Exception as e:  # a bug in one request must not end the gate
+                answer = self._refuse(
+                    "a client", DpsupError(f"internal error: {e!r}", code="E0001")
+                )
             if answer is not None:
                 await self._send(door, frames[0], answer)
             taken += 1
@@ -245,14 +250,18 @@ class Gate:
                 "too many requests are in progress", code="E0902", help="wait for their answers"
             )
             return self._refuse(who, error, request.id)
-        passed_on = messages.encode_request(replace(request, id=id_, origin=origin))
+        try:
+            passed_on = messages.encode_request(replace(request, id=id_, origin=origin))
+            messages.decode_request(passed_on)  # longer than it came, or 1e999: it is not answered
+        except DpsupError as e:
+            return self._refuse(who, e, request.id)
         self._busy[who] += 1
         self._reading += reads
         self._waiting[id_] = Waiting(who, request.id, [(door, frames[0])], reads)
         await self._control.send_multipart([b"", passed_on])
         return None
 
-    def _refuse(self, who: str, error: NotPermitted | ProtocolError, id_: str = "") -> bytes:
+    def _refuse(self, who: str, error: DpsupError, id_: str = "") -> bytes:
         self.refused += 1
         count = self._sparing.count((who, error.code), time.monotonic())
         if count:

@@ -15,6 +15,7 @@ import os
 import resource
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from pathlib import Path
 CONNECTIONS_MOST = 512  # of all sockets of a process
 MEMORY_MOST = 128 << 20  # bytes that the process may grow by
 FILES = 65536
+FILES_ENOUGH = 16384  # more than can connect between two looks
+SPARE_FILES = Path(__file__).resolve().parents[1] / "spare_files.so"
 LOOK_S = 0.2  # between two looks; some 20,000 connections a second can be made
 TELL_S = 10.0  # between two words about it
 
@@ -42,6 +45,19 @@ def allow_files() -> None:
             return
     most = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def keep_files_back() -> None:
+    """The same, and where few are allowed become this program anew with spare_files.so preloaded,
+    as all that it starts is: accept(2) leaves descriptors that no connection gets."""
+    allow_files()
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    library, given = str(SPARE_FILES), os.environ.get("LD_PRELOAD", "")
+    is_there = library in given.split(":") or not SPARE_FILES.exists() or set(library) & set(": ")
+    if soft == resource.RLIM_INFINITY or soft >= FILES_ENOUGH or is_there:
+        return
+    env = {**os.environ, "LD_PRELOAD": f"{library}:{given}".rstrip(":")}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], env)
 
 
 def _files() -> int:

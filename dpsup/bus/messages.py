@@ -74,13 +74,15 @@ class Origin(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Request:
     """`peer` is the receiver's knowledge and no part of the message; None: it is not known.
-    `origin`: that of a request that the gate passes on."""
+    `origin`: that of a request that the gate passes on. `generation`: the only one that it is meant
+    for."""
 
     verb: str
     id: str
     args: Args = field(default_factory=dict)
     peer: Peer | None = None
     origin: Origin | None = None
+    generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +164,13 @@ def _dump(**message: Any) -> bytes:
 
 def encode_request(request: Request) -> bytes:
     """Raises: UsageError. A longer one would be dropped unread, and its answer waited for."""
-    more = {} if request.origin is None else {"origin": request.origin._asdict()}
+    more: dict[str, Any] = {}
+    if request.generation is not None:
+        more["generation"] = request.generation
+    if request.origin is not None:
+        more["origin"] = request.origin._asdict()
     raw = _dump(id=request.id, verb=request.verb, args=request.args, **more)
-    if len(raw) > MAX_REQUEST + (MAX_ORIGIN if more else 0):
+    if len(raw) > MAX_REQUEST + (MAX_ORIGIN if request.origin else 0):
         raise UsageError(
             f"the request `{request.verb}` is too long: {len(raw)} bytes of JSON",
             code="E0901",
@@ -187,7 +193,10 @@ def decode_request(raw: bytes) -> Request:
         raise ProtocolError(f"id: a string of 1 to {MAX_ID} characters is required")
     if not isinstance(args, dict):
         raise ProtocolError("args: must be an object")
-    return Request(verb, id_, args, origin=_origin(message.get("origin")))
+    generation = message.get("generation")
+    if generation is not None and type(generation) is not int:
+        raise ProtocolError("generation: must be a number")
+    return Request(verb, id_, args, origin=_origin(message.get("origin")), generation=generation)
 
 
 def _origin(said: Any) -> Origin | None:

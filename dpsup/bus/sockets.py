@@ -151,7 +151,8 @@ class _Door:
 class Server:
     """A control socket in an event loop. Each request is a task; `handle` returns the result.
     `gate`: the pid of the gate, which alone may pass on requests of others; it limits them itself.
-    """
+    `keeps`: is the answer to a verb kept, so that a repeated request is carried out once? Those
+    that only read would push out the others."""
 
     def __init__(
         self,
@@ -159,11 +160,12 @@ class Server:
         handle: Callable[[Request], Awaitable[Any]],
         on_skip: OnSkip = lambda *_: None,
         gate: Callable[[], int] = lambda: 0,
+        keeps: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._context = zmq.asyncio.Context.instance()
         self._socket = self._context.socket(zmq.ROUTER)
         bind(self._socket, path, messages.MAX_REQUEST + messages.MAX_ORIGIN)
-        self._handle, self._gate = handle, gate
+        self._handle, self._gate, self._keeps = handle, gate, keeps
         self._door = _Door(on_skip)
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: dict[str, list[bytes]] = {}  # by request: the peers that wait for it
@@ -228,7 +230,8 @@ class Server:
             self._busy[peers[0]] -= 1
             if not self._busy[peers[0]]:
                 del self._busy[peers[0]]
-        self._door.answered.put(request.id, reply)
+        if self._keeps(request.verb):
+            self._door.answered.put(request.id, reply)
         for peer in peers:
             await self._socket.send_multipart([peer, reply])
 

@@ -17,12 +17,14 @@ from dpsup.cli.options import (
     name_option,
     output_option,
     print_json,
+    several,
     share,
 )
 from dpsup.errors import Exit, UsageError
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
-    from dpsup.documents.printed import Revisions, Rolled, Rollouts
+    from dpsup.documents.printed import Revisions, Rolled, Rollouts, Scale
+    from dpsup.instance.client import Instance
 
 
 # "-1" is a number of workers, not an option.
@@ -47,11 +49,28 @@ def scale(ctx: click.Context, group: str, n: str, wait: bool, dry_run: bool, out
         if n.startswith("-"):
             raise click.NoSuchOption(n, ctx=ctx)
         raise click.BadParameter(f"'{n}' is not a number: write 4, +1 or -1", param_hint="'N'")
+    if hosts := several(ctx):
+        from dpsup.cli import fleet
+
+        fleet.each(
+            ctx, hosts, lambda one: one.scale(group, n, wait=wait, dry_run=dry_run),
+            lambda doc: _show_scale(doc, dry_run=dry_run), output,
+            of=lambda doc: _scale_code(doc, dry_run=dry_run),
+        )  # fmt: skip
+        return
     with connect(ctx) as instance:
         doc = instance.scale(group, n, wait=wait, dry_run=dry_run)
     if output == "json":
         print_json(doc)
-    elif dry_run:
+    else:
+        _show_scale(doc, dry_run=dry_run)
+    if code := _scale_code(doc, dry_run=dry_run):
+        _say_held(doc)
+        ctx.exit(code)
+
+
+def _show_scale(doc: Scale, *, dry_run: bool) -> None:
+    if dry_run:
         from dpsup.view.terminal import print_scale
 
         print_scale(doc)
@@ -61,13 +80,18 @@ def scale(ctx: click.Context, group: str, n: str, wait: bool, dry_run: bool, out
         click.echo(
             f"{doc['group']}: {doc['old']} -> {doc['desired']} workers, {doc['ready']} ready"
         )
-    held = doc.get("held")  # an older supervisor tells none
-    if not dry_run and held:
-        from dpsup.cli.options import say
 
-        for worker, why in held.items():
-            say(f"{worker} is held, {why}: `dpsup logs {worker}`, `dpsup reset-failed {worker}`")
-        ctx.exit(Exit.FAILED)
+
+def _scale_code(doc: Scale, *, dry_run: bool) -> int:
+    # An older supervisor tells of none that are held.
+    return int(Exit.FAILED) if doc.get("held") and not dry_run else 0
+
+
+def _say_held(doc: Scale) -> None:
+    from dpsup.cli.options import say
+
+    for worker, why in doc["held"].items():
+        say(f"{worker} is held, {why}: `dpsup logs {worker}`, `dpsup reset-failed {worker}`")
 
 
 @click.command()
@@ -165,19 +189,20 @@ def rollout(
       dpsup rollout fw --args cycles=100 map.wan=lan --judge 10s
       dpsup rollout status
       dpsup rollout undo fw
+      dpsup -n edge1,edge2 rollout fw --plugin /opt/fw-2.so    host after host
+
+    With several hosts, the first that goes back ends it: those after it keep the old version.
     """
     first, *rest = words
-    doc: Rollouts | Revisions | Rolled
+    call: Callable[[Instance], Any]
     if first in _ROLLOUT_VERBS:
         if plugin or args or len(rest) > 1:
             raise UsageError(f"`rollout {first}` takes a group and nothing else", code="E0002")
-        with connect(ctx) as instance:
-            if first == "status":
-                doc = instance.rollout_status(*rest)
-            elif first == "history":
-                doc = instance.rollout_history(*rest)
-            else:
-                doc = instance.rollout_undo(*rest, forget_state=options["forget_state"])
+        call = {
+            "status": lambda one: one.rollout_status(*rest),
+            "history": lambda one: one.rollout_history(*rest),
+            "undo": lambda one: one.rollout_undo(*rest, forget_state=options["forget_state"]),
+        }[first]
     else:
         pairs = _pairs((*args, *rest))
         if plugin is None and not pairs:
@@ -185,24 +210,44 @@ def rollout(
         if plugin is not None and limits.is_plugin_file(plugin):
             # Spelled as the topology's reader does: `..` resolved, links kept.
             plugin = os.path.abspath(plugin)  # noqa: PTH100
-        with connect(ctx) as instance:
-            doc = instance.rollout(first, plugin, pairs or None, wait=wait, **options)
+        wait = wait or bool(several(ctx))  # host after host
+
+        def call(one: Instance) -> Any:
+            return one.rollout(first, plugin, pairs or None, wait=wait, **options)
+
+    if hosts := several(ctx):
+        from dpsup.cli import fleet
+
+        def show(doc: Any) -> None:
+            _show_rollout(first, doc)
+
+        if first in _ROLLOUT_VERBS:
+            fleet.each(ctx, hosts, call, show, output, reads=first != "undo")
+        else:
+            fleet.rollout(ctx, hosts, call, show, output)
+        return
+    with connect(ctx) as instance:
+        doc = call(instance)
     if output == "json":
         print_json(doc)
     else:
-        from dpsup.view import terminal
-
-        if first == "status":
-            terminal.print_rollouts(cast("Rollouts", doc))
-        elif first == "history":
-            terminal.print_revisions(cast("Revisions", doc))
-        else:
-            terminal.print_rollout(cast("Rolled", doc))
+        _show_rollout(first, doc)
     if first in _ROLLOUT_VERBS:
         return
     rolled = cast("Rolled", doc)
     if rolled["changed"] and rolled["phase"] in ("undone", "stuck"):
         ctx.exit(Exit.FAILED)
+
+
+def _show_rollout(first: str, doc: Rollouts | Revisions | Rolled) -> None:
+    from dpsup.view import terminal
+
+    if first == "status":
+        terminal.print_rollouts(cast("Rollouts", doc))
+    elif first == "history":
+        terminal.print_revisions(cast("Revisions", doc))
+    else:
+        terminal.print_rollout(cast("Rolled", doc))
 
 
 def _pairs(words: tuple[str, ...]) -> dict[str, str]:

@@ -68,8 +68,10 @@ def start(
 
         start_detached(file, exit_when_idle, lambda text: click.echo(text, err=True), watch=watch)
         return
+    from dpsup.bus.guests import keep_files_back
     from dpsup.supervisor import launch
 
+    keep_files_back()
     code, summary = launch.foreground(
         file, ctx.obj["name"], exit_when_idle, verbose=verbose, ready_fd=ready_fd, watch=watch
     )

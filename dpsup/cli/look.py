@@ -17,6 +17,7 @@ from dpsup.cli.options import (
     output_option,
     print_json,
     say,
+    several,
     watch_options,
 )
 from dpsup.errors import Exit
@@ -107,8 +108,14 @@ def status(ctx: click.Context, watch: bool, over: float, output: str) -> None:
 
     \b
       dpsup status -w                             every second
+      dpsup -n edge1,edge2 status                 a line for each host
       dpsup status -o json | jq .groups[0].ready
     """
+    if hosts := several(ctx):
+        from dpsup.cli import fleet
+
+        fleet.status(ctx, hosts, over, watch=watch, output=output)
+        return
     if output == "json" and not watch:
         with connect(ctx) as instance:
             doc = instance.status()
@@ -334,6 +341,11 @@ def top(ctx: click.Context, every: float) -> None:
     \b
       dpsup top -n edge
     """
+    if hosts := several(ctx):
+        from dpsup.cli import fleet
+
+        fleet.top(ctx, hosts, every)
+        return
     from dpsup.view import top as screen
 
     screen.run(ctx.obj["name"], every)

@@ -134,6 +134,13 @@ def print_json(doc: Any) -> None:
     click.echo(json.dumps(doc, indent=2))
 
 
+def several(ctx: click.Context) -> list[str]:
+    """The hosts of `-n host1,host2`; none where one instance is meant."""
+    name = (ctx.obj or {}).get("name") or ""
+    hosts = list(dict.fromkeys(word.strip() for word in name.split(",") if word.strip()))
+    return hosts if "," in name else []
+
+
 def connect(ctx: click.Context) -> Instance:
     from dpsup.instance.client import connect
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpsup import limits
-from dpsup.cli.options import Word, duration, live, name_option, output_option, print_json
+from dpsup.cli.options import (
+    Word,
+    duration,
+    live,
+    name_option,
+    output_option,
+    print_json,
+    several,
+)
+from dpsup.errors import UsageError
 
 if TYPE_CHECKING:
     from dpsup.instance.history import Wanted
@@ -88,6 +97,21 @@ def _history(ctx: click.Context, topic: str, wanted: Wanted, follow: bool, outpu
         else:
             click.echo(json.dumps(entry))
 
+    if hosts := several(ctx):
+        if follow:
+            raise UsageError("-f follows one instance", code="E0002", help="name one with -n")
+        from dpsup.cli import fleet
+
+        def past(host: str) -> list[dict[str, Any]]:
+            return history.past(host, topic, wanted)[0]
+
+        def show_with_host(entry: dict[str, Any]) -> None:
+            if output == "text":
+                click.echo(f"{entry.pop('host'):12} ", nl=False)
+            show(entry)
+
+        fleet.events(ctx, hosts, past, show_with_host, output)
+        return
     if follow:
         history.follow(ctx.obj["name"], topic, wanted, show)
         return

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from dpsup import _build
-from dpsup.cli.options import live, say
+from dpsup.cli.options import duration, live, say
 from dpsup.errors import DpsupError, Exit, HostError, TopologyError
 
 # The module of this directory, its title in `dpsup --help`, and its commands, each with a line.
@@ -199,7 +199,13 @@ def _version_option(ctx: click.Context, _: click.Parameter, wanted: bool) -> Non
     "-n",
     "--name",
     shell_complete=live("instances"),
-    help="The instance, if several run.",
+    help="The instance, if several run; a host of hosts.toml, tcp://ADDRESS:PORT, or several: a,b.",
+)
+@click.option(
+    "--deadline",
+    metavar="TIME",
+    callback=duration,
+    help="With several: how long a host may take to answer (10s).",
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option(
@@ -212,7 +218,7 @@ def _version_option(ctx: click.Context, _: click.Parameter, wanted: bool) -> Non
     help="Show the versions of dpsup, DPDK and the plugin ABI.",
 )
 @click.pass_context
-def cli(ctx: click.Context, name: str | None, debug: bool) -> None:
+def cli(ctx: click.Context, name: str | None, deadline: float | None, debug: bool) -> None:
     """Supervise multi-process DPDK: workers crash, hang and scale while traffic flows.
 
     \b
@@ -221,7 +227,7 @@ def cli(ctx: click.Context, name: str | None, debug: bool) -> None:
       dpsup scale workers 4         change the number of workers; no packet is lost
       dpsup stop                    drain and end
     """
-    ctx.obj = {"name": name, "debug": debug}
+    ctx.obj = {"name": name, "deadline": deadline, "debug": debug}
 
 
 def _tell_starter(message: str, code: int) -> None:

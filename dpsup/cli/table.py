@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dpsup.cli.options import connect, name_option, output_option, print_json
+from dpsup.cli.options import connect, name_option, output_option, print_json, several
 from dpsup.errors import UsageError
 from dpsup.instance.status import API
 from dpsup.text import suggest
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
-    from dpsup.documents.tables import Changed, TableLines
+    from dpsup.documents.tables import Changed, TableLines, Tables
     from dpsup.instance.client import Instance
 
 # By verb: how many words follow it, and what they are.
@@ -66,6 +66,9 @@ def table(ctx: click.Context, words: tuple[str, ...], dry_run: bool, output: str
       dpsup table routes add 10.1.0.0/16 7
       dpsup table fw/routes load routes.txt --dry-run
     """
+    if hosts := several(ctx):
+        _of_hosts(ctx, hosts, words, dry_run=dry_run, output=output)
+        return
     if not words or words == ("list",):
         with connect(ctx) as instance:
             tables = instance.tables()
@@ -76,10 +79,7 @@ def table(ctx: click.Context, words: tuple[str, ...], dry_run: bool, output: str
 
         print_tables(tables)
         return
-    name, verb, rest = words[0], (words[1:] or ("show",))[0], words[2:]
-    _check(verb, rest)
-    if verb in ("load", "diff", "batch"):
-        rest = tuple(os.path.abspath(one) for one in rest)  # noqa: PTH100
+    name, verb, rest = _order(words)
     with connect(ctx) as instance:
         if verb in ("show", "get"):
             pages = instance.table_pages(name, *rest)
@@ -93,6 +93,51 @@ def table(ctx: click.Context, words: tuple[str, ...], dry_run: bool, output: str
     if output == "json":
         print_json(doc)
         return
+    _show_change(doc)
+
+
+def _order(words: tuple[str, ...]) -> tuple[str, str, tuple[str, ...]]:
+    """A table, a verb, and the words after it."""
+    name, verb, rest = words[0], (words[1:] or ("show",))[0], words[2:]
+    _check(verb, rest)
+    if verb in ("load", "diff", "batch"):
+        rest = tuple(os.path.abspath(one) for one in rest)  # noqa: PTH100
+    return name, verb, rest
+
+
+def _of_hosts(
+    ctx: click.Context, hosts: list[str], words: tuple[str, ...], *, dry_run: bool, output: str
+) -> None:
+    """The same for each of several hosts. Files are those of the hosts."""
+    from dpsup.cli import fleet
+
+    def show_tables(doc: Tables) -> None:
+        from dpsup.view.terminal import print_tables
+
+        click.echo()
+        print_tables(doc)
+
+    def show_text(text: str) -> None:
+        click.echo(f"\n{text}", nl=False)
+
+    if not words or words == ("list",):
+        fleet.each(ctx, hosts, lambda one: one.tables(), show_tables, output, reads=True)
+        return
+    name, verb, rest = _order(words)
+    if verb in ("show", "get"):
+        fleet.each(
+            ctx, hosts, lambda one: "".join(p["text"] for p in one.table_pages(name, *rest)),
+            show_text, output,
+        )  # fmt: skip
+        return
+    dry_run = dry_run or verb == "diff"
+    fleet.each(
+        ctx, hosts, lambda one: _change(one, name, verb, rest, dry_run=dry_run), _show_change,
+        output,
+    )  # fmt: skip
+
+
+def _show_change(doc: Changed) -> None:
     click.echo(doc["text"], nl=False)
     count = f"{doc['operations']} operation{'s' * (doc['operations'] != 1)}"
     if doc["dry_run"]:

@@ -59,6 +59,13 @@ def running() -> dict[str, Runtime]:
 def find(name: str | None) -> Runtime:
     """The instance of that name, or the only one running. Raises: NotRunning, UsageError."""
     found = runtime_dir.instances() if name else running()
+    if name and "," in name:
+        raise UsageError(
+            "this is for one instance",
+            code="E0476",
+            why="only status, top, events, logs, scale, rollout and table take several",
+            help=f"name one of {name}",
+        )
     if name:
         if name not in found:
             from dpsup.instance import hosts
@@ -158,6 +165,12 @@ class Instance:
         """Later calls raise UsageError E0907, as does one that another thread waits in."""
         self._control.close()
         self._primary.close()
+
+    def only(self, generation: int | None) -> None:
+        """Have what is asked from now on refused (E0477) where the instance is of another
+        generation than `status` told: what was decided by one state is not done to another. None:
+        no more."""
+        self._control.generation = generation
 
     def _ask(self, verb: str, timeout: float = DEFAULT_S, **args: Any) -> Any:
         if self.headless:

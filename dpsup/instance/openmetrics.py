@@ -72,11 +72,11 @@ class _Families:
             self.by_name[name] = kind(f"dpsup_{name}", text, labels=list(labels))
         return self.by_name[name]
 
-    def counter(self, name: str, text: str, value: float, **labels: str) -> None:
+    def counter(self, name: str, text: str, value: float, /, **labels: str) -> None:
         family = self._get(CounterMetricFamily, name, text, labels)
         family.add_metric(list(labels.values()), value)
 
-    def gauge(self, name: str, text: str, value: float, **labels: str) -> None:
+    def gauge(self, name: str, text: str, value: float, /, **labels: str) -> None:
         self._get(GaugeMetricFamily, name, text, labels).add_metric(list(labels.values()), value)
 
     def histogram(self, name: str, text: str, doc: Histogram | MovePause, **labels: str) -> None:
@@ -120,6 +120,13 @@ def _instance(made: _Families, look: Look) -> None:
     for state in STATES:
         value = float(status["state"] == state)
         made.gauge("state", "1 for the current state of the instance.", value, state=state)
+    made.gauge(
+        "instance_info",
+        "1, with the names of the instance and of its host.",
+        1.0,
+        name=status["name"],
+        host=socket.gethostname(),
+    )
     alive = float(status["supervisor"]["pid"] is not None)
     made.gauge("supervisor_up", "1 if a supervisor runs.", alive)
     alive = float(status["primary"]["state"] == "running")

@@ -255,7 +255,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ORDERS)
         server = Server(
             model.runtime.file(CONTROL), partial(self._handle, self), self._skip,
-            lambda: model.gate_pid,
+            lambda: model.gate_pid, lambda verb: verb not in self.reads,
         )  # fmt: skip
         serving = asyncio.create_task(server.serve())
         core.spawn(self.monitor.run())  # a look may fail; without its loop nothing watches

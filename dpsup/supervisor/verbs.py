@@ -79,6 +79,14 @@ async def handle(sup: Supervisor, request: Request) -> Any:
         )
     if request.origin is not None:
         roles.demand(request.origin.role, request.verb, changes=request.verb in CHANGING)
+    now = sup.model.plan.generation
+    if request.generation not in (None, now):
+        raise DpsupError(
+            f"`{request.verb}` is for generation {request.generation}, and this is {now}",
+            code="E0477",
+            why="the primary was started again since: what was decided then may be wrong now",
+            help="`dpsup status` shows how it is now",
+        )
     if request.verb in CHANGING:
         _note_command(sup, request)
     try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpsup.view.columns import Cell, Column, Line, ago, wrap
+from dpsup.view.columns import Cell, Column, Line, ago, percent, si, wrap
 from dpsup.view.sections import Screen, state
 
 if TYPE_CHECKING:  # start-up: they need 5 ms
+    from dpsup.documents.fleet import Fleet, HostAnswer
     from dpsup.documents.instances import Instances
+    from dpsup.documents.rates import Picture
     from dpsup.documents.where import Where
 
 
@@ -44,6 +46,53 @@ def instances(found: Instances, screen: Screen) -> list[Line]:
         for one in found["instances"]
     ]
     return screen.table(columns, rows)
+
+
+def hosts(found: Fleet, screen: Screen) -> list[Line]:
+    """A line for each host, of its Picture."""
+    columns = [
+        Column("HOST", left=True),
+        Column("STATE", left=True),
+        Column("GEN", rank=3),
+        Column("UP", rank=2),
+        Column("PORTS"),
+        Column("WORKERS"),
+        Column("RX PPS"),
+        Column("TX PPS"),
+        Column("DROPPED"),
+        Column("BUSY", rank=1),
+        Column("DEATHS", rank=2),
+        Column("WHY", left=True, flexible=True),
+    ]
+    return screen.table(columns, [_host(one) for one in found["hosts"]])
+
+
+def _host(one: HostAnswer) -> list[Cell]:
+    if one["error"]:
+        return [one["host"], ("no answer", "bad"), *["-"] * 9, f"{one['code']}: {one['error']}"]
+    doc: Picture = one["document"]
+    ports, groups = doc["ports"], doc["groups"]
+    dropped = _sum([g["drop_pps"] for g in groups] + [p["drop_pps"] for p in ports])
+    busy = [w["busy"] for w in doc["workers"] if w["busy"] is not None]
+    return [
+        one["host"],
+        state(doc["state"], "bad"),
+        str(doc["generation"]),
+        ago(doc["up_s"]),
+        _of(sum(p["link_up"] and not p["absent"] for p in ports), len(ports)),
+        _of(sum(g["ready"] for g in groups), sum(g["desired"] for g in groups)),
+        si(_sum([p["rx_pps"] for p in ports])),
+        si(_sum([p["tx_pps"] for p in ports])),
+        (si(dropped), "warn") if dropped else si(dropped),
+        percent(max(busy, default=None)),
+        str(doc["recovery"]["deaths"]),
+        "-",
+    ]
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def where(found: Where, screen: Screen) -> list[Line]:

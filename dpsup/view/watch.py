@@ -28,9 +28,8 @@ def pictures(
     """Pictures of an instance, the first of `over` seconds, each later one of the time since the
     previous look. Raises: NotRunning once the instance has ended."""
     with connect(name) as instance:
-        before = instance.look()
+        name, before = instance.name, instance.look()
     due = time.monotonic() + over
-    name = before["status"]["name"]
     while True:
         time.sleep(max(0.0, due - time.monotonic()))
         with connect(name) as instance:  # again: its supervisor may have ended in between

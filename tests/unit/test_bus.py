@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -130,6 +131,42 @@ def test_a_request_that_is_repeated_is_carried_out_once(tmp_path: Path) -> None:
         assert sorted(r.id for r in replies) == ["a", "b"]
         assert (await says(peer, encoded("scale", "a"))).result == 2
         assert done == ["a", "b"]
+
+    serving(tmp_path / "s", handle, work)
+
+
+def test_what_only_reads_pushes_no_answer_out(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    async def handle(request: Request) -> int:
+        done.append(request.verb)
+        return len(done)
+
+    async def work(server: Server, peer: Any) -> None:
+        server._keeps = lambda verb: verb == "scale"
+        server._door.answered.most = 2
+        first = await says(peer, encoded("scale", "a"))
+        for n in range(5):
+            await says(peer, encoded("status", f"r{n}"))
+        assert (await says(peer, encoded("scale", "a"))).result == first.result
+        assert done.count("scale") == 1
+
+    serving(tmp_path / "s", handle, work)
+
+
+def test_only_the_gate_says_whose_a_request_is(tmp_path: Path) -> None:
+    async def handle(request: Request) -> Any:
+        return request.origin is not None
+
+    async def work(server: Server, peer: Any) -> None:
+        named = messages.encode_request(Request("echo", "1", origin=messages.Origin("admin")))
+        refused = await says(peer, named)
+        assert refused.error is not None and "origin" in refused.error["message"]
+        assert (await says(peer, encoded("echo", "2"))).result is False
+        server._gate = os.getpid
+        assert (await says(peer, named)).result is True
+        unnamed = await says(peer, encoded("echo", "3"))
+        assert unnamed.error is not None and "origin" in unnamed.error["message"]
 
     serving(tmp_path / "s", handle, work)
 

@@ -7,6 +7,7 @@ import copy
 import json
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,12 @@ def test_an_instance_that_does_not_answer_says_so() -> None:
     assert found["dpsup_up"] == [1]
     assert found["dpsup_supervisor_up"] == [0]
     assert samples(exposed(looks.starting()))["dpsup_primary_up"] == [0]
+
+
+def test_an_instance_and_its_host_have_names() -> None:
+    host = socket.gethostname()
+    text = exposed(looks.edge(5.0))
+    assert f'dpsup_instance_info{{host="{host}",name="edge"}} 1.0' in text
 
 
 def test_failovers_are_a_histogram() -> None:

@@ -91,7 +91,9 @@ def test_locks_hold_what_the_project_asks_for(name: str) -> None:
     held = {entry[0]: entry[1] for entry in entries}
     assert len(held) == len(re.findall(r"^[\w.-]+==", text, re.M)), "one has no hash"
     for one in map(Requirement, LOCKED[name]):
-        assert one.specifier.contains(held[canonicalize_name(one.name)]), f"{one}: run deploy/lock/update"
+        assert one.specifier.contains(held[canonicalize_name(one.name)]), (
+            f"{one}: run deploy/lock/update"
+        )
 
 
 @pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])

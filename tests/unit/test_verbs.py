@@ -8,15 +8,15 @@ import signal
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from unit.fakecore import TWO, Parts, run
 from unit.test_chains import CHAIN
 
-from dpsup.bus.messages import ProtocolError, Request
+from dpsup.bus.messages import Origin, ProtocolError, Request
 from dpsup.bus.sockets import Gone
-from dpsup.errors import DpsupError, NoSuchObject, TimedOut, UsageError
+from dpsup.errors import DpsupError, NoSuchObject, NotPermitted, TimedOut, UsageError
 from dpsup.supervisor import verbs
 from dpsup.supervisor.policy import History
 
@@ -54,6 +54,32 @@ def test_a_verb_that_is_none_names_all(sup: Sup) -> None:
     with pytest.raises(ProtocolError) as caught:
         sup.ask("explode")
     assert caught.value.code == "E0903" and "status" in caught.value.help
+
+
+def test_an_order_for_another_generation_is_not_carried_out(sup: Sup) -> None:
+    now, any_sup = sup.model.plan.generation, cast(Any, sup)
+    for generation in (None, now):
+        assert run(verbs.handle(any_sup, Request("ping", "1", generation=generation)))
+    with pytest.raises(DpsupError) as caught:
+        run(verbs.handle(any_sup, Request("stop", "2", generation=now + 1)))
+    assert caught.value.code == "E0477" and not sup.stopped
+
+
+def test_the_role_of_a_request_holds_for_every_verb(sup: Sup) -> None:
+    any_sup = cast(Any, sup)
+    for verb in verbs.VERBS:
+        for role in ("read", ""):
+            if role == "read" and verb not in verbs.CHANGING:
+                continue
+            with pytest.raises(NotPermitted) as caught:
+                run(verbs.handle(any_sup, Request(verb, verb, origin=Origin(role, key="k"))))
+            assert caught.value.code == "E0470"
+    assert run(verbs.handle(any_sup, Request("ping", "1", origin=Origin("read"))))
+    origin = Origin("admin", key="k", address="::1")
+    run(verbs.handle(any_sup, Request("reload", "2", origin=origin)))
+    event = sup.core.events.since(0, 10)[-1]
+    assert (event["type"], event["key"], event["remote"]) == ("command", "k", "::1")
+    assert event["uid"] is None
 
 
 WRONG = [
