@@ -337,7 +337,7 @@ WRONG = [
     ("[bus]", '[[chains]]\nname = "n"\n[bus]', "[[chains]]", "has no path", '"wan"'),
     ('on_full = "drop"', 'state = "a lot"', "a lot", "is not a size", '"64KiB"'),
     ('on_full = "drop"', "state = -1", "state = -1", "state", "64KiB"),
-    ('on_full = "drop"', 'bucket_state = "33KiB"', "33KiB", "bucket_state", "64"),
+    ('on_full = "drop"', 'bucket_state = "65KiB"', "65KiB", "bucket_state", "64"),
     ('endpoint = "ipc"', 'endpoint = "tcp://1.2.3.4:5"', "tcp", "cannot be", "ipc"),
     ('listen = ""', 'listen = "9464"', "9464", "not an address and a port", "127.0.0.1"),
     ('level = "info"', 'level = "warn"', "warn", 'cannot be "warn"', '"warning"'),
