@@ -36,6 +36,7 @@ USE_S, USE_STALE_S = 1.0, 30.0  # between two requests to the kernel to find out
 USES = 1000  # at once
 
 _LINK_KINDS = {0, 16, 17}
+_NEIGHBOUR_KINDS = {0, 16, 17, 28, 29}
 _ROUTE_KINDS = {0, 16, 17, 20, 21, 24, 25, 104, 105}  # links, addresses, routes, next hop objects
 
 
@@ -51,6 +52,7 @@ class Kernel:
         }
         self._ports: dict[int, str] = {}
         self._routes: kernel.Routes = {}
+        self._neighbours: kernel.Neighbours = {}
         self._used: dict[str, float] = {}
 
     def read(self, kinds: set[int]) -> State:
@@ -63,7 +65,9 @@ class Kernel:
                 with contextlib.suppress(OSError) if family == kernel.V6 else _nothing():
                     routes |= kernel.routes(self.socket.routes(family), family)
             self._routes = routes
-        return State(self._ports, self._routes, kernel.neighbours(self.socket.neighbours()))
+        if kinds & _NEIGHBOUR_KINDS:
+            self._neighbours = kernel.neighbours(self.socket.neighbours())
+        return State(self._ports, self._routes, self._neighbours)
 
     def find_out(self, state: State) -> None:
         """Packets that `route` forwards do not show the kernel that a neighbour is used."""
@@ -117,14 +121,15 @@ def _turns(known: Kernel, group: Group, said: Said) -> None:
         if began - full >= FULL_S:
             kinds, full = {0}, began
         if kinds or began - looked >= LOOK_S:
+            changed = bool(kinds)
             if began - looked >= LOOK_S or 0 in kinds:
-                group.refresh()
+                changed |= group.refresh()
                 looked = began
             state = known.read(kinds)
             known.find_out(state)
             if not state.ports:
                 said("none of the ports' TAPs is there: the tables stay as they are")
-            else:
+            elif changed:
                 number = group.follow(state)
                 said("; ".join(group.follower.troubles))
                 if number:

@@ -4,6 +4,9 @@
 Each carries a mark, as its alias: of which instance and port it is. An interface without that mark
 is never attached to, changed or removed. A TAP is persistent, so that it keeps its addresses while
 no process has it open, and of several queues, so that a queue that is detached keeps its carrier.
+
+Supervisor, primary and `dpsup check` load this module: pyroute2 would take each of them 0.1 s and
+25 MB, for four requests to the kernel.
 """
 
 from __future__ import annotations

@@ -26,14 +26,17 @@ class Entries:
             if row["group"] == group and row["table"] in names
         }
 
-    def refresh(self) -> None:
-        """Read what another hand has changed. Raises: DpsupError."""
+    def refresh(self) -> bool:
+        """Read what another hand has changed. False: nothing. Raises: DpsupError."""
+        found = False
         for row in self._instance.tables()["tables"]:
             name = row["table"]
             if row["group"] != self._group or name not in self.most:
                 continue
             if self.versions.get(name) != row["version"]:
                 self._read(name)
+                found = True
+        return found
 
     def _read(self, name: str) -> None:
         entries: Text = {}

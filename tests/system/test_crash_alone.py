@@ -117,7 +117,7 @@ PARTS: list[Case] = [
 FOLLOWED: list[Case] = [
     (sweeping.follow_dies, raising("until keep")),
     (sweeping.follow_dies, raising("sleep keep")),
-    (sweeping.spare_dies, adopting(["entry follow_process.keep"])),
+    (sweeping.spare_dies, adopting(["entry group_process.keep"])),
 ]
 PRIMARY = [
     "action primary.sweep", "action primary.report", "action worker.forget",

@@ -16,10 +16,11 @@ from unit.fakehost import FILE, machine
 from dpsup.check.kernel import kernel_paths
 from dpsup.follow import kernel
 from dpsup.follow.kernel import Hop, Neighbour, Route
-from dpsup.follow.process import Group
+from dpsup.follow.process import Group, Kernel
 from dpsup.follow.wanted import ON_LINK, Follower, State, Step, Tables, unresolved
 from dpsup.host import python, tap
 from dpsup.host.machine import Host
+from dpsup.host.routing import Routing
 from dpsup.instance.client import TABLE_BYTES, Instance
 from dpsup.topology.load import load
 
@@ -320,8 +321,48 @@ class FakeInstance:
 def test_a_change_of_a_table_is_one_batch_however_long(tmp_path: Path) -> None:
     instance, file = FakeInstance(), tmp_path / "g:follow"
     group = Group(cast("Instance", instance), "g", file)
-    group.refresh()
+    assert group.refresh() and not group.refresh()
     routes = {f"10.{n // 250}.{n % 250}.0/24": via(8) for n in range(4000)}
     assert group.follow(state(routes)) == 4001
     assert [batch.count("\n") for batch in instance.batches] == [1, 4000]
     assert len(instance.batches[1]) > TABLE_BYTES and not file.exists()
+
+
+class FakeRouting:
+    """Notes what is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def links(self) -> dict[str, int]:
+        self.asked.append("links")
+        return {tap.mark_of("edge", "wan"): 7}
+
+    def routes(self, family: int) -> list[bytes]:
+        self.asked.append(f"routes {family}")
+        return [route_message("10.0.0.0", 8, by(7))]
+
+    def neighbours(self) -> list[tuple[int, bytes, bytes, int]]:
+        self.asked.append("neighbours")
+        return [(7, ip("192.0.2.1"), A, 2)]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "asked"),
+    [
+        (set(), []),
+        ({28, 29}, ["neighbours"]),
+        ({24}, ["routes 2", "routes 10"]),
+        ({20, 104}, ["routes 2", "routes 10"]),
+        ({17}, ["links", "routes 2", "routes 10", "neighbours"]),
+        ({0}, ["links", "routes 2", "routes 10", "neighbours"]),
+    ],
+)
+def test_what_the_news_touch_is_read_again(kinds: set[int], asked: list[str]) -> None:
+    fake = FakeRouting()
+    plan = {"ports": [{"name": "wan", "kernel_tap": "wan"}]}
+    known = Kernel(cast("Routing", fake), "edge", plan)
+    before = known.read({0})
+    fake.asked.clear()
+    assert known.read(kinds) == before and fake.asked == asked
+    assert before.ports == {7: "wan"} and (7, ip("192.0.2.1")) in before.neighbours
