@@ -19,6 +19,7 @@ from dpsup.plan import rights as of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.beside]
 
+IDLE = 'idle = "adaptive"\n'
 CALLS = ("socket", "openat", "execve", "clone", "ptrace", "mmap")
 
 # Makes each call of CALLS once in all, in the middle of a packet; with `always`, the first one each
@@ -107,7 +108,7 @@ def start(instance: Run, packets: list[Packet], more: str, args: str = "", kind:
     if kind == "c":
         plugin = build(instance.folder, CURIOUS)
     args = f'done = "{instance.folder}/done"{args}'
-    return Job(instance, pcap_port() + IO + group(str(plugin), 1, args, more=more))
+    return Job(instance, pcap_port() + IO + IDLE + group(str(plugin), 1, args, more=more))
 
 
 def refused(job: Job) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ vdev = "net_pcap_wan,rx_pcap={folder}/work/in.pcap,tx_pcap={folder}/work/out.pca
 kernel = {{ tap = "{tap}" }}
 [[io]]
 cores = "1"
+idle = "adaptive"
 [[workers]]
 name = "fw"
 plugin = "{plugin}"
@@ -197,7 +198,7 @@ def test_a_whole_life_without_a_capability(host: Host, tmp_path: Path) -> None:
     def said() -> int:
         return host.run("-n", host.name, "logs").stdout.count("it has had")
 
-    wait_for(lambda: sent() > 10)
+    wait_for(lambda: sent() > 10, step=0.3)
     seed = status["seed"]["pid"]
     children = Path(f"/proc/{seed}/task/{seed}/children").read_text().split()
     everyone = [status["supervisor"]["pid"], status["primary"]["pid"], seed, *map(int, children)]
@@ -206,7 +207,7 @@ def test_a_whole_life_without_a_capability(host: Host, tmp_path: Path) -> None:
         assert powers(pid) == {(str(USER), "1")}
     first = status["groups"][0]["workers"][0]["pid"]
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: host.status()["groups"][0]["workers"][0]["pid"] not in (None, first))
+    wait_for(lambda: host.status()["groups"][0]["workers"][0]["pid"] not in (None, first), step=0.3)
     assert host.run("-n", host.name, "scale", "fw", "2").returncode == 0
     # The next supervisor adopts what runs.
     os.kill(status["supervisor"]["pid"], signal.SIGKILL)
@@ -216,10 +217,10 @@ def test_a_whole_life_without_a_capability(host: Host, tmp_path: Path) -> None:
     assert host.status()["generation"] == 1
     # It has what they print, too.
     told = said()
-    wait_for(lambda: said() > told)
+    wait_for(lambda: said() > told, step=0.3)
     with (work / "fast").open("r+b") as f:
         f.write(b"\1")
-    wait_for(lambda: sent() >= len(packets))
+    wait_for(lambda: sent() >= len(packets), step=0.3)
     done = host.run("-n", host.name, "stop")
     assert done.returncode == 0, done.stderr
     # The kernel sends some of its own, by the TAP.
