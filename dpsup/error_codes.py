@@ -573,7 +573,8 @@ CODES: dict[str, Entry] = {
         " CAP_NET_ADMIN; in another network namespace (netns), that one, and CAP_SYS_ADMIN to enter"
         " it.",
         "`modprobe tun`; run as root, or give the process these rights; in a container, the device"
-        " too. `ip netns add NAME` creates a namespace.",
+        " too. `ip netns add NAME` creates a namespace. Or root prepares a TAP that belongs to the"
+        " user, with the port's MAC, MTU and mark: docs/security.md.",
     ),
     "E0448": Entry(
         "a TAP's name that is taken, or is none",

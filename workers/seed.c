@@ -82,6 +82,7 @@ struct seed {
 	struct {
 		pid_t pid;                      // 0: free
 		uint32_t berth;
+		int log;                        // what it prints to: for the next supervisor
 	} child[CHILDREN];
 };
 
@@ -369,6 +370,7 @@ order_fork(uint32_t index, uint32_t ticket, int log, int notify)
 	}
 	seed.child[at].pid = pid;
 	seed.child[at].berth = index;
+	seed.child[at].log = fcntl(log, F_DUPFD_CLOEXEC, 0);
 	pidfd = syscall(SYS_pidfd_open, pid, 0);
 	if (pidfd < 0) {
 		// No process could watch it: end it.
@@ -392,6 +394,8 @@ ended(pid_t pid, int status)
 		if (seed.child[i].pid != pid)
 			continue;
 		seed.child[i].pid = 0;
+		if (seed.child[i].log >= 0)
+			close(seed.child[i].log);
 		sitter->exit_status = status;
 		dps_store32(&sitter->exits, sitter->exits + 1);
 		__atomic_store_n(&sitter->exit_pid, pid, __ATOMIC_RELEASE);
@@ -454,6 +458,21 @@ reap(void)
 		end_orphans();
 }
 
+// A supervisor that adopts cannot open them itself: a worker is not dumpable, and what belongs to it in
+// /proc is root's.
+static void
+tell_logs(void)
+{
+	for (uint32_t i = 0; i < CHILDREN; i++) {
+		char text[ORDER_MOST];
+
+		if (seed.child[i].pid == 0 || seed.child[i].log < 0)
+			continue;
+		snprintf(text, sizeof(text), "log %u %d", seed.child[i].berth, seed.child[i].pid);
+		tell(text, fcntl(seed.child[i].log, F_DUPFD_CLOEXEC, 0));
+	}
+}
+
 // --- orders ---------------------------------------------------------------------------------------
 
 static void
@@ -500,6 +519,7 @@ take_order(int *from)
 			hang_up(&seed.orders);
 			seed.orders = seed.caller;
 			seed.caller = -1;
+			tell_logs();
 		} else {
 			hang_up(from);
 		}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dpsup.check.devices import offloaded
 from dpsup.errors import Exit, Problem, Severity
+from dpsup.host.tap import NO_RIGHT
 from dpsup.topology.model import Port, Topology
 from dpsup.topology.typed import Path
 
@@ -19,13 +20,17 @@ def kernel_paths(topology: Topology, host: Host) -> Iterator[Problem]:
     wanted = [(i, port) for i, port in enumerate(topology.ports) if port.kernel]
     if not wanted:
         return
-    if why := host.no_taps():
+    why = host.no_taps()
+    # What was prepared for this port, an ordinary user may open.
+    is_prepared = why == NO_RIGHT and all(_is_there(topology, host, port) for _, port in wanted)
+    if why and not is_prepared:
         yield topology.source.problem(
             ("ports", wanted[0][0], "kernel"),
             "this process can create no TAP",
             code="E0447",
             why=why,
-            help="run as root, or with CAP_NET_ADMIN and the device /dev/net/tun",
+            help="run as root, or with CAP_NET_ADMIN and the device /dev/net/tun; or have root"
+            " prepare the TAP: docs/security.md",
             exit_code=Exit.HOST,
         )
         return
@@ -45,6 +50,10 @@ def _followers(topology: Topology, host: Host) -> Iterator[Problem]:
                 help="pip install 'pyroute2>=0.9.1', into the environment that dpsup runs in",
                 exit_code=Exit.HOST,
             )
+
+
+def _is_there(topology: Topology, host: Host, port: Port) -> bool:
+    return host.tap(port.tap, port.kernel.netns).is_of(topology.name, port.name)
 
 
 def _tap(topology: Topology, host: Host, i: int, port: Port) -> Iterator[Problem]:

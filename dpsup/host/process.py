@@ -267,6 +267,11 @@ def reopen(pid: int, fd: int = 1) -> int:
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
+def reader_of(pipe: int) -> int:
+    """A read end of a pipe of which this process has any end. Raises: OSError."""
+    return os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 @dataclass(slots=True)
 class Spawned:
     pid: int

@@ -37,6 +37,9 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_IFALIAS = 1, 3, 4, 20
 _HEADER, _LINK, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), struct.Struct("=HH")
 
 
+NO_RIGHT = "this process has not CAP_NET_ADMIN"
+
+
 class Taken(Exception):
     """An interface of that name is there, and is not this port's."""
 
@@ -192,12 +195,23 @@ def open_tap(name: str, netns: str, mark: str, mac: str, mtu: int) -> tuple[int,
             found = find(name)
             if found is None:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-            change(found.number, mark=mark, mac=mac, mtu=mtu, up=before is None)
+            _fit(found, mark, mac, mtu, up=before is None)
             fcntl.ioctl(fd, _TUNSETPERSIST, 1)
         except BaseException:
             os.close(fd)
             raise
     return fd, found.number
+
+
+def _fit(found: Link, mark: str, mac: str, mtu: int, *, up: bool) -> None:
+    """Change what differs: one that was prepared for a process without CAP_NET_ADMIN needs no
+    change."""
+    wanted = {
+        "mark": mark if found.mark != mark else "",
+        "mac": mac if mac and found.mac != mac else "",
+    }
+    if any(wanted.values()) or found.mtu != mtu or up:
+        change(found.number, **wanted, mtu=mtu if found.mtu != mtu else 0, up=up)
 
 
 def set_carrier(fd: int, *, on: bool) -> None:
@@ -242,7 +256,7 @@ def why_unusable() -> str:
         os.close(os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as e:
         return f"{TUN}: {e.strerror}"
-    return "" if _has_net_admin() else "this process has not CAP_NET_ADMIN"
+    return "" if _has_net_admin() else NO_RIGHT
 
 
 def _has_net_admin() -> bool:

@@ -35,11 +35,12 @@ Reported = Callable[[Worker, Sitter, Story, int | None], None]
 
 
 def _is_refused_call(story: Story, status: int | None) -> bool:
-    """Its handler has not noted which call it was where the plugin had blocked the signal."""
-    by_kernel = status is not None and os.WIFSIGNALED(status)
-    return bool(story.get("call")) or (
-        by_kernel and os.WTERMSIG(status or 0) == signal.SIGSYS and not story.get("signal")
-    )
+    """Which call it was is not noted where the plugin had blocked the signal, and where Python was
+    told of the refusal."""
+    if status is None or not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGSYS:
+        return False
+    is_own = story.get("sender") == story.get("pid")
+    return bool(story.get("call")) or not story.get("signal") or is_own
 
 
 def _reason(worker: Worker, story: Story, status: int | None) -> str:

@@ -63,6 +63,7 @@ class Sitter:
     pidfd: int
     start: int = 0  # clock ticks since boot
     ready: bool = False
+    is_read: bool = False  # what it prints
     asked: bool = False  # told to end
     version: int = 0  # of its group's plugin
     status: int | None = None  # how it ended, as waitpid gives it

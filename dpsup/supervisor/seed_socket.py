@@ -29,7 +29,8 @@ class SeedError(DpsupError):
 
 class Seed:
     """A connection to the seed at `path`; `on_exit(pid, status)` hears of its children, `on_end` of
-    the connection's end by the other side, `on_skip` of what is no message of a seed."""
+    the connection's end by the other side, `on_skip` of what is no message of a seed;
+    `on_log(pid, fd)` gets a pipe that a child prints to, and closes it."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Seed:
         on_exit: Callable[[int, int], None],
         on_end: Callable[[], None] = lambda: None,
         on_skip: Callable[[str], None] = lambda _: None,
+        on_log: Callable[[int, int], None] = lambda _, fd: os.close(fd),
     ) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Others may wait at the door, without end; the seed itself answers at once.
@@ -49,6 +51,7 @@ class Seed:
             raise
         self._socket.setblocking(False)
         self._on_exit, self._on_end, self._on_skip = on_exit, on_end, on_skip
+        self._on_log = on_log
         self._waiting: dict[int, asyncio.Future[tuple[int, int]]] = {}
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
@@ -106,6 +109,8 @@ class Seed:
                 self._on_exit(pid, status)
             case "forked", [int(berth), int(pid), *_] if fds and self._awaits(berth):
                 self._waiting[berth].set_result((pid, fds.pop()))
+            case "log", [_, int(pid)] if fds:
+                self._on_log(pid, fds.pop())
             case (("forked" | "refused"), [int(berth), *_]) if self._awaits(berth):
                 self._waiting[berth].set_exception(SeedError(" ".join(rest[1:]) or "refused"))
             case (("exit" | "forked" | "refused"), [int(_), *_]):

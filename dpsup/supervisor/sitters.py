@@ -8,6 +8,7 @@ fork and its word of it, so an order that failed is called off: no unknown proce
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -21,7 +22,6 @@ from dpsup.host import process
 from dpsup.host.process import Identity
 from dpsup.instance.runtime_dir import SEED
 from dpsup.supervisor import disk
-from dpsup.supervisor.children import follow
 from dpsup.supervisor.core import AGAIN_S, HALT_S, Core
 from dpsup.supervisor.journal import Lines
 from dpsup.supervisor.model import Model, Sitter, Worker
@@ -57,10 +57,25 @@ class Sitters:
         """Raises: OSError while the seed does not listen."""
         if self._seed is None:
             path = self._model.runtime.file(SEED)
-            self._seed = Seed(path, self.says, self._cut_off, self._skip)
+            self._seed = Seed(path, self.says, self._cut_off, self._skip, self._take_log)
 
     def _skip(self, message: str) -> None:
         self._core.skip("seed", "a message", repr(message))
+
+    def _take_log(self, pid: int, pipe: int) -> None:
+        """What a process prints that another supervisor ordered, and that /proc did not give."""
+        try:
+            sitter = self._model.sitters.get(pid)
+            if sitter is not None and not sitter.is_read:
+                self._read_log(sitter, process.reader_of(pipe))
+        except OSError as e:
+            self._core.events.add(type="error", message=f"no log of pid {pid}: {e}")
+        finally:
+            os.close(pipe)
+
+    def _read_log(self, sitter: Sitter, pipe: int) -> None:
+        Lines(pipe, lambda line: self._core.log.add(name=sitter.name, line=line))
+        sitter.is_read = True
 
     def _cut_off(self) -> None:
         """The seed is dead, which its pidfd says too; or another process has come between."""
@@ -136,7 +151,7 @@ class Sitters:
         else:
             # A warden's story named it first: it has a worker's place already.
             os.close(pidfd)
-        Lines(log_r, lambda line: self._core.log.add(name=sitter.name, line=line))
+        self._read_log(sitter, log_r)
         Lines(note_r, lambda line: noted(sitter, line), NOTES_PER_SECOND)
         return sitter
 
@@ -204,7 +219,8 @@ class Sitters:
             os.close(pidfd)
             return None
         sitter = self.know(Sitter(name, berth, pid, pidfd))
-        follow(pid, lambda line: self._core.log.add(name=sitter.name, line=line))
+        with contextlib.suppress(OSError):
+            self._read_log(sitter, process.reopen(pid))
         return sitter
 
     def mourn(self, sitter: Sitter) -> Sitter:

@@ -72,14 +72,12 @@ is_fatal(uint32_t number)
 static bool
 died_of_itself(const struct dps_story *death)
 {
-	if (!is_fatal(death->signal))
+	// A call that a worker may not make is its plugin's, whatever the packet was.
+	if (!is_fatal(death->signal) || death->signal == SIGSYS)
 		return false;
 	// Sent, not raised by the CPU.
 	if (death->code <= 0)
 		return death->sender == death->pid;
-	// A call that a worker may not make is its plugin's, whatever the packet was.
-	if (death->signal == SIGSYS)
-		return false;
 	// No packet breaks memory, or cuts short the file that was mapped there.
 	return death->signal != SIGBUS ||
 	       (death->code != BUS_MCEERR_AR && death->code != BUS_MCEERR_AO &&

@@ -19,6 +19,7 @@ from dpsup.plan import rights as of
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.beside]
 
+IDLE = 'idle = "adaptive"\n'
 CALLS = ("socket", "openat", "execve", "clone", "ptrace", "mmap")
 
 # Makes each call of CALLS once in all, in the middle of a packet; with `always`, the first one each
@@ -89,12 +90,25 @@ def status_of(task: Path) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
-def start(instance: Run, packets: list[Packet], more: str, args: str = "") -> Job:
+PYTHON = """
+from dpsup import plugin as dps
+
+
+def packet(p):
+    open("/etc/hostname")
+    return dps.out(p.port)
+"""
+
+
+def start(instance: Run, packets: list[Packet], more: str, args: str = "", kind: str = "c") -> Job:
     save(instance.folder / "wan.in.pcap", packets)
     (instance.folder / "done").write_bytes(bytes(4096))
-    plugin = build(instance.folder, CURIOUS)
+    plugin = instance.folder / "curious.py"
+    plugin.write_text(PYTHON)
+    if kind == "c":
+        plugin = build(instance.folder, CURIOUS)
     args = f'done = "{instance.folder}/done"{args}'
-    return Job(instance, pcap_port() + IO + group(str(plugin), 1, args, more=more))
+    return Job(instance, pcap_port() + IO + IDLE + group(str(plugin), 1, args, more=more))
 
 
 def refused(job: Job) -> list[dict[str, Any]]:
@@ -122,11 +136,12 @@ def test_a_call_ends_the_worker_and_blames_no_packet(instance: Run) -> None:
     assert did[:6] == b"\1" * 6 and did[64:70] == bytes(6)
 
 
-def test_one_that_goes_on_asking_is_held(instance: Run) -> None:
-    """Its packets wait: they are not the cause."""
+@pytest.mark.parametrize("kind", ["c", "python"])
+def test_one_that_goes_on_asking_is_held(instance: Run, kind: str) -> None:
+    """Its packets wait: they are not the cause. In Python it is an exception that ends it."""
     packets = mix(flows(), 2_000, seed=4)
     more = 'on_full = "hold"\nrestart = { intensity = 2, backoff = { initial = "1ms" } }\n'
-    job = start(instance, packets, more, ", always = 1")
+    job = start(instance, packets, more, ", always = 1", kind)
     wait_for(lambda: job.instance.status()["groups"][0]["workers"][0]["state"] == "held")
     status = job.instance.status()
     assert status["recovery"]["refused_calls"] == 3

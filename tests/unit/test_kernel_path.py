@@ -157,6 +157,10 @@ def test_what_the_machine_must_have(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checked(monkeypatch, '"tap"') == checked(monkeypatch, '"tap"', ours) == []
     refused = [("E0447", Severity.ERROR)]
     assert checked(monkeypatch, '"tap"', no_taps="no /dev/net/tun") == refused
+    # One that root has prepared takes no right.
+    assert checked(monkeypatch, '"tap"', ours, no_taps=tap.NO_RIGHT) == []
+    assert checked(monkeypatch, '"tap"', no_taps=tap.NO_RIGHT) == refused
+    assert checked(monkeypatch, '"tap"', ours, no_taps="no /dev/net/tun") == refused
     assert checked(monkeypatch, '"tap"', tap.Seen("there is no /run/netns/edge")) == refused
     for mark in ("", "mine", tap.mark_of(name, "lan"), tap.mark_of("other", "wan")):
         taken = checked(monkeypatch, '"tap"', tap.Seen("", True, mark))

@@ -77,6 +77,34 @@ def between(folder: Path, work: Work) -> None:
     assert not complaints
 
 
+def test_a_log_is_handed_on(tmp_path: Path) -> None:
+    """With its descriptor; one without, or with no number, is no message."""
+
+    async def work() -> None:
+        before, fake, came, skipped = descriptors(), FakeSeed(str(tmp_path / "s")), [], []
+        seed = Seed(
+            str(tmp_path / "s"),
+            lambda *_: None,
+            on_skip=skipped.append,
+            on_log=lambda pid, fd: came.append((pid, os.read(fd, 9), os.close(fd))),
+        )
+        read, write = os.pipe()
+        os.write(write, b"words")
+        fake.say(b"log 3 77", read)
+        fake.say(b"log 3 77")
+        fake.say(b"log 3 x", read)
+        while len(skipped) < 2:
+            await asyncio.sleep(0)
+        assert came == [(77, b"words", None)]
+        os.close(read)
+        os.close(write)
+        seed.close()
+        fake.close()
+        assert not descriptors() - before
+
+    run(work())
+
+
 def ordered(fake: FakeSeed, seed: Seed, timeout: float = 60) -> asyncio.Task[tuple[int, int]]:
     return asyncio.create_task(seed.fork(7, 99, 1, 2, timeout))
 

@@ -8,10 +8,12 @@
 // thread, which holds the GIL from init to the end.
 //
 // An exception that leaves packet() or a tick ends the process by SIGABRT, as a C plugin's abort() does, once its
-// traceback is on stderr: the packet gets no verdict, and is blamed as for any crash.
+// traceback is on stderr: the packet gets no verdict, and is blamed as for any crash. A PermissionError ends it by
+// SIGSYS, and blames no packet.
 
 #include "pyplugin.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -326,6 +328,19 @@ tell(const char *where, char *why, uint32_t len)
 		snprintf(why, len, "%s", text != NULL ? text : Py_TYPE(error)->tp_name);
 }
 
+// By SIGABRT, as a C plugin's abort(). A worker may open no file after init (confine.h): what the kernel
+// has refused is no packet's fault, which SIGSYS says.
+static void __attribute__((noreturn))
+end_by(const char *where)
+{
+	bool is_refused = PyErr_ExceptionMatches(PyExc_PermissionError);
+
+	tell(where, NULL, 0);
+	if (is_refused)
+		raise(SIGSYS);
+	abort();
+}
+
 static int
 on_init(const struct dps_env *env, void **state)
 {
@@ -351,8 +366,7 @@ on_seated(void *state, const struct dps_env *env)
 {
 	if (pyplugin_seated(state, env) == 0)
 		return;
-	tell("seated", NULL, 0);
-	abort();
+	end_by("seated");
 }
 
 static uint16_t
@@ -361,8 +375,7 @@ on_packet(void *state, struct dps_packet *packet)
 	long verdict = pyplugin_packet(state, packet);
 
 	if (__builtin_expect(verdict < 0, 0)) {
-		tell("packet", NULL, 0);
-		abort();
+		end_by("packet");
 	}
 	return (uint16_t)verdict;
 }
@@ -372,8 +385,7 @@ on_tick(void *state)
 {
 	if (pyplugin_tick(state) == 0)
 		return;
-	tell("tick", NULL, 0);
-	abort();
+	end_by("tick");
 }
 
 static void
@@ -381,8 +393,7 @@ on_bucket_tick(void *state, uint32_t bucket, void *bucket_state)
 {
 	if (pyplugin_bucket_tick(state, bucket, bucket_state) == 0)
 		return;
-	tell("bucket_tick", NULL, 0);
-	abort();
+	end_by("bucket_tick");
 }
 
 static void
@@ -390,8 +401,7 @@ on_control(void *state, const char *text, uint32_t len)
 {
 	if (pyplugin_control(state, text, len) == 0)
 		return;
-	tell("control", NULL, 0);
-	abort();
+	end_by("control");
 }
 
 static void
