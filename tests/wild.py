@@ -36,6 +36,7 @@ static struct dps_ctl *find_ctl(void)
 # Finds its way to the control block, and once in all does what it must not, at its 300th packet.
 WILD = """
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
 #include "dpsup.h"

@@ -13,8 +13,8 @@
 // workers may not make (confine.c of the workers): the plugin is at fault.
 //
 // The deaths are noted in a table of the primary's own. The packet's mark names its line there, and
-// the line the packet, so that neither a stray write to the one (mbuf headers lie in memory that
-// workers can write) nor a buffer's next packet can inherit a death: receiving sets the mark anew.
+// the line the packet, so that neither a stray write to the one (in some drivers' pools workers can write
+// to mbuf headers) nor a buffer's next packet can inherit a death: receiving sets the mark anew.
 
 #include <errno.h>
 #include <pthread.h>

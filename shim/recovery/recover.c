@@ -105,6 +105,11 @@ recover_lane(const struct dps_slot *s, struct lane *lane, uint32_t io, uint64_t 
 	uint32_t done = lane->shared->done;
 	uint32_t first = done;
 
+	// Another thread of the dead worker's process may still write.
+	if (published - done > lane->size) {
+		out->corrupt = 1;
+		return;
+	}
 	// What these filled goes out with them; what the packet in hand filled is blank again.
 	for (; done != published && dps_word_is_done(lane_get(lane, done)); done++)
 		taken += DPS_FIELD(lane_get(lane, done), DPS_W_EMITS, 4);
@@ -177,6 +182,10 @@ slot_repair(uint32_t slot, uint64_t stuck, struct dps_story *out)
 		in_hand = 0;
 	for (uint32_t i = 0; i < p->n_io; i++)
 		recover_lane(s, &p->io[i]->lane[slot], i, in_hand, out);
+	if (out->corrupt) {
+		state_forget(slot);
+		return;
+	}
 	// The packets in hand are settled; a second repair before the next worker must find none.
 	s->undo = 0;
 	s->brief_of = 0;
@@ -196,7 +205,7 @@ slot_requeue(uint32_t slot)
 		uint32_t done = lane->shared->done;
 		uint32_t n = dps_load32(&lane->published) - done;
 
-		if (!is_sound(lane))
+		if (!is_sound(lane) || n > lane->size)
 			return -EIO;
 		if (n == 0)
 			continue;

@@ -112,3 +112,36 @@ def test_evidence_that_is_none(instance: Run, packets: list[Packet], act: str, h
     accounted(doc := job.end(len(packets)), len(packets))
     assert doc["deaths"] == 1
     compare(packets, out(instance))
+
+
+def test_a_thread_of_a_dead_worker_writes_on(instance: Run, packets: list[Packet]) -> None:
+    """The data thread is gone, which lets the repair begin; until the whole process is, another
+    thread of it moves the lane's index under the repair's hands."""
+    act = """
+	void *flip(void *at)
+	{
+		uint32_t was = *(uint32_t *)at;
+
+		while (dps_load32(&me->signal) == 0)
+			;
+		for (uint32_t i = 0;; i++)
+			dps_store32(at, i % 16 ? was : was + 0x80000000u);
+		return NULL;
+	}
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, flip, &lane->done);
+	usleep(1000);
+	__builtin_trap();
+"""
+    job = wild(instance, packets, act, 1)
+    assert first_death(job)["how"] == "SIGILL"
+    wait_for(lambda: job.instance.status()["state"] == "running")
+    assert job.instance.status()["generation"] == 1
+    assert job.instance.audit()["pools"][0]["unexplained"] == 0
+    doc = job.end(len(packets))
+    given_up = sum(doc["dropped"].values())
+    assert given_up < 1024
+    accounted(doc, len(packets), dropped=given_up)
+    # Which of them, and in what order the others came, is the wild thread's to say.
+    assert len(list(out(instance))) == len(packets) - given_up
