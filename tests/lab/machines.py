@@ -18,6 +18,7 @@ MACHINES = (
     Machine("smoke", nics=TWO_PORTS, boots=(("test_smoke.py", "test_outside.py"),), long=True),
     Machine("smoke-13", nics=TWO_PORTS, boots=(("test_smoke.py",),), suite="trixie"),
     Machine("systemd", nics=TWO_PORTS, cpus=4, boots=(("test_systemd.py",),), minutes=90),
+    Machine("unprivileged", nics=TWO_PORTS, cpus=4, boots=(("test_unprivileged.py",),), minutes=60),
     Machine(
         "enable",
         boots=(

@@ -106,7 +106,7 @@ def test_the_same_commit_gives_the_same_bytes(tmp_path: Path) -> None:
     """Built at another place, in another time zone and language; but for .buildinfo, which is of
     the build itself."""
     need("dh", "dpkg-buildpackage")
-    kinds, found = ("sdist", "wheel", "client", "deb"), []
+    kinds, found = ("sdist", "wheel", "client", "deb", "sbom"), []
     for name, zone in (("a", "UTC"), ("elsewhere", "Asia/Tokyo")):
         place = tmp_path / name
         (place / "tmp").mkdir(parents=True)
@@ -117,8 +117,21 @@ def test_the_same_commit_gives_the_same_bytes(tmp_path: Path) -> None:
         )
         files = [f for f in (place / "out").iterdir() if f.suffix != ".buildinfo"]
         found.append({f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files})
-    assert len(found[0]) >= 5
+    assert len(found[0]) >= 6
     assert found[0] == found[1]
+
+
+def test_the_list_of_components_is_the_lock(tmp_path: Path) -> None:
+    (file,) = build("sbom", tmp_path)
+    told = json.loads(file.read_text())
+    assert told["bomFormat"] == "CycloneDX"
+    text = (ROOT / "deploy/lock/run.txt").read_text()
+    locked = set(re.findall(r"^([\w.-]+)==(\S+)", text, re.M))
+    listed = {
+        (c["name"].replace("_", "-"), c["version"]) for c in told["components"] if "version" in c
+    }
+    assert locked <= listed
+    assert {name for name, _ in listed - locked} == {"dpdk"}
 
 
 def test_client_in_an_environment_of_its_own(instance: Run, tmp_path: Path) -> None:
