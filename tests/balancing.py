@@ -84,17 +84,19 @@ class Connection:
     """One of a client's; "" of `ask`: it is broken."""
 
     async def open(self, address: str) -> Connection:
-        self.begun = False
+        self.begun = self.broken = False
         self.reader, self.writer = await asyncio.wait_for(
             asyncio.open_connection(address, 80), PATIENCE
         )
         return self
 
     async def ask(self) -> str:
-        try:
-            return await asyncio.wait_for(self._ask(), PATIENCE)
-        except (OSError, asyncio.IncompleteReadError, TimeoutError):
-            return ""
+        if not self.broken:  # asyncio complains of what is written to it, and nobody reads that
+            try:
+                return await asyncio.wait_for(self._ask(), PATIENCE)
+            except (OSError, asyncio.IncompleteReadError, TimeoutError):
+                self.broken = True
+        return ""
 
     async def _ask(self) -> str:
         body = b"" if self.begun else bytes(BODY)

@@ -8,12 +8,14 @@ import dataclasses
 import json
 
 import pytest
+from unit.fakecore import FakeCore
 from unit.fakehost import FILE, FULL, machine
 
 from dpsup.plan.place import make_plan
 from dpsup.probe.ask import Question, ask
 from dpsup.probe.judge import Change, Judge, addresses_of
 from dpsup.supervisor.adopt import plan_of
+from dpsup.supervisor.group_process import FOLLOW, PROBE
 from dpsup.topology.load import load
 
 TABLES = """
@@ -171,3 +173,17 @@ def test_no_socket_is_no_fault_of_a_backend() -> None:
     question = Question("tcp", 80, "/", "", 1, "dpsup-no-such-namespace")
     with pytest.raises(OSError, match="dpsup-no-such-namespace"):
         asyncio.run(ask(question, "127.0.0.1"))
+
+
+def test_what_the_process_says_becomes_an_event() -> None:
+    core = FakeCore()
+    assert PROBE.name("web") == "probe/web" and FOLLOW.name("edge") == "follow/edge"
+    assert PROBE.told(core, "web", "DOWN b1 192.0.2.1 port 80: connection refused")
+    assert PROBE.told(core, "web", "UP b1 ")
+    down, up = core.events.of("backend")
+    assert (down["name"], down["backend"], down["new"]) == ("web", "b1", "down")
+    assert down["message"] == "backend b1 is down: 192.0.2.1 port 80: connection refused"
+    assert (up["new"], up["message"]) == ("up", "backend b1 is up")
+    for word in ("DOWN", "UP", "LEFT b1 x", "x"):
+        assert not PROBE.told(core, "web", word)
+    assert not FOLLOW.told(core, "edge", "UP b1 ")
