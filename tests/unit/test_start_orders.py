@@ -31,7 +31,7 @@ class FakeSupervisor:
 
     leaves_alone = False
 
-    def __init__(self, model: Any, _: Any) -> None:
+    def __init__(self, model: Any, *_: Any) -> None:
         self.model = model
         model.summary = None
         self.core = type("Core", (), {"log": type("Log", (), {"listeners": []}), "crashed": None})
