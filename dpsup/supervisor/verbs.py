@@ -79,14 +79,8 @@ async def handle(sup: Supervisor, request: Request) -> Any:
         )
     if request.origin is not None:
         roles.demand(request.origin.role, request.verb, changes=request.verb in CHANGING)
-    now = sup.model.plan.generation
-    if request.generation not in (None, now):
-        raise DpsupError(
-            f"`{request.verb}` is for generation {request.generation}, and this is {now}",
-            code="E0477",
-            why="the primary was started again since: what was decided then may be wrong now",
-            help="`dpsup status` shows how it is now",
-        )
+    if request.generation is not None:
+        _demand_generation(sup, request)
     if request.verb in CHANGING:
         _note_command(sup, request)
     try:
@@ -96,6 +90,17 @@ async def handle(sup: Supervisor, request: Request) -> Any:
     except Exception as e:
         sup.core.fault(f"request {request.verb}", e)
         raise
+
+
+def _demand_generation(sup: Supervisor, request: Request) -> None:
+    now = sup.model.plan.generation
+    if request.generation != now:
+        raise DpsupError(
+            f"`{request.verb}` is for generation {request.generation}, and this is {now}",
+            code="E0477",
+            why="the primary was started again since: what was decided then may be wrong now",
+            help="`dpsup status` shows how it is now",
+        )
 
 
 def _note_command(sup: Supervisor, request: Request) -> None:
