@@ -655,6 +655,14 @@ CODES: dict[str, Entry] = {
         "Name the pod's terminationMessagePath, /dev/termination-log, or another file that the"
         " user of the container may write.",
     ),
+    "E0483": Entry(
+        "another container's instance has the same name and hugepages",
+        "EAL names hugepage files after the instance. A file of this name is held by a process that"
+        " is not seen from here, in another PID namespace: both instances would write to the same"
+        " memory. Nothing was started.",
+        "Give one of them another `name`, or mount a hugetlbfs of its own in each container; in"
+        " Kubernetes an emptyDir with medium: HugePages instead of a hostPath.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0501": Entry(
         "no such plugin file",

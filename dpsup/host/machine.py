@@ -7,6 +7,7 @@ another machine's tree; paths that a topology names are always looked up as this
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib
@@ -259,8 +260,13 @@ def read_host(sysroot: str = "/") -> Host:
 
 
 def _siblings(sys_devices: Path, online: frozenset[int]) -> dict[int, frozenset[int]]:
-    files = {cpu: sys_devices / f"cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in online}
-    return {cpu: found for cpu, file in files.items() if (found := parse_cpulist(_text(file)))}
+    found: dict[int, frozenset[int]] = {}
+    for cpu in online:
+        file = sys_devices / f"cpu/cpu{cpu}/topology/thread_siblings_list"
+        with contextlib.suppress(ValueError):  # it is only a preference
+            if cpus := parse_cpulist(_text(file)):
+                found[cpu] = cpus
+    return found
 
 
 def read_limits(text: str) -> dict[str, tuple[float, float]]:
