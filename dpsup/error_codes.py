@@ -744,6 +744,14 @@ CODES: dict[str, Entry] = {
         " and the marks stay as they are.",
         "Correct what the message says; `dpsup logs probe/GROUP`, `dpsup table`.",
     ),
+    "E0483": Entry(
+        "another container's instance has the same name and hugepages",
+        "EAL names hugepage files after the instance. A file of this name is held by a process that"
+        " is not seen from here, in another PID namespace: both instances would write to the same"
+        " memory. Nothing was started.",
+        "Give one of them another `name`, or mount a hugetlbfs of its own in each container; in"
+        " Kubernetes an emptyDir with medium: HugePages instead of a hostPath.",
+    ),
     # --- plugins ----------------------------------------------------------------------------------
     "E0460": Entry(
         "pyroute2 is not installed",

@@ -264,12 +264,12 @@ def read_host(sysroot: str = "/") -> Host:
 
 
 def _siblings(sys_devices: Path, online: frozenset[int]) -> dict[int, frozenset[int]]:
-    found = {}
+    found: dict[int, frozenset[int]] = {}
     for cpu in online:
         file = sys_devices / f"cpu/cpu{cpu}/topology/thread_siblings_list"
-        with contextlib.suppress(ValueError):  # not known is as good as none
-            if those := parse_cpulist(_text(file)):
-                found[cpu] = those
+        with contextlib.suppress(ValueError):  # it is only a preference
+            if cpus := parse_cpulist(_text(file)):
+                found[cpu] = cpus
     return found
 
 

@@ -50,6 +50,28 @@ def remove(name: str, owner: int, own: Path | None = None) -> list[str]:
     return removed
 
 
+def in_use(name: str) -> list[str]:
+    """Hugepage files of an instance of this name that a process still holds, once what is dead is
+    removed: it runs where this process sees none of it, or as another user."""
+    page = re.compile(rf"dpsup-{re.escape(name)}-g\d+map_\d+")
+    found = [one for mount in hugetlbfs() for one in children(mount) if page.fullmatch(one.name)]
+    return [str(one) for one in found if _is_held(one)]
+
+
+def _is_held(one: Path) -> bool:
+    try:
+        fd = os.open(one, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def dead_sockets(plan: str) -> list[str]:
     """Remove what the plan's net_memif servers left: no primary could listen there again. Raises:
     ValueError where it is no plan."""

@@ -109,6 +109,15 @@ def _take_over(where: Runtime, plan: Plan | None) -> adopt.Found | int:
     left = [p for p in _ports_of(where) if (p.name, p.kernel_tap, p.kernel_netns) not in kept]
     _remove_taps(where.name, left)
     where.sweep()
+    if held := remains.in_use(where.name):
+        raise DpsupError(
+            f'an instance "{where.name}" that is not seen from here uses {held[0]}',
+            code="E0483",
+            why="it runs in another PID namespace or container, and has the same hugetlbfs: EAL"
+            " would take its pages for those of this one",
+            help="give one of the two another `name`, or each container a hugetlbfs of its own"
+            " (in Kubernetes an emptyDir with medium: HugePages)",
+        )
     where.empty_tables()
     return max(known, default=0) + 1
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,59 @@ def test_why_it_does_not_start_is_in_the_termination_log(tmp_path: Path) -> None
     told = (tmp_path / "termination-log").read_text()
     assert told.startswith("error[E0501]") and "/plugins/fw.so" in told
     assert told.endswith("exit code 78\n")
+
+
+@pytest.fixture
+def shared_hugepages(tmp_path: Path) -> Iterator[str]:
+    """A hugetlbfs that two pods mount, as a hostPath is."""
+    place = tmp_path / "hugepages"
+    place.mkdir()
+    words = ["mount", "-t", "hugetlbfs", "-o", "pagesize=2M,mode=0777", "nodev", str(place)]
+    subprocess.run(words, check=True)
+    yield str(place)
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def files_in(place: str) -> set[str]:
+    return {one.name for one in Path(place).iterdir()}
+
+
+@pytest.mark.long
+def test_two_pods_on_one_hugetlbfs(tmp_path: Path, shared_hugepages: str) -> None:
+    """Neither sees the other's processes. One of another name runs beside it; one of the same name
+    would use the same files."""
+    pods = []
+    for name in ("edge", "edge", "other"):
+        folder = tmp_path / f"pod{len(pods)}"
+        folder.mkdir()
+        one = Pod(folder, manifest("vdev"), CPUS, shared_hugepages)
+        calm = topology(**{
+            "net_pcap0,rx_pcap=/plugins/in.pcap": "net_null0,no-rx=1",
+            '"/plugins/fw.so"': '"macswap"', 'name = "edge"': f'name = "{name}"',
+        })  # fmt: skip
+        config_map(folder / "config", {"edge.toml": calm})
+        pods.append(one)
+    first, same, other = pods
+    try:
+        first.start()
+        first.until_ready()
+        files = files_in(shared_hugepages)
+        assert files
+        same.start()
+        said = same.said()
+        assert same.process is not None and same.process.returncode == 1
+        assert "E0483" in (same.folder / "termination-log").read_text(), said
+        assert files_in(shared_hugepages) == files
+        assert first.probe("readinessProbe") == 0
+        assert first.exec("dpsup", "kill", "fw/0").returncode == 0
+        until(first, lambda s: s["recovery"]["deaths"] == 1 and s["state"] == "running")
+        other.start()
+        other.until_ready()
+        assert files_in(shared_hugepages) > files
+        for one in (other, first):
+            code, said = one.end()
+            assert code == 0 and "mbufs unexplained 0" in said
+        assert not files_in(shared_hugepages)
+    finally:
+        for one in pods:
+            one.kill()

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from unit.fakehost import FILE, MINIMAL, FakeHost, machine, swap
 from dpsup.check.topology import check, prepare
 from dpsup.errors import Exit, Problem, TopologyError
 from dpsup.host.machine import PciDevice, read_host
+from dpsup.instance import remains
 from dpsup.plan.place import make_plan
 from dpsup.topology.load import load, parse, read
 from dpsup.topology.model import Topology
@@ -208,3 +211,15 @@ def test_a_pinned_supervisor_still_knows_its_cpus() -> None:
     """It plans the next generation: workers would share its CPU."""
     words: list[Any] = [sys.executable, "-P", "-c", PINNED]
     subprocess.run(words, check=True, timeout=60)
+
+
+def test_pages_that_a_process_of_elsewhere_holds_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remains, "hugetlbfs", lambda: [tmp_path])
+    for name in ("dpsup-edge-g1map_0", "dpsup-edge-g3map_7", "dpsup-edge2-g1map_0", "rtemap_0"):
+        (tmp_path / name).touch()
+    assert remains.in_use("edge") == []
+    for name in ("dpsup-edge-g3map_7", "dpsup-edge2-g1map_0"):
+        fcntl.flock(os.open(tmp_path / name, os.O_RDWR), fcntl.LOCK_SH)  # as EAL does
+    assert remains.in_use("edge") == [str(tmp_path / "dpsup-edge-g3map_7")]
