@@ -32,6 +32,8 @@ ODD = 4  # packets of the second port, which has no other traffic
 TOPOLOGY = """
 [metrics]
 listen = "127.0.0.1:PORT"
+[bus]
+read = ["root"]
 [[ports]]
 name = "wan"
 vdev = "net_pcap_wan,rx_pcap=wan.in.pcap,infinite_rx=1,tx_pcap=wan.out.pcap"

@@ -108,6 +108,8 @@ PARTS: list[Case] = [
     (sweeping.rolled_out, raising("entry Rollout.start")),
     (sweeping.metrics_die, raising("sleep keep")),
     (sweeping.spare_dies, adopting(["entry metrics_process.keep"])),
+    (sweeping.spare_dies, adopting(["entry gate_process.keep"])),
+    (sweeping.spare_dies, adopting(["entry Watch.run"])),
     # Of each kind of wait one; the long sweep goes through all of them.
     (sweeping.all_die, raising("insist prepare")),
     (sweeping.worker_dies, raising("until Deaths._successor")),
@@ -159,6 +161,7 @@ def test_each_action_is_in_the_sweep() -> None:
 
 # Parts without a point among PARTS, and why.
 ELSEWHERE = {
+    "Change": "it compares, for Watch",
     "Generation": "PRIMARY: it acts where a primary starts or dies",
     "Histogram": "it only adds up, for Failovers",
     "Keeper": "packets in quarantine: test_life.py",
