@@ -9,8 +9,8 @@
 // cannot catch the signal: to set a handler for it is KILL_PROCESS itself, and where it is blocked the
 // kernel ends the process.
 //
-// The list is what workers of C, Rust and Python call, by strace, and what malloc(), printf(), abort()
-// and pthread's locks may call. libseccomp has the numbers for each processor.
+// The list is what the code of workers of C, Rust and Python calls, found by the tests, and what malloc(),
+// printf(), abort() and pthread's locks may call. libseccomp has the numbers for each processor.
 
 #define _GNU_SOURCE
 #include <errno.h>

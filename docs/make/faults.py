@@ -82,12 +82,8 @@ ROWS: dict[int, Row] = {
     ),
     21: Row("a malformed message", "an answer with an error; the supervisor never raises"),
     22: Row("a peer without a right", "refused, by the socket's mode and the user it has"),
-    23: Row("the handler of keys is dead", "every key is refused", "there are no keys yet"),
-    24: Row(
-        "a subscriber that does not read",
-        "it alone misses messages; memory is bounded",
-        "bounded by ZeroMQ's high-water mark",
-    ),
+    23: Row("the handler of keys is dead", "every key is refused"),
+    24: Row("a subscriber that does not read", "it alone misses messages; memory is bounded"),
     25: Row("a request again, or of another generation", "carried out once, or not at all"),
     26: Row(
         "the disk is full, read-only, or hangs",

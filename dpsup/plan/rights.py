@@ -28,7 +28,7 @@ _NUMBERS = {  # the kernel's
 _MOST = 64
 PRIVILEGED_PORT = 1024  # those below are root's
 
-# What the drivers of ports take, as strace shows it. Another one may take anything.
+# What the drivers of ports take, as tests show. Another one may take anything.
 _DRIVERS = {
     "net_af_packet": {NET_RAW, NET_ADMIN},
     "net_memif": set[str](),

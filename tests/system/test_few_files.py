@@ -53,6 +53,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield one
 
 
+@pytest.mark.fault(20, 43)
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
 def test_a_flood_of_connections_ends_no_process(few: Run) -> None:
     doc = few.status()

@@ -144,6 +144,7 @@ def ran(*args: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.fault(22)
 def test_a_user_does_what_the_role_allows(site: Site) -> None:
     name = site.instance.name
 
@@ -244,6 +245,7 @@ def test_what_is_not_on_the_bus_says_so(site: Site) -> None:
         assert code == 7 and "E0478" in said, (words, said)
 
 
+@pytest.mark.fault(22)
 def test_a_key_that_is_not_known_is_refused(site: Site) -> None:
     pair, server = curve.new_pair(), site.keys.server().public
     other = curve.new_pair()
@@ -313,6 +315,7 @@ def test_keys_that_cannot_be_believed_accept_nobody(site: Site) -> None:
 # --- abuse ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(47)
 def test_the_gate_may_die_alone(site: Site) -> None:
     before = site.gate()
     workers = {w["id"]: w["pid"] for w in site.instance.status()["groups"][0]["workers"]}
@@ -363,6 +366,7 @@ class Raw:
         return json.loads(self.socket.recv_multipart()[-1])
 
 
+@pytest.mark.fault(25)
 def test_an_order_that_is_repeated_is_carried_out_once(site: Site) -> None:
     """Also over another connection, and after many that only read. Another client that uses the
     same id has an order of its own."""
@@ -383,6 +387,7 @@ def test_an_order_that_is_repeated_is_carried_out_once(site: Site) -> None:
     assert len(said) == 1 and said[0]["key"] == "boss"
 
 
+@pytest.mark.fault(21)
 def test_bad_messages_get_an_error_and_the_gate_goes_on(site: Site) -> None:
     gate, raw = site.gate(), Raw(site, "boss")
     for noise in (b"", b"\0\xff" * 10, b"{}", b'{"v":9}', b"[" * 1000, b'{"v":1,"id":"a"}'):
@@ -409,6 +414,7 @@ def test_bad_messages_get_an_error_and_the_gate_goes_on(site: Site) -> None:
     assert site.gate() == gate
 
 
+@pytest.mark.fault(25)
 def test_an_order_for_another_generation_is_refused(site: Site) -> None:
     with dpsup.connect("boss") as client:
         client.only(client.status()["generation"])
@@ -419,6 +425,7 @@ def test_an_order_for_another_generation_is_refused(site: Site) -> None:
         assert caught.value.code == "E0477"
 
 
+@pytest.mark.fault(20)
 def test_a_client_that_floods_keeps_no_other_waiting(site: Site) -> None:
     begun = time.monotonic()
     ends = begun + (10 if LONG else 1)
@@ -482,6 +489,7 @@ while time.monotonic() < ends:
 """
 
 
+@pytest.mark.fault(20, 24)
 @pytest.mark.long
 def test_an_instance_under_load_does_not_notice(tmp_path: Path) -> None:
     """All at once: crowds of connections, floods, subscribers that read nothing, while packets come

@@ -164,6 +164,7 @@ def go(instance: Run, mode: str, writes: int, rollout: bool) -> Counter[str]:
     return found
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("mode", MODES)
 def test_nobody_else_is_harmed(instance: Run, mode: str) -> None:
     go(instance, mode, 1000, rollout=mode == "state")

@@ -260,6 +260,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(("handler", "let_in"), [("runs", "True False False"), ("dead", "False")])
 def test_no_key_is_let_in_while_nobody_knows_the_keys(
     tmp_path: Path, handler: str, let_in: str
