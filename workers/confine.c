@@ -110,10 +110,9 @@ data_bytes(void)
 }
 
 static void
-limit_resources(void)
+limit_resources(uint64_t data)
 {
 	struct rlimit core;
-	uint64_t data = data_bytes();
 
 	if (data != 0)
 		limit_to(RLIMIT_DATA, data + CONFINE_MEMORY);
@@ -137,25 +136,27 @@ struct ruleset {
 // connected to, no abstract socket connected to: a second wall behind the list of calls, on kernels
 // that have it. Signals are left out: before Linux 6.15 that would keep the data thread from waking
 // its watcher.
-static void
+static int
 close_off_files(void)
 {
 	static const int files[] = { 0, 13, 14, 15, 15, 16 };   // rights, by version
 	long version = syscall(LANDLOCK_CREATE, NULL, 0, 1);
 	struct ruleset rules = { 0 };
 	size_t size = version < 4 ? 8 : version < 6 ? 16 : 24;
-	int fd;
+	int fd, ret = 0;
 
 	if (version <= 0)
-		return;
+		return 0;
 	rules.files = (1ULL << files[version < 5 ? version : 5]) - 1;
 	rules.ports = version < 4 ? 0 : 3;
 	rules.scopes = version < 6 ? 0 : 1;
 	fd = syscall(LANDLOCK_CREATE, &rules, size, 0);
 	if (fd < 0)
-		return;
-	syscall(LANDLOCK_RESTRICT, fd, 0);
+		return -errno;
+	if (syscall(LANDLOCK_RESTRICT, fd, 0) != 0)
+		ret = -errno;
 	close(fd);
+	return ret;
 }
 
 // --- system calls ---------------------------------------------------------------------------------
@@ -175,7 +176,8 @@ static const int allowed[] = {
 	// Itself.
 	SCMP_SYS(getpid), SCMP_SYS(getppid), SCMP_SYS(gettid), SCMP_SYS(getuid), SCMP_SYS(geteuid),
 	SCMP_SYS(getgid), SCMP_SYS(getegid), SCMP_SYS(getcpu), SCMP_SYS(getrusage), SCMP_SYS(uname),
-	SCMP_SYS(getrandom), SCMP_SYS(sched_getaffinity), SCMP_SYS(rseq), SCMP_SYS(set_robust_list),
+	SCMP_SYS(getrandom), SCMP_SYS(sysinfo), SCMP_SYS(sched_getaffinity), SCMP_SYS(rseq),
+	SCMP_SYS(set_robust_list),
 	// Signals, the end.
 	SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack), SCMP_SYS(pause),
 	SCMP_SYS(exit), SCMP_SYS(exit_group),
@@ -254,17 +256,20 @@ int
 confine_calls(bool looks_up, char *why, size_t len)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
+	uint64_t data = data_bytes();   // a file says it
 	int ret = ctx == NULL ? -ENOMEM : build(ctx, looks_up);
 
-	limit_resources();
-	close_off_files();
+	// A set of rules is a descriptor: while one can be had.
+	if (ret == 0)
+		ret = close_off_files();
+	limit_resources(data);
 	if (ret == 0)
 		ret = seccomp_load(ctx);
 	// Frees what it was built of; the kernel has its own copy.
 	seccomp_release(ctx);
 	if (ret == 0)
 		return 0;
-	snprintf(why, len, "this kernel takes no filter of system calls (%s): without one a plugin "
+	snprintf(why, len, "this kernel takes no filter of system calls or files (%s): without it a plugin "
 		 "may do all that the user may; confine = \"off\" in its group allows that",
 		 strerror(-ret));
 	return -1;

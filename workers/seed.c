@@ -258,6 +258,7 @@ static void __attribute__((noreturn))
 become_worker(struct dps_sitter *me, uint32_t ticket, int log, int notify)
 {
 	int keep[2] = { notify, seed.shared.primary_pidfd };
+	const struct dps_group_conf *group;
 	sigset_t none;
 
 	if (dup2(log, 1) < 0 || dup2(log, 2) < 0)
@@ -278,11 +279,12 @@ become_worker(struct dps_sitter *me, uint32_t ticket, int log, int notify)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	// Its children are in this group, and end with it: end_group.
 	setsid();
-	if (seed.shared.ctl->group[me->group % DPS_MAX_GROUPS].confined)
+	group = &seed.shared.ctl->group[me->group % DPS_MAX_GROUPS];
+	if (group->confined)
 		confine_rights(0, true);
 	else
 		confine_rights(~(1ULL << CAP_SYS_NICE), true);
-	worker_rename(&seed.shared, me->group, me->slot - seed.shared.ctl->group[me->group].first_slot);
+	worker_rename(&seed.shared, me->group, me->slot - group->first_slot);
 	worker_run(&seed.shared, me, ticket, notify);
 }
 

@@ -15,7 +15,8 @@
 
 #include "primary.h"
 
-// All objects of a pool, in a zone of their own.
+// All objects of a pool, in a zone of their own, which is freed after the pool: the pool's lists are in it.
+// NULL: there is none.
 static const struct rte_memzone *
 populate_zone(struct rte_mempool *mp, const char *of, unsigned int flags, int *ret)
 {
@@ -33,12 +34,7 @@ populate_zone(struct rte_mempool *mp, const char *of, unsigned int flags, int *r
 	}
 	// IOVA as VA: the zone is one run of addresses whatever its pages.
 	*ret = rte_mempool_populate_virt(mp, mz->addr, mz->len, mz->hugepage_sz, NULL, NULL);
-	if (*ret < (int)mp->size) {
-		*ret = *ret < 0 ? *ret : -ENOMEM;
-		rte_memzone_free(mz);
-		return NULL;
-	}
-	*ret = 0;
+	*ret = *ret < 0 ? *ret : *ret < (int)mp->size ? -ENOMEM : 0;
 	return mz;
 }
 
@@ -120,6 +116,7 @@ static int
 create_apart(const struct dps_pool_conf *conf, unsigned int flags, struct rte_mempool **mp,
 	     const struct rte_memzone **zone)
 {
+	const struct rte_memzone *objects = NULL;
 	struct bytes bytes = { .room = room_of(conf) };
 	int ret;
 
@@ -132,7 +129,7 @@ create_apart(const struct dps_pool_conf *conf, unsigned int flags, struct rte_me
 		goto free_zone;
 	}
 	if (flags != 0) {
-		populate_zone(*mp, conf->name, flags, &ret);
+		objects = populate_zone(*mp, conf->name, flags, &ret);
 	} else {
 		ret = rte_mempool_populate_default(*mp);
 		ret = ret < 0 ? ret : ret < (int)conf->mbufs ? -ENOMEM : 0;
@@ -144,6 +141,7 @@ create_apart(const struct dps_pool_conf *conf, unsigned int flags, struct rte_me
 
 free_pool:
 	rte_mempool_free(*mp);
+	rte_memzone_free(objects);
 free_zone:
 	rte_memzone_free(*zone);
 	return ret;
@@ -160,9 +158,11 @@ create_whole(const struct dps_pool_conf *conf, unsigned int flags, struct rte_me
 	*mp = create_empty(conf, sizeof(struct rte_mbuf) + conf->data_room);
 	if (*mp == NULL)
 		return -rte_errno;
+	ret = -ENOMEM;
 	*zone = populate_zone(*mp, conf->name, flags, &ret);
-	if (*zone == NULL) {
+	if (ret != 0) {
 		rte_mempool_free(*mp);
+		rte_memzone_free(*zone);
 		return ret;
 	}
 	rte_mempool_obj_iter(*mp, rte_pktmbuf_init, NULL);
@@ -174,8 +174,8 @@ dps_pool_create(const struct dps_pool_conf *conf)
 {
 	unsigned int flags = conf->page_size == RTE_PGSIZE_1G ? RTE_MEMZONE_1GB : 0;
 	struct primary *p = &the_primary;
-	const struct rte_memzone *zone;
-	struct rte_mempool *mp;
+	const struct rte_memzone *zone = NULL;
+	struct rte_mempool *mp = NULL;
 	int ret;
 
 	if (p->n_pools == DPS_MAX_POOLS)

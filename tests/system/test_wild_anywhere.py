@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness import Run, wait_for
-from jobs import Job, build
+from jobs import FREE, Job, build
 from traffic import Packet, flows, mix, read_pcap, save, swapped
 from wild import ANYWHERE
 
@@ -71,7 +71,7 @@ plugin = "{plugin}"
 {'input = ["wan"]' if fed else ""}
 count = 1
 max = 2
-{DIES}{more}
+{DIES}{FREE}{more}
 """
 
 
@@ -135,12 +135,12 @@ def go(instance: Run, mode: str, writes: int, rollout: bool) -> Counter[str]:
     with (folder / "go").open("r+b", buffering=0) as switch:
         switch.write(b"1")
         if rollout:
-            wait_for(lambda: kinds().total() > writes // 2, timeout=1200)
+            wait_for(lambda: kinds().total() > writes // 2, timeout=240)
             try:
                 job.instance.rollout("wild", str(plugin), judge=0, timeout=60)
             except DpsupError as e:  # its workers die all the time
                 print(e)
-        wait_for(lambda: kinds().total() >= writes, timeout=3000, step=0.1)
+        wait_for(lambda: kinds().total() >= writes, timeout=240, step=0.1)
         switch.seek(0)
         switch.write(b"0")
     wait_for(lambda: job.instance.status()["state"] == "running")
