@@ -30,7 +30,7 @@ PRIVILEGED_PORT = 1024  # those below are root's
 
 # What the drivers of ports take, as tests show. Another one may take anything.
 _DRIVERS = {
-    "net_af_packet": {NET_RAW, NET_ADMIN},
+    "net_af_packet": {NET_RAW, NET_ADMIN, IPC_LOCK},  # its rings are locked in memory
     "net_memif": set[str](),
     "net_null": set[str](),
     "net_pcap": {DAC_OVERRIDE},  # the files may be anyone's

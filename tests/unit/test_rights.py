@@ -38,7 +38,7 @@ ALWAYS = {rights.SYS_NICE, rights.SYS_PTRACE}
             {"driver": "net_pcap", "vdev": "net_pcap0,iface=eth0"},
             {rights.DAC_OVERRIDE, rights.NET_RAW, rights.NET_ADMIN},
         ),
-        ({"driver": "net_af_packet"}, {rights.NET_RAW, rights.NET_ADMIN}),
+        ({"driver": "net_af_packet"}, {rights.NET_RAW, rights.NET_ADMIN, rights.IPC_LOCK}),
         ({"driver": "net_tap"}, {rights.NET_ADMIN}),
         ({"kernel_tap": "wan"}, {rights.NET_ADMIN}),
         ({"kernel_tap": "wan", "kernel_netns": "blue"}, {rights.NET_ADMIN, rights.SYS_ADMIN}),
